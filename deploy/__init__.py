@@ -1,0 +1,1 @@
+"""Bringing the system up and down: on one machine here, on clusters beside it."""

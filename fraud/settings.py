@@ -1,0 +1,81 @@
+"""Where things are: one frozen object read from the environment (every variable starts with FRAUD_, or is MLflow's own)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud.errors import ConfigError
+
+# Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
+_RAY_JOB_COPY = "working_dir_files"
+
+TELEMETRY_OFF = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Places and names; build with `Settings.from_environment()`.
+
+    root: folder that relative paths on a command line are relative to (FRAUD_ROOT; default the working directory).
+    state: folder for what we keep between runs: MLflow's database and artifacts, logs, checkpoints (FRAUD_STATE).
+    tracking_uri: MLflow tracking and registry store (MLFLOW_TRACKING_URI; default SQLite below `state`).
+    experiment: MLflow experiment (FRAUD_EXPERIMENT).
+    model_name: name in the model registry (FRAUD_MODEL_NAME).
+    mode: "production" or "dev" (FRAUD_MODE); only dev serves without an API key.
+    shared_data: folder with the published data sets, for benchmarks (FRAUD_SHARED_DATA).
+    """
+
+    root: Path
+    state: Path
+    tracking_uri: str
+    experiment: str = "fraud"
+    model_name: str = "fraud-detector"
+    mode: str = "production"
+    shared_data: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read settings from `environment` (default os.environ). Raises ConfigError on an unknown mode."""
+        env = os.environ if environment is None else environment
+        root = Path(env.get("FRAUD_ROOT") or Path.cwd()).absolute()
+        state = root / (env.get("FRAUD_STATE") or "var")
+        mode = env.get("FRAUD_MODE") or "production"
+        if mode not in ("production", "dev"):
+            raise ConfigError(f"FRAUD_MODE={mode!r} is unknown: set it to 'production' or 'dev'")
+        return cls(
+            root=root,
+            state=state,
+            tracking_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state}/mlflow.db",
+            experiment=env.get("FRAUD_EXPERIMENT") or "fraud",
+            model_name=env.get("FRAUD_MODEL_NAME") or "fraud-detector",
+            mode=mode,
+            shared_data=root / (env.get("FRAUD_SHARED_DATA") or "../shared/data"),
+        )
+
+    def locate(self, path: str) -> str:
+        """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
+
+        Raises ConfigError where a relative path would land in Ray's temporary copy of the working directory and be lost.
+        """
+        if "://" in path or Path(path).is_absolute():
+            return path
+        if _RAY_JOB_COPY in self.root.parts:
+            raise ConfigError(
+                f"path {path!r} is relative, and this job runs in a temporary copy of your folder that Ray deletes: "
+                "give an absolute path or a URL, or start Ray with FRAUD_ROOT set to your folder (`make up` does)"
+            )
+        return str(self.root / path)
+
+
+def turn_telemetry_off() -> None:
+    """Switch off the usage reports of Ray, MLflow, Evidently and Airflow, unless the user set the variable already."""
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)

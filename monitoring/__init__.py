@@ -1,0 +1,1 @@
+"""Watching the data and the model: drift reports and verdicts."""

@@ -1,0 +1,1 @@
+"""Ray Serve: the FastAPI app that answers /score."""
