@@ -1,0 +1,77 @@
+# Everything a newcomer needs: `make demo` and `make test`. Needs Python 3.11 or 3.12 (with venv), make and git.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.installed
+UV ?= uv
+
+# A name on PATH may be a shim that cannot run, so ask each candidate to start.
+CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+	"$$name" -c '$(CHECK_PYTHON)' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
+
+# Passed to `make demo`: your own transactions, their schema and a training configuration.
+DATA ?=
+SCHEMA ?=
+CONFIG ?=
+
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo up down status test lint format bench lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@echo "  make demo DATA=path SCHEMA=path [CONFIG=path]   the same with your own transactions"
+
+setup: $(STAMP)
+
+# The stamp makes a second run free; a changed lock or pyproject installs again into the same environment.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with its venv module found on PATH" \
+		"(Debian: apt-get install python3.11-venv), or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing into $(VENV) with $$("$(PYTHON)" --version) (some minutes the first time) ..."
+	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## data, training, registry, live /score, a scored day and a drift report on a local Ray
+	@$(PY) -m deploy.local demo $(if $(DATA),--data '$(DATA)') $(if $(SCHEMA),--schema '$(SCHEMA)') $(if $(CONFIG),--config '$(CONFIG)')
+
+up: $(STAMP) ## start Ray and MLflow on this machine (safe to repeat)
+	@$(PY) -m deploy.local up
+
+down: ## stop what demo or up started, and only that
+	@if test -x $(PY); then $(PY) -m deploy.local down; else echo "nothing is installed, so nothing runs"; fi
+
+status: $(STAMP) ## say what runs, and where
+	@$(PY) -m deploy.local status
+
+test: lint ## lint, types, and every test with the coverage floor
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --cov=fraud --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: $(STAMP) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## rewrite the code in the house format
+	@$(BIN)/ruff check --fix --exit-zero .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure speed and memory; prints tables and writes benchmarks/*.json
+	@for file in benchmarks/bench_*.py; do test -e "$$file" || { echo "no benchmarks yet"; break; }; \
+		module=$${file%.py}; echo "== $$module"; $(PY) -m "$${module//\//.}" || exit 1; done
+
+lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev --annotation-style line \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: down ## remove the environment and caches; data/, artifacts/ and var/ stay
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

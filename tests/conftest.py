@@ -1,0 +1,68 @@
+"""Shared by every test: no telemetry, one thread, an own state folder each, and one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fraud.settings import TELEMETRY_OFF
+
+# Two threads on a tiny model on two busy cores are many times slower than one; torch reads these when it is imported.
+SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+# A developer's own settings must not steer a test, and a test must never reach a cluster that already runs.
+FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "FRAUD_ROOT", "FRAUD_MODE")
+FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "MLFLOW_")
+
+_SESSION_STATE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any test module imports torch, Ray or MLflow."""
+    for name in list(os.environ):
+        if name in FOREIGN or name.startswith(FOREIGN_PREFIXES):
+            del os.environ[name]
+    os.environ.update(SINGLE_THREAD)
+    os.environ.update(TELEMETRY_OFF)
+    os.environ["MPLBACKEND"] = "Agg"
+    state = Path(tempfile.mkdtemp(prefix="fraud-tests-"))
+    config.stash[_SESSION_STATE] = state
+    _use_state(os.environ, state)  # for fixtures that live longer than one test
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's state folder."""
+    if _SESSION_STATE in config.stash:
+        shutil.rmtree(config.stash[_SESSION_STATE], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test its own FRAUD_STATE folder and MLflow store; returns the folder."""
+    settings: dict[str, str] = {}
+    state = tmp_path / "state"
+    _use_state(settings, state)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return state
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray with two CPUs for every test that needs one; it takes seconds to start, so share it."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _use_state(environment: dict[str, str] | os._Environ[str], state: Path) -> None:
+    state.mkdir(parents=True, exist_ok=True)
+    environment["FRAUD_STATE"] = str(state)
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{state}/mlflow.db"
