@@ -1,0 +1,327 @@
+"""The torch autoencoder: its settings, its resumable training, and the arrays it leaves behind.
+
+It learns to rebuild normal rows from a noisy or masked copy of themselves (Vincent et al., "Extracting and composing
+robust features with denoising autoencoders", ICML 2008). A row's score is how unusual its residual is: plainly
+squared, per-feature standardised, or whitened (Mahalanobis), optionally together with the latent code, which measured
+2-4 times the average precision of the plain error on published card data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fraud import kernels
+from fraud.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+ACTIVATIONS = {"relu": kernels.RELU, "leaky_relu": kernels.LEAKY_RELU, "tanh": kernels.TANH, "elu": kernels.ELU}
+SCORES = ("whitened_latent", "whitened", "zscore", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Settings of the autoencoder.
+
+    hidden: widths from the input to the latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
+    noise: standard deviation of the Gaussian noise added to the scaled inputs while training; mask: share of inputs
+    zeroed. batch_size: rows a step, over all workers. patience: epochs without a better validation error before
+    stopping. score: how a residual becomes a score.
+    """
+
+    hidden: tuple[int, ...] = (16, 8)
+    activation: str = "relu"
+    dropout: float = 0.0
+    noise: float = 0.1
+    mask: float = 0.0
+    lr: float = 1e-3
+    batch_size: int = 256
+    weight_decay: float = 0.0
+    epochs: int = 30
+    patience: int = 5
+    score: Literal["whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        checks = [
+            ("hidden", bool(self.hidden) and all(isinstance(w, int) and w >= 1 for w in self.hidden), "e.g. [16, 8]"),
+            ("activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
+            ("noise", self.noise >= 0, "0 or more"),
+            ("mask", 0 <= self.mask < 1, "in [0, 1)"),
+            ("lr", self.lr > 0, "positive, e.g. 0.001"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("patience", self.patience >= 1, "1 or more"),
+            ("score", self.score in SCORES, f"one of {', '.join(SCORES)}"),
+        ]  # fmt: skip
+        for name, is_right, remedy in checks:
+            if not is_right:
+                raise ConfigError(f"autoencoder.{name}={getattr(self, name)!r} must be {remedy}")
+
+
+def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:
+    """Make the module: n_features -> hidden -> mirrored hidden -> n_features, no activation on the output."""
+    from torch import nn
+
+    activation = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "elu": nn.ELU}[config.activation]
+    sizes = layer_sizes(n_features, config)
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if index < len(sizes) - 2:
+            layers.append(activation())
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers)
+
+
+def layer_sizes(n_features: int, config: AutoencoderConfig) -> list[int]:
+    """Widths of all layers, input and output included."""
+    return [n_features, *config.hidden, *config.hidden[-2::-1], n_features]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's outcome. train_error, validation_error: mean squared error of the scaled inputs."""
+
+    number: int
+    train_error: float
+    validation_error: float
+    is_best: bool
+
+
+@dataclass
+class Training:
+    """A training that can stop after any epoch, be saved, and go on as if it had not stopped.
+
+    Every worker of a data-parallel training holds one: the order of rows comes from the seed and the epoch's number,
+    worker `rank` takes every `world_size`-th row, and validation is computed whole by each, so all agree without
+    talking.
+    """
+
+    n_features: int
+    config: AutoencoderConfig
+    seed: int = 0
+    device: str = "cpu"
+    rank: int = 0
+    world_size: int = 1
+    module: Any = (
+        None  # the module to call: DistributedDataParallel around `plain_module` when there are several workers
+    )
+    epochs: list[Epoch] = field(default_factory=list)
+    best_error: float = float("inf")
+    best_weights: dict[str, Any] = field(default_factory=dict)
+    stale_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        import torch
+
+        torch.manual_seed(self.seed)
+        self.plain_module = build(self.n_features, self.config).to(self.device)
+        self.module = self.module or self.plain_module
+        self.optimizer = torch.optim.AdamW(
+            self.plain_module.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def distribute(self, wrap: Any) -> None:
+        """Call `wrap(module)`, e.g. ray.train.torch.prepare_model, for the module that steps are taken through."""
+        self.module = wrap(self.plain_module)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the epochs are used up or the validation error has stopped falling."""
+        return len(self.epochs) >= self.config.epochs or self.stale_epochs >= self.config.patience
+
+    def run_epoch(self, x_train: torch.Tensor, x_validation: torch.Tensor) -> Epoch:
+        """Take one pass over x_train, float32 (n_rows, n_features) on `device`; return its errors.
+
+        Raises DataError when the error is no longer a number.
+        """
+        import torch
+
+        number = len(self.epochs) + 1
+        order = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        permutation = torch.randperm(len(x_train), generator=order)
+        # Noise differs between workers; the order must not.
+        noise = torch.Generator(device=self.device).manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)
+        torch.manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)  # dropout draws from the global generator
+        share = max(1, self.config.batch_size // self.world_size)
+        steps = max(1, -(-(len(x_train) // self.world_size) // share))
+        mine = permutation[self.rank :: self.world_size].to(self.device)
+        self.module.train()
+        total = torch.zeros((), device=self.device)
+        for step in range(steps):
+            clean = x_train[mine[step * share : (step + 1) * share]]
+            loss = torch.nn.functional.mse_loss(self.module(self._corrupt(clean, noise)), clean)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        validation_error = self._error(x_validation)
+        train_error = float(total) / steps
+        if not np.isfinite(train_error) or not np.isfinite(validation_error):
+            raise DataError(
+                f"autoencoder error became {train_error} in epoch {number}: "
+                f"lower autoencoder.lr ({self.config.lr}) or features.clip"
+            )
+        is_best = validation_error < self.best_error * (1 - 1e-4)
+        if is_best:
+            self.best_error = validation_error
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.plain_module.state_dict().items()}
+            self.stale_epochs = 0
+        else:
+            self.stale_epochs += 1
+        epoch = Epoch(number, train_error, validation_error, is_best)
+        self.epochs.append(epoch)
+        return epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, in types that torch.load(weights_only=True) accepts."""
+        return {
+            "module": self.plain_module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best_error": self.best_error,
+            "best_weights": self.best_weights,
+            "stale_epochs": self.stale_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; call before `distribute`."""
+        self.plain_module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.best_error = float(state["best_error"])
+        self.best_weights = state["best_weights"]
+        self.stale_epochs = int(state["stale_epochs"])
+
+    def _corrupt(self, clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        import torch
+
+        noisy = clean
+        if self.config.noise:
+            noisy = noisy + self.config.noise * torch.randn(clean.shape, generator=generator, device=self.device)
+        if self.config.mask:
+            noisy = noisy * (torch.rand(clean.shape, generator=generator, device=self.device) >= self.config.mask)
+        return noisy
+
+    def _error(self, x: torch.Tensor) -> float:
+        import torch
+
+        self.plain_module.eval()
+        with torch.no_grad():
+            errors = [torch.mean((self.plain_module(part) - part) ** 2, dim=1) for part in x.split(65_536)]
+        return float(torch.cat(errors).double().mean())
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A fitted autoencoder as arrays.
+
+    weights, biases: float32, all layers' (fan_in, fan_out) matrices and biases flattened; sizes: int64 (n_layers + 1,);
+    latent: layer whose output (before its activation) is the latent code; center: float32 (n,) and whitening: float32
+    (n, n) take the vector (residual, latent code) of normal rows to mean 0 and, for whitened scores, to the identity
+    covariance.
+    """
+
+    weights: np.ndarray
+    biases: np.ndarray
+    sizes: np.ndarray
+    latent: int
+    activation_code: int
+    center: np.ndarray
+    whitening: np.ndarray
+    with_latent: bool
+
+    def score(self, X: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+        """Anomaly score, float64 (n_rows,), 0 or more. X: float32 (n_rows, n_features)."""
+        out = np.empty(len(X))
+        for start in range(0, len(X), chunk):
+            deviation = self.deviations(X[start : start + chunk]) - self.center
+            out[start : start + chunk] = np.square(deviation @ self.whitening).mean(axis=1, dtype=np.float64)
+        return out
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
+        hidden = X
+        w = b = 0
+        latent = None
+        for layer in range(len(self.sizes) - 1):
+            fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
+            matrix = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out)
+            hidden = hidden @ matrix + self.biases[b : b + fan_out]
+            w, b = w + fan_in * fan_out, b + fan_out
+            if layer == self.latent:
+                latent = hidden
+            if layer < len(self.sizes) - 2:
+                hidden = _activate(hidden, self.activation_code)
+        residual = hidden - X
+        return np.concatenate([residual, latent], axis=1) if self.with_latent and latent is not None else residual
+
+    @property
+    def kernel_arguments(self) -> tuple[object, ...]:
+        """The arrays in the order that kernels.autoencoder_row takes them, scratch excepted."""
+        return (
+            self.weights, self.biases, self.sizes, self.latent, self.activation_code,
+            self.center, self.whitening, self.with_latent,
+        )  # fmt: skip
+
+
+def export(training_weights: dict[str, Any], x_normal: np.ndarray, config: AutoencoderConfig) -> Autoencoder:
+    """Turn the best weights of a training into arrays, and learn the residual's spread on normal rows.
+
+    x_normal: float32 (n_rows, n_features), the rows the training saw.
+    """
+    matrices = [v.numpy() for k, v in training_weights.items() if k.endswith("weight")]
+    biases = [v.numpy() for k, v in training_weights.items() if k.endswith("bias")]
+    n_features = x_normal.shape[1]
+    with_latent = config.score == "whitened_latent"
+    n = n_features + (config.hidden[-1] if with_latent else 0)
+    bare = Autoencoder(
+        weights=np.concatenate([m.T.ravel() for m in matrices]).astype(np.float32),
+        biases=np.concatenate(biases).astype(np.float32),
+        sizes=np.array(layer_sizes(n_features, config), dtype=np.int64),
+        latent=len(config.hidden) - 1,
+        activation_code=ACTIVATIONS[config.activation],
+        center=np.zeros(n, dtype=np.float32),
+        whitening=np.eye(n, dtype=np.float32),
+        with_latent=with_latent,
+    )
+    if config.score == "mse":
+        return bare
+    deviations = bare.deviations(x_normal).astype(np.float64)
+    center = deviations.mean(axis=0)
+    covariance = np.cov(deviations, rowvar=False).reshape(n, n) if len(deviations) > 1 else np.eye(n)
+    if config.score == "zscore":
+        covariance = np.diag(np.diag(covariance))
+    return Autoencoder(**{**bare.__dict__, "center": center.astype(np.float32), "whitening": _whiten(covariance)})
+
+
+def _whiten(covariance: np.ndarray) -> np.ndarray:
+    """Matrix W, float32 (n, n), for which the rows of (deviation @ W) have unit covariance.
+
+    Each dimension is brought to unit variance before the directions are found, since latent codes vary a hundred times
+    more than residuals. Both steps are bounded below (a residual of a thousandth of a feature's spread, a
+    ten-thousandth of the correlation's mean variance), so that rounding noise in constant columns and dead latent
+    units cannot decide a score.
+    """
+    spread = np.maximum(np.sqrt(np.diag(covariance)), 1e-3)
+    variances, directions = np.linalg.eigh(covariance / np.outer(spread, spread))
+    return (directions / np.sqrt(np.maximum(variances, 1e-4)) / spread[:, None]).astype(np.float32)
+
+
+def _activate(x: np.ndarray, code: int) -> np.ndarray:
+    if code == kernels.RELU:
+        return np.maximum(x, np.float32(0))
+    if code == kernels.LEAKY_RELU:
+        return np.where(x > 0, x, np.float32(0.01) * x)
+    if code == kernels.TANH:
+        return np.tanh(x)
+    return np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0))))

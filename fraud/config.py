@@ -1,0 +1,117 @@
+"""What a training does: one YAML, read strictly into frozen dataclasses that live beside the code they configure."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fraud.autoencoder import AutoencoderConfig
+from fraud.errors import ConfigError
+from fraud.features import FeatureConfig
+from fraud.forest import ForestConfig
+from fraud.splits import SplitConfig
+from fraud.thresholds import ThresholdConfig
+
+T = TypeVar("T")
+SHIPPED = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The whole configuration of a training; every part is documented on its own class.
+
+    seed: seeds the forest, the autoencoder, the bootstrap. alert_budget: share of rows that analysts can look at, for
+    the metric recall_at_budget and the default threshold when there are no labels.
+    """
+
+    seed: int = 7
+    alert_budget: float = 0.01
+    split: SplitConfig = field(default_factory=SplitConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    forest: ForestConfig = field(default_factory=ForestConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    threshold: ThresholdConfig = field(default_factory=lambda: ThresholdConfig(policy="best_f1"))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alert_budget < 1:
+            raise ConfigError(f"alert_budget={self.alert_budget!r} must be a share in (0, 1), e.g. 0.01")
+
+    @classmethod
+    def load(cls, path_or_name: str | None) -> TrainConfig:
+        """Read a YAML file, or a shipped one by name ("handbook", "ulb"); None gives the defaults.
+
+        Raises ConfigError naming the key that is unknown or out of range.
+        """
+        if path_or_name is None:
+            return cls()
+        path = Path(path_or_name)
+        if not path.suffix:
+            path = SHIPPED / f"{path_or_name}.yaml"
+        try:
+            raw = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+            raise ConfigError(f"no configuration {path_or_name!r}: give a YAML file or one of {known}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        return from_mapping(cls, raw or {}, where=path.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as `from_mapping` takes it."""
+        return dataclasses.asdict(self)
+
+    def flat(self) -> dict[str, Any]:
+        """One level, dotted keys, for MLflow parameters."""
+        return _flatten(self.to_dict())
+
+
+def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "configuration") -> T:
+    """Build a (nested) frozen config dataclass; ConfigError on an unknown key or a value of the wrong type."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: expected a mapping of settings, got {raw!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(fields)}"
+            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+        default = _default(fields[key])
+        if dataclasses.is_dataclass(default):
+            values[key] = from_mapping(type(default), value, where=f"{where}: {key}")
+        elif isinstance(default, bool) is not isinstance(value, bool) and default is not None:
+            raise ConfigError(f"{where}: {key}={value!r} has the wrong type; the default is {default!r}")
+        elif isinstance(default, tuple) and isinstance(value, list):
+            values[key] = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int | str):
+            values[key] = _number(value, f"{where}: {key}")  # YAML reads 1e-3 as text
+        else:
+            values[key] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value has the wrong type ({error})") from None
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def _number(value: int | str, where: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{where}={value!r} is not a number") from None
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,29 @@
+"""The fitted detector: everything that turns a transaction into a score and a decision, as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fraud.autoencoder import Autoencoder
+from fraud.calibration import Calibration
+from fraud.features import FeatureMap
+from fraud.forest import Forest
+from fraud.history import HistoryState
+from fraud.schema import Schema
+from fraud.thresholds import Threshold
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A fitted detector. `fraud.engine.Engine(detector)` scores with it, `fraud.bundle` saves and loads it.
+
+    history: one state per entry of schema.history, as known at the end of the training data.
+    """
+
+    schema: Schema
+    features: FeatureMap
+    history: tuple[HistoryState, ...]
+    forest: Forest
+    autoencoder: Autoencoder
+    calibration: Calibration
+    threshold: Threshold

@@ -1,0 +1,259 @@
+"""The scoring engine: the one place where a row becomes a score, for a request, a batch, a back-test or a shadow.
+
+One row runs through a single compiled call (tens of microseconds); many rows run through blocked tree walks and matrix
+products. Both read the same arrays and agree within float32 rounding (tests/fraud/test_engine.py holds them to
+scikit-learn and torch).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fraud import kernels
+from fraud.calibration import to_score
+from fraud.detector import Detector
+from fraud.errors import DataError
+from fraud.features import calendar, raw_features
+from fraud.history import replay
+from fraud.schema import Column, Schema
+from fraud.thresholds import Threshold
+
+_EPOCH = dt.datetime(1970, 1, 1)
+_SECONDS_A_DAY = 86_400.0
+_UNITS_A_DAY = {"s": _SECONDS_A_DAY, "ms": _SECONDS_A_DAY * 1e3, "us": _SECONDS_A_DAY * 1e6, "ns": _SECONDS_A_DAY * 1e9}
+SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold."""
+
+    score: float
+    forest_score: float
+    autoencoder_score: float
+    is_fraud: bool
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a row is suspicious: replacing `column` by its typical value would lower the evidence by `contribution`.
+
+    feature: the most unusual of the features that speak of the column; value, typical: that feature here and usually;
+    contribution: powers of ten by which the column makes the row rarer among normal ones.
+    """
+
+    column: str
+    feature: str
+    value: float | str | None
+    typical: float | str | None
+    contribution: float
+
+
+class Engine:
+    """Scores rows with a fitted detector. Safe to share between threads that only score rows without history."""
+
+    def __init__(self, detector: Detector, threshold: Threshold | None = None) -> None:
+        self.detector = detector
+        self.schema: Schema = detector.schema
+        self.threshold: Threshold = threshold or detector.threshold
+        c = detector.calibration
+        self._arguments = (
+            *detector.features.kernel_arguments,
+            *detector.forest.kernel_arguments, detector.forest.normaliser,
+            *detector.autoencoder.kernel_arguments,
+            c.forest.knots, c.forest.evidence, c.forest.slope,
+            c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
+            c.joint.knots, c.joint.evidence, c.joint.slope, c.forest_weight,
+        )  # fmt: skip
+        self._codes = {
+            name: {level: float(code) for code, level in enumerate(levels)}
+            for name, levels in detector.features.categories.items()
+        }
+        self._history = [_OnlineHistory(detector, index) for index in range(len(detector.history))]
+        self._groups = _groups(detector.features.columns)
+
+    def warm_up(self) -> None:
+        """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
+        raw = np.tile(self.detector.features.typical, (9, 1))
+        self.evidence(raw)
+        self._singly(raw[:1])
+
+    def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
+        """Score canonical rows (fraud.schema.validate): columns score, forest_score, autoencoder_score, is_fraud; same
+        index.
+
+        learn_history: rows enter their entities' history for the rows after them, starting from the state in the
+        detector; False scores every row against that state alone, as single requests are.
+        """
+        scores = self.score_raw(self.raw(rows, learn_history=learn_history))
+        frame = pd.DataFrame(scores, columns=list(SCORE_COLUMNS[:3]), index=rows.index)
+        frame["is_fraud"] = self.threshold.decide(scores[:, 0])
+        return frame
+
+    def raw(self, rows: pd.DataFrame, *, learn_history: bool = True) -> np.ndarray:
+        """Raw features of canonical rows, float64 (n_rows, n_raw)."""
+        history, _ = replay(rows, self.schema, self.detector.history, learn=learn_history)
+        return raw_features(rows, self.schema, self.detector.features.categories, history)
+
+    def score_raw(self, raw: np.ndarray) -> np.ndarray:
+        """Scores of raw features: float64 (n_rows, 3), joined, forest, autoencoder."""
+        return to_score(self.evidence(raw)[:, [2, 0, 1]])
+
+    def evidence(self, raw: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+        """Evidence of forest, autoencoder and both: float64 (n_rows, 3). Memory is bounded by `chunk` rows."""
+        out = np.empty((len(raw), 3))
+        for start in range(0, len(raw), chunk):
+            X = self.detector.features.transform(raw[start : start + chunk])
+            parts = self.detector.calibration.evidences(
+                self.detector.forest.score(X), self.detector.autoencoder.score(X)
+            )
+            out[start : start + chunk] = np.stack(parts, axis=1)
+        return out
+
+    def score_row(self, row: Mapping[str, object]) -> RowScore:
+        """Score one transaction given as {column: value}; see `encode_row` for the values. Tens of microseconds."""
+        return self._answer(self._singly(self.encode_row(row)[None])[0])
+
+    def score_and_explain(self, row: Mapping[str, object], top: int = 3) -> tuple[RowScore, list[Reason]]:
+        """Score one transaction and name the columns that made it suspicious, strongest first."""
+        raw = self.encode_row(row)
+        found = self._singly(self._occluded(raw))
+        return self._answer(found[0]), self._reasons(raw, found[0, 4] - found[1:, 4], row, top)
+
+    def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
+        """Reasons of each canonical row. raw: its raw features, where the caller has them from the whole frame's replay."""
+        raw = self.raw(rows) if raw is None else raw
+        drops = np.empty((len(raw), len(self._groups)))
+        base = self.evidence(raw)[:, 2]
+        for g, (_, members) in enumerate(self._groups):
+            occluded = raw.copy()
+            occluded[:, members] = self.detector.features.typical[members]
+            drops[:, g] = base - self.evidence(occluded)[:, 2]
+        records = rows.to_dict(orient="records")
+        return [self._reasons(raw[i], drops[i], records[i], top) for i in range(len(raw))]
+
+    def encode_row(self, row: Mapping[str, object]) -> np.ndarray:
+        """Raw features of one transaction, float64 (n_raw,).
+
+        Values: numbers for numeric and boolean columns, anything with a str() for categories and entities, a datetime,
+        an ISO 8601 string or a number in the column's unit for timestamps, None for a missing value. Raises DataError
+        naming the column whose value is none of these.
+        """
+        raw: list[float] = []
+        for column in self.schema.features:
+            value = row.get(column.name)
+            if column.kind == "categorical":
+                codes = self._codes[column.name]
+                raw.append(codes.get(str(value), float(len(codes))))
+            else:
+                raw.append(np.nan if value is None else _number(column, value))
+        now = _days(self.schema.timestamp, row) if self.schema.timestamp else np.nan
+        if self.schema.timestamp and self.schema.timestamp.calendar:
+            raw += list(calendar(np.array([now]), self.schema.timestamp.calendar)[0])
+        for history in self._history:
+            raw += history.read(row, now)
+        return np.array(raw)
+
+    def _singly(self, raw: np.ndarray) -> np.ndarray:
+        out = np.empty((len(raw), 5))
+        kernels.score_rows_singly(raw, *self._arguments, out)
+        return out
+
+    def _answer(self, found: np.ndarray) -> RowScore:
+        forest, autoencoder, joint = to_score(found[2:]).tolist()
+        return RowScore(joint, forest, autoencoder, joint >= self.threshold.value)
+
+    def _occluded(self, raw: np.ndarray) -> np.ndarray:
+        """The row itself, then one copy per column with that column's features at their typical values."""
+        copies = np.tile(raw, (len(self._groups) + 1, 1))
+        for g, (_, members) in enumerate(self._groups):
+            copies[g + 1, members] = self.detector.features.typical[members]
+        return copies
+
+    def _reasons(self, raw: np.ndarray, drops: np.ndarray, row: Mapping[str, object], top: int) -> list[Reason]:
+        features = self.detector.features
+        reasons = []
+        for g in np.argsort(-drops, kind="stable")[:top]:
+            if drops[g] <= 0:
+                break
+            column, members = self._groups[g]
+            distance = np.abs(raw[members] - features.typical[members]) / features.scale[members]
+            shown = int(members[int(np.nan_to_num(distance, nan=np.inf).argmax())])
+            levels = features.categories.get(features.names[shown])
+            if levels is None:
+                value: float | str | None = None if np.isnan(raw[shown]) else float(raw[shown])
+                typical: float | str | None = float(features.typical[shown])
+            else:
+                value, typical = str(row.get(column)), levels[int(features.typical[shown])] if levels else None
+            reasons.append(Reason(column, features.names[shown], value, typical, float(drops[g])))
+        return reasons
+
+
+class _OnlineHistory:
+    """One history entry's state, read for single requests: labels mature with time, requests do not add to it."""
+
+    def __init__(self, detector: Detector, index: int) -> None:
+        state, schema = detector.history[index], detector.schema
+        self._entry = schema.history[index]
+        self._timestamp = schema.timestamp
+        self._value = schema.column(self._entry.value) if self._entry.value else None
+        self._rows = {str(key): row for row, key in enumerate(state.keys)}
+        self._statistics, self._totals = state.statistics.copy(), state.totals.copy()
+        self._pending = (state.pending_days, state.pending_entities, state.pending_labels)
+        self._matured = 0
+        self._unseen = np.zeros(kernels.N_STATE)
+        names = {"zscore": kernels.ZSCORE, "log_ratio": kernels.LOG_RATIO, "count": kernels.COUNT, "risk": kernels.RISK}
+        self._wanted = [names[statistic] for statistic in self._entry.statistics]
+
+    def read(self, row: Mapping[str, object], now: float) -> list[float]:
+        days, entities, labels = self._pending
+        while self._matured < len(days) and days[self._matured] <= now:
+            i = self._matured
+            kernels.learn_label(
+                self._statistics[entities[i]], self._totals, days[i], labels[i], self._entry.half_life_days
+            )
+            self._matured += 1
+        index = self._rows.get(str(row.get(self._entry.entity)), -1)
+        state = self._statistics[index] if index >= 0 else self._unseen
+        given = row.get(self._entry.value) if self._entry.value else 0.0
+        value = np.nan if given is None or self._value is None else _number(self._value, given)
+        out = np.empty(4)
+        kernels.history_features(
+            state, self._totals, now, 0.0 if self._value is None else value, self._entry.half_life_days, out
+        )
+        return [float(out[i]) for i in self._wanted]
+
+
+def _groups(columns: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    return [(name, np.flatnonzero([c == name for c in columns])) for name in dict.fromkeys(columns)]
+
+
+def _number(column: Column, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"column {column.name!r}: {value!r} is not a number; send a number or null") from None
+
+
+def _days(column: Column, row: Mapping[str, object]) -> float:
+    """Days since 1970 (UTC) of a row's timestamp."""
+    value = row.get(column.name)
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise DataError(
+                f"column {column.name!r}: {value!r} is not an ISO 8601 time, e.g. 2026-01-31T13:45:00Z"
+            ) from None
+    if isinstance(value, dt.datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(dt.UTC).replace(tzinfo=None)
+        return (value - _EPOCH).total_seconds() / _SECONDS_A_DAY
+    if value is None:
+        return np.nan
+    return _number(column, value) / _UNITS_A_DAY[column.unit or "s"]

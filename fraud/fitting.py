@@ -1,0 +1,217 @@
+"""The steps of a training, without saying where they run: prepare the matrices, fit two detectors, assemble and
+evaluate.
+
+`ray_jobs.train` runs the fits on Ray and the rest in its driver; `fit_locally` runs everything here. Both give the
+same detector.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from fraud import autoencoder, calibration, features, forest, metrics, thresholds
+from fraud.config import TrainConfig
+from fraud.detector import Detector
+from fraud.engine import Engine
+from fraud.errors import ConfigError, DataError
+from fraud.features import FeatureMap
+from fraud.history import HistoryState, replay
+from fraud.schema import Schema
+from fraud.splits import Split, Window, split_by_time
+from fraud.thresholds import ThresholdConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Matrices ready for fitting and judging.
+
+    raw: float64 (n_rows, n_raw) of all rows; labels: int8 (n_rows,) or None; x_fit: float32 (n_fit, n_inputs) training
+    rows not known as fraud; x_validation: float32, validation rows not known as fraud, for early stopping.
+    """
+
+    schema: Schema
+    rows: pd.DataFrame
+    raw: np.ndarray
+    labels: np.ndarray | None
+    split: Split
+    windows: list[Window]
+    features: FeatureMap
+    history: tuple[HistoryState, ...]
+    x_fit: np.ndarray
+    x_validation: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the detectors did on the untouched test window.
+
+    metrics: {"forest"|"autoencoder"|"joined": {metric: value}}; scores: {name: float64 (n_test,)}; labels: int8
+    (n_test,) or None; intervals: {name: (low, high)} bootstrap interval of average precision, 95 %.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    intervals: dict[str, tuple[float, float]]
+    scores: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    validation_scores: np.ndarray
+    validation_labels: np.ndarray | None
+    warnings: tuple[str, ...]
+
+
+def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared:
+    """Split canonical rows by time, compute raw features and history, fit the feature map on the normal training rows.
+
+    Raises DataError if a window is empty or the training window holds no normal row.
+    """
+    times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
+    split = split_by_time(times, config.split, len(rows))
+    labels = _labels(rows, schema)
+    history, states = replay(rows, schema)
+    normal = split.train if labels is None else split.train[labels[split.train] != 1]
+    if len(normal) == 0:
+        raise DataError(
+            f"all {len(split.train)} training rows are labelled fraud: the detectors learn from normal rows; "
+            f"check the label column {schema.label.name if schema.label else ''!r}"
+        )
+    categories = features.learn_categories(rows.iloc[normal], schema)
+    raw = features.raw_features(rows, schema, categories, history)
+    fitted = features.fit(raw[normal], schema, categories, config.features)
+    quiet = split.validation if labels is None else split.validation[labels[split.validation] != 1]
+    return Prepared(
+        schema=schema, rows=rows, raw=raw, labels=labels, split=split, windows=split.windows(times, labels),
+        features=fitted,
+        history=states, x_fit=fitted.transform(raw[normal]), x_validation=fitted.transform(raw[quiet]),
+    )  # fmt: skip
+
+
+def trim(prepared: Prepared, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
+    """Rows to fit the autoencoder on: with labels all of x_fit, without them x_fit less its most isolated share.
+
+    The share is forest.contamination: without labels some of the rows are fraud, and a network that sees them learns
+    them.
+    """
+    if prepared.labels is not None and (prepared.labels[prepared.split.train] >= 0).any():
+        return prepared.x_fit
+    scores = fitted.score(prepared.x_fit)
+    kept = scores <= np.quantile(scores, 1.0 - config.forest.contamination)
+    return prepared.x_fit[kept]
+
+
+def fit_autoencoder(
+    x_fit: np.ndarray,
+    x_validation: np.ndarray,
+    config: TrainConfig,
+    on_epoch: Callable[[autoencoder.Epoch], None] | None = None,
+    device: str = "cpu",
+) -> tuple[autoencoder.Autoencoder, list[autoencoder.Epoch]]:
+    """Train to early stopping in this process. x_fit, x_validation: float32 (n, n_inputs)."""
+    import torch
+
+    training = autoencoder.Training(x_fit.shape[1], config.autoencoder, seed=config.seed, device=device)
+    x, v = torch.from_numpy(x_fit).to(device), torch.from_numpy(x_validation).to(device)
+    while not training.is_finished:
+        epoch = training.run_epoch(x, v)
+        if on_epoch:
+            on_epoch(epoch)
+    return autoencoder.export(training.best_weights, x_fit, config.autoencoder), training.epochs
+
+
+def assemble(
+    prepared: Prepared, fitted_forest: forest.Forest, fitted_autoencoder: autoencoder.Autoencoder, config: TrainConfig
+) -> tuple[Detector, Evaluation]:
+    """Calibrate and choose the threshold on the validation window, then judge on the test window.
+
+    Nothing here lets the test window influence the detector: it is scored last, once.
+    """
+    split, labels = prepared.split, prepared.labels
+    y_validation = None if labels is None else labels[split.validation]
+    x = prepared.features.transform(prepared.raw[split.validation])
+    calibrated = calibration.fit(fitted_forest.score(x), fitted_autoencoder.score(x), y_validation)
+    undecided = Detector(
+        schema=prepared.schema, features=prepared.features, history=prepared.history, forest=fitted_forest,
+        autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
+    )  # fmt: skip
+    engine = Engine(undecided)
+    validation_scores = engine.score_raw(prepared.raw[split.validation])[:, 0]
+    threshold, warnings = _choose_threshold(prepared, validation_scores, y_validation, config)
+    detector = replace(undecided, threshold=threshold)
+
+    test_scores = engine.score_raw(prepared.raw[split.test])
+    names = {"joined": test_scores[:, 0], "forest": test_scores[:, 1], "autoencoder": test_scores[:, 2]}
+    y_test = None if labels is None else labels[split.test]
+    found: dict[str, dict[str, float]] = {}
+    intervals = {}
+    if y_test is not None and (y_test == 1).any() and (y_test == 0).any():
+        known = y_test >= 0
+        for name, scores in names.items():
+            found[name] = metrics.evaluate(y_test, scores, budget=config.alert_budget)
+            intervals[name] = metrics.bootstrap(
+                "average_precision", y_test[known], scores[known], n=100, seed=config.seed
+            )
+        found["joined"] |= thresholds.measure(names["joined"], y_test, threshold.value, config.threshold)
+    else:
+        warnings = (
+            *warnings,
+            "the test window does not hold both labelled frauds and labelled normal rows: no metric is reported",
+        )
+    found.setdefault("joined", {})["alert_rate"] = float(np.mean(threshold.decide(names["joined"])))
+    return detector, Evaluation(
+        found, intervals, names, y_test, validation_scores, y_validation, (*split.warnings, *warnings)
+    )
+
+
+def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tuple[Detector, Evaluation]:
+    """Run a whole training in this process, without Ray. rows: canonical frame."""
+    prepared = prepare(rows, schema, config)
+    fitted_forest = forest.fit(prepared.x_fit, config.forest, config.seed)
+    x_fit = trim(prepared, fitted_forest, config)
+    fitted_autoencoder, _ = fit_autoencoder(x_fit, prepared.x_validation, config)
+    return assemble(prepared, fitted_forest, fitted_autoencoder, config)
+
+
+_NO_THRESHOLD = thresholds.Threshold(
+    value=float("inf"), policy="none", settings={}, window={}, achieved={}, interval=(float("inf"), float("inf"))
+)
+
+
+def _labels(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    if schema.label is None or schema.label.name not in rows:
+        return None
+    labels = rows[schema.label.name].to_numpy(dtype=np.int8)
+    return labels if (labels >= 0).any() else None
+
+
+def _choose_threshold(
+    prepared: Prepared, scores: np.ndarray, labels: np.ndarray | None, config: TrainConfig
+) -> tuple[thresholds.Threshold, tuple[str, ...]]:
+    window = next(w for w in prepared.windows if w.name == "validation")
+    provenance = {"start": window.start, "end": window.end, "rows": window.rows, "frauds": window.frauds}
+    wanted = config.threshold
+    warnings: tuple[str, ...] = ()
+    if wanted.policy != "alert_budget" and (labels is None or not (labels == 1).any()):
+        warnings = (
+            f"no labelled fraud in the validation window: threshold policy {wanted.policy!r} replaced by an "
+            f"alert budget of {config.alert_budget:.2%}",
+        )
+        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget)
+    validation = prepared.rows.iloc[prepared.split.validation]
+    amounts = None
+    if wanted.amount_column:
+        if wanted.amount_column not in validation:
+            raise ConfigError(
+                f"threshold.amount_column={wanted.amount_column!r} is not a column of schema {prepared.schema.name!r}"
+            )
+        amounts = validation[wanted.amount_column].to_numpy(dtype=np.float64)
+    days = None
+    if prepared.schema.timestamp:
+        times = validation[prepared.schema.timestamp.name]
+        days = max(float((times.max() - times.min()).total_seconds()) / 86_400.0, 1e-9)
+    chosen = thresholds.choose(scores, labels, wanted, window=provenance, days=days, amounts=amounts, seed=config.seed)
+    return chosen, tuple(warnings)
