@@ -1,7 +1,7 @@
 """Turn one raw column into canonical values and say which rows cannot be: vectorised, one function a kind.
 
-Every converter takes a column as some reader gave it (numbers, text, dates, dictionaries, mixed objects) and returns the
-values with the faults it found. A row with a fault holds an arbitrary value; `fraud.validation` leaves it out.
+Every converter takes a column as some reader gave it (numbers, text, dates, dictionaries, mixed objects) and returns
+the values with the faults it found. A row with a fault holds an arbitrary value; `fraud.validation` leaves it out.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _joined(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _absence(series: pd.Series, absent: np.ndarray, nullable: bool, otherwise: str) -> list[Fault]:
-    """Split the rows without a usable value (`absent`) into those that hold nothing and those that hold an odd thing."""
+    """Split the rows without a usable value (`absent`) into those that hold nothing and those that hold something."""
     if not absent.any():
         return []
     missing = absent.copy()

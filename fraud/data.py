@@ -57,9 +57,9 @@ def iter_frames(path: str, rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
 def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int = CHUNK_ROWS) -> Validated:
     """Read and check `path` piece by piece; memory holds good rows, quarantine and one piece of `chunk_rows`.
 
-    Text columns (entity, id, categorical) of a CSV keep their leading zeros. Rows are numbered, ids and time zones checked
-    across all files together. Raises DataError when no row is good (in a large file: few), or when labels are needed and
-    no row has one; SchemaError when a file's columns are not the schema's.
+    Text columns (entity, id, categorical) of a CSV keep their leading zeros. Rows are numbered, and ids and time zones
+    checked, across all files together. Raises DataError when no row is good (in a large file: few), or when labels are
+    needed and no row has one; SchemaError when a file's columns are not the schema's.
     """
     validator = Validator(schema, need_label=need_label)
     text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
@@ -142,13 +142,14 @@ def _is_constant(values: pd.Series) -> bool:
 
 def _pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield (file, frame) with at least one row each; `rows` None: each file whole; `text` columns stay text in CSV."""
-    filesystem, files = _find(path)
+    with _reading(path):
+        filesystem, files = _find(path)
     found = False
     for name in files:
-        if filesystem.size(name) == 0:
-            raise DataError(f"{name} is an empty file (0 bytes); write it again or take it away")
         reader = _parquet_frames if name.endswith(_PARQUET) else _csv_frames
         with _reading(name), filesystem.open(name, "rb") as raw:
+            if filesystem.size(name) == 0:
+                raise DataError(f"{name} is an empty file (0 bytes); write it again or take it away")
             for frame in reader(raw, name, rows, text):
                 found = found or len(frame) > 0
                 if len(frame):
@@ -167,11 +168,19 @@ def _reading(name: str) -> Iterator[None]:
             f"{name} is not UTF-8 text; convert it (iconv -t utf-8), or name it .parquet if it is Parquet"
         ) from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{name} is not a table separated by commas: {error}; quote values that hold a comma") from None
+        raise DataError(
+            f"{name} is not a table separated by commas: {_line(error)}; quote values that hold a comma"
+        ) from None
     except pa.ArrowException as error:
-        raise DataError(f"{name} cannot be read as Parquet ({error}); it may be cut off: write it again") from None
+        raise DataError(
+            f"{name} cannot be read as Parquet ({_line(error)}); it may be cut off: write it again"
+        ) from None
     except (OSError, EOFError) as error:
-        raise DataError(f"{name} cannot be read: {error}; check the file and its permissions") from None
+        raise DataError(f"{name} cannot be read: {_line(error)}; check the file and its permissions") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _parquet_frames(raw: IO[bytes], name: str, rows: int | None, text: Collection[str]) -> Iterator[pd.DataFrame]:
@@ -262,7 +271,8 @@ def _neighbour(filesystem: Any, root: str) -> str:
 
 def fingerprint(path: str) -> str:
     """SHA-256 (hex) over the names (relative to a folder), sizes and bytes of the data files of `path`."""
-    filesystem, files = _find(path)
+    with _reading(path):
+        filesystem, files = _find(path)
     folder = posixpath.commonpath([posixpath.dirname(name) for name in files]) if files else ""
     digest = hashlib.sha256()
     for name in files:

@@ -22,7 +22,7 @@ class Validated:
     """The outcome of a check; every row of the source is in `rows` or in `quarantine`, never in both.
 
     rows: the good rows in their original order, exactly the schema's columns (the label only if the source has it),
-        with the dtypes of `fraud.conversion.convert`; the index is the row number in the source (the first data row is 0).
+        with the dtypes of `fraud.conversion.convert`; the index is the row number in the source, from 0.
     quarantine: row (int64), column, value (as text), reason, then the source's own columns as text, prefixed "raw_".
     warnings: what a person should know though no row is wrong, one line each.
     """
@@ -97,10 +97,12 @@ class Validator:
         unclaimed = [name for name in names if name not in {column.name for column in self._schema.columns}]
         missing = [column.name for column in needed if column.name not in names]
         if missing:
-            told = "; ".join(f"column {name!r} is missing{closest(name, unclaimed)}" for name in missing[:5])
+            told = "; ".join(
+                f"column {name!r} is missing{closest(name, unclaimed).rstrip('?')}" for name in missing[:5]
+            )
             more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
             raise SchemaError(
-                f"{told}{more}. The table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
+                f"{told}{more}; the table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
                 f"or change schema {self._schema.name!r}"
             )
         return [column for column in self._schema.columns if column.name in names]
@@ -161,15 +163,16 @@ def _quarantine(
 ) -> pd.DataFrame:
     bad = np.flatnonzero(verdict)
     raw = {f"raw_{name}": _as_text(frame[name].iloc[bad]) for name in frame.columns}
-    at_fault = [reasons[code - 1] for code in verdict[bad]]
-    shown = [str(raw[f"raw_{name}"][place])[:_SHOWN_LENGTH] for place, (name, _) in enumerate(at_fault)]
-    first = {
-        "row": (bad + first_row).astype(np.int64),
-        "column": pd.array([name for name, _ in at_fault], dtype="str"),
-        "value": pd.array(shown, dtype="str"),
-        "reason": pd.array([reason for _, reason in at_fault], dtype="str"),
-    }
-    return pd.DataFrame({**first, **raw})
+    codes = verdict[bad] - 1
+    columns = np.array([name for name, _ in reasons], dtype=object)[codes] if len(bad) else np.empty(0, dtype=object)
+    texts = np.array([reason for _, reason in reasons], dtype=object)[codes] if len(bad) else np.empty(0, dtype=object)
+    shown = np.empty(len(bad), dtype=object)
+    for name in set(columns):
+        here = columns == name
+        shown[here] = [value[:_SHOWN_LENGTH] for value in raw[f"raw_{name}"][here]]
+    told = {"column": columns, "value": shown, "reason": texts}
+    first = {name: pd.array(values, dtype="str") for name, values in told.items()}
+    return pd.DataFrame({"row": (bad + first_row).astype(np.int64), **first, **raw})
 
 
 def _as_text(series: pd.Series) -> pd.api.extensions.ExtensionArray:
