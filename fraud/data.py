@@ -61,26 +61,18 @@ def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int
     checked, across all files together. Raises DataError when no row is good (in a large file: few), or when labels are
     needed and no row has one; SchemaError when a file's columns are not the schema's.
     """
-    validator = Validator(schema, need_label=need_label)
-    text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
     indexes: list[np.ndarray] = []
     pieces: dict[str, list[Any]] = {}
     quarantines: list[pd.DataFrame] = []
     told: list[str] = []
     total = good = 0
-    for name, frame in _pieces(path, chunk_rows, text):
-        try:
-            checked = validator.check(frame, first_row=total)
-        except SchemaError as error:
-            raise SchemaError(f"{name}: {error}") from None
-        if pieces and set(checked.rows.columns) != set(pieces):
-            raise SchemaError(f"{name}: the label column is in some files of {path} and not in others; make them alike")
+    for checked in iter_checked(path, schema, need_label=need_label, chunk_rows=chunk_rows):
         indexes.append(checked.rows.index.to_numpy())
         for column in checked.rows.columns:
             pieces.setdefault(column, []).append(checked.rows[column].array)
         quarantines += [checked.quarantine] if len(checked.quarantine) or not quarantines else []
         told += checked.warnings
-        total += len(frame)
+        total += len(checked.rows) + len(checked.quarantine)
         good += len(checked.rows)
         if total - good > max(good, _HOPELESS_ROWS):
             break
@@ -92,6 +84,28 @@ def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int
     rows = _joined(indexes, pieces)
     told += _oddities(rows, schema, need_label, path)
     return Validated(rows=rows, quarantine=quarantine, warnings=tuple(dict.fromkeys(told)))
+
+
+def iter_checked(
+    path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[Validated]:
+    """Yield what `load` would join, piece by piece in bounded memory; a piece may hold no good row.
+
+    Raises DataError and SchemaError as `load` does, but never because rows are bad.
+    """
+    validator = Validator(schema, need_label=need_label)
+    text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
+    total, columns = 0, None
+    for name, frame in _pieces(path, chunk_rows, text):
+        try:
+            checked = validator.check(frame, first_row=total)
+        except SchemaError as error:
+            raise SchemaError(f"{name}: {error}") from None
+        if columns is not None and set(checked.rows.columns) != columns:
+            raise SchemaError(f"{name}: the label column is in some files of {path} and not in others; make them alike")
+        columns = set(checked.rows.columns)
+        total += len(frame)
+        yield checked
 
 
 def _joined(indexes: list[np.ndarray], pieces: dict[str, list[Any]]) -> pd.DataFrame:
@@ -293,7 +307,12 @@ def write_csv(frame: pd.DataFrame, path: str) -> None:
     _write(path, lambda stream: frame.to_csv(stream, index=False))
 
 
-def _write(path: str, put: Callable[[IO[bytes]], None]) -> None:
+def write_text(text: str, path: str) -> None:
+    """Write `text` as UTF-8, as atomically as `write_parquet`. Raises DataError."""
+    _write(path, lambda stream: stream.write(text.encode()))
+
+
+def _write(path: str, put: Callable[[IO[bytes]], object]) -> None:
     filesystem, target = fsspec.core.url_to_fs(path)
     try:
         if "file" not in filesystem.protocol:
