@@ -45,7 +45,7 @@ def require(holds: bool, where: str, message: str) -> None:
 
 def _one_of(value: object, allowed: tuple[str, ...], where: str, key: str) -> None:
     near = closest(str(value), allowed)
-    require(value in allowed, where, f"{key} {value!r} is unknown{near}; use one of {', '.join(allowed)}")
+    require(value in allowed, where, f"{key} {value!r} is unknown{near or ';'} use one of {', '.join(allowed)}")
 
 
 def is_number(value: object) -> bool:

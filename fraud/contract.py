@@ -147,7 +147,7 @@ class Schema:
         else:
             near = closest(path_or_name, shipped)
             raise SchemaError(
-                f"no shipped schema is called {path_or_name!r}{near}; use {', '.join(shipped)} or a .yaml path"
+                f"no shipped schema is called {path_or_name!r}{near or ';'} use {', '.join(shipped)} or a .yaml path"
             )
         try:
             raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
@@ -204,7 +204,7 @@ def _checked_keys(kind: type, raw: object, where: str) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in raw:
         near = closest(str(key), fields)
-        require(key in fields, where, f"key {key!r} is unknown{near}; the keys are {', '.join(fields)}")
+        require(key in fields, where, f"key {key!r} is unknown{near or ';'} the keys are {', '.join(fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING
         require(not required or name in raw, where, f"key {name!r} is missing; add it")

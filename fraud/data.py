@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -242,6 +243,10 @@ def _header(stream: IO[bytes], name: str) -> list[str]:
     used = next((word for mark, word in _OTHER_DELIMITERS.items() if len(columns) == 1 and mark in line), None)
     if used is not None:
         raise DataError(f"{name} is separated by {used} ({line[:60]!r}); save it separated by commas")
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", column.strip()) for column in columns):
+        raise DataError(
+            f"{name} has no header, its first line holds numbers ({line[:60]!r}); put a line of names above"
+        )
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise DataError(f"{name} names column {', '.join(repeated)} twice; keep one")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.columns import Column, History, Unit
+from fraud.columns import LARGEST_NUMBER, Column, History, Unit
 from fraud.contract import Schema
 from fraud.conversion import EARLIEST, LATEST, convert
 from fraud.errors import SchemaError
@@ -30,6 +30,7 @@ _SHARE_WORDS = {"score", "probability", "prob", "ratio", "rate", "share", "fract
 _NATURAL = {"hour": (0, 23), "weekday": (0, 6), "lat": (-90, 90), "latitude": (-90, 90)}
 _NATURAL |= {"long": (-180, 180), "lon": (-180, 180), "lng": (-180, 180), "longitude": (-180, 180)}
 _MOST_CATEGORIES = 1_000
+_LONGEST_QUANTITY = 1e12  # a longer whole number is a card or account number
 _MANY_ROWS_AN_ENTITY = 2.0
 _EPOCHS: tuple[tuple[float, Unit], ...] = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (0.0, "s"))
 
@@ -63,12 +64,13 @@ class _Facts:
 def infer(frame: pd.DataFrame, name: str) -> Schema:
     """Guess the schema of `frame`, shape (n_rows, n_columns), n_rows >= 1; call it `name`.
 
-    Limits are left open but for natural ones (0 and more, 0 to 1, an hour, a latitude): a sample's largest value is no law.
+    Limits are left open but for natural ones (at least 0, 0 to 1, an hour, a latitude): a sample's maximum is no law.
     Raises SchemaError when nothing is left to learn from.
     """
     if frame.empty:
         raise SchemaError(f"cannot guess a schema for {name!r} from an empty table; give at least one row")
-    facts = {str(column): _look(frame[column], str(column)) for column in frame.columns}
+    frame = frame.rename(columns=str)
+    facts = {column: _look(frame[column], column) for column in frame.columns}
     label = _label_of(facts)
     time = _time_of(facts, label)
     row_id = _id_of(facts, {label, time})
@@ -109,9 +111,7 @@ def infer(frame: pd.DataFrame, name: str) -> Schema:
 def _look(series: pd.Series, name: str) -> _Facts:
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    words = frozenset(word for word in re.split(r"[^a-z]+", spaced) if word)
-    absent = np.isin(np.arange(len(series)), np.flatnonzero(series.isna().to_numpy()))
+    absent = series.isna().to_numpy()
     held = series[~absent]
     try:
         distinct = int(held.nunique())
@@ -122,17 +122,16 @@ def _look(series: pd.Series, name: str) -> _Facts:
     if pd.api.types.is_numeric_dtype(held.dtype):
         numbers = held.to_numpy(dtype=np.float64)
         numbers = numbers[np.isfinite(numbers)]
-    flag = convert(held, Column(name=name, kind="boolean"))
     return _Facts(
         name=name,
-        words=words,
+        words=frozenset(_words(name)),
         distinct=distinct,
         rows=len(held),
         nullable=bool(absent.any()),
         numbers=numbers,
         whole=numbers is not None and bool((numbers == np.floor(numbers)).all()),
         is_time=numbers is None and _reads_as_time(held, name),
-        is_flag=distinct == 2 and not flag.faults,
+        is_flag=distinct == 2 and not convert(held, Column(name=name, kind="boolean")).faults,
     )
 
 
@@ -194,7 +193,7 @@ def _timestamp(fact: _Facts, series: pd.Series) -> Column:
     if fact.numbers is not None:
         unit = next(unit for floor, unit in _EPOCHS if fact.numbers.max() >= floor)
         column = replace(column, unit=unit)
-        text = f"Guessed: numbers that count {unit} up to {fact.numbers.max():.0f}. Check the unit, and where hour 0 falls."
+        text = f"Guessed: numbers that count {unit} up to {fact.numbers.max():.0f}. Check the unit and where hour 0 is."
     times = pd.Series(convert(series.dropna(), column).values)
     times = times[(times >= EARLIEST) & (times < LATEST)]
     daily = len(times) > 1 and times.max() - times.min() >= pd.Timedelta(days=1) and times.dt.hour.nunique() > 1
@@ -217,15 +216,14 @@ def _guess(fact: _Facts, series: pd.Series, *, has_time: bool) -> Column | str:
     if "unnamed" in fact.words or fact.name == "":
         return "a row number without a name"
     repeats = fact.rows >= _MANY_ROWS_AN_ENTITY * fact.distinct
-    codes = fact.numbers is None or (fact.whole and fact.has(_ID_WORDS | _ENTITY_WORDS | _CODE_WORDS))
+    long_numbers = fact.numbers is not None and fact.whole and bool((np.abs(fact.numbers) > _LONGEST_QUANTITY).any())
+    codes = fact.numbers is None or long_numbers or (fact.whole and fact.has(_ID_WORDS | _ENTITY_WORDS | _CODE_WORDS))
     if codes and not fact.is_flag:
         if fact.unique and fact.rows > 1 and not fact.has(_ENTITY_WORDS):
             return "a second column of unique values"
-        named = fact.has(_ID_WORDS) or (fact.has(_ENTITY_WORDS) and fact.numbers is not None)
+        named = long_numbers or fact.has(_ID_WORDS) or (fact.has(_ENTITY_WORDS) and fact.numbers is not None)
         if named or (fact.has(_ENTITY_WORDS) and fact.distinct > _MOST_CATEGORIES):
-            text = (
-                f"Guessed: someone or something that comes back ({fact.said}). Check that its history tells something."
-            )
+            text = f"Guessed: someone or something that comes back ({fact.said}). Check that its history matters."
             return Column(kind="entity", description=text, **common)
         if fact.distinct > _MOST_CATEGORIES or not (repeats or fact.rows < 100):
             return f"text or codes, {fact.said}: make it an entity or categorical if it matters"
@@ -233,29 +231,25 @@ def _guess(fact: _Facts, series: pd.Series, *, has_time: bool) -> Column | str:
         example = "" if fact.numbers is not None else str(series.dropna().mode().iloc[0]).strip()
         return Column(kind="categorical", description=text, example=example or None, **common)
     if fact.is_flag:
-        return Column(
-            kind="boolean", description="Guessed from its two values. Say what true means.", example=0, **common
-        )
+        text = "Guessed from its two values. Say what true means."
+        return Column(kind="boolean", description=text, example=0, **common)
     return _number(fact, common)
 
 
 def _number(fact: _Facts, common: dict[str, Any]) -> Column:
     numbers = np.zeros(1) if fact.numbers is None or not len(fact.numbers) else fact.numbers
-    low, high = float(numbers.min()), float(numbers.max())
+    low, high, middle = float(numbers.min()), float(numbers.max()), float(np.sort(numbers)[len(numbers) // 2])
     minimum, maximum = (0.0 if low >= 0 else None), None
-    limits, why = "", ""
+    limits = ""
     natural = next((_NATURAL[word] for word in sorted(fact.words) if word in _NATURAL), None)
     if natural is not None and natural[0] <= low and high <= natural[1]:
-        minimum, maximum, limits = (
-            float(natural[0]),
-            float(natural[1]),
-            f" {natural[0]} to {natural[1]} follows from its name.",
-        )
-    elif 0 <= low and high <= 1 and not fact.whole and (fact.has(_SHARE_WORDS) or (low < 0.05 and high > 0.95)):
+        minimum, maximum = float(natural[0]), float(natural[1])
+        limits = f" {natural[0]} to {natural[1]} follows from its name."
+    elif low >= 0 and high <= 1 and not fact.whole and (fact.has(_SHARE_WORDS) or (low < 0.05 and high > 0.95)):
         minimum, maximum, limits = 0.0, 1.0, " A share: 0 to 1."
     elif minimum is not None:
         limits = " No negative value was seen: check that none may come."
-    skewed = maximum is None and low >= 0 and high > 20 * max(float(np.median(numbers)), 1e-9)
+    skewed = maximum is None and low >= 0 and high > 20 * max(middle, 1e-9)
     transform = "log" if minimum == 0 and maximum is None and (skewed or fact.has(_AMOUNT_WORDS)) else "none"
     why = " Values span orders of magnitude, so their log is used." if transform == "log" else ""
     return Column(
@@ -264,7 +258,7 @@ def _number(fact: _Facts, common: dict[str, Any]) -> Column:
         maximum=maximum,
         integer=fact.whole and not fact.has(_AMOUNT_WORDS) and fact.distinct > 1,
         transform=transform,  # type: ignore[arg-type]
-        example=round(float(np.median(numbers)), 4),
+        example=round(middle, 4) if abs(middle) <= LARGEST_NUMBER else None,
         description=f"Guessed: a number, seen from {low:.6g} to {high:.6g}.{limits}{why}",
         **common,
     )

@@ -37,7 +37,7 @@ example, for a file of your own:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fraud.schema",
-        description="Say what your transactions look like: guess a schema from a file, show one, check a file against one.",
+        description="Say what your transactions look like: guess a schema, show one, check a file against one.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
-    from fraud import data  # here, because reading data needs this module's names
+    from fraud import data  # here, so that a replica, which only needs the schema, does not load the file readers
 
     settings = Settings.from_environment()
     if rows < 1:
