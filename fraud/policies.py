@@ -36,8 +36,8 @@ class ThresholdConfig:
     alerts_per_day: alert_budget: largest number of alerts a day, averaged over the window; replaces `budget`.
     precision: precision_at_least: smallest share of alerts that are frauds.
     cost_false_positive, cost_false_negative, cost_true_positive, cost_true_negative: cost: the cost matrix in currency
-        units a transaction: a false alarm's review, a missed fraud, a caught fraud, a legitimate row let through. A wrong
-        decision must cost more than the right one (Elkan, 2001). With amounts, a missed fraud costs its amount.
+        units a transaction: a false alarm's review, a missed fraud, a caught fraud, a legitimate row let through. The
+        wrong decision must cost more than the right one (Elkan, 2001). With amounts, a missed fraud costs its amount.
     amount_column: name of the column holding each transaction's amount; the caller passes its values to `choose`.
     """
 

@@ -115,7 +115,7 @@ def check_labels(labels: ArrayLike, n_rows: int) -> NDArray[np.int8]:
         raise DataError(f"labels have shape {array.shape} and scores {(n_rows,)}: give one label a score")
     bad = np.flatnonzero(~np.isin(array, (-1, 0, 1)))
     if bad.size:
-        raise DataError(f"label of row {bad[0]} is {array[bad[0]]!r}: use 1 = fraud, 0 = legitimate, -1 = unknown")
+        raise DataError(f"label of row {bad[0]} is {str(array[bad[0]])!r}: use 1 = fraud, 0 = legitimate, -1 = unknown")
     return array.astype(np.int8)
 
 

@@ -154,13 +154,13 @@ def measure(
 ) -> dict[str, float]:
     """What alerting on score >= value does on a window: the validation window it was chosen on, or the test window.
 
-    Keys: those of `fraud.metrics.at_threshold`; `alerts_per_day` (with days); and where rows are labelled, among those,
+    Keys: those of `fraud.metrics.at_threshold`; `alerts_per_day` (with days above 0); and, among the labelled rows,
     `cost` and `cost_without_alerts` (currency units, config's cost matrix), `f_beta` (if beta is not 1), and with
     amounts `amount_recall` (share of the defrauded money caught).
     Raises DataError (no rows, NaN scores, unequal lengths, an impossible amount).
     """
     figures = at_threshold(labels, scores, value)
-    if days is not None:
+    if days is not None and days > 0:
         figures["alerts_per_day"] = figures["alerts"] / days
     truth = check_labels(labels, np.size(scores)) if labels is not None else np.empty(0, np.int8)
     if not (truth >= 0).any():

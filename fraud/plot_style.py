@@ -1,0 +1,170 @@
+"""One look for every picture: colours, fonts, grid, titles, legends, and how a PNG is written.
+
+Draws on matplotlib's objects directly, never through pyplot or rcParams: no global state, so any thread may draw.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, made to stay apart for colour-blind readers; one detector has one colour in every picture.
+COLOURS = {"joined": "#0072B2", "forest": "#009E73", "autoencoder": "#E69F00"}
+OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#7A5195", "#8C6D31")
+FRAUD, LEGITIMATE, UNLABELLED = "#D55E00", "#7B8794", "#CBB994"
+INK, MUTED, GRID = "#1F2933", "#616E7C", "#E4E7EB"
+DPI = 160
+HEADER_INCHES = 0.62
+DASHED = (0, (4, 3))
+
+
+def colour_of(name: str, names: Iterable[str]) -> str:
+    """The colour of a score: its own if it is one of ours, else the next free one by its place among the others."""
+    if name in COLOURS:
+        return COLOURS[name]
+    others = [other for other in names if other not in COLOURS]
+    return OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
+
+
+def new_figure(columns: int = 1, rows: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    """A white figure of rows x columns plain panels, row by row, below a strip for the title.
+
+    `subplots` goes to matplotlib's `Figure.subplots` (sharex, height_ratios).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    size = (7.2 if columns == 1 else 1.2 + 3.6 * columns, 4.7 if rows == 1 else 2.6 + 2.0 * rows)
+    layout = ConstrainedLayoutEngine(rect=(0.005, 0.005, 0.99, 0.985 - HEADER_INCHES / size[1]))
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout=layout)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **subplots).flat)
+    for axes in panels:
+        axes.set_axisbelow(True)
+        axes.grid(True, color=GRID, linewidth=0.8)
+        axes.tick_params(which="both", colors=MUTED, labelsize=9, length=0)
+        axes.xaxis.label.set(color=INK, fontsize=10)
+        axes.yaxis.label.set(color=INK, fontsize=10)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color("#9AA5B1")
+    return figure, panels
+
+
+def percent(axis: Any) -> None:
+    """Write an axis of shares in percent, with as many digits as a logarithmic axis needs."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+
+
+def thousands(axis: Any) -> None:
+    """Write an axis of large numbers with thousands separators, whatever the scale of the axis."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def legend(axes: Axes, title: str | None, where: str, names: Iterable[str] = ()) -> None:
+    """Draw the legend; labels that start with one of `names` come in that order."""
+    handles, labels = axes.get_legend_handles_labels()
+    wanted = list(names)
+    order = sorted(range(len(labels)), key=lambda i: [not labels[i].startswith(f"{name} ") for name in wanted])
+    drawn = axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        title=title,
+        loc=where,
+        fontsize=9,
+        title_fontsize=9,
+        labelcolor=INK,
+        facecolor="white",
+        edgecolor="none",
+        framealpha=0.9,
+        alignment="left",
+    )
+    drawn.get_title().set_color(MUTED)
+
+
+def header_legend(figure: Figure, axes: Axes) -> None:
+    """Draw the legend of `axes` in one row at the right of the title strip, away from all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    where = (0.995, 1 - HEADER_INCHES / figure.get_figheight())
+    figure.legend(
+        handles,
+        labels,
+        loc="lower right",
+        bbox_to_anchor=where,
+        ncols=len(labels),
+        fontsize=9.5,
+        labelcolor=INK,
+        frameon=False,
+        borderaxespad=0,
+    )
+
+
+def vertical_line(axes: Axes, x: float, text: str, height: float = 0.96) -> None:
+    """Mark a chosen x: a dark dashed line with its text beside it, at `height` (0 to 1) of the panel."""
+    axes.axvline(x, color=INK, linewidth=1.2, linestyle=DASHED)
+    low, high = axes.get_xlim()
+    label_share = 1.3 * DPI / axes.bbox.width  # a label is about 1.3 inches wide
+    is_right = x > high - label_share * (high - low)
+    axes.annotate(
+        text,
+        (x, height),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(-5 if is_right else 5, 0),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        va="top",
+        fontsize=9,
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+    )
+
+
+def horizontal_line(axes: Axes, y: float, text: str) -> None:
+    """Mark a reference y: a grey dashed line with its text above its left end."""
+    axes.axhline(y, color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.annotate(
+        text,
+        (0.01, y),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, 4),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+    )
+
+
+def save(figure: Figure, path: str | Path, title: str, subtitle: str) -> Path:
+    """Give the figure its title (the finding) and subtitle (what is shown), and write a PNG atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    left, top = 0.12 / figure.get_figwidth(), figure.get_figheight()
+    for text, inches, size, colour, weight in (
+        (title, 0.12, 12.0, INK, "bold"),
+        (subtitle, 0.38, 9.5, MUTED, "normal"),
+    ):
+        drawn = figure.text(left, 1 - inches / top, text, va="top", fontsize=size, color=colour, weight=weight)
+        drawn.set_in_layout(False)
+        width = drawn.get_window_extent(canvas.get_renderer()).width
+        room = figure.bbox.width * (1 - 2 * left)
+        if width > room:
+            drawn.set_fontsize(0.98 * size * room / width)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        canvas.print_png(str(unfinished))
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
