@@ -1,0 +1,121 @@
+"""The HTTP interface: a FastAPI app made around one loaded model. Routes parse, call and return.
+
+The app is made where it runs, once the model is loaded: it knows the request's schema then, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from serve_app.auth import HEADER, ApiKeys
+from serve_app.guard import OPEN_PATHS, Guard
+from serve_app.models import Answer, ModelInfo, Problems, Status, example_of
+from serve_app.problems import Rejected, problem, problem_response
+from serve_app.state import State
+
+DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
+# The page loads nothing from anywhere: Swagger UI would fetch itself from a public CDN, and be blank without one.
+_DOCS_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problems, "description": "No valid API key."},
+    413: {"model": Problems, "description": "The body is too large."},
+    415: {"model": Problems, "description": "The body does not call itself JSON, or is compressed."},
+    422: {"model": Problems, "description": "The transaction is wrong; every field at fault is named, with a remedy."},
+    503: {"description": "Too many requests are waiting; try again after the seconds in Retry-After."},
+}
+
+
+def create_app(state: State, keys: ApiKeys) -> FastAPI:
+    """Make the app that serves `state.model` to holders of `keys`."""
+    app = FastAPI(
+        title="Fraud score",
+        description=DESCRIPTION,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Guard, keys=keys)],
+        exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
+    )
+    app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
+    app.openapi = lambda: openapi(app, state, keys)  # type: ignore[method-assign]
+
+    @app.post("/score", response_model=Answer, responses=_ERRORS, tags=["scoring"])
+    async def score(request: Request) -> Response:
+        """Score one transaction and name what made it suspicious."""
+        model = state.model
+        transaction = await model.reader.read(request)
+        return _json(model.answer(transaction))
+
+    @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"])
+    async def model() -> Response:
+        """Which model answers, what it expects, where its threshold comes from, how it did on its test window."""
+        return _json(state.model.describe())
+
+    @app.get("/healthz", response_model=Status, tags=["health"])
+    async def healthz() -> Response:
+        """Liveness: the process answers. Needs no key."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"])
+    async def readyz() -> Response:
+        """Readiness: a model is loaded and scores. Needs no key."""
+        is_able = state.model.is_able()
+        return JSONResponse({"status": "ready" if is_able else "unable to score"}, 200 if is_able else 503)
+
+    page = files("serve_app").joinpath("docs.html").read_text(encoding="utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    return app
+
+
+def openapi(app: FastAPI, state: State, keys: ApiKeys) -> dict[str, Any]:
+    """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
+    schema = state.model.engine.schema
+    document = get_openapi(
+        title=app.title,
+        version=state.model.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    components = document.setdefault("components", {})
+    components["schemas"]["Transaction"] = state.model.reader.json_schema()
+    content = {"schema": {"$ref": "#/components/schemas/Transaction"}, "example": example_of(schema)}
+    document["paths"]["/score"]["post"]["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if keys.is_required:
+        components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
+        document["security"] = [{"ApiKey": []}]
+        for path in OPEN_PATHS:
+            document["paths"][path]["get"]["security"] = []
+    return document
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content, allow_nan=False), media_type="application/json")
+
+
+async def _answer_rejected(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Rejected)
+    return error.response()
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    remedy = "see GET /docs for the paths and methods there are"
+    said = problem(kind, f"{request.method} {request.url.path[:80]}: {error.detail}", remedy, where="path")
+    return problem_response(error.status_code, [said], error.headers)

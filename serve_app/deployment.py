@@ -1,0 +1,93 @@
+"""The Serve deployment: replicas that each load the model, make their own FastAPI app and score in their own process.
+
+    serve run serve_app.deployment:app                      the registry's champion
+    serve run serve_app.deployment:app bundle=artifacts/bundle
+    serve deploy serve_app/config.yaml                      on a Ray that runs
+
+Settings come from the environment of whoever deploys (fraud.settings, serve_app.auth), then from the replica's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+
+from fraud.errors import FraudError
+from fraud.settings import Settings
+from serve_app.app import create_app
+from serve_app.auth import ApiKeys
+from serve_app.state import State, load_model
+
+logger = logging.getLogger("ray.serve")  # the one whose records reach the replica's log
+
+_OURS = ("FRAUD_", "MLFLOW_TRACKING_URI")
+
+
+class Options(BaseModel):
+    """Arguments of the application. An unknown one is an error.
+
+    bundle: folder of a bundle (FRAUD_BUNDLE); without one the registry is asked.
+    model: alias or version in the registry (FRAUD_MODEL; default champion).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    bundle: str | None = None
+    model: str | None = None
+
+
+@serve.deployment(
+    name="Scorer",
+    num_replicas=2,
+    max_ongoing_requests=32,
+    max_queued_requests=256,
+    backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+    health_check_period_s=5,
+    health_check_timeout_s=10,
+    graceful_shutdown_timeout_s=20,
+    max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
+    ray_actor_options={"num_cpus": 0.25},  # replicas wait most of the time; leave a small machine room for a training
+)
+@serve.ingress()
+class Scorer:
+    """One replica. Its constructor raises, and so fails the deployment, without a sound bundle or an API key."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        env = {**os.environ, **environment}
+        try:
+            settings = Settings.from_environment(env)
+            self._keys = ApiKeys.from_environment(settings, env)
+            model = load_model(
+                settings, folder=env.get("FRAUD_BUNDLE") or None, reference=env.get("FRAUD_MODEL") or "champion"
+            )
+        except FraudError as error:
+            logger.error("this replica does not start: %s", error)
+            raise
+        self._state = State(model)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._state, self._keys)
+
+    def check_health(self) -> None:
+        """Called by Serve; raising gets the replica replaced."""
+        if not self._state.model.is_able():
+            raise RuntimeError("the engine no longer scores a typical transaction")
+
+
+def app(options: Options) -> Application:
+    """Build the application for `serve run` and `serve deploy`."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    # Relative paths mean the folder of whoever deploys, not the one a replica happens to run in.
+    environment["FRAUD_ROOT"] = str(Settings.from_environment().root)
+    if options.bundle:
+        environment["FRAUD_BUNDLE"] = options.bundle
+    if options.model:
+        environment["FRAUD_MODEL"] = options.model
+    return Scorer.bind(environment)  # type: ignore[attr-defined]

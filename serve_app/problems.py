@@ -1,0 +1,93 @@
+"""Every answer that is not a success: FastAPI's `{"detail": [...]}` shape, each entry with the field and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from fraud.columns import closest
+from fraud.schema import Schema
+from serve_app.fields import remedy_of
+
+MOST_PROBLEMS = 20
+_LONGEST_NAME = 80
+
+
+class Rejected(Exception):  # noqa: N818 - an answer, not a failure of ours
+    """A request that gets an HTTP error: its status code and problems; the text never holds the caller's data."""
+
+    def __init__(self, status: int, *problems: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"HTTP {status}: {', '.join(sorted({problem['type'] for problem in problems}))}")
+        self.status = status
+        self.problems = problems
+        self.headers = headers
+
+    def response(self) -> Response:
+        """The HTTP answer."""
+        return problem_response(self.status, self.problems, self.headers)
+
+
+def problem(kind: str, message: str, remedy: str, *, field: str | None = None, where: str = "body") -> dict[str, Any]:
+    """One entry of `detail` (see models.Problem)."""
+    name = None if field is None else _printable(field)
+    return {
+        "type": kind,
+        "loc": [where] if name is None else [where, name],
+        "msg": message if name is None else f"{name}: {message}",
+        "field": name,
+        "remedy": remedy,
+    }
+
+
+def problem_response(
+    status: int, problems: Sequence[dict[str, Any]], headers: Mapping[str, str] | None = None
+) -> Response:
+    """JSON answer `{"detail": problems}`."""
+    return Response(json.dumps({"detail": list(problems)}), status, dict(headers or {}), "application/json")
+
+
+def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Translate pydantic's findings about one transaction; at most MOST_PROBLEMS of them."""
+    found = []
+    errors = error.errors(include_url=False, include_input=False)
+    # A missing field and an unknown one are often the same misspelling: the unknown names are what is left to claim.
+    unclaimed = [_short(name) for name in list(given)[:1000] if name not in {column.name for column in schema.inputs}]
+    for entry in errors[:MOST_PROBLEMS]:
+        name = str(entry["loc"][0])
+        if entry["type"] == "missing":
+            near = closest(name, unclaimed).replace("; did you mean ", "; is it what you called ")
+            message, remedy = f"this field is required{near}", remedy_of(schema.column(name))
+        elif entry["type"] == "extra_forbidden":
+            message, remedy = _about_extra(name, schema, given)
+        else:
+            message, remedy = entry["ctx"]["problem"], entry["ctx"]["remedy"]
+        found.append(problem(entry["type"], message, remedy, field=name))
+    if len(errors) > MOST_PROBLEMS:
+        more = f"{len(errors) - MOST_PROBLEMS} more problems are not listed"
+        found.append(problem("too_many", more, "see GET /docs for the fields"))
+    return found
+
+
+def _about_extra(name: str, schema: Schema, given: Mapping[str, object]) -> tuple[str, str]:
+    """What is wrong with a field that the schema's inputs do not have, and the remedy."""
+    if schema.label is not None and name == schema.label.name:
+        return "this is the label, which is what the score predicts", "leave it out"
+    if name in schema.ignore:
+        return f"schema {schema.name!r} has no use for this field", "leave it out"
+    absent = [column.name for column in schema.inputs if column.name not in given]
+    near = closest(_short(name), absent) or closest(_short(name), [column.name for column in schema.inputs])
+    remedy = near.lstrip("; ") or f"the fields are {', '.join(column.name for column in schema.inputs)}"
+    return f"schema {schema.name!r} has no such field", remedy
+
+
+def _short(name: str) -> str:
+    return name[:_LONGEST_NAME]
+
+
+def _printable(name: str) -> str:
+    """A field name as the caller wrote it, cut short; half a surrogate pair cannot be sent back."""
+    return _short(name).encode("utf-8", "replace").decode()
