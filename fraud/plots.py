@@ -40,8 +40,7 @@ def pr_curve(
     style.horizontal_line(axes, rate, f"alerting at random: {rate:.2%}")
     style.percent(axes.xaxis)
     style.percent(axes.yaxis)
-    is_corner_free = all(ranking.precision[ranking.recall > 0.7].max() < 0.7 for ranking in rankings.values())
-    style.legend(axes, "average precision", "upper right" if is_corner_free else "center left", rankings)
+    style.legend(axes, "average precision", "best", rankings)
     return style.save(figure, path, f"Precision–recall (AP: {_ranked(area)})", f"{window}: {_rows(first)}")
 
 
@@ -194,7 +193,7 @@ def threshold_cost(
     style.horizontal_line(axes, idle, f"no alerts at all: {idle:,.0f}")
     if threshold is not None:
         style.vertical_line(axes, threshold, f"threshold {threshold:.3g}", height=0.12)
-    style.legend(axes, "lowest cost", "upper right", rankings)
+    style.legend(axes, "lowest cost", "best", rankings)
     title = "Cost by threshold"
     if chosen_cost is not None and idle > 0:
         saved = 1 - chosen_cost / idle
