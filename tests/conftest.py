@@ -42,10 +42,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test its own FRAUD_STATE folder and MLflow store; returns the folder."""
+def isolated_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test its own FRAUD_STATE folder (beside its tmp_path, which stays empty) and MLflow store."""
     settings: dict[str, str] = {}
-    state = tmp_path / "state"
+    state = tmp_path_factory.mktemp("state")
     _use_state(settings, state)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)

@@ -1,0 +1,207 @@
+"""`make demo`: the whole loop once, step by step, each by the command that a user would type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy import processes, services
+from deploy.services import BIN, CODE, HOST, Say, Stack, StackError
+from fraud.errors import ConfigError
+from fraud.settings import Settings
+
+SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
+SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
+SERVE_TIMEOUT_S = 300.0
+# Lines that our own code logs, as against Ray's: these are worth showing while a job runs.
+OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)|(error: .*)")
+
+
+@dataclass
+class Demo:
+    """One demonstration.
+
+    data, schema, config: the user's transactions, schema and training configuration; data None makes synthetic ones.
+    rows: how many of those.
+    """
+
+    settings: Settings
+    say: Say
+    data: str | None
+    schema: str
+    config: str | None
+    rows: int
+    stack: Stack = field(init=False)
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, say: Say) -> Demo:
+        """Take the command line's `demo` arguments. Raises ConfigError for a file that is not there."""
+        paths = {}
+        for name in ("data", "schema", "config"):
+            given = getattr(arguments, name)
+            located = settings.locate(given) if given else given
+            is_file = given is not None and ("://" in given or Path(located).exists())
+            if given and not is_file and (name == "data" or Path(given).suffix or "/" in given):
+                raise ConfigError(f"--{name} {given}: there is no such file; give a path that exists or a URL")
+            paths[name] = located if is_file else given
+        return cls(settings, say, paths["data"], paths["schema"], paths["config"], arguments.rows)
+
+    def run(self) -> None:
+        """Do every step and print where everything is. Raises StackError, naming the step, as soon as one fails."""
+        began = time.monotonic()
+        with processes.MemoryWatch(self.settings.state) as memory:
+            with self._step("start Ray and MLflow"):
+                self.stack = services.up(self.settings, lambda line: self.say(f"  {line}"))
+            reference, day, request = self._transactions()
+            schema = ["--schema", self.schema]
+            config = ["--config", self.config] if self.config else []
+            training = self.data or str(reference)
+            self._job("train", "ray_jobs.train", "--data", training, *schema, "--outdir", "artifacts", *config)
+            with self._step("deploy /score"):
+                self._deploy()
+            with self._step("score one transaction"):
+                self._score_one(request)
+            scored = self.settings.root / "artifacts" / "scored.parquet"
+            self._job("score a day", "ray_jobs.score", "--data", str(day), "--out", str(scored))
+            report = self._job("compare the day", "monitoring.drift", "--ref", str(reference), "--cur", str(day))
+        self.say("")
+        self._close(report, scored, time.monotonic() - began, memory)
+
+    def _transactions(self) -> tuple[Path, Path, dict[str, Any]]:
+        """Make or cut the data. Returns (reference file, file of the day to score, one request)."""
+        if self.data is None:
+            folder = self.settings.root / "data"
+            reference, day = folder / "transactions.csv", folder / "today.csv"
+            generate = ("ray_jobs.generate", "--rows")
+            self._job("make transactions", *generate, str(self.rows), "--out", str(reference))
+            today = (str(max(1000, self.rows // 10)), "--seed", "8", "--drift", "0.5")
+            self._job("make a later day", *generate, *today, "--out", str(day))
+            return reference, day, SEED_REQUEST
+        from deploy.sample import cut_last_day, request_from
+        from fraud.schema import Schema
+
+        with self._step("cut off the last day"):
+            schema = Schema.load(self.schema)
+            reference, day = cut_last_day(self.data, schema, self.settings.state / "demo")
+            return reference, day, request_from(day, schema)
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[None]:
+        began = time.monotonic()
+        self.say(f"==> {title}")
+        try:
+            yield
+        except BaseException:
+            self.say(f"    failed after {time.monotonic() - began:.1f} s; `make down` stops what runs")
+            raise
+        self.say(f"    {time.monotonic() - began:.1f} s")
+
+    def _job(self, title: str, module: str, *arguments: str) -> Path:
+        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError when it fails."""
+        with self._step(title):
+            command = ["python", "-m", module, *arguments]
+            self.say(f"    {' '.join(command)}")
+            submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE), "--"]
+            return self._ray_command("ray", [*submit, *command], title)
+
+    def _ray_command(self, program: str, arguments: Sequence[str], title: str) -> Path:
+        log = self.settings.state / "log" / f"{title.replace(' ', '-').replace('/', '')}.log"
+        with log.open("w", encoding="utf-8") as output:
+            running = subprocess.Popen(
+                [str(BIN / program), *arguments],
+                env=self.stack.environment(),
+                cwd=CODE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+            assert running.stdout is not None
+            for line in running.stdout:
+                output.write(line)
+                output.flush()
+                if match := OUR_LINE.search(line):
+                    self.say(f"    {match[1] or match[2]}")
+            code = running.wait()
+        if code != 0:
+            self.say(processes.last_lines(log))
+            raise StackError(f"step '{title}' failed with exit code {code}; the whole log is {log}")
+        return log
+
+    def _deploy(self) -> None:
+        """Deploy serve_app and wait until it runs, because `serve deploy` exits with 0 before anything happened."""
+        self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
+        began = time.monotonic()
+        while time.monotonic() - began < SERVE_TIMEOUT_S:
+            applications = self._serve_details().get("applications", {})
+            states = {name: details["status"] for name, details in applications.items()}
+            for name, state in states.items():
+                if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    reason = applications[name]["message"].strip()
+                    self.say("\n".join(reason.splitlines()[-20:]))
+                    raise StackError(
+                        f"application {name!r} is {state}: {(reason.splitlines() or ['no reason given'])[-1]}"
+                    )
+            if states and set(states.values()) == {"RUNNING"}:
+                return
+            time.sleep(0.5)
+        raise StackError(f"the application is not running after {SERVE_TIMEOUT_S:.0f} s: {states}")
+
+    def _serve_details(self) -> dict[str, Any]:
+        code, answer = services.ask_ray(self.stack, "/api/serve/applications/")
+        return json.loads(answer) if code == 200 else {}
+
+    def _config(self) -> Path:
+        """serve_app/config.yaml, or a copy with another port where the one it names is taken."""
+        import yaml
+
+        config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+        http = config.setdefault("http_options", {})
+        wanted = int(http.get("port", 8000))
+        # Serve keeps the port it began with until Ray stops.
+        running = self._serve_details().get("http_options")
+        port = int(running["port"]) if running else processes.free_port(wanted)
+        self.stack.serve_port = port
+        self.stack.write()
+        if (port, http.get("host")) == (wanted, HOST):
+            return SERVE_CONFIG
+        if not running:
+            self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
+        http.update(host=HOST, port=port)
+        copy = self.settings.state / "serve.yaml"
+        copy.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        return copy
+
+    def _score_one(self, request: dict[str, Any]) -> None:
+        url, body = f"http://{HOST}:{self.stack.serve_port}/score", json.dumps(request)
+        self.say(f"    curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'")
+        deadline = time.monotonic() + 30
+        while True:
+            code, answer = services.ask(url, body=body, timeout_s=30)
+            if code == 200:
+                self.say(f"    {answer}")
+                return
+            # Nobody there, or no replica yet: the route opens a moment after the status says so.
+            if code not in (0, 404, 503) or time.monotonic() > deadline:
+                raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
+            time.sleep(0.5)
+
+    def _close(self, drift_log: Path, scored: Path, seconds: float, memory: processes.MemoryWatch) -> None:
+        from deploy.local import addresses
+
+        for line in addresses(self.stack):
+            self.say(line)
+        self.say(f"drift report   {self.settings.root / 'monitoring' / 'drift_report.html'}")
+        self.say(f"scored day     {scored}")
+        held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
+        self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
+        self.say("stop everything with: make down")

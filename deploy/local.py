@@ -1,0 +1,101 @@
+"""`python -m deploy.local up|demo|down|status`: the whole system on this machine, on the loopback interface only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from deploy import services
+from deploy.processes import ours
+from deploy.services import Stack
+from fraud.errors import run_command
+from fraud.settings import Settings, turn_telemetry_off
+
+EPILOG = """examples:
+  python -m deploy.local demo
+  python -m deploy.local demo --data transactions.parquet --schema schema.yaml
+  python -m deploy.local down
+"""
+
+
+def say(line: str) -> None:
+    """Tell the user one thing, at once."""
+    sys.stdout.write(line.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m deploy.local",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|down|status")
+    verbs.add_parser("up", help="start Ray and MLflow, or reuse those that we started and that are healthy")
+    demo = verbs.add_parser("demo", help="up, then data, training, /score, a scored day and a drift report")
+    demo.add_argument("--data", help="your transactions, CSV or Parquet (default: synthetic ones, made now)")
+    demo.add_argument("--schema", default="transactions", help="schema YAML or a shipped name (default: %(default)s)")
+    demo.add_argument("--config", help="training configuration YAML (default: the one that training itself takes)")
+    demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic transactions (default: %(default)s)")
+    verbs.add_parser("down", help="stop what up and demo started, and nothing else")
+    verbs.add_parser("status", help="say what runs and where")
+    return top
+
+
+def settings_here() -> Settings:
+    """Settings whose root is this repository, unless FRAUD_ROOT says otherwise."""
+    root = os.environ.get("FRAUD_ROOT") or str(services.CODE)
+    return Settings.from_environment({**os.environ, "FRAUD_ROOT": root})
+
+
+def addresses(stack: Stack) -> list[str]:
+    """One line for every page a user can open."""
+    lines = [
+        f"Ray dashboard  {stack.url('dashboard')}   (it asks for the token in {stack.token_path})",
+        f"MLflow         {stack.url('mlflow')}",
+    ]
+    if stack.serve_port:
+        lines.append(f"/score, /docs  http://{services.HOST}:{stack.serve_port}/docs")
+    return lines
+
+
+def status(settings: Settings) -> int:
+    """Say what runs; returns 0 when the whole stack does, otherwise 1."""
+    stack = Stack.read(settings)
+    if set(stack.services) != {"ray", "mlflow"}:
+        left = len(ours(settings.state))
+        say(
+            "not running: start it with `make up`"
+            + (f" ({left} processes of an earlier start are left)" if left else "")
+        )
+        return 1
+    for line in addresses(stack):
+        say(line)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Raises FraudError with the reason when a step fails."""
+    arguments = parser().parse_args(argv)
+    settings = settings_here()
+    turn_telemetry_off()
+    if arguments.verb == "down":
+        services.down(settings, say)
+    elif arguments.verb == "status":
+        return status(settings)
+    elif arguments.verb == "up":
+        for line in addresses(services.up(settings, say)):
+            say(line)
+    else:
+        from deploy.demo import Demo
+
+        Demo.from_arguments(arguments, settings, say).run()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

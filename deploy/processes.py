@@ -1,0 +1,188 @@
+"""Start processes that can be found again, tell ours from everybody else's, and stop ours only.
+
+Every process is started with one environment variable that names our state folder. Children inherit it, also those that
+are adopted by init after their parent died, so a scan finds them all and nothing of anybody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MARK = "FRAUD_LOCAL_STATE"
+# A process start time is read back from the kernel in ticks; two readings of one process differ by less than this.
+SAME_START_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A server that we started.
+
+    name: "ray" or "mlflow".
+    pid, started: process id and its start time in seconds since 1970; both must match, because ids are used again.
+    ports: the ports it was given, by purpose.
+    log: file that takes its output.
+    """
+
+    name: str
+    pid: int
+    started: float
+    ports: dict[str, int]
+    log: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether that very process, not a later one with its id, still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < SAME_START_S
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def start(
+    name: str, command: Sequence[str], *, state: Path, environment: Mapping[str, str], ports: dict[str, int]
+) -> Service:
+    """Start `command` in a session of its own, marked as ours, with its output in <state>/log/<name>.log."""
+    log = state / "log" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env={**environment, MARK: str(state)},
+            cwd=state,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    started = psutil.Process(process.pid).create_time()
+    return Service(name=name, pid=process.pid, started=started, ports=ports, log=str(log))
+
+
+def ours(state: Path) -> list[psutil.Process]:
+    """Every running process that carries our mark, and the descendants of those (some clear their environment)."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == str(state):
+                found[process.pid] = process
+                found.update((child.pid, child) for child in process.children(recursive=True))
+        except psutil.Error:
+            continue  # gone meanwhile, or another user's: not ours either way
+    return [process for process in found.values() if process.pid != os.getpid() and _runs(process)]
+
+
+def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> list[psutil.Process]:
+    """Stop everything of ours: `roots` first, which end their own children in good order, then what is left.
+
+    Returns the processes that could not be stopped (none, normally).
+    """
+    everything = {process.pid: process for process in ours(state)}
+    for root in roots:
+        if root.is_alive and root.pid in everything:
+            _signal(everything[root.pid], kill=False)
+    _, left = psutil.wait_procs(list(everything.values()), timeout=grace_s)
+    for kill in (False, True):
+        left = _unique([*left, *ours(state)])
+        for process in left:
+            _signal(process, kill=kill)
+        _, left = psutil.wait_procs(left, timeout=grace_s / 2)
+    return [process for process in _unique([*left, *ours(state)]) if _runs(process)]
+
+
+def _unique(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return list({process.pid: process for process in processes}.values())
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _signal(process: psutil.Process, *, kill: bool) -> None:
+    # psutil compares the start time before it sends a signal, so a recycled id is safe.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+
+
+def free_port(preferred: int, *, avoid: Iterable[int] = ()) -> int:
+    """Return `preferred`, or the next port above it that nothing on this machine listens on."""
+    taken = set(avoid)
+    for port in range(preferred, min(preferred + 1000, 65536)):
+        if port in taken:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"no free port between {preferred} and {preferred + 999}")
+
+
+def last_lines(path: str | Path, count: int = 20) -> str:
+    """Return the end of a log file, or a note that there is none."""
+    try:
+        with Path(path).open("rb") as log:
+            log.seek(max(0, Path(path).stat().st_size - 64 * 1024))
+            text = log.read().decode("utf-8", errors="replace")
+    except OSError:
+        return f"(no log at {path})"
+    return "\n".join(text.splitlines()[-count:])
+
+
+class MemoryWatch:
+    """Sample, in a thread, how much memory our processes hold and how far the machine's free memory falls.
+
+    peak_bytes: largest sum over our processes, this one included; proportional set size where the system has it, since
+    Ray's workers share pages, otherwise resident size. fall_bytes: largest drop of available memory since the start.
+    """
+
+    def __init__(self, state: Path, interval_s: float = 2.0) -> None:
+        self.peak_bytes = 0
+        self.fall_bytes = 0
+        self._state = state
+        self._interval_s = interval_s
+        self._available_before = psutil.virtual_memory().available
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            held = sum(_held_bytes([psutil.Process(), *ours(self._state)]))
+            self.peak_bytes = max(self.peak_bytes, held)
+            self.fall_bytes = max(self.fall_bytes, self._available_before - psutil.virtual_memory().available)
+            self._over.wait(self._interval_s)
+
+
+def _held_bytes(processes: Iterable[psutil.Process]) -> Iterator[int]:
+    for process in processes:
+        try:
+            full = process.memory_full_info()
+            yield getattr(full, "pss", 0) or full.rss
+        except psutil.Error:
+            continue

@@ -1,0 +1,246 @@
+"""The two servers of a local stack, Ray and MLflow: how they are started, on which ports, and when they are healthy."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from deploy import processes
+from deploy.processes import Service
+from fraud.errors import FraudError
+from fraud.settings import TELEMETRY_OFF, Settings
+
+CODE = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+HOST = "127.0.0.1"
+RAY_PORTS = {
+    "dashboard": 8265,
+    "gcs": 6379,
+    "client": 10001,
+    "agent": 52365,
+    "autoscaler_metrics": 44217,
+    "dashboard_metrics": 44227,
+}
+MLFLOW_PORTS = {"mlflow": 5000}
+# Logical processors: two replicas, a job's driver and its tasks must fit beside each other on a machine with two cores.
+LEAST_CPUS = 4
+OBJECT_STORE_BYTES = 2_000_000_000
+START_TIMEOUT_S = 180.0
+
+Say = Callable[[str], None]
+
+
+class StackError(FraudError):
+    """A server of the local stack did not start, died, or could not be stopped."""
+
+
+@dataclass
+class Stack:
+    """What runs, as recorded in <state>/local.json; build with `Stack.read`.
+
+    settings: where the state folder and the user's files are.
+    services: by name, "ray" and "mlflow".
+    serve_port: the port of /score, once it was deployed.
+    """
+
+    settings: Settings
+    services: dict[str, Service] = field(default_factory=dict)
+    serve_port: int | None = None
+
+    @classmethod
+    def read(cls, settings: Settings) -> Stack:
+        """Read the record; services that died or whose process id belongs to somebody else are left out."""
+        try:
+            raw = json.loads(_record(settings).read_text(encoding="utf-8"))
+            services = {entry["name"]: Service(**entry) for entry in raw["services"]}
+            serve_port = raw["serve_port"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls(settings)
+        alive = {name: service for name, service in services.items() if service.is_alive}
+        return cls(settings, alive, serve_port if "ray" in alive else None)
+
+    def write(self) -> None:
+        """Record what runs, atomically."""
+        record = _record(self.settings)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        temporary = record.with_suffix(".tmp")
+        content = {"services": [asdict(service) for service in self.services.values()], "serve_port": self.serve_port}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(record)
+
+    def port(self, purpose: str) -> int:
+        """The port of "dashboard", "gcs" or "mlflow". Raises StackError when that server does not run."""
+        for service in self.services.values():
+            if purpose in service.ports:
+                return service.ports[purpose]
+        raise StackError(f"nothing of ours serves {purpose!r}: start it with `make up`")
+
+    def url(self, purpose: str) -> str:
+        """The address of "dashboard" or "mlflow"."""
+        return f"http://{HOST}:{self.port(purpose)}"
+
+    @property
+    def token_path(self) -> Path:
+        """File with the token that Ray's dashboard, jobs and clients must show."""
+        return self.settings.state / "ray_token"
+
+    def environment(self) -> dict[str, str]:
+        """What the servers, the jobs and the command lines run with: loopback, a token, our MLflow, no telemetry."""
+        path = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        numba_cache = self.settings.state / "numba"
+        return {
+            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+            **TELEMETRY_OFF,
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONUNBUFFERED": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+            # Despite its name this also keeps every Ray port of a Linux machine on the loopback interface.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(numba_cache)),
+            "FRAUD_ROOT": str(self.settings.root),
+            "FRAUD_STATE": str(self.settings.state),
+            "FRAUD_MODE": os.environ.get("FRAUD_MODE", "dev"),
+            processes.MARK: str(self.settings.state),
+            **({"MLFLOW_TRACKING_URI": self.url("mlflow")} if "mlflow" in self.services else {}),
+        }
+
+
+def up(settings: Settings, say: Say) -> Stack:
+    """Start Ray and MLflow where they do not run already, wait until both are healthy, and record them.
+
+    Raises StackError with the end of the log when one does not come up.
+    """
+    settings.state.mkdir(parents=True, exist_ok=True)
+    stack = Stack.read(settings)
+    _make_token(stack.token_path)
+    if set(stack.services) != {"ray", "mlflow"} and (left := processes.ours(settings.state)):
+        # Half a stack is of no use: Ray's processes know MLflow's address from their environment.
+        say(f"stopping {len(left)} processes of an earlier, incomplete start")
+        down(settings, say)
+        stack = Stack(settings)
+    if not stack.services:
+        stack.services["mlflow"] = _start_mlflow(stack, say)
+        stack.write()
+        stack.services["ray"] = _start_ray(stack, say)
+        stack.write()
+    _wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
+    _wait(stack, "ray", lambda: ask_ray(stack, "/api/jobs/")[0] == 200, say)
+    return stack
+
+
+def down(settings: Settings, say: Say) -> None:
+    """Stop everything we started and nothing else. Raises StackError when a process survives."""
+    stack = Stack.read(settings)
+    running = processes.ours(settings.state)
+    if not running:
+        say("nothing of ours runs")
+    else:
+        say(f"stopping {len(running)} processes ...")
+        ray_first = sorted(stack.services.values(), key=lambda service: service.name != "ray")
+        if left := processes.stop(settings.state, ray_first):
+            raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
+        say("stopped")
+    _record(settings).unlink(missing_ok=True)
+
+
+def ask(
+    url: str, *, headers: Mapping[str, str] | None = None, body: str | None = None, timeout_s: float = 5.0
+) -> tuple[int, str]:
+    """Ask a server on this machine; `body` makes it a POST of JSON. Returns (status, text), status 0 for no answer."""
+    data = None if body is None else body.encode("utf-8")
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **(headers or {})})
+    # The loopback interface needs no proxy, whatever the environment names.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=timeout_s) as answer:
+            return int(answer.status), answer.read().decode("utf-8")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode("utf-8", errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+
+
+def ask_ray(stack: Stack, path: str) -> tuple[int, str]:
+    """Ask the dashboard's REST interface at `path`, with the token. Returns (status, text)."""
+    token = stack.token_path.read_text(encoding="utf-8").strip()
+    return ask(stack.url("dashboard") + path, headers={"Authorization": f"Bearer {token}"})
+
+
+def _record(settings: Settings) -> Path:
+    return settings.state / "local.json"
+
+
+def _make_token(path: Path) -> None:
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32), encoding="utf-8")
+
+
+def _choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for purpose, preferred in wanted.items():
+        chosen[purpose] = processes.free_port(preferred, avoid=chosen.values())
+        if chosen[purpose] != preferred:
+            say(f"port {preferred} ({purpose}) is taken by another program: using {chosen[purpose]}")
+    return chosen
+
+
+def _start_mlflow(stack: Stack, say: Say) -> Service:
+    state = stack.settings.state
+    ports = _choose_ports(MLFLOW_PORTS, say)
+    # One worker: several that create one SQLite store at once lock each other out.
+    command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{state}/mlflow.db"]
+    command += ["--artifacts-destination", str(state / "mlartifacts")]
+    environment = {name: value for name, value in stack.environment().items() if name != "MLFLOW_TRACKING_URI"}
+    return processes.start("mlflow", command, state=state, environment=environment, ports=ports)
+
+
+def _start_ray(stack: Stack, say: Say) -> Service:
+    state = stack.settings.state
+    ports = _choose_ports(RAY_PORTS, say)
+    # Ray keeps sockets there and a socket's path may have 107 characters, so it cannot lie below our folder.
+    scratch = Path(tempfile.gettempdir()) / f"fraud-ray-{hashlib.sha256(str(state).encode()).hexdigest()[:10]}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
+    command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(scratch)]
+    command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
+    command += ["--port", str(ports["gcs"]), "--ray-client-server-port", str(ports["client"])]
+    command += ["--dashboard-host", HOST, "--dashboard-port", str(ports["dashboard"])]
+    command += ["--dashboard-agent-listen-port", str(ports["agent"])]
+    environment = {
+        **stack.environment(),
+        "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
+        "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
+    }
+    return processes.start("ray", command, state=state, environment=environment, ports=ports)
+
+
+def _wait(stack: Stack, name: str, is_healthy: Callable[[], bool], say: Say) -> None:
+    service, began, told = stack.services[name], time.monotonic(), 0.0
+    while not is_healthy():
+        waited = time.monotonic() - began
+        if not service.is_alive or waited > START_TIMEOUT_S:
+            reason = "is not healthy yet" if service.is_alive else "ended"
+            say(processes.last_lines(service.log))
+            raise StackError(f"{name} {reason} after {waited:.0f} s; its log is {service.log}")
+        if waited - told > 10:
+            told = waited
+            say(f"waiting for {name} ({waited:.0f} s) ...")
+        time.sleep(0.3)

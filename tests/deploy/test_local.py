@@ -1,0 +1,163 @@
+"""The local stack for real: up, reuse, a job, a failing job, down; and the demo's answers when a step fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy import processes, services
+from deploy.demo import SEED_REQUEST, Demo
+from deploy.local import main, parser
+from deploy.services import CODE, Stack, StackError
+from fraud.errors import ConfigError
+from fraud.settings import Settings
+
+
+def settings_for(tmp_path: Path) -> Settings:
+    return Settings.from_environment({"FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": "state", "FRAUD_MODE": "dev"})
+
+
+def demo_for(settings: Settings, said: list[str], *arguments: str) -> Demo:
+    return Demo.from_arguments(parser().parse_args(["demo", *arguments]), settings, said.append)
+
+
+@contextmanager
+def answering(status: int, text: str) -> Iterator[int]:
+    """A server on a free port that answers every POST alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
+    settings = settings_for(tmp_path)
+    for flag in ("--data", "--schema", "--config"):
+        with pytest.raises(ConfigError, match=f"{flag} absent.yaml"):
+            demo_for(settings, [], flag, "absent.yaml")
+    (tmp_path / "mine.csv").write_text("a\n1\n")
+    demo = demo_for(settings, [], "--data", "mine.csv", "--schema", "handbook")
+    assert (demo.data, demo.schema, demo.config) == (str(tmp_path / "mine.csv"), "handbook", None)
+
+
+def test_the_answer_of_score_decides(tmp_path: Path):
+    said: list[str] = []
+    demo = demo_for(settings_for(tmp_path), said)
+    with answering(200, '{"score": 0.97}') as port:
+        demo.stack = Stack(demo.settings, serve_port=port)
+        demo._score_one(SEED_REQUEST)
+    assert any('{"score": 0.97}' in line for line in said)
+    with answering(422, "amount: not a number") as port:
+        demo.stack = Stack(demo.settings, serve_port=port)
+        with pytest.raises(StackError, match="422: amount: not a number"):
+            demo._score_one(SEED_REQUEST)
+
+
+def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path):
+    settings, said = settings_for(tmp_path), []
+    settings.state.mkdir()
+    command = [sys.executable, "-c", "raise SystemExit('the disk is full')"]
+    service = processes.start("mlflow", command, state=settings.state, environment=dict(os.environ), ports={})
+    with pytest.raises(StackError, match="mlflow ended"):
+        services._wait(Stack(settings, {"mlflow": service}), "mlflow", lambda: False, said.append)
+    assert "the disk is full" in "\n".join(said)
+
+
+def test_status_and_down_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FRAUD_STATE", str(tmp_path / "none"))
+    assert main(["status"]) == 1
+    assert main(["down"]) == 0
+    assert "make up" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_up_job_and_down(tmp_path: Path):
+    settings, said = settings_for(tmp_path), []
+    environment = {**os.environ, "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(settings.state)}
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+
+    def local(verb: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.local", verb]
+        return subprocess.run(
+            command, cwd=CODE, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+
+    blocked = processes.free_port(8265)
+    try:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", blocked))
+            other.listen()
+            first = local("up")
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert "(dashboard) is taken by another program: using" in first.stdout
+        stack = Stack.read(settings)
+        assert stack.port("dashboard") > blocked
+        assert stack.url("dashboard") in first.stdout
+        assert stack.url("mlflow") in first.stdout
+        assert stat.S_IMODE(stack.token_path.stat().st_mode) == 0o600
+
+        # Safe to repeat: nothing starts again.
+        assert local("up").returncode == 0
+        assert Stack.read(settings).services == stack.services
+
+        # Ray refuses whoever has no token, and listens on the loopback interface only.
+        assert services.ask(stack.url("dashboard") + "/api/jobs/")[0] == 401
+        assert services.ask_ray(stack, "/api/jobs/")[0] == 200
+        listening = [
+            connection.laddr.ip
+            for process in processes.ours(settings.state)
+            for connection in process.net_connections(kind="tcp")
+            if connection.status == "LISTEN"
+        ]
+        assert len(listening) > 3
+        assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+        # A job runs on Ray with our folder as its root; one that fails stops the demo with the job's own reason.
+        demo = demo_for(settings, said)
+        demo.stack = stack
+        demo._job("make some", "ray_jobs.generate", "--rows", "20", "--out", "data/some.csv")
+        assert len((tmp_path / "data" / "some.csv").read_text().splitlines()) == 21
+        with pytest.raises(StackError, match="step 'make wrong' failed with exit code 1"):
+            demo._job("make wrong", "ray_jobs.generate", "--rows", "20", "--out", "data/some.pdf")
+        assert any("error:" in line and ".csv" in line for line in said)
+
+        # The record is lost, say with a cleaned folder: down still finds everything by its mark.
+        (settings.state / "local.json").write_text("{")
+        stopped = local("down")
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        assert processes.ours(settings.state) == []
+        assert services.ask(stack.url("mlflow") + "/health")[0] == 0
+        assert bystander.poll() is None
+        assert local("status").returncode == 1
+    finally:
+        processes.stop(settings.state, [])
+        bystander.kill()
+        bystander.wait()

@@ -1,0 +1,55 @@
+"""What the demo takes from somebody's own data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deploy.sample import cut_last_day, request_from
+from fraud.errors import DataError
+from fraud.schema import Schema, validate
+from fraud.simulate import cards, transactions
+
+
+def test_the_last_calendar_day_is_cut_off(tmp_path: Path):
+    schema = Schema.load("handbook")
+    frame = cards(6000, seed=3, fraud_rate=0.02)
+    # An unordered file whose last day is known.
+    frame["TX_DATETIME"] = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(6000) * 60, unit="s")
+    frame.sample(frac=1.0, random_state=0).to_parquet(tmp_path / "cards.parquet")
+
+    reference, day = cut_last_day(str(tmp_path / "cards.parquet"), schema, tmp_path / "out")
+
+    last, before = pd.read_parquet(day), pd.read_parquet(reference)
+    assert set(last["TX_DATETIME"].dt.date) == {frame["TX_DATETIME"].iloc[-1].date()}
+    assert before["TX_DATETIME"].max() < last["TX_DATETIME"].min()
+    assert len(last) + len(before) == 6000
+
+
+def test_without_a_timestamp_the_last_tenth_is_the_day(tmp_path: Path):
+    frame = transactions(2000, seed=3)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    reference, day = cut_last_day(str(tmp_path / "t.csv"), Schema.load("transactions"), tmp_path / "out")
+    assert len(pd.read_parquet(reference)) == 1800
+    pd.testing.assert_frame_equal(pd.read_parquet(day), frame.iloc[1800:].reset_index(drop=True), check_dtype=False)
+
+
+def test_too_few_rows_are_refused(tmp_path: Path):
+    transactions(50, seed=3).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="50 usable rows"):
+        cut_last_day(str(tmp_path / "t.csv"), Schema.load("transactions"), tmp_path / "out")
+
+
+def test_a_request_is_json_without_the_label_and_passes_the_schema(tmp_path: Path):
+    schema = Schema.load("handbook")
+    day = tmp_path / "day.parquet"
+    cards(300, seed=5).to_parquet(day)
+    request = request_from(day, schema)
+    assert set(request) == {column.name for column in schema.inputs}
+    assert schema.label is not None
+    assert schema.label.name not in request
+    assert len(validate(pd.DataFrame([json.loads(json.dumps(request))]), schema).rows) == 1
