@@ -82,6 +82,8 @@ class Engine:
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
         self._singly(raw[:1])
+        for history in self._history:
+            history.warm_up()
 
     def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
         """Score canonical rows (fraud.schema.validate): columns score, forest_score, autoencoder_score, is_fraud; same
@@ -209,6 +211,12 @@ class _OnlineHistory:
         self._unseen = np.zeros(kernels.N_STATE)
         names = {"zscore": kernels.ZSCORE, "log_ratio": kernels.LOG_RATIO, "count": kernels.COUNT, "risk": kernels.RISK}
         self._wanted = [names[statistic] for statistic in self._entry.statistics]
+
+    def warm_up(self) -> None:
+        """Compile what `read` calls, on arrays that are thrown away."""
+        state, totals, half_life_days = self._unseen.copy(), self._totals.copy(), self._entry.half_life_days
+        kernels.learn_label(state, totals, 0.0, 0.0, half_life_days)
+        kernels.history_features(state, totals, 0.0, 0.0, half_life_days, np.empty(4))
 
     def read(self, row: Mapping[str, object], now: float) -> list[float]:
         days, entities, labels = self._pending
