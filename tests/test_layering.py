@@ -23,7 +23,8 @@ FOREIGN_TO_DAG_PARSING = {"ray", "torch", "mlflow", CORE, *ROLES}
 ONLY_IN = {"mlflow": ("fraud/registry.py",), "numba": ("fraud/kernels.py",), "evidently": ("monitoring/*.py",)}
 # What runs code found in a file.
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "joblib", "cloudpickle", "dill", "shelve", "marshal"}
-UNSAFE_CALLS = {"read_pickle", "load_model", "unsafe_load", "full_load", "eval", "exec"}
+UNSAFE_CALLS = {"read_pickle", "unsafe_load", "full_load", "eval", "exec"}
+MODEL_FLAVOURS = {"pyfunc", "sklearn", "pytorch"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 # What the serving replica has no use for and would pay for in start-up time and memory.
 HEAVY = ("torch", "sklearn", "matplotlib", "mlflow", "ray", "evidently")
@@ -100,6 +101,17 @@ def keyword(call: ast.Call, name: str) -> object:
     return values[0].value if values and isinstance(values[0], ast.Constant) else None
 
 
+def has_safe_loader(call: ast.Call, tree: ast.Module) -> bool:
+    """Whether `yaml.load(..., Loader=X)` names SafeLoader or a class of this module that derives from it."""
+    loaders = {name_of(entry.value) for entry in call.keywords if entry.arg == "Loader"}
+    derived = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and "SafeLoader" in {name_of(base) for base in node.bases}
+    }
+    return bool(loaders) and loaders <= derived | {"SafeLoader"}
+
+
 def test_there_is_something_to_check():
     assert len(modules(CORE)) >= 5
     assert len(SHIPPED_MODULES) >= 8
@@ -155,7 +167,8 @@ def test_a_library_has_one_home(library: str):
 @pytest.mark.parametrize("path", SHIPPED_MODULES, ids=relative)
 def test_nothing_loads_code_from_a_file(path: Path):
     found = [f"line {line}: imports {name}" for name, line in imports_anywhere(path) if name in UNSAFE_MODULES]
-    for node in ast.walk(parse(path)):
+    tree = parse(path)
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name = name_of(node.func)
@@ -165,8 +178,10 @@ def test_nothing_loads_code_from_a_file(path: Path):
             found.append(f"line {node.lineno}: calls {name}")
         if name == "load" and owner == "torch" and keyword(node, "weights_only") is not True:
             found.append(f"line {node.lineno}: torch.load without weights_only=True")
-        if name == "load" and owner == "yaml":
-            found.append(f"line {node.lineno}: yaml.load instead of yaml.safe_load")
+        if name == "load_model" and owner in MODEL_FLAVOURS:
+            found.append(f"line {node.lineno}: loads MLflow's own model format")
+        if name == "load" and owner == "yaml" and not has_safe_loader(node, tree):
+            found.append(f"line {node.lineno}: yaml.load without a loader derived from SafeLoader")
         if name == "load" and owner in {"np", "numpy"} and keyword(node, "allow_pickle") not in (None, False):
             found.append(f"line {node.lineno}: numpy.load with allow_pickle")
     assert not found
