@@ -304,25 +304,34 @@ def fingerprint(path: str) -> str:
 
 def write_parquet(frame: pd.DataFrame, path: str) -> None:
     """Write `frame` without its index; readers see the old file or the whole new one. Raises DataError."""
-    _write(path, lambda stream: frame.to_parquet(stream, index=False))
+    write(path, lambda stream: frame.to_parquet(stream, index=False))
 
 
 def write_csv(frame: pd.DataFrame, path: str) -> None:
     """Write `frame` as UTF-8 CSV without its index, as atomically as `write_parquet`. Raises DataError."""
-    _write(path, lambda stream: frame.to_csv(stream, index=False))
+    write(path, lambda stream: frame.to_csv(stream, index=False))
 
 
 def write_text(text: str, path: str) -> None:
     """Write `text` as UTF-8, as atomically as `write_parquet`. Raises DataError."""
-    _write(path, lambda stream: stream.write(text.encode()))
+    write(path, lambda stream: stream.write(text.encode()))
 
 
-def _write(path: str, put: Callable[[IO[bytes]], object]) -> None:
+def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
+    """Write what `put` writes to the file it is given; when it raises, what was at `path` stays. Raises DataError."""
     filesystem, target = fsspec.core.url_to_fs(path)
     try:
         if "file" not in filesystem.protocol:
-            with filesystem.open(target, "wb") as stream:  # object stores show a file only once it is closed
-                put(stream)
+            # Object stores show a file once it is closed, and an exception closes it: so write beside it, and move.
+            folder, _, name = target.rpartition("/")
+            partial = f"{folder}/.{name}.{os.getpid()}.tmp"
+            try:
+                with filesystem.open(partial, "wb") as stream:
+                    put(stream)
+                filesystem.mv(partial, target)
+            finally:
+                if filesystem.exists(partial):
+                    filesystem.rm(partial)
             return
         final = Path(target)
         final.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,88 @@
+"""The table of scored rows: what batch scoring writes, what a reference for drift is, and what monitoring reads.
+
+Its columns: row (number in the source, from 0), the schema's columns, `ADDED`. A schema column whose name is one of
+ours (the label of the shipped schema is called is_fraud, and so is our decision) is written as given_<name>.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from fraud.contract import Schema
+from fraud.engine import SCORE_COLUMNS, Reason
+
+ROW = "row"
+ADDED = (*SCORE_COLUMNS, "reasons", "model_version")
+_GIVEN = "given_"
+_TYPES = {
+    "numeric": pa.float64(),
+    "boolean": pa.float64(),
+    "timestamp": pa.timestamp("us"),
+    "label": pa.int8(),
+    "score": pa.float64(),
+    "forest_score": pa.float64(),
+    "autoencoder_score": pa.float64(),
+    "is_fraud": pa.bool_(),
+}
+
+
+def name_of(column: str) -> str:
+    """The name under which a schema column stands in the table."""
+    return f"{_GIVEN}{column}" if column == ROW or column in ADDED else column
+
+
+def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
+    """Row number and schema columns under their own names, canonical types (fraud.schema.validate)."""
+    wanted = [column for column in schema.columns if with_label or column.kind != "label"]
+    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
+
+
+def arrow_schema(schema: Schema, *, with_label: bool) -> pa.Schema:
+    """The Arrow schema of the whole table."""
+    added = [pa.field(name, _TYPES.get(name, pa.string())) for name in ADDED]
+    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
+
+
+def table(
+    rows: pd.DataFrame, scores: pd.DataFrame, model_version: str, reasons: Sequence[str | None] | None = None
+) -> pd.DataFrame:
+    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 7).
+
+    scores: fraud.engine.SCORE_COLUMNS; reasons: one text a row (`reasons_text`), None where there is none.
+    """
+    frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
+    frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
+    for name in SCORE_COLUMNS:
+        frame[name] = scores[name].to_numpy()
+    frame["reasons"] = pd.Series(reasons, index=frame.index, dtype="str") if reasons is not None else None
+    frame["model_version"] = model_version
+    return frame
+
+
+def reasons_text(reasons: Sequence[Reason]) -> str:
+    """Reasons as compact JSON: a list of objects column, feature, value, typical, contribution; strongest first."""
+    return json.dumps(
+        [{name: _short(value) for name, value in vars(reason).items()} for reason in reasons], allow_nan=False
+    )
+
+
+def is_scored(frame: pd.DataFrame) -> bool:
+    """Whether a frame is such a table: it holds every column of `fraud.engine.SCORE_COLUMNS`."""
+    return set(SCORE_COLUMNS) <= set(frame.columns)
+
+
+def source_columns(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The schema's columns of a scored table, under the names the schema knows; our own columns are left out."""
+    names = {name_of(column.name): column.name for column in schema.columns}
+    return frame[[name for name in frame.columns if name in names]].rename(columns=names)
+
+
+def _short(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return value
