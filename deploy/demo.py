@@ -21,8 +21,24 @@ from fraud.settings import Settings
 SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
+SCORED = "artifacts/scored.parquet"
 # Lines that our own code logs, as against Ray's: these are worth showing while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)|(error: .*)")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the steps work on.
+
+    training: file or URL to train on; reference, day: files that the drift report compares.
+    scoring: arguments that name the day to ray_jobs.score; request: body of one /score request.
+    """
+
+    training: str
+    reference: Path
+    day: Path
+    scoring: list[str]
+    request: dict[str, Any]
 
 
 @dataclass
@@ -59,39 +75,43 @@ class Demo:
         began = time.monotonic()
         with processes.MemoryWatch(self.settings.state) as memory:
             with self._step("start Ray and MLflow"):
-                self.stack = services.up(self.settings, lambda line: self.say(f"  {line}"))
-            reference, day, request = self._transactions()
-            schema = ["--schema", self.schema]
+                self.stack = services.up(self.settings, lambda line: self.say(f"    {line}"))
+            material = self._own() if self.data else self._synthetic()
             config = ["--config", self.config] if self.config else []
-            training = self.data or str(reference)
-            self._job("train", "ray_jobs.train", "--data", training, *schema, "--outdir", "artifacts", *config)
+            where = ["--data", material.training, "--schema", self.schema, "--outdir", "artifacts"]
+            self._job("train", "ray_jobs.train", *where, *config)
             with self._step("deploy /score"):
                 self._deploy()
             with self._step("score one transaction"):
-                self._score_one(request)
-            scored = self.settings.root / "artifacts" / "scored.parquet"
-            self._job("score a day", "ray_jobs.score", "--data", str(day), "--out", str(scored))
-            report = self._job("compare the day", "monitoring.drift", "--ref", str(reference), "--cur", str(day))
+                self._score_one(material.request)
+            self._job("score a day", "ray_jobs.score", *material.scoring, "--out", SCORED, "--force")
+            self._job(
+                "compare the day", "monitoring.drift", "--ref", str(material.reference), "--cur", str(material.day)
+            )
         self.say("")
-        self._close(report, scored, time.monotonic() - began, memory)
+        self._close(time.monotonic() - began, memory)
 
-    def _transactions(self) -> tuple[Path, Path, dict[str, Any]]:
-        """Make or cut the data. Returns (reference file, file of the day to score, one request)."""
-        if self.data is None:
-            folder = self.settings.root / "data"
-            reference, day = folder / "transactions.csv", folder / "today.csv"
-            generate = ("ray_jobs.generate", "--rows")
-            self._job("make transactions", *generate, str(self.rows), "--out", str(reference))
-            today = (str(max(1000, self.rows // 10)), "--seed", "8", "--drift", "0.5")
-            self._job("make a later day", *generate, *today, "--out", str(day))
-            return reference, day, SEED_REQUEST
+    def _synthetic(self) -> Material:
+        folder = self.settings.root / "data"
+        reference, day = folder / "transactions.csv", folder / "today.csv"
+        make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
+        self._job("make transactions", *make, str(self.rows), "--out", str(reference))
+        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", str(day))
+        return Material(str(reference), reference, day, ["--data", str(day)], SEED_REQUEST)
+
+    def _own(self) -> Material:
         from deploy.sample import cut_last_day, request_from
         from fraud.schema import Schema
 
+        assert self.data is not None
         with self._step("cut off the last day"):
             schema = Schema.load(self.schema)
-            reference, day = cut_last_day(self.data, schema, self.settings.state / "demo")
-            return reference, day, request_from(day, schema)
+            last = cut_last_day(self.data, schema, self.settings.state / "demo")
+            # The whole file where the day can be named, so that its customers come with their history.
+            scoring = (
+                ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
+            )
+            return Material(self.data, last.reference, last.rows, scoring, request_from(last.rows, schema))
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:
@@ -195,13 +215,13 @@ class Demo:
                 raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
             time.sleep(0.5)
 
-    def _close(self, drift_log: Path, scored: Path, seconds: float, memory: processes.MemoryWatch) -> None:
+    def _close(self, seconds: float, memory: processes.MemoryWatch) -> None:
         from deploy.local import addresses
 
         for line in addresses(self.stack):
             self.say(line)
         self.say(f"drift report   {self.settings.root / 'monitoring' / 'drift_report.html'}")
-        self.say(f"scored day     {scored}")
+        self.say(f"scored day     {self.settings.root / SCORED}")
         held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
         self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
         self.say("stop everything with: make down")

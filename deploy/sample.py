@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,23 @@ FEWEST_ROWS = 100
 REFERENCE_ROWS = 100_000
 
 
-def cut_last_day(data: str, schema: Schema, folder: Path) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class LastDay:
+    """The end of somebody's data. reference, rows: Parquet files with what came before and the day itself.
+
+    date: the calendar day (UTC); None where the day is only the last tenth of the rows.
+    """
+
+    reference: Path
+    rows: Path
+    date: dt.date | None
+
+
+def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
     """Write the last day of `data`, and up to 100,000 rows before it, as Parquet into `folder`.
 
     The last day is the last calendar day (UTC), or the last tenth of the rows where there is no timestamp or that day
-    holds fewer than 100 rows. Rows that the schema rejects are left out. Returns (reference, day).
+    holds fewer than 100 rows. Rows that the schema rejects are left out.
     Raises DataError when there are fewer than 200 good rows.
     """
     from fraud.data import read, write_parquet
@@ -29,18 +43,18 @@ def cut_last_day(data: str, schema: Schema, folder: Path) -> tuple[Path, Path]:
     good = validate(frame, schema).rows
     if len(good) < 2 * FEWEST_ROWS:
         raise DataError(f"{data} holds {len(good)} usable rows: the demo needs {2 * FEWEST_ROWS}")
-    if schema.timestamp is None:
-        ordered, first = frame.loc[good.index], len(good) * 9 // 10
-    else:
+    ordered, first, date = frame.loc[good.index], len(good) * 9 // 10, None
+    if schema.timestamp is not None:
         times = good[schema.timestamp.name].sort_values(kind="stable")
-        ordered, first = frame.loc[times.index], int(times.searchsorted(times.iloc[-1].floor("D")))
-        if not FEWEST_ROWS <= len(ordered) - first <= len(ordered) - FEWEST_ROWS:
-            first = len(ordered) * 9 // 10
-    reference, day = folder / "reference.parquet", folder / "day.parquet"
+        midnight = times.iloc[-1].floor("D")
+        ordered, start = frame.loc[times.index], int(times.searchsorted(midnight))
+        if FEWEST_ROWS <= start <= len(ordered) - FEWEST_ROWS:
+            first, date = start, midnight.date()
+    last = LastDay(reference=folder / "reference.parquet", rows=folder / "day.parquet", date=date)
     folder.mkdir(parents=True, exist_ok=True)
-    write_parquet(ordered.iloc[max(0, first - REFERENCE_ROWS) : first], str(reference))
-    write_parquet(ordered.iloc[first:], str(day))
-    return reference, day
+    write_parquet(ordered.iloc[max(0, first - REFERENCE_ROWS) : first], str(last.reference))
+    write_parquet(ordered.iloc[first:], str(last.rows))
+    return last
 
 
 def request_from(day: Path, schema: Schema) -> dict[str, Any]:

@@ -22,10 +22,11 @@ def test_the_last_calendar_day_is_cut_off(tmp_path: Path):
     frame["TX_DATETIME"] = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(6000) * 60, unit="s")
     frame.sample(frac=1.0, random_state=0).to_parquet(tmp_path / "cards.parquet")
 
-    reference, day = cut_last_day(str(tmp_path / "cards.parquet"), schema, tmp_path / "out")
+    cut = cut_last_day(str(tmp_path / "cards.parquet"), schema, tmp_path / "out")
 
-    last, before = pd.read_parquet(day), pd.read_parquet(reference)
-    assert set(last["TX_DATETIME"].dt.date) == {frame["TX_DATETIME"].iloc[-1].date()}
+    last, before = pd.read_parquet(cut.rows), pd.read_parquet(cut.reference)
+    assert cut.date == frame["TX_DATETIME"].iloc[-1].date()
+    assert set(last["TX_DATETIME"].dt.date) == {cut.date}
     assert before["TX_DATETIME"].max() < last["TX_DATETIME"].min()
     assert len(last) + len(before) == 6000
 
@@ -33,9 +34,12 @@ def test_the_last_calendar_day_is_cut_off(tmp_path: Path):
 def test_without_a_timestamp_the_last_tenth_is_the_day(tmp_path: Path):
     frame = transactions(2000, seed=3)
     frame.to_csv(tmp_path / "t.csv", index=False)
-    reference, day = cut_last_day(str(tmp_path / "t.csv"), Schema.load("transactions"), tmp_path / "out")
-    assert len(pd.read_parquet(reference)) == 1800
-    pd.testing.assert_frame_equal(pd.read_parquet(day), frame.iloc[1800:].reset_index(drop=True), check_dtype=False)
+    cut = cut_last_day(str(tmp_path / "t.csv"), Schema.load("transactions"), tmp_path / "out")
+    assert cut.date is None
+    assert len(pd.read_parquet(cut.reference)) == 1800
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(cut.rows), frame.iloc[1800:].reset_index(drop=True), check_dtype=False
+    )
 
 
 def test_too_few_rows_are_refused(tmp_path: Path):
