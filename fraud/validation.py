@@ -120,7 +120,7 @@ class Validator:
         ids = pd.Series(ids)
         repeated = np.zeros(len(ids), dtype=bool)
         kept = ids[candidates & ids.notna().to_numpy()]
-        twice = kept.duplicated().to_numpy()
+        twice = np.array(kept.duplicated())
         self._remember(self._last_ids)
         if len(self._seen_ids):
             hashes = _hashes(kept)
