@@ -9,6 +9,7 @@ squared, per-feature standardised, or whitened (Mahalanobis), optionally togethe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,6 +120,7 @@ class Training:
     best_error: float = float("inf")
     best_weights: dict[str, Any] = field(default_factory=dict)
     stale_epochs: int = 0
+    average: Callable[[list[float]], list[float]] = list
 
     def __post_init__(self) -> None:
         import torch
@@ -130,9 +132,14 @@ class Training:
             self.plain_module.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
         )
 
-    def distribute(self, wrap: Any) -> None:
-        """Call `wrap(module)`, e.g. ray.train.torch.prepare_model, for the module that steps are taken through."""
+    def distribute(self, wrap: Any, average: Callable[[list[float]], list[float]]) -> None:
+        """Take steps through `wrap(module)`, e.g. ray.train.torch.prepare_model.
+
+        average: the mean of numbers over the workers. Errors go through it, so that rounding on unlike machines cannot
+        make one worker stop while the others wait for it.
+        """
         self.module = wrap(self.plain_module)
+        self.average = average
 
     @property
     def is_finished(self) -> bool:
@@ -164,8 +171,7 @@ class Training:
             loss.backward()
             self.optimizer.step()
             total += loss.detach()
-        validation_error = self._error(x_validation)
-        train_error = float(total) / steps
+        train_error, validation_error = self.average([float(total) / steps, self._error(x_validation)])
         if not np.isfinite(train_error) or not np.isfinite(validation_error):
             raise DataError(
                 f"autoencoder error became {train_error} in epoch {number}: "

@@ -68,11 +68,11 @@ class Run:
             for start in range(0, len(params), _MAX_BATCH):
                 client.log_batch(self.run_id, params=params[start : start + _MAX_BATCH])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers, at an epoch (`step`) if they have one."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
+        """Log numbers, at an epoch (`step`) if they have one; the same with the same `time_ms` again is kept once."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000) if time_ms is None else time_ms
         with _answers(self.settings, "logging metrics") as client:
             client.log_batch(self.run_id, metrics=[Metric(key, float(v), now, step) for key, v in metrics.items()])
 

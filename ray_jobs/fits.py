@@ -1,0 +1,287 @@
+"""The two fits on Ray: trees in tasks, the autoencoder by Ray Train with a checkpoint after every epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+
+from fraud import forest
+from fraud.autoencoder import AutoencoderConfig, Training
+from fraud.errors import ConfigError, DataError, FraudError
+from fraud.forest import ForestConfig
+from fraud.settings import turn_telemetry_off
+from ray_jobs.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
+
+logger = logging.getLogger(__name__)
+
+# A worker that dies is replaced this often before the training gives up.
+MAX_FAILURES = 3
+# Ray Train asks its workers for news every 2 s by default, and an epoch's report waits for that.
+_POLL_SECONDS = 0.1
+_SMALLEST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the fits may use. cpus_per_worker: 1, or less where others hold the CPUs; the driver itself holds none."""
+
+    workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the Ray of the job (RAY_ADDRESS), or start one on this machine and stop it at the end.
+
+    Raises ConfigError when RAY_ADDRESS leads nowhere.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    turn_telemetry_off()
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {}
+    if address == "local":
+        options["include_dashboard"] = False
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine, which nobody takes away
+    try:
+        # Epochs and failures reach the driver through EpochLog; Ray Train's own lines would drown them.
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
+    except (ConnectionError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ConfigError(f"no Ray at RAY_ADDRESS={address!r} ({line}): start it, or unset RAY_ADDRESS") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_resources(workers: int, use_gpu: bool) -> Resources:
+    """Divide what the cluster has. Raises ConfigError at once for what it could never give, rather than wait."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    if workers > cpus:
+        raise ConfigError(f"--workers {workers} is more than the {cpus} CPUs of this Ray cluster: use at most {cpus}")
+    if use_gpu and workers > gpus:
+        remedy = f"use --workers {gpus} or --no-gpu" if gpus else "use --no-gpu"
+        raise ConfigError(
+            f"--gpu with --workers {workers} needs {workers} GPUs and this Ray cluster has {gpus}: {remedy}"
+        )
+    share = min(1.0, math.floor(free.get("CPU", 0.0) / workers * 100) / 100)
+    if share < _SMALLEST_SHARE:
+        logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
+    return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
+
+
+def fit_forest(x_fit: ray.ObjectRef, config: ForestConfig, seed: int, resources: Resources) -> forest.Forest:
+    """Fit the forest, one task a group of trees. x_fit: reference to float32 (n_rows, n_inputs)."""
+    task = ray.remote(num_cpus=resources.cpus_per_worker, max_retries=MAX_FAILURES)(forest.fit_trees)
+    return forest.merge(ray.get([task.remote(x_fit, config, seed, group) for group in range(forest.n_groups(config))]))
+
+
+def fit_autoencoder(
+    x_fit: ray.ObjectRef,
+    x_validation: ray.ObjectRef,
+    shape: tuple[int, int],
+    config: AutoencoderConfig,
+    seed: int,
+    resources: Resources,
+    folder: TrainingFolder,
+    on_epoch: Callable[[Mapping[str, Any]], None],
+) -> dict[str, Any]:
+    """Train to early stopping, going on from the newest checkpoint in `folder`; return `Training.state_dict()`.
+
+    x_fit, x_validation: references to float32 (n_rows, n_inputs) arrays; shape: that of x_fit; on_epoch: called with
+    what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError (the error is no longer
+    a number) or FraudError (workers keep dying).
+    """
+    if shape[0] < resources.workers:
+        raise ConfigError(f"--workers {resources.workers} for {shape[0]} training rows: each needs a row at least")
+    state = folder.newest_state()
+    if state is not None:
+        logger.info("resuming %s from epoch %d of at most %d", folder.path.name, len(state["epochs"]), config.epochs)
+        if _is_finished(state, shape[1], config):
+            return state
+    attempt = folder.new_attempt()
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
+    per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.use_gpu else {})}
+    trainer = ray.train.torch.TorchTrainer(
+        _train_loop,
+        train_loop_config={
+            "x_fit": x_fit,
+            "x_validation": x_validation,
+            "n_features": shape[1],
+            "config": config,
+            "seed": seed,
+            "state": state,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(
+            name=attempt.name,
+            storage_path=str(folder.path),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[EpochLog(str(attempt / EPOCHS_FILE))],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result = _watch(trainer, attempt / EPOCHS_FILE, on_epoch)
+    if result.return_value is not None:
+        raise DataError(result.return_value)
+    state = folder.newest_state()
+    if state is None or not _is_finished(state, shape[1], config):
+        raise FraudError(
+            f"the training ended without a complete checkpoint in {attempt}: is FRAUD_STATE shared by all nodes?"
+        )
+    return state
+
+
+class EpochLog(ray.train.UserCallback):
+    """Writes what each epoch reports, and each failure, to a file that the driver follows.
+
+    Ray Train keeps its controller, where this runs, on the driver's machine.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Ray Train has the checkpoint of the epoch."""
+        self._write({**metrics[0], "time": time.time()})
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A worker died or raised; Ray Train starts the workers anew from the last checkpoint."""
+        rank, error = next(iter(worker_exceptions.items()))
+        self._write({"failed_rank": rank, "failure": " ".join(str(error).split())[-300:]})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        with Path(self._path).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], None]) -> Any:
+    """Fit in a thread and report its epochs from this one, which stays open to signals."""
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+    while True:
+        is_running = thread.is_alive()
+        for line in read_epochs(epochs, seen):
+            seen += 1
+            if "failure" in line:
+                logger.warning(
+                    "worker %s failed, going on from the last checkpoint: %s", line["failed_rank"], line["failure"]
+                )
+            else:
+                on_epoch(line)
+        if not is_running:
+            break
+        thread.join(_POLL_SECONDS)
+    if "result" in outcome:
+        return outcome["result"]
+    cause = outcome.get("error")
+    raise FraudError(
+        f"the autoencoder's workers failed more than {MAX_FAILURES} times ({' '.join(str(cause).split())[:500]}): "
+        "the checkpoints are kept; mend the cause and give the same command again"
+    ) from cause
+
+
+def _train_loop(given: dict[str, Any]) -> str | None:
+    """What each worker does. Returns the text of a mistake in data or configuration, which no retry can mend."""
+    import torch
+
+    torch.set_num_threads(1)  # two threads on a model this small, on two busy cores, are tens of times slower
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = str(ray.train.torch.get_device())
+    training = Training(given["n_features"], given["config"], given["seed"], device, rank, world_size)
+    state = _checkpointed_state() or given["state"]
+    if state is not None:
+        training.load_state_dict(state)
+    if world_size > 1:
+        training.distribute(ray.train.torch.prepare_model, lambda values: _mean_over_workers(values, device))
+    x_fit, x_validation = (_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
+    while not training.is_finished:
+        started = time.perf_counter()
+        try:
+            epoch = training.run_epoch(x_fit, x_validation)
+        except DataError as error:
+            return str(error)
+        report = {
+            "epoch": epoch.number,
+            "train_error": epoch.train_error,
+            "validation_error": epoch.validation_error,
+            "is_best": epoch.is_best,
+            "seconds": time.perf_counter() - started,
+        }
+        # The checkpoint before this one is committed by now, or waited for: a kill costs one finished epoch at most.
+        if rank == 0 and epoch.number > 1:
+            ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                torch.save(training.state_dict(), Path(folder) / STATE_FILE)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(report, checkpoint=checkpoint)
+    return None
+
+
+def _checkpointed_state() -> dict[str, Any] | None:
+    """The state that this driver's last checkpoint holds, for a worker that replaces a dead one."""
+    import torch
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+
+
+def _is_finished(state: dict[str, Any], n_features: int, config: AutoencoderConfig) -> bool:
+    training = Training(n_features, config)
+    training.load_state_dict(state)
+    return training.is_finished
+
+
+def _mean_over_workers(values: list[float], device: str) -> list[float]:
+    import torch
+
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return (total / torch.distributed.get_world_size()).tolist()
+
+
+def _tensor(array: np.ndarray, device: str) -> Any:
+    """The whole array on the device; on a CPU, the object store's own memory."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
+        return torch.from_numpy(array).to(device)

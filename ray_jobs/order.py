@@ -1,0 +1,99 @@
+"""What a training is asked to do: the command line, read and checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fraud.config import TrainConfig, from_mapping
+from fraud.errors import ConfigError
+from fraud.schema import Schema
+from fraud.settings import Settings
+from ray_jobs.report import check_outdir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to train, checked; paths are absolute."""
+
+    data: str
+    schema: Schema
+    outdir: Path
+    config: TrainConfig
+    workers: int = 1
+    use_gpu: bool = False
+    should_register: bool = True
+    should_restart: bool = False
+
+
+def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
+    """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
+    given = _parser().parse_args(argv)
+    if given.workers < 1:
+        raise ConfigError(f"--workers {given.workers}: give 1 or more")
+    return Order(
+        data=settings.locate(given.data),
+        schema=Schema.load(_locate_yaml(given.schema, settings)),
+        outdir=check_outdir(settings.locate(given.outdir)),
+        config=configure(given.config and _locate_yaml(given.config, settings), given.seed, given.set),
+        workers=given.workers,
+        use_gpu=given.gpu,
+        should_register=not given.no_register,
+        should_restart=given.restart,
+    )
+
+
+def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[str]) -> TrainConfig:
+    """The YAML, then `--set section.key=value`, then `--seed`. Raises ConfigError naming the key."""
+    raw = TrainConfig.load(path_or_name).to_dict()
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: write section.key=value, e.g. --set autoencoder.epochs=5")
+        *sections, key = path.strip().split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    if seed is not None:
+        raw["seed"] = seed
+    return from_mapping(TrainConfig, raw, where="--set" if overrides else "configuration")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.train",
+        description="Train IsolationForest and autoencoder on transactions, choose a threshold, evaluate on the newest "
+        "rows, write a bundle and register it in MLflow. Give the same command again and a killed training goes on.",
+        epilog="examples:\n"
+        "  python -m ray_jobs.train --data data/transactions.csv --schema transactions --outdir artifacts\n"
+        "  python -m ray_jobs.train --data cards.parquet --schema handbook --config handbook --set seed=1\n"
+        "  ray job submit --working-dir . -- python -m ray_jobs.train --data s3://bucket/day.parquet --schema my.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument("--schema", default="transactions", help="shipped name or YAML file (default transactions)")
+    parser.add_argument("--outdir", default="artifacts", help="folder for the results (default artifacts)")
+    parser.add_argument("--config", help="shipped name (handbook, ulb) or YAML file; without it, the defaults")
+    parser.add_argument("--workers", type=int, default=1, help="workers of the autoencoder's training (default 1)")
+    parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=False, help="one GPU a worker")
+    parser.add_argument("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable"
+    )
+    parser.add_argument("--no-register", action="store_true", help="write the artifacts only, leave MLflow alone")
+    parser.add_argument("--restart", action="store_true", help="start anew instead of resuming a killed training")
+    return parser
+
+
+def _locate_yaml(path_or_name: str, settings: Settings) -> str:
+    return settings.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name

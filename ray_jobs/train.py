@@ -1,0 +1,170 @@
+"""Train a detector: read, check, split by time, fit forest and autoencoder on Ray, evaluate, bundle, register."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fraud import bundle, data, fitting
+from fraud.errors import run_command
+from fraud.settings import Settings
+from fraud.validation import Validated
+from ray_jobs import report, resume
+from ray_jobs.order import Order, read_order
+from ray_jobs.tracking import Tracker, discard, ended
+
+logger = logging.getLogger(__name__)
+
+
+def train(order: Order, settings: Settings) -> str:
+    """Train, write the artifacts, register a version, and return the result as text.
+
+    A training that was killed goes on from its last epoch when the same order is given again. Raises FraudError.
+    """
+    from ray_jobs import fits
+
+    fingerprint = data.fingerprint(order.data)
+    name = resume.name_of(fingerprint, order.schema, order.config, order.workers)
+    with resume.training_folder(settings.state / "training", name) as folder, fits.connected(), _terminable():
+        if order.should_restart:
+            discard(folder, settings)
+        resources = fits.check_resources(order.workers, order.use_gpu)
+        checked = _load(order)
+        with _stage("features and windows"):
+            prepared = fitting.prepare(checked.rows, order.schema, order.config)
+        for window in prepared.windows:
+            frauds = "" if window.frauds is None else f", {window.frauds:,} frauds"
+            logger.info(
+                "%s window: %s to %s, %s rows%s", window.name, window.start, window.end, f"{window.rows:,}", frauds
+            )
+        tracker = Tracker(settings, folder) if order.should_register else None
+        with ended(tracker):
+            if tracker:
+                tracker.start(order, fingerprint, checked)
+            detector, evaluation, state = _fit(order, prepared, resources, folder, tracker)
+            with _stage(f"artifacts in {order.outdir}"):
+                content = report.summary(prepared, detector, evaluation, state["epochs"], order.config)
+                report.write_weights(state["best_weights"], order.outdir)
+                report.write_quarantine(checked.quarantine, order.outdir)
+                report.write_reference(prepared, detector, order.config, order.outdir)
+                report.write_plots(prepared, detector, evaluation, state["epochs"], order.config, order.outdir)
+                report.write_json(detector.threshold.to_dict(), order.outdir / report.THRESHOLD)
+                sha256 = bundle.save(
+                    order.outdir / report.BUNDLE,
+                    detector,
+                    metrics=evaluation.metrics,
+                    data_fingerprint=fingerprint,
+                    windows=[dataclasses.asdict(window) for window in prepared.windows],
+                    config=order.config.to_dict(),
+                )
+                content |= {"bundle_sha256": sha256, "data": order.data, "data_fingerprint": fingerprint}
+                content |= {"rows": len(checked.rows), "quarantined": len(checked.quarantine), "registry": None}
+                report.write_json(content, order.outdir / report.METRICS)
+            text = report.table(prepared, detector, evaluation, order.config)
+            if tracker:
+                with _stage("MLflow"):
+                    version = tracker.register(order, report.flat_metrics(evaluation, detector), state["epochs"])
+                content["registry"] = {"model": settings.model_name, **dataclasses.asdict(version)}
+                report.write_json(content, order.outdir / report.METRICS)
+                text += f"registered {settings.model_name} version {version.number} as {version.alias}\n"
+        folder.remove()
+    return text + f"artifacts in {order.outdir}\n"
+
+
+def _load(order: Order) -> Validated:
+    with _stage(f"reading {order.data}") as done:
+        checked = data.load(order.data, order.schema)
+        total = len(checked.rows) + len(checked.quarantine)
+        done(f"{total:,} rows")
+    report.log_quarantine(checked.quarantine, total)
+    for warning in checked.warnings:
+        logger.warning("%s", warning)
+    return checked
+
+
+def _fit(
+    order: Order, prepared: fitting.Prepared, resources: Any, folder: resume.TrainingFolder, tracker: Tracker | None
+) -> tuple[Any, fitting.Evaluation, dict[str, Any]]:
+    """Fit both detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
+    import ray
+
+    from fraud import autoencoder
+    from ray_jobs import fits
+
+    config = order.config
+    x_fit = ray.put(prepared.x_fit)
+    with _stage("forest") as done:
+        forest = fits.fit_forest(x_fit, config.forest, config.seed, resources)
+        done(f"{len(forest.roots)} trees on {len(prepared.x_fit):,} rows")
+    kept = fitting.trim(prepared, forest, config)
+    if len(kept) < len(prepared.x_fit):
+        logger.info("no labels: the most isolated %s rows are left out", f"{len(prepared.x_fit) - len(kept):,}")
+        x_fit = ray.put(kept)
+
+    def on_epoch(line: Mapping[str, Any]) -> None:
+        logger.info(
+            "epoch %d/%d: training error %.5f, validation error %.5f%s, %.1f s",
+            line["epoch"], config.autoencoder.epochs, line["train_error"], line["validation_error"],
+            " (best)" if line["is_best"] else "", line["seconds"],
+        )  # fmt: skip
+        if tracker:
+            tracker.log_epoch(line)
+
+    with _stage("autoencoder") as done:
+        state = fits.fit_autoencoder(
+            x_fit,
+            ray.put(prepared.x_validation),
+            kept.shape,
+            config.autoencoder,
+            config.seed,
+            resources,
+            folder,
+            on_epoch,
+        )
+        done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
+    with _stage("calibration, threshold and evaluation"):
+        fitted = autoencoder.export(state["best_weights"], kept, config.autoencoder)
+        detector, evaluation = fitting.assemble(prepared, forest, fitted, config)
+    for warning in evaluation.warnings:
+        logger.warning("%s", warning)
+    return detector, evaluation, state
+
+
+@contextmanager
+def _stage(title: str) -> Iterator[Callable[[str], None]]:
+    """Log how long a stage took; call the yielded function to add what it did."""
+    started = time.perf_counter()
+    note: list[str] = []
+    yield note.append
+    logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM (`ray job stop`) unwind like ctrl-C; set after ray.init, which sets its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    settings = Settings.from_environment()
+    sys.stdout.write(train(read_order(argv, settings), settings))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
