@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 READ_ROWS = 200_000
 # Small enough that several actors share a million rows, large enough that a block's fixed cost does not matter.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 _BUSY = 0.5  # free CPUs below which we do not wait for some
 
 
@@ -64,28 +64,25 @@ def stream(path: str, model: Model, schema: Schema, *, reasons: bool, date: dt.d
 
     Needs a live Ray. Raises what the reading, checking and scoring raise, as if they ran here.
     """
+    with _context(), _raised_here():  # a data set keeps the settings of the moment it is made
+        found = _dataset(path, model, schema, reasons, date)
+        yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def _dataset(path: str, model: Model, schema: Schema, reasons: bool, date: dt.date | None) -> ray.data.Dataset:
     free = ray.available_resources().get("CPU", 0.0)
     cpus = 1.0 if free >= 1.0 + _BUSY else 0.0
     if not cpus:
         logger.warning("the cluster has %.1f free CPUs: scoring shares them with what runs there", free)
     source = ray.data.from_items([{"path": path}])
-    actor = {"fn_constructor_args": (model, reasons, date), "num_cpus": cpus, "batch_size": None}
+    whole = {"batch_format": "pyarrow", "batch_size": None}
+    actor = {"fn_constructor_args": (model, reasons, date), "num_cpus": cpus, **whole}
     if schema.history:
         logger.info("schema %r keeps history: rows are replayed in time order by one actor", schema.name)
-        found = source.map_batches(
-            _Replayer, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=1), **actor
-        )
-    else:
-        actors = max(1, int(free - _BUSY))
-        # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
-        pieces = source.map_batches(
-            _read, fn_args=(schema, date), batch_format="pyarrow", batch_size=None, num_cpus=cpus / 2
-        )
-        found = pieces.map_batches(
-            _Scorer, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=actors), **actor
-        )
-    with _context(), _raised_here():
-        yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        return source.map_batches(_Replayer, compute=ray.data.ActorPoolStrategy(size=1), **actor)
+    # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
+    pieces = source.map_batches(_read, fn_args=(schema, date), num_cpus=cpus / 2, **whole)
+    return pieces.map_batches(_Scorer, compute=ray.data.ActorPoolStrategy(size=max(1, int(free - _BUSY))), **actor)
 
 
 class _Scorer:
