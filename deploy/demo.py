@@ -22,8 +22,9 @@ SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, 
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
 SCORED = "artifacts/scored.parquet"
-# Lines that our own code logs, as against Ray's: these are worth showing while a job runs.
-OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)|(error: .*)")
+# What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
+OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
+NOT_A_RESULT = re.compile(r"\s|$|\d{4}-\d\d-\d\d |[\[(\x1b/]|\w+: .*%\||Running |warnings\.warn")
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,15 @@ class Demo:
                 errors="replace",
             )
             assert running.stdout is not None
+            in_job = False
             for line in running.stdout:
                 output.write(line)
                 output.flush()
                 if match := OUR_LINE.search(line):
-                    self.say(f"    {match[1] or match[2]}")
+                    self.say(f"    {match[1]}")
+                elif in_job and not NOT_A_RESULT.match(line):
+                    self.say(f"    {line.rstrip()}")
+                in_job = in_job or line.startswith("Running entrypoint")
             code = running.wait()
         if code != 0:
             self.say(processes.last_lines(log))

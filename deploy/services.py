@@ -112,6 +112,7 @@ class Stack:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(numba_cache)),
             "FRAUD_ROOT": str(self.settings.root),
             "FRAUD_STATE": str(self.settings.state),
@@ -145,7 +146,7 @@ def up(settings: Settings, say: Say) -> Stack:
 
 
 def down(settings: Settings, say: Say) -> None:
-    """Stop everything we started and nothing else. Raises StackError when a process survives."""
+    """Stop everything we started and nothing else; our logs stay in <state>/log. Raises StackError on a survivor."""
     stack = Stack.read(settings)
     running = processes.ours(settings.state)
     if not running:
@@ -157,6 +158,7 @@ def down(settings: Settings, say: Say) -> None:
             raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
         say("stopped")
     _record(settings).unlink(missing_ok=True)
+    shutil.rmtree(_scratch(settings.state), ignore_errors=True)
 
 
 def ask(
@@ -184,6 +186,11 @@ def ask_ray(stack: Stack, path: str) -> tuple[int, str]:
 
 def _record(settings: Settings) -> Path:
     return settings.state / "local.json"
+
+
+def _scratch(state: Path) -> Path:
+    """Ray's session folder. It holds sockets, whose paths may have 107 characters, so it cannot lie below ours."""
+    return Path(tempfile.gettempdir()) / f"fraud-ray-{hashlib.sha256(str(state).encode()).hexdigest()[:10]}"
 
 
 def _make_token(path: Path) -> None:
@@ -215,8 +222,7 @@ def _start_mlflow(stack: Stack, say: Say) -> Service:
 def _start_ray(stack: Stack, say: Say) -> Service:
     state = stack.settings.state
     ports = _choose_ports(RAY_PORTS, say)
-    # Ray keeps sockets there and a socket's path may have 107 characters, so it cannot lie below our folder.
-    scratch = Path(tempfile.gettempdir()) / f"fraud-ray-{hashlib.sha256(str(state).encode()).hexdigest()[:10]}"
+    scratch = _scratch(state)
     shutil.rmtree(scratch, ignore_errors=True)
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
     command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(scratch)]
