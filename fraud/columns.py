@@ -18,6 +18,8 @@ Statistic = Literal["zscore", "log_ratio", "count", "risk"]
 
 # A numeric column without its own limits takes no more than this: the square of a larger scaled value leaves float32.
 LARGEST_NUMBER = 1e15
+# Marks that separate the values of a table which is not separated by commas, and what to call them.
+OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # Options of a column that belong to one kind only, with the value that means "not given".
 _OPTION_KIND: dict[str, tuple[Kind, object]] = {
     "minimum": ("numeric", None),

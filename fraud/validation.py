@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fraud.columns import Column, closest
+from fraud.columns import OTHER_DELIMITERS, Column, closest
 from fraud.contract import Schema
 from fraud.conversion import Converted, convert
 from fraud.errors import SchemaError
 
-_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _SHOWN_LENGTH = 80
 QUARANTINE_COLUMNS = ("row", "column", "value", "reason")
 
@@ -81,7 +80,7 @@ class Validator:
         """The schema's columns that `frame` holds. Raises SchemaError when one that is needed is not there."""
         names = [str(name) for name in frame.columns]
         if len(names) == 1 and len(self._schema.columns) > 1:
-            used = next((word for mark, word in _OTHER_DELIMITERS.items() if mark in names[0]), None)
+            used = next((word for mark, word in OTHER_DELIMITERS.items() if mark in names[0]), None)
             if used is not None:
                 raise SchemaError(
                     f"the table has one column, {names[0]!r}: it is separated by {used}; save it with commas"
