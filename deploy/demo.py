@@ -21,23 +21,25 @@ from fraud.settings import Settings
 SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
-SCORED = "artifacts/scored.parquet"
+SCORED, SCORED_BEFORE = "artifacts/scored.parquet", "artifacts/scored_before.parquet"
+REPORT = "monitoring/drift_report.html"
 # What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
 NOT_A_RESULT = re.compile(r"\s|$|\d{4}-\d\d-\d\d |[\[(\x1b/]|\w+: .*%\||Running |warnings\.warn")
+# A user's mistake, as fraud.errors.run_command prints it, or the end of a traceback.
+CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 
 
 @dataclass(frozen=True)
 class Material:
     """What the steps work on.
 
-    training: file or URL to train on; reference, day: files that the drift report compares.
+    training: file or URL to train on; reference: file with what came before the day.
     scoring: arguments that name the day to ray_jobs.score; request: body of one /score request.
     """
 
     training: str
     reference: Path
-    day: Path
     scoring: list[str]
     request: dict[str, Any]
 
@@ -86,9 +88,10 @@ class Demo:
             with self._step("score one transaction"):
                 self._score_one(material.request)
             self._job("score a day", "ray_jobs.score", *material.scoring, "--out", SCORED, "--force")
-            self._job(
-                "compare the day", "monitoring.drift", "--ref", str(material.reference), "--cur", str(material.day)
-            )
+            before = ["--data", str(material.reference), "--no-reasons", "--out", SCORED_BEFORE, "--force"]
+            self._job("score the days before", "ray_jobs.score", *before)
+            files = ["--ref", SCORED_BEFORE, "--cur", SCORED, "--model", "champion", "--out", REPORT]
+            self._job("compare the day with them", "monitoring.drift", *files)
         self.say("")
         self._close(time.monotonic() - began, memory)
 
@@ -98,7 +101,7 @@ class Demo:
         make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
         self._job("make transactions", *make, str(self.rows), "--out", str(reference))
         self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", str(day))
-        return Material(str(reference), reference, day, ["--data", str(day)], SEED_REQUEST)
+        return Material(str(reference), reference, ["--data", str(day)], SEED_REQUEST)
 
     def _own(self) -> Material:
         from deploy.sample import cut_last_day, request_from
@@ -112,7 +115,7 @@ class Demo:
             scoring = (
                 ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
             )
-            return Material(self.data, last.reference, last.rows, scoring, request_from(last.rows, schema))
+            return Material(self.data, last.reference, scoring, request_from(last.rows, schema))
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:
@@ -159,7 +162,7 @@ class Demo:
             code = running.wait()
         if code != 0:
             self.say(processes.last_lines(log))
-            raise StackError(f"step '{title}' failed with exit code {code}; the whole log is {log}")
+            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; the whole log is {log}")
         return log
 
     def _deploy(self) -> None:
@@ -225,8 +228,14 @@ class Demo:
 
         for line in addresses(self.stack):
             self.say(line)
-        self.say(f"drift report   {self.settings.root / 'monitoring' / 'drift_report.html'}")
+        self.say(f"drift report   {self.settings.root / REPORT}")
         self.say(f"scored day     {self.settings.root / SCORED}")
         held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
         self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
         self.say("stop everything with: make down")
+
+
+def _reason(log: Path) -> str:
+    """The last line of a job's log that says why it failed, or an empty string."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in reversed(lines) if CAUSE.match(line)), "")
