@@ -72,8 +72,8 @@ def reasons_text(reasons: Sequence[Reason]) -> str:
 
 
 def is_scored(frame: pd.DataFrame) -> bool:
-    """Whether a frame is such a table: it holds every column of `fraud.engine.SCORE_COLUMNS`."""
-    return set(SCORE_COLUMNS) <= set(frame.columns)
+    """Whether a frame is such a table: it holds every column of `ADDED`."""
+    return set(ADDED) <= set(frame.columns)
 
 
 def source_columns(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:

@@ -1,0 +1,118 @@
+"""Compare a file with a reference: an HTML report for people, a JSON verdict for machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fraud import data
+from fraud.errors import ConfigError, run_command
+from fraud.schema import Schema
+from fraud.settings import Settings, turn_telemetry_off
+from fraud.thresholds import Threshold
+from monitoring.comparison import compare
+
+logger = logging.getLogger(__name__)
+
+DRIFT_EXIT_CODE = 3
+
+
+def report(
+    reference: str,
+    current: str,
+    out: str,
+    schema: Schema | None = None,
+    *,
+    threshold: Threshold | None = None,
+    sample: int = 50_000,
+    seed: int = 7,
+) -> dict[str, object]:
+    """Compare two files (`monitoring.comparison.compare`), write the page to `out`, the verdict beside it; return that.
+
+    Raises ConfigError, DataError or SchemaError; nothing is written then.
+    """
+    from monitoring import report as pages
+
+    if not out.endswith(".html"):
+        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .html")
+    compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
+    logger.info("verdict: %s; drawing the report", compared.found["verdict"])
+    drawn = pages.evidently_page(compared.reference, compared.current, compared.kinds, compared.found["limits"])
+    found = {**compared.found, "report": out}
+    data.write_text(pages.page(found, drawn), out)
+    data.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.drift",
+        description="Say whether a file of transactions differs from a reference: data quality, every column, and the "
+        "score where both files hold one. Writes an HTML report, and a JSON verdict (ok, warning or drift) beside it.",
+        epilog="examples:\n"
+        "  python -m monitoring.drift --ref artifacts/reference.parquet --cur scored.parquet --model champion\n"
+        "  python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--ref", required=True, help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL"
+    )
+    parser.add_argument("--cur", required=True, help="what to compare with it")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--schema", help="schema YAML, or a shipped name (default: guessed from the reference)")
+    what.add_argument("--model", help="alias, version or bundle folder whose schema and threshold count")
+    parser.add_argument("--out", default="monitoring/drift_report.html", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=50_000, help="most rows to test of each file (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="seed of the sample (default: %(default)s)")
+    parser.add_argument(
+        "--fail-on-drift",
+        action="store_true",
+        help=f"exit with {DRIFT_EXIT_CODE} when the verdict is drift (otherwise 0)",
+    )
+    return parser
+
+
+def _contract(schema: str | None, model: str | None, settings: Settings) -> tuple[Schema | None, Threshold | None]:
+    """The schema and threshold that the flags name."""
+    if schema is not None:
+        return Schema.load(settings.locate(schema) if schema.endswith((".yaml", ".yml")) else schema), None
+    if model is None:
+        return None, None
+    from fraud import bundle
+
+    folder = Path(settings.locate(model))
+    if not folder.is_dir():
+        from fraud import registry
+
+        folder = registry.fetch(model, settings)
+    detector = bundle.load(folder).detector
+    return detector.schema, detector.threshold
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`. Returns 0, or 3 with --fail-on-drift and drift."""
+    arguments = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    schema, threshold = _contract(arguments.schema, arguments.model, settings)
+    found = report(
+        settings.locate(arguments.ref),
+        settings.locate(arguments.cur),
+        settings.locate(arguments.out),
+        schema,
+        threshold=threshold,
+        sample=arguments.sample,
+        seed=arguments.seed,
+    )
+    sys.stdout.write(f"{found['verdict']}: {found['reason']}\nreport: {found['report']}\n")
+    return DRIFT_EXIT_CODE if arguments.fail_on_drift and found["verdict"] == "drift" else 0
+
+
+if __name__ == "__main__":
+    run_command(main)
