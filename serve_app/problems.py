@@ -57,8 +57,10 @@ def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, obje
     # A missing field and an unknown one are often the same misspelling: the unknown names are what is left to claim.
     unclaimed = [_short(name) for name in list(given)[:1000] if name not in {column.name for column in schema.inputs}]
     for entry in errors[:MOST_PROBLEMS]:
-        name = str(entry["loc"][0])
-        if entry["type"] == "missing":
+        name = str(entry["loc"][0]) if entry["loc"] else None
+        if name is None:
+            message, remedy = "the name of a field is not valid Unicode", "send the names that GET /docs lists"
+        elif entry["type"] == "missing":
             near = closest(name, unclaimed).replace("; did you mean ", "; is it what you called ")
             message, remedy = f"this field is required{near}", remedy_of(schema.column(name))
         elif entry["type"] == "extra_forbidden":

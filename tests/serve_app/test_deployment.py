@@ -1,0 +1,134 @@
+"""The real thing: two Serve replicas answer over HTTP; a deployment that cannot work says why."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from fraud import bundle
+from fraud.errors import BundleError, ConfigError
+from serve_app.deployment import Options, Scorer, app
+from serve_app.state import ServedModel
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+APPLICATION = "fraud-test"
+CONFIG = Path(__file__).resolve().parents[2] / "serve_app" / "config.yaml"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def address(ray_session: None) -> Iterator[str]:
+    """Where Serve listens."""
+    from ray import serve
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def dev_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUD_MODE", "dev")
+
+
+def fetch(url: str, body: object = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+    """Status and JSON of a GET, or of a POST of `body`."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def deploy(options: Options) -> None:
+    from ray import serve
+
+    serve.run(app(options), name=APPLICATION, route_prefix="/")
+
+
+def test_two_replicas_answer_the_seed_request(
+    address: str, bundles: dict[str, Path], models: dict[str, ServedModel], requests: dict[str, Mapping[str, object]]
+):
+    from ray import serve
+
+    deploy(Options(bundle=str(bundles["transactions"])))
+    status = serve.status().applications[APPLICATION]
+    assert status.status == "RUNNING"
+    assert status.deployments["Scorer"].replica_states == {"RUNNING": 2}
+
+    request = dict(requests["transactions"])
+    expected = models["transactions"].answer(models["transactions"].reader.parse(json.dumps(request).encode()))
+    for _ in range(6):
+        code, answer = fetch(f"{address}/score", request)
+        assert code == 200
+        assert answer == {**expected, "model_version": f"bundle-{models['transactions'].sha256[:12]}"}
+    assert fetch(f"{address}/healthz") == (200, {"status": "ok"})
+    assert fetch(f"{address}/readyz") == (200, {"status": "ready"})
+    assert fetch(f"{address}/model")[1]["bundle_sha256"] == bundle.load(bundles["transactions"]).sha256
+    code, refusal = fetch(f"{address}/score", {**request, "hour": 24})
+    assert (code, refusal["detail"][0]["field"]) == (422, "hour")
+    assert fetch(f"{address}/openapi.json")[1]["info"]["title"] == "Fraud score"
+
+
+def test_a_replica_that_cannot_work_says_why(address: str, tmp_path: Path):
+    from ray import serve
+
+    settings = {"FRAUD_MODE": "dev", "FRAUD_ROOT": str(tmp_path), "FRAUD_BUNDLE": "nowhere"}
+    with pytest.raises(RuntimeError, match="Scorer"):
+        serve.run(Scorer.bind(settings), name="broken", route_prefix="/broken")
+    reason = serve.status().applications["broken"].deployments["Scorer"].message.strip().splitlines()[-1]
+    assert "holds no manifest.json: give the folder of a bundle" in reason
+    serve.delete("broken")
+
+
+def test_building_the_application_refuses_what_cannot_work(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(BundleError, match="holds no manifest"):
+        app(Options(bundle=str(tmp_path)))
+    with pytest.raises(ValidationError, match="bundel"):
+        Options.model_validate({"bundel": "x"})
+    monkeypatch.setenv("FRAUD_MODE", "production")
+    with pytest.raises(ConfigError, match="no API key"):
+        app(Options(bundle=str(bundles["mixed"])))
+
+
+def test_the_application_takes_the_deployers_settings(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(bundles["mixed"].parent)
+    monkeypatch.setenv("FRAUD_BUNDLE", "nowhere")
+    (environment,) = app(Options(bundle="mixed", model="3"))._bound_deployment.init_args
+    assert (environment["FRAUD_BUNDLE"], environment["FRAUD_MODEL"]) == ("mixed", "3")
+    assert environment["FRAUD_ROOT"] == str(bundles["mixed"].parent)
+    assert environment["FRAUD_MODE"] == "dev"
+    assert environment["MLFLOW_TRACKING_URI"].startswith("sqlite:///")
+    assert not set(environment) & {"PATH", "HOME"}
+
+
+def test_the_config_file_is_one_that_serve_accepts_and_binds_loopback():
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
+    assert (config.http_options.host, config.http_options.port) == ("127.0.0.1", 8000)
+    (application,) = config.applications
+    assert application.import_path == "serve_app.deployment:app"
+    (deployment,) = application.deployments
+    assert (deployment.name, deployment.num_replicas) == ("Scorer", 2)
+    assert deployment.max_queued_requests > 0
+    Options.model_validate(application.args)
