@@ -34,7 +34,7 @@ from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
 from fraud.history import HistoryState
-from fraud.kernels import N_STATE
+from fraud.kernels import FEATURE_BITS, FEATURE_MASK, N_STATE
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
 
@@ -201,7 +201,8 @@ def _read_parts(folder: Path) -> Detector:
 def _check(detector: Detector, folder: Path) -> None:
     """Refuse arrays that would send a compiled loop, which checks no bounds, outside its memory."""
     f, t, a = detector.features, detector.forest, detector.autoencoder
-    n_raw, nodes, n = len(f.names), len(t.features), len(a.center)
+    n_raw, nodes, n = len(f.names), len(t.splits), len(a.center)
+    children, split_features = t.splits >> FEATURE_BITS, t.splits & FEATURE_MASK
     inner = t.thresholds < np.inf
     leaves = np.flatnonzero(~inner)
     outputs = int(a.sizes[0])
@@ -219,12 +220,12 @@ def _check(detector: Detector, folder: Path) -> None:
         and bool((f.missing_output < f.n_outputs).all())
         and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
         and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),
-        "forest": all(len(x) == nodes for x in (t.thresholds, t.children, t.path_lengths))
+        "forest": all(len(x) == nodes for x in (t.thresholds, t.path_lengths))
         and len(t.roots) == len(t.depths) > 0
-        and bool(((t.roots >= 0) & (t.roots < nodes)).all())
-        and bool(((t.features >= 0) & (t.features < f.n_outputs)).all())
-        and bool(((t.children[inner] >= 0) & (t.children[inner] + 1 < nodes)).all())
-        and bool((t.children[leaves] == leaves).all())
+        and bool((t.roots < nodes).all())
+        and bool((split_features < f.n_outputs).all())
+        and bool((children[inner] + 1 < nodes).all())
+        and bool((children[leaves] == leaves).all())
         and t.normaliser > 0,
         "autoencoder": outputs == f.n_outputs == int(a.sizes[-1])
         and bool((a.sizes > 0).all())

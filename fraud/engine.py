@@ -106,7 +106,7 @@ class Engine:
         """Scores of raw features: float64 (n_rows, 3), joined, forest, autoencoder."""
         return to_score(self.evidence(raw)[:, [2, 0, 1]])
 
-    def evidence(self, raw: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+    def evidence(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
         """Evidence of forest, autoencoder and both: float64 (n_rows, 3). Memory is bounded by `chunk` rows."""
         out = np.empty((len(raw), 3))
         for start in range(0, len(raw), chunk):
@@ -128,7 +128,7 @@ class Engine:
         return self._answer(found[0]), self._reasons(raw, found[0, 4] - found[1:, 4], row, top)
 
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
-        """Reasons of each canonical row. raw: its raw features, where the caller has them from the whole frame's replay."""
+        """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
         raw = self.raw(rows) if raw is None else raw
         drops = np.empty((len(raw), len(self._groups)))
         base = self.evidence(raw)[:, 2]

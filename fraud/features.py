@@ -27,11 +27,10 @@ class FeatureConfig:
     """How raw features are scaled.
 
     scaling: "standard" (mean, standard deviation) or "robust" (median, interquartile range / 1.349).
-    clip: largest absolute scaled value; keeps 1e300 from drowning every other feature. Worth searching: on the ULB data 5
-        gave several times the average precision of 50.
+    clip: largest absolute scaled value; keeps 1e300 from drowning every other feature. Worth searching: on the ULB
+        data 5 gave several times the average precision of 50.
     max_categories: one indicator for each of this many most frequent levels of a categorical column; every level, seen
-    or
-        not, also gets its surprise, -log of its share.
+        or not, also gets its surprise, -log of its share.
     """
 
     scaling: Literal["standard", "robust"] = "standard"
@@ -143,7 +142,7 @@ def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
 
 
 def learn_categories(rows: pd.DataFrame, schema: Schema) -> dict[str, tuple[str, ...]]:
-    """Collect the levels of every categorical column: those in `rows`, most frequent first, then the schema's others."""
+    """Collect the levels of categorical columns: those in `rows`, most frequent first, then the schema's others."""
     found = {}
     for column in schema.features:
         if column.kind == "categorical":

@@ -50,15 +50,14 @@ class ForestConfig:
 class Forest:
     """Trees as flat arrays; a node's two children are neighbours, a leaf is its own child behind a threshold of +inf.
 
-    features: int32 (n_nodes,); thresholds: float32 (n_nodes,), rounded down from scikit-learn's float64, which decides
-    every float32 input the same; children: int32 (n_nodes,) index of the left child, the right one follows;
-    path_lengths: float64 (n_nodes,) at leaves the depth plus c(rows in the leaf); roots, depths: int32 (n_trees,);
-    normaliser: c(max_samples).
+    splits: uint64 (n_nodes,), the index of the left child (the right one follows) shifted left by 16, plus the feature.
+    thresholds: float32 (n_nodes,), rounded down from sklearn's float64, which decides every float32 input alike.
+    path_lengths: float64 (n_nodes,), at leaves the depth plus c(rows in the leaf).
+    roots: uint32 (n_trees,); depths: int32 (n_trees,); normaliser: c(max_samples).
     """
 
-    features: np.ndarray
+    splits: np.ndarray
     thresholds: np.ndarray
-    children: np.ndarray
     path_lengths: np.ndarray
     roots: np.ndarray
     depths: np.ndarray
@@ -68,12 +67,12 @@ class Forest:
         """Anomaly score in (0, 1), float64 (n_rows,): sklearn's `-score_samples`. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         kernels.forest_rows(np.ascontiguousarray(X, dtype=np.float32), *self.kernel_arguments, out)
-        return 2.0 ** (-out / self.normaliser)
+        return np.exp2(-out / self.normaliser)
 
     @property
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order that kernels.forest_row takes them."""
-        return self.features, self.thresholds, self.children, self.path_lengths, self.roots, self.depths
+        return self.splits, self.thresholds, self.path_lengths, self.roots, self.depths
 
 
 # Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same
@@ -119,27 +118,25 @@ def flatten(fitted: object) -> Forest:
     trees = list(zip(fitted.estimators_, fitted.estimators_features_, strict=True))  # type: ignore[attr-defined]
     parts = [_flatten_tree(estimator.tree_, np.asarray(columns)) for estimator, columns in trees]
     sizes = [len(part[0]) for part in parts]
-    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint32)
     return Forest(
-        features=np.concatenate([part[0] for part in parts]),
+        splits=np.concatenate([_shift(part[0], root) for part, root in zip(parts, roots, strict=True)]),
         thresholds=np.concatenate([part[1] for part in parts]),
-        children=np.concatenate([part[2] + root for part, root in zip(parts, roots, strict=True)]).astype(np.int32),
-        path_lengths=np.concatenate([part[3] for part in parts]),
+        path_lengths=np.concatenate([part[2] for part in parts]),
         roots=roots,
-        depths=np.array([part[4] for part in parts], dtype=np.int32),
+        depths=np.array([part[3] for part in parts], dtype=np.int32),
         normaliser=float(average_path_length(np.array([fitted.max_samples_]))[0]) or 1.0,  # type: ignore[attr-defined]
     )
 
 
 def merge(parts: Sequence[Forest]) -> Forest:
     """Join forests grown with the same settings on the same rows into one."""
-    shifts = np.concatenate([[0], np.cumsum([len(part.features) for part in parts])[:-1]])
+    shifts = np.concatenate([[0], np.cumsum([len(part.splits) for part in parts])[:-1]]).astype(np.uint32)
     return Forest(
-        features=np.concatenate([part.features for part in parts]),
+        splits=np.concatenate([_shift(part.splits, s) for part, s in zip(parts, shifts, strict=True)]),
         thresholds=np.concatenate([part.thresholds for part in parts]),
-        children=np.concatenate([part.children + s for part, s in zip(parts, shifts, strict=True)]).astype(np.int32),
         path_lengths=np.concatenate([part.path_lengths for part in parts]),
-        roots=np.concatenate([part.roots + s for part, s in zip(parts, shifts, strict=True)]).astype(np.int32),
+        roots=np.concatenate([part.roots + s for part, s in zip(parts, shifts, strict=True)]),
         depths=np.concatenate([part.depths for part in parts]),
         normaliser=parts[0].normaliser,
     )
@@ -153,7 +150,12 @@ def average_path_length(n: np.ndarray) -> np.ndarray:
     return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, many))
 
 
-def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+def _shift(splits: np.ndarray, nodes: int) -> np.ndarray:
+    """Splits of a tree whose nodes move `nodes` places up."""
+    return splits + (np.uint64(nodes) << kernels.FEATURE_BITS)
+
+
+def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Renumber a tree level by level, so that siblings are neighbours and the nodes walked most lie together."""
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     order, depth_of = [0], [0]
@@ -174,9 +176,9 @@ def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.nda
     rows = tree.n_node_samples[nodes]  # type: ignore[attr-defined]
     depths = np.array(depth_of)
     return (
-        np.where(is_leaf, 0, columns[np.maximum(split, 0)]).astype(np.int32),
+        (np.array(children, dtype=np.uint64) << kernels.FEATURE_BITS)
+        | np.where(is_leaf, 0, columns[np.maximum(split, 0)]).astype(np.uint64),
         np.where(is_leaf, np.float32(np.inf), rounded).astype(np.float32),
-        np.array(children, dtype=np.int32),
         np.where(is_leaf, depths + average_path_length(rows), 0.0),
         int(depths.max()),
     )

@@ -1,4 +1,4 @@
-"""Where things are: one frozen object read from the environment (every variable starts with FRAUD_, or is MLflow's own)."""
+"""Where things are: one frozen object read from the environment (FRAUD_* variables, and MLflow's own)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Settings:
     def locate(self, path: str) -> str:
         """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
 
-        Raises ConfigError where a relative path would land in Ray's temporary copy of the working directory and be lost.
+        Raises ConfigError where a relative path would land in Ray's temporary copy of the folder and be lost.
         """
         if "://" in path or Path(path).is_absolute():
             return path

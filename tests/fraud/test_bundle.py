@@ -121,9 +121,9 @@ def test_a_consistent_forgery_is_caught_by_the_registered_digest(folder: Path) -
 @pytest.mark.parametrize(
     ("array", "index", "value", "part"),
     [
-        ("forest.children", 0, 10**6, "forest"),
-        ("forest.features", 0, 99, "forest"),
-        ("forest.roots", 0, -5, "forest"),
+        ("forest.splits", 0, 10**12, "forest"),
+        ("forest.splits", 0, 99, "forest"),
+        ("forest.roots", 0, 2**31, "forest"),
         ("autoencoder.sizes", 1, 4000, "autoencoder"),
         ("features.starts", -1, 4000, "autoencoder"),
         ("calibration.joint.knots", 0, 1e9, "calibration"),

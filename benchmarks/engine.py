@@ -1,0 +1,135 @@
+"""The scoring engine against scikit-learn + torch as they are usually written: one row, 1,000 rows, 100,000 rows.
+
+    python -m benchmarks.engine [--rows 100000] [--rounds 7] [--out benchmarks/results/engine.json]
+
+Both sides hold the same fitted models (100 trees of 256 rows, autoencoder 5-16-8-16-5) and start from the same five raw
+columns; each round times every side in turn, and the median over rounds is reported. One thread each, as in a replica.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.ensemble import IsolationForest
+
+from fraud import autoencoder, calibration, features, forest
+from fraud.autoencoder import AutoencoderConfig
+from fraud.calibration import to_score
+from fraud.detector import Detector
+from fraud.engine import Engine
+from fraud.errors import run_command
+from fraud.features import FeatureConfig
+from fraud.schema import Schema
+from fraud.simulate import transactions
+from fraud.thresholds import Threshold
+from fraud.validation import validate
+
+torch.set_num_threads(1)
+
+
+class Usual:
+    """What most people write: pandas in, StandardScaler-like scaling, IsolationForest.score_samples, a torch forward pass."""
+
+    def __init__(self, detector: Detector, trees: IsolationForest, module: torch.nn.Module) -> None:
+        self.detector, self.trees, self.module = detector, trees, module.eval()
+
+    def score(self, rows: pd.DataFrame) -> np.ndarray:
+        """Joined score, float64 (n_rows,), of canonical rows."""
+        f, a = self.detector.features, self.detector.autoencoder
+        raw = rows[list(f.names)].to_numpy(dtype=np.float64)
+        logged = np.where(f.kinds == 1, np.log1p(np.maximum(raw, 0)), raw)
+        X = np.clip((logged - f.center) / f.scale, -f.clip, f.clip).astype(np.float32)
+        forest_score = -self.trees.score_samples(X)
+        with torch.no_grad():
+            x = torch.from_numpy(X)
+            latent = self.module[:3](x)
+            deviation = torch.cat([self.module(x) - x, latent], dim=1).numpy()
+        error = np.square((deviation - a.center) @ a.whitening).mean(axis=1)
+        return to_score(self.detector.calibration.evidences(forest_score, error)[2])
+
+
+def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
+    """Fit one detector and give it both faces, with 100,000 canonical rows to score."""
+    schema = Schema.load("transactions")
+    rows = validate(transactions(100_000, seed=seed), schema).rows
+    fit_rows = rows.head(20_000)
+    raw = features.raw_features(fit_rows, schema, {}, np.empty((len(fit_rows), 0)))
+    mapping = features.fit(raw, schema, {}, FeatureConfig())
+    X = mapping.transform(raw)
+    trees = IsolationForest(n_estimators=100, random_state=seed).fit(X)
+    config = AutoencoderConfig(epochs=3)
+    training = autoencoder.Training(X.shape[1], config, seed)
+    while not training.is_finished:
+        training.run_epoch(torch.from_numpy(X), torch.from_numpy(X))
+    training.plain_module.load_state_dict(training.best_weights)
+    grown, exported = forest.flatten(trees), autoencoder.export(training.best_weights, X, config)
+    calibrated = calibration.fit(grown.score(X), exported.score(X), None)
+    threshold = Threshold(0.4, "alert_budget", {}, {}, {}, (0.4, 0.4))
+    detector = Detector(schema, mapping, (), grown, exported, calibrated, threshold)
+    engine = Engine(detector)
+    engine.warm_up()
+    return engine, Usual(detector, trees, training.plain_module), rows
+
+
+def seconds(call: Callable[[], object], at_least: float = 0.05) -> float:
+    """Seconds a call, over as many calls as fill `at_least` seconds."""
+    calls, begin = 0, time.perf_counter()
+    while (passed := time.perf_counter() - begin) < at_least or calls == 0:
+        call()
+        calls += 1
+    return passed / calls
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds; the median is reported (default 7)")
+    parser.add_argument("--out", default="benchmarks/results/engine.json", help="where the JSON goes")
+    arguments = parser.parse_args(argv)
+    engine, usual, rows = build()
+    difference = float(np.abs(engine.score_frame(rows)["score"].to_numpy() - usual.score(rows)).max())
+    record = rows.iloc[0].to_dict()
+    one, thousand = rows.head(1), rows.head(1000)
+    sides: dict[str, tuple[int, Callable[[], object], Callable[[], object]]] = {
+        "1 row": (1, lambda: usual.score(one), lambda: engine.score_row(record)),
+        "1 row + reasons": (1, lambda: usual.score(one), lambda: engine.score_and_explain(record)),
+        "1,000 rows": (1000, lambda: usual.score(thousand), lambda: engine.score_frame(thousand)),
+        "100,000 rows": (100_000, lambda: usual.score(rows), lambda: engine.score_frame(rows)),
+    }
+    table = []
+    for name, (n, theirs, ours) in sides.items():
+        times = [(seconds(theirs), seconds(ours)) for _ in range(arguments.rounds)]
+        usual_s, engine_s = (float(np.median(column)) for column in zip(*times, strict=True))
+        ratio = float(np.median([a / b for a, b in times]))
+        table.append({"case": name, "usual_us": usual_s * 1e6, "engine_us": engine_s * 1e6, "ratio": ratio, "rows": n})
+    print(f"{'case':<16} {'scikit-learn + torch':>22} {'engine':>14} {'ratio':>8} {'engine rows/s':>14}")
+    for line in table:
+        print(
+            f"{line['case']:<16} {line['usual_us']:>19,.0f} µs {line['engine_us']:>11,.1f} µs {line['ratio']:>7,.1f}x"
+            f" {line['rows'] / line['engine_us'] * 1e6:>14,.0f}"
+        )
+    print(f"largest difference of a score over {len(rows):,} rows: {difference:.1e}")
+    result = {
+        "table": table,
+        "max_difference": difference,
+        "cpu": platform.processor(),
+        "python": platform.python_version(),
+    }
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(arguments.out).write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
