@@ -246,12 +246,13 @@ class Autoencoder:
     whitening: np.ndarray
     with_latent: bool
 
-    def score(self, X: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+    def score(self, X: np.ndarray, chunk: int = 4096) -> np.ndarray:
         """Anomaly score, float64 (n_rows,), 0 or more. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         for start in range(0, len(X), chunk):
             deviation = self.deviations(X[start : start + chunk]) - self.center
-            out[start : start + chunk] = np.square(deviation @ self.whitening).mean(axis=1, dtype=np.float64)
+            spread = deviation @ self.whitening
+            out[start : start + chunk] = np.einsum("ij,ij->i", spread, spread) / spread.shape[1]
         return out
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
