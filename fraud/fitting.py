@@ -71,7 +71,9 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
     Raises DataError if a window is empty or the training window holds no normal row.
     """
     times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
-    split = split_by_time(times, config.split, len(rows))
+    # No window may use labels sooner than the schema says they are known.
+    delay_days = max(config.split.delay_days, schema.label_delay_days)
+    split = split_by_time(times, replace(config.split, delay_days=delay_days), len(rows))
     labels = _labels(rows, schema)
     history, states = replay(rows, schema)
     normal = split.train if labels is None else split.train[labels[split.train] != 1]

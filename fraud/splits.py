@@ -225,7 +225,9 @@ def _remedy(config: SplitConfig, fold: int) -> str:
         return "ask for fewer folds or give a longer stretch of data"
     if config.is_explicit:
         return "move the instants into the data"
-    return "give a longer stretch of data, lower delay_days or raise this part's share"
+    return (
+        "give a longer stretch of data, lower delay_days (and the schema's label_delay_days) or raise this part's share"
+    )
 
 
 def _clock_or_rows(

@@ -106,10 +106,10 @@ def test_cost_threshold_uses_amounts(five_columns: Fitted) -> None:
 
 
 def test_history_windows_and_delay_are_kept(card_detector: Fitted, card_rows: pd.DataFrame) -> None:
-    config = dataclasses.replace(
-        SMALL, split=SplitConfig(history=0.3, train=0.4, validation=0.15, test=0.15, delay_days=7)
-    )
-    prepared = fitting.prepare(card_rows, Schema.load("handbook"), config)
+    schema = Schema.load("handbook")
+    assert schema.label_delay_days == 7  # the configuration need not repeat it
+    config = dataclasses.replace(SMALL, split=SplitConfig(history=0.3, train=0.4, validation=0.15, test=0.15))
+    prepared = fitting.prepare(card_rows, schema, config)
     ends = {window.name: pd.Timestamp(window.end) for window in prepared.windows}
     starts = {window.name: pd.Timestamp(window.start) for window in prepared.windows}
     assert starts["validation"] - ends["train"] >= pd.Timedelta(days=7)
