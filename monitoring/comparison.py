@@ -16,7 +16,7 @@ from fraud import data, scored
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.schema import Column, Schema, Validated, infer, validate
 from fraud.thresholds import Threshold
-from monitoring.verdict import ColumnVerdict, Limits, corrected, judge, share_finding, worst
+from monitoring.verdict import ColumnVerdict, Limits, corrected, judge, share_finding, shortened, worst
 
 logger = logging.getLogger(__name__)
 
@@ -221,9 +221,11 @@ def _overall(
     moved = sorted((c for c in features if c.level == level), key=lambda c: -c.size)
     told = []
     if moved:
-        named = "; ".join(f"{c.column} ({c.change})" for c in moved[:_NAMED])
+        named = "; ".join(f"{shortened(c.column)} ({c.change})" for c in moved[:_NAMED])
         more = f"; and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
-        told.append(f"{len(moved)} of {len(features)} columns changed {degree}: {named}{more}")
+        lesser = sum(c.level == "warning" for c in features) if level == "drift" else 0
+        also = f"; {lesser} changed somewhat" if lesser else ""
+        told.append(f"{len(moved)} of {len(features)} columns changed {degree}: {named}{more}{also}")
     told += [
         f"the {c.column} changed {degree} ({c.change})" for c in scores if c.level == level and c.column in _LEADING
     ]
@@ -237,7 +239,7 @@ def _told(column: ColumnVerdict) -> dict[str, Any]:
 
 def _facts(side: Side, timestamp: str | None) -> dict[str, Any]:
     times = side.rows[timestamp].dropna() if timestamp else pd.Series(dtype="datetime64[us]")
-    window = {"start": str(times.min()), "end": str(times.max())} if len(times) else None
+    window = {"start": f"{times.min():%F %T}", "end": f"{times.max():%F %T}"} if len(times) else None
     return {
         "path": side.path,
         "rows": side.total,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from monitoring.verdict import shortened
+
 if TYPE_CHECKING:
     from evidently.presets.dataset_stats import ValueStatsTests
 
@@ -25,7 +27,8 @@ _POLICY = (
 )
 _STYLE = """
 .verdict { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 1200px; margin: 24px auto; padding: 0 24px }
-.verdict h1 { font-size: 24px; margin: 0 0 8px; font-weight: 600 } .verdict h2 { font-size: 17px; margin: 24px 0 8px }
+.verdict h1 { font-size: 20px; line-height: 1.4; margin: 0 0 8px; font-weight: 600 }
+.verdict h2 { font-size: 17px; margin: 24px 0 8px }
 .verdict .badge { border-radius: 4px; padding: 1px 8px; font-weight: 600; white-space: nowrap }
 .verdict .ok { background: #dcf1e0; color: #14532d } .verdict .warning { background: #fdeec7; color: #6b4300 }
 .verdict .drift { background: #fbdada; color: #7f1d1d }
@@ -66,7 +69,13 @@ def evidently_page(
     definition = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
     drift_limit = limits["psi"]["drift"]
     presets = [
-        DataDriftPreset(num_method="psi", cat_method="psi", num_threshold=drift_limit, cat_threshold=drift_limit),
+        DataDriftPreset(
+            num_method="psi",
+            cat_method="psi",
+            num_threshold=drift_limit,
+            cat_threshold=drift_limit,
+            drift_share=1 / max(len(numeric + categorical), 1),  # one column is enough, as in our verdict
+        ),
         DataSummaryPreset(
             row_count_tests=[],
             column_count_tests=[],
@@ -107,7 +116,7 @@ def page(found: Mapping[str, Any], evidently: str) -> str:
 def plain(text: str) -> str:
     """A text without characters that mean something to HTML or JavaScript, and no longer than a label may be."""
     harmless = "".join(c if c.isprintable() else " " for c in str(text).translate(_UNSAFE)).strip() or "(no name)"
-    return harmless if len(harmless) <= _LONGEST_NAME else harmless[: _LONGEST_NAME - 1] + "…"
+    return shortened(harmless, _LONGEST_NAME)
 
 
 def _unique(label: str, taken: set[str]) -> str:
@@ -175,21 +184,16 @@ def _table(columns: Sequence[Mapping[str, Any]]) -> str:
         numbers = column["statistics"]
         distance = numbers.get("ks", numbers.get("jensen_shannon"))
         cells = [
-            _text(plain_length(column["column"])),
+            _text(shortened(column["column"], _LONGEST_NAME)),
             _text(column["kind"]),
             _badge(column["level"]),
             _text(column["change"]),
             _number(numbers.get("psi")),
             _number(distance),
-            _number(column["p_value_adjusted"], ".1e") if column["p_value_adjusted"] else "&lt; 1e-300",
+            _p_value(column["decisive_p_value"]),
         ]
         rows.append("".join(f"<td{_align(i)}>{cell}</td>" for i, cell in enumerate(cells)))
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
-
-
-def plain_length(text: str) -> str:
-    """A text cut to what a table cell can hold."""
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 
 def _align(position: int) -> str:
@@ -198,6 +202,10 @@ def _align(position: int) -> str:
 
 def _badge(level: str) -> str:
     return f'<span class="badge {html.escape(level)}">{html.escape(level)}</span>'
+
+
+def _p_value(value: float) -> str:
+    return "&lt; 1e-300" if value == 0 else format(value, ".3f" if value >= 0.001 else ".0e")
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

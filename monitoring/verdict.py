@@ -22,6 +22,7 @@ from fraud.errors import ConfigError
 
 Level = Literal["ok", "warning", "drift"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "drift")
+_LONGEST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,11 @@ class ColumnVerdict:
         return self.level == "drift"
 
     @property
+    def decisive(self) -> Finding:
+        """The finding that made the level: of the worst ones the most certain."""
+        return min(self.findings, key=lambda finding: (-LEVELS.index(finding.level), finding.p_adjusted))
+
+    @property
     def change(self) -> str:
         """What changed, in words: the findings that count, or else the distribution's."""
         told = [finding.change for finding in self.findings if finding.level != "ok"]
@@ -117,6 +123,7 @@ class ColumnVerdict:
             "p_value_adjusted": _plain(first.p_adjusted),
             **{f.what: {name: _plain(v) for name, v in f.effects.items()} | {"p_value_adjusted": _plain(f.p_adjusted)}
                | {"level": f.level} for f in self.findings[1:]},
+            "decisive_p_value": _plain(self.decisive.p_adjusted),
             "level": self.level,
             "drifted": self.drifted,
             "change": self.change,
@@ -135,7 +142,7 @@ def judge(
     found = []
     for name, kind in kinds.items():
         old, new = reference[name], current[name]
-        findings = [_numeric(old, new, limits) if kind in ("numeric", "score") else _levels(old, new, limits)]
+        findings = [_numeric(old, new, limits) if kind in ("numeric", "score") else _levels(old, new, kind, limits)]
         findings.append(
             share_finding("missing", int(old.isna().sum()), len(old), int(new.isna().sum()), len(new), limits)
         )
@@ -187,13 +194,19 @@ def share_finding(what: str, old_hits: int, old_rows: int, new_hits: int, new_ro
         limits={"change": limits.share},
         p_value=p_value,
         level_if_real=_level(change, limits.share),
-        change=f"{what} {old_share:.1%} → {new_share:.1%}",
+        change=f"{what} {old_share:.2%} → {new_share:.2%}",
     )
 
 
 def worst(levels: Sequence[Level]) -> Level:
     """The most serious of some levels; "ok" of none."""
     return LEVELS[max((LEVELS.index(level) for level in levels), default=0)]
+
+
+def shortened(text: object, length: int = _LONGEST) -> str:
+    """A column's name or a value, cut to what a sentence can hold."""
+    shown = str(text)
+    return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def _numeric(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
@@ -213,7 +226,7 @@ def _numeric(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
     return Finding("distribution", test, effects, bounds, float(p_value), level, change)
 
 
-def _levels(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
+def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits) -> Finding:
     """Compare the shares of the levels of a categorical or yes/no column."""
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
@@ -238,8 +251,10 @@ def _levels(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
     multiplied = bool(((ratio >= limits.ratio) & (np.abs(moved) >= limits.share[0])).any())
     level = worst([_level(effects["psi"], limits.psi), "warning" if multiplied else "ok"])
     most = int(np.abs(moved).argmax())
-    name = str(counts.index[most])
-    change = f"'{name if len(name) <= 40 else name[:39] + '…'}' {shares[0][most]:.1%} → {shares[1][most]:.1%}"
+    if kind == "boolean" and 1.0 in counts.index:
+        most = int(counts.index.get_loc(1.0))
+    name = "yes" if kind == "boolean" and counts.index[most] == 1.0 else repr(shortened(counts.index[most]))
+    change = f"{name} {shares[0][most]:.1%} → {shares[1][most]:.1%}"
     return Finding("distribution", test, effects, {"psi": limits.psi}, float(p_value), level, change)
 
 
@@ -251,7 +266,7 @@ def _unseen(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
     finding = share_finding("unseen", int((seen == 1).sum()), len(old), len(strangers), len(new), limits)
     expected, share = finding.effects["reference_share"], finding.effects["current_share"]
     rise = max(share - expected, 0.0)
-    named = ", ".join(repr(str(value)[:40]) for value in strangers.value_counts().index[:3])
+    named = ", ".join(repr(shortened(value)) for value in strangers.value_counts().index[:3])
     return replace(
         finding,
         effects={"share": share, "expected_share": expected, "change": rise},
