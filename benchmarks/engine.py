@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 
 
 class Usual:
-    """What most people write: pandas in, StandardScaler-like scaling, IsolationForest.score_samples, a torch forward pass."""
+    """What most people write: pandas in, scaling, IsolationForest.score_samples, a torch forward pass."""
 
     def __init__(self, detector: Detector, trees: IsolationForest, module: torch.nn.Module) -> None:
         self.detector, self.trees, self.module = detector, trees, module.eval()
