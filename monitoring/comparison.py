@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 
@@ -40,11 +42,17 @@ class Side:
     models: tuple[str, ...]
     quarantine: pd.DataFrame
     warnings: tuple[str, ...]
+    refused_earlier: int = 0
+
+    @property
+    def refused(self) -> int:
+        """Rows refused here, and before when the file was scored."""
+        return len(self.quarantine) + self.refused_earlier
 
     @property
     def total(self) -> int:
-        """Rows in the file."""
-        return len(self.rows) + len(self.quarantine)
+        """Rows in the file, and those that scoring kept out of it."""
+        return len(self.rows) + self.refused
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def compare(
     kinds = {c.name: c.kind for c in schema.features} | {n: "score" for n in SCORES if n in drawn[0] and n in drawn[1]}
     if ALERTS in drawn[0] and ALERTS in drawn[1]:
         kinds[ALERTS] = "boolean"
-    refused = share_finding("refused rows", len(old.quarantine), old.total, len(new.quarantine), new.total, limits)
+    refused = share_finding("refused rows", old.refused, old.total, new.refused, new.total, limits)
     judged = judge(drawn[0], drawn[1], kinds, limits)
     quality = ColumnVerdict("refused rows", "quality", (refused,))
     *columns, quality = corrected([*judged, quality], limits)
@@ -123,7 +131,17 @@ def _side(path: str, schema: Schema, threshold: Threshold | None) -> Side:
     if threshold is not None and "score" in held:
         decisions = pd.Series(threshold.decide(scores["score"].to_numpy()), index=scores.index)
     rows = checked.rows[[name for name in checked.rows.columns if name in names]]
-    return Side(path, rows, scores, decisions, models, checked.quarantine, checked.warnings)
+    earlier = _refused_by_scoring(path) if is_scored else 0
+    return Side(path, rows, scores, decisions, models, checked.quarantine, checked.warnings, earlier)
+
+
+def _refused_by_scoring(path: str) -> int:
+    """Rows that batch scoring quarantined, by the manifest beside its output; 0 without one."""
+    try:
+        with fsspec.open(f"{path}.manifest.json", "rt") as text:
+            return int(json.load(text)["rows"]["quarantined"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _read_raw(path: str, schema: Schema, held: Sequence[str]) -> Validated:
@@ -244,7 +262,7 @@ def _facts(side: Side, timestamp: str | None) -> dict[str, Any]:
         "path": side.path,
         "rows": side.total,
         "usable_rows": len(side.rows),
-        "refused_rows": len(side.quarantine),
+        "refused_rows": side.refused,
         "models": list(side.models),
         "window": window,
     }
@@ -283,9 +301,13 @@ def _limits(limits: Limits) -> dict[str, Any]:
 def _quality_lines(
     old: Side, new: Side, quality: ColumnVerdict, entities: Sequence[Mapping[str, Any]], warnings: list[str]
 ) -> list[str]:
-    lines = [f"{quality.findings[0].change} ({len(old.quarantine):,} and {len(new.quarantine):,}): {quality.level}"]
+    lines = [f"{quality.findings[0].change} ({old.refused:,} and {new.refused:,}): {quality.level}"]
     for side in (old, new):
         counts = side.quarantine.groupby(["column", "reason"], sort=False).size().sort_values(ascending=False)
+        if side.refused_earlier:
+            lines.append(
+                f"{side.path}: {side.refused_earlier:,} rows were refused when it was scored, see its quarantine"
+            )
         lines += [f"{side.path}: {n:,} × {column!r} {reason}" for (column, reason), n in list(counts.items())[:_NAMED]]
     lines += [
         f"{e['column']}: {e['unseen_entities_share']:.1%} of {e['current_entities']:,} values are not in the reference "

@@ -74,7 +74,8 @@ def evidently_page(
             cat_method="psi",
             num_threshold=drift_limit,
             cat_threshold=drift_limit,
-            drift_share=1 / max(len(numeric + categorical), 1),  # one column is enough, as in our verdict
+            drift_share=int(1000 / max(len(numeric + categorical), 1))
+            / 1000,  # one column is enough, as in our verdict
         ),
         DataSummaryPreset(
             row_count_tests=[],
