@@ -25,7 +25,9 @@ SCORED, SCORED_BEFORE = "artifacts/scored.parquet", "artifacts/scored_before.par
 REPORT = "monitoring/drift_report.html"
 # What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
-NOT_A_RESULT = re.compile(r"\s|$|\d{4}-\d\d-\d\d |[\[(\x1b/]|\w+: .*%\||Running |warnings\.warn")
+NOT_A_RESULT = re.compile(
+    r"$|\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
+)
 # A user's mistake, as fraud.errors.run_command prints it, or the end of a traceback.
 CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 
@@ -150,13 +152,15 @@ class Demo:
                 errors="replace",
             )
             assert running.stdout is not None
-            in_job = False
+            in_job = in_result = False
             for line in running.stdout:
                 output.write(line)
                 output.flush()
                 if match := OUR_LINE.search(line):
                     self.say(f"    {match[1]}")
-                elif in_job and not NOT_A_RESULT.match(line):
+                # An indented line belongs to the one before it: to a table of ours, or to somebody's traceback.
+                in_result = in_job and not NOT_A_RESULT.match(line) and (in_result or not line[0].isspace())
+                if in_result:
                     self.say(f"    {line.rstrip()}")
                 in_job = in_job or line.startswith("Running entrypoint")
             code = running.wait()

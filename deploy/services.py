@@ -141,7 +141,7 @@ def up(settings: Settings, say: Say) -> Stack:
         stack.services["ray"] = _start_ray(stack, say)
         stack.write()
     _wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
-    _wait(stack, "ray", lambda: ask_ray(stack, "/api/jobs/")[0] == 200, say)
+    _wait(stack, "ray", lambda: _takes_jobs(stack), say)
     return stack
 
 
@@ -178,10 +178,15 @@ def ask(
         return 0, str(error)
 
 
-def ask_ray(stack: Stack, path: str) -> tuple[int, str]:
-    """Ask the dashboard's REST interface at `path`, with the token. Returns (status, text)."""
+def ask_ray(stack: Stack, path: str, purpose: str = "dashboard") -> tuple[int, str]:
+    """Ask the REST interface of Ray's dashboard, or of its agent, at `path`, with the token. Returns (status, text)."""
     token = stack.token_path.read_text(encoding="utf-8").strip()
-    return ask(stack.url("dashboard") + path, headers={"Authorization": f"Bearer {token}"})
+    return ask(stack.url(purpose) + path, headers={"Authorization": f"Bearer {token}"})
+
+
+def _takes_jobs(stack: Stack) -> bool:
+    # The dashboard answers some seconds before the agent that starts jobs does, and a submission in between fails.
+    return ask_ray(stack, "/api/local_raylet_healthz", "agent")[0] == 200 and ask_ray(stack, "/api/jobs/")[0] == 200
 
 
 def _record(settings: Settings) -> Path:
