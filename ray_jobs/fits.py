@@ -91,9 +91,15 @@ def check_resources(workers: int, use_gpu: bool) -> Resources:
 
 
 def fit_forest(x_fit: ray.ObjectRef, config: ForestConfig, seed: int, resources: Resources) -> forest.Forest:
-    """Fit the forest, one task a group of trees. x_fit: reference to float32 (n_rows, n_inputs)."""
+    """Fit the forest, one task a group of trees. x_fit: reference to float32 (n_rows, n_inputs). Raises DataError."""
     task = ray.remote(num_cpus=resources.cpus_per_worker, max_retries=MAX_FAILURES)(forest.fit_trees)
-    return forest.merge(ray.get([task.remote(x_fit, config, seed, group) for group in range(forest.n_groups(config))]))
+    groups = range(forest.n_groups(config))
+    try:
+        return forest.merge(ray.get([task.remote(x_fit, config, seed, group) for group in groups]))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FraudError):
+            raise error.cause from None  # Ray's own text of it is a page with the task's stack
+        raise
 
 
 def fit_autoencoder(
