@@ -19,6 +19,7 @@ from fraud.errors import ConfigError
 from fraud.settings import Settings
 
 SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
+DEFAULT_SCHEMA = "transactions"
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
 SCORED, SCORED_BEFORE = "artifacts/scored.parquet", "artifacts/scored_before.parquet"
@@ -61,6 +62,15 @@ class Demo:
     config: str | None
     rows: int
     stack: Stack = field(init=False)
+    model_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Give every schema but the default one a registered model of its own: their champions cannot be compared."""
+        self.model_name = self.settings.model_name
+        if self.schema != DEFAULT_SCHEMA:
+            from fraud.schema import Schema
+
+            self.model_name += f"-{Schema.load(self.schema).name}"
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, say: Say) -> Demo:
@@ -135,8 +145,10 @@ class Demo:
         with self._step(title):
             command = ["python", "-m", module, *arguments]
             self.say(f"    {' '.join(command)}")
-            submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE), "--"]
-            return self._ray_command("ray", [*submit, *command], title)
+            submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE)]
+            if self.model_name != self.settings.model_name:
+                submit += ["--runtime-env-json", json.dumps({"env_vars": {"FRAUD_MODEL_NAME": self.model_name}})]
+            return self._ray_command("ray", [*submit, "--", *command], title)
 
     def _ray_command(self, program: str, arguments: Sequence[str], title: str) -> Path:
         log = self.settings.state / "log" / f"{title.replace(' ', '-').replace('/', '')}.log"
@@ -193,7 +205,7 @@ class Demo:
         return json.loads(answer) if code == 200 else {}
 
     def _config(self) -> Path:
-        """serve_app/config.yaml, or a copy with another port where the one it names is taken."""
+        """serve_app/config.yaml, or a copy where its port is taken or another model than the default is served."""
         import yaml
 
         config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
@@ -202,13 +214,16 @@ class Demo:
         # Serve keeps the port it began with until Ray stops.
         running = self._serve_details().get("http_options")
         port = int(running["port"]) if running else processes.free_port(wanted)
+        if port != wanted and not running:
+            self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
         self.stack.serve_port = port
         self.stack.write()
-        if (port, http.get("host")) == (wanted, HOST):
+        if port == wanted and self.model_name == self.settings.model_name:
             return SERVE_CONFIG
-        if not running:
-            self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
         http.update(host=HOST, port=port)
+        for application in config["applications"]:
+            variables = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
+            variables["FRAUD_MODEL_NAME"] = self.model_name
         copy = self.settings.state / "serve.yaml"
         copy.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         return copy

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy import processes, services
 from deploy.demo import SEED_REQUEST, Demo
@@ -63,6 +64,22 @@ def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("a\n1\n")
     demo = demo_for(settings, [], "--data", "mine.csv", "--schema", "handbook")
     assert (demo.data, demo.schema, demo.config) == (str(tmp_path / "mine.csv"), "handbook", None)
+
+
+def test_another_schema_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = settings_for(tmp_path)
+    settings.state.mkdir()
+    assert demo_for(settings, []).model_name == settings.model_name
+    demo = demo_for(settings, [], "--schema", "ulb")
+    assert demo.model_name == f"{settings.model_name}-ulb"
+
+    demo.stack = Stack(settings)
+    monkeypatch.setattr(demo, "_serve_details", lambda: {"http_options": {"port": 8123}})
+    config = yaml.safe_load(demo._config().read_text())
+    assert config["http_options"]["port"] == demo.stack.serve_port == 8123
+    assert config["http_options"]["host"] == "127.0.0.1"
+    variables = [application["runtime_env"]["env_vars"] for application in config["applications"]]
+    assert variables == [{"FRAUD_MODEL_NAME": demo.model_name}]
 
 
 def test_the_answer_of_score_decides(tmp_path: Path):
