@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud import data
-from fraud.errors import ConfigError, DataError
+from fraud.errors import BundleError, ConfigError, DataError, FraudError, RegistryError, SchemaError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ ROW_GROUP = 262_144  # rows; fixed, so that the same input and model give the sa
 IDENTITY = b"fraud.score"  # key in the Parquet file's own metadata: what the file was made of
 PROGRESS_SECONDS = 5.0
 _MOST_REFUSED = 1_000_000
+_FAILURES = {kind.__name__: kind for kind in (SchemaError, DataError, ConfigError, BundleError, RegistryError)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ class Collector:
 
     def _take_notes(self, notes: list[str]) -> None:
         for note in map(json.loads, notes):
+            if "failure" in note:
+                raise _FAILURES.get(note["failure"], FraudError)(note["text"])
             if "refused" in note:
                 self.refused.append(note["refused"])
             elif "warning" in note:

@@ -62,11 +62,15 @@ class Model:
 def stream(path: str, model: Model, schema: Schema, *, reasons: bool, date: dt.date | None) -> Iterator[pa.Table]:
     """Yield scored rows and notes of a data file, in the order of its rows: `fraud.scored.arrow_schema` and `NOTE`.
 
-    Needs a live Ray. Raises what the reading, checking and scoring raise, as if they ran here.
+    Needs a live Ray. A mistake in the file is a note (`failure`, `text`); raises DataError if Ray itself fails.
     """
-    with _context(), _raised_here():  # a data set keeps the settings of the moment it is made
+    with _context():  # a data set keeps the settings of the moment it is made
         found = _dataset(path, model, schema, reasons, date)
-        yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        try:
+            yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        except ray.exceptions.RayError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise DataError(f"scoring {path} failed on Ray: {last}; see the log above") from error
 
 
 def _dataset(path: str, model: Model, schema: Schema, reasons: bool, date: dt.date | None) -> ray.data.Dataset:
@@ -94,6 +98,8 @@ class _Scorer:
         self._reasons = reasons
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if scored.ROW not in block.column_names:
+            return block  # nothing but the note that reading failed
         is_note = pc.is_valid(block[NOTE])
         good = block.filter(pc.invert(is_note))
         rows = scored.source_columns(good.to_pandas(), self._engine.schema)
@@ -112,13 +118,19 @@ class _Replayer:
         self._date = date
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        try:
+            yield from self._replayed(block["path"][0].as_py())
+        except FraudError as error:
+            yield _failure(error)
+
+    def _replayed(self, path: str) -> Iterator[pa.Table]:
         schema = self._engine.schema
         pieces, notes = [], []
-        for checked in data.iter_checked(block["path"][0].as_py(), schema):
+        for checked in data.iter_checked(path, schema):
             pieces.append(checked.rows)
             notes += _told(checked)
         rows = pd.concat(pieces)
-        raw = self._engine.raw(rows)
+        raw = self._engine.raw(rows) if len(rows) else np.empty((0, 0))
         wanted = _on(rows, schema, self._date)
         notes += _outside(wanted)
         rows, raw = rows[wanted], raw[wanted]
@@ -130,7 +142,14 @@ class _Replayer:
 
 def _read(block: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[pa.Table]:
     """The reading task: pieces of the file as checked rows and notes."""
-    for checked in data.iter_checked(block["path"][0].as_py(), schema, chunk_rows=READ_ROWS):
+    try:
+        yield from _checked(block["path"][0].as_py(), schema, date)
+    except FraudError as error:
+        yield _failure(error)
+
+
+def _checked(path: str, schema: Schema, date: dt.date | None) -> Iterator[pa.Table]:
+    for checked in data.iter_checked(path, schema, chunk_rows=READ_ROWS):
         wanted = _on(checked.rows, schema, date)
         rows = checked.rows[wanted]
         with_label = schema.label is not None and schema.label.name in rows
@@ -175,6 +194,12 @@ def _told(checked: Validated) -> list[str]:
     return [json.dumps(note) for note in notes]
 
 
+def _failure(error: FraudError) -> pa.Table:
+    """A user's mistake as a note: an exception would reach the driver as pages of Ray's own log."""
+    note = {"failure": type(error).__name__, "text": str(error)}
+    return pa.table({NOTE: pa.array([json.dumps(note)], pa.string())})
+
+
 def _outside(wanted: np.ndarray) -> list[str]:
     return [] if wanted.all() else [json.dumps({"outside": int((~wanted).sum())})]
 
@@ -205,22 +230,3 @@ def _context() -> Iterator[None]:
     finally:
         chatter.setLevel(level)
         options.preserve_order, context.enable_progress_bars, context.target_max_block_size = before
-
-
-@contextmanager
-def _raised_here() -> Iterator[None]:
-    """Raise a FraudError of a task or actor as itself, without Ray's wrapping."""
-    try:
-        yield
-    except Exception as error:
-        link: BaseException | None = error
-        while link is not None:
-            cause = getattr(link, "cause", None)
-            if isinstance(cause, FraudError):
-                raise cause from None
-            link = cause if isinstance(cause, BaseException) else link.__cause__
-        if isinstance(error, ray.exceptions.RayError):
-            raise DataError(
-                f"scoring failed on Ray: {str(error).strip().splitlines()[-1]}; see the job's log"
-            ) from error
-        raise
