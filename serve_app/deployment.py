@@ -26,7 +26,7 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.state import State, load_model
 
-logger = logging.getLogger("ray.serve")  # the one whose records reach the replica's log
+logger = logging.getLogger(__name__)
 
 _OURS = ("FRAUD_", "MLFLOW_TRACKING_URI")
 
@@ -61,6 +61,7 @@ class Scorer:
     """One replica. Its constructor raises, and so fails the deployment, without a sound bundle or an API key."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        _log_into_the_replicas_log()
         env = {**os.environ, **environment}
         try:
             settings = Settings.from_environment(env)
@@ -82,12 +83,13 @@ class Scorer:
             raise RuntimeError("the engine no longer scores a typical transaction")
 
 
-def app(options: Options) -> Application:
-    """Build the application for `serve run` and `serve deploy`.
+def app(arguments: Mapping[str, str]) -> Application:
+    """Build the application for `serve run` and `serve deploy`; arguments: see Options.
 
     Raises ConfigError without an API key, BundleError for a folder that holds no sound bundle: here in one line, while
     a replica's reason stands at the end of a traceback in `serve status`.
     """
+    options = Options.model_validate(arguments)
     environment = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
     if options.bundle:
         environment["FRAUD_BUNDLE"] = options.bundle
@@ -100,3 +102,12 @@ def app(options: Options) -> Application:
     if folder := environment.get("FRAUD_BUNDLE"):
         bundle.load(settings.locate(folder))
     return Scorer.bind(environment)  # type: ignore[attr-defined]
+
+
+def _log_into_the_replicas_log() -> None:
+    """Send our records where Serve sends its own; without a handler all but the warnings would be lost."""
+    serves = logging.getLogger("ray.serve")
+    for name in ("serve_app", "fraud"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.propagate = list(serves.handlers), False
+        ours.setLevel(serves.level)

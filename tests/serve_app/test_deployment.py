@@ -57,18 +57,12 @@ def fetch(url: str, body: object = None, headers: Mapping[str, str] | None = Non
         return error.code, json.load(error)
 
 
-def deploy(options: Options) -> None:
-    from ray import serve
-
-    serve.run(app(options), name=APPLICATION, route_prefix="/")
-
-
 def test_two_replicas_answer_the_seed_request(
     address: str, bundles: dict[str, Path], models: dict[str, ServedModel], requests: dict[str, Mapping[str, object]]
 ):
     from ray import serve
 
-    deploy(Options(bundle=str(bundles["transactions"])))
+    serve.run(app({"bundle": str(bundles["transactions"])}), name=APPLICATION, route_prefix="/")
     status = serve.status().applications[APPLICATION]
     assert status.status == "RUNNING"
     assert status.deployments["Scorer"].replica_states == {"RUNNING": 2}
@@ -102,18 +96,18 @@ def test_building_the_application_refuses_what_cannot_work(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(BundleError, match="holds no manifest"):
-        app(Options(bundle=str(tmp_path)))
+        app({"bundle": str(tmp_path)})
     with pytest.raises(ValidationError, match="bundel"):
-        Options.model_validate({"bundel": "x"})
+        app({"bundel": "x"})
     monkeypatch.setenv("FRAUD_MODE", "production")
     with pytest.raises(ConfigError, match="no API key"):
-        app(Options(bundle=str(bundles["mixed"])))
+        app({"bundle": str(bundles["mixed"])})
 
 
 def test_the_application_takes_the_deployers_settings(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(bundles["mixed"].parent)
     monkeypatch.setenv("FRAUD_BUNDLE", "nowhere")
-    (environment,) = app(Options(bundle="mixed", model="3"))._bound_deployment.init_args
+    (environment,) = app({"bundle": "mixed", "model": "3"})._bound_deployment.init_args
     assert (environment["FRAUD_BUNDLE"], environment["FRAUD_MODEL"]) == ("mixed", "3")
     assert environment["FRAUD_ROOT"] == str(bundles["mixed"].parent)
     assert environment["FRAUD_MODE"] == "dev"
