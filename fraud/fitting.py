@@ -68,7 +68,7 @@ class Evaluation:
 def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared:
     """Split canonical rows by time, compute raw features and history, fit the feature map on the normal training rows.
 
-    Raises DataError if a window is empty or the training window holds no normal row.
+    Raises DataError if a window is empty, or training or validation hold no normal row.
     """
     times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
     # No window may use labels sooner than the schema says they are known.
@@ -86,6 +86,11 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
     raw = features.raw_features(rows, schema, categories, history)
     fitted = features.fit(raw[normal], schema, categories, config.features)
     quiet = split.validation if labels is None else split.validation[labels[split.validation] != 1]
+    if len(quiet) == 0:
+        raise DataError(
+            f"all {len(split.validation)} validation rows are labelled fraud: early stopping and calibration need normal "
+            "rows there; move or enlarge split.validation"
+        )
     return Prepared(
         schema=schema, rows=rows, raw=raw, labels=labels, split=split, windows=split.windows(times, labels),
         features=fitted,

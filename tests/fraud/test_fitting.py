@@ -84,6 +84,14 @@ def test_all_fraud_is_refused(five_columns: Fitted) -> None:
         fitting.prepare(five_columns.rows.assign(is_fraud=np.int8(1)), SCHEMA, SMALL)
 
 
+def test_validation_rows_that_are_all_fraud_are_refused(five_columns: Fitted) -> None:
+    rows = five_columns.rows.copy()
+    n = len(rows)
+    rows.iloc[int(0.59 * n) : int(0.76 * n), rows.columns.get_loc("is_fraud")] = 1
+    with pytest.raises(DataError, match=r"validation rows are labelled fraud.*split\.validation"):
+        fitting.prepare(rows, SCHEMA, SMALL)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_too_few_rows_are_refused(five_columns: Fitted, n: int) -> None:
     with pytest.raises(DataError):
