@@ -88,7 +88,7 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
     quiet = split.validation if labels is None else split.validation[labels[split.validation] != 1]
     if len(quiet) == 0:
         raise DataError(
-            f"all {len(split.validation)} validation rows are labelled fraud: early stopping and calibration need normal "
+            f"all {len(split.validation)} validation rows are labelled fraud: stopping and calibration need normal "
             "rows there; move or enlarge split.validation"
         )
     return Prepared(
