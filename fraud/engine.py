@@ -8,6 +8,7 @@ scikit-learn and torch).
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -220,7 +221,9 @@ class _OnlineHistory:
 
     def read(self, row: Mapping[str, object], now: float) -> list[float]:
         days, entities, labels = self._pending
-        while self._matured < len(days) and days[self._matured] <= now:
+        # A request dated in the future must not make labels known before their day.
+        today = min(now, time.time() / _SECONDS_A_DAY)
+        while self._matured < len(days) and days[self._matured] <= today:
             i = self._matured
             kernels.learn_label(
                 self._statistics[entities[i]], self._totals, days[i], labels[i], self._entry.half_life_days

@@ -166,6 +166,19 @@ def test_history_of_single_requests_equals_the_frozen_batch(card_detector: Fitte
     np.testing.assert_allclose(singly, batch["score"], rtol=0, atol=2e-5)
 
 
+def test_a_request_from_the_future_makes_no_label_known(card_detector: Fitted) -> None:
+    a_century = 36_500
+    later = tuple(
+        replace(state, pending_days=state.pending_days + a_century) for state in card_detector.detector.history
+    )
+    assert len(later[1].pending_days) > 0
+    engine = Engine(replace(card_detector.detector, history=later))
+    row = card_detector.rows.iloc[-1].to_dict()
+    before = engine.score_row(row)
+    engine.score_row(row | {"TX_DATETIME": "2190-01-01T00:00:00"})
+    assert engine.score_row(row) == before
+
+
 def test_history_makes_an_unusual_amount_suspicious(card_detector: Fitted) -> None:
     engine = card_detector.engine
     row = card_detector.rows.iloc[-1].to_dict()
