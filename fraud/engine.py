@@ -20,7 +20,7 @@ from fraud.calibration import to_score
 from fraud.detector import Detector
 from fraud.errors import DataError
 from fraud.features import calendar, raw_features
-from fraud.history import replay
+from fraud.history import days_since_epoch, replay
 from fraud.schema import Column, Schema
 from fraud.thresholds import Threshold
 
@@ -87,11 +87,11 @@ class Engine:
             history.warm_up()
 
     def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
-        """Score canonical rows (fraud.schema.validate): columns score, forest_score, autoencoder_score, is_fraud; same
-        index.
+        """Score canonical rows (fraud.schema.validate): score, forest_score, autoencoder_score, is_fraud; same index.
 
         learn_history: rows enter their entities' history for the rows after them, starting from the state in the
-        detector; False scores every row against that state alone, as single requests are.
+        detector, or from nothing where that state knows them (see `history_warning`); False scores every row against
+        that state alone, as single requests are.
         """
         scores = self.score_raw(self.raw(rows, learn_history=learn_history))
         frame = pd.DataFrame(scores, columns=list(SCORE_COLUMNS[:3]), index=rows.index)
@@ -99,9 +99,26 @@ class Engine:
         return frame
 
     def raw(self, rows: pd.DataFrame, *, learn_history: bool = True) -> np.ndarray:
-        """Raw features of canonical rows, float64 (n_rows, n_raw)."""
-        history, _ = replay(rows, self.schema, self.detector.history, learn=learn_history)
+        """Raw features of canonical rows, float64 (n_rows, n_raw); learn_history as for `score_frame`."""
+        states = () if learn_history and self.history_warning(rows) else self.detector.history
+        history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
+
+    def history_warning(self, rows: pd.DataFrame) -> str | None:
+        """What to tell the user when some rows are no newer than the entity history in the detector, else None.
+
+        Learnt again they would count twice, so such rows are scored with the history that they bring themselves.
+        """
+        if not self.detector.history or self.schema.timestamp is None or not len(rows):
+            return None
+        last = max(state.last_day for state in self.detector.history)
+        if days_since_epoch(rows[self.schema.timestamp.name]).min() > last:
+            return None
+        return (
+            f"the model's entity history already holds the rows up to {np.datetime64(0, 'D') + int(last)}: these rows "
+            "are scored with the history that they bring themselves, so earlier rows of the same customers belong in "
+            "the file (ray_jobs.score --date picks one day of it)"
+        )
 
     def score_raw(self, raw: np.ndarray) -> np.ndarray:
         """Scores of raw features: float64 (n_rows, 3), joined, forest, autoencoder."""

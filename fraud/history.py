@@ -43,6 +43,11 @@ class HistoryState:
     pending_entities: np.ndarray
     pending_labels: np.ndarray
 
+    @property
+    def last_day(self) -> float:
+        """Day since 1970 of the newest row that was learnt; -inf before the first."""
+        return float(self.statistics[:, kernels.SEEN].max()) if len(self.keys) else -np.inf
+
     @classmethod
     def empty(cls) -> HistoryState:
         """Make a state that has seen nothing."""

@@ -131,6 +131,8 @@ class _Replayer:
             notes += _told(checked)
         rows = pd.concat(pieces)
         raw = self._engine.raw(rows) if len(rows) else np.empty((0, 0))
+        if warning := self._engine.history_warning(rows):
+            notes.append(json.dumps({"warning": warning}))
         wanted = _on(rows, schema, self._date)
         notes += _outside(wanted)
         rows, raw = rows[wanted], raw[wanted]

@@ -18,6 +18,7 @@ from fraud.detector import Detector
 from fraud.engine import Engine
 from fraud.errors import DataError
 from fraud.features import FeatureConfig
+from fraud.history import replay
 from fraud.schema import Column, Schema
 from fraud.thresholds import Threshold
 from fraud.validation import validate
@@ -164,6 +165,18 @@ def test_history_of_single_requests_equals_the_frozen_batch(card_detector: Fitte
     batch = engine.score_frame(rows, learn_history=False)
     singly = [engine.score_row(record).score for record in rows.to_dict("records")]
     np.testing.assert_allclose(singly, batch["score"], rtol=0, atol=2e-5)
+
+
+def test_rows_that_the_history_knows_are_not_counted_twice(card_detector: Fitted) -> None:
+    """Scored again, the training file gives what a replay from nothing gives; newer rows go on from the state."""
+    engine, rows = card_detector.engine, card_detector.rows
+    known, _ = replay(rows, engine.schema)
+    np.testing.assert_array_equal(engine.raw(rows)[:, -3:], known)
+    assert "already holds the rows up to" in (engine.history_warning(rows) or "")
+    newer = rows.tail(50).assign(TX_DATETIME=rows["TX_DATETIME"].max() + pd.Timedelta(days=1))
+    continued, _ = replay(newer, engine.schema, card_detector.detector.history)
+    np.testing.assert_array_equal(engine.raw(newer)[:, -3:], continued)
+    assert engine.history_warning(newer) is None
 
 
 def test_a_request_from_the_future_makes_no_label_known(card_detector: Fitted) -> None:
