@@ -246,31 +246,33 @@ class Autoencoder:
     whitening: np.ndarray
     with_latent: bool
 
-    def score(self, X: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    def score(self, X: np.ndarray, chunk: int = 2048) -> np.ndarray:
         """Anomaly score, float64 (n_rows,), 0 or more. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         for start in range(0, len(X), chunk):
-            deviation = self.deviations(X[start : start + chunk]) - self.center
-            spread = deviation @ self.whitening
+            deviations = self.deviations(X[start : start + chunk])
+            deviations -= self.center
+            spread = deviations @ self.whitening
             out[start : start + chunk] = np.einsum("ij,ij->i", spread, spread) / spread.shape[1]
         return out
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
-        hidden = X
+        hidden, n_features = X, X.shape[1]
         w = b = 0
-        latent = None
+        deviations = np.empty((len(X), len(self.center)), dtype=np.float32)
         for layer in range(len(self.sizes) - 1):
             fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
             matrix = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out)
-            hidden = hidden @ matrix + self.biases[b : b + fan_out]
+            hidden = hidden @ matrix
+            hidden += self.biases[b : b + fan_out]
             w, b = w + fan_in * fan_out, b + fan_out
-            if layer == self.latent:
-                latent = hidden
+            if layer == self.latent and self.with_latent:
+                deviations[:, n_features:] = hidden
             if layer < len(self.sizes) - 2:
-                hidden = _activate(hidden, self.activation_code)
-        residual = hidden - X
-        return np.concatenate([residual, latent], axis=1) if self.with_latent and latent is not None else residual
+                _activate(hidden, self.activation_code)
+        np.subtract(hidden, X, out=deviations[:, :n_features])
+        return deviations
 
     @property
     def kernel_arguments(self) -> tuple[object, ...]:
@@ -324,11 +326,13 @@ def _whiten(covariance: np.ndarray) -> np.ndarray:
     return (directions / np.sqrt(np.maximum(variances, 1e-4)) / spread[:, None]).astype(np.float32)
 
 
-def _activate(x: np.ndarray, code: int) -> np.ndarray:
+def _activate(x: np.ndarray, code: int) -> None:
+    """Apply an activation in place to float32 (n_rows, width)."""
     if code == kernels.RELU:
-        return np.maximum(x, np.float32(0))
-    if code == kernels.LEAKY_RELU:
-        return np.where(x > 0, x, np.float32(0.01) * x)
-    if code == kernels.TANH:
-        return np.tanh(x)
-    return np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0))))
+        np.maximum(x, 0, out=x)
+    elif code == kernels.LEAKY_RELU:
+        np.maximum(x, np.float32(0.01) * x, out=x)
+    elif code == kernels.TANH:
+        np.tanh(x, out=x)
+    else:
+        np.copyto(x, np.expm1(np.minimum(x, 0)), where=x < 0)

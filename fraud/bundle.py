@@ -34,7 +34,7 @@ from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
 from fraud.history import HistoryState
-from fraud.kernels import FEATURE_BITS, FEATURE_MASK, N_STATE
+from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, N_STATE, THRESHOLD_SHIFT
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
 
@@ -201,10 +201,7 @@ def _read_parts(folder: Path) -> Detector:
 def _check(detector: Detector, folder: Path) -> None:
     """Refuse arrays that would send a compiled loop, which checks no bounds, outside its memory."""
     f, t, a = detector.features, detector.forest, detector.autoencoder
-    n_raw, nodes, n = len(f.names), len(t.splits), len(a.center)
-    children, split_features = t.splits >> FEATURE_BITS, t.splits & FEATURE_MASK
-    inner = t.thresholds < np.inf
-    leaves = np.flatnonzero(~inner)
+    n_raw, n = len(f.names), len(a.center)
     outputs = int(a.sizes[0])
     layers = list(zip(a.sizes[:-1].tolist(), a.sizes[1:].tolist(), strict=True))
     lookup_ends = f.offsets + f.levels + 1
@@ -220,13 +217,7 @@ def _check(detector: Detector, folder: Path) -> None:
         and bool((f.missing_output < f.n_outputs).all())
         and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
         and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),
-        "forest": all(len(x) == nodes for x in (t.thresholds, t.path_lengths))
-        and len(t.roots) == len(t.depths) > 0
-        and bool((t.roots < nodes).all())
-        and bool((split_features < f.n_outputs).all())
-        and bool((children[inner] + 1 < nodes).all())
-        and bool((children[leaves] == leaves).all())
-        and t.normaliser > 0,
+        "forest": _is_forest(t, f.n_outputs),
         "autoencoder": outputs == f.n_outputs == int(a.sizes[-1])
         and bool((a.sizes > 0).all())
         and len(a.weights) == sum(i * o for i, o in layers)
@@ -249,6 +240,21 @@ def _check(detector: Detector, folder: Path) -> None:
     for name, is_sound in sound.items():
         if not is_sound:
             raise BundleError(f"bundle {folder} is malformed: its {name} arrays contradict one another; train it again")
+
+
+def _is_forest(forest: Forest, n_inputs: int) -> bool:
+    """Whether every walk stays inside its tree: roots ascend, children stay below the next root, leaves stay put."""
+    nodes, roots = forest.nodes, forest.roots.astype(np.int64)
+    if not (0 < len(roots) == len(forest.depths) and len(nodes) == len(forest.path_lengths) and forest.normaliser > 0):
+        return False
+    ends = np.append(roots[1:], len(nodes))
+    if roots[0] != 0 or (ends <= roots).any():
+        return False
+    root, end = np.repeat(roots, ends - roots), np.repeat(ends, ends - roots)
+    child = root + ((nodes >> CHILD_SHIFT) & CHILD_MASK).astype(np.int64)
+    is_leaf = (nodes >> THRESHOLD_SHIFT) == LEAF_THRESHOLD
+    stays = np.where(is_leaf, child == np.arange(len(nodes)), child + 1 < end)
+    return bool(stays.all() and ((nodes & FEATURE_MASK) < n_inputs).all())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

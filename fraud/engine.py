@@ -132,7 +132,8 @@ class Engine:
             parts = self.detector.calibration.evidences(
                 self.detector.forest.score(X), self.detector.autoencoder.score(X)
             )
-            out[start : start + chunk] = np.stack(parts, axis=1)
+            for j, part in enumerate(parts):
+                out[start : start + chunk, j] = part
         return out
 
     def score_row(self, row: Mapping[str, object]) -> RowScore:

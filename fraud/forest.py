@@ -50,14 +50,13 @@ class ForestConfig:
 class Forest:
     """Trees as flat arrays; a node's two children are neighbours, a leaf is its own child behind a threshold of +inf.
 
-    splits: uint64 (n_nodes,), the index of the left child (the right one follows) shifted left by 16, plus the feature.
-    thresholds: float32 (n_nodes,), rounded down from sklearn's float64, which decides every float32 input alike.
+    nodes: uint64 (n_nodes,), see kernels.step: threshold, left child and feature in one word. The threshold is
+    scikit-learn's float64 rounded down to float32, which decides every float32 input alike.
     path_lengths: float64 (n_nodes,), at leaves the depth plus c(rows in the leaf).
-    roots: uint32 (n_trees,); depths: int32 (n_trees,); normaliser: c(max_samples).
+    roots: uint32 (n_trees,) ascending; depths: int32 (n_trees,); normaliser: c(max_samples).
     """
 
-    splits: np.ndarray
-    thresholds: np.ndarray
+    nodes: np.ndarray
     path_lengths: np.ndarray
     roots: np.ndarray
     depths: np.ndarray
@@ -66,13 +65,14 @@ class Forest:
     def score(self, X: np.ndarray) -> np.ndarray:
         """Anomaly score in (0, 1), float64 (n_rows,): sklearn's `-score_samples`. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
-        kernels.forest_rows(np.ascontiguousarray(X, dtype=np.float32), *self.kernel_arguments, out)
+        bits = np.ascontiguousarray(X, dtype=np.float32).view(np.uint32)
+        kernels.forest_rows(bits, *self.kernel_arguments, out)
         return np.exp2(-out / self.normaliser)
 
     @property
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order that kernels.forest_row takes them."""
-        return self.splits, self.thresholds, self.path_lengths, self.roots, self.depths
+        return self.nodes, self.path_lengths, self.roots, self.depths
 
 
 # Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same
@@ -117,26 +117,22 @@ def flatten(fitted: object) -> Forest:
     """Export a fitted sklearn.ensemble.IsolationForest to flat arrays."""
     trees = list(zip(fitted.estimators_, fitted.estimators_features_, strict=True))  # type: ignore[attr-defined]
     parts = [_flatten_tree(estimator.tree_, np.asarray(columns)) for estimator, columns in trees]
-    sizes = [len(part[0]) for part in parts]
-    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint32)
-    return Forest(
-        splits=np.concatenate([_shift(part[0], root) for part, root in zip(parts, roots, strict=True)]),
-        thresholds=np.concatenate([part[1] for part in parts]),
-        path_lengths=np.concatenate([part[2] for part in parts]),
-        roots=roots,
-        depths=np.array([part[3] for part in parts], dtype=np.int32),
-        normaliser=float(average_path_length(np.array([fitted.max_samples_]))[0]) or 1.0,  # type: ignore[attr-defined]
+    normaliser = float(average_path_length(np.array([fitted.max_samples_]))[0])  # type: ignore[attr-defined]
+    return merge(
+        [
+            Forest(nodes, lengths, np.zeros(1, np.uint32), np.array([depth], np.int32), normaliser or 1.0)
+            for nodes, lengths, depth in parts
+        ]
     )
 
 
 def merge(parts: Sequence[Forest]) -> Forest:
     """Join forests grown with the same settings on the same rows into one."""
-    shifts = np.concatenate([[0], np.cumsum([len(part.splits) for part in parts])[:-1]]).astype(np.uint32)
+    firsts = np.concatenate([[0], np.cumsum([len(part.nodes) for part in parts])[:-1]]).astype(np.uint32)
     return Forest(
-        splits=np.concatenate([_shift(part.splits, s) for part, s in zip(parts, shifts, strict=True)]),
-        thresholds=np.concatenate([part.thresholds for part in parts]),
+        nodes=np.concatenate([part.nodes for part in parts]),
         path_lengths=np.concatenate([part.path_lengths for part in parts]),
-        roots=np.concatenate([part.roots + s for part, s in zip(parts, shifts, strict=True)]),
+        roots=np.concatenate([part.roots + first for part, first in zip(parts, firsts, strict=True)]),
         depths=np.concatenate([part.depths for part in parts]),
         normaliser=parts[0].normaliser,
     )
@@ -150,13 +146,11 @@ def average_path_length(n: np.ndarray) -> np.ndarray:
     return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, many))
 
 
-def _shift(splits: np.ndarray, nodes: int) -> np.ndarray:
-    """Splits of a tree whose nodes move `nodes` places up."""
-    return splits + (np.uint64(nodes) << kernels.FEATURE_BITS)
+def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Renumber a tree level by level, so that siblings are neighbours and the nodes walked most lie together.
 
-
-def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Renumber a tree level by level, so that siblings are neighbours and the nodes walked most lie together."""
+    Returns nodes, path lengths and the depth. Raises ConfigError for a tree or a table too large for a node's word.
+    """
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     order, depth_of = [0], [0]
     children = []
@@ -167,18 +161,24 @@ def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.nda
             children.append(len(order))
             order += [int(left[node]), int(right[node])]
             depth_of += [depth_of[place] + 1] * 2
-    nodes = np.array(order)
-    is_leaf = left[nodes] < 0
-    exact = tree.threshold[nodes]  # type: ignore[attr-defined]
+    places = np.array(order)
+    features = columns[np.maximum(tree.feature[places], 0)]  # type: ignore[attr-defined]
+    if len(places) >= 1 << kernels.CHILD_BITS or features.max(initial=0) >= 1 << kernels.FEATURE_BITS:
+        raise ConfigError(
+            f"a tree of {len(places):,} nodes over {features.max() + 1:,} inputs is too large: lower forest.max_samples"
+            f" (at most {1 << kernels.CHILD_BITS:,} nodes) or features.max_categories (at most "
+            f"{1 << kernels.FEATURE_BITS:,} inputs)"
+        )
+    is_leaf = left[places] < 0
+    exact = tree.threshold[places]  # type: ignore[attr-defined]
     rounded = exact.astype(np.float32)
     rounded = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-    split = tree.feature[nodes]  # type: ignore[attr-defined]
-    rows = tree.n_node_samples[nodes]  # type: ignore[attr-defined]
+    thresholds = np.empty(len(places), dtype=np.uint32)
+    kernels.sortable(rounded.view(np.uint32), thresholds)
+    thresholds[is_leaf] = kernels.LEAF_THRESHOLD
+    words = thresholds.astype(np.uint64) << kernels.THRESHOLD_SHIFT
+    words |= np.array(children, dtype=np.uint64) << kernels.CHILD_SHIFT
+    words |= np.where(is_leaf, 0, features).astype(np.uint64)
+    rows = tree.n_node_samples[places]  # type: ignore[attr-defined]
     depths = np.array(depth_of)
-    return (
-        (np.array(children, dtype=np.uint64) << kernels.FEATURE_BITS)
-        | np.where(is_leaf, 0, columns[np.maximum(split, 0)]).astype(np.uint64),
-        np.where(is_leaf, np.float32(np.inf), rounded).astype(np.float32),
-        np.where(is_leaf, depths + average_path_length(rows), 0.0),
-        int(depths.max()),
-    )
+    return words, np.where(is_leaf, depths + average_path_length(rows), 0.0), int(depths.max())

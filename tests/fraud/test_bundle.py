@@ -122,8 +122,9 @@ def test_a_consistent_forgery_is_caught_by_the_registered_digest(folder: Path) -
 @pytest.mark.parametrize(
     ("array", "index", "value", "part"),
     [
-        ("forest.splits", 0, 10**12, "forest"),
-        ("forest.splits", 0, 99, "forest"),
+        ("forest.nodes", 0, 0xFFFFF << 12, "forest"),
+        ("forest.nodes", 0, 99, "forest"),
+        ("forest.nodes", -1, 0xFFFFFFFF << 32, "forest"),
         ("forest.roots", 0, 2**31, "forest"),
         ("autoencoder.sizes", 1, 4000, "autoencoder"),
         ("features.starts", -1, 4000, "autoencoder"),
@@ -144,7 +145,7 @@ def test_arrays_that_would_lead_a_compiled_loop_astray_are_refused(
 
 def test_missing_array_and_garbage_are_refused(folder: Path) -> None:
     arrays = load_file(folder / "arrays.safetensors")
-    del arrays["forest.thresholds"]
+    del arrays["forest.nodes"]
     save_file(arrays, folder / "forged")
     rewrite(folder, "arrays.safetensors", (folder / "forged").read_bytes())
     with pytest.raises(BundleError, match="malformed"):

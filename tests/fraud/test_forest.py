@@ -80,6 +80,20 @@ def test_constant_data_scores_everything_alike() -> None:
     assert np.ptp(scores) == 0
 
 
+def test_minus_zero_and_zero_go_the_same_way() -> None:
+    X = np.repeat(np.array([[-1.0], [0.0], [1.0]], dtype=np.float32), 50, axis=0)
+    fitted = IsolationForest(n_estimators=20, random_state=0).fit(X)
+    zeros = np.array([[0.0], [-0.0], [1e-45], [-1e-45]], dtype=np.float32)
+    np.testing.assert_allclose(forest.flatten(fitted).score(zeros), -fitted.score_samples(zeros), atol=1e-12)
+
+
+def test_a_table_too_wide_for_a_node_is_refused_with_the_remedy(rng: np.random.Generator) -> None:
+    X = np.zeros((50, 5000), dtype=np.float32)
+    X[:, 4999] = rng.normal(size=50)
+    with pytest.raises(ConfigError, match=r"5,000 inputs is too large.*max_categories"):
+        forest.fit(X, ForestConfig(n_estimators=1), 0)
+
+
 def test_one_row_is_refused() -> None:
     with pytest.raises(DataError, match="at least 2 rows"):
         forest.fit(np.zeros((1, 3), dtype=np.float32), ForestConfig(), 0)

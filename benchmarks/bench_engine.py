@@ -1,6 +1,6 @@
 """The scoring engine against scikit-learn + torch as they are usually written: one row, 1,000 rows, 100,000 rows.
 
-    python -m benchmarks.engine [--rows 100000] [--rounds 7] [--out benchmarks/results/engine.json]
+    python -m benchmarks.bench_engine [--rows 100000] [--rounds 7] [--out benchmarks/results/engine.json]
 
 Both sides hold the same fitted models (100 trees of 256 rows, autoencoder 5-16-8-16-5) and start from the same five raw
 columns; each round times every side in turn, and the median over rounds is reported. One thread each, as in a replica.

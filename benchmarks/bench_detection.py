@@ -1,6 +1,6 @@
 """Detection on published data: forest, autoencoder and joined score on the untouched test window, over several seeds.
 
-    python -m benchmarks.detection [--data handbook ulb] [--seeds 0 1 2] [--out benchmarks/results/detection.json]
+    python -m benchmarks.bench_detection [--data handbook ulb] [--seeds 0 1 2] [--out benchmarks/results/detection.json]
 
 Protocols, published figures and where the files come from: ../shared/data/README.md. The data folder is
 FRAUD_SHARED_DATA (default ../shared/data). Beside ours, measured in the same run: scikit-learn's IsolationForest with
