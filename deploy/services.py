@@ -20,7 +20,7 @@ from pathlib import Path
 from deploy import processes
 from deploy.processes import Service
 from fraud.errors import FraudError
-from fraud.settings import TELEMETRY_OFF, Settings
+from fraud.settings import TELEMETRY_OFF, Settings, git_commit
 
 CODE = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -118,6 +118,8 @@ class Stack:
             "FRAUD_STATE": str(self.settings.state),
             "FRAUD_MODE": os.environ.get("FRAUD_MODE", "dev"),
             processes.MARK: str(self.settings.state),
+            # Jobs run in a copy without .git; a bundle still says which commit made it.
+            **({"GIT_COMMIT": commit} if (commit := git_commit()) else {}),
             **({"MLFLOW_TRACKING_URI": self.url("mlflow")} if "mlflow" in self.services else {}),
         }
 

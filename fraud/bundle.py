@@ -14,9 +14,7 @@ import datetime as dt
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
@@ -36,6 +34,7 @@ from fraud.forest import Forest
 from fraud.history import HistoryState
 from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, N_STATE, THRESHOLD_SHIFT
 from fraud.schema import Schema
+from fraud.settings import git_commit
 from fraud.thresholds import Threshold
 
 FORMAT_VERSION = 1
@@ -82,7 +81,7 @@ def save(
             "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "python": sys.version.split()[0],
             "libraries": {name: _version(name) for name in _LIBRARIES},
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "schema_name": detector.schema.name,
             "schema_fingerprint": detector.schema.fingerprint,
             "data_fingerprint": data_fingerprint,
@@ -299,21 +298,3 @@ def _version(library: str) -> str | None:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the code, from GIT_COMMIT (images, Ray jobs without .git) or git itself."""
-    if commit := os.environ.get("GIT_COMMIT"):
-        return commit
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

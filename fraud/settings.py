@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,3 +80,21 @@ def turn_telemetry_off() -> None:
     """Switch off the usage reports of Ray, MLflow, Evidently and Airflow, unless the user set the variable already."""
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
+
+
+def git_commit() -> str | None:
+    """The commit of the code, from GIT_COMMIT (images, Ray jobs without .git) or git itself."""
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
