@@ -62,6 +62,7 @@ class Scorer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         _log_into_the_replicas_log()
+        _close_to_other_networks()
         env = {**os.environ, **environment}
         try:
             settings = Settings.from_environment(env)
@@ -102,6 +103,20 @@ def app(arguments: Mapping[str, str]) -> Application:
     if folder := environment.get("FRAUD_BUNDLE"):
         bundle.load(settings.locate(folder))
     return Scorer.bind(environment)  # type: ignore[attr-defined]
+
+
+def _close_to_other_networks() -> None:
+    """Have this replica's internal gRPC server listen on its node's own address only.
+
+    Ray 2.60 binds it to every interface ("[::]:0" in ray/serve/_private/replica.py), asks for no token, and unpickles
+    what arrives: whoever reaches the port runs code. It is bound after this constructor. Other nodes call the node's
+    address, so nothing is lost; where Ray runs on 127.0.0.1 the port is closed to the network.
+    """
+    import ray.util
+    from ray.serve._private import replica
+
+    bind, node = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
+    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", node))
 
 
 def _log_into_the_replicas_log() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -60,6 +61,7 @@ def fetch(url: str, body: object = None, headers: Mapping[str, str] | None = Non
 def test_two_replicas_answer_the_seed_request(
     address: str, bundles: dict[str, Path], models: dict[str, ServedModel], requests: dict[str, Mapping[str, object]]
 ):
+    import ray.util
     from ray import serve
 
     serve.run(app({"bundle": str(bundles["transactions"])}), name=APPLICATION, route_prefix="/")
@@ -79,6 +81,14 @@ def test_two_replicas_answer_the_seed_request(
     code, refusal = fetch(f"{address}/score", {**request, "hour": 24})
     assert (code, refusal["detail"][0]["field"]) == (422, "hour")
     assert fetch(f"{address}/openapi.json")[1]["info"]["title"] == "Fraud score"
+
+    replicas = [p for p in psutil.process_iter(["cmdline"]) if f"ServeReplica:{APPLICATION}" in str(p.info["cmdline"])]
+    assert len(replicas) == 2
+    for (
+        process
+    ) in replicas:  # what Ray itself opens is Ray's; the server that unpickles requests is on the node's address
+        heard = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert ray.util.get_node_ip_address() in {ip.removeprefix("::ffff:") for ip in heard}
 
 
 def test_a_replica_that_cannot_work_says_why(address: str, tmp_path: Path):
