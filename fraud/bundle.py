@@ -32,7 +32,8 @@ from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
 from fraud.history import HistoryState
-from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, N_STATE, THRESHOLD_SHIFT
+from fraud.history_kernels import N_STATE
+from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, THRESHOLD_SHIFT
 from fraud.schema import Schema
 from fraud.settings import git_commit
 from fraud.thresholds import Threshold

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fraud import kernels
+from fraud import history_kernels, kernels
 from fraud.calibration import to_score
 from fraud.detector import Detector
 from fraud.errors import DataError
@@ -227,15 +227,20 @@ class _OnlineHistory:
         self._statistics, self._totals = state.statistics.copy(), state.totals.copy()
         self._pending = (state.pending_days, state.pending_entities, state.pending_labels)
         self._matured = 0
-        self._unseen = np.zeros(kernels.N_STATE)
-        names = {"zscore": kernels.ZSCORE, "log_ratio": kernels.LOG_RATIO, "count": kernels.COUNT, "risk": kernels.RISK}
+        self._unseen = np.zeros(history_kernels.N_STATE)
+        names = {
+            "zscore": history_kernels.ZSCORE,
+            "log_ratio": history_kernels.LOG_RATIO,
+            "count": history_kernels.COUNT,
+            "risk": history_kernels.RISK,
+        }
         self._wanted = [names[statistic] for statistic in self._entry.statistics]
 
     def warm_up(self) -> None:
         """Compile what `read` calls, on arrays that are thrown away."""
         state, totals, half_life_days = self._unseen.copy(), self._totals.copy(), self._entry.half_life_days
-        kernels.learn_label(state, totals, 0.0, 0.0, half_life_days)
-        kernels.history_features(state, totals, 0.0, 0.0, half_life_days, np.empty(4))
+        history_kernels.learn_label(state, totals, 0.0, 0.0, half_life_days)
+        history_kernels.history_features(state, totals, 0.0, 0.0, half_life_days, np.empty(4))
 
     def read(self, row: Mapping[str, object], now: float) -> list[float]:
         days, entities, labels = self._pending
@@ -243,7 +248,7 @@ class _OnlineHistory:
         today = min(now, time.time() / _SECONDS_A_DAY)
         while self._matured < len(days) and days[self._matured] <= today:
             i = self._matured
-            kernels.learn_label(
+            history_kernels.learn_label(
                 self._statistics[entities[i]], self._totals, days[i], labels[i], self._entry.half_life_days
             )
             self._matured += 1
@@ -252,7 +257,7 @@ class _OnlineHistory:
         given = row.get(self._entry.value) if self._entry.value else 0.0
         value = np.nan if given is None or self._value is None else _number(self._value, given)
         out = np.empty(4)
-        kernels.history_features(
+        history_kernels.history_features(
             state, self._totals, now, 0.0 if self._value is None else value, self._entry.half_life_days, out
         )
         return [float(out[i]) for i in self._wanted]

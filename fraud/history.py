@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fraud import kernels
+from fraud import history_kernels
 from fraud.errors import DataError
 from fraud.schema import History, Schema
 
 _STATISTICS = {
-    "zscore": kernels.ZSCORE,
-    "log_ratio": kernels.LOG_RATIO,
-    "count": kernels.COUNT,
-    "risk": kernels.RISK,
+    "zscore": history_kernels.ZSCORE,
+    "log_ratio": history_kernels.LOG_RATIO,
+    "count": history_kernels.COUNT,
+    "risk": history_kernels.RISK,
 }
 _MICROSECONDS_A_DAY = 86_400e6
 
@@ -30,7 +30,7 @@ _MICROSECONDS_A_DAY = 86_400e6
 class HistoryState:
     """What one history entry remembers. Arrays only.
 
-    keys: str (n_entities,); statistics: float64 (n_entities, 7), see kernels; totals: float64 (5,);
+    keys: str (n_entities,); statistics: float64 (n_entities, 7), see history_kernels; totals: float64 (5,);
     pending_days: float64 (n_pending,) day (since 1970) on which a label becomes known, ascending;
     pending_entities: int64 (n_pending,) row of `statistics`; pending_labels: float64 (n_pending,) 1 fraud, 0
     legitimate.
@@ -46,14 +46,14 @@ class HistoryState:
     @property
     def last_day(self) -> float:
         """Day since 1970 of the newest row that was learnt; -inf before the first."""
-        return float(self.statistics[:, kernels.SEEN].max()) if len(self.keys) else -np.inf
+        return float(self.statistics[:, history_kernels.SEEN].max()) if len(self.keys) else -np.inf
 
     @classmethod
     def empty(cls) -> HistoryState:
         """Make a state that has seen nothing."""
         return cls(
             keys=np.empty(0, dtype=object),
-            statistics=np.zeros((0, kernels.N_STATE)),
+            statistics=np.zeros((0, history_kernels.N_STATE)),
             totals=np.zeros(5),
             pending_days=np.empty(0),
             pending_entities=np.empty(0, dtype=np.int64),
@@ -133,7 +133,7 @@ def _replay_entry(
     codes, uniques = pd.factorize(keys, use_na_sentinel=True)
     state, positions = _with_keys(state, np.asarray(uniques, dtype=object))
     # Rows without the entity (a nullable entity column) share one throw-away row at the end.
-    statistics = np.vstack([state.statistics, np.zeros((1, kernels.N_STATE))])
+    statistics = np.vstack([state.statistics, np.zeros((1, history_kernels.N_STATE))])
     entities = np.where(codes >= 0, positions[codes] if len(positions) else -1, len(statistics) - 1).astype(np.int64)
     pending_days, pending_entities, pending_labels = state.pending_days, state.pending_entities, state.pending_labels
     if labels is not None:
@@ -147,12 +147,12 @@ def _replay_entry(
         )  # fmt: skip
     totals = state.totals.copy()
     out = np.empty((len(days), 4))
-    used = kernels.replay_history(
+    used = history_kernels.replay_history(
         statistics, totals, days, entities, values, entry.half_life_days,
         pending_days, pending_entities, pending_labels, learn, out,
     )  # fmt: skip
     if np.isnan(values).any():
-        out[np.isnan(values), : kernels.COUNT] = np.nan
+        out[np.isnan(values), : history_kernels.COUNT] = np.nan
     return out, replace(
         state,
         statistics=statistics[:-1],
@@ -171,5 +171,5 @@ def _with_keys(state: HistoryState, keys: np.ndarray) -> tuple[HistoryState, np.
     new = positions < 0
     positions = positions.astype(np.int64)
     positions[new] = len(state.keys) + np.arange(int(new.sum()))
-    grown = np.vstack([state.statistics, np.zeros((int(new.sum()), kernels.N_STATE))])
+    grown = np.vstack([state.statistics, np.zeros((int(new.sum()), history_kernels.N_STATE))])
     return replace(state, keys=np.concatenate([state.keys, keys[new]]), statistics=grown), positions

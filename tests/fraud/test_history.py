@@ -8,7 +8,7 @@ import pytest
 
 from fraud.errors import SchemaError
 from fraud.history import HistoryState, feature_columns, feature_names, replay
-from fraud.kernels import NORM_PRIOR, RISK_PRIOR
+from fraud.history_kernels import NORM_PRIOR, RISK_PRIOR
 from fraud.schema import Column, History, Schema
 from fraud.validation import validate
 
