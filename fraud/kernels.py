@@ -1,7 +1,7 @@
 """The compiled inner loops of scoring: features, tree walks, the autoencoder's forward pass, calibration.
 
-Training, batch and single requests all run these same loops, so a feature or a score has one definition. Every kernel takes
-flat arrays and writes into arrays its caller made.
+Training, batch and single requests all run these same loops, so a feature or a score has one definition. Every kernel
+takes flat arrays and writes into arrays its caller made.
 """
 
 from __future__ import annotations
