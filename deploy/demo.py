@@ -22,7 +22,8 @@ SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, 
 DEFAULT_SCHEMA = "transactions"
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
-SCORED, SCORED_BEFORE = "artifacts/scored.parquet", "artifacts/scored_before.parquet"
+SCORED = "artifacts/scored.parquet"
+REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
 REPORT = "monitoring/drift_report.html"
 # What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
@@ -37,12 +38,11 @@ CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 class Material:
     """What the steps work on.
 
-    training: file or URL to train on; reference: file with what came before the day.
-    scoring: arguments that name the day to ray_jobs.score; request: body of one /score request.
+    training: file or URL to train on; scoring: arguments that name the day to ray_jobs.score; request: body of one
+    /score request.
     """
 
     training: str
-    reference: Path
     scoring: list[str]
     request: dict[str, Any]
 
@@ -100,20 +100,18 @@ class Demo:
             with self._step("score one transaction"):
                 self._score_one(material.request)
             self._job("score a day", "ray_jobs.score", *material.scoring, "--out", SCORED, "--force")
-            before = ["--data", str(material.reference), "--no-reasons", "--out", SCORED_BEFORE, "--force"]
-            self._job("score the days before", "ray_jobs.score", *before)
-            files = ["--ref", SCORED_BEFORE, "--cur", SCORED, "--model", "champion", "--out", REPORT]
-            self._job("compare the day with them", "monitoring.drift", *files)
+            files = ["--ref", REFERENCE, "--cur", SCORED, "--model", "champion", "--out", REPORT]
+            self._job("compare the day with the training", "monitoring.drift", *files)
         self.say("")
         self._close(time.monotonic() - began, memory)
 
     def _synthetic(self) -> Material:
         folder = self.settings.root / "data"
-        reference, day = folder / "transactions.csv", folder / "today.csv"
+        data, day = folder / "transactions.csv", folder / "today.csv"
         make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
-        self._job("make transactions", *make, str(self.rows), "--out", str(reference))
+        self._job("make transactions", *make, str(self.rows), "--out", str(data))
         self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", str(day))
-        return Material(str(reference), reference, ["--data", str(day)], SEED_REQUEST)
+        return Material(str(data), ["--data", str(day)], SEED_REQUEST)
 
     def _own(self) -> Material:
         from deploy.sample import cut_last_day, request_from
@@ -127,7 +125,7 @@ class Demo:
             scoring = (
                 ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
             )
-            return Material(self.data, last.reference, scoring, request_from(last.rows, schema))
+            return Material(self.data, scoring, request_from(last.rows, schema))
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:

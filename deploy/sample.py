@@ -1,4 +1,4 @@
-"""What a demonstration on somebody's own data needs from it: the last day, what came before, and one request."""
+"""What a demonstration on somebody's own data needs from it: the last day, and one request."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
     from fraud.schema import Schema
 
 FEWEST_ROWS = 100
-REFERENCE_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class LastDay:
-    """The end of somebody's data. reference, rows: Parquet files with what came before and the day itself.
+    """The end of somebody's data. rows: Parquet file with the day.
 
     date: the calendar day (UTC); None where the day is only the last tenth of the rows.
     """
 
-    reference: Path
     rows: Path
     date: dt.date | None
 
 
 def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
-    """Write the last day of `data`, and up to 100,000 rows before it, as Parquet into `folder`.
+    """Write the last day of `data` as Parquet into `folder`.
 
     The last day is the last calendar day (UTC), or the last tenth of the rows where there is no timestamp or that day
     holds fewer than 100 rows. Rows that the schema rejects are left out.
@@ -50,9 +48,8 @@ def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
         ordered, start = frame.loc[times.index], int(times.searchsorted(midnight))
         if FEWEST_ROWS <= start <= len(ordered) - FEWEST_ROWS:
             first, date = start, midnight.date()
-    last = LastDay(reference=folder / "reference.parquet", rows=folder / "day.parquet", date=date)
+    last = LastDay(rows=folder / "day.parquet", date=date)
     folder.mkdir(parents=True, exist_ok=True)
-    write_parquet(ordered.iloc[max(0, first - REFERENCE_ROWS) : first], str(last.reference))
     write_parquet(ordered.iloc[first:], str(last.rows))
     return last
 
