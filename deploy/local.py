@@ -63,6 +63,15 @@ def addresses(stack: Stack) -> list[str]:
     return lines
 
 
+def shell_line(stack: Stack) -> str:
+    """What to paste into a shell so that `ray job submit` and `serve deploy` find this Ray and its token."""
+    address = stack.url("dashboard")
+    return (
+        f"for `ray` and `serve` in your shell:\n  export PATH={services.BIN}:$PATH RAY_API_SERVER_ADDRESS={address} "
+        f"RAY_DASHBOARD_ADDRESS={address} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={stack.token_path}"
+    )
+
+
 def status(settings: Settings) -> int:
     """Say what runs; returns 0 when the whole stack does, otherwise 1."""
     stack = Stack.read(settings)
@@ -73,7 +82,7 @@ def status(settings: Settings) -> int:
             + (f" ({left} processes of an earlier start are left)" if left else "")
         )
         return 1
-    for line in addresses(stack):
+    for line in [*addresses(stack), shell_line(stack)]:
         say(line)
     return 0
 
@@ -88,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments.verb == "status":
         return status(settings)
     elif arguments.verb == "up":
-        for line in addresses(services.up(settings, say)):
-            say(line)
+        services.up(settings, say)
+        return status(settings)
     else:
         from deploy.demo import Demo
 
