@@ -82,7 +82,7 @@ def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
     return engine, Usual(detector, trees, training.plain_module), rows
 
 
-def seconds(call: Callable[[], object], at_least: float = 0.05) -> float:
+def seconds(call: Callable[[], object], at_least: float = 0.5) -> float:
     """Seconds a call, over as many calls as fill `at_least` seconds."""
     calls, begin = 0, time.perf_counter()
     while (passed := time.perf_counter() - begin) < at_least or calls == 0:

@@ -250,28 +250,32 @@ class Autoencoder:
         """Anomaly score, float64 (n_rows,), 0 or more. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         for start in range(0, len(X), chunk):
-            deviations = self.deviations(X[start : start + chunk])
-            deviations -= self.center
-            spread = deviations @ self.whitening
-            out[start : start + chunk] = np.einsum("ij,ij->i", spread, spread) / spread.shape[1]
+            deviations = self._deviations_by_column(X[start : start + chunk])
+            deviations -= self.center[:, None]
+            spread = self.whitening.T @ deviations
+            out[start : start + chunk] = np.einsum("ij,ij->j", spread, spread) / len(spread)
         return out
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
-        hidden, n_features = X, X.shape[1]
+        return self._deviations_by_column(X).T
+
+    def _deviations_by_column(self, X: np.ndarray) -> np.ndarray:
+        """`deviations`, float32 (n, n_rows): layers are narrow, so numpy's inner loops should run along the rows."""
+        columns, n_features = X.T, X.shape[1]
+        hidden = columns
+        deviations = np.empty((len(self.center), len(X)), dtype=np.float32)
         w = b = 0
-        deviations = np.empty((len(X), len(self.center)), dtype=np.float32)
         for layer in range(len(self.sizes) - 1):
             fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
-            matrix = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out)
-            hidden = hidden @ matrix
-            hidden += self.biases[b : b + fan_out]
+            hidden = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out).T @ hidden
+            hidden += self.biases[b : b + fan_out, None]
             w, b = w + fan_in * fan_out, b + fan_out
             if layer == self.latent and self.with_latent:
-                deviations[:, n_features:] = hidden
+                deviations[n_features:] = hidden
             if layer < len(self.sizes) - 2:
                 _activate(hidden, self.activation_code)
-        np.subtract(hidden, X, out=deviations[:, :n_features])
+        np.subtract(hidden, columns, out=deviations[:n_features])
         return deviations
 
     @property
@@ -327,7 +331,7 @@ def _whiten(covariance: np.ndarray) -> np.ndarray:
 
 
 def _activate(x: np.ndarray, code: int) -> None:
-    """Apply an activation in place to float32 (n_rows, width)."""
+    """Apply an activation in place to a float32 array."""
     if code == kernels.RELU:
         np.maximum(x, 0, out=x)
     elif code == kernels.LEAKY_RELU:

@@ -111,14 +111,19 @@ def forest_rows(bits, nodes, path_lengths, roots, depths, out):  # pragma: no co
             out[start + i] = 0.0
         for tree in range(len(roots)):
             root = np.uint64(roots[tree])
+            first = nodes[root]
             i = 0
             while i + 8 <= n:
                 r0 = np.uint64(i) * width
                 r1, r2, r3 = r0 + width, r0 + np.uint64(2) * width, r0 + np.uint64(3) * width
                 r4, r5 = r0 + np.uint64(4) * width, r0 + np.uint64(5) * width
                 r6, r7 = r0 + np.uint64(6) * width, r0 + np.uint64(7) * width
-                n0, n1, n2, n3, n4, n5, n6, n7 = root, root, root, root, root, root, root, root
-                for _ in range(depths[tree]):
+                # All rows begin at the root, whose word is in a register: the first step loads keys only.
+                n0, n1 = step(first, r0, root, keys), step(first, r1, root, keys)
+                n2, n3 = step(first, r2, root, keys), step(first, r3, root, keys)
+                n4, n5 = step(first, r4, root, keys), step(first, r5, root, keys)
+                n6, n7 = step(first, r6, root, keys), step(first, r7, root, keys)
+                for _ in range(1, depths[tree]):
                     n0 = step(nodes[n0], r0, root, keys)
                     n1 = step(nodes[n1], r1, root, keys)
                     n2 = step(nodes[n2], r2, root, keys)
