@@ -20,7 +20,7 @@ from fraud.calibration import to_score
 from fraud.detector import Detector
 from fraud.errors import DataError
 from fraud.features import calendar, raw_features
-from fraud.history import days_since_epoch, replay
+from fraud.history import STATISTICS, days_since_epoch, replay
 from fraud.schema import Column, Schema
 from fraud.thresholds import Threshold
 
@@ -93,8 +93,12 @@ class Engine:
         detector, or from nothing where that state knows them (see `history_warning`); False scores every row against
         that state alone, as single requests are.
         """
-        scores = self.score_raw(self.raw(rows, learn_history=learn_history))
-        frame = pd.DataFrame(scores, columns=list(SCORE_COLUMNS[:3]), index=rows.index)
+        return self.decide(self.raw(rows, learn_history=learn_history), rows.index)
+
+    def decide(self, raw: np.ndarray, index: pd.Index) -> pd.DataFrame:
+        """Score and decide raw features, float64 (n_rows, n_raw): the columns of `score_frame`, under `index`."""
+        scores = self.score_raw(raw)
+        frame = pd.DataFrame(scores, columns=list(SCORE_COLUMNS[:3]), index=index)
         frame["is_fraud"] = self.threshold.decide(scores[:, 0])
         return frame
 
@@ -221,20 +225,13 @@ class _OnlineHistory:
     def __init__(self, detector: Detector, index: int) -> None:
         state, schema = detector.history[index], detector.schema
         self._entry = schema.history[index]
-        self._timestamp = schema.timestamp
         self._value = schema.column(self._entry.value) if self._entry.value else None
         self._rows = {str(key): row for row, key in enumerate(state.keys)}
         self._statistics, self._totals = state.statistics.copy(), state.totals.copy()
         self._pending = (state.pending_days, state.pending_entities, state.pending_labels)
         self._matured = 0
         self._unseen = np.zeros(history_kernels.N_STATE)
-        names = {
-            "zscore": history_kernels.ZSCORE,
-            "log_ratio": history_kernels.LOG_RATIO,
-            "count": history_kernels.COUNT,
-            "risk": history_kernels.RISK,
-        }
-        self._wanted = [names[statistic] for statistic in self._entry.statistics]
+        self._wanted = [STATISTICS[statistic] for statistic in self._entry.statistics]
 
     def warm_up(self) -> None:
         """Compile what `read` calls, on arrays that are thrown away."""

@@ -17,7 +17,7 @@ from fraud import history_kernels
 from fraud.errors import DataError
 from fraud.schema import History, Schema
 
-_STATISTICS = {
+STATISTICS = {
     "zscore": history_kernels.ZSCORE,
     "log_ratio": history_kernels.LOG_RATIO,
     "count": history_kernels.COUNT,
@@ -105,7 +105,7 @@ def replay(
         )  # fmt: skip
         block = np.empty_like(features)
         block[order] = features
-        blocks.append(block[:, [_STATISTICS[name] for name in entry.statistics]])
+        blocks.append(block[:, [STATISTICS[name] for name in entry.statistics]])
         after.append(state)
     return np.concatenate(blocks, axis=1), tuple(after)
 

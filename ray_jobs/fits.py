@@ -10,8 +10,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from fraud import forest
 from fraud.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError
 from fraud.forest import ForestConfig
-from fraud.settings import turn_telemetry_off
 from ray_jobs.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
 
 logger = logging.getLogger(__name__)
@@ -44,33 +42,6 @@ class Resources:
     workers: int
     use_gpu: bool
     cpus_per_worker: float
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """Join the Ray of the job (RAY_ADDRESS), or start one on this machine and stop it at the end.
-
-    Raises ConfigError when RAY_ADDRESS leads nowhere.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    turn_telemetry_off()
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {}
-    if address == "local":
-        options["include_dashboard"] = False
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine, which nobody takes away
-    try:
-        # Epochs and failures reach the driver through EpochLog; Ray Train's own lines would drown them.
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
-    except (ConnectionError, ValueError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ConfigError(f"no Ray at RAY_ADDRESS={address!r} ({line}): start it, or unset RAY_ADDRESS") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def check_resources(workers: int, use_gpu: bool) -> Resources:

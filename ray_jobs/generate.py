@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import pandas as pd
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings
 from fraud.simulate import check_settings, iter_cards, iter_transactions
+from ray_jobs.session import terminable
 
 logger = logging.getLogger(__name__)
 
@@ -170,21 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _stop_cleanly() -> Iterator[None]:
-    """Let SIGTERM (`ray job stop`) unwind like ctrl-C, so that the temporary file is removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     arguments = _parser().parse_args(argv)
     path = Settings.from_environment().locate(arguments.out)
-    with _stop_cleanly():
+    with terminable():
         generate(
             path,
             arguments.rows,

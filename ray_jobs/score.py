@@ -6,12 +6,9 @@ import argparse
 import datetime as dt
 import json
 import logging
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_output
 from ray_jobs.score_output import Job
+from ray_jobs.session import connected, terminable
 
 if TYPE_CHECKING:
     from fraud.bundle import Bundle
@@ -50,7 +48,7 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
     schema = loaded.detector.schema
     if job.date and schema.timestamp is None:
         logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
-    with _connected():
+    with connected(), terminable():
         from ray_jobs.score_stream import stream
 
         found = score_output.Collector(stream(job.data, model, schema, reasons=job.reasons, date=job.date))
@@ -96,26 +94,6 @@ def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
     version = str(number) if number is not None else f"bundle {loaded.sha256[:12]}"
     model = Model(folder=str(folder), sha256=loaded.sha256, version=version, number=number, settings=settings)
     return model, loaded
-
-
-@contextmanager
-def _connected() -> Iterator[None]:
-    """A Ray to work with: the caller's, the one at RAY_ADDRESS, or a local one that lives as long as the job."""
-    import ray
-
-    ours = not ray.is_initialized()
-    if ours and os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    elif ours:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    # `ray job stop` sends SIGTERM; ray.init sets its own handler first. Unwinding removes the temporary file.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if ours else None
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)
-            ray.shutdown()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -169,9 +169,7 @@ def _scored(engine: Engine, rows: pd.DataFrame, raw: np.ndarray | None, version:
     if not len(rows):
         return arrow.empty_table()
     raw = engine.raw(rows) if raw is None else raw
-    scores = engine.score_raw(raw)
-    frame = pd.DataFrame(scores, columns=["score", "forest_score", "autoencoder_score"], index=rows.index)
-    frame["is_fraud"] = engine.threshold.decide(scores[:, 0])
+    frame = engine.decide(raw, rows.index)
     told: list[str | None] | None = None
     if reasons:
         told = [None] * len(rows)

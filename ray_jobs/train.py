@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from fraud.settings import Settings
 from fraud.validation import Validated
 from ray_jobs import report, resume
 from ray_jobs.order import Order, read_order
+from ray_jobs.session import connected, terminable
 from ray_jobs.tracking import Tracker, discard, ended
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def train(order: Order, settings: Settings) -> str:
 
     fingerprint = data.fingerprint(order.data)
     name = resume.name_of(fingerprint, order.schema, order.config, order.workers)
-    with resume.training_folder(settings.state / "training", name) as folder, fits.connected(), _terminable():
+    with resume.training_folder(settings.state / "training", name) as folder, connected(), terminable():
         if order.should_restart:
             discard(folder, settings)
         resources = fits.check_resources(order.workers, order.use_gpu)
@@ -144,19 +143,6 @@ def _stage(title: str) -> Iterator[Callable[[str], None]]:
     note: list[str] = []
     yield note.append
     logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM (`ray job stop`) unwind like ctrl-C; set after ray.init, which sets its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
