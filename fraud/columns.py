@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,7 +15,10 @@ Kind = Literal["numeric", "categorical", "boolean", "timestamp", "entity", "id",
 Transform = Literal["none", "log", "signed_log"]
 Unit = Literal["s", "ms", "us", "ns"]
 Calendar = Literal["hour", "weekday", "weekend", "night"]
-Statistic = Literal["zscore", "log_ratio", "count", "risk"]
+Statistic = Literal[
+    "count", "sum", "mean", "std", "max", "ratio", "zscore", "distinct", "first_seen", "risk", "frauds",
+    "time_since_last", "distance_from_last", "speed_from_last",
+]  # fmt: skip
 
 # A numeric column without its own limits takes no more than this: the square of a larger scaled value leaves float32.
 LARGEST_NUMBER = 1e15
@@ -162,32 +166,72 @@ class Column:
         return float(low), float(high)
 
 
+# Statistics over a window, and those of the entity's newest transaction alone.
+WINDOWED: tuple[str, ...] = (
+    "count", "sum", "mean", "std", "max", "ratio", "zscore", "distinct", "first_seen", "risk", "frauds",
+)  # fmt: skip
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
+_MICROSECONDS = {"s": 1e6, "min": 60e6, "h": 3600e6, "d": 86_400e6}
+# What a statistic needs beside the entity: the History key, and what to put there.
+_NEEDS = {
+    "value": (("sum", "mean", "std", "max", "ratio", "zscore"), "a numeric column"),
+    "of": (("distinct", "first_seen"), "a categorical or entity column"),
+    "location": (("distance_from_last", "speed_from_last"), "two numeric columns, latitude and longitude in degrees"),
+}
+
+
+def microseconds(window: str) -> int:
+    """Length of a window like "30min", "1h", "7d" in microseconds. Raises SchemaError for anything else."""
+    found = _DURATION.fullmatch(str(window))
+    require(
+        found is not None and float(found[1]) > 0,
+        "history",
+        f"window {window!r} is not a duration; write a number and s, min, h or d, e.g. 1h or 7d",
+    )
+    assert found is not None
+    return round(float(found[1]) * _MICROSECONDS[found[2]])
+
+
 @dataclass(frozen=True, kw_only=True)
 class History:
     """Features from an entity's own past, declared as data (computed in `fraud.history`).
 
-    entity: name of an entity column. value: numeric column whose decayed mean and spread are kept per entity.
-    half_life_days: age at which a past transaction counts half.
-    statistics: zscore and log_ratio compare `value` with the entity's past; count is the decayed number of rows;
-        risk is the entity's decayed fraud rate, known only `Schema.label_delay_days` late.
+    Only what was known before a row counts: the entity's earlier transactions, and frauds whose label delay is over.
+
+    entity: name of an entity column, whose past is looked at. windows: lengths of time before the row, e.g. [1h, 7d].
+    value: numeric column. of: categorical or entity column. location: numeric columns (latitude, longitude), degrees.
+    statistics, over each window: count of transactions; sum, mean, std, max of `value`; ratio and zscore of this row's
+        `value` to the window's; distinct values of `of`; first_seen, 1 where this row's `of` is not in the window;
+        frauds known in the window, shifted by `Schema.label_delay_days`; risk, their share of the transactions there.
+        Of the newest transaction alone: time_since_last (seconds), distance_from_last (km), speed_from_last (km/h).
     """
 
     entity: str
+    windows: tuple[str, ...] = ()
     value: str | None = None
-    half_life_days: float = 30.0
+    of: str | None = None
+    location: tuple[str, ...] = ()
     statistics: tuple[Statistic, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"history of {self.entity!r}"
-        days = self.half_life_days
-        require(is_number(days) and days > 0, where, f"half_life_days {days!r} must be a number above 0")
         require(bool(self.statistics), where, f"statistics is empty; list some of {', '.join(get_args(Statistic))}")
         for statistic in self.statistics:
             _one_of(statistic, get_args(Statistic), where, "statistic")
         require(len(set(self.statistics)) == len(self.statistics), where, "statistics repeat one; list each once")
-        needs_value = sorted({"zscore", "log_ratio"} & set(self.statistics))
-        require(
-            not needs_value or self.value is not None,
-            where,
-            f"{', '.join(needs_value)} needs `value`, a numeric column",
-        )
+        lengths = [microseconds(window) for window in self.windows]
+        require(lengths == sorted(set(lengths)), where, "windows must be listed from the shortest, each once")
+        windowed = [statistic for statistic in self.statistics if statistic in WINDOWED]
+        require(not windowed or bool(lengths), where, f"{', '.join(windowed)} needs `windows`, e.g. [1d, 7d, 30d]")
+        require(bool(windowed) or not lengths, where, "no statistic here uses `windows`; remove them")
+        for key, (statistics, what) in _NEEDS.items():
+            needing = [statistic for statistic in self.statistics if statistic in statistics]
+            given = bool(getattr(self, key))
+            require(given or not needing, where, f"{', '.join(needing)} needs `{key}`, {what}")
+            require(not given or bool(needing), where, f"no statistic here uses `{key}`; remove it")
+        require(len(self.location) in (0, 2), where, "location must be two columns, latitude and longitude")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The windows in microseconds."""
+        return tuple(microseconds(window) for window in self.windows)

@@ -36,6 +36,7 @@ class _StrictLoader(yaml.SafeLoader):
 class Schema:
     """The data contract: every column in order, the histories to keep, how late labels arrive, what to ignore.
 
+    history_events: how many of its newest transactions are remembered of an entity; a window never reaches further.
     label_delay_days: how long after a transaction its label is known. ignore: columns that may be in the files and
     are never used. Raises SchemaError when two columns claim one role, or a history names a column that cannot serve.
     """
@@ -44,6 +45,7 @@ class Schema:
     columns: tuple[Column, ...]
     description: str = ""
     history: tuple[History, ...] = ()
+    history_events: int = 200
     label_delay_days: float = 0.0
     ignore: tuple[str, ...] = ()
 
@@ -73,6 +75,9 @@ class Schema:
         require(
             is_number(delay) and delay >= 0, where, f"label_delay_days {delay!r} must be a number of days, 0 or more"
         )
+        events = self.history_events
+        whole = isinstance(events, int) and not isinstance(events, bool)
+        require(whole and 1 <= events <= 100_000, where, f"history_events {events!r} must be a whole number, 1 to 100000")
         for history in self.history:
             self._check_history(history)
 
@@ -80,14 +85,20 @@ class Schema:
         where = f"{self.name!r}, history of {history.entity!r}"
         kind = self.column(history.entity).kind
         require(kind == "entity", where, f"the column is {kind}; its kind must be entity")
-        if history.value is not None:
-            kind = self.column(history.value).kind
-            require(kind == "numeric", where, f"value {history.value!r} is {kind}; name a numeric column")
-        require(self.timestamp is not None, where, "a history needs a timestamp column; add one or remove the history")
+        for name in (*([history.value] if history.value else []), *history.location):
+            kind = self.column(name).kind
+            require(kind == "numeric", where, f"column {name!r} is {kind}; name a numeric column")
+        if history.of is not None:
+            kind = self.column(history.of).kind
+            require(kind in ("categorical", "entity"), where, f"of {history.of!r} is {kind}; name a category or an entity")
+            require(history.of != history.entity, where, "of is the entity itself; name another column")
+        timed = self.timestamp is not None and not self.timestamp.nullable
+        require(timed, where, "a history needs a timestamp in every row; add such a column or remove the history")
+        labelled = [statistic for statistic in history.statistics if statistic in ("risk", "frauds")]
         require(
-            "risk" not in history.statistics or self.label is not None,
+            not labelled or self.label is not None,
             where,
-            "risk needs a label column; add one or drop risk",
+            f"{', '.join(labelled)} needs a label column; add one or drop it",
         )
 
     def _only(self, kind: Kind) -> Column | None:
@@ -222,7 +233,7 @@ def _listed(values: Mapping[str, Any], key: str, where: str) -> list[Any]:
 
 def _build(kind: type, raw: object, where: str) -> Any:
     values = _checked_keys(kind, raw, where)
-    for key in ("categories", "calendar", "statistics"):
+    for key in ("categories", "calendar", "windows", "location", "statistics"):
         if key in values:
             values[key] = tuple(_listed(values, key, where))
     if isinstance(values.get("example"), datetime.date):

@@ -15,9 +15,10 @@ import pandas as pd
 
 from fraud import kernels
 from fraud.errors import ConfigError, DataError
-from fraud.history import days_since_epoch, feature_columns, feature_names
+from fraud.history import feature_columns, feature_names, feature_transforms, microseconds_since_epoch
 from fraud.schema import Schema
 
+MICROSECONDS_A_DAY = 86_400e6
 CALENDAR_WIDTH = {"hour": 2, "weekday": 2, "weekend": 1, "night": 1}
 _KINDS = {"none": kernels.LINEAR, "log": kernels.LOG, "signed_log": kernels.SIGNED_LOG}
 
@@ -124,7 +125,8 @@ def raw_features(
         else:
             parts.append(values.to_numpy(dtype=np.float64)[:, None])
     if schema.timestamp and schema.timestamp.calendar:
-        parts.append(calendar(days_since_epoch(rows[schema.timestamp.name]), schema.timestamp.calendar))
+        days = microseconds_since_epoch(rows[schema.timestamp.name]) / MICROSECONDS_A_DAY
+        parts.append(calendar(days, schema.timestamp.calendar))
     return np.concatenate([*parts, history], axis=1)
 
 
@@ -169,6 +171,7 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
     width = 1 + config.max_categories
     tables: list[np.ndarray] = []
     by_name = {column.name: column for column in schema.features}
+    of_history = dict(zip(feature_names(schema), feature_transforms(schema), strict=True))
     for j, name in enumerate(names):
         column = by_name.get(name)
         outputs = 1
@@ -180,7 +183,7 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
             typical[j] = float(np.bincount(raw[:, j].astype(np.int64)).argmax())
             outputs = 1 + min(config.max_categories, int(levels[j]))
         else:
-            kinds[j] = _KINDS[column.transform] if column else kernels.LINEAR
+            kinds[j] = _KINDS[column.transform if column else of_history.get(name, "none")]
             center[j], scale[j], typical[j] = _scaling(raw[:, j], int(kinds[j]), config.scaling)
             if column and column.nullable:
                 missing[j] = starts[j] + 1

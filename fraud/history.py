@@ -1,175 +1,392 @@
-"""Entity history: what is normal for this customer, and how risky this terminal has been, at the moment of a row.
+"""Entity history: what is normal for this card, and how risky this terminal has been, at the moment of a row.
 
-Each entry of the schema's `history` keeps exponentially decayed statistics per entity (Welford-style sums with a
-half-life), so that one row costs O(1) time and state. Features of a row use only what was known before it: earlier
-rows, and labels older than the schema's label delay (point-in-time correct; Fraud Detection Handbook, ch. 3.4,
-computes the windowed form).
+Each entry of the schema's `history` gives statistics over exact sliding windows of its entity's earlier transactions
+(counts, means, z-scores, distinct values, delayed fraud rates: Fraud Detection Handbook, ch. 3.4; Bahnsen et al.,
+"Feature engineering strategies for credit card fraud detection", 2016). What must be remembered of an entity is its
+newest `Schema.history_events` transactions, no older than the longest window, and its known frauds: a few dozen bytes
+an event, however busy the entity is. A row's features use only what was known before it: transactions with an earlier
+time (or the same time and an earlier arrival), and frauds older than the label delay.
+
+`replay` computes them for millions of rows; `RowReader` for one row from the events that a state store remembers. Both
+run `history_kernels.window_statistics` over the same records, so they are equal.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from fraud import history_kernels
-from fraud.errors import DataError
-from fraud.schema import History, Schema
+from fraud.columns import WINDOWED, History, Statistic
+from fraud.schema import Schema
 
-STATISTICS = {
-    "zscore": history_kernels.ZSCORE,
-    "log_ratio": history_kernels.LOG_RATIO,
-    "count": history_kernels.COUNT,
-    "risk": history_kernels.RISK,
-}
-_MICROSECONDS_A_DAY = 86_400e6
+_CODES = {name: code for code, name in enumerate(get_args(Statistic))}
+_DAY = 86_400_000_000
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+# Rows a thread takes at a time; fewer are not worth a thread.
+_CHUNK = 50_000
+FRAUD_RECORD = np.dtype([("time", "<i8"), ("id", "<u4")])
+
+
+@dataclass(frozen=True)
+class EntityPlan:
+    """What to remember of one entity column, and the history entries that are computed from it.
+
+    Two schemas with equal plans understand each other's states. values: numeric columns kept with every event; others:
+    columns kept as a 32-bit hash; capacity: events remembered of one entity; delay, memory: microseconds; memory is the
+    age at which an event can no longer matter.
+    """
+
+    column: str
+    entries: tuple[History, ...]
+    values: tuple[str, ...]
+    others: tuple[str, ...]
+    capacity: int
+    delay: int
+
+    @cached_property
+    def memory(self) -> int:
+        """Age in microseconds at which an event can no longer matter: the longest window, and the delay of labels."""
+        longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * _DAY
+        return longest + (self.delay if self.keeps_frauds else 0)
+
+    @cached_property
+    def keeps_frauds(self) -> bool:
+        """Whether any entry counts known frauds."""
+        return any({"risk", "frauds"} & set(entry.statistics) for entry in self.entries)
+
+    @cached_property
+    def record(self) -> np.dtype:
+        """One remembered transaction: time (int64 microseconds), id (uint32 hash, 0 = none), then the kept columns."""
+        return np.dtype(
+            [("time", "<i8"), ("id", "<u4")]
+            + [(f"value {name}", "<f4") for name in self.values]
+            + [(f"hash {name}", "<u4") for name in self.others]
+        )
+
+
+def plans(schema: Schema) -> tuple[EntityPlan, ...]:
+    """One plan for each entity column that has history, in the order of the schema's history."""
+    found = []
+    for column in dict.fromkeys(entry.entity for entry in schema.history):
+        entries = tuple(entry for entry in schema.history if entry.entity == column)
+        values = [name for entry in entries for name in ([entry.value] if entry.value else []) + list(entry.location)]
+        others = [entry.of for entry in entries if entry.of]
+        found.append(
+            EntityPlan(
+                column=column, entries=entries, values=tuple(dict.fromkeys(values)),
+                others=tuple(dict.fromkeys(others)), capacity=schema.history_events,
+                delay=round(schema.label_delay_days * _DAY),
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class HistoryState:
-    """What one history entry remembers. Arrays only.
+    """What is remembered of every entity of one plan. Arrays only.
 
-    keys: str (n_entities,); statistics: float64 (n_entities, 7), see history_kernels; totals: float64 (5,);
-    pending_days: float64 (n_pending,) day (since 1970) on which a label becomes known, ascending;
-    pending_entities: int64 (n_pending,) row of `statistics`; pending_labels: float64 (n_pending,) 1 fraud, 0
-    legitimate.
+    keys: str (n_entities,); events: EntityPlan.record (n_events,), those of one entity together, by time; starts: int64
+    (n_entities + 1,) where they begin; frauds: FRAUD_RECORD (n_frauds,), fraud_starts: int64 (n_entities + 1,).
     """
 
     keys: np.ndarray
-    statistics: np.ndarray
-    totals: np.ndarray
-    pending_days: np.ndarray
-    pending_entities: np.ndarray
-    pending_labels: np.ndarray
+    events: np.ndarray
+    starts: np.ndarray
+    frauds: np.ndarray
+    fraud_starts: np.ndarray
 
     @property
-    def last_day(self) -> float:
-        """Day since 1970 of the newest row that was learnt; -inf before the first."""
-        return float(self.statistics[:, history_kernels.SEEN].max()) if len(self.keys) else -np.inf
+    def last_time(self) -> int | None:
+        """Microseconds since 1970 of the newest event; None without any."""
+        return int(self.events["time"].max()) if len(self.events) else None
 
     @classmethod
-    def empty(cls) -> HistoryState:
-        """Make a state that has seen nothing."""
+    def empty(cls, plan: EntityPlan) -> HistoryState:
+        """Make a state that remembers nothing."""
+        nothing = np.zeros(1, dtype=np.int64)
         return cls(
-            keys=np.empty(0, dtype=object),
-            statistics=np.zeros((0, history_kernels.N_STATE)),
-            totals=np.zeros(5),
-            pending_days=np.empty(0),
-            pending_entities=np.empty(0, dtype=np.int64),
-            pending_labels=np.empty(0),
+            np.empty(0, dtype=object), np.empty(0, dtype=plan.record), nothing, np.empty(0, FRAUD_RECORD), nothing
         )
 
 
 def feature_names(schema: Schema) -> list[str]:
     """Names of the history features, in the column order of `replay`'s array."""
-    return [_name(entry, statistic) for entry in schema.history for statistic in entry.statistics]
+    return [name for plan in plans(schema) for entry in plan.entries for name in _names(entry)]
+
+
+def feature_statistics(schema: Schema) -> list[tuple[History, str, str]]:
+    """For each history feature its entry, statistic and window ("" where the statistic has none)."""
+    return [
+        (entry, statistic, window)
+        for plan in plans(schema)
+        for entry in plan.entries
+        for statistic in entry.statistics
+        for window in (entry.windows if statistic in WINDOWED else ("",))
+    ]
 
 
 def feature_columns(schema: Schema) -> list[str]:
-    """For each history feature the column a reader would blame: the value's, or the entity's for count and risk."""
+    """For each history feature the column a reader would blame: what it looks at, or else the entity."""
+    named = {"distinct": "of", "first_seen": "of"} | dict.fromkeys(
+        ("sum", "mean", "std", "max", "ratio", "zscore"), "value"
+    )
     return [
-        entry.value if statistic in ("zscore", "log_ratio") and entry.value else entry.entity
-        for entry in schema.history
-        for statistic in entry.statistics
+        getattr(entry, named[statistic]) if statistic in named else (entry.location or (entry.entity,))[0]
+        for entry, statistic, _ in feature_statistics(schema)
     ]
+
+
+def feature_transforms(schema: Schema) -> list[str]:
+    """For each history feature the transform that suits its statistic: "none", "log" or "signed_log"."""
+    transforms = dict.fromkeys(("sum", "mean", "max"), "signed_log")
+    transforms |= dict.fromkeys(("risk", "first_seen", "zscore"), "none")
+    return [transforms.get(statistic, "log") for _, statistic, _ in feature_statistics(schema)]
+
+
+def hashed(value: object) -> int:
+    """CRC-32 of a value's text, 1 or more; 0 for a missing one. Equal in every process and version."""
+    if value is None or value != value:
+        return 0
+    return zlib.crc32(str(value).encode()) or 1
 
 
 def replay(
     rows: pd.DataFrame, schema: Schema, states: tuple[HistoryState, ...] = (), *, learn: bool = True
 ) -> tuple[np.ndarray, tuple[HistoryState, ...]]:
-    """Compute the history features of every row, in time order, starting from `states`.
+    """Compute the history features of every row, as if the rows came one by one in time order after `states`.
 
-    rows: canonical frame (fraud.schema.validate), any order. learn: count each row, after reading it, into its entity's
-    history; False reads the states as they stand (labels already pending still mature).
-    Returns float64 (n_rows, n_history_features) in the order of `rows`, and the states after the last row.
-    Raises DataError if the schema declares history but names no timestamp.
+    rows: canonical frame (fraud.schema.validate), any order; rows of one time count as coming in the frame's order.
+    learn: every row is remembered for the rows after it, and its label once the delay is over; False reads `states` as
+    they stand.
+    Returns float64 (n_rows, n_history_features) in the order of `rows`, and the states after the last row (of the same
+    plans; events that can no longer matter are forgotten).
     """
-    if not schema.history:
+    found = plans(schema)
+    if not found:
         return np.empty((len(rows), 0)), ()
-    if schema.timestamp is None:
-        raise DataError(
-            f"schema {schema.name!r} declares history but no column of kind timestamp: add one or drop history"
+    assert schema.timestamp is not None  # Schema refuses a history without one
+    out = np.empty((len(rows), len(feature_names(schema))))
+    times = microseconds_since_epoch(rows[schema.timestamp.name])
+    order = np.argsort(times, kind="stable")
+    is_fraud = np.zeros(len(rows), dtype=bool)
+    if schema.label is not None and schema.label.name in rows:
+        is_fraud = rows[schema.label.name].to_numpy() == 1
+    ids = np.zeros(len(rows), dtype=np.uint32)
+    if learn and schema.id is not None and schema.id.name in rows:
+        ids = _hashes(rows[schema.id.name])
+    after, column = [], 0
+    for plan, state in zip(found, states or tuple(HistoryState.empty(plan) for plan in found), strict=True):
+        batch = _Batch(plan, rows, times, order, is_fraud, ids, state, learn)
+        for entry in plan.entries:
+            width = len(_names(entry))
+            batch.compute(entry, out[:, column : column + width])
+            column += width
+        after.append(batch.remembered() if learn else state)
+    return out, tuple(after)
+
+
+def microseconds_since_epoch(times: pd.Series) -> np.ndarray:
+    """Convert canonical timestamps to int64 microseconds since 1970, shape (n_rows,)."""
+    return times.to_numpy(dtype="datetime64[us]").astype(np.int64)
+
+
+def _names(entry: History) -> list[str]:
+    names = []
+    for statistic in entry.statistics:
+        of = {"distinct": entry.of, "first_seen": entry.of}.get(statistic)
+        of = entry.value if statistic in ("sum", "mean", "std", "max", "ratio", "zscore") else of
+        name = f"{of} {statistic} by {entry.entity}" if of else f"{statistic} by {entry.entity}"
+        names += [f"{name} ({window})" for window in entry.windows] if statistic in WINDOWED else [name]
+    return names
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What a history entry asks of the kernel, whoever calls it."""
+
+    statistics: np.ndarray
+    windows: np.ndarray
+    table_size: int
+
+    @classmethod
+    def of(cls, entry: History, plan: EntityPlan) -> _Arguments:
+        return cls(
+            np.array([_CODES[statistic] for statistic in entry.statistics], dtype=np.int64),
+            np.array(entry.lengths, dtype=np.int64),
+            (1 << (2 * plan.capacity + 1).bit_length()) if entry.of else 1,
         )
-    days = days_since_epoch(rows[schema.timestamp.name])
-    order = np.argsort(days, kind="stable")
-    labels = rows[schema.label.name].to_numpy() if schema.label and schema.label.name in rows else None
-    states = states or tuple(HistoryState.empty() for _ in schema.history)
-    blocks, after = [], []
-    for entry, state in zip(schema.history, states, strict=True):
-        values = rows[entry.value].to_numpy(dtype=np.float64)[order] if entry.value else np.zeros(len(rows))
-        known = labels[order] if labels is not None and learn and "risk" in entry.statistics else None
-        features, state = _replay_entry(
-            entry, state, days[order], rows[entry.entity].to_numpy(dtype=object)[order], values, known,
-            schema.label_delay_days, learn,
+
+
+class _Batch:
+    """One plan over a whole frame: its rows and its state's events, grouped by entity and sorted by time."""
+
+    def __init__(
+        self,
+        plan: EntityPlan,
+        rows: pd.DataFrame,
+        times: np.ndarray,
+        order: np.ndarray,
+        is_fraud: np.ndarray,
+        ids: np.ndarray,
+        state: HistoryState,
+        learn: bool,
+    ) -> None:
+        self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, ids, learn
+        codes, uniques = pd.factorize(rows[plan.column], use_na_sentinel=True)
+        self._keys, positions = _with_keys(state.keys, np.asarray(uniques, dtype=object))
+        # The last group takes the rows without the entity (a nullable column); they have no history.
+        n, nobody = len(self._keys) + 1, len(self._keys)
+        groups = np.append(positions, nobody)[codes][order]
+        old = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
+        self._old = len(old) if learn else 0
+        learnt = groups if learn else groups[:0]
+        self._events = np.concatenate([state.events["time"], times[order][: len(learnt)]])
+        all_groups = np.concatenate([old, learnt])
+        starts, sorting = np.empty(n + 1, dtype=np.int64), np.empty(len(all_groups), dtype=np.int64)
+        if learn and len(old) and len(learnt) and times[order[0]] < state.events["time"].max():
+            late = np.argsort(self._events, kind="stable")
+            history_kernels.group_rows(all_groups[late], n, starts, sorting)
+            sorting = late[sorting]
+        else:
+            history_kernels.group_rows(all_groups, n, starts, sorting)
+        self._starts, self._sorting, self._state = starts, sorting, state
+        self._events = self._events[sorting]
+        if learn:
+            self._targets = np.flatnonzero(sorting >= len(old))
+            source = sorting[self._targets] - len(old)
+            self._stops = self._targets.copy()
+        else:
+            source = np.arange(len(groups))
+            self._stops = np.empty(len(groups), dtype=np.int64)
+            history_kernels.last_positions(self._events, groups, starts, times[order], self._stops)
+        self._row_of = order[source]
+        self._groups = groups[source]
+        self._now = times[self._row_of]
+        self._begins = np.maximum(starts[self._groups], self._stops - plan.capacity)
+        self._begins[self._groups == nobody] = self._stops[self._groups == nobody]
+        self._load_frauds(is_fraud, times, groups, n)
+
+    def _load_frauds(self, is_fraud: np.ndarray, times: np.ndarray, groups: np.ndarray, n: int) -> None:
+        state = self._state
+        old = np.repeat(np.arange(len(state.keys)), np.diff(state.fraud_starts))
+        new = np.flatnonzero(is_fraud[self._order] & (groups != n - 1)) if self._learn and self._plan.keeps_frauds else []
+        self._fraud_rows = self._order[np.asarray(new, dtype=np.int64)]
+        fraud_times = np.concatenate([state.frauds["time"], times[self._fraud_rows]])
+        fraud_groups = np.concatenate([old, groups[np.asarray(new, dtype=np.int64)]])
+        self._fraud_sorting = np.lexsort((fraud_times, fraud_groups))
+        self._frauds = fraud_times[self._fraud_sorting]
+        self._fraud_starts = np.searchsorted(fraud_groups[self._fraud_sorting], np.arange(n + 1))
+
+    def compute(self, entry: History, out: np.ndarray) -> None:
+        """Write the entry's features, float64 (n_rows, width), in the order of the frame."""
+        arguments = _Arguments.of(entry, self._plan)
+        columns = [(f"value {name}" if name else "") for name in (entry.value, *(entry.location or (None, None)))]
+        value, latitude, longitude = (self._column(name, np.float32) for name in columns)
+        other = self._column(f"hash {entry.of}" if entry.of else "", np.uint32)
+
+        def run(part: slice) -> None:
+            history_kernels.replay_rows(
+                self._begins[part], self._stops[part], self._groups[part], self._fraud_starts, self._events,
+                value[0], other[0], latitude[0], longitude[0], self._frauds, self._now[part],
+                _part(value[1], part), _part(other[1], part), _part(latitude[1], part), _part(longitude[1], part),
+                self._row_of[part], arguments.statistics, arguments.windows, self._plan.delay, self._plan.memory,
+                self._plan.capacity, arguments.table_size, out,
+            )  # fmt: skip
+
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(self._row_of), _CHUNK)]
+        if len(parts) < 2:
+            run(slice(None))
+            return
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(run, parts))
+
+    def _column(self, name: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+        """A kept column of the events, and the same of the rows in the order they are computed; empty without a name."""
+        if not name:
+            return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
+        values = _kept(self._rows, name)
+        events = np.concatenate([self._state.events[name], values[self._order] if self._learn else values[:0]])
+        return events[self._sorting], values[self._row_of]
+
+    def remembered(self) -> HistoryState:
+        """The state after the rows: the newest events of each entity that can still matter."""
+        plan, n = self._plan, len(self._keys)
+        ends = np.repeat(self._starts[1:], np.diff(self._starts))
+        newest = int(self._events.max()) if len(self._events) else 0
+        known = np.arange(len(ends)) < self._starts[n]  # the last group is nobody's
+        kept = known & (np.arange(len(ends)) >= ends - plan.capacity) & (self._events >= newest - plan.memory)
+        events = np.empty(int(kept.sum()), dtype=plan.record)
+        chosen = self._sorting[kept]
+        is_old = chosen < len(self._state.events)
+        events[is_old] = self._state.events[chosen[is_old]]
+        rows = self._order[chosen[~is_old] - len(self._state.events)]
+        events["time"] = self._events[kept]
+        events["id"][~is_old] = self._ids[rows]
+        for name in plan.record.names[2:] if plan.record.names else ():
+            events[name][~is_old] = _kept(self._rows.iloc[rows], name)
+        frauds = np.empty(len(self._fraud_sorting), dtype=FRAUD_RECORD)
+        is_old = self._fraud_sorting < len(self._state.frauds)
+        frauds["time"] = self._frauds
+        frauds["id"][is_old] = self._state.frauds["id"][self._fraud_sorting[is_old]]
+        frauds["id"][~is_old] = self._ids[self._fraud_rows[self._fraud_sorting[~is_old] - len(self._state.frauds)]]
+        fraud_ends = np.repeat(self._fraud_starts[1:], np.diff(self._fraud_starts))
+        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= fraud_ends - plan.capacity)
+        per_entity = _counts(kept, self._starts)[:n]
+        frauds_per_entity = _counts(kept_frauds, self._fraud_starts)[:n]
+        alive = (per_entity > 0) | (frauds_per_entity > 0)
+        return HistoryState(
+            self._keys[alive], events, _starts(per_entity[alive]), frauds[kept_frauds],
+            _starts(frauds_per_entity[alive]),
         )  # fmt: skip
-        block = np.empty_like(features)
-        block[order] = features
-        blocks.append(block[:, [STATISTICS[name] for name in entry.statistics]])
-        after.append(state)
-    return np.concatenate(blocks, axis=1), tuple(after)
 
 
-def days_since_epoch(times: pd.Series) -> np.ndarray:
-    """Convert canonical timestamps to float64 days since 1970, shape (n_rows,)."""
-    return times.to_numpy(dtype="datetime64[us]").astype(np.int64) / _MICROSECONDS_A_DAY
+def _kept(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as a record keeps it: float32 of numbers, 32-bit hashes of the rest."""
+    kind, _, column = name.partition(" ")
+    if kind == "value":
+        return np.clip(rows[column].to_numpy(dtype=np.float64), -_LARGEST_FLOAT32, _LARGEST_FLOAT32).astype(np.float32)
+    return _hashes(rows[column])
 
 
-def _name(entry: History, statistic: str) -> str:
-    what = f"{entry.value} " if statistic in ("zscore", "log_ratio") else ""
-    return f"{what}{statistic} by {entry.entity} ({entry.half_life_days:g} d)"
+def _hashes(texts: pd.Series) -> np.ndarray:
+    """`hashed` of every value: uint32 (n_rows,)."""
+    column = pa.array(texts, type=pa.large_string(), from_pandas=True)
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    _, offsets, letters = column.buffers()
+    begin = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+    out = np.empty(len(column), dtype=np.uint32)
+    history_kernels.crc32_of_texts(np.frombuffer(letters or b"", dtype=np.uint8), begin, out)
+    out[np.asarray(column.is_null())] = 0
+    return out
 
 
-def _replay_entry(
-    entry: History,
-    state: HistoryState,
-    days: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    labels: np.ndarray | None,
-    delay_days: float,
-    learn: bool,
-) -> tuple[np.ndarray, HistoryState]:
-    codes, uniques = pd.factorize(keys, use_na_sentinel=True)
-    state, positions = _with_keys(state, np.asarray(uniques, dtype=object))
-    # Rows without the entity (a nullable entity column) share one throw-away row at the end.
-    statistics = np.vstack([state.statistics, np.zeros((1, history_kernels.N_STATE))])
-    entities = np.where(codes >= 0, positions[codes] if len(positions) else -1, len(statistics) - 1).astype(np.int64)
-    pending_days, pending_entities, pending_labels = state.pending_days, state.pending_entities, state.pending_labels
-    if labels is not None:
-        labelled = (labels >= 0) & (codes >= 0)
-        pending_days = np.concatenate([pending_days, days[labelled] + delay_days])
-        pending_entities = np.concatenate([pending_entities, entities[labelled]])
-        pending_labels = np.concatenate([pending_labels, labels[labelled].astype(np.float64)])
-        by_day = np.argsort(pending_days, kind="stable")
-        pending_days, pending_entities, pending_labels = (
-            pending_days[by_day], pending_entities[by_day], pending_labels[by_day],
-        )  # fmt: skip
-    totals = state.totals.copy()
-    out = np.empty((len(days), 4))
-    used = history_kernels.replay_history(
-        statistics, totals, days, entities, values, entry.half_life_days,
-        pending_days, pending_entities, pending_labels, learn, out,
-    )  # fmt: skip
-    if np.isnan(values).any():
-        out[np.isnan(values), : history_kernels.COUNT] = np.nan
-    return out, replace(
-        state,
-        statistics=statistics[:-1],
-        totals=totals,
-        pending_days=pending_days[used:],
-        pending_entities=pending_entities[used:],
-        pending_labels=pending_labels[used:],
-    )
+def _part(values: np.ndarray, part: slice) -> np.ndarray:
+    return values[part] if len(values) else values
 
 
-def _with_keys(state: HistoryState, keys: np.ndarray) -> tuple[HistoryState, np.ndarray]:
-    """Give every key of `keys` a row in the state; return the grown state and the row of each key."""
-    positions = (
-        pd.Index(state.keys).get_indexer(pd.Index(keys, dtype=object)) if len(state.keys) else np.full(len(keys), -1)
-    )
-    new = positions < 0
-    positions = positions.astype(np.int64)
-    positions[new] = len(state.keys) + np.arange(int(new.sum()))
-    grown = np.vstack([state.statistics, np.zeros((int(new.sum()), history_kernels.N_STATE))])
-    return replace(state, keys=np.concatenate([state.keys, keys[new]]), statistics=grown), positions
+def _counts(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """How many of each group are kept."""
+    total = np.concatenate([[0], np.cumsum(kept)])
+    return np.diff(total[starts])
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _with_keys(known: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Append the keys that are not known yet; return all of them and the position of each of `keys`."""
+    positions = pd.Index(known).get_indexer(pd.Index(keys, dtype=object)) if len(known) else np.full(len(keys), -1)
+    positions, new = positions.astype(np.int64), positions < 0
+    positions[new] = len(known) + np.arange(int(new.sum()))
+    return np.concatenate([known, keys[new]]), positions

@@ -1,102 +1,243 @@
-"""The compiled inner loops of entity history: read a row's features from its entity's state, then learn the row.
+"""The compiled inner loops of entity history: one row's window statistics from its entity's remembered events.
 
-Batches replay through the same functions that single requests call. States are flat arrays; see fraud/history.py.
+Batches and single requests call the same `window_statistics` on the same events in the same order, so their features
+are equal to the last bit. Times are int64 microseconds since 1970; events are sorted by time. See fraud/history.py.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit
 
-# Columns of a history state, one row an entity (see fraud/history.py).
-WEIGHT, SUM, SQUARES, SEEN, LABELLED, FRAUDS, LABEL_SEEN = 0, 1, 2, 3, 4, 5, 6
-N_STATE = 7
-# Pseudo-observations that pull a young entity's norm, and its fraud rate, towards everybody's.
-NORM_PRIOR, RISK_PRIOR = 3.0, 1.0
-# Columns that `history_features` writes, in this order.
-ZSCORE, LOG_RATIO, COUNT, RISK = 0, 1, 2, 3
+# Statistics, in the order of fraud.columns.Statistic.
+COUNT, SUM, MEAN, STD, MAX, RATIO, ZSCORE, DISTINCT, FIRST_SEEN, RISK, FRAUDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+TIME_SINCE_LAST, DISTANCE_FROM_LAST, SPEED_FROM_LAST = 11, 12, 13
+# A young entity's spread starts from that many pseudo-observations as far from its mean as the mean is from zero.
+SPREAD_PRIOR = 3.0
+# A ratio or a z-score beyond this says nothing more.
+LARGEST_RATIO = 1e6
+EARTH_RADIUS_KM = 6371.0088
+# Two transactions closer in time than this are taken as this far apart when a speed is asked for.
+SHORTEST_TRIP_HOURS = 1.0 / 60.0
 
 
-@njit(cache=True)
-def decay(state, column_time, now, half_life):  # pragma: no cover - compiled
-    """Weight that an entity's statistics keep at `now`; late rows (before the last one seen) are not grown."""
-    age = now - state[column_time]
-    if age <= 0.0:
-        return 1.0
-    return 0.5 ** (age / half_life)
+@njit(cache=True, nogil=True, inline="always")
+def count_up_to(times, start, stop, limit):  # pragma: no cover - compiled
+    """Position after the last of times[start:stop], ascending, that is at most `limit`."""
+    low, high = start, stop
+    while low < high:
+        middle = (low + high) // 2
+        if times[middle] <= limit:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
-@njit(cache=True)
-def history_features(state, totals, now, value, half_life, out):  # pragma: no cover - compiled
-    """Write zscore, log_ratio, count and risk of one row, given its entity's state before the row.
+@njit(cache=True, nogil=True)
+def distance_km(latitude, longitude, other_latitude, other_longitude):  # pragma: no cover - compiled
+    """Great-circle distance of two points in degrees (haversine formula)."""
+    a, b = math.radians(latitude), math.radians(other_latitude)
+    turn = math.radians(other_longitude - longitude)
+    half = math.sin((b - a) / 2.0) ** 2 + math.cos(a) * math.cos(b) * math.sin(turn / 2.0) ** 2
+    return 2.0 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, half)))
 
-    state: float64 (7,); totals: float64 (5,) weight, sum, squares of all values, labels and frauds of all rows.
+
+@njit(cache=True, nogil=True)
+def is_in_scan(other, table, stamps, stamp):  # pragma: no cover - compiled
+    """Put `other` into the open-addressing table of this scan; True if it was there. stamps mark what is current."""
+    mask = np.uint32(len(table) - 1)
+    slot = (np.uint32(other) * np.uint32(2654435769)) & mask
+    while stamps[slot] == stamp:
+        if table[slot] == other:
+            return True
+        slot = (slot + np.uint32(1)) & mask
+    stamps[slot] = stamp
+    table[slot] = other
+    return False
+
+
+@njit(cache=True, nogil=True)
+def window_statistics(
+    times, values, others, latitudes, longitudes, start, stop, fraud_times, fraud_start, fraud_stop,
+    now, value, other, latitude, longitude, statistics, windows, delay, memory, capacity, table, stamps, stamp, out,
+):  # pragma: no cover - compiled  # fmt: skip
+    """Write one row's statistics of one history entry: for each statistic, one number a window (or one, see above).
+
+    times, values, others, latitudes, longitudes: the entity's remembered events are [start, stop), all before the row;
+    arrays that the entry does not use are empty. fraud_times: when the known frauds of [fraud_start, fraud_stop)
+    happened. now, value, other, latitude, longitude: the row itself. windows: int64, ascending; delay, memory: int64
+    microseconds; capacity: events remembered.
+    table: uint32, stamps: int64, both of one power of two above twice the events; stamp: never used before.
+    out: float64 (n_outputs,).
     """
-    kept = decay(state, SEEN, now, half_life)
-    weight = state[WEIGHT] * kept
-    mean_all = 0.0
-    square_all = 1.0
-    if totals[0] > 0.0:
-        mean_all = totals[1] / totals[0]
-        square_all = totals[2] / totals[0]
-    mean = (state[SUM] * kept + NORM_PRIOR * mean_all) / (weight + NORM_PRIOR)
-    square = (state[SQUARES] * kept + NORM_PRIOR * square_all) / (weight + NORM_PRIOR)
-    spread = math.sqrt(max(square - mean * mean, 1e-12))
-    # A floor keeps an entity that always pays the same from turning one cent more into a thousand deviations.
-    spread = max(spread, 1e-3 * abs(mean), 1e-9)
-    out[ZSCORE] = (value - mean) / spread
-    out[LOG_RATIO] = math.copysign(math.log1p(abs(value)), value) - math.copysign(math.log1p(abs(mean)), mean)
-    out[COUNT] = weight
-    base = 0.0
-    if totals[3] > 0.0:
-        base = totals[4] / totals[3]
-    kept = decay(state, LABEL_SEEN, now, half_life)
-    out[RISK] = (state[FRAUDS] * kept + RISK_PRIOR * base) / (state[LABELLED] * kept + RISK_PRIOR)
+    n_windows = len(windows)
+    needs_scan = False
+    for statistic in statistics:
+        needs_scan = needs_scan or (SUM <= statistic <= FIRST_SEEN)
+    column = 0
+    if needs_scan:
+        # One walk from the newest event back; each window takes up where the shorter one ended.
+        shift = 0.0  # sums of differences to the newest known value do not cancel
+        if len(values) > 0:
+            for k in range(stop - 1, start - 1, -1):
+                if not math.isnan(values[k]):
+                    shift = np.float64(values[k])
+                    break
+        n, known, total, squares, largest, distinct, is_first = 0, 0, 0.0, 0.0, -np.inf, 0, 1.0
+        k = stop - 1
+        for w in range(n_windows):
+            oldest = now - windows[w]
+            while k >= start and times[k] >= oldest:
+                n += 1
+                if len(values) > 0 and not math.isnan(values[k]):
+                    difference = np.float64(values[k]) - shift
+                    known += 1
+                    total += difference
+                    squares += difference * difference
+                    largest = max(largest, np.float64(values[k]))
+                if len(others) > 0:
+                    if others[k] == other:
+                        is_first = 0.0
+                    if not is_in_scan(others[k], table, stamps, stamp):
+                        distinct += 1
+                k -= 1
+            mean, spread = 0.0, 0.0
+            if known > 0:
+                mean = shift + total / known
+                spread = max(squares - total * total / known, 0.0)
+            column = 0
+            for statistic in statistics:
+                if statistic >= TIME_SINCE_LAST:
+                    column += 1
+                    continue
+                found = 0.0
+                if statistic == COUNT:
+                    found = n
+                elif statistic == SUM:
+                    found = mean * known
+                elif statistic == MEAN:
+                    found = mean
+                elif statistic == STD:
+                    found = math.sqrt(spread / (known - 1)) if known > 1 else 0.0
+                elif statistic == MAX:
+                    found = largest if known > 0 else 0.0
+                elif statistic == RATIO:
+                    found = 1.0
+                    if known > 0 and abs(mean) > 1e-9:
+                        found = min(max(value / mean, -LARGEST_RATIO), LARGEST_RATIO)
+                    if math.isnan(value):
+                        found = np.nan
+                elif statistic == ZSCORE:
+                    if known > 0:
+                        deviation = math.sqrt((spread + SPREAD_PRIOR * mean * mean) / (known + SPREAD_PRIOR))
+                        found = (value - mean) / max(deviation, 1e-9)
+                        found = min(max(found, -LARGEST_RATIO), LARGEST_RATIO)
+                    if math.isnan(value):
+                        found = np.nan
+                elif statistic == DISTINCT:
+                    found = distinct
+                elif statistic == FIRST_SEEN:
+                    found = is_first
+                out[column + w] = found
+                column += n_windows
+    known_by = now - delay
+    column = 0
+    for statistic in statistics:
+        if statistic >= TIME_SINCE_LAST:
+            found = 0.0
+            if statistic == TIME_SINCE_LAST:
+                # Without an earlier event it is as long ago as the memory reaches.
+                found = memory / 1e6
+                if stop > start:
+                    found = min(found, (now - times[stop - 1]) / 1e6)
+            elif stop > start:
+                found = distance_km(latitudes[stop - 1], longitudes[stop - 1], latitude, longitude)
+                if statistic == SPEED_FROM_LAST:
+                    found /= max((now - times[stop - 1]) / 3600e6, SHORTEST_TRIP_HOURS)
+                if math.isnan(found):  # one of the places is not known
+                    found = 0.0
+            out[column] = found
+            column += 1
+            continue
+        if statistic == COUNT and not needs_scan:
+            for w in range(n_windows):
+                out[column + w] = stop - count_up_to(times, start, stop, now - windows[w] - 1)
+        elif statistic == RISK or statistic == FRAUDS:
+            fraud_end = count_up_to(fraud_times, fraud_start, fraud_stop, known_by)
+            first_fraud = max(fraud_start, fraud_end - capacity)
+            end = count_up_to(times, start, stop, known_by)
+            for w in range(n_windows):
+                oldest = known_by - windows[w] - 1
+                frauds = fraud_end - count_up_to(fraud_times, first_fraud, fraud_end, oldest)
+                out[column + w] = frauds
+                if statistic == RISK:
+                    # One legitimate pseudo-transaction: a single fraud among few does not make a certainty.
+                    out[column + w] = frauds / (max(end - count_up_to(times, start, end, oldest), frauds) + 1.0)
+        column += n_windows
 
 
-@njit(cache=True)
-def learn_value(state, totals, now, value, half_life):  # pragma: no cover - compiled
-    """Count one row into its entity's norm and into everybody's; a missing value changes nothing."""
-    if math.isnan(value):
-        return
-    kept = decay(state, SEEN, now, half_life)
-    state[WEIGHT] = state[WEIGHT] * kept + 1.0
-    state[SUM] = state[SUM] * kept + value
-    state[SQUARES] = state[SQUARES] * kept + value * value
-    state[SEEN] = max(state[SEEN], now)
-    totals[0] += 1.0
-    totals[1] += value
-    totals[2] += value * value
-
-
-@njit(cache=True)
-def learn_label(state, totals, matured, label, half_life):  # pragma: no cover - compiled
-    """Count one matured label (1 fraud, 0 legitimate) into its entity's fraud rate and into everybody's."""
-    kept = decay(state, LABEL_SEEN, matured, half_life)
-    state[LABELLED] = state[LABELLED] * kept + 1.0
-    state[FRAUDS] = state[FRAUDS] * kept + label
-    state[LABEL_SEEN] = max(state[LABEL_SEEN], matured)
-    totals[3] += 1.0
-    totals[4] += label
-
-
-@njit(cache=True)
-def replay_history(
-    states, totals, times, entities, values, half_life, pending, pending_entities, pending_labels, updates, out
-):  # pragma: no cover - compiled
-    """Walk rows in time order: read each row's features, then learn it. Labels are learnt when they mature, never
-    before.
-
-    times: float64 (n,) days, ascending; entities: int64 (n,); values: float64 (n,); pending: float64 (m,) days on which
-    the labels of pending_entities/pending_labels become known, ascending; out: float64 (n, 4). Returns the labels used.
+@njit(cache=True, nogil=True)
+def replay_rows(
+    starts, stops, groups, fraud_starts, times, values, others, latitudes, longitudes, fraud_times,
+    now, value, other, latitude, longitude, targets, statistics, windows, delay, memory, capacity, table_size, out,
+):  # pragma: no cover - compiled  # fmt: skip
+    """`window_statistics` of many rows. Row i reads the events [starts[i], stops[i]) and the frauds of groups[i] (-1:
+    it has no entity) and writes out[targets[i]]. value, other, latitude, longitude: (n_rows,) or empty, as the events.
     """
-    used = 0
-    for i in range(len(times)):
-        while used < len(pending) and pending[used] <= times[i]:
-            learn_label(states[pending_entities[used]], totals, pending[used], pending_labels[used], half_life)
-            used += 1
-        history_features(states[entities[i]], totals, times[i], values[i], half_life, out[i])
-        if updates:
-            learn_value(states[entities[i]], totals, times[i], values[i], half_life)
-    return used
+    table = np.zeros(table_size, dtype=np.uint32)
+    stamps = np.zeros(table_size, dtype=np.int64)
+    for i in range(len(targets)):
+        fraud_start, fraud_stop = 0, 0
+        if groups[i] >= 0 and len(fraud_times) > 0:
+            fraud_start, fraud_stop = fraud_starts[groups[i]], fraud_starts[groups[i] + 1]
+        window_statistics(
+            times, values, others, latitudes, longitudes, starts[i], stops[i], fraud_times, fraud_start, fraud_stop,
+            now[i], np.float64(value[i]) if len(value) > 0 else 0.0, other[i] if len(other) > 0 else np.uint32(0),
+            np.float64(latitude[i]) if len(latitude) > 0 else 0.0,
+            np.float64(longitude[i]) if len(longitude) > 0 else 0.0,
+            statistics, windows, delay, memory, capacity, table, stamps, i + 1, out[targets[i]],
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def group_rows(codes, n_groups, starts, order):  # pragma: no cover - compiled
+    """Stable counting sort: order, int64 (n,), lists the rows of group 0, then 1, ...; starts: int64 (n_groups + 1,).
+
+    codes: int64 (n,) in 0 .. n_groups - 1.
+    """
+    starts[:] = 0
+    for code in codes:
+        starts[code + 1] += 1
+    for g in range(n_groups):
+        starts[g + 1] += starts[g]
+    position = starts[:-1].copy()
+    for i in range(len(codes)):
+        order[position[codes[i]]] = i
+        position[codes[i]] += 1
+
+
+@njit(cache=True, nogil=True)
+def last_positions(times, groups_of_rows, starts, row_times, stops):  # pragma: no cover - compiled
+    """For each row the position after its group's last event that is not later than the row; -1 groups get 0."""
+    for i in range(len(stops)):
+        g = groups_of_rows[i]
+        stops[i] = count_up_to(times, starts[g], starts[g + 1], row_times[i]) if g >= 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def crc32_of_texts(letters, begins, out):  # pragma: no cover - compiled
+    """CRC-32 (as zlib's), but never 0, of every text: letters uint8, text i is [begins[i], begins[i + 1])."""
+    table = np.empty(256, dtype=np.uint32)
+    for i in range(256):
+        c = np.uint32(i)
+        for _ in range(8):
+            c = (c >> np.uint32(1)) ^ (np.uint32(0xEDB88320) if c & np.uint32(1) else np.uint32(0))
+        table[i] = c
+    for i in range(len(out)):
+        c = np.uint32(0xFFFFFFFF)
+        for k in range(begins[i], begins[i + 1]):
+            c = (c >> np.uint32(8)) ^ table[(c ^ np.uint32(letters[k])) & np.uint32(0xFF)]
+        out[i] = max(c ^ np.uint32(0xFFFFFFFF), np.uint32(1))
