@@ -233,7 +233,7 @@ class _Batch:
         ends = np.repeat(self._starts[1:], np.diff(self._starts))
         newest = int(self._events.max()) if len(self._events) else 0
         known = np.arange(len(ends)) < self._starts[n]  # the last group is nobody's
-        kept = known & (np.arange(len(ends)) >= ends - plan.capacity) & (self._events >= newest - plan.memory)
+        kept = known & (np.arange(len(ends)) >= ends - plan.kept) & (self._events >= newest - plan.memory)
         events = np.empty(int(kept.sum()), dtype=plan.record)
         chosen = self._sorting[kept]
         is_old = chosen < len(self._state.events)
@@ -248,8 +248,12 @@ class _Batch:
         frauds["time"] = self._frauds
         frauds["id"][is_old] = self._state.frauds["id"][self._fraud_sorting[is_old]]
         frauds["id"][~is_old] = self._ids[self._fraud_rows[self._fraud_sorting[~is_old] - len(self._state.frauds)]]
-        fraud_ends = np.repeat(self._fraud_starts[1:], np.diff(self._fraud_starts))
-        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= fraud_ends - plan.capacity)
+        # The kernel counts the newest `capacity` of the known frauds: those not known yet come on top.
+        is_known = frauds["time"] < newest - plan.delay
+        known_ends = np.repeat(
+            self._fraud_starts[:-1] + _counts(is_known, self._fraud_starts), np.diff(self._fraud_starts)
+        )
+        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= known_ends - plan.capacity)
         per_entity = _counts(kept, self._starts)[:n]
         frauds_per_entity = _counts(kept_frauds, self._fraud_starts)[:n]
         alive = (per_entity > 0) | (frauds_per_entity > 0)

@@ -128,8 +128,7 @@ def to_arrays(states: Iterable[HistoryState]) -> dict[str, np.ndarray]:
         arrays[f"history.{i}.key_lengths"] = np.array([len(key) for key in encoded], dtype=np.int64)
         arrays[f"history.{i}.key_bytes"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         for name in ("events", "frauds"):
-            records = np.ascontiguousarray(getattr(state, name))
-            arrays[f"history.{i}.{name}"] = np.frombuffer(records.tobytes(), dtype=np.uint8)
+            arrays[f"history.{i}.{name}"] = np.ascontiguousarray(getattr(state, name)).view(np.uint8)
         arrays[f"history.{i}.starts"] = np.asarray(state.starts, dtype=np.int64)
         arrays[f"history.{i}.fraud_starts"] = np.asarray(state.fraud_starts, dtype=np.int64)
     return arrays
@@ -155,9 +154,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], found: Iterable[EntityPlan]) -
         states.append(
             HistoryState(
                 keys,
-                np.frombuffer(arrays[f"history.{i}.events"].tobytes(), dtype=plan.record),
+                arrays[f"history.{i}.events"].view(plan.record),
                 arrays[f"history.{i}.starts"],
-                np.frombuffer(arrays[f"history.{i}.frauds"].tobytes(), dtype=FRAUD_RECORD),
+                arrays[f"history.{i}.frauds"].view(FRAUD_RECORD),
                 arrays[f"history.{i}.fraud_starts"],
             )
         )

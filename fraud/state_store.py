@@ -1,19 +1,16 @@
-"""Where the live history is kept: what a state store can do, the model's own snapshot, and the store in this process.
+"""Where the live history is kept: what a state store can do, and the history that comes with the model.
 
 A store keeps bytes: per plan and entity a log of records (EntityPlan.record) and one of frauds (FRAUD_RECORD). It knows
-nothing of statistics; fraud.history_online reads the bytes. The other store is fraud.redis_store.
+nothing of statistics; fraud.history_online reads the bytes. The stores are fraud.memory_store and
+fraud.redis_store.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from fraud.history_state import FRAUD_RECORD, HistoryState
-
-_TIME = struct.Struct("<q")
-_FRAUD_BYTES = FRAUD_RECORD.itemsize
+from fraud.history_state import HistoryState
 
 
 class Visit(NamedTuple):
