@@ -25,20 +25,19 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fraud import history_state
 from fraud.autoencoder import Autoencoder
 from fraud.calibration import Calibration, Tail
 from fraud.detector import Detector
 from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
-from fraud.history import HistoryState
-from fraud.history_kernels import N_STATE
 from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, THRESHOLD_SHIFT
 from fraud.schema import Schema
 from fraud.settings import git_commit
 from fraud.thresholds import Threshold
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "pandas", "scikit-learn", "torch", "numba", "ray", "mlflow")
 _PARTS: dict[str, type] = {"features": FeatureMap, "forest": Forest, "autoencoder": Autoencoder}
@@ -146,13 +145,7 @@ def _write_parts(folder: Path, detector: Detector) -> None:
                 arrays[f"{prefix}.{f.name}"] = np.ascontiguousarray(value)
             else:
                 settings[f"{prefix}.{f.name}"] = value
-    for i, state in enumerate(detector.history):
-        encoded = [str(key).encode() for key in state.keys]
-        arrays[f"history.{i}.key_lengths"] = np.array([len(key) for key in encoded], dtype=np.int64)
-        arrays[f"history.{i}.key_bytes"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        for f in dataclasses.fields(state):
-            if f.name != "keys":
-                arrays[f"history.{i}.{f.name}"] = np.ascontiguousarray(getattr(state, f.name))
+    arrays |= history_state.to_arrays(detector.history)
     save_file(arrays, folder / "arrays.safetensors")
     (folder / "detector.json").write_text(json.dumps(settings, indent=2))
     (folder / "schema.yaml").write_text(detector.schema.to_yaml())
@@ -182,16 +175,9 @@ def _read_parts(folder: Path) -> Detector:
         settings[key] = tuple(settings[key])
     settings["features.categories"] = {k: tuple(v) for k, v in settings["features.categories"].items()}
     tails = {name: part(Tail, f"calibration.{name}") for name in _TAILS}
-    history = []
-    for i in range(len(schema.history)):
-        ends = np.cumsum(arrays[f"history.{i}.key_lengths"])
-        blob = arrays[f"history.{i}.key_bytes"].tobytes()
-        keys = [blob[end - n : end].decode() for end, n in zip(ends, arrays[f"history.{i}.key_lengths"], strict=True)]
-        fields = {f.name: arrays.get(f"history.{i}.{f.name}") for f in dataclasses.fields(HistoryState)}
-        history.append(HistoryState(**{**fields, "keys": np.array(keys, dtype=object)}))
     return Detector(
         schema=schema,
-        history=tuple(history),
+        history=history_state.from_arrays(arrays, history_state.plans(schema)),
         calibration=Calibration(**tails, forest_weight=float(settings["forest_weight"])),
         threshold=Threshold.from_dict(json.loads((folder / "threshold.json").read_text())),
         **{name: part(cls, name) for name, cls in _PARTS.items()},
@@ -230,11 +216,8 @@ def _check(detector: Detector, folder: Path) -> None:
             for tail in (detector.calibration.forest, detector.calibration.autoencoder, detector.calibration.joint)
         ),
         "history": all(
-            s.statistics.shape == (len(s.keys), N_STATE)
-            and s.totals.shape == (5,)
-            and len(s.pending_days) == len(s.pending_entities) == len(s.pending_labels)
-            and bool(((s.pending_entities >= 0) & (s.pending_entities < max(len(s.keys), 1))).all())
-            for s in detector.history
+            history_state.is_sound(state, plan)
+            for state, plan in zip(detector.history, history_state.plans(detector.schema), strict=True)
         ),
     }
     for name, is_sound in sound.items():

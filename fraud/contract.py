@@ -76,8 +76,8 @@ class Schema:
             is_number(delay) and delay >= 0, where, f"label_delay_days {delay!r} must be a number of days, 0 or more"
         )
         events = self.history_events
-        whole = isinstance(events, int) and not isinstance(events, bool)
-        require(whole and 1 <= events <= 100_000, where, f"history_events {events!r} must be a whole number, 1 to 100000")
+        whole = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
+        require(whole, where, f"history_events {events!r} must be a whole number, 1 to 100000")
         for history in self.history:
             self._check_history(history)
 
@@ -92,7 +92,8 @@ class Schema:
             require(kind == "numeric", where, f"column {name!r} is {kind}; name a numeric column")
         if history.of is not None:
             kind = self.column(history.of).kind
-            require(kind in ("categorical", "entity"), where, f"of {history.of!r} is {kind}; name a category or an entity")
+            named = kind in ("categorical", "entity")
+            require(named, where, f"of {history.of!r} is {kind}; name a category or an entity")
             require(history.of != history.entity, where, "of is the entity itself; name another column")
         timed = self.timestamp is not None and not self.timestamp.nullable
         require(timed, where, "a history needs a timestamp in every row; add such a column or remove the history")

@@ -8,36 +8,45 @@ scikit-learn and torch).
 from __future__ import annotations
 
 import datetime as dt
-import time
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from fraud import history_kernels, kernels
+from fraud import kernels
 from fraud.calibration import to_score
 from fraud.detector import Detector
-from fraud.errors import DataError
-from fraud.features import calendar, raw_features
-from fraud.history import STATISTICS, days_since_epoch, replay
+from fraud.errors import DataError, StoreError
+from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
+from fraud.history import microseconds_since_epoch, replay
+from fraud.history_online import OnlineHistory
 from fraud.schema import Column, Schema
+from fraud.state_store import Snapshot, StateStore
 from fraud.thresholds import Threshold
 
+logger = logging.getLogger(__name__)
+
 _EPOCH = dt.datetime(1970, 1, 1)
-_SECONDS_A_DAY = 86_400.0
-_UNITS_A_DAY = {"s": _SECONDS_A_DAY, "ms": _SECONDS_A_DAY * 1e3, "us": _SECONDS_A_DAY * 1e6, "ns": _SECONDS_A_DAY * 1e9}
+_MICROSECOND = dt.timedelta(microseconds=1)
+_MICROSECONDS_A_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
 
 
 @dataclass(frozen=True)
 class RowScore:
-    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold."""
+    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
+
+    is_history_live: False where the state store failed, so that the row was scored with the model's own history.
+    """
 
     score: float
     forest_score: float
     autoencoder_score: float
     is_fraud: bool
+    is_history_live: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,13 @@ class Reason:
 
 
 class Engine:
-    """Scores rows with a fitted detector. Safe to share between threads that only score rows without history."""
+    """Scores rows with a fitted detector. Safe to share between threads.
 
-    def __init__(self, detector: Detector, threshold: Threshold | None = None) -> None:
+    store: the live history that single rows read and enter (fraud.state_store); without one they read the history as it
+    was at the end of the training data, and leave no trace.
+    """
+
+    def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:
         self.detector = detector
         self.schema: Schema = detector.schema
         self.threshold: Threshold = threshold or detector.threshold
@@ -75,7 +88,9 @@ class Engine:
             name: {level: float(code) for code, level in enumerate(levels)}
             for name, levels in detector.features.categories.items()
         }
-        self._history = [_OnlineHistory(detector, index) for index in range(len(detector.history))]
+        self._history = OnlineHistory(self.schema) if self.schema.history else None
+        self._columns = {column.name: column for column in self.schema.columns}
+        self.store = store
         self._groups = _groups(detector.features.columns)
 
     def warm_up(self) -> None:
@@ -83,8 +98,9 @@ class Engine:
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
         self._singly(raw[:1])
-        for history in self._history:
-            history.warm_up()
+        if self._history:
+            self._history.warm_up()
+            self._snapshot.peek([])
 
     def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
         """Score canonical rows (fraud.schema.validate): score, forest_score, autoencoder_score, is_fraud; same index.
@@ -115,13 +131,13 @@ class Engine:
         """
         if not self.detector.history or self.schema.timestamp is None or not len(rows):
             return None
-        last = max(state.last_day for state in self.detector.history)
-        if days_since_epoch(rows[self.schema.timestamp.name]).min() > last:
+        last = max((state.last_time for state in self.detector.history if state.last_time is not None), default=None)
+        if last is None or microseconds_since_epoch(rows[self.schema.timestamp.name]).min() > last:
             return None
         return (
-            f"the model's entity history already holds the rows up to {np.datetime64(0, 'D') + int(last)}: these rows "
-            "are scored with the history that they bring themselves, so earlier rows of the same customers belong in "
-            "the file (ray_jobs.score --date picks one day of it)"
+            f"the model's entity history already holds the rows up to {np.datetime64(last, 'us').astype('M8[D]')}: "
+            "these rows are scored with the history that they bring themselves, so earlier rows of the same customers "
+            "belong in the file (ray_jobs.score --date picks one day of it)"
         )
 
     def score_raw(self, raw: np.ndarray) -> np.ndarray:
@@ -140,15 +156,29 @@ class Engine:
                 out[start : start + chunk, j] = part
         return out
 
-    def score_row(self, row: Mapping[str, object]) -> RowScore:
-        """Score one transaction given as {column: value}; see `encode_row` for the values. Tens of microseconds."""
-        return self._answer(self._singly(self.encode_row(row)[None])[0])
+    def score_row(self, row: Mapping[str, object], *, learn: bool = True) -> RowScore:
+        """Score one transaction given as {column: value}; see `encode_row` for the values. Tens of microseconds.
 
-    def score_and_explain(self, row: Mapping[str, object], top: int = 3) -> tuple[RowScore, list[Reason]]:
+        learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
+        """
+        raw, is_live = self._encode(row, learn)
+        return self._answer(self._singly(raw[None])[0], is_live)
+
+    def score_and_explain(
+        self, row: Mapping[str, object], top: int = 3, *, learn: bool = True
+    ) -> tuple[RowScore, list[Reason]]:
         """Score one transaction and name the columns that made it suspicious, strongest first."""
-        raw = self.encode_row(row)
+        raw, is_live = self._encode(row, learn)
         found = self._singly(self._occluded(raw))
-        return self._answer(found[0]), self._reasons(raw, found[0, 4] - found[1:, 4], row, top)
+        return self._answer(found[0], is_live), self._reasons(raw, found[0, 4] - found[1:, 4], row, top)
+
+    def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
+        """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
+
+        row: its timestamp, id and entities. Raises StoreError where the store fails; without a store nothing happens.
+        """
+        if self._history and self.store is not None:
+            self._history.learn_fraud(row, self._known_time(self._now(row)), self.store, is_fraud=is_fraud)
 
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
         """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
@@ -167,8 +197,12 @@ class Engine:
 
         Values: numbers for numeric and boolean columns, anything with a str() for categories and entities, a datetime,
         an ISO 8601 string or a number in the column's unit for timestamps, None for a missing value. Raises DataError
-        naming the column whose value is none of these.
+        naming the column whose value is none of these. Nothing is learnt.
         """
+        return self._encode(row, learn=False)[0]
+
+    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, bool]:
+        """Raw features, and whether their history is the live one."""
         raw: list[float] = []
         for column in self.schema.features:
             value = row.get(column.name)
@@ -177,21 +211,53 @@ class Engine:
                 raw.append(codes.get(str(value), float(len(codes))))
             else:
                 raw.append(np.nan if value is None else _number(column, value))
-        now = _days(self.schema.timestamp, row) if self.schema.timestamp else np.nan
-        if self.schema.timestamp and self.schema.timestamp.calendar:
-            raw += list(calendar(np.array([now]), self.schema.timestamp.calendar)[0])
-        for history in self._history:
-            raw += history.read(row, now)
-        return np.array(raw)
+        if self.schema.timestamp is None:
+            return np.array(raw), True
+        now = self._now(row)
+        if self.schema.timestamp.calendar:
+            raw += list(calendar(np.array([now / MICROSECONDS_A_DAY]), self.schema.timestamp.calendar)[0])
+        if self._history is None:
+            return np.array(raw), True
+        history, is_live = self._read_history(row, self._known_time(now), learn)
+        return np.concatenate([raw, history]), is_live
+
+    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, bool]:
+        assert self._history is not None
+        visits = self._history.visits(row, now, self._value)
+        if self.store is not None:
+            try:
+                read = self._history.exchange if learn else self._history.read
+                return read(visits, self.store), True
+            except StoreError as error:
+                logger.warning("scored with the model's own history: %s", error)
+        return self._history.read(visits, self._snapshot), self.store is None
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.detector.history)
+
+    def _value(self, name: str, value: object) -> float:
+        return np.nan if value is None else _number(self._columns[name], value)
+
+    def _now(self, row: Mapping[str, object]) -> float:
+        """Microseconds since 1970 of a row; NaN where a timestamp that may be missing is."""
+        assert self.schema.timestamp is not None
+        return _microseconds(self.schema.timestamp, row.get(self.schema.timestamp.name))
+
+    def _known_time(self, now: float) -> int:
+        assert self.schema.timestamp is not None
+        if np.isnan(now):
+            raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
+        return int(now)
 
     def _singly(self, raw: np.ndarray) -> np.ndarray:
         out = np.empty((len(raw), 5))
         kernels.score_rows_singly(raw, *self._arguments, out)
         return out
 
-    def _answer(self, found: np.ndarray) -> RowScore:
+    def _answer(self, found: np.ndarray, is_history_live: bool) -> RowScore:
         forest, autoencoder, joint = to_score(found[2:]).tolist()
-        return RowScore(joint, forest, autoencoder, joint >= self.threshold.value)
+        return RowScore(joint, forest, autoencoder, joint >= self.threshold.value, is_history_live)
 
     def _occluded(self, raw: np.ndarray) -> np.ndarray:
         """The row itself, then one copy per column with that column's features at their typical values."""
@@ -219,47 +285,6 @@ class Engine:
         return reasons
 
 
-class _OnlineHistory:
-    """One history entry's state, read for single requests: labels mature with time, requests do not add to it."""
-
-    def __init__(self, detector: Detector, index: int) -> None:
-        state, schema = detector.history[index], detector.schema
-        self._entry = schema.history[index]
-        self._value = schema.column(self._entry.value) if self._entry.value else None
-        self._rows = {str(key): row for row, key in enumerate(state.keys)}
-        self._statistics, self._totals = state.statistics.copy(), state.totals.copy()
-        self._pending = (state.pending_days, state.pending_entities, state.pending_labels)
-        self._matured = 0
-        self._unseen = np.zeros(history_kernels.N_STATE)
-        self._wanted = [STATISTICS[statistic] for statistic in self._entry.statistics]
-
-    def warm_up(self) -> None:
-        """Compile what `read` calls, on arrays that are thrown away."""
-        state, totals, half_life_days = self._unseen.copy(), self._totals.copy(), self._entry.half_life_days
-        history_kernels.learn_label(state, totals, 0.0, 0.0, half_life_days)
-        history_kernels.history_features(state, totals, 0.0, 0.0, half_life_days, np.empty(4))
-
-    def read(self, row: Mapping[str, object], now: float) -> list[float]:
-        days, entities, labels = self._pending
-        # A request dated in the future must not make labels known before their day.
-        today = min(now, time.time() / _SECONDS_A_DAY)
-        while self._matured < len(days) and days[self._matured] <= today:
-            i = self._matured
-            history_kernels.learn_label(
-                self._statistics[entities[i]], self._totals, days[i], labels[i], self._entry.half_life_days
-            )
-            self._matured += 1
-        index = self._rows.get(str(row.get(self._entry.entity)), -1)
-        state = self._statistics[index] if index >= 0 else self._unseen
-        given = row.get(self._entry.value) if self._entry.value else 0.0
-        value = np.nan if given is None or self._value is None else _number(self._value, given)
-        out = np.empty(4)
-        history_kernels.history_features(
-            state, self._totals, now, 0.0 if self._value is None else value, self._entry.half_life_days, out
-        )
-        return [float(out[i]) for i in self._wanted]
-
-
 def _groups(columns: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
     return [(name, np.flatnonzero([c == name for c in columns])) for name in dict.fromkeys(columns)]
 
@@ -271,9 +296,8 @@ def _number(column: Column, value: object) -> float:
         raise DataError(f"column {column.name!r}: {value!r} is not a number; send a number or null") from None
 
 
-def _days(column: Column, row: Mapping[str, object]) -> float:
-    """Days since 1970 (UTC) of a row's timestamp."""
-    value = row.get(column.name)
+def _microseconds(column: Column, value: object) -> float:
+    """Microseconds since 1970 (UTC) of a timestamp, a whole number as in a batch; NaN for a missing one."""
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
@@ -284,7 +308,7 @@ def _days(column: Column, row: Mapping[str, object]) -> float:
     if isinstance(value, dt.datetime):
         if value.tzinfo is not None:
             value = value.astimezone(dt.UTC).replace(tzinfo=None)
-        return (value - _EPOCH).total_seconds() / _SECONDS_A_DAY
+        return float((value - _EPOCH) // _MICROSECOND)
     if value is None:
         return np.nan
-    return _number(column, value) / _UNITS_A_DAY[column.unit or "s"]
+    return float(np.round(_number(column, value) * _MICROSECONDS_A_UNIT[column.unit or "s"]))

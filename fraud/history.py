@@ -14,11 +14,8 @@ run `history_kernels.window_statistics` over the same records, so they are equal
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import get_args
 
 import numpy as np
@@ -27,101 +24,18 @@ import pyarrow as pa
 
 from fraud import history_kernels
 from fraud.columns import WINDOWED, History, Statistic
+from fraud.history_state import FRAUD_RECORD, EntityPlan, HistoryState, plans
 from fraud.schema import Schema
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
-_DAY = 86_400_000_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 # Rows a thread takes at a time; fewer are not worth a thread.
 _CHUNK = 50_000
-FRAUD_RECORD = np.dtype([("time", "<i8"), ("id", "<u4")])
-
-
-@dataclass(frozen=True)
-class EntityPlan:
-    """What to remember of one entity column, and the history entries that are computed from it.
-
-    Two schemas with equal plans understand each other's states. values: numeric columns kept with every event; others:
-    columns kept as a 32-bit hash; capacity: events remembered of one entity; delay, memory: microseconds; memory is the
-    age at which an event can no longer matter.
-    """
-
-    column: str
-    entries: tuple[History, ...]
-    values: tuple[str, ...]
-    others: tuple[str, ...]
-    capacity: int
-    delay: int
-
-    @cached_property
-    def memory(self) -> int:
-        """Age in microseconds at which an event can no longer matter: the longest window, and the delay of labels."""
-        longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * _DAY
-        return longest + (self.delay if self.keeps_frauds else 0)
-
-    @cached_property
-    def keeps_frauds(self) -> bool:
-        """Whether any entry counts known frauds."""
-        return any({"risk", "frauds"} & set(entry.statistics) for entry in self.entries)
-
-    @cached_property
-    def record(self) -> np.dtype:
-        """One remembered transaction: time (int64 microseconds), id (uint32 hash, 0 = none), then the kept columns."""
-        return np.dtype(
-            [("time", "<i8"), ("id", "<u4")]
-            + [(f"value {name}", "<f4") for name in self.values]
-            + [(f"hash {name}", "<u4") for name in self.others]
-        )
-
-
-def plans(schema: Schema) -> tuple[EntityPlan, ...]:
-    """One plan for each entity column that has history, in the order of the schema's history."""
-    found = []
-    for column in dict.fromkeys(entry.entity for entry in schema.history):
-        entries = tuple(entry for entry in schema.history if entry.entity == column)
-        values = [name for entry in entries for name in ([entry.value] if entry.value else []) + list(entry.location)]
-        others = [entry.of for entry in entries if entry.of]
-        found.append(
-            EntityPlan(
-                column=column, entries=entries, values=tuple(dict.fromkeys(values)),
-                others=tuple(dict.fromkeys(others)), capacity=schema.history_events,
-                delay=round(schema.label_delay_days * _DAY),
-            )
-        )  # fmt: skip
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class HistoryState:
-    """What is remembered of every entity of one plan. Arrays only.
-
-    keys: str (n_entities,); events: EntityPlan.record (n_events,), those of one entity together, by time; starts: int64
-    (n_entities + 1,) where they begin; frauds: FRAUD_RECORD (n_frauds,), fraud_starts: int64 (n_entities + 1,).
-    """
-
-    keys: np.ndarray
-    events: np.ndarray
-    starts: np.ndarray
-    frauds: np.ndarray
-    fraud_starts: np.ndarray
-
-    @property
-    def last_time(self) -> int | None:
-        """Microseconds since 1970 of the newest event; None without any."""
-        return int(self.events["time"].max()) if len(self.events) else None
-
-    @classmethod
-    def empty(cls, plan: EntityPlan) -> HistoryState:
-        """Make a state that remembers nothing."""
-        nothing = np.zeros(1, dtype=np.int64)
-        return cls(
-            np.empty(0, dtype=object), np.empty(0, dtype=plan.record), nothing, np.empty(0, FRAUD_RECORD), nothing
-        )
 
 
 def feature_names(schema: Schema) -> list[str]:
     """Names of the history features, in the column order of `replay`'s array."""
-    return [name for plan in plans(schema) for entry in plan.entries for name in _names(entry)]
+    return [name for plan in plans(schema) for entry in plan.entries for name in entry_names(entry)]
 
 
 def feature_statistics(schema: Schema) -> list[tuple[History, str, str]]:
@@ -153,13 +67,6 @@ def feature_transforms(schema: Schema) -> list[str]:
     return [transforms.get(statistic, "log") for _, statistic, _ in feature_statistics(schema)]
 
 
-def hashed(value: object) -> int:
-    """CRC-32 of a value's text, 1 or more; 0 for a missing one. Equal in every process and version."""
-    if value is None or value != value:
-        return 0
-    return zlib.crc32(str(value).encode()) or 1
-
-
 def replay(
     rows: pd.DataFrame, schema: Schema, states: tuple[HistoryState, ...] = (), *, learn: bool = True
 ) -> tuple[np.ndarray, tuple[HistoryState, ...]]:
@@ -188,7 +95,7 @@ def replay(
     for plan, state in zip(found, states or tuple(HistoryState.empty(plan) for plan in found), strict=True):
         batch = _Batch(plan, rows, times, order, is_fraud, ids, state, learn)
         for entry in plan.entries:
-            width = len(_names(entry))
+            width = len(entry_names(entry))
             batch.compute(entry, out[:, column : column + width])
             column += width
         after.append(batch.remembered() if learn else state)
@@ -200,7 +107,8 @@ def microseconds_since_epoch(times: pd.Series) -> np.ndarray:
     return times.to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
-def _names(entry: History) -> list[str]:
+def entry_names(entry: History) -> list[str]:
+    """Names of the features of one history entry, in their order."""
     names = []
     for statistic in entry.statistics:
         of = {"distinct": entry.of, "first_seen": entry.of}.get(statistic)
@@ -211,7 +119,7 @@ def _names(entry: History) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class EntryArguments:
     """What a history entry asks of the kernel, whoever calls it."""
 
     statistics: np.ndarray
@@ -219,7 +127,7 @@ class _Arguments:
     table_size: int
 
     @classmethod
-    def of(cls, entry: History, plan: EntityPlan) -> _Arguments:
+    def of(cls, entry: History, plan: EntityPlan) -> EntryArguments:
         return cls(
             np.array([_CODES[statistic] for statistic in entry.statistics], dtype=np.int64),
             np.array(entry.lengths, dtype=np.int64),
@@ -279,17 +187,18 @@ class _Batch:
     def _load_frauds(self, is_fraud: np.ndarray, times: np.ndarray, groups: np.ndarray, n: int) -> None:
         state = self._state
         old = np.repeat(np.arange(len(state.keys)), np.diff(state.fraud_starts))
-        new = np.flatnonzero(is_fraud[self._order] & (groups != n - 1)) if self._learn and self._plan.keeps_frauds else []
-        self._fraud_rows = self._order[np.asarray(new, dtype=np.int64)]
+        is_new = is_fraud[self._order] & (groups != n - 1) & (self._learn and self._plan.keeps_frauds)
+        new = np.flatnonzero(is_new)
+        self._fraud_rows = self._order[new]
         fraud_times = np.concatenate([state.frauds["time"], times[self._fraud_rows]])
-        fraud_groups = np.concatenate([old, groups[np.asarray(new, dtype=np.int64)]])
+        fraud_groups = np.concatenate([old, groups[new]])
         self._fraud_sorting = np.lexsort((fraud_times, fraud_groups))
         self._frauds = fraud_times[self._fraud_sorting]
         self._fraud_starts = np.searchsorted(fraud_groups[self._fraud_sorting], np.arange(n + 1))
 
     def compute(self, entry: History, out: np.ndarray) -> None:
         """Write the entry's features, float64 (n_rows, width), in the order of the frame."""
-        arguments = _Arguments.of(entry, self._plan)
+        arguments = EntryArguments.of(entry, self._plan)
         columns = [(f"value {name}" if name else "") for name in (entry.value, *(entry.location or (None, None)))]
         value, latitude, longitude = (self._column(name, np.float32) for name in columns)
         other = self._column(f"hash {entry.of}" if entry.of else "", np.uint32)
@@ -311,7 +220,7 @@ class _Batch:
             list(pool.map(run, parts))
 
     def _column(self, name: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-        """A kept column of the events, and the same of the rows in the order they are computed; empty without a name."""
+        """A kept column of the events, and of the rows in the order they are computed; empty without a name."""
         if not name:
             return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
         values = _kept(self._rows, name)
@@ -324,7 +233,7 @@ class _Batch:
         ends = np.repeat(self._starts[1:], np.diff(self._starts))
         newest = int(self._events.max()) if len(self._events) else 0
         known = np.arange(len(ends)) < self._starts[n]  # the last group is nobody's
-        kept = known & (np.arange(len(ends)) >= ends - plan.capacity) & (self._events >= newest - plan.memory)
+        kept = known & (np.arange(len(ends)) >= ends - plan.kept) & (self._events >= newest - plan.memory)
         events = np.empty(int(kept.sum()), dtype=plan.record)
         chosen = self._sorting[kept]
         is_old = chosen < len(self._state.events)
@@ -339,8 +248,12 @@ class _Batch:
         frauds["time"] = self._frauds
         frauds["id"][is_old] = self._state.frauds["id"][self._fraud_sorting[is_old]]
         frauds["id"][~is_old] = self._ids[self._fraud_rows[self._fraud_sorting[~is_old] - len(self._state.frauds)]]
-        fraud_ends = np.repeat(self._fraud_starts[1:], np.diff(self._fraud_starts))
-        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= fraud_ends - plan.capacity)
+        # The kernel counts the newest `capacity` of the known frauds: those not known yet come on top.
+        is_known = frauds["time"] < newest - plan.delay
+        known_ends = np.repeat(
+            self._fraud_starts[:-1] + _counts(is_known, self._fraud_starts), np.diff(self._fraud_starts)
+        )
+        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= known_ends - plan.capacity)
         per_entity = _counts(kept, self._starts)[:n]
         frauds_per_entity = _counts(kept_frauds, self._fraud_starts)[:n]
         alive = (per_entity > 0) | (frauds_per_entity > 0)

@@ -86,7 +86,8 @@ def window_statistics(
                 if not math.isnan(values[k]):
                     shift = np.float64(values[k])
                     break
-        n, known, total, squares, largest, distinct, is_first = 0, 0, 0.0, 0.0, -np.inf, 0, 1.0
+        n, known, total, squares, largest, distinct = 0, 0, 0.0, 0.0, -np.inf, 0
+        is_first = 0.0 if other == 0 else 1.0  # a missing value is not new
         k = stop - 1
         for w in range(n_windows):
             oldest = now - windows[w]
@@ -101,7 +102,7 @@ def window_statistics(
                 if len(others) > 0:
                     if others[k] == other:
                         is_first = 0.0
-                    if not is_in_scan(others[k], table, stamps, stamp):
+                    if others[k] != 0 and not is_in_scan(others[k], table, stamps, stamp):
                         distinct += 1
                 k -= 1
             mean, spread = 0.0, 0.0
@@ -117,7 +118,7 @@ def window_statistics(
                 if statistic == COUNT:
                     found = n
                 elif statistic == SUM:
-                    found = mean * known
+                    found = shift * known + total
                 elif statistic == MEAN:
                     found = mean
                 elif statistic == STD:
@@ -143,7 +144,9 @@ def window_statistics(
                     found = is_first
                 out[column + w] = found
                 column += n_windows
-    known_by = now - delay
+    known_by = now - delay - 1  # what is not older than the delay is not known, nor is the row itself
+    # An event that may have been forgotten must not count, or a row's answer would depend on when that happened.
+    has_last = stop > start and now - times[stop - 1] <= memory
     column = 0
     for statistic in statistics:
         if statistic >= TIME_SINCE_LAST:
@@ -151,9 +154,9 @@ def window_statistics(
             if statistic == TIME_SINCE_LAST:
                 # Without an earlier event it is as long ago as the memory reaches.
                 found = memory / 1e6
-                if stop > start:
+                if has_last:
                     found = min(found, (now - times[stop - 1]) / 1e6)
-            elif stop > start:
+            elif has_last:
                 found = distance_km(latitudes[stop - 1], longitudes[stop - 1], latitude, longitude)
                 if statistic == SPEED_FROM_LAST:
                     found /= max((now - times[stop - 1]) / 3600e6, SHORTEST_TRIP_HOURS)
@@ -165,12 +168,12 @@ def window_statistics(
         if statistic == COUNT and not needs_scan:
             for w in range(n_windows):
                 out[column + w] = stop - count_up_to(times, start, stop, now - windows[w] - 1)
-        elif statistic == RISK or statistic == FRAUDS:
+        elif statistic in (RISK, FRAUDS):
             fraud_end = count_up_to(fraud_times, fraud_start, fraud_stop, known_by)
             first_fraud = max(fraud_start, fraud_end - capacity)
             end = count_up_to(times, start, stop, known_by)
             for w in range(n_windows):
-                oldest = known_by - windows[w] - 1
+                oldest = known_by - windows[w]
                 frauds = fraud_end - count_up_to(fraud_times, first_fraud, fraud_end, oldest)
                 out[column + w] = frauds
                 if statistic == RISK:

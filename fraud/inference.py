@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.columns import LARGEST_NUMBER, Column, History, Unit
+from fraud.columns import LARGEST_NUMBER, Column, History, Statistic, Unit
 from fraud.contract import Schema
 from fraud.conversion import EARLIEST, LATEST, convert
 from fraud.errors import SchemaError
@@ -26,6 +26,7 @@ _BIRTH_WORDS = {"dob", "birth", "birthday", "born"}
 _CODE_WORDS = {"zip", "postal", "postcode", "code", "mcc", "type"}
 _AMOUNT_WORDS = {"amount", "amt", "value", "price", "total"}
 _SHARE_WORDS = {"score", "probability", "prob", "ratio", "rate", "share", "fraction", "pct"}
+_WINDOWS = ("1d", "7d", "30d")
 # Numbers whose range follows from what they are, not from the sample.
 _NATURAL = {"hour": (0, 23), "weekday": (0, 6), "lat": (-90, 90), "latitude": (-90, 90)}
 _NATURAL |= {"long": (-180, 180), "lon": (-180, 180), "lng": (-180, 180), "longitude": (-180, 180)}
@@ -275,9 +276,10 @@ def _history(columns: list[Column]) -> tuple[History, ...]:
         if column.kind != "entity":
             continue
         if _words(column.name) & _HOLDER_WORDS and amounts:
-            history.append(History(entity=column.name, value=amounts[0], statistics=("zscore", "log_ratio")))
+            usual: tuple[Statistic, ...] = ("count", "mean", "ratio", "zscore")
+            history.append(History(entity=column.name, windows=_WINDOWS, value=amounts[0], statistics=usual))
         elif _words(column.name) & _PLACE_WORDS and "label" in kinds:
-            history.append(History(entity=column.name, half_life_days=2.0, statistics=("risk",)))
+            history.append(History(entity=column.name, windows=_WINDOWS, statistics=("count", "risk")))
     return tuple(history)
 
 

@@ -30,6 +30,9 @@ def raw(**changes: Any) -> dict[str, Any]:
     return {"name": "small", "columns": columns, **changes}
 
 
+BY_CARD = {"entity": "card", "windows": ["1d"]}
+
+
 def column(**keys: Any) -> dict[str, Any]:
     return raw(columns=[{"name": "x", "kind": "numeric", **keys}])
 
@@ -67,8 +70,13 @@ def test_handbook_schema_declares_its_histories() -> None:
     schema = Schema.load("handbook")
 
     assert [entity.name for entity in schema.entities] == ["CUSTOMER_ID", "TERMINAL_ID"]
-    assert schema.history[0] == History(entity="CUSTOMER_ID", value="TX_AMOUNT", statistics=("zscore", "log_ratio"))
-    assert schema.history[1].statistics == ("risk",) and schema.label_delay_days == 7
+    assert schema.history[0] == History(
+        entity="CUSTOMER_ID",
+        windows=("1d", "7d", "30d"),
+        value="TX_AMOUNT",
+        statistics=("count", "mean", "ratio", "zscore"),
+    )
+    assert schema.history[1].statistics == ("count", "risk") and schema.label_delay_days == 7
     assert "TX_FRAUD_SCENARIO" in schema.ignore
     assert schema.id is not None and schema.id.name == "TRANSACTION_ID"
 
@@ -119,15 +127,30 @@ def test_schema_cannot_be_changed_in_place() -> None:
         (raw(columns=[{"name": n, "kind": "label"} for n in "ab"]), "columns a, b are all of kind label"),
         (raw(ignore=["amount"]), "amount is in `columns` and in `ignore`"),
         (raw(label_delay_days=-1), "label_delay_days -1"),
-        (raw(history=[{"entity": "crd", "statistics": ["count"]}]), "has no column 'crd'; did you mean 'card'?"),
-        (raw(history=[{"entity": "amount", "statistics": ["count"]}]), "kind must be entity"),
-        (raw(history=[{"entity": "card", "statistics": ["zscore"]}]), "zscore needs `value`"),
-        (raw(history=[{"entity": "card", "value": "when", "statistics": ["zscore"]}]), "name a numeric column"),
+        (
+            raw(history=[{**BY_CARD, "entity": "crd", "statistics": ["count"]}]),
+            "has no column 'crd'; did you mean 'card'?",
+        ),
+        (raw(history=[{**BY_CARD, "entity": "amount", "statistics": ["count"]}]), "kind must be entity"),
+        (raw(history=[{**BY_CARD, "statistics": ["zscore"]}]), "zscore needs `value`"),
+        (
+            raw(history=[{"entity": "card", "value": "when", "windows": ["1d"], "statistics": ["zscore"]}]),
+            "name a numeric column",
+        ),
         (raw(history=[{"entity": "card", "statistics": []}]), "statistics is empty"),
         (raw(history=[{"entity": "card", "statistics": ["rsk"]}]), "did you mean 'risk'?"),
-        (raw(history=[{"entity": "card", "statistics": ["count"], "half_life_days": 0}]), "half_life_days 0"),
-        (raw(columns=raw()["columns"][1:], history=[{"entity": "card", "statistics": ["count"]}]), "needs a timestamp"),
-        (raw(columns=raw()["columns"][:3], history=[{"entity": "card", "statistics": ["risk"]}]), "risk needs a label"),
+        (raw(history=[{"entity": "card", "statistics": ["count"]}]), "count needs `windows`"),
+        (raw(history=[{"entity": "card", "windows": ["1 week"], "statistics": ["count"]}]), "window '1 week' is not"),
+        (raw(history=[{"entity": "card", "windows": ["7d", "1d"], "statistics": ["count"]}]), "from the shortest"),
+        (raw(history_events=0), "history_events 0 must be a whole number"),
+        (
+            raw(columns=raw()["columns"][1:], history=[{"entity": "card", "windows": ["1d"], "statistics": ["count"]}]),
+            "needs a timestamp",
+        ),
+        (
+            raw(columns=raw()["columns"][:3], history=[{"entity": "card", "windows": ["1d"], "statistics": ["risk"]}]),
+            "risk needs a label",
+        ),
     ],
 )
 def test_wrong_schema_names_the_key_and_the_remedy(wrong: Any, told: str) -> None:

@@ -1,0 +1,184 @@
+"""What is remembered of entities, and how it is stored: the plan of each entity column, the state of a whole data set.
+
+A record is a fixed number of bytes, whoever keeps it: a bundle (arrays, below), a process or Redis (fraud.state_store).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fraud.columns import History
+from fraud.schema import Schema
+
+_DAY = 86_400_000_000
+FRAUD_RECORD = np.dtype([("time", "<i8"), ("id", "<u4")])
+
+
+@dataclass(frozen=True)
+class EntityPlan:
+    """What to remember of one entity column, and the history entries that are computed from it.
+
+    Two schemas with equal plans understand each other's states. values: numeric columns kept with every event; others:
+    columns kept as a 32-bit hash; capacity: events remembered of one entity; delay, memory: microseconds; memory is the
+    age at which an event can no longer matter.
+    """
+
+    column: str
+    entries: tuple[History, ...]
+    values: tuple[str, ...]
+    others: tuple[str, ...]
+    capacity: int
+    delay: int
+
+    @cached_property
+    def memory(self) -> int:
+        """Age in microseconds at which an event can no longer matter: the longest window, and the delay of labels."""
+        longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * _DAY
+        return longest + (self.delay if self.keeps_frauds else 0)
+
+    @property
+    def kept(self) -> int:
+        """Events that a store keeps of one entity: some more than `capacity`, so that a late row finds its own."""
+        return self.capacity + max(8, self.capacity // 8)
+
+    @cached_property
+    def keeps_frauds(self) -> bool:
+        """Whether any entry counts known frauds."""
+        return any({"risk", "frauds"} & set(entry.statistics) for entry in self.entries)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits that plans share exactly when they remember the same: they can go on with one live state."""
+        what = (self.column, self.record.descr, self.capacity, self.memory, self.keeps_frauds)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+    @cached_property
+    def record(self) -> np.dtype:
+        """One remembered transaction: time (int64 microseconds), id (uint32 hash, 0 = none), then the kept columns."""
+        return np.dtype(
+            [("time", "<i8"), ("id", "<u4")]
+            + [(f"value {name}", "<f4") for name in self.values]
+            + [(f"hash {name}", "<u4") for name in self.others]
+        )
+
+
+def plans(schema: Schema) -> tuple[EntityPlan, ...]:
+    """One plan for each entity column that has history, in the order of the schema's history."""
+    found = []
+    for column in dict.fromkeys(entry.entity for entry in schema.history):
+        entries = tuple(entry for entry in schema.history if entry.entity == column)
+        values = [name for entry in entries for name in ([entry.value] if entry.value else []) + list(entry.location)]
+        others = [entry.of for entry in entries if entry.of]
+        found.append(
+            EntityPlan(
+                column=column, entries=entries, values=tuple(dict.fromkeys(values)),
+                others=tuple(dict.fromkeys(others)), capacity=schema.history_events,
+                delay=round(schema.label_delay_days * _DAY),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class HistoryState:
+    """What is remembered of every entity of one plan. Arrays only.
+
+    keys: str (n_entities,); events: EntityPlan.record (n_events,), those of one entity together, by time; starts: int64
+    (n_entities + 1,) where they begin; frauds: FRAUD_RECORD (n_frauds,), fraud_starts: int64 (n_entities + 1,).
+    """
+
+    keys: np.ndarray
+    events: np.ndarray
+    starts: np.ndarray
+    frauds: np.ndarray
+    fraud_starts: np.ndarray
+
+    @property
+    def last_time(self) -> int | None:
+        """Microseconds since 1970 of the newest event; None without any."""
+        return int(self.events["time"].max()) if len(self.events) else None
+
+    @classmethod
+    def empty(cls, plan: EntityPlan) -> HistoryState:
+        """Make a state that remembers nothing."""
+        nothing = np.zeros(1, dtype=np.int64)
+        return cls(
+            np.empty(0, dtype=object), np.empty(0, dtype=plan.record), nothing, np.empty(0, FRAUD_RECORD), nothing
+        )
+
+
+def hashed(value: object) -> int:
+    """CRC-32 of a value's text, 1 or more; 0 for a missing one. Equal in every process and version."""
+    if value is None or value != value:
+        return 0
+    return zlib.crc32(str(value).encode(errors="surrogatepass")) or 1
+
+
+def to_arrays(states: Iterable[HistoryState]) -> dict[str, np.ndarray]:
+    """Plain arrays of numbers that `from_arrays` makes the states of again; records as raw bytes."""
+    arrays: dict[str, np.ndarray] = {}
+    for i, state in enumerate(states):
+        encoded = [str(key).encode(errors="surrogatepass") for key in state.keys]
+        arrays[f"history.{i}.key_lengths"] = np.array([len(key) for key in encoded], dtype=np.int64)
+        arrays[f"history.{i}.key_bytes"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        for name in ("events", "frauds"):
+            arrays[f"history.{i}.{name}"] = np.ascontiguousarray(getattr(state, name)).view(np.uint8)
+        arrays[f"history.{i}.starts"] = np.asarray(state.starts, dtype=np.int64)
+        arrays[f"history.{i}.fraud_starts"] = np.asarray(state.fraud_starts, dtype=np.int64)
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], found: Iterable[EntityPlan]) -> tuple[HistoryState, ...]:
+    """The states that `to_arrays` wrote, one for each plan.
+
+    Raises KeyError or ValueError when an array is missing or cut short; `is_sound` says whether they fit together.
+    """
+    states = []
+    for i, plan in enumerate(found):
+        lengths = arrays[f"history.{i}.key_lengths"]
+        ends = np.cumsum(lengths)
+        blob = arrays[f"history.{i}.key_bytes"].tobytes()
+        if len(lengths) and (lengths.min() < 0 or ends[-1] != len(blob)):
+            raise ValueError("the lengths of the keys do not add up")
+        keys = np.empty(len(lengths), dtype=object)
+        keys[:] = [
+            blob[end - n : end].decode(errors="surrogatepass")
+            for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)
+        ]
+        states.append(
+            HistoryState(
+                keys,
+                arrays[f"history.{i}.events"].view(plan.record),
+                arrays[f"history.{i}.starts"],
+                arrays[f"history.{i}.frauds"].view(FRAUD_RECORD),
+                arrays[f"history.{i}.fraud_starts"],
+            )
+        )
+    return tuple(states)
+
+
+def is_sound(state: HistoryState, plan: EntityPlan) -> bool:
+    """Whether each entity's records lie inside the arrays, in order of time, so that a compiled loop may walk them."""
+    return state.events.dtype == plan.record and all(
+        starts.shape == (len(state.keys) + 1,)
+        and starts.dtype == np.int64
+        and int(starts[0]) == 0
+        and int(starts[-1]) == len(records)
+        and bool((np.diff(starts) >= 0).all())
+        and _is_sorted(records["time"], starts)
+        for records, starts in ((state.events, state.starts), (state.frauds, state.fraud_starts))
+    )
+
+
+def _is_sorted(times: np.ndarray, starts: np.ndarray) -> bool:
+    """Whether the times of each group ascend."""
+    ascends = np.ones(len(times) + 1, dtype=bool)
+    ascends[1:-1] = np.diff(times) >= 0
+    ascends[starts] = True
+    return bool(ascends.all())

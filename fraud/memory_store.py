@@ -1,0 +1,248 @@
+"""The state store in this process: one bytes object an entity, for a single replica, a test or a back-test.
+
+An entity costs its key, its records and about 140 bytes; benchmarks/bench_history.py measures it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fraud.errors import StoreError
+from fraud.history_state import FRAUD_RECORD, EntityPlan, HistoryState, from_arrays, is_sound, to_arrays
+from fraud.state_store import Remembered, Visit
+
+_TIME = struct.Struct("<q")
+_NEVER = -(2**63)
+
+
+class MemoryStore:
+    """A live history in a dict. Safe to share between threads; `save` and `load` carry it over a restart.
+
+    states: what to begin with, one for each plan; default nothing.
+    """
+
+    def __init__(self, plans: Sequence[EntityPlan], states: Sequence[HistoryState] = ()) -> None:
+        self._lock = threading.Lock()
+        self._logs = [_Logs(plan) for plan in plans]
+        for logs, state in zip(self._logs, states, strict=False):
+            logs.add(state, after=_NEVER)
+
+    def exchange(self, visits: Sequence[Visit]) -> list[Remembered]:
+        """See StateStore."""
+        with self._lock:
+            return [self._logs[visit.plan].exchange(visit.key, visit.record) for visit in visits]
+
+    def peek(self, visits: Sequence[Visit]) -> list[Remembered]:
+        """See StateReader."""
+        with self._lock:
+            return [self._logs[visit.plan].remembered(visit.key) for visit in visits]
+
+    def take_back(self, visits: Sequence[Visit]) -> None:
+        """See StateStore."""
+        with self._lock:
+            for visit in visits:
+                self._logs[visit.plan].events.remove(visit.key, visit.record)
+
+    def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
+        """See StateStore."""
+        with self._lock:
+            for visit in visits:
+                self._logs[visit.plan].learn_fraud(visit.key, visit.record, is_fraud)
+
+    def states(self) -> tuple[HistoryState, ...]:
+        """What is remembered now, one state for each plan."""
+        with self._lock:
+            contents = [(logs.plan, logs.events.items(), logs.frauds.items()) for logs in self._logs]
+        return tuple(_state(*content) for content in contents)
+
+    @property
+    def n_entities(self) -> int:
+        """Entities with an event, over all plans."""
+        return sum(len(logs.events.items()) for logs in self._logs)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the keys and records that are kept, without Python's own overhead."""
+        return sum(
+            len(key) + len(records)
+            for logs in self._logs
+            for items in (logs.events.items(), logs.frauds.items())
+            for key, records in items.items()
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file, in place of the one that is there once it is complete."""
+        from safetensors.numpy import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        fingerprints = json.dumps([logs.plan.fingerprint for logs in self._logs])
+        try:
+            save_file(to_arrays(self.states()), draft, metadata={"plans": fingerprints})
+            os.chmod(draft, 0o600)  # noqa: PTH101 - who paid where is nobody else's business
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, plans: Sequence[EntityPlan], states: Sequence[HistoryState] = ()) -> MemoryStore:
+        """Go on from a saved store, with those events of `states`, a model's own history, that are newer than it.
+
+        A plan that the file does not have, after a change of the schema, begins with `states`. Raises StoreError when
+        the file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as file:
+                saved_plans = json.loads((file.metadata() or {}).get("plans", "[]"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            matching = {plan.fingerprint: plan for plan in plans}
+            known = [(i, matching[f]) for i, f in enumerate(saved_plans) if f in matching]
+            found = {plan.fingerprint: _numbered(arrays, i, plan) for i, plan in known}
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); delete it to begin with the model's history") from error
+        store = cls(plans)
+        for i, (logs, plan) in enumerate(zip(store._logs, plans, strict=True)):
+            state, after = found.get(plan.fingerprint), _NEVER
+            if state is not None:
+                if not is_sound(state, plan):
+                    raise StoreError(f"{path} is damaged; delete it to begin with the model's history")
+                logs.add(state, after=_NEVER)
+                after = _NEVER if state.last_time is None else state.last_time
+            if states:
+                logs.add(states[i], after=after)
+        return store
+
+
+class _Generations:
+    """Entities' records in two dicts, those used of late and before: what stays idle for long falls away whole."""
+
+    def __init__(self) -> None:
+        self.young: dict[str, bytes] = {}
+        self.old: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes:
+        found = self.young.get(key)
+        return found if found is not None else self.old.get(key, b"")
+
+    def put(self, key: str, records: bytes) -> None:
+        if self.old:
+            self.old.pop(key, None)
+        if records:
+            self.young[key] = records
+        else:
+            self.young.pop(key, None)
+
+    def remove(self, key: str, record: bytes) -> None:
+        records, width = self.get(key), len(record)
+        for place in range(len(records) - width, -1, -width):
+            if records[place : place + width] == record:
+                self.put(key, records[:place] + records[place + width :])
+                return
+
+    def turn(self) -> None:
+        self.old, self.young = self.young, {}
+
+    def items(self) -> dict[str, bytes]:
+        return {**self.old, **self.young}
+
+
+class _Logs:
+    """One plan's events and frauds of every entity, each entity's in order of time."""
+
+    def __init__(self, plan: EntityPlan) -> None:
+        self.plan = plan
+        self.events, self.frauds = _Generations(), _Generations()
+        self._width, self._most, self._memory = plan.record.itemsize, plan.kept * plan.record.itemsize, plan.memory
+        self._newest = self._turned = _NEVER
+
+    def remembered(self, key: str) -> Remembered:
+        return Remembered(self.events.get(key), self.frauds.get(key))
+
+    def exchange(self, key: str, record: bytes) -> Remembered:
+        remembered = self.remembered(key)
+        self._insert(key, remembered.events, record)
+        return remembered
+
+    def add(self, state: HistoryState, *, after: int) -> None:
+        """Enter the events of a state that are newer than `after`, and all its frauds."""
+        if after == _NEVER:
+            blob, width = state.events.tobytes(), self._width
+            for key, start, stop in zip(state.keys.tolist(), state.starts[:-1], state.starts[1:], strict=True):
+                if stop > start:
+                    self.events.young[key] = blob[start * width : stop * width]
+            self._newest = self._turned = _NEVER if state.last_time is None else state.last_time
+        else:
+            owners = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
+            for i in np.flatnonzero(state.events["time"] > after):
+                key = state.keys[owners[i]]
+                self._insert(key, self.events.get(key), state.events[i].tobytes())
+        owners = np.repeat(np.arange(len(state.keys)), np.diff(state.fraud_starts))
+        for owner, fraud in zip(owners.tolist(), state.frauds, strict=True):
+            self.learn_fraud(state.keys[owner], fraud.tobytes(), True)
+
+    def learn_fraud(self, key: str, record: bytes, is_fraud: bool) -> None:
+        frauds, width = self.frauds.get(key), FRAUD_RECORD.itemsize
+        known = [frauds[place : place + width] for place in range(0, len(frauds), width)]
+        if not is_fraud:
+            self.frauds.remove(key, record)
+        elif record not in known:
+            known = sorted([*known, record], key=_time)
+            while known and _time(known[0]) < self._newest - self._memory:
+                del known[0]
+            n_known = sum(_time(fraud) < self._newest - self.plan.delay for fraud in known)
+            self.frauds.put(key, b"".join(known[max(0, n_known - self.plan.capacity) :]))
+
+    def _insert(self, key: str, records: bytes, record: bytes) -> None:
+        time, width = _time(record), self._width
+        place = len(records)
+        while place and _TIME.unpack_from(records, place - width)[0] > time:
+            place -= width
+        records = records[:place] + record + records[place:]
+        if len(records) > self._most:
+            records = records[-self._most :]
+        oldest = _TIME.unpack_from(records, len(records) - width)[0] - self._memory
+        first = 0
+        while _TIME.unpack_from(records, first)[0] < oldest:
+            first += width
+        self.events.put(key, records[first:] if first else records)
+        if time > self._newest:
+            self._newest = time
+            if time - self._turned >= self._memory:
+                # What was idle for a whole memory by the second turn cannot matter any more.
+                self.events.turn()
+                self.frauds.turn()
+                self._turned = time
+
+
+def _time(record: bytes) -> int:
+    return _TIME.unpack_from(record)[0]
+
+
+def _state(plan: EntityPlan, events: dict[str, bytes], frauds: dict[str, bytes]) -> HistoryState:
+    keys = list(dict.fromkeys([*events, *frauds]))
+    logs = [[log.get(key, b"") for key in keys] for log in (events, frauds)]
+    found = np.empty(len(keys), dtype=object)
+    found[:] = keys
+    parts: list[np.ndarray] = []
+    for log, dtype in zip(logs, (plan.record, FRAUD_RECORD), strict=True):
+        parts.append(np.frombuffer(b"".join(log), dtype=dtype))
+        parts.append(np.cumsum([0, *(len(records) // dtype.itemsize for records in log)]).astype(np.int64))
+    return HistoryState(found, *parts)
+
+
+def _numbered(arrays: dict[str, np.ndarray], i: int, plan: EntityPlan) -> HistoryState:
+    """State number i of a saved file."""
+    prefix = f"history.{i}."
+    own = {name.replace(prefix, "history.0.", 1): array for name, array in arrays.items() if name.startswith(prefix)}
+    return from_arrays(own, [plan])[0]
