@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from fraud import history_state
-from fraud.autoencoder import Autoencoder
+from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration, Tail
 from fraud.detector import Detector
 from fraud.errors import BundleError, FraudError
@@ -210,7 +210,9 @@ def _check(detector: Detector, folder: Path) -> None:
         and len(a.biases) == sum(o for _, o in layers)
         and 0 <= a.latent < len(layers)
         and n == outputs + (layers[a.latent][1] if a.with_latent else 0)
-        and a.whitening.shape == (n, n),
+        and a.factors.shape == (len(a.log_weights), n, n)
+        and a.shifts.shape == (len(a.log_weights), n)
+        and len(a.log_weights) > 0,
         "calibration": all(
             len(tail.knots) == len(tail.evidence) > 0 and bool((np.diff(tail.knots) > 0).all())
             for tail in (detector.calibration.forest, detector.calibration.autoencoder, detector.calibration.joint)
