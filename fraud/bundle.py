@@ -199,7 +199,8 @@ def _check(detector: Detector, folder: Path) -> None:
         )
         and len(f.starts) == n_raw + 1
         and f.starts[0] == 0
-        and bool((np.diff(f.starts) >= 1).all())
+        and bool((np.diff(f.starts) >= 0).all())
+        and f.n_outputs > 0
         and bool((f.missing_output < f.n_outputs).all())
         and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
         and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),

@@ -31,6 +31,8 @@ def transform_column(
     """Turn raw feature j of some rows, float64 (n,), into its columns of `out`, float32 (n, n_outputs)."""
     first = starts[j]
     width = starts[j + 1] - first
+    if width == 0:
+        return
     kind, flag = kinds[j], missing_output[j]
     for i in range(len(values)):
         x = values[i]
