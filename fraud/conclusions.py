@@ -1,4 +1,4 @@
-"""What an evaluation means, in words a risk officer reads first: one headline, and findings that each name a section."""
+"""What an evaluation means, in words a risk officer reads first: a headline, and findings that name their section."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def _headline(ranking: Mapping[str, Any]) -> str:
     at = ranking["points"][0]["figures"]
     recall = at["recall"]
     text = f"At its threshold the model finds {_percent(recall['value'])} of the frauds{_between(recall['interval'])}"
-    if at.get("amount_recall", {}).get("value") is not None and at["amount_recall"]["value"] == at["amount_recall"]["value"]:
+    if (
+        at.get("amount_recall", {}).get("value") is not None
+        and at["amount_recall"]["value"] == at["amount_recall"]["value"]
+    ):
         text += f" and {_percent(at['amount_recall']['value'])} of the defrauded money"
     text += f", alerting on {_percent(at['alert_rate']['value'])} of the transactions"
     precision = at["precision"]["value"]
@@ -56,7 +59,11 @@ def _headline(ranking: Mapping[str, Any]) -> str:
 def _odds(precision: float) -> str:
     if precision > 0.5:
         return f"{_percent(precision)} of its alerts are frauds"
-    return f"one alert in {1 / precision:.2g} is a fraud" if precision > 0.1 else f"one alert in {1 / precision:,.0f} is a fraud"
+    return (
+        f"one alert in {1 / precision:.2g} is a fraud"
+        if precision > 0.1
+        else f"one alert in {1 / precision:,.0f} is a fraud"
+    )
 
 
 def _on_volume(sections: Mapping[str, Any], chosen_at: Mapping[str, float]) -> list[dict[str, str]]:
@@ -80,7 +87,8 @@ def _on_ranking(sections: Mapping[str, Any]) -> list[dict[str, str]]:
     name, figures = next(iter(ranking["scores"].items()))
     score = figures["average_precision"]
     if score["interval"] and score["interval"][0] <= ranking["base_rate"]:
-        text = f"average precision {score['value']:.3f} may be no better than alerting at random ({ranking['base_rate']:.3f})"
+        chance = f"alerting at random ({ranking['base_rate']:.3f})"
+        text = f"average precision {score['value']:.3f} may be no better than {chance}"
         findings.append(_finding("bad", "ranking", text))
     if frauds < FEW_FRAUDS:
         text = f"only {frauds} frauds: every interval is wide, and a difference is hard to show; take a longer window"
@@ -88,7 +96,8 @@ def _on_ranking(sections: Mapping[str, Any]) -> list[dict[str, str]]:
     for other, figures in ranking["scores"].items():
         rival = figures["average_precision"]
         if score["interval"] and rival["interval"] and rival["interval"][0] > score["interval"][1]:
-            text = f"{other} alone ranks better than {name}: average precision {rival['value']:.3f} against {score['value']:.3f}"
+            shown = f"{rival['value']:.3f} against {score['value']:.3f}"
+            text = f"{other} alone ranks better than {name}: average precision {shown}"
             findings.append(_finding("warning", "ranking", text))
     return findings
 

@@ -140,7 +140,9 @@ class Scored:
         """Why no ranking can be judged here, and what to do; None when it can."""
         known = self.labels[self.labels >= 0]
         if not known.size:
-            return "no row of this window has a label: wait until labels arrive, or take an older window (--start, --end)"
+            return (
+                "no row of this window has a label: wait until labels arrive, or take an older window (--start, --end)"
+            )
         if not (known == 1).any():
             return f"none of the {known.size:,} labelled rows is a fraud: take a longer window (--start, --end)"
         if not (known == 0).any():
@@ -171,7 +173,9 @@ def ranking(scored: Scored, plan: Plan) -> dict[str, Any]:
             found[f"score/{name}/recall_at_budget"] = top["recall"]
             if name == first:
                 found |= {f"budget/{key}": value for key, value in _money(top, scored, plan).items()}
-                found |= {f"threshold/{key}": v for key, v in _money(counted.above(scored.threshold), scored, plan).items()}
+                found |= {
+                    f"threshold/{key}": v for key, v in _money(counted.above(scored.threshold), scored, plan).items()
+                }
                 if days is not None:
                     top = _money(counted.top(plan.alerts_per_day * days), scored, plan)
                     found |= {f"daily/{key}": value for key, value in top.items()}

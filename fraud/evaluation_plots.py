@@ -13,7 +13,7 @@ import numpy as np
 
 from fraud import plot_style as style
 
-_MOST_TICKS = 14
+_MOST_TICKS = 8
 
 
 def rarity(found: Mapping[str, Any], path: str | Path) -> Path:
@@ -24,14 +24,15 @@ def rarity(found: Mapping[str, Any], path: str | Path) -> Path:
     axes.fill_between(ends, ends / 2, ends * 2, color=style.GRID, alpha=0.7, linewidth=0)
     axes.plot(ends, ends, color=style.MUTED, linewidth=1, linestyle=style.DASHED)
     floor = 0.3 / found["normal_rows"]
-    for place, name in enumerate(names[::-1]):
-        levels = sorted((level for level in found["scores"][name]), key=lambda level: level["expected"])
-        x = np.array([level["expected"] for level in levels]) * 1.06 ** (place - len(names) / 2)
-        y = np.maximum([level["observed"] for level in levels], floor)
+    for place, name in enumerate(names):
+        levels = sorted(found["scores"][name], key=lambda level: level["expected"])
+        colour, over = style.colour_of(name, names), len(names) - place
+        x = np.array([level["expected"] for level in levels]) * 1.06 ** (place - (len(names) - 1) / 2)
+        y = np.array([level["observed"] if level["rows"] else np.nan for level in levels])
         low, high = np.array([level["interval"] for level in levels]).T
-        error = [np.maximum(y - np.maximum(low, floor), 0), np.maximum(high - y, 0)]
-        axes.errorbar(x, y, error, fmt="o-", color=style.colour_of(name, names), markersize=5, linewidth=1.2, label=name)
-    axes.set(xscale="log", yscale="log", xlim=ends)
+        axes.vlines(x, np.maximum(low, floor), high, color=colour, linewidth=1.2, zorder=over)
+        axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.2, label=name, zorder=over + len(names))
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=(floor, 0.5))
     axes.set(xlabel="share of normal rows that should score this high", ylabel="share that does")
     style.percent(axes.xaxis)
     style.percent(axes.yaxis)
@@ -54,28 +55,40 @@ def reliability(found: Mapping[str, Any], threshold: float, path: str | Path) ->
         axes.bar([i], [value], color=style.FRAUD, alpha=0.75, width=0.7)
         axes.errorbar([i], [value], error, fmt="none", ecolor=style.INK, elinewidth=1.2, capsize=3)
         text = f"{part['frauds']:,} of\n{part['rows']:,}"
-        axes.annotate(text, (i, high), (0, 4), textcoords="offset points", ha="center", fontsize=8.5, color=style.INK)
+        axes.annotate(
+            text,
+            (i, high),
+            (0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=style.INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )
     axes.set_xticks(range(len(bins)), [f"{part['low']:.2f} to {part['high']:.2f}" for part in bins])
     axes.set(xlim=(-0.6, len(bins) - 0.4), ylim=(0, 1.15), ylabel="share of frauds", xlabel="score")
     axes.set_yticks(np.linspace(0, 1, 6))
     style.percent(axes.yaxis)
     edges = [part["low"] for part in bins] + [bins[-1]["high"]]
-    style.vertical_line(axes, float(np.interp(threshold, edges, np.arange(len(edges)) - 0.5)), f"threshold {threshold:.3g}")
-    return style.save(figure, path, "How many of the rows at a score are frauds", "95 % intervals; frauds of rows above")
+    style.vertical_line(
+        axes, float(np.interp(threshold, edges, np.arange(len(edges)) - 0.5)), f"threshold {threshold:.3g}"
+    )
+    return style.save(
+        figure, path, "How many of the rows at a score are frauds", "95 % intervals; frauds of rows above"
+    )
 
 
 def stability(found: Mapping[str, Any], path: str | Path) -> Path:
     """Average precision, recall and precision, and alert rate of each day, week or month."""
     parts, step = found["parts"], found["step"]
-    figure, panels = style.new_figure(1, 3, sharex=True)
-    figure.set_size_inches(7.2, 7.4)
+    figure, panels = style.new_figure(3)
     names = [part["name"] for part in parts]
     for axes, wanted in zip(panels, (("average_precision",), ("recall", "precision"), ("alert_rate",)), strict=True):
         for place, key in enumerate(wanted):
             colour = {"average_precision": style.COLOURS["joined"], "alert_rate": style.INK}.get(key)
             colour = colour or (style.COLOURS["forest"], style.FRAUD)[place]
             _series(axes, parts, key, colour, 0.08 * (place - (len(wanted) - 1) / 2))
-        axes.set_ylabel(" and\n".join(key.replace("_", " ") for key in wanted))
+        axes.set_ylabel(" and ".join(key.replace("_", " ") for key in wanted))
         style.percent(axes.yaxis)
         if len(wanted) > 1:
             style.legend(axes, None, "best")
@@ -83,11 +96,14 @@ def stability(found: Mapping[str, Any], path: str | Path) -> Path:
     panels[0].set_ylim(0, 1.03)
     panels[1].set_ylim(0, 1.03)
     every = max(1, -(-len(names) // _MOST_TICKS))
-    panels[-1].set_xticks(range(0, len(names), every), [name[5:] for name in names[::every]])
-    panels[-1].set_xlabel(f"{step} beginning (month-day)" if step != "day" else "day (month-day)")
+    for axes in panels:
+        axes.set_xticks(range(0, len(names), every), [name[5:] for name in names[::every]])
+        axes.set_xlabel(f"{step} beginning (month-day)" if step != "day" else "day (month-day)")
     weak = [part["name"] for part in parts if part["weak"]]
     title = f"Steady from {step} to {step}" if not weak else f"Weaker than usual in {len(weak)} of {len(parts)} {step}s"
-    return style.save(figure, path, title, f"{names[0]} to {names[-1]}, at the model's threshold; bars are 95 % intervals")
+    return style.save(
+        figure, path, title, f"{names[0]} to {names[-1]}, at the model's threshold; bars are 95 % intervals"
+    )
 
 
 def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
@@ -104,7 +120,9 @@ def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
     style.horizontal_line(axes, found["attainable"], f"a perfect score: {found['attainable']:.0%} on average")
     unit = "cards" if found["unit"] else "transactions"
     title = f"Of the {found['k']} most suspicious {unit} of a day, {found['mean']['value']:.0%} are compromised"
-    return style.save(figure, path, title, "cards known as compromised are left out" if found["unit"] else "by day, UTC")
+    return style.save(
+        figure, path, title, "cards known as compromised are left out" if found["unit"] else "by day, UTC"
+    )
 
 
 def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
@@ -123,7 +141,9 @@ def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     axes.set(ylim=(-0.6, len(shown) - 0.4), xlabel="average precision lost without the group")
     best = shown[-1]
     title = f"{_short(best['name'])} is worth most: {best['worth']:+.3f} average precision".replace("$", r"\$")
-    return style.save(figure, path, title, "refitted without each group, same rows and resamples; bars are 95 % intervals")
+    return style.save(
+        figure, path, title, "refitted without each group, same rows and resamples; bars are 95 % intervals"
+    )
 
 
 def _series(axes: Any, parts: Sequence[Mapping[str, Any]], key: str, colour: str, shift: float) -> None:

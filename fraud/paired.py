@@ -44,7 +44,7 @@ def compare(ours: Scored, theirs: Scored, plan: Plan, names: tuple[str, str]) ->
         return found
 
     point, drawn = draws(measure, weightings(len(rows.labels), plan.resamples, plan.seed, rows.clusters))
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for key in (name.removeprefix("ours/") for name in point if name.startswith("ours/")):
         mine, other = point[f"ours/{key}"], point[f"theirs/{key}"]
         band = interval(drawn[f"ours/{key}"] - drawn[f"theirs/{key}"])

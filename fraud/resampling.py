@@ -122,8 +122,9 @@ class Counted:
 
 
 def weightings(n_rows: int, n: int, seed: int, clusters: ArrayLike | None = None) -> Iterable[Ints]:
-    """Yield `n` resamples as weights, int64 (n_rows,). clusters: (n_rows,) codes from 0; rows of one are drawn together.
+    """Yield `n` resamples as weights, int64 (n_rows,).
 
+    clusters: (n_rows,) codes from 0; rows of one are drawn together.
     Same arguments, same resamples: whatever is measured on them is paired. Raises ConfigError for n below 1.
     """
     if n < 1:

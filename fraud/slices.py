@@ -29,7 +29,8 @@ _FEWEST_ROWS = 5
 def stability(scored: Scored, plan: Plan) -> dict[str, Any]:
     """Figures of each day (up to 20 days), week or month of the window.
 
-    Keys: step ("day", "week", "month"), overall (figures), parts [{name, figures}] oldest first; `figures` as `measure`.
+    Keys: step ("day", "week", "month"), overall (figures), parts [{name, figures, weak}] oldest first; figures as
+    `measure`, weak as in `segments`.
     """
     days = scored.days
     if days is None:
@@ -60,7 +61,9 @@ def segments(scored: Scored, plan: Plan) -> dict[str, Any]:
     for name in chosen:
         if name not in scored.rows.columns:
             known = ", ".join(column.name for column in scored.schema.inputs)
-            raise ConfigError(f"--segment {name!r} is not a column of schema {scored.schema.name!r}: use one of {known}")
+            raise ConfigError(
+                f"--segment {name!r} is not a column of schema {scored.schema.name!r}: use one of {known}"
+            )
     if not chosen:
         few = [c.name for c in scored.schema.features if c.kind in ("categorical", "boolean")]
         chosen = [name for name in few if 1 < scored.rows[name].nunique() <= MOST_LEVELS]

@@ -71,9 +71,7 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
     clusters = None
     if card is not None:
         clusters, _ = pd.factorize(rows[card].iloc[split.test[known]].to_numpy(dtype=object), use_na_sentinel=False)
-    judged = paired_average_precision(
-        labels[known], scores, _ALL, n=plan.resamples, seed=plan.seed, clusters=clusters
-    )
+    judged = paired_average_precision(labels[known], scores, _ALL, n=plan.resamples, seed=plan.seed, clusters=clusters)
     lines = []
     for group in found:
         line: dict[str, Any] = {"name": group.name, "features": list(group.features)}
@@ -85,7 +83,9 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
             line["missing"] = outcome[group.name]["error"]
         lines.append(line)
     lines.sort(key=lambda line: -line.get("worth", np.inf))
-    window = next(window for window in split.windows(times_of(rows, schema), labels_of(rows, schema)) if window.name == "test")
+    window = next(
+        window for window in split.windows(times_of(rows, schema), labels_of(rows, schema)) if window.name == "test"
+    )
     return {
         "window": {"start": window.start, "end": window.end, "rows": window.rows, "frauds": window.frauds},
         "all": {key: judged[_ALL][key] for key in ("average_precision", "interval")},

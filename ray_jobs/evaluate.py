@@ -147,9 +147,7 @@ def _columns(job: Job, model: Model) -> tuple[str | None, str | None]:
     return card, amount
 
 
-def _known(
-    rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray
-) -> np.ndarray | None:
+def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray) -> np.ndarray | None:
     """Judged rows of cards that were known as compromised by their day; None without cards or times."""
     times = evaluate_rows.times_of(rows, model.schema)
     if card is None or times is None:

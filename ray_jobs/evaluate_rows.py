@@ -65,7 +65,7 @@ def open_model(reference: str, settings: Settings) -> Model:
         folder = registry.fetch(reference, settings)
         number = int(folder.name)
     loaded = bundle.load(folder)
-    name = f"version {number}" if number is not None else f"bundle {loaded.sha256[:12]}"
+    name = f"version {number}" if number is not None else f"{'/'.join(folder.parts[-2:])} ({loaded.sha256[:8]})"
     return Model(name, number, loaded)
 
 
@@ -159,9 +159,7 @@ def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, n
         frame = engine.decide(raw, rows.index[window.positions])
     else:
         pieces = range(0, len(window.positions), _PIECE)
-        frame = pd.concat(
-            [engine.score_frame(rows.iloc[window.positions[start : start + _PIECE]]) for start in pieces]
-        )
+        frame = pd.concat([engine.score_frame(rows.iloc[window.positions[start : start + _PIECE]]) for start in pieces])
     wanted = [name for name in SCORE_COLUMNS if frame.get(name) is not None and frame[name].dtype.kind == "f"]
     names = {name: name.removesuffix("_score") if place else JOINED for place, name in enumerate(wanted)}
     return {names[name]: frame[name].to_numpy() for name in wanted if frame[name].notna().all()}, told
