@@ -76,7 +76,7 @@ def _on_volume(sections: Mapping[str, Any], chosen_at: Mapping[str, float]) -> l
     return [
         _finding(
             "warning", "points",
-            f"the threshold alerts on {_percent(rate)} of the rows, {_percent(before)} where it was chosen: "
+            f"The threshold alerts on {_percent(rate)} of the rows, {_percent(before)} where it was chosen: "
             f"{'more' if ratio > 1 else 'fewer'} alerts than planned; choose it anew on later data",
         )
     ]  # fmt: skip
@@ -88,10 +88,10 @@ def _on_ranking(sections: Mapping[str, Any]) -> list[dict[str, str]]:
     score = figures["average_precision"]
     if score["interval"] and score["interval"][0] <= ranking["base_rate"]:
         chance = f"alerting at random ({ranking['base_rate']:.3f})"
-        text = f"average precision {score['value']:.3f} may be no better than {chance}"
+        text = f"Average precision {score['value']:.3f} may be no better than {chance}"
         findings.append(_finding("bad", "ranking", text))
     if frauds < FEW_FRAUDS:
-        text = f"only {frauds} frauds: every interval is wide, and a difference is hard to show; take a longer window"
+        text = f"Only {frauds} frauds: every interval is wide, and a difference is hard to show; take a longer window"
         findings.append(_finding("warning", "ranking", text))
     for other, figures in ranking["scores"].items():
         rival = figures["average_precision"]
@@ -108,10 +108,10 @@ def _on_cost(sections: Mapping[str, Any]) -> list[dict[str, str]]:
         return []
     at, cheapest, idle = cost["at_threshold"]["cost"], cost["cheapest"], cost["without_alerts"]
     if at > idle:
-        return [_finding("bad", "cost", f"the threshold costs {at:,.0f}, more than no alerts at all ({idle:,.0f})")]
+        return [_finding("bad", "cost", f"The threshold costs {at:,.0f}, more than no alerts at all ({idle:,.0f})")]
     if at > _FAR_FROM_CHEAPEST * cheapest["cost"]:
         text = (
-            f"the threshold costs {at:,.0f}; {cheapest['threshold']:.3f} would have cost {cheapest['cost']:,.0f} "
+            f"The threshold costs {at:,.0f}; {cheapest['threshold']:.3f} would have cost {cheapest['cost']:,.0f} "
             "here: check the costs given, and choose by cost when training"
         )
         return [_finding("warning", "cost", text)]
@@ -128,7 +128,7 @@ def _on_rarity(sections: Mapping[str, Any]) -> list[dict[str, str]]:
         return []
     worst = max(off, key=lambda level: level["ratio"] if level["ratio"] > 1 else 1 / max(level["ratio"], 1e-3))
     text = (
-        f"the score is off its meaning: {worst['score']:.2f} should be reached by {_percent(worst['expected'])} of the "
+        f"The score is off its meaning: {worst['score']:.2f} should be reached by {_percent(worst['expected'])} of the "
         f"normal rows and is by {_percent(worst['observed'])}; the data have moved, retrain or calibrate anew"
     )
     return [_finding("warning", "calibration", text)]
@@ -162,7 +162,7 @@ def _on_comparison(sections: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _finding(level: str, section: str, text: str) -> dict[str, str]:
-    return {"level": level, "section": section, "text": text[0].upper() + text[1:]}
+    return {"level": level, "section": section, "text": text}
 
 
 def _sorted(findings: list[dict[str, str]]) -> list[dict[str, str]]:

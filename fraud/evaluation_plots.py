@@ -81,7 +81,7 @@ def reliability(found: Mapping[str, Any], threshold: float, path: str | Path) ->
 def stability(found: Mapping[str, Any], path: str | Path) -> Path:
     """Average precision, recall and precision, and alert rate of each day, week or month."""
     parts, step = found["parts"], found["step"]
-    figure, panels = style.new_figure(3)
+    figure, panels = style.new_figure(3, height=3.9)
     names = [part["name"] for part in parts]
     for axes, wanted in zip(panels, (("average_precision",), ("recall", "precision"), ("alert_rate",)), strict=True):
         for place, key in enumerate(wanted):
@@ -128,8 +128,7 @@ def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
 def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """How much average precision each feature group is worth, with 95 % intervals; groups with `worth` only."""
     shown = sorted(groups, key=lambda group: group["worth"])
-    figure, (axes,) = style.new_figure()
-    figure.set_size_inches(7.2, 1.7 + 0.34 * len(shown))
+    figure, (axes,) = style.new_figure(height=1.7 + 0.34 * len(shown))
     for i, group in enumerate(shown):
         low, high = group["worth_interval"] or (group["worth"], group["worth"])
         colour = style.COLOURS["joined"] if low > 0 else style.FRAUD if high < 0 else style.LEGITIMATE

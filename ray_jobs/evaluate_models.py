@@ -95,7 +95,7 @@ def ablation(found: Mapping[str, Any]) -> str:
         return tag.missing(found)
     measured = [group for group in found["groups"] if "worth" in group]
     window, whole = found["window"], found["all"]
-    again = "" if found["same_data"] else " The data are not those the model was trained on, so that its windows moved."
+    again = "" if found["same_data"] else " The data are not those the model was trained on: the refits differ from it."
     lead = (
         f"<p>The training is repeated with all features and without each group, and judged on the same test window "
         f"({tag.text(window['start'])} to {tag.text(window['end'])}, {window['rows']:,} rows, {window['frauds']:,} "
@@ -111,7 +111,7 @@ def ablation(found: Mapping[str, Any]) -> str:
     cells = [["all features", "", tag.with_interval(all_of_them, tag.fixed), ""]]
     for group in found["groups"]:
         name = f"without {tag.text(group['name'])}"
-        features = tag.text(", ".join(group["features"]))
+        features = tag.words(", ".join(group["features"]))
         if "missing" in group:
             cells.append([name, features, "–", tag.words(group["missing"])])
             continue

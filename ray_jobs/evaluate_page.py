@@ -215,7 +215,7 @@ def _cost(found: Mapping[str, Any], scored: Scored, plan: Plan) -> str:
     band = cost["cheapest"]["interval"]
     lead = (
         f"<p>An alert costs {cost['alert_cost']:g}, right or wrong; a missed fraud costs {missed} (currency units; "
-        "--alert-cost, --fraud-cost, --amount). The cheapest threshold is known afterwards only: it shows what was "
+        "<code>--alert-cost</code>, <code>--fraud-cost</code>, <code>--amount</code>). The cheapest threshold is known afterwards only: it shows what was "
         "possible, not what to set.</p>"
     )
     cells = [
@@ -236,13 +236,13 @@ def _method(found: Mapping[str, Any]) -> str:
         f"which {drawn} with replacement; shares of a slice have Wilson intervals. Two models, or a model and its "
         "ablations, are measured on the same resamples, so that the interval of a difference is that of the pair. Rows "
         "of equal score are alerted on together; a budget that cuts through them counts their expected share. A card "
-        "is left out of the cards a day once a fraud of it was known (its day plus the label delay). Nothing on this page "
-        "was used to fit, calibrate or choose a threshold, unless a finding at the top says so."
+        "is left out of the cards a day once a fraud of it was known (its day plus the label delay). Nothing on this "
+        "page was used to fit, calibrate or choose a threshold, unless a finding at the top says so."
     )
     made = (
         f"Model {found['model']['name']}, SHA-256 {found['model']['sha256'][:16]}…, trained "
-        f"{found['model']['trained']}; data {found['data']['path']}, fingerprint {found['data']['fingerprint'][:16]}…; made {found['created']} in "
-        f"{found['seconds']} s."
+        f"{found['model']['trained']}; data {found['data']['path']}, fingerprint "
+        f"{found['data']['fingerprint'][:16]}…; made {found['created']} in {found['seconds']} s."
     )
     return tag.section(
         "method", _TITLES["method"], f"<p>{tag.words(said)}</p>", f'<p class="quiet">{tag.words(made)}</p>'
