@@ -37,7 +37,8 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A white figure of rows x columns plain panels, row by row, below a strip for the title.
 
-    height: inches, else what suits the number of rows. `subplots` goes to matplotlib's `Figure.subplots` (sharex, height_ratios).
+    height: inches, else what suits the number of rows. `subplots` goes to matplotlib's `Figure.subplots` (sharex,
+    height_ratios).
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -154,6 +154,8 @@ def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np
         return None
     train = model.windows.get("train")
     since = np.datetime64(str(train["start"]), "D") if train and not str(train["start"]).startswith("row ") else None
+    if since is not None and times[window.positions].min() < since:
+        since = None  # the window begins before the training did: count every earlier fraud
     split = (model.bundle.manifest.get("config") or {}).get("split") or {}
     delay = max(model.schema.label_delay_days, float(split.get("delay_days") or 0.0))
     days = times.astype("datetime64[D]")

@@ -39,7 +39,8 @@ tr.weak td { background: #fff8e6 } tr.total td { font-weight: 600 } .wide { over
 .pictures .wide { flex: 1 1 380px } nav { margin: 14px 2px 0; font-size: 14px; line-height: 1.9 }
 nav a { color: #00558c; margin-right: 14px; white-space: nowrap }
 .missing { color: #55616e; border-left: 3px solid #c6cfd9; padding-left: 12px; margin: 8px 0 }
-summary { cursor: pointer; color: #00558c; font-size: 14px; margin-top: 8px } code { font-size: 13px; white-space: nowrap }
+summary { cursor: pointer; color: #00558c; font-size: 14px; margin-top: 8px }
+code { font-size: 13px; white-space: nowrap }
 @media print { body { background: #fff } section { break-inside: avoid } nav { display: none } }
 """
 _LONGEST = 80

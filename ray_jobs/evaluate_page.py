@@ -215,8 +215,8 @@ def _cost(found: Mapping[str, Any], scored: Scored, plan: Plan) -> str:
     band = cost["cheapest"]["interval"]
     lead = (
         f"<p>An alert costs {cost['alert_cost']:g}, right or wrong; a missed fraud costs {missed} (currency units; "
-        "<code>--alert-cost</code>, <code>--fraud-cost</code>, <code>--amount</code>). The cheapest threshold is known afterwards only: it shows what was "
-        "possible, not what to set.</p>"
+        "<code>--alert-cost</code>, <code>--fraud-cost</code>, <code>--amount</code>). The cheapest threshold is known "
+        "afterwards only: it shows what was possible, not what to set.</p>"
     )
     cells = [
         ["no alerts", "–", tag.number(cost["without_alerts"])],
