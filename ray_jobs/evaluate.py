@@ -224,7 +224,7 @@ def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint
 
 
 def _called(reference: str, model: Model) -> str:
-    return f"{reference} ({model.name})" if reference in ("champion", "challenger") else model.name
+    return model.name if model.number is None or reference.isdecimal() else f"{reference} ({model.name})"
 
 
 def _about(model: Model) -> dict[str, Any]:
