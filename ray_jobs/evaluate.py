@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to judge; paths are absolute. plan: None for costs and budget as the model was trained with."""
+    """What to judge; paths are absolute. plan: settings of `fraud.evaluation.Plan`, None where not given."""
 
     data: str
     out: str
@@ -214,7 +214,7 @@ def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint
     if not raw:
         return {"missing": f"{model.name} does not tell how it was trained: train it with ray_jobs.train"}
     config = from_mapping(TrainConfig, raw, where=f"{model.name}, manifest: config")
-    with connected():
+    with connected(), terminable():
         try:
             found = ablate(rows, model.schema, config, plan, card)
         except FraudError as error:

@@ -160,9 +160,11 @@ def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, n
     else:
         pieces = range(0, len(window.positions), _PIECE)
         frame = pd.concat([engine.score_frame(rows.iloc[window.positions[start : start + _PIECE]]) for start in pieces])
-    wanted = [name for name in SCORE_COLUMNS if frame.get(name) is not None and frame[name].dtype.kind == "f"]
-    names = {name: name.removesuffix("_score") if place else JOINED for place, name in enumerate(wanted)}
-    return {names[name]: frame[name].to_numpy() for name in wanted if frame[name].notna().all()}, told
+    # Whatever scores this detector has: a model with a further detector brings a further column.
+    wanted = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].notna().all()]
+    wanted.sort(key=lambda name: name != SCORE_COLUMNS[0])
+    names = [JOINED if name == SCORE_COLUMNS[0] else name.removesuffix("_score") for name in wanted]
+    return {name: frame[column].to_numpy() for name, column in zip(names, wanted, strict=True)}, told
 
 
 def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
