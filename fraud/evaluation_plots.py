@@ -118,8 +118,8 @@ def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
     axes.set_ylabel(f"frauds among the top {found['k']}")
     style.percent(axes.yaxis)
     style.horizontal_line(axes, found["attainable"], f"a perfect score: {found['attainable']:.0%} on average")
-    unit = "cards" if found["unit"] else "transactions"
-    title = f"Of the {found['k']} most suspicious {unit} of a day, {found['mean']['value']:.0%} are compromised"
+    unit, what = ("cards", "compromised") if found["unit"] else ("transactions", "frauds")
+    title = f"Of the {found['k']} most suspicious {unit} of a day, {found['mean']['value']:.0%} are {what}"
     return style.save(
         figure, path, title, "cards known as compromised are left out" if found["unit"] else "by day, UTC"
     )
