@@ -20,6 +20,7 @@ from fraud.errors import ConfigError, FraudError, RegistryError, run_command
 from fraud.evaluation import Plan, Scored
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.validation import Validated
 from ray_jobs import evaluate_rows
 from ray_jobs.evaluate_rows import Model, Window
 from ray_jobs.session import connected, terminable
@@ -88,7 +89,7 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     rival: Scored | None = None
     sections["comparison"] = {"missing": "no other model was named: --against champion (or challenger, a version)"}
     if job.against is not None:
-        sections["comparison"], rival, more = _against(job, model, scored, window, fingerprint, plan, settings)
+        sections["comparison"], rival, more = _against(job, model, scored, window, checked, fingerprint, plan, settings)
         doubts += more
     sections["ablation"] = {"missing": "not asked for: --ablation refits the model without each feature group"}
     if job.ablation:
@@ -183,7 +184,14 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
 
 
 def _against(
-    job: Job, model: Model, scored: Scored, window: Window, fingerprint: str, plan: Plan, settings: Settings
+    job: Job,
+    model: Model,
+    scored: Scored,
+    window: Window,
+    read: Validated,
+    fingerprint: str,
+    plan: Plan,
+    settings: Settings,
 ) -> tuple[dict[str, Any], Scored | None, list[str]]:
     """The comparison, the other model's scores of the same rows, and doubts about them."""
     assert job.against is not None
@@ -191,7 +199,8 @@ def _against(
     names = (_called(job.model, model), _called(job.against, other))
     if other.bundle.sha256 == model.bundle.sha256:
         return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
-    checked = evaluate_rows.read(job.data, other.schema)
+    same = other.schema.fingerprint == model.schema.fingerprint
+    checked = read if same else evaluate_rows.read(job.data, other.schema)
     positions = checked.rows.index.get_indexer(scored.rows.index)
     if (positions < 0).all():
         raise ConfigError(f"--against {job.against}: its schema {other.schema.name!r} refuses every judged row")

@@ -185,7 +185,8 @@ def _cards(found: Mapping[str, Any]) -> str:
     )
     lead = (
         f"<p>Among the {cards['k']:,} most suspicious {unit} {when}, <b>{percent(mean['value'])}</b> are "
-        f"{'compromised' if cards['unit'] else 'frauds'}{band}; a perfect score would reach {percent(cards['attainable'])}.{what}{left}</p>"
+        f"{'compromised' if cards['unit'] else 'frauds'}{band}; a perfect score would "
+        f"reach {percent(cards['attainable'])}.{what}{left}</p>"
     )
     image = ""
     if cards["by_day"] and len(cards["days"]) > 1:
