@@ -211,6 +211,36 @@ def test_the_same_bundle_is_not_compared_with_itself(place: Place):
     assert "same bundle" in evaluate.evaluate(job, Settings.from_environment())["comparison"]["missing"]
 
 
+def test_a_rival_with_another_schema_is_compared_on_the_rows_that_both_take(place: Place):
+    schema = Schema.load("transactions")
+    columns = tuple(
+        replace(column, minimum=20.0) if column.name == "amount" else column
+        for column in schema.columns
+        if column.name != "distance"
+    )
+    other = replace(schema, name="other", columns=columns, ignore=("distance",))
+    train(place.folder / "other", place.folder / "five.csv", other, SMALL)
+    job = place.job("schemas", data=str(place.folder / "five.csv"), model=str(place.folder / "five"),
+                    against=str(place.folder / "other"))  # fmt: skip
+    found = evaluate.evaluate(job, Settings.from_environment())
+    cells = found["comparison"]["disagreement"]
+    shared = sum(cells[name]["rows"] for name in ("both", "only_ours", "only_theirs", "neither"))
+    frame = pd.read_csv(place.folder / "five.csv").iloc[-found["rows"]["in_window"] :]
+    assert shared == (frame["amount"] >= 20).sum()
+    assert found["comparison"]["rows_only_one_takes"] == (frame["amount"] < 20).sum() > 0
+    assert "break the other model&#x27;s schema" in (place.folder / "schemas.html").read_text().replace("'", "&#x27;")
+
+
+def test_a_window_without_the_rows_before_it_is_told(place: Place, judged: dict):
+    rows = pd.read_parquet(place.folder / "cards.parquet")
+    later = rows[rows["TX_DATETIME"] >= pd.Timestamp(judged["rows"]["start"])]
+    data.write_parquet(later, str(place.folder / "later.parquet"))
+    found = evaluate.evaluate(place.job("later", data=str(place.folder / "later.parquet")), Settings.from_environment())
+    assert found["rows"]["in_window"] == judged["rows"]["in_window"]
+    assert "without entity history: give data that begin earlier" in found["notes"][0]
+    assert "give data that begin earlier" in (place.folder / "later.html").read_text()
+
+
 def test_without_labels_the_page_still_comes(place: Place):
     pd.read_csv(place.folder / "five.csv").drop(columns="is_fraud").head(500).to_csv(
         place.folder / "bare.csv", index=False
