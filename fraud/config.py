@@ -27,8 +27,8 @@ SHIPPED = Path(__file__).parent / "configs"
 class TrainConfig:
     """The whole configuration of a training; every part is documented on its own class.
 
-    seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can look at, for
-    the metric recall_at_budget and the default threshold when there are no labels.
+    seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can look
+    at, for the metric recall_at_budget and the default threshold when there are no labels.
     """
 
     seed: int = 7

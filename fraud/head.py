@@ -157,7 +157,7 @@ def merge(members: Sequence[Member]) -> Head:
     n_features = members[0].n_features
     if n_features * head_kernels.KEYS_A_FEATURE > 1 << kernels.FEATURE_BITS:
         most = (1 << kernels.FEATURE_BITS) // head_kernels.KEYS_A_FEATURE
-        raise ConfigError(f"the supervised head takes {most:,} features and got {n_features:,}: set head.use to 'never'")
+        raise ConfigError(f"the head takes {most:,} features and got {n_features:,}: set head.use to 'never'")
     trees = [nodes for member in members for nodes in member.nodes]
     splits = np.concatenate([nodes[nodes["is_leaf"] == 0] for nodes in trees])
     cuts = [np.unique(splits["num_threshold"][splits["feature_idx"] == j]) for j in range(n_features)]
