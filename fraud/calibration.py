@@ -19,9 +19,6 @@ from fraud.errors import DataError
 
 # Evidence at which the score is one half: one normal row in a thousand.
 HALF_SCORE_EVIDENCE = 3.0
-# A validation window tells the head from a mixture no more finely than this, and the mixture bears a new kind of fraud
-# better: on ULB's prequential folds the best weight by a hair cost 0.03 of average precision in the window after.
-HEAD_TOLERANCE = 0.02
 _TAIL_ROWS = 0.01
 _N_KNOTS = 128
 
@@ -99,7 +96,7 @@ def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, label
     normal = labels != 1
     tail = fit_tail(log_odds[normal])
     head = tail(log_odds)
-    weight = best_weight(head, joint, labels, HEAD_TOLERANCE)
+    weight = best_weight(head, joint, labels)
     final = fit_tail(join(head, joint, weight)[normal])
     return replace(fitted, head=tail, final=final, head_weight=weight)
 
@@ -138,11 +135,8 @@ def fit_tail(raw: np.ndarray) -> Tail:
     return Tail(knots, np.maximum(evidence, 0.0), 1.0 / (scale * np.log(10.0)))
 
 
-def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, tolerance: float = 1e-6) -> float:
-    """Weight of the first, of 0, 0.05 .. 1, with the best average precision; the nearest to one half among equals.
-
-    tolerance: average precisions that differ by no more are equal.
-    """
+def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
+    """Weight of the first, of 0, 0.05 .. 1, with the best average precision; the nearest to one half among equals."""
     from sklearn.metrics import average_precision_score
 
     known = labels >= 0
@@ -150,5 +144,5 @@ def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, toler
         return 0.5
     weights = np.linspace(0.0, 1.0, 21)
     scores = [average_precision_score(labels[known], join(first[known], second[known], w)) for w in weights]
-    ties = weights[np.isclose(scores, max(scores), atol=tolerance)]
+    ties = weights[np.isclose(scores, max(scores), atol=1e-6)]
     return float(ties[np.abs(ties - 0.5).argmin()])

@@ -92,7 +92,7 @@ def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
     reference = pd.read_parquet(order.outdir / "reference.parquet")
     again = Engine(loaded.detector).score_frame(reference[[c.name for c in SCHEMA.columns]])
     assert len(reference) == 449
-    np.testing.assert_array_equal(reference["score"], again["score"])
+    np.testing.assert_array_equal(reference["forest_score"], again["forest_score"])
     plots = {path.name for path in (order.outdir / "plots").iterdir()}
     assert {"pr_curve.png", "roc_curve.png", "score_histogram.png", "loss_curve.png", "threshold_cost.png"} <= plots
 
