@@ -56,6 +56,8 @@ class ServedModel:
             "model_version": self.version,
             "reasons": [vars(reason) for reason in reasons],
         }
+        if found.head_score is not None:
+            answer["head_score"] = found.head_score
         if self.engine.schema.id is not None:
             answer["id"] = transaction[self.engine.schema.id.name]
         return answer
