@@ -211,6 +211,7 @@ def _check(detector: Detector, folder: Path) -> None:
             for x in (f.columns, f.kinds, f.center, f.scale, f.typical, f.missing_output, f.offsets, f.levels)
         )
         and len(f.starts) == n_raw + 1
+        and len(f.shares) == len(f.tables)
         and f.starts[0] == 0
         and bool((np.diff(f.starts) >= 0).all())
         and f.n_outputs > 0

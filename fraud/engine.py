@@ -23,6 +23,7 @@ from fraud.errors import DataError, StoreError
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
 from fraud.history import microseconds_since_epoch, replay
 from fraud.history_online import OnlineHistory
+from fraud.reasons import Explainer, Reason
 from fraud.schema import Column, Schema
 from fraud.state_store import Snapshot, StateStore
 from fraud.thresholds import Threshold
@@ -50,21 +51,6 @@ class RowScore:
     is_fraud: bool
     head_score: float | None = None
     is_history_live: bool = True
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a row is suspicious: replacing `column` by its typical value would lower the evidence by `contribution`.
-
-    feature: the most unusual of the features that speak of the column; value, typical: that feature here and usually;
-    contribution: powers of ten by which the column makes the row rarer among normal ones.
-    """
-
-    column: str
-    feature: str
-    value: float | str | None
-    typical: float | str | None
-    contribution: float
 
 
 class Engine:
@@ -102,7 +88,7 @@ class Engine:
         self._history = OnlineHistory(self.schema) if self.schema.history else None
         self._columns = {column.name: column for column in self.schema.columns}
         self.store = store
-        self._groups = _groups(detector.features.columns)
+        self._explainer = Explainer(detector.features, self.schema)
 
     def warm_up(self) -> None:
         """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
@@ -192,8 +178,11 @@ class Engine:
     ) -> tuple[RowScore, list[Reason]]:
         """Score one transaction and name the columns that made it suspicious, strongest first."""
         raw, is_live = self._encode(row, learn)
-        found = self._singly(self._occluded(raw))
-        return self._answer(found[0], is_live), self._reasons(raw, found[0, -1] - found[1:, -1], row, top)
+        found = self._singly(self._explainer.probes(raw[None]))
+        contributions = self._explainer.contributions(found[:, -1])[0]
+        return self._answer(found[0], is_live), self._explainer.reasons(
+            raw, contributions, row, self._time_of(row), top
+        )
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
@@ -206,14 +195,29 @@ class Engine:
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
         """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
         raw = self.raw(rows) if raw is None else raw
-        drops = np.empty((len(raw), len(self._groups)))
-        base = self.evidence(raw)[:, -1]
-        for g, (_, members) in enumerate(self._groups):
-            occluded = raw.copy()
-            occluded[:, members] = self.detector.features.typical[members]
-            drops[:, g] = base - self.evidence(occluded)[:, -1]
-        records = rows.to_dict(orient="records")
-        return [self._reasons(raw[i], drops[i], records[i], top) for i in range(len(raw))]
+        contributions, records = self.contributions(raw), rows.to_dict(orient="records")
+        return [
+            self._explainer.reasons(raw[i], contributions[i], row, self._time_of(row), top)
+            for i, row in enumerate(records)
+        ]
+
+    @property
+    def explained_columns(self) -> tuple[str, ...]:
+        """The columns that evidence is divided over, in the order of `contributions`."""
+        return self._explainer.columns
+
+    def contributions(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
+        """What each column adds to the evidence, in powers of ten: float64 (n_rows, n_columns); see fraud.reasons.
+
+        A row's contributions, negative ones too, add up to its evidence (the last of `evidence`) less a typical row's.
+        raw: float64 (n_rows, n_raw). Memory is bounded by `chunk` evaluations, 2 a column and 2 for each row.
+        """
+        out = np.empty((len(raw), len(self.explained_columns)))
+        step = max(1, chunk // self._explainer.n_probes)
+        for start in range(0, len(raw), step):
+            probes = self._explainer.probes(raw[start : start + step])
+            out[start : start + step] = self._explainer.contributions(self.evidence(probes)[:, -1])
+        return out
 
     def encode_row(self, row: Mapping[str, object]) -> np.ndarray:
         """Raw features of one transaction, float64 (n_raw,).
@@ -262,6 +266,10 @@ class Engine:
     def _value(self, name: str, value: object) -> float:
         return np.nan if value is None else _number(self._columns[name], value)
 
+    def _time_of(self, row: Mapping[str, object]) -> float:
+        """As `_now`; NaN where the schema has no timestamp."""
+        return np.nan if self.schema.timestamp is None else self._now(row)
+
     def _now(self, row: Mapping[str, object]) -> float:
         """Microseconds since 1970 of a row; NaN where a timestamp that may be missing is."""
         assert self.schema.timestamp is not None
@@ -285,35 +293,6 @@ class Engine:
         forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
         head_score = others[1] if others else None
         return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, is_history_live)
-
-    def _occluded(self, raw: np.ndarray) -> np.ndarray:
-        """The row itself, then one copy per column with that column's features at their typical values."""
-        copies = np.tile(raw, (len(self._groups) + 1, 1))
-        for g, (_, members) in enumerate(self._groups):
-            copies[g + 1, members] = self.detector.features.typical[members]
-        return copies
-
-    def _reasons(self, raw: np.ndarray, drops: np.ndarray, row: Mapping[str, object], top: int) -> list[Reason]:
-        features = self.detector.features
-        reasons = []
-        for g in np.argsort(-drops, kind="stable")[:top]:
-            if drops[g] <= 0:
-                break
-            column, members = self._groups[g]
-            distance = np.abs(raw[members] - features.typical[members]) / features.scale[members]
-            shown = int(members[int(np.nan_to_num(distance, nan=np.inf).argmax())])
-            levels = features.categories.get(features.names[shown])
-            if levels is None:
-                value: float | str | None = None if np.isnan(raw[shown]) else float(raw[shown])
-                typical: float | str | None = float(features.typical[shown])
-            else:
-                value, typical = str(row.get(column)), levels[int(features.typical[shown])] if levels else None
-            reasons.append(Reason(column, features.names[shown], value, typical, float(drops[g])))
-        return reasons
-
-
-def _groups(columns: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
-    return [(name, np.flatnonzero([c == name for c in columns])) for name in dict.fromkeys(columns)]
 
 
 def _number(column: Column, value: object) -> float:

@@ -64,7 +64,7 @@ class FeatureMap:
     typical: float64 (n_raw,) the usual raw value (median, or most frequent level), what explanations compare with.
     missing_output: int64 (n_raw,) output that marks a missing value, or -1; starts: int64 (n_raw + 1,) first output of
     each (a feature for the head only has none). tables: float32 (n_levels_total, widest) outputs of each level;
-    offsets, levels: int64 (n_raw,) where a column's levels are.
+    offsets, levels: int64 (n_raw,) where a column's levels are; shares: float64 (n_levels_total,) of the training rows.
     """
 
     names: tuple[str, ...]
@@ -79,6 +79,7 @@ class FeatureMap:
     tables: np.ndarray
     offsets: np.ndarray
     levels: np.ndarray
+    shares: np.ndarray
     clip: float
 
     @property
@@ -181,6 +182,7 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
     offsets, levels = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     width = 1 + config.max_categories
     tables: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
     by_name = {column.name: column for column in schema.features}
     of_history = dict(zip(feature_names(schema), feature_transforms(schema), strict=True))
     for j, name in enumerate(names):
@@ -190,8 +192,10 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
             kinds[j] = kernels.LOOKUP
             levels[j] = len(categories[name])
             offsets[j] = sum(len(table) for table in tables)
-            tables.append(_category_table(raw[:, j], int(levels[j]), width))
-            typical[j] = float(np.bincount(raw[:, j].astype(np.int64)).argmax())
+            counts = np.bincount(raw[:, j].astype(np.int64), minlength=int(levels[j]) + 1).astype(np.float64)
+            tables.append(_category_table(counts, width))
+            shares.append(counts / counts.sum())
+            typical[j] = float(counts.argmax())
             outputs = 1 + min(config.max_categories, int(levels[j]))
         else:
             kinds[j] = _KINDS[column.transform if column else of_history.get(name, "none")]
@@ -206,6 +210,7 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
         names=tuple(names), columns=tuple(columns), categories=categories, kinds=kinds, center=center, scale=scale,
         typical=typical, missing_output=missing, starts=starts, offsets=offsets, levels=levels, clip=config.clip,
         tables=np.concatenate(tables) if tables else np.zeros((1, width), dtype=np.float32),
+        shares=np.concatenate(shares) if shares else np.zeros(1),
     )  # fmt: skip
 
 
@@ -247,9 +252,9 @@ def _scaling(values: np.ndarray, kind: int, scaling: str) -> tuple[float, float,
     return center, scale if np.isfinite(scale) and scale > 1e-12 * max(1.0, abs(center)) else 1.0, typical
 
 
-def _category_table(codes: np.ndarray, n_levels: int, width: int) -> np.ndarray:
+def _category_table(counts: np.ndarray, width: int) -> np.ndarray:
     """Outputs of each level (last row: the unknown one): scaled surprise, then one indicator a frequent level."""
-    counts = np.bincount(codes.astype(np.int64), minlength=n_levels + 1).astype(np.float64)
+    n_levels = len(counts) - 1
     surprise = -np.log((counts + 0.5) / (counts.sum() + 0.5 * (n_levels + 1)))
     share = counts / max(counts.sum(), 1.0)
     mean = float((share * surprise).sum())

@@ -54,8 +54,9 @@ def feature_columns(schema: Schema) -> list[str]:
     named = {"distinct": "of", "first_seen": "of"} | dict.fromkeys(
         ("sum", "mean", "std", "max", "ratio", "zscore"), "value"
     )
+    of_places = ("distance_from_last", "speed_from_last")
     return [
-        getattr(entry, named[statistic]) if statistic in named else (entry.location or (entry.entity,))[0]
+        entry.location[0] if statistic in of_places else getattr(entry, named.get(statistic, "entity"))
         for entry, statistic, _ in feature_statistics(schema)
     ]
 

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from fraud.contract import Schema
-from fraud.engine import HEAD_COLUMN, SCORE_COLUMNS, Reason
+from fraud.engine import HEAD_COLUMN, SCORE_COLUMNS
+from fraud.reasons import Reason
 
 ROW = "row"
 ADDED = (*SCORE_COLUMNS, "reasons", "model_version")
