@@ -38,10 +38,13 @@ def count_up_to(times, start, stop, limit):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def distance_km(latitude, longitude, other_latitude, other_longitude):  # pragma: no cover - compiled
-    """Great-circle distance of two points in degrees (haversine formula)."""
-    a, b = math.radians(latitude), math.radians(other_latitude)
-    turn = math.radians(other_longitude - longitude)
+    """Great-circle distance of two points in degrees (haversine formula); NaN where one is not known."""
+    # Remembered places are float32, in which radians would be wrong by metres.
+    a, b = math.radians(np.float64(latitude)), math.radians(np.float64(other_latitude))
+    turn = math.radians(np.float64(other_longitude) - np.float64(longitude))
     half = math.sin((b - a) / 2.0) ** 2 + math.cos(a) * math.cos(b) * math.sin(turn / 2.0) ** 2
+    if math.isnan(half):  # min() would make it the far side of the Earth
+        return np.nan
     return 2.0 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, half)))
 
 
