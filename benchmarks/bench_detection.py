@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from sklearn.ensemble import IsolationForest
 
-from fraud import autoencoder, data, fitting, metrics
+from fraud import autoencoder_score, data, fitting, metrics
 from fraud.autoencoder import AutoencoderConfig
 from fraud.config import TrainConfig
 from fraud.errors import DataError, run_command
@@ -90,7 +90,7 @@ def peers(rows: object, schema: Schema, config: TrainConfig, seed: int) -> dict[
     forest = IsolationForest(random_state=seed).fit(train)
     usual = dataclasses.replace(config, autoencoder=AutoencoderConfig(noise=0.0, score="mse", epochs=10))
     fitted, _ = fitting.fit_autoencoder(train, prepared.x_validation, usual)
-    assert isinstance(fitted, autoencoder.Autoencoder)
+    assert isinstance(fitted, autoencoder_score.Autoencoder)
     return {
         "IsolationForest, sklearn defaults": metrics.evaluate(labels, -forest.score_samples(test)),
         "autoencoder 16-8, all rows, MSE": metrics.evaluate(labels, fitted.score(test)),

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from sklearn.ensemble import IsolationForest
 
-from fraud import autoencoder, calibration, features, forest
+from fraud import autoencoder, autoencoder_score, calibration, features, forest
 from fraud.autoencoder import AutoencoderConfig
 from fraud.calibration import to_score
 from fraud.detector import Detector
@@ -55,7 +55,7 @@ class Usual:
             x = torch.from_numpy(X)
             latent = self.module[:3](x)
             deviation = torch.cat([self.module(x) - x, latent], dim=1).numpy()
-        error = np.square((deviation - a.center) @ a.whitening).mean(axis=1)
+        error = np.log(np.square((deviation - a.center) @ a.factors[0]).mean(axis=1))
         return to_score(self.detector.calibration.evidences(forest_score, error)[2])
 
 
@@ -73,7 +73,7 @@ def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
     while not training.is_finished:
         training.run_epoch(torch.from_numpy(X), torch.from_numpy(X))
     training.plain_module.load_state_dict(training.best_weights)
-    grown, exported = forest.flatten(trees), autoencoder.export(training.best_weights, X, config)
+    grown, exported = forest.flatten(trees), autoencoder_score.export(training.best_weights, X, config)
     calibrated = calibration.fit(grown.score(X), exported.score(X), None)
     threshold = Threshold(0.4, "alert_budget", {}, {}, {}, (0.4, 0.4))
     detector = Detector(schema, mapping, (), grown, exported, calibrated, threshold)

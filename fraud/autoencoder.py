@@ -1,9 +1,7 @@
-"""The torch autoencoder: its settings, its resumable training, and the arrays it leaves behind.
+"""The torch autoencoder: its settings and its resumable training.
 
 It learns to rebuild normal rows from a noisy or masked copy of themselves (Vincent et al., "Extracting and composing
-robust features with denoising autoencoders", ICML 2008). A row's score is how unusual its residual is: plainly
-squared, per-feature standardised, or whitened (Mahalanobis), optionally together with the latent code, which measured
-2-4 times the average precision of the plain error on published card data.
+robust features with denoising autoencoders", ICML 2008). fraud/autoencoder_score.py has what a score is.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 ACTIVATIONS = {"relu": kernels.RELU, "leaky_relu": kernels.LEAKY_RELU, "tanh": kernels.TANH, "elu": kernels.ELU}
-SCORES = ("whitened_latent", "whitened", "zscore", "mse")
+SCORES = ("density", "whitened_latent", "whitened", "zscore", "mse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class AutoencoderConfig:
     hidden: widths from the input to the latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
     noise: standard deviation of the Gaussian noise added to the scaled inputs while training; mask: share of inputs
     zeroed. batch_size: rows a step, over all workers. patience: epochs without a better validation error before
-    stopping. score: how a residual becomes a score.
+    stopping. score: how a residual becomes a score. components: Gaussians of the density score.
     """
 
     hidden: tuple[int, ...] = (16, 8)
@@ -45,7 +43,8 @@ class AutoencoderConfig:
     weight_decay: float = 0.0
     epochs: int = 30
     patience: int = 5
-    score: Literal["whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
+    score: Literal["density", "whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
+    components: int = 5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -61,6 +60,7 @@ class AutoencoderConfig:
             ("epochs", self.epochs >= 1, "1 or more"),
             ("patience", self.patience >= 1, "1 or more"),
             ("score", self.score in SCORES, f"one of {', '.join(SCORES)}"),
+            ("components", self.components >= 1, "1 or more"),
         ]  # fmt: skip
         for name, is_right, remedy in checks:
             if not is_right:
@@ -225,118 +225,3 @@ class Training:
         with torch.no_grad():
             errors = [torch.mean((self.plain_module(part) - part) ** 2, dim=1) for part in x.split(65_536)]
         return float(torch.cat(errors).double().mean())
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """A fitted autoencoder as arrays.
-
-    weights, biases: float32, all layers' (fan_in, fan_out) matrices and biases flattened; sizes: int64 (n_layers + 1,);
-    latent: layer whose output (before its activation) is the latent code; center: float32 (n,) and whitening: float32
-    (n, n) take the vector (residual, latent code) of normal rows to mean 0 and, for whitened scores, to the identity
-    covariance.
-    """
-
-    weights: np.ndarray
-    biases: np.ndarray
-    sizes: np.ndarray
-    latent: int
-    activation_code: int
-    center: np.ndarray
-    whitening: np.ndarray
-    with_latent: bool
-
-    def score(self, X: np.ndarray, chunk: int = 2048) -> np.ndarray:
-        """Anomaly score, float64 (n_rows,), 0 or more. X: float32 (n_rows, n_features)."""
-        out = np.empty(len(X))
-        for start in range(0, len(X), chunk):
-            deviations = self._deviations_by_column(X[start : start + chunk])
-            deviations -= self.center[:, None]
-            spread = self.whitening.T @ deviations
-            out[start : start + chunk] = np.einsum("ij,ij->j", spread, spread) / len(spread)
-        return out
-
-    def deviations(self, X: np.ndarray) -> np.ndarray:
-        """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
-        return self._deviations_by_column(X).T
-
-    def _deviations_by_column(self, X: np.ndarray) -> np.ndarray:
-        """`deviations`, float32 (n, n_rows): layers are narrow, so numpy's inner loops should run along the rows."""
-        columns, n_features = X.T, X.shape[1]
-        hidden = columns
-        deviations = np.empty((len(self.center), len(X)), dtype=np.float32)
-        w = b = 0
-        for layer in range(len(self.sizes) - 1):
-            fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
-            hidden = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out).T @ hidden
-            hidden += self.biases[b : b + fan_out, None]
-            w, b = w + fan_in * fan_out, b + fan_out
-            if layer == self.latent and self.with_latent:
-                deviations[n_features:] = hidden
-            if layer < len(self.sizes) - 2:
-                _activate(hidden, self.activation_code)
-        np.subtract(hidden, columns, out=deviations[:n_features])
-        return deviations
-
-    @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.autoencoder_row takes them, scratch excepted."""
-        return (
-            self.weights, self.biases, self.sizes, self.latent, self.activation_code,
-            self.center, self.whitening, self.with_latent,
-        )  # fmt: skip
-
-
-def export(training_weights: dict[str, Any], x_normal: np.ndarray, config: AutoencoderConfig) -> Autoencoder:
-    """Turn the best weights of a training into arrays, and learn the residual's spread on normal rows.
-
-    x_normal: float32 (n_rows, n_features), the rows the training saw.
-    """
-    matrices = [v.numpy() for k, v in training_weights.items() if k.endswith("weight")]
-    biases = [v.numpy() for k, v in training_weights.items() if k.endswith("bias")]
-    n_features = x_normal.shape[1]
-    with_latent = config.score == "whitened_latent"
-    n = n_features + (config.hidden[-1] if with_latent else 0)
-    bare = Autoencoder(
-        weights=np.concatenate([m.T.ravel() for m in matrices]).astype(np.float32),
-        biases=np.concatenate(biases).astype(np.float32),
-        sizes=np.array(layer_sizes(n_features, config), dtype=np.int64),
-        latent=len(config.hidden) - 1,
-        activation_code=ACTIVATIONS[config.activation],
-        center=np.zeros(n, dtype=np.float32),
-        whitening=np.eye(n, dtype=np.float32),
-        with_latent=with_latent,
-    )
-    if config.score == "mse":
-        return bare
-    deviations = bare.deviations(x_normal).astype(np.float64)
-    center = deviations.mean(axis=0)
-    covariance = np.cov(deviations, rowvar=False).reshape(n, n) if len(deviations) > 1 else np.eye(n)
-    if config.score == "zscore":
-        covariance = np.diag(np.diag(covariance))
-    return Autoencoder(**{**bare.__dict__, "center": center.astype(np.float32), "whitening": _whiten(covariance)})
-
-
-def _whiten(covariance: np.ndarray) -> np.ndarray:
-    """Matrix W, float32 (n, n), for which the rows of (deviation @ W) have unit covariance.
-
-    Each dimension is brought to unit variance before the directions are found, since latent codes vary a hundred times
-    more than residuals. Both steps are bounded below (a residual of a thousandth of a feature's spread, a
-    ten-thousandth of the correlation's mean variance), so that rounding noise in constant columns and dead latent
-    units cannot decide a score.
-    """
-    spread = np.maximum(np.sqrt(np.diag(covariance)), 1e-3)
-    variances, directions = np.linalg.eigh(covariance / np.outer(spread, spread))
-    return (directions / np.sqrt(np.maximum(variances, 1e-4)) / spread[:, None]).astype(np.float32)
-
-
-def _activate(x: np.ndarray, code: int) -> None:
-    """Apply an activation in place to a float32 array."""
-    if code == kernels.RELU:
-        np.maximum(x, 0, out=x)
-    elif code == kernels.LEAKY_RELU:
-        np.maximum(x, np.float32(0.01) * x, out=x)
-    elif code == kernels.TANH:
-        np.tanh(x, out=x)
-    else:
-        np.copyto(x, np.expm1(np.minimum(x, 0)), where=x < 0)

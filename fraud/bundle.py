@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from fraud import history_state
-from fraud.autoencoder import Autoencoder
+from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration, Tail
 from fraud.detector import Detector
 from fraud.errors import BundleError, FraudError
@@ -199,7 +199,8 @@ def _check(detector: Detector, folder: Path) -> None:
         )
         and len(f.starts) == n_raw + 1
         and f.starts[0] == 0
-        and bool((np.diff(f.starts) >= 1).all())
+        and bool((np.diff(f.starts) >= 0).all())
+        and f.n_outputs > 0
         and bool((f.missing_output < f.n_outputs).all())
         and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
         and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),
@@ -210,7 +211,9 @@ def _check(detector: Detector, folder: Path) -> None:
         and len(a.biases) == sum(o for _, o in layers)
         and 0 <= a.latent < len(layers)
         and n == outputs + (layers[a.latent][1] if a.with_latent else 0)
-        and a.whitening.shape == (n, n),
+        and a.factors.shape == (len(a.log_weights), n, n)
+        and a.shifts.shape == (len(a.log_weights), n)
+        and len(a.log_weights) > 0,
         "calibration": all(
             len(tail.knots) == len(tail.evidence) > 0 and bool((np.diff(tail.knots) > 0).all())
             for tail in (detector.calibration.forest, detector.calibration.autoencoder, detector.calibration.joint)

@@ -53,7 +53,7 @@ class Calibration:
         self, forest_raw: np.ndarray, autoencoder_raw: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evidence of forest, autoencoder and both, each float64 (n_rows,)."""
-        forest, autoencoder = self.forest(forest_raw), self.autoencoder(log_error(autoencoder_raw))
+        forest, autoencoder = self.forest(forest_raw), self.autoencoder(autoencoder_raw)
         return forest, autoencoder, self.joint(join(forest, autoencoder, self.forest_weight))
 
 
@@ -68,8 +68,8 @@ def fit(forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray 
     if not normal.any():
         raise DataError("no normal row to calibrate scores on: the validation window is empty or all fraud; enlarge it")
     forest = fit_tail(forest_raw[normal])
-    autoencoder = fit_tail(log_error(autoencoder_raw[normal]))
-    f, a = forest(forest_raw), autoencoder(log_error(autoencoder_raw))
+    autoencoder = fit_tail(autoencoder_raw[normal])
+    f, a = forest(forest_raw), autoencoder(autoencoder_raw)
     weight = 0.5 if labels is None else best_weight(f, a, labels)
     return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), weight)
 
@@ -77,11 +77,6 @@ def fit(forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray 
 def join(forest: np.ndarray, autoencoder: np.ndarray, forest_weight: float) -> np.ndarray:
     """Weighted sum of two evidences."""
     return forest_weight * forest + (1.0 - forest_weight) * autoencoder
-
-
-def log_error(raw: np.ndarray) -> np.ndarray:
-    """Reconstruction errors have power-law tails: their logarithm has the exponential one that Tail extends by."""
-    return np.log(np.maximum(raw, 1e-12))
 
 
 def to_score(evidence: np.ndarray) -> np.ndarray:

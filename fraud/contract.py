@@ -84,7 +84,9 @@ class Schema:
     def _check_history(self, history: History) -> None:
         where = f"{self.name!r}, history of {history.entity!r}"
         kind = self.column(history.entity).kind
-        require(kind == "entity", where, f"the column is {kind}; its kind must be entity")
+        require(
+            kind in ("entity", "categorical"), where, f"the column is {kind}; its kind must be entity or categorical"
+        )
         for name in (*([history.value] if history.value else []), *history.location):
             kind = self.column(name).kind
             require(kind == "numeric", where, f"column {name!r} is {kind}; name a numeric column")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fraud.autoencoder import Autoencoder
+from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration
 from fraud.features import FeatureMap
 from fraud.forest import Forest

@@ -7,6 +7,7 @@ values marked. Fitted state is plain arrays. The loops are in fraud/kernels.py.
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fraud import kernels
+from fraud.columns import closest
 from fraud.errors import ConfigError, DataError
 from fraud.history import feature_columns, feature_names, feature_transforms, microseconds_since_epoch
 from fraud.schema import Schema
@@ -32,11 +34,14 @@ class FeatureConfig:
         data 5 gave several times the average precision of 50.
     max_categories: one indicator for each of this many most frequent levels of a categorical column; every level, seen
         or not, also gets its surprise, -log of its share.
+    head_only: patterns (as in a shell) of raw features that the two detectors of the unusual do not see, only the
+        supervised head: a rare combination of many ordinary features drowns what is unusual about a few.
     """
 
     scaling: Literal["standard", "robust"] = "standard"
     clip: float = 10.0
     max_categories: int = 16
+    head_only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scaling not in ("standard", "robust"):
@@ -45,6 +50,8 @@ class FeatureConfig:
             raise ConfigError(f"features.clip={self.clip!r} must be positive, e.g. 10")
         if self.max_categories < 0:
             raise ConfigError(f"features.max_categories={self.max_categories!r} must be 0 or more")
+        if not all(isinstance(pattern, str) for pattern in self.head_only):
+            raise ConfigError(f"features.head_only={list(self.head_only)!r} must be texts, e.g. ['frauds by *']")
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class FeatureMap:
     kinds: int64 (n_raw,) kernels.LINEAR/LOG/SIGNED_LOG/LOOKUP; center, scale: float64 (n_raw,) after the transform.
     typical: float64 (n_raw,) the usual raw value (median, or most frequent level), what explanations compare with.
     missing_output: int64 (n_raw,) output that marks a missing value, or -1; starts: int64 (n_raw + 1,) first output of
-    each. tables: float32 (n_levels_total, widest) outputs of each level; offsets, levels: int64 (n_raw,) where a
-    column's levels are.
+    each (a feature for the head only has none). tables: float32 (n_levels_total, widest) outputs of each level;
+    offsets, levels: int64 (n_raw,) where a column's levels are.
     """
 
     names: tuple[str, ...]
@@ -160,6 +167,7 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
     Raises DataError if there is no row.
     """
     names, columns = raw_names(schema)
+    is_head_only = _matches(names, config.head_only)
     if len(raw) == 0:
         raise DataError("no row to fit the features on: give more data or a larger split.train")
     n = len(names)
@@ -188,12 +196,28 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
             if column and column.nullable:
                 missing[j] = starts[j] + 1
                 outputs = 2
+        if is_head_only[j]:
+            missing[j], outputs = -1, 0
         starts[j + 1] = starts[j] + outputs
     return FeatureMap(
         names=tuple(names), columns=tuple(columns), categories=categories, kinds=kinds, center=center, scale=scale,
         typical=typical, missing_output=missing, starts=starts, offsets=offsets, levels=levels, clip=config.clip,
         tables=np.concatenate(tables) if tables else np.zeros((1, width), dtype=np.float32),
     )  # fmt: skip
+
+
+def _matches(names: list[str], patterns: tuple[str, ...]) -> list[bool]:
+    """Which names match a pattern. Raises ConfigError for a pattern that matches none, or when all names match."""
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"features.head_only={pattern!r} matches no raw feature{closest(pattern, names) or ';'} "
+                f"they are {', '.join(names)}"
+            )
+    found = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    if all(found):
+        raise ConfigError("features.head_only matches every raw feature: leave some to the detectors")
+    return found
 
 
 def _cycle(turn: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fraud import autoencoder, calibration, features, forest, metrics, thresholds
+from fraud import autoencoder, autoencoder_score, calibration, features, forest, metrics, thresholds
 from fraud.config import TrainConfig
 from fraud.detector import Detector
 from fraud.engine import Engine
@@ -117,7 +117,7 @@ def fit_autoencoder(
     config: TrainConfig,
     on_epoch: Callable[[autoencoder.Epoch], None] | None = None,
     device: str = "cpu",
-) -> tuple[autoencoder.Autoencoder, list[autoencoder.Epoch]]:
+) -> tuple[autoencoder_score.Autoencoder, list[autoencoder.Epoch]]:
     """Train to early stopping in this process. x_fit, x_validation: float32 (n, n_inputs)."""
     import torch
 
@@ -127,11 +127,14 @@ def fit_autoencoder(
         epoch = training.run_epoch(x, v)
         if on_epoch:
             on_epoch(epoch)
-    return autoencoder.export(training.best_weights, x_fit, config.autoencoder), training.epochs
+    return autoencoder_score.export(training.best_weights, x_fit, config.autoencoder, config.seed), training.epochs
 
 
 def assemble(
-    prepared: Prepared, fitted_forest: forest.Forest, fitted_autoencoder: autoencoder.Autoencoder, config: TrainConfig
+    prepared: Prepared,
+    fitted_forest: forest.Forest,
+    fitted_autoencoder: autoencoder_score.Autoencoder,
+    config: TrainConfig,
 ) -> tuple[Detector, Evaluation]:
     """Calibrate and choose the threshold on the validation window, then judge on the test window.
 

@@ -20,6 +20,8 @@ RELU, LEAKY_RELU, TANH, ELU = 0, 1, 2, 3
 FEATURE_BITS, CHILD_BITS, THRESHOLD_SHIFT = 12, 20, np.uint64(32)
 CHILD_SHIFT, FEATURE_MASK, CHILD_MASK = np.uint64(FEATURE_BITS), np.uint64(0xFFF), np.uint64(0xFFFFF)
 LEAF_THRESHOLD = 0xFFFFFFFF
+# A reconstruction error below this is none.
+SMALLEST_ERROR = 1e-12
 
 
 @njit(cache=True)
@@ -29,6 +31,8 @@ def transform_column(
     """Turn raw feature j of some rows, float64 (n,), into its columns of `out`, float32 (n, n_outputs)."""
     first = starts[j]
     width = starts[j + 1] - first
+    if width == 0:
+        return
     kind, flag = kinds[j], missing_output[j]
     for i in range(len(values)):
         x = values[i]
@@ -168,9 +172,10 @@ def activate(x, code):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def autoencoder_row(
-    x, weights, biases, sizes, latent, activation, center, whitening, with_latent, buffer
-):  # pragma: no cover - compiled
-    """Anomaly score of one row: mean square of the whitened (residual, latent) vector.
+    x, weights, biases, sizes, latent, activation, with_latent, center,
+    factors, shifts, log_weights, is_density, buffer,
+):  # pragma: no cover - compiled  # fmt: skip
+    """Anomaly score of one row, in logs; see fraud.autoencoder_score.Autoencoder.
 
     x: float32 (n_features,); weights: all layers' (fan_in, fan_out) matrices, flattened one after the other; buffer:
     float32 (3, widest) scratch.
@@ -204,20 +209,31 @@ def autoencoder_row(
         current = 1 - current
     for i in range(width):
         deviation[i] = buffer[current, i] - x[i]
-    n = whitening.shape[0]
+    n = len(center)
     for i in range(n):
         deviation[i] -= center[i]
     spread = buffer[0]
-    for o in range(n):
-        spread[o] = 0.0
-    for i in range(n):
-        v = deviation[i]
+    largest, total = -np.inf, 0.0
+    for k in range(len(factors)):
         for o in range(n):
-            spread[o] += v * whitening[i, o]
-    total = 0.0
-    for o in range(n):
-        total += spread[o] * spread[o]
-    return total / n
+            spread[o] = -shifts[k, o]
+        for i in range(n):
+            v = deviation[i]
+            for o in range(n):
+                spread[o] += v * factors[k, i, o]
+        square = 0.0
+        for o in range(n):
+            square += np.float64(spread[o]) * np.float64(spread[o])
+        if not is_density:
+            return math.log(max(square / n, SMALLEST_ERROR))
+        # log-sum-exp over the components, one after the other
+        exponent = log_weights[k] - 0.5 * square
+        if exponent > largest:
+            total = total * math.exp(largest - exponent) + 1.0
+            largest = exponent
+        else:
+            total += math.exp(exponent - largest)
+    return -(largest + math.log(total)) / n
 
 
 @njit(cache=True)
@@ -249,7 +265,8 @@ def tail_evidences(x, knots, evidence, slope, out):  # pragma: no cover - compil
 def score_rows_singly(
     raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts,
     nodes, path_lengths, roots, depths, normaliser,
-    weights, biases, sizes, latent, activation, deviation_center, whitening, with_latent,
+    weights, biases, sizes, latent, activation, with_latent,
+    deviation_center, factors, shifts, log_weights, is_density,
     forest_knots, forest_evidence, forest_slope, error_knots, error_evidence, error_slope,
     joint_knots, joint_evidence, joint_slope, forest_weight, out,
 ):  # pragma: no cover - compiled  # fmt: skip
@@ -261,7 +278,7 @@ def score_rows_singly(
     X = np.empty((len(raw), starts[-1]), dtype=np.float32)
     transform_rows(raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, X)
     keys = np.empty(starts[-1], dtype=np.uint32)
-    widest = whitening.shape[0]
+    widest = len(deviation_center)
     for i in range(len(sizes)):
         widest = max(widest, sizes[i])
     buffer = np.empty((3, widest), dtype=np.float32)
@@ -271,10 +288,10 @@ def score_rows_singly(
         path = forest_row(keys, nodes, path_lengths, roots, depths)
         out[i, 0] = 2.0 ** (-path / normaliser)
         out[i, 1] = autoencoder_row(
-            x, weights, biases, sizes, latent, activation, deviation_center, whitening, with_latent, buffer
-        )
+            x, weights, biases, sizes, latent, activation, with_latent,
+            deviation_center, factors, shifts, log_weights, is_density, buffer,
+        )  # fmt: skip
         out[i, 2] = tail_evidence(out[i, 0], forest_knots, forest_evidence, forest_slope)
-        error = math.log(max(out[i, 1], 1e-12))
-        out[i, 3] = tail_evidence(error, error_knots, error_evidence, error_slope)
+        out[i, 3] = tail_evidence(out[i, 1], error_knots, error_evidence, error_slope)
         both = forest_weight * out[i, 2] + (1.0 - forest_weight) * out[i, 3]
         out[i, 4] = tail_evidence(both, joint_knots, joint_evidence, joint_slope)

@@ -94,7 +94,7 @@ def _fit(
     """Fit both detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
 
-    from fraud import autoencoder
+    from fraud import autoencoder_score
     from ray_jobs import fits
 
     config = order.config
@@ -129,7 +129,7 @@ def _fit(
         )
         done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
     with _stage("calibration, threshold and evaluation"):
-        fitted = autoencoder.export(state["best_weights"], kept, config.autoencoder)
+        fitted = autoencoder_score.export(state["best_weights"], kept, config.autoencoder, config.seed)
         detector, evaluation = fitting.assemble(prepared, forest, fitted, config)
     for warning in evaluation.warnings:
         logger.warning("%s", warning)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
 
-from fraud import autoencoder
+from fraud import autoencoder_score, kernels
 from fraud.autoencoder import ACTIVATIONS, SCORES, AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError
 
@@ -77,15 +78,44 @@ def test_arrays_equal_the_torch_module(tensors: tuple[torch.Tensor, torch.Tensor
     training.plain_module.eval()
     x = tensors[1] * 3
     with torch.no_grad():
-        expected = ((training.plain_module(x) - x) ** 2).mean(dim=1).numpy()
-    exported = autoencoder.export(training.best_weights, tensors[0].numpy(), config)
-    np.testing.assert_allclose(exported.score(x.numpy()), expected, rtol=1e-5, atol=1e-7)
+        expected = ((training.plain_module(x) - x) ** 2).mean(dim=1).log().numpy()
+    exported = autoencoder_score.export(training.best_weights, tensors[0].numpy(), config)
+    np.testing.assert_allclose(exported.score(x.numpy()), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_density_is_the_likelihood_of_scikit_learns_mixture(tensors: tuple[torch.Tensor, torch.Tensor]) -> None:
+    training = train(tensors)
+    x = tensors[0].numpy()
+    whitened = autoencoder_score.export(training.best_weights, x, dataclasses.replace(CONFIG, score="whitened_latent"))
+    density = autoencoder_score.export(
+        training.best_weights, x, dataclasses.replace(CONFIG, score="density", components=3), seed=4
+    )
+    spread = (whitened.deviations(x) - whitened.center) @ whitened.factors[0]
+    expected = GaussianMixture(3, reg_covar=0.01, random_state=4, init_params="k-means++").fit(spread)
+    np.testing.assert_allclose(
+        density.score(x), -expected.score_samples(spread) / spread.shape[1], rtol=1e-3, atol=1e-3
+    )
+    assert len(density.factors) == 3
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_one_row_scores_as_in_a_batch(tensors: tuple[torch.Tensor, torch.Tensor], score: str) -> None:
+    training = train(tensors, dataclasses.replace(CONFIG, epochs=2))
+    x = np.ascontiguousarray(tensors[1].numpy()[:50]) * 2
+    exported = autoencoder_score.export(
+        training.best_weights, tensors[0].numpy(), dataclasses.replace(CONFIG, score=score)
+    )
+    buffer = np.empty((3, 64), dtype=np.float32)
+    singly = [kernels.autoencoder_row(row, *exported.kernel_arguments, buffer) for row in x]
+    np.testing.assert_allclose(singly, exported.score(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_rank_broken_correlations_first(tensors: tuple[torch.Tensor, torch.Tensor], score: str) -> None:
     training = train(tensors, dataclasses.replace(CONFIG, epochs=20, noise=0.0))
-    exported = autoencoder.export(training.best_weights, tensors[0].numpy(), dataclasses.replace(CONFIG, score=score))
+    exported = autoencoder_score.export(
+        training.best_weights, tensors[0].numpy(), dataclasses.replace(CONFIG, score=score)
+    )
     normal = tensors[1].numpy()
     broken = normal.copy()
     broken[:, 0] = -broken[:, 0] + 4  # each value is ordinary on its own; together they are not
@@ -96,10 +126,10 @@ def test_scores_rank_broken_correlations_first(tensors: tuple[torch.Tensor, torc
 def test_whitened_score_of_normal_rows_is_one_on_average(tensors: tuple[torch.Tensor, torch.Tensor]) -> None:
     training = train(tensors)
     for score in ("whitened", "whitened_latent", "zscore"):
-        exported = autoencoder.export(
+        exported = autoencoder_score.export(
             training.best_weights, tensors[0].numpy(), dataclasses.replace(CONFIG, score=score)
         )
-        assert exported.score(tensors[0].numpy()).mean() == pytest.approx(1.0, abs=0.05)
+        assert np.exp(exported.score(tensors[0].numpy())).mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_whitening_survives_a_constant_column(tensors: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -107,9 +137,9 @@ def test_whitening_survives_a_constant_column(tensors: tuple[torch.Tensor, torch
     for t in constant:
         t[:, 2] = 0.0
     training = train((constant[0], constant[1]))
-    scores = autoencoder.export(training.best_weights, constant[0].numpy(), CONFIG).score(constant[1].numpy())
+    scores = autoencoder_score.export(training.best_weights, constant[0].numpy(), CONFIG).score(constant[1].numpy())
     assert np.isfinite(scores).all()
-    assert np.median(scores) < 5
+    assert np.median(scores) < np.log(5)
 
 
 def test_divergence_is_an_error_that_names_the_remedy(tensors: tuple[torch.Tensor, torch.Tensor]) -> None:

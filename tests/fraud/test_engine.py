@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.ensemble import IsolationForest
 
-from fraud import autoencoder, calibration, features, forest
+from fraud import autoencoder, autoencoder_score, calibration, features, forest
 from fraud.autoencoder import AutoencoderConfig
 from fraud.calibration import to_score
 from fraud.detector import Detector
@@ -70,7 +70,7 @@ def reference() -> tuple[Detector, IsolationForest, torch.nn.Module, features.Fe
     while not training.is_finished:
         training.run_epoch(torch.from_numpy(X), torch.from_numpy(X))
     training.plain_module.load_state_dict(training.best_weights)
-    grown, exported = forest.flatten(trees), autoencoder.export(training.best_weights, X, config)
+    grown, exported = forest.flatten(trees), autoencoder_score.export(training.best_weights, X, config)
     calibrated = calibration.fit(grown.score(X), exported.score(X), None)
     template = _threshold(0.4)
     detector = Detector(MIXED, mapping, (), grown, exported, calibrated, template)
@@ -97,8 +97,8 @@ def test_a_hundred_thousand_rows_equal_scikit_learn_and_torch(
         latent = module[:3](x)
         deviation = torch.cat([module(x) - x, latent], dim=1).double().numpy()
     a = detector.autoencoder
-    expected = (((deviation - a.center) @ a.whitening.astype(np.float64)) ** 2).mean(axis=1)
-    np.testing.assert_allclose(a.score(X), expected, rtol=1e-4, atol=1e-6)
+    expected = np.log((((deviation - a.center) @ a.factors[0].astype(np.float64)) ** 2).mean(axis=1))
+    np.testing.assert_allclose(a.score(X), expected, rtol=0, atol=1e-4)
     joint = detector.calibration.evidences(-trees.score_samples(X), expected)[2]
     scores = engine.score_frame(rows)
     np.testing.assert_allclose(scores["score"], to_score(joint), rtol=0, atol=1e-5)

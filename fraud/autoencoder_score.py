@@ -1,0 +1,176 @@
+"""The fitted autoencoder as plain arrays, and what makes a row unusual to it.
+
+A row's score is the logarithm of how unusual its residual is: plainly squared, per-feature standardised, or whitened
+(Mahalanobis), optionally together with the latent code; or how rare it is under a Gaussian mixture of residual and
+latent code (as Zong et al., "Deep autoencoding Gaussian mixture model for unsupervised anomaly detection", ICLR 2018,
+but fitted after the network instead of with it). docs/experiments.md has what each is worth on published card data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fraud import kernels
+from fraud.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
+
+_MIXTURE_ROWS = 60_000
+# Added to the variances of the mixture, whose space has unit variance: no component may shrink onto a few rows.
+_MIXTURE_FLOOR = 1e-2
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A fitted autoencoder as arrays.
+
+    weights, biases: float32, all layers' (fan_in, fan_out) matrices and biases flattened; sizes: int64 (n_layers + 1,);
+    latent: layer whose output (before its activation) is the latent code, part of the deviation if with_latent.
+    A deviation d (residual and perhaps latent code, n numbers) is spread by each of k components,
+    z_k = (d - center) @ factors[k] - shifts[k]; center: float32 (n,), factors: float32 (k, n, n), shifts: float32
+    (k, n). The score is log(mean(z_0 ** 2)), or with is_density the negative log-likelihood of the mixture a dimension,
+    -logsumexp(log_weights - sum(z ** 2) / 2) / n; log_weights: float64 (k,).
+    """
+
+    weights: np.ndarray
+    biases: np.ndarray
+    sizes: np.ndarray
+    latent: int
+    activation_code: int
+    with_latent: bool
+    center: np.ndarray
+    factors: np.ndarray
+    shifts: np.ndarray
+    log_weights: np.ndarray
+    is_density: bool
+
+    def score(self, X: np.ndarray, chunk: int = 2048) -> np.ndarray:
+        """Anomaly score in logs, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
+        out = np.empty(len(X))
+        for start in range(0, len(X), chunk):
+            deviations = self._deviations_by_column(X[start : start + chunk])
+            deviations -= self.center[:, None]
+            squares = np.empty((len(self.factors), deviations.shape[1]))
+            for k, (factors, shifts) in enumerate(zip(self.factors, self.shifts, strict=True)):
+                spread = factors.T @ deviations
+                spread -= shifts[:, None]
+                squares[k] = np.einsum("ij,ij->j", spread, spread)
+            n = len(deviations)
+            if self.is_density:
+                out[start : start + chunk] = -np.logaddexp.reduce(self.log_weights[:, None] - 0.5 * squares, axis=0) / n
+            else:
+                out[start : start + chunk] = np.log(np.maximum(squares[0] / n, kernels.SMALLEST_ERROR))
+        return out
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
+        return self._deviations_by_column(X).T
+
+    def _deviations_by_column(self, X: np.ndarray) -> np.ndarray:
+        """`deviations`, float32 (n, n_rows): layers are narrow, so numpy's inner loops should run along the rows."""
+        columns, n_features = X.T, X.shape[1]
+        hidden = columns
+        deviations = np.empty((len(self.center), len(X)), dtype=np.float32)
+        w = b = 0
+        for layer in range(len(self.sizes) - 1):
+            fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
+            hidden = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out).T @ hidden
+            hidden += self.biases[b : b + fan_out, None]
+            w, b = w + fan_in * fan_out, b + fan_out
+            if layer == self.latent and self.with_latent:
+                deviations[n_features:] = hidden
+            if layer < len(self.sizes) - 2:
+                _activate(hidden, self.activation_code)
+        np.subtract(hidden, columns, out=deviations[:n_features])
+        return deviations
+
+    @property
+    def kernel_arguments(self) -> tuple[object, ...]:
+        """The arrays in the order that kernels.autoencoder_row takes them, scratch excepted."""
+        return (
+            self.weights, self.biases, self.sizes, self.latent, self.activation_code, self.with_latent,
+            self.center, self.factors, self.shifts, self.log_weights, self.is_density,
+        )  # fmt: skip
+
+
+def export(
+    training_weights: dict[str, Any], x_normal: np.ndarray, config: AutoencoderConfig, seed: int = 0
+) -> Autoencoder:
+    """Turn the best weights of a training into arrays, and learn the residual's spread on normal rows.
+
+    x_normal: float32 (n_rows, n_features), the rows the training saw. seed: of the mixture's start.
+    """
+    matrices = [v.numpy() for k, v in training_weights.items() if k.endswith("weight")]
+    biases = [v.numpy() for k, v in training_weights.items() if k.endswith("bias")]
+    n_features = x_normal.shape[1]
+    with_latent = config.score in ("density", "whitened_latent")
+    n = n_features + (config.hidden[-1] if with_latent else 0)
+    bare = Autoencoder(
+        weights=np.concatenate([m.T.ravel() for m in matrices]).astype(np.float32),
+        biases=np.concatenate(biases).astype(np.float32),
+        sizes=np.array(layer_sizes(n_features, config), dtype=np.int64),
+        latent=len(config.hidden) - 1,
+        activation_code=ACTIVATIONS[config.activation],
+        with_latent=with_latent,
+        center=np.zeros(n, dtype=np.float32),
+        factors=np.eye(n, dtype=np.float32)[None],
+        shifts=np.zeros((1, n), dtype=np.float32),
+        log_weights=np.zeros(1),
+        is_density=False,
+    )
+    if config.score == "mse":
+        return bare
+    deviations = bare.deviations(x_normal).astype(np.float64)
+    center = deviations.mean(axis=0)
+    covariance = np.cov(deviations, rowvar=False).reshape(n, n) if len(deviations) > 1 else np.eye(n)
+    if config.score == "zscore":
+        covariance = np.diag(np.diag(covariance))
+    whitening = _whiten(covariance)
+    known = {**bare.__dict__, "center": center.astype(np.float32)}
+    if config.score != "density":
+        return Autoencoder(**{**known, "factors": whitening[None]})
+    return Autoencoder(**{**known, **_mixture((deviations - center) @ whitening, whitening, config.components, seed)})
+
+
+def _mixture(spread: np.ndarray, whitening: np.ndarray, components: int, seed: int) -> dict[str, Any]:
+    """Fit a Gaussian mixture to whitened deviations, float64 (n_rows, n), and fold the whitening into its factors."""
+    from sklearn.mixture import GaussianMixture
+
+    rows = np.random.default_rng(seed).permutation(len(spread))[:_MIXTURE_ROWS]
+    mixture = GaussianMixture(
+        min(components, len(rows)), reg_covar=_MIXTURE_FLOOR, max_iter=100, random_state=seed, init_params="k-means++"
+    ).fit(spread[np.sort(rows)])
+    factors = mixture.precisions_cholesky_
+    log_determinants = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+    return {
+        "factors": (whitening.astype(np.float64) @ factors).astype(np.float32),
+        "shifts": np.einsum("kn,knm->km", mixture.means_, factors).astype(np.float32),
+        "log_weights": np.log(mixture.weights_) + log_determinants - 0.5 * spread.shape[1] * np.log(2 * np.pi),
+        "is_density": True,
+    }
+
+
+def _whiten(covariance: np.ndarray) -> np.ndarray:
+    """Matrix W, float32 (n, n), for which the rows of (deviation @ W) have unit covariance.
+
+    Each dimension is brought to unit variance before the directions are found, since latent codes vary a hundred times
+    more than residuals. Both steps are bounded below (a residual of a thousandth of a feature's spread, a
+    ten-thousandth of the correlation's mean variance), so that rounding noise in constant columns and dead latent
+    units cannot decide a score.
+    """
+    spread = np.maximum(np.sqrt(np.diag(covariance)), 1e-3)
+    variances, directions = np.linalg.eigh(covariance / np.outer(spread, spread))
+    return (directions / np.sqrt(np.maximum(variances, 1e-4)) / spread[:, None]).astype(np.float32)
+
+
+def _activate(x: np.ndarray, code: int) -> None:
+    """Apply an activation in place to a float32 array."""
+    if code == kernels.RELU:
+        np.maximum(x, 0, out=x)
+    elif code == kernels.LEAKY_RELU:
+        np.maximum(x, np.float32(0.01) * x, out=x)
+    elif code == kernels.TANH:
+        np.tanh(x, out=x)
+    else:
+        np.copyto(x, np.expm1(np.minimum(x, 0)), where=x < 0)
