@@ -8,6 +8,7 @@ the expected value over all ways of breaking them: frauds before it + (rows stil
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -111,6 +112,16 @@ def card_precision_at_k(
 ) -> float:
     """Mean over the days of (compromised cards among the k most suspicious cards of the day) / k.
 
+    Arguments and errors as `daily_card_precision`.
+    """
+    return float(np.mean(list(daily_card_precision(labels, scores, cards, days, k, known=known).values())))
+
+
+def daily_card_precision(
+    labels: ArrayLike, scores: ArrayLike, cards: ArrayLike, days: ArrayLike, k: int = 100, *, known: Collection = ()
+) -> dict[Any, float]:
+    """Share of compromised cards among the k most suspicious cards of each day, {day: share}, oldest day first.
+
     A card's daily score is the highest of its transactions, and it is compromised that day if one of them is a fraud. A
     compromised card found on one day is left out on later days, and so are the cards in `known` from the start (those
     known by the end of training plus label delay). The division is by k also on a day with fewer cards. Source: Fraud
@@ -135,17 +146,17 @@ def card_precision_at_k(
     if daily.empty:
         raise DataError("card precision needs a labelled row whose card is not known already: take a longer window")
     found: set = set()
-    precisions = []
-    for _, cards_of_day in daily.groupby("day"):
+    precisions = {}
+    for day, cards_of_day in daily.groupby("day"):
         left = cards_of_day[~cards_of_day["card"].isin(found)]
         order, ends = sort_descending(left["score"].to_numpy())
         ranked = left.iloc[order]
         hits = np.cumsum(ranked["fraud"].to_numpy())
-        precisions.append(float(np.interp(k, np.r_[0, ends + 1], np.r_[0, hits[ends]])) / k)
+        precisions[day] = float(np.interp(k, np.r_[0, ends + 1], np.r_[0, hits[ends]])) / k
         certain = int((ends + 1)[ends + 1 <= k].max(initial=0))
         top = ranked.iloc[:certain]
         found.update(top.loc[top["fraud"] == 1, "card"])
-    return float(np.mean(precisions))
+    return precisions
 
 
 def bootstrap(

@@ -32,15 +32,18 @@ def colour_of(name: str, names: Iterable[str]) -> str:
     return OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
 
 
-def new_figure(columns: int = 1, rows: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    columns: int = 1, rows: int = 1, height: float | None = None, **subplots: Any
+) -> tuple[Figure, list[Axes]]:
     """A white figure of rows x columns plain panels, row by row, below a strip for the title.
 
-    `subplots` goes to matplotlib's `Figure.subplots` (sharex, height_ratios).
+    height: inches, else what suits the number of rows. `subplots` goes to matplotlib's `Figure.subplots` (sharex,
+    height_ratios).
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    size = (7.2 if columns == 1 else 1.2 + 3.6 * columns, 4.7 if rows == 1 else 2.6 + 2.0 * rows)
+    size = (7.2 if columns == 1 else 1.2 + 3.6 * columns, height or (4.7 if rows == 1 else 2.6 + 2.0 * rows))
     layout = ConstrainedLayoutEngine(rect=(0.005, 0.005, 0.99, 0.985 - HEADER_INCHES / size[1]))
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout=layout)
     panels = list(figure.subplots(rows, columns, squeeze=False, **subplots).flat)
