@@ -96,7 +96,7 @@ def rolling(rows: pd.DataFrame) -> pd.DataFrame:
 
     frame = rows.set_index("TX_DATETIME")
     for column, build in (("CUSTOMER_ID", by_customer), ("TERMINAL_ID", by_terminal)):
-        frame = pd.concat([build(group.copy()) for _, group in frame.groupby(column)])
+        frame = pd.concat([build(group.copy()) for _, group in frame.groupby(column)]).sort_index(kind="stable")
     return frame
 
 

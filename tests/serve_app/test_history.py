@@ -35,6 +35,11 @@ def served(bundles: dict[str, Path], settings: Settings) -> ServedModel:
     return load_model(settings, folder=str(bundles["handbook"]))
 
 
+def transaction(requests: Requests) -> dict[str, object]:
+    """One that is newer than what the model was trained on."""
+    return {**requests["handbook"], "TX_DATETIME": "2025-09-01T10:15:00"}
+
+
 def client_of(model: ServedModel) -> TestClient:
     return TestClient(create_app(State(model), ApiKeys()))
 
@@ -47,8 +52,8 @@ def count(model: ServedModel, request: Mapping[str, object]) -> float:
 
 
 def test_a_scored_transaction_is_history_for_the_next(served: ServedModel, requests: Requests):
-    client, first = client_of(served), dict(requests["handbook"])
-    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2018-09-01T10:16:00"}
+    client, first = client_of(served), transaction(requests)
+    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2025-09-01T10:16:00"}
     assert count(served, second) == 0
     answer = client.post("/score", json=first).json()
     assert answer["warnings"] == [] and count(served, second) == 1
@@ -57,8 +62,8 @@ def test_a_scored_transaction_is_history_for_the_next(served: ServedModel, reque
 
 
 def test_asking_what_if_leaves_no_trace(served: ServedModel, requests: Requests):
-    client, first = client_of(served), dict(requests["handbook"])
-    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2018-09-01T10:16:00"}
+    client, first = client_of(served), transaction(requests)
+    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2025-09-01T10:16:00"}
     assert client.post("/score?learn=false", json=first).status_code == 200
     assert count(served, second) == 0
     refused = client.post("/score?learn=maybe", json=first)
@@ -70,8 +75,8 @@ def test_asking_what_if_leaves_no_trace(served: ServedModel, requests: Requests)
 def test_the_history_outlives_the_replica(
     served: ServedModel, bundles: dict[str, Path], settings: Settings, requests: Requests
 ):
-    first = dict(requests["handbook"])
-    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2018-09-01T10:16:00"}
+    first = transaction(requests)
+    second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2025-09-01T10:16:00"}
     client_of(served).post("/score", json=first)
     assert served.history is not None
     served.history.close()
@@ -89,9 +94,9 @@ def test_without_its_store_a_score_still_comes_and_says_so(
         probe.bind(("127.0.0.1", 0))
         url = f"redis://:secret@127.0.0.1:{probe.getsockname()[1]}/0"
     model = load_model(replace(settings, history_url=url), folder=str(bundles["handbook"]))
-    answer = client_of(model).post("/score", json=dict(requests["handbook"])).json()
+    answer = client_of(model).post("/score", json=transaction(requests)).json()
     assert "live history does not answer" in answer["warnings"][0]
-    alone = client_of(models["handbook"]).post("/score", json=dict(requests["handbook"])).json()
+    alone = client_of(models["handbook"]).post("/score", json=transaction(requests)).json()
     assert answer["score"] == alone["score"] and alone["warnings"] == []
 
 
