@@ -25,23 +25,24 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fraud import history_state
+from fraud import history_state, tree_checks
 from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration, Tail
 from fraud.detector import Detector
 from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
-from fraud.kernels import CHILD_MASK, CHILD_SHIFT, FEATURE_MASK, LEAF_THRESHOLD, THRESHOLD_SHIFT
+from fraud.head import Head
 from fraud.schema import Schema
 from fraud.settings import git_commit
 from fraud.thresholds import Threshold
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # 2: windows of entity history, and perhaps a supervised head
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "pandas", "scikit-learn", "torch", "numba", "ray", "mlflow")
 _PARTS: dict[str, type] = {"features": FeatureMap, "forest": Forest, "autoencoder": Autoencoder}
 _TAILS = ("forest", "autoencoder", "joint")
+_HEAD_TAILS = ("head", "final")  # only with a head
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,15 @@ def _write_parts(folder: Path, detector: Detector) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, np.ndarray] = {}
-    settings: dict[str, Any] = {"forest_weight": detector.calibration.forest_weight}
+    has_head = detector.head is not None
+    weights = {name: getattr(detector.calibration, name) for name in ("forest_weight", "head_weight")}
+    settings: dict[str, Any] = {**weights, "has_head": has_head}
     named: list[tuple[str, Any]] = [(name, getattr(detector, name)) for name in _PARTS]
-    named += [(f"calibration.{name}", getattr(detector.calibration, name)) for name in _TAILS]
+    tails: tuple[str, ...] = _TAILS
+    if has_head:
+        named.append(("head", detector.head))
+        tails += _HEAD_TAILS
+    named += [(f"calibration.{name}", getattr(detector.calibration, name)) for name in tails]
     for prefix, part in named:
         for f in dataclasses.fields(part):
             value = getattr(part, f.name)
@@ -174,11 +181,17 @@ def _read_parts(folder: Path) -> Detector:
     for key in ("features.names", "features.columns"):
         settings[key] = tuple(settings[key])
     settings["features.categories"] = {k: tuple(v) for k, v in settings["features.categories"].items()}
-    tails = {name: part(Tail, f"calibration.{name}") for name in _TAILS}
+    has_head = bool(settings["has_head"])
+    tails = {name: part(Tail, f"calibration.{name}") for name in _TAILS + (_HEAD_TAILS if has_head else ())}
     return Detector(
         schema=schema,
         history=history_state.from_arrays(arrays, history_state.plans(schema)),
-        calibration=Calibration(**tails, forest_weight=float(settings["forest_weight"])),
+        calibration=Calibration(
+            **tails,
+            forest_weight=float(settings["forest_weight"]),
+            head_weight=float(settings["head_weight"]),
+        ),
+        head=part(Head, "head") if has_head else None,
         threshold=Threshold.from_dict(json.loads((folder / "threshold.json").read_text())),
         **{name: part(cls, name) for name, cls in _PARTS.items()},
     )
@@ -204,7 +217,7 @@ def _check(detector: Detector, folder: Path) -> None:
         and bool((f.missing_output < f.n_outputs).all())
         and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
         and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),
-        "forest": _is_forest(t, f.n_outputs),
+        "forest": tree_checks.is_forest(t, f.n_outputs),
         "autoencoder": outputs == f.n_outputs == int(a.sizes[-1])
         and bool((a.sizes > 0).all())
         and len(a.weights) == sum(i * o for i, o in layers)
@@ -216,8 +229,9 @@ def _check(detector: Detector, folder: Path) -> None:
         and len(a.log_weights) > 0,
         "calibration": all(
             len(tail.knots) == len(tail.evidence) > 0 and bool((np.diff(tail.knots) > 0).all())
-            for tail in (detector.calibration.forest, detector.calibration.autoencoder, detector.calibration.joint)
+            for tail in _tails(detector)
         ),
+        "head": detector.head is None or tree_checks.is_head(detector.head, n_raw),
         "history": all(
             history_state.is_sound(state, plan)
             for state, plan in zip(detector.history, history_state.plans(detector.schema), strict=True)
@@ -228,19 +242,9 @@ def _check(detector: Detector, folder: Path) -> None:
             raise BundleError(f"bundle {folder} is malformed: its {name} arrays contradict one another; train it again")
 
 
-def _is_forest(forest: Forest, n_inputs: int) -> bool:
-    """Whether every walk stays inside its tree: roots ascend, children stay below the next root, leaves stay put."""
-    nodes, roots = forest.nodes, forest.roots.astype(np.int64)
-    if not (0 < len(roots) == len(forest.depths) and len(nodes) == len(forest.path_lengths) and forest.normaliser > 0):
-        return False
-    ends = np.append(roots[1:], len(nodes))
-    if roots[0] != 0 or (ends <= roots).any():
-        return False
-    root, end = np.repeat(roots, ends - roots), np.repeat(ends, ends - roots)
-    child = root + ((nodes >> CHILD_SHIFT) & CHILD_MASK).astype(np.int64)
-    is_leaf = (nodes >> THRESHOLD_SHIFT) == LEAF_THRESHOLD
-    stays = np.where(is_leaf, child == np.arange(len(nodes)), child + 1 < end)
-    return bool(stays.all() and ((nodes & FEATURE_MASK) < n_inputs).all())
+def _tails(detector: Detector) -> list[Tail]:
+    c = detector.calibration
+    return [tail for tail in (c.forest, c.autoencoder, c.joint, c.head, c.final) if tail is not None]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

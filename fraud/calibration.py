@@ -3,13 +3,14 @@
 Each detector's raw score becomes evidence, -log10 of the share of normal rows that score at least as high (an
 empirical tail, extended beyond the data by an exponential fitted to the largest excesses, as in Pickands 1975 with
 shape 0). The two evidences are added with weights, the sum is calibrated the same way, and evidence e becomes the
-score e / (e + 3). So a score means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5
-one in 1,000, 0.57 one in 10,000.
+score e / (e + 3). A supervised head's log-odds become evidence as well, and join that of both detectors likewise. So a
+score means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5 one in 1,000, 0.57 one
+in 10,000.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,12 +43,19 @@ class Tail:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Evidence of each detector, their weights (sum 1) and the calibration of the weighted sum."""
+    """Evidence of each detector, their weights (sum 1) and the calibration of the weighted sum.
+
+    head, final: of the supervised head's log-odds, and of the weighted sum of its evidence and that of both detectors;
+    None without a head.
+    """
 
     forest: Tail
     autoencoder: Tail
     joint: Tail
     forest_weight: float
+    head: Tail | None = None
+    final: Tail | None = None
+    head_weight: float = 0.0
 
     def evidences(
         self, forest_raw: np.ndarray, autoencoder_raw: np.ndarray
@@ -55,6 +63,12 @@ class Calibration:
         """Evidence of forest, autoencoder and both, each float64 (n_rows,)."""
         forest, autoencoder = self.forest(forest_raw), self.autoencoder(autoencoder_raw)
         return forest, autoencoder, self.joint(join(forest, autoencoder, self.forest_weight))
+
+    def with_head(self, joint: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Evidence of the head and of all together, of the evidence of both detectors and the head's log-odds."""
+        assert self.head is not None and self.final is not None
+        head = self.head(log_odds)
+        return head, self.final(join(head, joint, self.head_weight))
 
 
 def fit(forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None) -> Calibration:
@@ -74,9 +88,22 @@ def fit(forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray 
     return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), weight)
 
 
-def join(forest: np.ndarray, autoencoder: np.ndarray, forest_weight: float) -> np.ndarray:
-    """Weighted sum of two evidences."""
-    return forest_weight * forest + (1.0 - forest_weight) * autoencoder
+def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Add the calibration of a supervised head, on the rows that `fitted` was calibrated on and no head has seen.
+
+    joint: evidence of both detectors, log_odds: of the head, float64 (n_rows,); labels as for `fit`.
+    """
+    normal = labels != 1
+    tail = fit_tail(log_odds[normal])
+    head = tail(log_odds)
+    weight = best_weight(head, joint, labels)
+    final = fit_tail(join(head, joint, weight)[normal])
+    return replace(fitted, head=tail, final=final, head_weight=weight)
+
+
+def join(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """Weighted sum of two evidences; weight: of the first."""
+    return weight * first + (1.0 - weight) * second
 
 
 def to_score(evidence: np.ndarray) -> np.ndarray:
@@ -103,14 +130,14 @@ def fit_tail(raw: np.ndarray) -> Tail:
     return Tail(knots, np.maximum(evidence, 0.0), 1.0 / (scale * np.log(10.0)))
 
 
-def best_weight(forest: np.ndarray, autoencoder: np.ndarray, labels: np.ndarray) -> float:
-    """Weight of the forest, of 0, 0.05 .. 1, with the best average precision; the nearest to one half among equals."""
+def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
+    """Weight of the first, of 0, 0.05 .. 1, with the best average precision; the nearest to one half among equals."""
     from sklearn.metrics import average_precision_score
 
     known = labels >= 0
     if not (labels[known] == 1).any() or not (labels[known] == 0).any():
         return 0.5
     weights = np.linspace(0.0, 1.0, 21)
-    scores = [average_precision_score(labels[known], join(forest[known], autoencoder[known], w)) for w in weights]
+    scores = [average_precision_score(labels[known], join(first[known], second[known], w)) for w in weights]
     ties = weights[np.isclose(scores, max(scores), atol=1e-6)]
     return float(ties[np.abs(ties - 0.5).argmin()])

@@ -15,6 +15,7 @@ from fraud.autoencoder import AutoencoderConfig
 from fraud.errors import ConfigError
 from fraud.features import FeatureConfig
 from fraud.forest import ForestConfig
+from fraud.head import HeadConfig
 from fraud.splits import SplitConfig
 from fraud.thresholds import ThresholdConfig
 
@@ -26,8 +27,8 @@ SHIPPED = Path(__file__).parent / "configs"
 class TrainConfig:
     """The whole configuration of a training; every part is documented on its own class.
 
-    seed: seeds the forest, the autoencoder, the bootstrap. alert_budget: share of rows that analysts can look at, for
-    the metric recall_at_budget and the default threshold when there are no labels.
+    seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can look
+    at, for the metric recall_at_budget and the default threshold when there are no labels.
     """
 
     seed: int = 7
@@ -36,6 +37,7 @@ class TrainConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     forest: ForestConfig = field(default_factory=ForestConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     threshold: ThresholdConfig = field(default_factory=lambda: ThresholdConfig(policy="best_f1"))
 
     def __post_init__(self) -> None:

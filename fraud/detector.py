@@ -8,6 +8,7 @@ from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration
 from fraud.features import FeatureMap
 from fraud.forest import Forest
+from fraud.head import Head
 from fraud.history import HistoryState
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
@@ -17,7 +18,8 @@ from fraud.thresholds import Threshold
 class Detector:
     """A fitted detector. `fraud.engine.Engine(detector)` scores with it, `fraud.bundle` saves and loads it.
 
-    history: one state per entry of schema.history, as known at the end of the training data.
+    history: one state per entry of schema.history, as known at the end of the training data. head: the supervised
+    head, which reads raw features and the evidence of forest and autoencoder; None without enough labels.
     """
 
     schema: Schema
@@ -27,3 +29,4 @@ class Detector:
     autoencoder: Autoencoder
     calibration: Calibration
     threshold: Threshold
+    head: Head | None = None

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from fraud import kernels
+from fraud import head, head_kernels, kernels
 from fraud.calibration import to_score
 from fraud.detector import Detector
 from fraud.errors import DataError, StoreError
@@ -33,19 +33,22 @@ _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _MICROSECONDS_A_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
+HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
 
 
 @dataclass(frozen=True)
 class RowScore:
     """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
 
-    is_history_live: False where the state store failed, so that the row was scored with the model's own history.
+    head_score: what the supervised head alone says; None without one. is_history_live: False where the state store
+    failed, so that the row was scored with the model's own history.
     """
 
     score: float
     forest_score: float
     autoencoder_score: float
     is_fraud: bool
+    head_score: float | None = None
     is_history_live: bool = True
 
 
@@ -84,6 +87,14 @@ class Engine:
             c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
             c.joint.knots, c.joint.evidence, c.joint.slope, c.forest_weight,
         )  # fmt: skip
+        self._head_arguments: tuple[object, ...] = ()
+        if detector.head is not None:
+            assert c.head is not None and c.final is not None
+            self._head_arguments = (
+                *detector.head.kernel_arguments,
+                c.head.knots, c.head.evidence, c.head.slope,
+                c.final.knots, c.final.evidence, c.final.slope, c.head_weight,
+            )  # fmt: skip
         self._codes = {
             name: {level: float(code) for code, level in enumerate(levels)}
             for name, levels in detector.features.categories.items()
@@ -103,7 +114,7 @@ class Engine:
             self._snapshot.peek([])
 
     def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
-        """Score canonical rows (fraud.schema.validate): score, forest_score, autoencoder_score, is_fraud; same index.
+        """Score canonical rows (fraud.schema.validate): `score_names` and is_fraud, same index.
 
         learn_history: rows enter their entities' history for the rows after them, starting from the state in the
         detector, or from nothing where that state knows them (see `history_warning`); False scores every row against
@@ -114,7 +125,7 @@ class Engine:
     def decide(self, raw: np.ndarray, index: pd.Index) -> pd.DataFrame:
         """Score and decide raw features, float64 (n_rows, n_raw): the columns of `score_frame`, under `index`."""
         scores = self.score_raw(raw)
-        frame = pd.DataFrame(scores, columns=list(SCORE_COLUMNS[:3]), index=index)
+        frame = pd.DataFrame(scores, columns=list(self.score_names), index=index)
         frame["is_fraud"] = self.threshold.decide(scores[:, 0])
         return frame
 
@@ -140,20 +151,32 @@ class Engine:
             "belong in the file (ray_jobs.score --date picks one day of it)"
         )
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The columns of `score_raw`: score, forest_score, autoencoder_score, and head_score if there is a head."""
+        return SCORE_COLUMNS[:3] if self.detector.head is None else (*SCORE_COLUMNS[:3], HEAD_COLUMN)
+
     def score_raw(self, raw: np.ndarray) -> np.ndarray:
-        """Scores of raw features: float64 (n_rows, 3), joined, forest, autoencoder."""
-        return to_score(self.evidence(raw)[:, [2, 0, 1]])
+        """Scores of raw features: float64 (n_rows, n_scores), the columns named by `score_names`."""
+        return to_score(self.evidence(raw)[:, [-1, 0, 1] if self.detector.head is None else [-1, 0, 1, 3]])
 
     def evidence(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
-        """Evidence of forest, autoencoder and both: float64 (n_rows, 3). Memory is bounded by `chunk` rows."""
-        out = np.empty((len(raw), 3))
+        """Evidence of forest, autoencoder and both, then with a head its own and that of all; the last one decides.
+
+        raw: float64 (n_rows, n_raw). Returns float64 (n_rows, 3), with a head (n_rows, 5). Memory is bounded by `chunk`
+        rows.
+        """
+        detector, calibrated = self.detector, self.detector.calibration
+        out = np.empty((len(raw), 3 if detector.head is None else 5))
         for start in range(0, len(raw), chunk):
-            X = self.detector.features.transform(raw[start : start + chunk])
-            parts = self.detector.calibration.evidences(
-                self.detector.forest.score(X), self.detector.autoencoder.score(X)
+            piece, found = raw[start : start + chunk], out[start : start + chunk]
+            X = detector.features.transform(piece)
+            found[:, :3] = np.stack(
+                calibrated.evidences(detector.forest.score(X), detector.autoencoder.score(X)), axis=1
             )
-            for j, part in enumerate(parts):
-                out[start : start + chunk, j] = part
+            if detector.head is not None:
+                log_odds = detector.head.score(head.inputs(piece, found))
+                found[:, 3:] = np.stack(calibrated.with_head(found[:, 2], log_odds), axis=1)
         return out
 
     def score_row(self, row: Mapping[str, object], *, learn: bool = True) -> RowScore:
@@ -170,7 +193,7 @@ class Engine:
         """Score one transaction and name the columns that made it suspicious, strongest first."""
         raw, is_live = self._encode(row, learn)
         found = self._singly(self._occluded(raw))
-        return self._answer(found[0], is_live), self._reasons(raw, found[0, 4] - found[1:, 4], row, top)
+        return self._answer(found[0], is_live), self._reasons(raw, found[0, -1] - found[1:, -1], row, top)
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
@@ -184,11 +207,11 @@ class Engine:
         """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
         raw = self.raw(rows) if raw is None else raw
         drops = np.empty((len(raw), len(self._groups)))
-        base = self.evidence(raw)[:, 2]
+        base = self.evidence(raw)[:, -1]
         for g, (_, members) in enumerate(self._groups):
             occluded = raw.copy()
             occluded[:, members] = self.detector.features.typical[members]
-            drops[:, g] = base - self.evidence(occluded)[:, 2]
+            drops[:, g] = base - self.evidence(occluded)[:, -1]
         records = rows.to_dict(orient="records")
         return [self._reasons(raw[i], drops[i], records[i], top) for i in range(len(raw))]
 
@@ -251,13 +274,17 @@ class Engine:
         return int(now)
 
     def _singly(self, raw: np.ndarray) -> np.ndarray:
-        out = np.empty((len(raw), 5))
+        """Raw scores of forest and autoencoder, then what `evidence` gives: float64 (n_rows, 5), with a head 7."""
+        out = np.empty((len(raw), 7 if self._head_arguments else 5))
         kernels.score_rows_singly(raw, *self._arguments, out)
+        if self._head_arguments:
+            head_kernels.add_head_singly(raw, *self._head_arguments, out)
         return out
 
     def _answer(self, found: np.ndarray, is_history_live: bool) -> RowScore:
-        forest, autoencoder, joint = to_score(found[2:]).tolist()
-        return RowScore(joint, forest, autoencoder, joint >= self.threshold.value, is_history_live)
+        forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
+        head_score = others[1] if others else None
+        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, is_history_live)
 
     def _occluded(self, raw: np.ndarray) -> np.ndarray:
         """The row itself, then one copy per column with that column's features at their typical values."""

@@ -138,14 +138,17 @@ def raw_features(
 
 
 def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
-    """Calendar features of days since 1970: float64 (n_rows, width). Cyclic parts are a sine and a cosine."""
+    """Calendar features of days since 1970: float64 (n_rows, width). Cyclic parts are a sine and a cosine.
+
+    Night is 22:00 to 06:00.
+    """
     hour = (days % 1.0) * 24.0
     weekday = (np.floor(days) + 3.0) % 7.0  # 1970-01-01 was a Thursday; Monday is 0
     values = {
         "hour": _cycle(hour / 24.0),
         "weekday": _cycle(weekday / 7.0),
         "weekend": [(weekday >= 5).astype(np.float64)],
-        "night": [(hour < 6.0).astype(np.float64)],
+        "night": [((hour >= 22.0) | (hour < 6.0)).astype(np.float64)],
     }
     return np.stack([value for part in parts for value in values[part]], axis=1)
 

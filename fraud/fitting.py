@@ -1,4 +1,4 @@
-"""The steps of a training, without saying where they run: prepare the matrices, fit two detectors, assemble and
+"""The steps of a training, without saying where they run: prepare the matrices, fit the detectors, assemble and
 evaluate.
 
 `ray_jobs.train` runs the fits on Ray and the rest in its driver; `fit_locally` runs everything here. Both give the
@@ -14,18 +14,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fraud import autoencoder, autoencoder_score, calibration, features, forest, metrics, thresholds
+from fraud import autoencoder, autoencoder_score, calibration, features, forest, head, metrics, thresholds
 from fraud.config import TrainConfig
 from fraud.detector import Detector
 from fraud.engine import Engine
 from fraud.errors import ConfigError, DataError
 from fraud.features import FeatureMap
+from fraud.head import Head, HeadConfig
 from fraud.history import HistoryState, replay
 from fraud.schema import Schema
 from fraud.splits import Split, Window, split_by_time
 from fraud.thresholds import ThresholdConfig
 
 logger = logging.getLogger(__name__)
+
+# (inputs, labels, settings, seed) to a head, wherever it runs.
+HeadFit = Callable[[np.ndarray, np.ndarray, HeadConfig, int], Head]
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Prepared:
 class Evaluation:
     """How the detectors did on the untouched test window.
 
-    metrics: {"forest"|"autoencoder"|"joined": {metric: value}}; scores: {name: float64 (n_test,)}; labels: int8
-    (n_test,) or None; intervals: {name: (low, high)} bootstrap interval of average precision, 95 %.
+    metrics: {"forest"|"autoencoder"|"joined": {metric: value}}, with a head also "head" and "label_light", forest and
+    autoencoder joined without it; scores: {name: float64 (n_test,)}; labels: int8 (n_test,) or None; intervals:
+    {name: (low, high)} bootstrap interval of average precision, 95 %. validation_scores: float64 (n_validation,
+    n_scores), as Engine.score_raw gave them before any refit.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -135,10 +141,12 @@ def assemble(
     fitted_forest: forest.Forest,
     fitted_autoencoder: autoencoder_score.Autoencoder,
     config: TrainConfig,
+    fit_head: HeadFit = head.fit,
 ) -> tuple[Detector, Evaluation]:
-    """Calibrate and choose the threshold on the validation window, then judge on the test window.
+    """Calibrate, fit the head if there are labels for one, choose the threshold on validation, then judge on test.
 
-    Nothing here lets the test window influence the detector: it is scored last, once.
+    fit_head: where the head's members are fitted. Nothing here lets the test window influence the detector: it is
+    scored last, once.
     """
     split, labels = prepared.split, prepared.labels
     y_validation = None if labels is None else labels[split.validation]
@@ -148,13 +156,16 @@ def assemble(
         schema=prepared.schema, features=prepared.features, history=prepared.history, forest=fitted_forest,
         autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
     )  # fmt: skip
-    engine = Engine(undecided)
-    validation_scores = engine.score_raw(prepared.raw[split.validation])[:, 0]
-    threshold, warnings = _choose_threshold(prepared, validation_scores, y_validation, config)
-    detector = replace(undecided, threshold=threshold)
+    undecided, refitted, warnings = _add_head(undecided, prepared, config, fit_head)
+    validation_scores = Engine(undecided).score_raw(prepared.raw[split.validation])
+    threshold, more = _choose_threshold(prepared, validation_scores[:, 0], y_validation, config)
+    warnings += more
+    detector = replace(undecided, threshold=threshold, head=refitted)
 
-    test_scores = engine.score_raw(prepared.raw[split.test])
-    names = {"joined": test_scores[:, 0], "forest": test_scores[:, 1], "autoencoder": test_scores[:, 2]}
+    found_scores = calibration.to_score(Engine(detector).evidence(prepared.raw[split.test]))
+    names = {"joined": found_scores[:, -1], "forest": found_scores[:, 0], "autoencoder": found_scores[:, 1]}
+    if refitted is not None:
+        names |= {"label_light": found_scores[:, 2], "head": found_scores[:, 3]}
     y_test = None if labels is None else labels[split.test]
     found: dict[str, dict[str, float]] = {}
     intervals = {}
@@ -166,6 +177,9 @@ def assemble(
                 "average_precision", y_test[known], scores[known], n=100, seed=config.seed
             )
         found["joined"] |= thresholds.measure(names["joined"], y_test, threshold.value, config.threshold)
+        if refitted is not None:
+            gain = found["joined"]["average_precision"] - found["label_light"]["average_precision"]
+            found["head"] |= {"weight": detector.calibration.head_weight, "average_precision_gained": gain}
     else:
         warnings = (
             *warnings,
@@ -184,6 +198,41 @@ def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tupl
     x_fit = trim(prepared, fitted_forest, config)
     fitted_autoencoder, _ = fit_autoencoder(x_fit, prepared.x_validation, config)
     return assemble(prepared, fitted_forest, fitted_autoencoder, config)
+
+
+def _add_head(
+    detector: Detector, prepared: Prepared, config: TrainConfig, fit_head: HeadFit
+) -> tuple[Detector, Head | None, tuple[str, ...]]:
+    """The detector with a head fitted on the training window, the head to deploy, and warnings.
+
+    The calibration is that of the first head on validation rows, which it has not seen; the head to deploy is fitted
+    anew with the validation rows as well.
+    """
+    labels, split, wanted = prepared.labels, prepared.split, config.head
+    frauds = 0 if labels is None else int((labels[split.train] == 1).sum())
+    if wanted.use == "never" or (wanted.use == "auto" and frauds < wanted.min_frauds):
+        few = wanted.use == "auto" and frauds > 0
+        told = f"{frauds:,} labelled frauds in the training window, fewer than head.min_frauds={wanted.min_frauds}: "
+        return detector, None, (told + "no supervised head is fitted",) if few else ()
+    if labels is None or not frauds:
+        raise DataError(
+            "head.use='always' and no labelled fraud in the training window: use 'auto' or 'never', or give labels"
+        )
+    engine = Engine(detector)
+
+    def inputs(rows: np.ndarray) -> np.ndarray:
+        return head.inputs(prepared.raw[rows], engine.evidence(prepared.raw[rows]))
+
+    train, validation = inputs(split.train), inputs(split.validation)
+    y_train, y_validation = labels[split.train], labels[split.validation]
+    fitted = fit_head(train, y_train, wanted, config.seed)
+    joint = engine.evidence(prepared.raw[split.validation])[:, 2]
+    calibrated = calibration.fit_head(detector.calibration, joint, fitted.score(validation), y_validation)
+    refitted = fitted
+    if wanted.refit:
+        both = np.concatenate([train, validation]), np.concatenate([y_train, y_validation])
+        refitted = fit_head(*both, wanted, config.seed)
+    return replace(detector, head=fitted, calibration=calibrated), refitted, ()
 
 
 _NO_THRESHOLD = thresholds.Threshold(

@@ -99,60 +99,67 @@ def forest_row(keys, nodes, path_lengths, roots, depths):  # pragma: no cover - 
 
 @njit(cache=True)
 def forest_rows(bits, nodes, path_lengths, roots, depths, out):  # pragma: no cover - compiled
-    """Mean path length of many rows: blocks of rows stay in cache per tree, and eight rows walk a tree at a time.
-
-    bits: float32 inputs seen as uint32 (n, n_features). A leaf is its own child behind a threshold that nothing
-    exceeds, so every walk has the tree's full depth and no branch to mispredict; the eight independent walks hide one
-    another's memory latency (with one word a node, measured 4 times as fast as signed indices into three arrays).
-    """
-    width = np.uint64(bits.shape[1])
+    """Mean path length of many rows, given as float32 inputs seen as uint32 (n, n_features), over all trees."""
     block = 256
     keys = np.empty(block * bits.shape[1], dtype=np.uint32)
     for start in range(0, len(bits), block):
         n = min(block, len(bits) - start)
         sortable(bits[start : start + n].ravel(), keys)
-        for i in range(n):
-            out[start + i] = 0.0
-        for tree in range(len(roots)):
-            root = np.uint64(roots[tree])
-            first = nodes[root]
-            i = 0
-            while i + 8 <= n:
-                r0 = np.uint64(i) * width
-                r1, r2, r3 = r0 + width, r0 + np.uint64(2) * width, r0 + np.uint64(3) * width
-                r4, r5 = r0 + np.uint64(4) * width, r0 + np.uint64(5) * width
-                r6, r7 = r0 + np.uint64(6) * width, r0 + np.uint64(7) * width
-                # All rows begin at the root, whose word is in a register: the first step loads keys only.
-                n0, n1 = step(first, r0, root, keys), step(first, r1, root, keys)
-                n2, n3 = step(first, r2, root, keys), step(first, r3, root, keys)
-                n4, n5 = step(first, r4, root, keys), step(first, r5, root, keys)
-                n6, n7 = step(first, r6, root, keys), step(first, r7, root, keys)
-                for _ in range(1, depths[tree]):
-                    n0 = step(nodes[n0], r0, root, keys)
-                    n1 = step(nodes[n1], r1, root, keys)
-                    n2 = step(nodes[n2], r2, root, keys)
-                    n3 = step(nodes[n3], r3, root, keys)
-                    n4 = step(nodes[n4], r4, root, keys)
-                    n5 = step(nodes[n5], r5, root, keys)
-                    n6 = step(nodes[n6], r6, root, keys)
-                    n7 = step(nodes[n7], r7, root, keys)
-                out[start + i] += path_lengths[n0]
-                out[start + i + 1] += path_lengths[n1]
-                out[start + i + 2] += path_lengths[n2]
-                out[start + i + 3] += path_lengths[n3]
-                out[start + i + 4] += path_lengths[n4]
-                out[start + i + 5] += path_lengths[n5]
-                out[start + i + 6] += path_lengths[n6]
-                out[start + i + 7] += path_lengths[n7]
-                i += 8
-            while i < n:
-                node = root
-                for _ in range(depths[tree]):
-                    node = step(nodes[node], np.uint64(i) * width, root, keys)
-                out[start + i] += path_lengths[node]
-                i += 1
-        for i in range(n):
-            out[start + i] /= len(roots)
+        walk_block(keys, bits.shape[1], nodes, path_lengths, roots, depths, out[start : start + n])
+
+
+@njit(cache=True)
+def walk_block(keys, n_keys, nodes, values, roots, depths, out):  # pragma: no cover - compiled
+    """Mean leaf value of len(out) rows over all trees; keys: uint32, `n_keys` a row. A block stays in cache per tree.
+
+    A leaf is its own child behind a threshold that nothing exceeds, so every walk has the tree's full depth and no
+    branch to mispredict; eight rows walk a tree at a time, to hide one another's memory latency (with one word a node,
+    measured 4 times as fast as signed indices into three arrays).
+    """
+    n = len(out)
+    width = np.uint64(n_keys)
+    for i in range(n):
+        out[i] = 0.0
+    for tree in range(len(roots)):
+        root = np.uint64(roots[tree])
+        first = nodes[root]
+        i = 0
+        while i + 8 <= n:
+            r0 = np.uint64(i) * width
+            r1, r2, r3 = r0 + width, r0 + np.uint64(2) * width, r0 + np.uint64(3) * width
+            r4, r5 = r0 + np.uint64(4) * width, r0 + np.uint64(5) * width
+            r6, r7 = r0 + np.uint64(6) * width, r0 + np.uint64(7) * width
+            # All rows begin at the root, whose word is in a register: the first step loads keys only.
+            n0, n1 = step(first, r0, root, keys), step(first, r1, root, keys)
+            n2, n3 = step(first, r2, root, keys), step(first, r3, root, keys)
+            n4, n5 = step(first, r4, root, keys), step(first, r5, root, keys)
+            n6, n7 = step(first, r6, root, keys), step(first, r7, root, keys)
+            for _ in range(1, depths[tree]):
+                n0 = step(nodes[n0], r0, root, keys)
+                n1 = step(nodes[n1], r1, root, keys)
+                n2 = step(nodes[n2], r2, root, keys)
+                n3 = step(nodes[n3], r3, root, keys)
+                n4 = step(nodes[n4], r4, root, keys)
+                n5 = step(nodes[n5], r5, root, keys)
+                n6 = step(nodes[n6], r6, root, keys)
+                n7 = step(nodes[n7], r7, root, keys)
+            out[i] += values[n0]
+            out[i + 1] += values[n1]
+            out[i + 2] += values[n2]
+            out[i + 3] += values[n3]
+            out[i + 4] += values[n4]
+            out[i + 5] += values[n5]
+            out[i + 6] += values[n6]
+            out[i + 7] += values[n7]
+            i += 8
+        while i < n:
+            node = root
+            for _ in range(depths[tree]):
+                node = step(nodes[node], np.uint64(i) * width, root, keys)
+            out[i] += values[node]
+            i += 1
+    for i in range(n):
+        out[i] /= len(roots)
 
 
 @njit(cache=True)

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, made to stay apart for colour-blind readers; one detector has one colour in every picture.
-COLOURS = {"joined": "#0072B2", "forest": "#009E73", "autoencoder": "#E69F00"}
-OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#7A5195", "#8C6D31")
+COLOURS = {
+    "joined": "#0072B2",
+    "forest": "#009E73",
+    "autoencoder": "#E69F00",
+    "head": "#CC79A7",
+    "label_light": "#56B4E9",
+}
+OTHER_COLOURS = ("#7A5195", "#8C6D31", "#CC79A7", "#56B4E9")
 FRAUD, LEGITIMATE, UNLABELLED = "#D55E00", "#7B8794", "#CBB994"
 INK, MUTED, GRID = "#1F2933", "#616E7C", "#E4E7EB"
 DPI = 160

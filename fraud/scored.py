@@ -1,6 +1,7 @@
 """The table of scored rows: what batch scoring writes, what a reference for drift is, and what monitoring reads.
 
-Its columns: row (number in the source, from 0), the schema's columns, `ADDED`. A schema column whose name is one of
+Its columns: row (number in the source, from 0), the schema's columns, `ADDED`, and the head's score between the scores
+and the decision where the model has a head. A schema column whose name is one of
 ours (the label of the shipped schema is called is_fraud, and so is our decision) is written as given_<name>.
 """
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fraud.contract import Schema
-from fraud.engine import SCORE_COLUMNS, Reason
+from fraud.engine import HEAD_COLUMN, SCORE_COLUMNS, Reason
 
 ROW = "row"
 ADDED = (*SCORE_COLUMNS, "reasons", "model_version")
@@ -27,13 +28,14 @@ _TYPES = {
     "score": pa.float64(),
     "forest_score": pa.float64(),
     "autoencoder_score": pa.float64(),
+    HEAD_COLUMN: pa.float64(),
     "is_fraud": pa.bool_(),
 }
 
 
 def name_of(column: str) -> str:
     """The name under which a schema column stands in the table."""
-    return f"{_GIVEN}{column}" if column == ROW or column in ADDED else column
+    return f"{_GIVEN}{column}" if column in (ROW, HEAD_COLUMN, *ADDED) else column
 
 
 def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
@@ -42,22 +44,29 @@ def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
     return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
 
 
-def arrow_schema(schema: Schema, *, with_label: bool) -> pa.Schema:
+def score_columns(*, with_head: bool) -> tuple[str, ...]:
+    """The engine's columns of the table, in order."""
+    return (*SCORE_COLUMNS[:-1], HEAD_COLUMN, SCORE_COLUMNS[-1]) if with_head else SCORE_COLUMNS
+
+
+def arrow_schema(schema: Schema, *, with_label: bool, with_head: bool = False) -> pa.Schema:
     """The Arrow schema of the whole table."""
-    added = [pa.field(name, _TYPES.get(name, pa.string())) for name in ADDED]
+    names = (*score_columns(with_head=with_head), *ADDED[len(SCORE_COLUMNS) :])
+    added = [pa.field(name, _TYPES.get(name, pa.string())) for name in names]
     return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
 
 
 def table(
     rows: pd.DataFrame, scores: pd.DataFrame, model_version: str, reasons: Sequence[str | None] | None = None
 ) -> pd.DataFrame:
-    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 7).
+    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 7 or 8).
 
-    scores: fraud.engine.SCORE_COLUMNS; reasons: one text a row (`reasons_text`), None where there is none.
+    scores: fraud.engine.SCORE_COLUMNS, and HEAD_COLUMN where there is a head; reasons: one text a row (`reasons_text`),
+    None where there is none.
     """
     frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
     frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
-    for name in SCORE_COLUMNS:
+    for name in score_columns(with_head=HEAD_COLUMN in scores):
         frame[name] = scores[name].to_numpy()
     frame["reasons"] = pd.Series(reasons, index=frame.index, dtype="str") if reasons is not None else None
     frame["model_version"] = model_version

@@ -23,7 +23,7 @@ from monitoring.verdict import ColumnVerdict, Limits, corrected, judge, share_fi
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-SCORES = ("score", "forest_score", "autoencoder_score")
+SCORES = ("score", "forest_score", "autoencoder_score", "head_score")
 ALERTS = "alert rate"
 _LEADING = ("score", ALERTS)
 _KINDS = ("numeric", "categorical", "boolean")
@@ -105,7 +105,7 @@ def compare(
 def _guess(path: str) -> Schema:
     """The schema of the reference, with limits and gaps left open: here they are changes to find, not mistakes."""
     frame = data.read(path)
-    mine = (scored.ROW, *scored.ADDED) if scored.is_scored(frame) else SCORES
+    mine = (scored.ROW, *scored.ADDED, *SCORES) if scored.is_scored(frame) else SCORES
     frame = frame.drop(columns=[name for name in mine if name in frame.columns])
     if frame.empty:
         raise DataError(f"{path} holds nothing but scores: give the schema (--schema) or a file with its columns")

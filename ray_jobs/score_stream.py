@@ -165,7 +165,7 @@ def _checked(path: str, schema: Schema, date: dt.date | None) -> Iterator[pa.Tab
 def _scored(engine: Engine, rows: pd.DataFrame, raw: np.ndarray | None, version: str, reasons: bool) -> pa.Table:
     schema = engine.schema
     with_label = schema.label is not None and schema.label.name in rows
-    arrow = scored.arrow_schema(schema, with_label=with_label)
+    arrow = scored.arrow_schema(schema, with_label=with_label, with_head=engine.detector.head is not None)
     if not len(rows):
         return arrow.empty_table()
     raw = engine.raw(rows) if raw is None else raw

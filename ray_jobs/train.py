@@ -1,8 +1,9 @@
-"""Train a detector: read, check, split by time, fit forest and autoencoder on Ray, evaluate, bundle, register."""
+"""Train a detector: read, check, split by time, fit the detectors on Ray, evaluate, bundle, register."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -52,7 +53,7 @@ def train(order: Order, settings: Settings) -> str:
                 content = report.summary(prepared, detector, evaluation, state["epochs"], order.config)
                 report.write_weights(state["best_weights"], order.outdir)
                 report.write_quarantine(checked.quarantine, order.outdir)
-                report.write_reference(prepared, detector, order.config, order.outdir)
+                report.write_reference(prepared, detector, evaluation, order.config, order.outdir)
                 report.write_plots(prepared, detector, evaluation, state["epochs"], order.config, order.outdir)
                 report.write_json(detector.threshold.to_dict(), order.outdir / report.THRESHOLD)
                 sha256 = bundle.save(
@@ -91,7 +92,7 @@ def _load(order: Order) -> Validated:
 def _fit(
     order: Order, prepared: fitting.Prepared, resources: Any, folder: resume.TrainingFolder, tracker: Tracker | None
 ) -> tuple[Any, fitting.Evaluation, dict[str, Any]]:
-    """Fit both detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
+    """Fit the detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
 
     from fraud import autoencoder_score
@@ -130,7 +131,8 @@ def _fit(
         done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
     with _stage("calibration, threshold and evaluation"):
         fitted = autoencoder_score.export(state["best_weights"], kept, config.autoencoder, config.seed)
-        detector, evaluation = fitting.assemble(prepared, forest, fitted, config)
+        fit_head = functools.partial(fits.fit_head, resources=resources)
+        detector, evaluation = fitting.assemble(prepared, forest, fitted, config, fit_head)
     for warning in evaluation.warnings:
         logger.warning("%s", warning)
     return detector, evaluation, state

@@ -33,6 +33,13 @@ class Answer(BaseModel):
     threshold: float = Field(description="The decision threshold in force.", examples=[0.91])
     forest_score: float = Field(ge=0, le=1, description="What the isolation forest alone says.", examples=[0.95])
     autoencoder_score: float = Field(ge=0, le=1, description="What the autoencoder alone says.", examples=[0.96])
+    head_score: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="What the supervised head alone says; left out where the model has none.",
+        examples=[0.97],
+    )
     model_version: str = Field(description="The model that answered; see GET /model.", examples=["3"])
     reasons: list[Reason] = Field(description="What made it suspicious, strongest first; empty when nothing did.")
     warnings: list[str] = Field(
@@ -77,7 +84,7 @@ class ModelInfo(BaseModel):
     schema_fingerprint: str = Field(description="SHA-256 of the schema.")
     data_schema: dict[str, Any] = Field(description="The data contract: columns, kinds, ranges.")
     threshold: dict[str, Any] = Field(description="Value, policy, settings, window, what it achieved, interval.")
-    metrics: dict[str, Any] = Field(description="Metrics of forest, autoencoder and joined score on the test window.")
+    metrics: dict[str, Any] = Field(description="Metrics of each detector and of the joined score on the test window.")
     windows: list[dict[str, Any]] = Field(description="Train, validation and test window: start, end, rows, frauds.")
     libraries: dict[str, Any] = Field(description="Versions of the libraries that trained it.")
 

@@ -68,6 +68,8 @@ class ServedModel:
             "reasons": [vars(reason) for reason in reasons],
             "warnings": [] if found.is_history_live else [_NO_LIVE_HISTORY],
         }
+        if found.head_score is not None:
+            answer["head_score"] = found.head_score
         if self.engine.schema.id is not None:
             answer["id"] = transaction[self.engine.schema.id.name]
         return answer

@@ -91,15 +91,16 @@ def test_truncated_and_missing_files_are_refused(folder: Path, name: str) -> Non
         bundle.load(folder)
 
 
-def test_unknown_format_is_refused_with_the_remedy(folder: Path) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_unknown_format_is_refused_with_the_remedy(folder: Path, version: int) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["format_version"] = 99
+    manifest["format_version"] = version
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"format_version 99.*upgrade"):
+    with pytest.raises(BundleError, match=rf"format_version {version}.*upgrade"):
         bundle.load(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1}', '{"format_version": 1, "files": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 2, "files": {}}'])
 def test_broken_manifest_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fraud import bundle, data, fitting, registry, scored
+from fraud import bundle, data, fitting, registry
 from fraud.autoencoder import AutoencoderConfig
 from fraud.config import TrainConfig
 from fraud.engine import Engine
@@ -99,7 +99,8 @@ def test_scores_are_the_engines(five: Done):
     for name in ("amount", "hour", "distance", "device_score", "country_mismatch"):
         assert five.rows[name].tolist() == rows[name].tolist()
     assert five.rows["given_is_fraud"].tolist() == rows["is_fraud"].tolist(), "the label, beside our own is_fraud"
-    assert list(five.rows.columns[-6:]) == list(scored.ADDED)
+    added = ["score", "forest_score", "autoencoder_score", "head_score", "is_fraud", "reasons", "model_version"]
+    assert list(five.rows.columns[-7:]) == added
 
 
 def test_flagged_rows_and_no_others_have_reasons(five: Done):

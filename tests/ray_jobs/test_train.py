@@ -92,7 +92,9 @@ def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
     reference = pd.read_parquet(order.outdir / "reference.parquet")
     again = Engine(loaded.detector).score_frame(reference[[c.name for c in SCHEMA.columns]])
     assert len(reference) == 449
-    np.testing.assert_array_equal(reference["score"], again["score"])
+    np.testing.assert_array_equal(reference["forest_score"], again["forest_score"])
+    assert loaded.detector.head is not None
+    assert not reference["head_score"].equals(again["head_score"]), "the refitted head has seen these rows"
     plots = {path.name for path in (order.outdir / "plots").iterdir()}
     assert {"pr_curve.png", "roc_curve.png", "score_histogram.png", "loss_curve.png", "threshold_cost.png"} <= plots
 
@@ -103,7 +105,16 @@ def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
     assert content["registry"]["alias"] == "champion"
     low, high = content["average_precision_intervals"]["joined"]
     assert low < content["metrics"]["joined"]["average_precision"] < high
-    for words in ("forest", "autoencoder", "joined", "average precision", "version 1 as champion", str(order.outdir)):
+    for words in (
+        "forest",
+        "autoencoder",
+        "label_light",
+        "the supervised head (weight",
+        "joined",
+        "average precision",
+        "version 1 as champion",
+        str(order.outdir),
+    ):
         assert words in text
 
 
@@ -127,7 +138,14 @@ def test_mlflow_has_the_whole_training(place: Place, champion: tuple[Order, str]
     content = json.loads((order.outdir / "metrics.json").read_text())
     assert run.info.status == "FINISHED"
     assert run.data.metrics["joined_average_precision"] == content["metrics"]["joined"]["average_precision"]
-    assert {"forest_roc_auc", "autoencoder_precision_at_100", "joined_recall_at_budget"} <= set(run.data.metrics)
+    named = {
+        "forest_roc_auc",
+        "autoencoder_precision_at_100",
+        "joined_recall_at_budget",
+        "head_average_precision_gained",
+    }
+    assert named <= set(run.data.metrics)
+    assert run.data.params["head.members"] == "5"
     assert run.data.params["autoencoder.epochs"] == "3" and run.data.params["schema"] == "transactions"
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]

@@ -56,8 +56,9 @@ def test_a_score_equals_the_engines_on_the_validated_row(
     answer = reply.json()
     Answer.model_validate(answer)
     expected = file_scores(models[name], [dict(requests[name])]).iloc[0]
-    for column in ("score", "forest_score", "autoencoder_score"):
+    for column in models[name].engine.score_names:
         assert answer[column] == pytest.approx(expected[column], abs=SAME)
+    assert ("head_score" in answer) is (models[name].engine.detector.head is not None)
     assert answer["is_fraud"] is bool(expected["is_fraud"])
     assert answer["threshold"] == models[name].engine.threshold.value
     assert answer["model_version"] == "7"

@@ -1,0 +1,81 @@
+"""The compiled loops of the supervised head: numbers to ranks, walks, and the last step of the joined score.
+
+The head's trees compare ranks: a number counts how many of its feature's split points lie below it. Whether the number
+exceeds a split point is then a comparison of two small integers, exact for float64, and the walk is the forest's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fraud.kernels import forest_row, tail_evidence, walk_block
+
+# A missing value takes the side that the tree learnt for it, so every feature has two keys a row, which differ only for
+# a missing value: it ranks lowest in the first, highest in the second. A node names the one that goes its way.
+KEYS_A_FEATURE = 2
+_ABOVE_ALL_CUTS = np.uint32(0xFFFFFFFE)
+
+
+@njit(cache=True)
+def rank_row(x, cuts, starts, keys):  # pragma: no cover - compiled
+    """Ranks of one row, float64 (n_features,), into keys, uint32 (2 * n_features,); NaN is a missing value.
+
+    cuts: float64, each feature's split points ascending, from starts[j] to starts[j + 1]. x <= cut k exactly when the
+    rank, the number of cuts below x, is at most k.
+    """
+    for j in range(len(starts) - 1):
+        value = x[j]
+        if np.isnan(value):
+            keys[2 * j] = np.uint32(0)
+            keys[2 * j + 1] = _ABOVE_ALL_CUTS
+            continue
+        low = starts[j]
+        span = starts[j + 1] - low
+        while span > 0:
+            half = span >> 1
+            if cuts[low + half] < value:
+                low += half + 1
+                span -= half + 1
+            else:
+                span = half
+        keys[2 * j] = keys[2 * j + 1] = np.uint32(low - starts[j])
+
+
+@njit(cache=True)
+def head_rows(X, cuts, starts, nodes, values, roots, depths, members, out):  # pragma: no cover - compiled
+    """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member."""
+    block = 256
+    width = KEYS_A_FEATURE * (len(starts) - 1)
+    keys = np.empty((block, width), dtype=np.uint32)
+    for start in range(0, len(X), block):
+        n = min(block, len(X) - start)
+        for i in range(n):
+            rank_row(X[start + i], cuts, starts, keys[i])
+        walk_block(keys.ravel(), width, nodes, values, roots, depths, out[start : start + n])
+    for i in range(len(X)):
+        out[i] *= len(roots) / members
+
+
+@njit(cache=True)
+def add_head_singly(
+    raw, cuts, starts, nodes, values, roots, depths, members,
+    head_knots, head_evidence, head_slope, final_knots, final_evidence, final_slope, head_weight, out,
+):  # pragma: no cover - compiled  # fmt: skip
+    """The head's part of a row's score, row by row, after `kernels.score_rows_singly`.
+
+    raw: float64 (n, n_raw); out: float64 (n, 7), of which columns 2 to 4, the evidence of forest, autoencoder and both,
+    are read and the last two, the evidence of the head and of all, are written.
+    """
+    n_raw = raw.shape[1]
+    x = np.empty(n_raw + 2)
+    keys = np.empty(KEYS_A_FEATURE * len(x), dtype=np.uint32)
+    for i in range(len(raw)):
+        for j in range(n_raw):
+            x[j] = raw[i, j]
+        x[n_raw], x[n_raw + 1] = out[i, 2], out[i, 3]
+        rank_row(x, cuts, starts, keys)
+        log_odds = forest_row(keys, nodes, values, roots, depths) * (len(roots) / members)
+        out[i, 5] = tail_evidence(log_odds, head_knots, head_evidence, head_slope)
+        joined = head_weight * out[i, 5] + (1.0 - head_weight) * out[i, 4]
+        out[i, 6] = tail_evidence(joined, final_knots, final_evidence, final_slope)
