@@ -234,6 +234,8 @@ class Demo:
             code, answer = services.ask(url, body=body, timeout_s=30)
             if code == 200:
                 self.say(f"    {answer}")
+                for reason in json.loads(answer)["reasons"]:
+                    self.say(f"    because: {reason['text']}")
                 return
             # Nobody there, or no replica yet: the route opens a moment after the status says so.
             if code not in (0, 404, 503) or time.monotonic() > deadline:

@@ -190,9 +190,7 @@ class Describer:
             longest = self._memory[entry.entity]
             usual = f"{duration(typical)} or more" if typical >= longest else duration(typical)
             if x >= longest:
-                return (
-                    f"no earlier transaction of {whose} in the last {duration(longest)} (usually {usual} between two)"
-                )
+                return f"no earlier transaction of {whose} in the last {duration(longest)} (usually {usual} ago)"
             return f"{duration(x)} after the last transaction of {whose} (usually {usual})"
         unit = "km/h" if statistic == "speed_from_last" else "km"
         return f"{rounded(x)} {unit} from the last place of {whose} (usually {rounded(typical)} {unit})"

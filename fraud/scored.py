@@ -19,7 +19,7 @@ from fraud.engine import HEAD_COLUMN, SCORE_COLUMNS
 from fraud.reasons import Reason
 
 ROW = "row"
-ADDED = (*SCORE_COLUMNS, "reasons", "model_version")
+ADDED = (*SCORE_COLUMNS, "reasons", "explanation", "model_version")
 _GIVEN = "given_"
 _TYPES = {
     "numeric": pa.float64(),
@@ -58,24 +58,31 @@ def arrow_schema(schema: Schema, *, with_label: bool, with_head: bool = False) -
 
 
 def table(
-    rows: pd.DataFrame, scores: pd.DataFrame, model_version: str, reasons: Sequence[str | None] | None = None
+    rows: pd.DataFrame,
+    scores: pd.DataFrame,
+    model_version: str,
+    reasons: Sequence[Sequence[Reason] | None] | None = None,
 ) -> pd.DataFrame:
-    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 7 or 8).
+    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 8 or 9).
 
-    scores: fraud.engine.SCORE_COLUMNS, and HEAD_COLUMN where there is a head; reasons: one text a row (`reasons_text`),
-    None where there is none.
+    scores: fraud.engine.SCORE_COLUMNS, and HEAD_COLUMN where there is a head; reasons: those of each row or None, as
+    JSON (`reasons_json`) in the column `reasons`, as sentences in `explanation`.
     """
     frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
     frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
     for name in score_columns(with_head=HEAD_COLUMN in scores):
         frame[name] = scores[name].to_numpy()
-    frame["reasons"] = pd.Series(reasons, index=frame.index, dtype="str") if reasons is not None else None
+    for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
+        told = None if reasons is None else [None if why is None else write(why) for why in reasons]
+        frame[name] = None if told is None else pd.Series(told, index=frame.index, dtype="str")
     frame["model_version"] = model_version
     return frame
 
 
-def reasons_text(reasons: Sequence[Reason]) -> str:
-    """Reasons as compact JSON: a list of objects column, feature, value, typical, contribution; strongest first."""
+def reasons_json(reasons: Sequence[Reason]) -> str:
+    """Reasons as compact JSON: a list of objects column, feature, value, typical, contribution, text; strongest
+    first.
+    """
     return json.dumps(
         [{name: _short(value) for name, value in vars(reason).items()} for reason in reasons], allow_nan=False
     )
@@ -90,6 +97,10 @@ def source_columns(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """The schema's columns of a scored table, under the names the schema knows; our own columns are left out."""
     names = {name_of(column.name): column.name for column in schema.columns}
     return frame[[name for name in frame.columns if name in names]].rename(columns=names)
+
+
+def _sentences(reasons: Sequence[Reason]) -> str:
+    return "; ".join(reason.text for reason in reasons)
 
 
 def _short(value: object) -> object:

@@ -26,6 +26,7 @@ import ray
 from fraud import bundle, data, registry, scored
 from fraud.engine import Engine
 from fraud.errors import DataError, FraudError
+from fraud.reasons import Reason
 from fraud.schema import Schema, Validated
 from fraud.settings import Settings
 from ray_jobs.score_output import NOTE
@@ -170,13 +171,13 @@ def _scored(engine: Engine, rows: pd.DataFrame, raw: np.ndarray | None, version:
         return arrow.empty_table()
     raw = engine.raw(rows) if raw is None else raw
     frame = engine.decide(raw, rows.index)
-    told: list[str | None] | None = None
+    told: list[list[Reason] | None] | None = None
     if reasons:
         told = [None] * len(rows)
         flagged = np.flatnonzero(frame["is_fraud"].to_numpy())
         if len(flagged):
             for i, why in zip(flagged, engine.reasons(rows.iloc[flagged], raw=raw[flagged]), strict=True):
-                told[i] = scored.reasons_text(why)
+                told[i] = why
     return pa.Table.from_pandas(scored.table(rows, frame, version, told), schema=arrow, preserve_index=False)
 
 

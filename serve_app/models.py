@@ -19,7 +19,13 @@ class Reason(BaseModel):
     value: float | str | None = Field(description="The feature's value in this transaction.", examples=[0.92])
     typical: float | str | None = Field(description="Its value in a typical normal transaction.", examples=[0.14])
     contribution: float = Field(
-        description="Powers of ten by which this column makes the transaction rarer among normal ones.", examples=[1.4]
+        description="Powers of ten by which this column makes the transaction rarer among normal ones; those of all "
+        "columns, listed or not, add up to the whole distance from a typical transaction.",
+        examples=[1.4],
+    )
+    text: str = Field(
+        description="The same as a sentence, in the units of the data.",
+        examples=["device_score 0.92 is above the usual 0.14"],
     )
 
 

@@ -97,16 +97,14 @@ def test_one_row_at_a_time_equals_the_batch(five_columns: Fitted) -> None:
 
 
 def test_reasons_go_through_the_head(five_columns: Fitted) -> None:
-    """A reason's contribution is the drop of the joined evidence, head included, in a request and in a batch."""
+    """Contributions divide the joined evidence, head included, in a request and in a batch."""
     engine = five_columns.engine
     request = {"amount": 220.0, "hour": 3.0, "distance": 12.0, "device_score": 0.92, "country_mismatch": 1.0}
     _, reasons = engine.score_and_explain(request)
     raw = engine.encode_row(request)[None]
-    j = engine.detector.features.names.index(reasons[0].column)
-    replaced = raw.copy()
-    replaced[:, j] = engine.detector.features.typical[j]
-    before, after = engine.evidence(raw), engine.evidence(replaced)
-    assert reasons[0].contribution == pytest.approx(before[0, -1] - after[0, -1], abs=1e-3)
+    before, typical = engine.evidence(raw), engine.evidence(engine.detector.features.typical[None])
+    assert engine.contributions(raw).sum() == pytest.approx(before[0, -1] - typical[0, -1], abs=1e-9)
+    assert engine.contributions(raw).sum() != pytest.approx(before[0, 2] - typical[0, 2], abs=0.01)
     assert engine.score_raw(raw)[0, 0] == to_score(before[:, -1])[0]
     (batch,) = engine.reasons(pd.DataFrame([request]), top=1)
     assert batch[0].column == reasons[0].column

@@ -99,8 +99,9 @@ def test_scores_are_the_engines(five: Done):
     for name in ("amount", "hour", "distance", "device_score", "country_mismatch"):
         assert five.rows[name].tolist() == rows[name].tolist()
     assert five.rows["given_is_fraud"].tolist() == rows["is_fraud"].tolist(), "the label, beside our own is_fraud"
-    added = ["score", "forest_score", "autoencoder_score", "head_score", "is_fraud", "reasons", "model_version"]
-    assert list(five.rows.columns[-7:]) == added
+    added = ["score", "forest_score", "autoencoder_score", "head_score", "is_fraud", "reasons", "explanation"]
+    added.append("model_version")
+    assert list(five.rows.columns[-8:]) == added
 
 
 def test_flagged_rows_and_no_others_have_reasons(five: Done):
@@ -111,6 +112,10 @@ def test_flagged_rows_and_no_others_have_reasons(five: Done):
     assert (reasons.map(len) > 0).all()
     first = reasons.iloc[0][0]
     assert first["column"] in {column.name for column in five.engine.schema.features} and first["contribution"] > 0
+    assert five.rows.loc[~five.rows["is_fraud"], "explanation"].isna().all()
+    texts = reasons.map(lambda why: "; ".join(reason["text"] for reason in why))
+    assert flagged["explanation"].tolist() == texts.tolist()
+    assert texts.str.contains("the usual|usually").all()
 
 
 def test_every_row_is_accounted_for(five: Done):

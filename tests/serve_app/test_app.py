@@ -75,6 +75,7 @@ def test_the_suspicious_seed_request_comes_with_reasons(client: TestClient, requ
     assert contributions == sorted(contributions, reverse=True) and contributions[-1] > 0
     by_column = {reason["column"]: reason for reason in answer["reasons"]}
     assert by_column["device_score"]["value"] == 0.92
+    assert by_column["device_score"]["text"].startswith("device_score 0.92 is above the usual 0.0")
     assert by_column["device_score"]["typical"] < 0.5
 
 
