@@ -156,7 +156,11 @@ def described(
             "no earlier transaction of this card in the last 37 days (usually 3.1 h ago)",
         ),
         ("latitude", {"distance_from_last by card": 842.3}, "842 km from the last place of this card (usually 12 km)"),
-        ("latitude", {"speed_from_last by card": 1200.0}, "1,200 km/h from the last place of this card (usually 5 km/h)"),
+        (
+            "latitude",
+            {"speed_from_last by card": 1200.0},
+            "1,200 km/h from the last place of this card (usually 5 km/h)",
+        ),
         (
             "terminal",
             {"frauds by terminal (7d)": 3.0},
@@ -171,14 +175,15 @@ def described(
         (
             "card",
             {"risk by card (30d)": 0.12},
-            "at least 12 % of this card's transactions in a 30d window, 7 days ago or earlier, were fraud (usually 0 %)",
+            "at least 12 % of this card's transactions in a 30d window, 7 days ago or earlier, were fraud "
+            "(usually 0 %)",
         ),
         ("when", {"when night": 1.0}, "at 03:12, at night (usually by day)"),
         ("when", {"when weekend": 1.0}, "on a Sunday (usually on a weekday)"),
         ("when", {"when weekday sin": 1.0}, "on a Sunday"),
         ("when", {"when hour cos": 1.0}, "at 03:12, at night (usually about 14:00)"),
     ],
-)  # fmt: skip
+)
 def test_sentences(describer: Describer, column: str, changed: dict[str, float], text: str) -> None:
     assert described(describer, column, changed).text == text
 
