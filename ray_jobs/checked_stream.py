@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 READ_ROWS = 200_000
 # Small enough that several actors share a million rows, large enough that a block's fixed cost does not matter.
 BLOCK_BYTES = 8 * 2**20
-BUSY = 0.5  # free CPUs below which we do not wait for some
+_BUSY = 0.5  # free CPUs below which we do not wait for some
 
 
-def free_cpus() -> float:
-    """CPUs of the cluster that nobody has asked for; warns when there is none to wait for."""
+def cpus_of_a_task() -> tuple[float, int]:
+    """CPUs to ask for a task, 0 when there is none to wait for (which it warns of), and how many actors fit beside."""
     free = ray.available_resources().get("CPU", 0.0)
-    if free < 1.0 + BUSY:
+    if free < 1.0 + _BUSY:
         logger.warning("the cluster has %.1f free CPUs: this job shares them with what runs there", free)
-    return free
+    return (1.0 if free >= 1.0 + _BUSY else 0.0), max(1, int(free - _BUSY))
 
 
 def checked_rows(path: str, schema: Schema, date: dt.date | None, cpus: float) -> ray.data.Dataset:

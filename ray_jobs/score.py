@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud import bundle, data
-from fraud.errors import ConfigError, run_command
+from fraud.errors import run_command
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_output
-from ray_jobs.score_output import Job
+from ray_jobs.score_output import Job, day
 from ray_jobs.session import connected, terminable
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--date",
-        type=_date,
+        type=day,
         metavar="YYYY-MM-DD",
         help="write only the rows of this day (UTC); the file's earlier rows still feed their customers' history. "
         "Without a timestamp column the date is only noted in the manifest",
@@ -138,13 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     return parser
-
-
-def _date(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,6 +62,14 @@ class Job:
         return f"{self.out}.manifest.json"
 
 
+def day(text: str) -> dt.date:
+    """The day that --date names. Raises ConfigError."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
+
+
 class Collector:
     """Takes the stream apart: scored tables in whole row groups; counts, refused rows and warnings on the side."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,9 @@ from fraud.features import raw_features
 from fraud.history import feature_names
 from fraud.history_state import HistoryState
 from fraud.settings import Settings
-from ray_jobs.checked_stream import BUSY, checked_rows, free_cpus, stream_settings, tables, with_notes, without_notes
+from ray_jobs.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables, with_notes, without_notes
 from ray_jobs.history_shuffle import with_history
 from ray_jobs.score_output import NOTE
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +64,7 @@ def stream(
     Needs a live Ray. A mistake in the file is a note (`failure`, `text`); raises DataError if Ray itself fails.
     """
     with stream_settings(path):
-        free = free_cpus()
-        cpus = 1.0 if free >= 1.0 + BUSY else 0.0
+        cpus, actors = cpus_of_a_task()
         schema = detector.schema
         told: list[str] = []
         if schema.history:
@@ -93,7 +89,7 @@ def stream(
             _Scorer,
             fn_constructor_args=(model, reasons),
             num_cpus=cpus,
-            compute=ray.data.ActorPoolStrategy(size=max(1, int(free - BUSY))),
+            compute=ray.data.ActorPoolStrategy(size=actors),
             batch_format="pyarrow",
             batch_size=None,
         )
