@@ -34,9 +34,8 @@ from fraud.errors import run_command
 from fraud.history import feature_names, replay
 from fraud.schema import Schema
 from fraud.settings import Settings
-from ray_jobs.features import write_features
-from ray_jobs.score_output import ROW_GROUP
 
+PART_ROWS = 262_144  # of ray_jobs.features
 SOURCE = "handbook_2018-04-01_2018-08-14.parquet"
 
 
@@ -55,9 +54,9 @@ def enlarge(source: Path, target: Path, copies: int) -> int:
 
 
 def checksums(features: np.ndarray) -> list[int]:
-    """CRC-32 of each row group."""
-    groups = range(0, len(features), ROW_GROUP)
-    return [zlib.crc32(np.ascontiguousarray(features[start : start + ROW_GROUP])) for start in groups]
+    """CRC-32 of each part's rows."""
+    groups = range(0, len(features), PART_ROWS)
+    return [zlib.crc32(np.ascontiguousarray(features[start : start + PART_ROWS])) for start in groups]
 
 
 def one_process(path: str) -> dict[str, Any]:
@@ -69,30 +68,11 @@ def one_process(path: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "checksums": checksums(features)}
 
 
-def on_ray(path: str, out: str, store_gib: float, partitions: int | None) -> dict[str, Any]:
-    """`ray_jobs.features` on a Ray of two CPUs."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=int(store_gib * 2**30),
-    )  # fmt: skip
-    schema = Schema.load("handbook")
-    began = time.perf_counter()
-    write_features(path, out, schema, partitions=partitions)
-    seconds = time.perf_counter() - began
-    ray.shutdown()
-    names = feature_names(schema)
-    parts = sorted(Path(out).glob("part-*.parquet"))
-    found = [checksums(pd.read_parquet(part, columns=names)[names].to_numpy())[0] for part in parts]
-    return {"seconds": seconds, "checksums": found}
-
-
-def measured(arguments: list[str]) -> dict[str, Any]:
-    """Run a side in a child, and add its peaks of memory in MiB: PSS of all processes, private of the largest one."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.bench_history_stream", *arguments], stdout=subprocess.PIPE, text=True
-    )
+def measured(module: str, arguments: list[str], **variables: str) -> tuple[str, dict[str, float]]:
+    """Run a side; what it wrote, and its peaks of memory in MiB: PSS of all processes, private of the largest one."""
+    environment = {**os.environ, **variables}
+    command = [sys.executable, "-m", module, *arguments]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     peak, largest = 0, 0
     while child.poll() is None:
         total = 0
@@ -105,10 +85,9 @@ def measured(arguments: list[str]) -> dict[str, Any]:
         peak = max(peak, total)
         time.sleep(1.0)
     assert child.stdout is not None
-    text = child.stdout.read().strip()
     if child.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed")
-    return {**json.loads(text.splitlines()[-1]), "peak_mib": peak / 2**20, "largest_process_mib": largest / 2**20}
+        raise SystemExit(f"{module} failed")
+    return child.stdout.read(), {"peak_mib": peak / 2**20, "largest_process_mib": largest / 2**20}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,17 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--store-gib", type=float, default=1.0, help="Ray's object store; the rest goes to disk")
     parser.add_argument("--partitions", type=int, help="of the replay (default: one for a million rows)")
     parser.add_argument("--out", default="benchmarks/results/history_stream.json", help="where the JSON goes")
-    parser.add_argument("--side", choices=("one", "ray"), help=argparse.SUPPRESS)
-    parser.add_argument("--file", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--one-process", metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.side:
-        side = (
-            one_process(arguments.file)
-            if arguments.side == "one"
-            else on_ray(arguments.file, arguments.folder, arguments.store_gib, arguments.partitions)
-        )
-        print(json.dumps(side))
+    if arguments.one_process:
+        print(json.dumps(one_process(arguments.one_process)))
         return 0
     source = Settings.from_environment().shared_data / SOURCE
     if not source.exists():
@@ -136,13 +108,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         rows = enlarge(source, path, arguments.copies)
-        options = ["--store-gib", str(arguments.store_gib)]
-        options += ["--partitions", str(arguments.partitions)] if arguments.partitions else []
-        sides = {
-            "one process": measured(["--side", "one", "--file", str(path)]),
-            "on Ray": measured(["--side", "ray", "--file", str(path), "--folder", f"{folder}/features", *options]),
-        }
-    equal = sides["one process"].pop("checksums") == sides["on Ray"].pop("checksums")
+        text, memory = measured("benchmarks.bench_history_stream", ["--one-process", str(path)])
+        alone = json.loads(text)
+        expected = alone.pop("checksums")
+        features = Path(folder) / "features"
+        flags = ["--data", str(path), "--schema", "handbook", "--out", str(features)]
+        flags += ["--history-partitions", str(arguments.partitions)] if arguments.partitions else []
+        store = str(int(arguments.store_gib * 2**30))
+        _, memory_on_ray = measured("ray_jobs.features", flags, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=store)
+        seconds = json.loads((features / "_features.json").read_text())["seconds"]
+        sides = {"one process": {**alone, **memory}, "on Ray": {"seconds": seconds, **memory_on_ray}}
+        names = feature_names(Schema.load("handbook"))
+        parts = sorted(features.glob("part-*.parquet"))
+        equal = expected == [checksums(pd.read_parquet(part, columns=names)[names].to_numpy())[0] for part in parts]
     print(f"{rows:,} rows, {len(feature_names(Schema.load('handbook')))} features; equal: {equal}")
     print(f"{'side':<14}{'seconds':>10}{'rows/s':>12}{'peak MiB':>12}{'largest process MiB':>22}")
     for name, side in sides.items():
