@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud import bundle, data
-from fraud.errors import ConfigError, run_command
+from fraud.errors import run_command
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_output
-from ray_jobs.score_output import Job
+from ray_jobs.score_output import Job, day
 from ray_jobs.session import connected, terminable
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
     with connected(), terminable():
         from ray_jobs.score_stream import stream
 
-        found = score_output.Collector(stream(job.data, model, schema, reasons=job.reasons, date=job.date))
+        found = score_output.Collector(
+            stream(
+                job.data, model, loaded.detector, reasons=job.reasons, date=job.date,
+                history_partitions=job.history_partitions,
+            )
+        )  # fmt: skip
         score_output.write(job, found, identity)
     threshold = loaded.detector.threshold
     manifest = {
@@ -119,20 +124,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--date",
-        type=_date,
+        type=day,
         metavar="YYYY-MM-DD",
         help="write only the rows of this day (UTC); the file's earlier rows still feed their customers' history. "
         "Without a timestamp column the date is only noted in the manifest",
     )
+    parser.add_argument(
+        "--history-partitions",
+        type=int,
+        metavar="N",
+        help="split the replay of entity history into N parts by a hash of the entity; memory is bounded by a part "
+        "(default: one for a million rows). The scores do not depend on it",
+    )
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     return parser
-
-
-def _date(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=arguments.model,
         reasons=arguments.reasons,
         date=arguments.date,
+        history_partitions=arguments.history_partitions,
         force=arguments.force,
     )
     found = score(job, settings)

@@ -34,7 +34,8 @@ class Job:
     """What to score, and where the answers go.
 
     data, out, quarantine: paths or URLs. model: alias, version or bundle folder. reasons: explain flagged rows. date:
-    with a timestamp column, only the rows of this day (UTC) are written. force: replace what is there.
+    with a timestamp column, only the rows of this day (UTC) are written. history_partitions: parts of the replay of
+    entity history; None lets their number follow the rows. force: replace what is there.
     """
 
     data: str
@@ -43,12 +44,15 @@ class Job:
     model: str = "champion"
     reasons: bool = True
     date: dt.date | None = None
+    history_partitions: int | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
         for flag, path in (("--out", self.out), ("--quarantine", self.quarantine)):
             if not path.endswith(".parquet"):
                 raise ConfigError(f"{flag} {path!r} has another ending: name a file ending in .parquet")
+        if self.history_partitions is not None and self.history_partitions < 1:
+            raise ConfigError(f"--history-partitions {self.history_partitions} must be 1 or more")
         if len({self.data, self.out, self.quarantine}) < 3:
             raise ConfigError("--data, --out and --quarantine must be three different files")
 
@@ -56,6 +60,14 @@ class Job:
     def manifest(self) -> str:
         """Where the manifest goes: beside the output."""
         return f"{self.out}.manifest.json"
+
+
+def day(text: str) -> dt.date:
+    """The day that --date names. Raises ConfigError."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
 
 
 class Collector:
@@ -75,8 +87,11 @@ class Collector:
             is_note = pc.is_valid(block[NOTE])
             self._take_notes(block[NOTE].filter(is_note).to_pylist())
             rows = block.filter(pc.invert(is_note)).drop_columns([NOTE])
+            if not rows.column_names:  # nothing but notes
+                continue
             self.rows += len(rows)
-            self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
+            if "is_fraud" in rows.column_names:
+                self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
             waiting.append(rows)
             if sum(map(len, waiting)) >= ROW_GROUP:
                 whole = pa.concat_tables(waiting)
@@ -87,7 +102,7 @@ class Collector:
             now = time.monotonic()
             if now - reported >= PROGRESS_SECONDS:
                 reported = now
-                logger.info("%s rows scored, %s rows/s", f"{self.rows:,}", f"{self.rows / (now - start):,.0f}")
+                logger.info("%s rows, %s rows/s", f"{self.rows:,}", f"{self.rows / (now - start):,.0f}")
         rest = pa.concat_tables(waiting) if waiting else None
         if rest is not None and len(rest):
             yield rest.combine_chunks()
@@ -95,7 +110,7 @@ class Collector:
     def complaint(self, path: str) -> DataError:
         """Say why there is nothing to write."""
         if not self.outside:
-            return DataError(f"{path}: none of {len(self.refused):,} rows fits the model's schema; {self._example()}")
+            return DataError(f"{path}: none of {len(self.refused):,} rows fits the schema; {self._example()}")
         return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date, which is UTC")
 
     def _take_notes(self, notes: list[str]) -> None:

@@ -206,6 +206,29 @@ def test_a_day_is_scored_with_the_history_before_it(with_history: Done, tmp_path
     assert not (tmp_path / "none.parquet").exists()
 
 
+def test_partitions_of_history_change_nothing(with_history: Done, tmp_path: Path):
+    places = {"out": str(tmp_path / "out.parquet"), "quarantine": str(tmp_path / "refused.parquet")}
+    wanted = with_history.job(data=str(with_history.folder / "day.parquet"), history_partitions=5, **places)
+    manifest = score.score(wanted, Settings.from_environment())
+    assert manifest["rows"] == with_history.manifest["rows"]
+    assert (tmp_path / "out.parquet").read_bytes() == (with_history.folder / "scored.parquet").read_bytes()
+
+
+def test_rows_that_the_model_knows_bring_their_own_history(with_history: Done, tmp_path: Path):
+    """Older than the end of the model's history: scored from nothing, with a warning, not counted twice."""
+    known = cards(2_000, seed=1)
+    data.write_parquet(known, str(tmp_path / "known.parquet"))
+    places = {"out": str(tmp_path / "out.parquet"), "quarantine": str(tmp_path / "refused.parquet")}
+    found = score.score(
+        with_history.job(data=str(tmp_path / "known.parquet"), history_partitions=3, **places),
+        Settings.from_environment(),
+    )
+    assert any("already holds the rows" in warning for warning in found["warnings"])
+    rows = data.load(str(tmp_path / "known.parquet"), with_history.engine.schema).rows
+    expected = with_history.engine.score_frame(rows)
+    assert pd.read_parquet(tmp_path / "out.parquet")["score"].tolist() == expected["score"].tolist()
+
+
 def test_no_good_row_fails_and_keeps_the_quarantine(five: Done, tmp_path: Path):
     data.write_csv(transactions(50, seed=3).assign(hour=99), str(tmp_path / "bad.csv"))
     places = {name: str(tmp_path / f"{name}.parquet") for name in ("out", "quarantine")}
@@ -254,6 +277,7 @@ def test_command_line_with_the_champion_of_the_registry(
     [
         (["--out", "scored.csv"], ConfigError, "ending in .parquet"),
         (["--out", "day.parquet", "--quarantine", "day.parquet"], ConfigError, "different"),
+        (["--out", "x.parquet", "--history-partitions", "0"], ConfigError, "1 or more"),
         (["--out", "x.parquet", "--date", "31.01.2026"], ConfigError, "2026-01-31"),
         (["--out", "x.parquet"], RegistryError, "champion"),
     ],

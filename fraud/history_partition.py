@@ -1,0 +1,88 @@
+"""Entity history in parts: rows of different entities share nothing, so that each plan can be replayed in partitions.
+
+A partition is the rows of some entities of one plan, with the few columns that the plan reads. Replaying every
+partition gives the features of one replay over everything, to the last bit (ray_jobs.history_shuffle does it on Ray).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from fraud.history_state import EntityPlan, HistoryState
+from fraud.schema import Schema
+
+
+def cut(schema: Schema, plan: EntityPlan) -> Schema:
+    """The schema of one plan's partitions: the columns that its replay reads, and its history alone."""
+    needed = {plan.column, *plan.values, *plan.others}
+    roles = ("timestamp", "id", "label")
+    columns = tuple(column for column in schema.columns if column.name in needed or column.kind in roles)
+    return replace(schema, columns=columns, history=plan.entries, ignore=())
+
+
+def partition_of(entities: pd.Series | np.ndarray, rows: np.ndarray, n_partitions: int) -> np.ndarray:
+    """Partition of every row, int64 (n_rows,), by a hash of its entity that is the same on every node.
+
+    rows: int64 (n_rows,) row numbers, which spread the rows without an entity: they have no history to share.
+    """
+    keys = np.asarray(entities, dtype=object)
+    found = (pd.util.hash_array(keys, categorize=True) % np.uint64(n_partitions)).astype(np.int64)
+    return np.where(pd.isna(keys), rows % n_partitions, found)
+
+
+def split(state: HistoryState, n_partitions: int) -> list[HistoryState]:
+    """The state of each partition's entities."""
+    partitions = partition_of(state.keys, np.zeros(len(state.keys), dtype=np.int64), n_partitions)
+    return [_of_entities(state, np.flatnonzero(partitions == p)) for p in range(n_partitions)]
+
+
+def join(states: Sequence[HistoryState], plan: EntityPlan, newest: int) -> HistoryState:
+    """One state of the partitions' states; what can no longer matter at `newest` is forgotten, as one replay would.
+
+    newest: microseconds since 1970 of the newest row of all partitions: each partition knows only its own.
+    """
+    events = np.concatenate([state.events for state in states])
+    frauds = np.concatenate([state.frauds for state in states])
+    starts = _starts(np.concatenate([np.diff(state.starts) for state in states]))
+    fraud_starts = _starts(np.concatenate([np.diff(state.fraud_starts) for state in states]))
+    kept = events["time"] >= newest - plan.memory
+    # The newest `capacity` of the known frauds, and those not known yet.
+    known = _counts(frauds["time"] < newest - plan.delay, fraud_starts)
+    known_ends = np.repeat(fraud_starts[:-1] + known, np.diff(fraud_starts))
+    is_near = np.arange(len(frauds)) >= known_ends - plan.capacity
+    kept_frauds = (frauds["time"] >= newest - plan.memory) & is_near
+    per_entity, frauds_per_entity = _counts(kept, starts), _counts(kept_frauds, fraud_starts)
+    alive = (per_entity > 0) | (frauds_per_entity > 0)
+    keys = np.concatenate([state.keys for state in states])[alive]
+    return HistoryState(
+        keys, events[kept], _starts(per_entity[alive]), frauds[kept_frauds], _starts(frauds_per_entity[alive])
+    )
+
+
+def _of_entities(state: HistoryState, chosen: np.ndarray) -> HistoryState:
+    counts, fraud_counts = np.diff(state.starts)[chosen], np.diff(state.fraud_starts)[chosen]
+    return HistoryState(
+        state.keys[chosen],
+        state.events[_ranges(state.starts[chosen], counts)],
+        _starts(counts),
+        state.frauds[_ranges(state.fraud_starts[chosen], fraud_counts)],
+        _starts(fraud_counts),
+    )
+
+
+def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The positions begins[i] to begins[i] + counts[i] - 1, one range after the other."""
+    return np.repeat(begins - _starts(counts)[:-1], counts) + np.arange(int(counts.sum()))
+
+
+def _counts(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """How many of each group are kept."""
+    return np.diff(_starts(kept)[starts])
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,174 @@
+"""Write every row's raw features, calendar and entity history included, for people's own use."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud import data, scored
+from fraud.errors import ConfigError, DataError, run_command
+from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
+from fraud.history import microseconds_since_epoch
+from fraud.schema import Schema, shipped_names
+from fraud.settings import Settings, turn_telemetry_off
+from ray_jobs.score_output import Collector, day
+from ray_jobs.session import connected, terminable
+
+# Readers of the folder pass over names with an underscore (fraud.data, Spark, pyarrow).
+MANIFEST, REFUSED = "_features.json", "_refused.parquet"
+
+
+def write_features(
+    path: str, out: str, schema: Schema, *, partitions: int | None = None, date: dt.date | None = None
+) -> dict[str, Any]:
+    """Write the features of a data file to the folder `out`, whole or not at all, and return its manifest.
+
+    Parts of 262,144 rows in the order of the file: row number, the schema's columns (canonical, categories as text),
+    history features, calendar features; refused rows and the manifest beside them. `out` is replaced if this wrote it.
+    partitions: of the replay of entity history; by default one for a million rows. date: rows of other days (UTC) only
+    feed the history. Connects to Ray unless the caller did. Raises DataError, SchemaError.
+    """
+    began = time.monotonic()
+    filesystem, target = fsspec.core.url_to_fs(out)
+    target = target.rstrip("/")
+    if filesystem.exists(target) and not filesystem.exists(f"{target}/{MANIFEST}"):
+        raise DataError(f"--out {out} exists and ray_jobs.features did not write it: name another folder")
+    partial = f"{target.rpartition('/')[0]}/.{target.rpartition('/')[2]}.{os.getpid()}.tmp"
+    try:
+        filesystem.makedirs(partial)
+        with connected(), terminable():
+            found = Collector(_blocks(path, schema, partitions, date))
+            parts = _write_parts(found, schema, filesystem, partial)
+        if found.refused:
+            with filesystem.open(f"{partial}/{REFUSED}", "wb") as file:
+                pd.DataFrame(found.refused).to_parquet(file, index=False)
+        if not parts:
+            raise found.complaint(path)
+        manifest = {
+            "input": path,
+            "input_fingerprint": data.fingerprint(path),
+            "schema_name": schema.name,
+            "schema_fingerprint": schema.fingerprint,
+            "date": date.isoformat() if date else None,
+            "rows": {"written": found.rows, "quarantined": len(found.refused), "other_days": found.outside},
+            "features": len(raw_names(schema)[0]),
+            "parts": parts,
+            "warnings": found.warnings,
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        with filesystem.open(f"{partial}/{MANIFEST}", "wb") as file:
+            file.write((json.dumps(manifest, indent=2) + "\n").encode())
+        if filesystem.exists(target):
+            filesystem.rm(target, recursive=True)
+        filesystem.mv(partial, target, recursive=True)
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written: {error}; check the folder and its permissions") from None
+    finally:
+        if filesystem.exists(partial):
+            filesystem.rm(partial, recursive=True)
+    return manifest
+
+
+def _blocks(path: str, schema: Schema, partitions: int | None, date: dt.date | None) -> Iterator[pa.Table]:
+    from ray_jobs.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+    from ray_jobs.history_shuffle import with_history
+
+    with stream_settings(path):
+        cpus, _ = cpus_of_a_task()
+        if not schema.history:
+            yield from tables(checked_rows(path, schema, date, cpus))
+            return
+        rows = checked_rows(path, schema, None, cpus)
+        yield from tables(with_history(rows, schema, partitions=partitions, date=date, cpus=cpus).dataset)
+
+
+def _write_parts(found: Collector, schema: Schema, filesystem: Any, folder: str) -> int:
+    parts = 0
+    for table in found.tables():
+        with filesystem.open(f"{folder}/part-{parts:05d}.parquet", "wb") as file:
+            pq.write_table(_with_calendar(table, schema), file, compression="zstd")
+        parts += 1
+    return parts
+
+
+def _with_calendar(table: pa.Table, schema: Schema) -> pa.Table:
+    """The table with its calendar features, missing where the time is."""
+    if schema.timestamp is None or not schema.timestamp.calendar:
+        return table
+    times = table[scored.name_of(schema.timestamp.name)].to_pandas()
+    values = calendar(microseconds_since_epoch(times) / MICROSECONDS_A_DAY, schema.timestamp.calendar)
+    values[times.isna().to_numpy()] = np.nan
+    names = raw_names(schema)[0][len(schema.features) :]
+    for name, column in zip(names, values.T, strict=False):  # after them come the history features
+        table = table.append_column(name, pa.array(column))
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.features",
+        description="Write the raw features of every row as Parquet: row number, the schema's columns, entity history "
+        "and calendar, by name. Any number of rows: history is replayed in parts, by a hash of the entity. Rows that "
+        f"break the schema go to {REFUSED} in the folder, with the reason. The folder appears when it is complete.",
+        epilog="examples:\n"
+        "  python -m ray_jobs.features --data data/cards.parquet --schema handbook --out features\n"
+        "  python -m ray_jobs.features --data 'days/*.parquet' --schema my.yaml --out today --date 2026-01-31",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument(
+        "--schema", default="transactions", help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path"
+    )
+    parser.add_argument("--out", required=True, help="folder to write; one that this command wrote is replaced")
+    parser.add_argument(
+        "--history-partitions",
+        type=int,
+        metavar="N",
+        help="split the replay of entity history into N parts; memory is bounded by a part (default: one for a "
+        "million rows). The features do not depend on it",
+    )
+    parser.add_argument(
+        "--date",
+        type=day,
+        metavar="YYYY-MM-DD",
+        help="write only the rows of this day (UTC); the file's earlier rows still feed their entities' history",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    arguments = _parser().parse_args(argv)
+    if arguments.history_partitions is not None and arguments.history_partitions < 1:
+        raise ConfigError(f"--history-partitions {arguments.history_partitions} must be 1 or more")
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    name = arguments.schema
+    schema = Schema.load(settings.locate(name) if name.endswith((".yaml", ".yml")) else name)
+    out = settings.locate(arguments.out)
+    found = write_features(
+        settings.locate(arguments.data), out, schema, partitions=arguments.history_partitions, date=arguments.date
+    )
+    rows = found["rows"]
+    told = f"{rows['written']:,} rows with {found['features']} features"
+    told += f"; {rows['quarantined']:,} refused, see {REFUSED}" if rows["quarantined"] else ""
+    told += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
+    sys.stdout.write(f"{told} → {out} ({found['seconds']:.1f} s)\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
