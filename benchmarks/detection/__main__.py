@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, tell=lambda text: print(text, flush=True)
             )
             results[name] = {"seeds": arguments.seeds, **found}
-            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.text(name, results[name])}", flush=True)
+            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.full(name, results[name])}", flush=True)
             if not arguments.fast:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")

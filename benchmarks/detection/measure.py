@@ -32,7 +32,7 @@ RESAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
-class TestWindow:
+class JudgedWindow:
     """What the figures of a test window need. labels: int8 (n_test,); cards: codes, int64 (n_test,), or None; days:
     datetime64[D] (n_test,); is_known: bool (n_test,), the card was known as compromised by then."""
 
@@ -42,7 +42,7 @@ class TestWindow:
     is_known: np.ndarray
 
     @classmethod
-    def of(cls, prepared: Prepared, card: str) -> TestWindow:
+    def of(cls, prepared: Prepared, card: str) -> JudgedWindow:
         """The test window of `prepared`; card: entity column, or ""."""
         schema, split = prepared.schema, prepared.split
         assert prepared.labels is not None and schema.timestamp is not None
@@ -93,13 +93,13 @@ def run(
     rows = data_set.load(folder)
     schema = data_set.schema
     figures: dict[str, dict[str, list[list[float]]]] = {}
-    scored: list[tuple[TestWindow, dict[str, np.ndarray]]] = []
+    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]] = []
     windows: list[dict[str, Any]] = []
     weights: list[list[dict[str, float | None]]] = [[] for _ in seeds]
     for config in data_set.configs(1 if fast else None):
         begin = time.perf_counter()
         prepared = fitting.prepare(_until(rows, data_set, config), schema, config)
-        window = TestWindow.of(prepared, data_set.card)
+        window = JudgedWindow.of(prepared, data_set.card)
         windows.append(window.describe())
         tell(f"{data_set.name}: {windows[-1]}, prepared in {time.perf_counter() - begin:.0f} s")
         for place, seed in enumerate(seeds):
@@ -163,7 +163,9 @@ def _fit(prepared: Prepared, config: TrainConfig, seed: int) -> tuple[dict[str, 
     )
 
 
-def _intervals(scored: list[tuple[TestWindow, dict[str, np.ndarray]]], seed: int) -> dict[str, dict[str, list[float]]]:
+def _intervals(
+    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]], seed: int
+) -> dict[str, dict[str, list[float]]]:
     """95 % bootstrap interval of each score's mean over the windows, cards drawn whole where there are cards."""
     found = {}
     drawn = [

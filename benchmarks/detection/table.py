@@ -1,4 +1,7 @@
-"""The README's tables of what is caught, from the JSON of the last run, between two comment markers."""
+"""The tables of what is caught, from the JSON of the last run: a summary in the README, the rest in docs/detection.md.
+
+Both stand between two comment lines; whatever is outside them is written by hand.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,99 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.detection.measure import OURS
 from benchmarks.detection.protocols import DATA_SETS
+from fraud.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path("benchmarks/results/detection.json")
+RESULTS = ROOT / "benchmarks/results/detection.json"
+BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
+END = "<!-- end of measured -->"
+# The scores that the README shows in bold: those that a model without and with enough labels decides by.
+OF_INTEREST = (OURS["joined"], OURS["label_light"])
 
 
-def spread(values: list[list[float]], digits: int = 3) -> str:
+def spread(values: list[list[float]]) -> str:
     """Mean over the windows of each seed, then mean ± standard deviation over the seeds."""
     of_seeds = [float(np.mean(windows)) for windows in values]
-    return f"{np.mean(of_seeds):.{digits}f} ± {np.std(of_seeds):.{digits}f}"
+    return f"{np.mean(of_seeds):.3f} ± {np.std(of_seeds):.3f}"
 
 
-def text(name: str, found: Mapping[str, Any]) -> str:
+def full(name: str, found: Mapping[str, Any]) -> str:
     """One data set's whole table, measured and quoted, as Markdown."""
-    has_cards = any("card_precision" in metrics for metrics in found["figures"].values())
+    windows, quoted = found["windows"], DATA_SETS[name].quoted
+    attainable = [window["attainable_card_precision"] for window in windows]
+    cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) |"
+    span = ", ".join(f"{window['start']} to {window['end']}" for window in windows)
+    counts = ", ".join(f"{window['frauds']:,} of {window['rows']:,}" for window in windows)
+    seeds = ", ".join(map(str, found["seeds"]))
     lines = [
-        f"| {found['title']} | ROC-AUC | average precision | 95 % interval |" + (" CP@100 |" if has_cards else ""),
-        "|---|---|---|---|" + ("---|" if has_cards else ""),
+        f"### {found['title']}",
+        "",
+        f"Protocol: {found['protocol']}. Test {span}; frauds {counts} rows. Seeds {seeds}.",
+        "",
+        "| measured | ROC-AUC | average precision | its interval |" + cards,
+        "|---|---|---|---|" + ("---|" if cards else ""),
     ]
-    for who, metrics in found["figures"].items():
-        band = found["intervals"][who].get("average_precision")
-        shown = f"{band[0]:.3f}–{band[1]:.3f}" if band else ""
-        line = f"| {who} | {spread(metrics['roc_auc'])} | {spread(metrics['average_precision'])} | {shown} |"
-        lines.append(line + (f" {spread(metrics['card_precision'])} |" if has_cards else ""))
-    for quoted in DATA_SETS[name].quoted:
-        who = f"quoted: {quoted.who}" + (f" ({quoted.protocol})" if quoted.protocol else "")
-        line = f"| {who} | {quoted.roc_auc} | {quoted.average_precision} | |"
-        lines.append(line + (f" {quoted.card_precision} |" if has_cards else ""))
+    for who, figures in found["figures"].items():
+        low, high = found["intervals"][who]["average_precision"]
+        cells = [who, spread(figures["roc_auc"]), spread(figures["average_precision"]), f"{low:.3f}–{high:.3f}"]
+        lines.append(_row([*cells, spread(figures["card_precision"])] if cards else cells))
+    lines += ["", "| quoted | ROC-AUC | average precision |" + (" CP@100 |" if cards else "") + " differs by |"]
+    lines.append("|---|---|---|---|" + ("---|" if cards else ""))
+    for other in quoted:
+        cells = [other.who, other.roc_auc, other.average_precision]
+        lines.append(_row([*cells, *([other.card_precision] if cards else []), other.protocol]))
     return "\n".join(lines)
 
 
+def summary(results: Mapping[str, Any]) -> str:
+    """Every measured score as a row, average precision and ROC-AUC of every data set as columns."""
+    names = [name for name in DATA_SETS if name in results]
+    header = ["average precision (ROC-AUC)"]
+    for name in names:
+        weeks = len(results[name]["windows"])
+        header.append(results[name]["title"] + (f", {weeks} weeks" if weeks > 1 else ""))
+        header += ["its CP@100"] if DATA_SETS[name].weeks > 1 else []
+    lines = [_row(header), "|" + "---|" * len(header)]
+    for who in dict.fromkeys(who for name in names for who in results[name]["figures"]):
+        mark = "**" if who in OF_INTEREST else ""
+        cells = [f"{mark}{who}{mark}"]
+        for name in names:
+            figures = results[name]["figures"].get(who)
+            cells += _cells(figures, mark, with_cards=DATA_SETS[name].weeks > 1)
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def pages(results: Mapping[str, Any]) -> dict[Path, str]:
+    """What stands between the comment lines of each page."""
+    whole = "\n\n".join(full(name, results[name]) for name in DATA_SETS if name in results)
+    return {ROOT / "README.md": summary(results), ROOT / "docs/detection.md": whole}
+
+
+def replaced(page: str, measured: str) -> str:
+    """The page with `measured` between its comment lines. Raises DataError where it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise DataError(f"the page has no lines {BEGIN!r} and {END!r}: put them where the tables belong")
+    return f"{before}{BEGIN}\n{measured}\n{END}{after}"
+
+
 def write(results: Mapping[str, Any]) -> None:
-    """Put the tables between the markers."""
+    """Write the tables into their pages."""
+    for path, measured in pages(results).items():
+        path.write_text(replaced(path.read_text(encoding="utf-8"), measured), encoding="utf-8")
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(figures: Mapping[str, Any] | None, mark: str, *, with_cards: bool) -> list[str]:
+    if figures is None:
+        return ["", ""] if with_cards else [""]
+    area = np.mean([np.mean(windows) for windows in figures["roc_auc"]])
+    shown = f"{mark}{spread(figures['average_precision'])}{mark} ({area:.3f})"
+    return [shown, spread(figures["card_precision"])] if with_cards else [shown]
