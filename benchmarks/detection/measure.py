@@ -27,19 +27,22 @@ OURS = {
     "head": "supervised head alone",
     "joined": "joined with the head",
 }
-METRICS = ("roc_auc", "average_precision", "card_precision")
 RESAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgedWindow:
-    """What the figures of a test window need. labels: int8 (n_test,); cards: codes, int64 (n_test,), or None; days:
-    datetime64[D] (n_test,); is_known: bool (n_test,), the card was known as compromised by then."""
+    """What the figures of a test window need.
+
+    labels: int8 (n_test,); days: datetime64[D] (n_test,); cards: codes, int64 (n_test,), or None. is_known: bool
+    (n_test,), the card was known as compromised by that day, was_known: on the window's first day already.
+    """
 
     labels: np.ndarray
     days: np.ndarray
     cards: np.ndarray | None
     is_known: np.ndarray
+    was_known: np.ndarray
 
     @classmethod
     def of(cls, prepared: Prepared, card: str) -> JudgedWindow:
@@ -51,23 +54,32 @@ class JudgedWindow:
         days = prepared.rows[schema.timestamp.name].to_numpy(dtype="datetime64[D]")
         labels, test = prepared.labels[split.test], split.test
         if not card:
-            return cls(labels, days[test], None, np.zeros(len(test), dtype=bool))
+            nobody = np.zeros(len(test), dtype=bool)
+            return cls(labels, days[test], None, nobody, nobody)
         cards = pd.factorize(prepared.rows[card])[0].astype(np.int64)
         # The Fraud Detection Handbook's rule counts from the first day of training, with the label delay.
-        known = known_compromised(days, cards, prepared.labels, schema.label_delay_days, np.datetime64(since, "D"))
-        return cls(labels, days[test], pd.factorize(cards[test])[0].astype(np.int64), known[test])
+        delay = schema.label_delay_days
+        known = known_compromised(days, cards, prepared.labels, delay, np.datetime64(since, "D"))[test]
+        arrived = (prepared.labels == 1) & (days >= np.datetime64(since, "D"))
+        arrived &= days + np.timedelta64(int(delay), "D") < days[test].min()
+        early = np.isin(cards[test], np.unique(cards[arrived]))
+        return cls(labels, days[test], pd.factorize(cards[test])[0].astype(np.int64), known, early)
 
     def judge(self, scores: np.ndarray) -> dict[str, float]:
-        """METRICS of one score of the rows; card precision, at 100 cards a day, only with cards."""
+        """Figures of one score of the rows; card precision, at 100 cards a day, only with cards.
+
+        card_precision leaves out the cards known by each day, as the Fraud Detection Handbook does,
+        card_precision_at_start only those known when the window begins.
+        """
         found = {
             "roc_auc": metrics.roc_auc(self.labels, scores),
             "average_precision": metrics.average_precision(self.labels, scores),
         }
         if self.cards is not None:
-            left = ~self.is_known
-            found["card_precision"] = metrics.card_precision_at_k(
-                self.labels[left], scores[left], self.cards[left], self.days[left]
-            )
+            for name, left in (("card_precision", ~self.is_known), ("card_precision_at_start", ~self.was_known)):
+                found[name] = metrics.card_precision_at_k(
+                    self.labels[left], scores[left], self.cards[left], self.days[left]
+                )
         return found
 
     def describe(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def full(name: str, found: Mapping[str, Any]) -> str:
     """One data set's whole table, measured and quoted, as Markdown."""
     windows, quoted = found["windows"], DATA_SETS[name].quoted
     attainable = [window["attainable_card_precision"] for window in windows]
-    cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) |"
+    cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) | CP@100, known at the start |"
     span = ", ".join(f"{window['start']} to {window['end']}" for window in windows)
     counts = ", ".join(f"{window['frauds']:,} of {window['rows']:,}" for window in windows)
     seeds = ", ".join(map(str, found["seeds"]))
@@ -43,12 +43,13 @@ def full(name: str, found: Mapping[str, Any]) -> str:
         f"Protocol: {found['protocol']}. Test {span}; frauds {counts} rows. Seeds {seeds}.",
         "",
         "| measured | ROC-AUC | average precision | its interval |" + cards,
-        "|---|---|---|---|" + ("---|" if cards else ""),
+        "|---|---|---|---|" + ("---|---|" if cards else ""),
     ]
     for who, figures in found["figures"].items():
         low, high = found["intervals"][who]["average_precision"]
         cells = [who, spread(figures["roc_auc"]), spread(figures["average_precision"]), f"{low:.3f}–{high:.3f}"]
-        lines.append(_row([*cells, spread(figures["card_precision"])] if cards else cells))
+        cells += [spread(figures[key]) for key in ("card_precision", "card_precision_at_start") if cards]
+        lines.append(_row(cells))
     lines += ["", "| quoted | ROC-AUC | average precision |" + (" CP@100 |" if cards else "") + " differs by |"]
     lines.append("|---|---|---|---|" + ("---|" if cards else ""))
     for other in quoted:

@@ -73,6 +73,8 @@ def test_cards_known_as_compromised_are_left_out_of_card_precision(folder: Path)
     ]
     assert 0 < sum(expected) < len(expected)
     np.testing.assert_array_equal(window.is_known, expected)
+    on_the_first = test["CUSTOMER_ID"].isin(frauds["CUSTOMER_ID"][frauds["TX_DATETIME"] < pd.Timestamp("2018-08-01")])
+    np.testing.assert_array_equal(window.was_known, on_the_first)
     perfect = (window.labels == 1).astype(float)
     without = replace(window, is_known=window.labels == 1).judge(perfect)
     assert window.judge(perfect)["card_precision"] > without["card_precision"] == 0
@@ -86,7 +88,7 @@ def test_a_run_measures_ours_and_the_usual_models_on_the_same_rows(folder: Path)
     assert (window["start"], window["end"]) == ("2018-08-08", "2018-08-14") and window["frauds"] > 10
     assert set(OURS.values()) < set(found["figures"]) and len(found["figures"]) >= 10
     for who, figures in found["figures"].items():
-        assert set(figures) == {"roc_auc", "average_precision", "card_precision"}
+        assert set(figures) == {"roc_auc", "average_precision", "card_precision", "card_precision_at_start"}
         assert all(len(seeds) == 2 and all(len(windows) == 1 for windows in seeds) for seeds in figures.values())
         low, high = found["intervals"][who]["average_precision"]
         assert low <= figures["average_precision"][0][0] <= high
