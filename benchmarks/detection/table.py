@@ -76,6 +76,13 @@ def summary(results: Mapping[str, Any]) -> str:
             figures = results[name]["figures"].get(who)
             cells += _cells(figures, mark, with_cards=_tells(results[name]))
         lines.append(_row(cells))
+    for kind in ("label-free", "supervised"):
+        cells = [f"best quoted, {kind}"]
+        for name in names:
+            (best,) = (quoted for quoted in DATA_SETS[name].best if quoted.who == kind)
+            cells.append(f"{best.average_precision} ({best.roc_auc})")
+            cells += [best.card_precision] if _tells(results[name]) else []
+        lines.append(_row(cells))
     return "\n".join(lines)
 
 
