@@ -64,9 +64,9 @@ format: $(STAMP) ## rewrite the code in the house format
 	@$(BIN)/ruff check --fix --exit-zero .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure speed and memory; prints tables and writes benchmarks/*.json
-	@for file in benchmarks/bench_*.py; do test -e "$$file" || { echo "no benchmarks yet"; break; }; \
-		module=$${file%.py}; echo "== $$module"; $(PY) -m "$${module//\//.}" || exit 1; done
+bench: $(STAMP) ## measure detection, speed and memory; prints tables and writes benchmarks/results
+	@for file in benchmarks/bench_*.py benchmarks/*/__main__.py; do test -e "$$file" || continue; \
+		module=$${file%.py}; module=$${module%/__main__}; echo "== $$module"; $(PY) -m "$${module//\//.}" || exit 1; done
 
 lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev --annotation-style line \

@@ -1,0 +1,69 @@
+"""Detection on published data: ours, the usual models measured in the same run, and the figures others published.
+
+    python -m benchmarks.detection                                  # everything; minutes a data set
+    python -m benchmarks.detection --data sparkov --seeds 0 --fast  # does it run?
+    python -m benchmarks.detection --table                          # the README's tables anew, from the last results
+
+Protocols, targets and where the files come from: the README of the data folder, FRAUD_SHARED_DATA (default
+../shared/data). Nothing is chosen by a test window: settings are those of the shipped configurations, weights and
+thresholds come from validation. A run of all data sets and seeds also writes the tables.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.detection import measure, table
+from benchmarks.detection.protocols import DATA_SETS
+from fraud.errors import DataError, run_command
+from fraud.settings import Settings
+
+SEEDS = [0, 1, 2]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON and print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.detection", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS), help="data sets")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of every fit; default 0 1 2")
+    parser.add_argument("--fast", action="store_true", help="tiny models on the newest window; writes no results")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the README's tables from --out")
+    parser.add_argument("--out", default=str(table.RESULTS), help="JSON of results; data sets not measured stay")
+    arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if arguments.table and not out.exists():
+        raise DataError(f"{out} is missing: run python -m benchmarks.detection first")
+    results = json.loads(out.read_text()) if out.exists() else {}
+    if not arguments.table:
+        torch.set_num_threads(1)
+        folder = Settings.from_environment().shared_data
+        for name in arguments.data:
+            begin = time.perf_counter()
+            found = measure.run(
+                DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, tell=lambda text: print(text, flush=True)
+            )
+            results[name] = {"seeds": arguments.seeds, **found}
+            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.full(name, results[name])}", flush=True)
+            if not arguments.fast:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps(results, indent=1) + "\n")
+        if arguments.fast or set(arguments.data) != set(DATA_SETS) or arguments.seeds != SEEDS:
+            return 0
+    table.write(results)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

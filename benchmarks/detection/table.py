@@ -1,0 +1,125 @@
+"""The tables of what is caught, from the JSON of the last run: a summary in the README, the rest in docs/detection.md.
+
+Both stand between two comment lines; whatever is outside them is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.detection.measure import OURS
+from benchmarks.detection.protocols import DATA_SETS
+from fraud.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks/results/detection.json"
+BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
+END = "<!-- end of measured -->"
+# Below this card precision of a perfect score the README leaves the column out.
+LOWEST_ATTAINABLE = 0.05
+# The scores that the README shows in bold: those that a model without and with enough labels decides by.
+OF_INTEREST = (OURS["joined"], OURS["label_light"])
+
+
+def spread(values: list[list[float]]) -> str:
+    """Mean over the windows of each seed, then mean ± standard deviation over the seeds."""
+    of_seeds = [float(np.mean(windows)) for windows in values]
+    return f"{np.mean(of_seeds):.3f} ± {np.std(of_seeds):.3f}"
+
+
+def full(name: str, found: Mapping[str, Any]) -> str:
+    """One data set's whole table, measured and quoted, as Markdown."""
+    windows, quoted = found["windows"], DATA_SETS[name].quoted
+    attainable = [window["attainable_card_precision"] for window in windows]
+    cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) | CP@100, known at the start |"
+    span = ", ".join(f"{window['start']} to {window['end']}" for window in windows)
+    counts = ", ".join(f"{window['frauds']:,} of {window['rows']:,}" for window in windows)
+    seeds = ", ".join(map(str, found["seeds"]))
+    lines = [
+        f"### {found['title']}",
+        "",
+        f"Protocol: {found['protocol']}. Test {span}; frauds {counts} rows. Seeds {seeds}.",
+        "",
+        "| measured | ROC-AUC | average precision | its interval |" + cards,
+        "|---|---|---|---|" + ("---|---|" if cards else ""),
+    ]
+    for who, figures in found["figures"].items():
+        low, high = found["intervals"][who]["average_precision"]
+        cells = [who, spread(figures["roc_auc"]), spread(figures["average_precision"]), f"{low:.3f}–{high:.3f}"]
+        cells += [spread(figures[key]) for key in ("card_precision", "card_precision_at_start") if cards]
+        lines.append(_row(cells))
+    lines += ["", "| quoted | ROC-AUC | average precision |" + (" CP@100 |" if cards else "") + " differs by |"]
+    lines.append("|---|---|---|---|" + ("---|" if cards else ""))
+    for other in quoted:
+        cells = [other.who, other.roc_auc, other.average_precision]
+        lines.append(_row([*cells, *([other.card_precision] if cards else []), other.protocol]))
+    return "\n".join(lines)
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Every measured score as a row, average precision and ROC-AUC of every data set as columns."""
+    names = [name for name in DATA_SETS if name in results]
+    header = ["average precision (ROC-AUC)"]
+    for name in names:
+        weeks = len(results[name]["windows"])
+        header.append(results[name]["title"] + (f", {weeks} weeks" if weeks > 1 else ""))
+        header += ["its CP@100"] if _tells(results[name]) else []
+    lines = [_row(header), "|" + "---|" * len(header)]
+    for who in dict.fromkeys(who for name in names for who in results[name]["figures"]):
+        mark = "**" if who in OF_INTEREST else ""
+        cells = [f"{mark}{who}{mark}"]
+        for name in names:
+            figures = results[name]["figures"].get(who)
+            cells += _cells(figures, mark, with_cards=_tells(results[name]))
+        lines.append(_row(cells))
+    for kind in ("label-free", "supervised"):
+        cells = [f"best quoted, {kind}"]
+        for name in names:
+            (best,) = (quoted for quoted in DATA_SETS[name].best if quoted.who == kind)
+            cells.append(f"{best.average_precision} ({best.roc_auc})")
+            cells += [best.card_precision] if _tells(results[name]) else []
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def pages(results: Mapping[str, Any]) -> dict[Path, str]:
+    """What stands between the comment lines of each page."""
+    whole = "\n\n".join(full(name, results[name]) for name in DATA_SETS if name in results)
+    return {ROOT / "README.md": summary(results), ROOT / "docs/detection.md": whole}
+
+
+def replaced(page: str, measured: str) -> str:
+    """The page with `measured` between its comment lines. Raises DataError where it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise DataError(f"the page has no lines {BEGIN!r} and {END!r}: put them where the tables belong")
+    return f"{before}{BEGIN}\n{measured}\n{END}{after}"
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Write the tables into their pages."""
+    for path, measured in pages(results).items():
+        path.write_text(replaced(path.read_text(encoding="utf-8"), measured), encoding="utf-8")
+
+
+def _tells(found: Mapping[str, Any]) -> bool:
+    """Whether card precision can tell scores apart: enough cards are compromised a day."""
+    attainable = [window["attainable_card_precision"] or 0.0 for window in found["windows"]]
+    return float(np.mean(attainable)) >= LOWEST_ATTAINABLE
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(figures: Mapping[str, Any] | None, mark: str, *, with_cards: bool) -> list[str]:
+    if figures is None:
+        return ["", ""] if with_cards else [""]
+    area = np.mean([np.mean(windows) for windows in figures["roc_auc"]])
+    shown = f"{mark}{spread(figures['average_precision'])}{mark} ({area:.3f})"
+    return [shown, spread(figures["card_precision"])] if with_cards else [shown]
