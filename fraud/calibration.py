@@ -19,6 +19,9 @@ from fraud.errors import DataError
 
 # Evidence at which the score is one half: one normal row in a thousand.
 HALF_SCORE_EVIDENCE = 3.0
+# The head reads the evidence of both detectors already, and the validation window, which stopped and joined these two,
+# flatters them beside a head that has not seen it: so the head leads (docs/experiments.md).
+LOWEST_HEAD_WEIGHT = 0.8
 _TAIL_ROWS = 0.01
 _N_KNOTS = 128
 
@@ -96,7 +99,7 @@ def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, label
     normal = labels != 1
     tail = fit_tail(log_odds[normal])
     head = tail(log_odds)
-    weight = best_weight(head, joint, labels)
+    weight = best_weight(head, joint, labels, lowest=LOWEST_HEAD_WEIGHT)
     final = fit_tail(join(head, joint, weight)[normal])
     return replace(fitted, head=tail, final=final, head_weight=weight)
 
@@ -130,14 +133,18 @@ def fit_tail(raw: np.ndarray) -> Tail:
     return Tail(knots, np.maximum(evidence, 0.0), 1.0 / (scale * np.log(10.0)))
 
 
-def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
-    """Weight of the first, of 0, 0.05 .. 1, with the best average precision; the nearest to one half among equals."""
+def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, lowest: float = 0.0) -> float:
+    """Weight of the first, in steps of 0.05 from `lowest` to 1, with the best average precision.
+
+    The nearest to the middle of that range among equals, and where the labels do not hold both classes.
+    """
     from sklearn.metrics import average_precision_score
 
     known = labels >= 0
+    weights = np.linspace(lowest, 1.0, round((1.0 - lowest) / 0.05) + 1)
+    middle = 0.5 * (lowest + 1.0)
     if not (labels[known] == 1).any() or not (labels[known] == 0).any():
-        return 0.5
-    weights = np.linspace(0.0, 1.0, 21)
+        return middle
     scores = [average_precision_score(labels[known], join(first[known], second[known], w)) for w in weights]
     ties = weights[np.isclose(scores, max(scores), atol=1e-6)]
-    return float(ties[np.abs(ties - 0.5).argmin()])
+    return float(ties[np.abs(ties - middle).argmin()])

@@ -252,7 +252,7 @@ class Engine:
                 read = self._history.exchange if learn else self._history.read
                 return read(visits, self.store), True
             except StoreError as error:
-                logger.warning("scored with the model's own history: %s", error)
+                logger.debug("scored with the model's own history: %s", error)
         return self._history.read(visits, self._snapshot), self.store is None
 
     @cached_property

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fraud import history_online_kernels
+from fraud import history_kernels
 from fraud.history import EntryArguments, entry_names
 from fraud.history_state import EntityPlan, hashed, plans
 from fraud.schema import Schema
@@ -129,7 +129,7 @@ class _PlanReader:
     def compute(self, record: bytes, remembered: Remembered, out: np.ndarray) -> bool:
         """Write the features of a record; return whether its id was remembered already."""
         events, frauds = remembered
-        return history_online_kernels.read_row(
+        return history_kernels.read_row(
             np.frombuffer(events, "<u4") if events else _NO_WORDS,
             np.frombuffer(frauds, "<u4") if frauds else _NO_WORDS,
             np.frombuffer(record, "<u4"), *self._arguments, out,

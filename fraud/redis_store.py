@@ -50,7 +50,7 @@ return out
 # records of each list, oldest first, to put before what is there. Does nothing if another replica got further.
 _SEED = """
 local progress = redis.call('GET', KEYS[1]) or '0'
-if progress ~= ARGV[1] then return progress end
+if progress ~= ARGV[1] then return {0, progress} end
 local width = tonumber(ARGV[3])
 for i = 2, #KEYS do
     local records, part = ARGV[i + 3], {}
@@ -64,7 +64,7 @@ for i = 2, #KEYS do
     redis.call('EXPIRE', KEYS[i], ARGV[4])
 end
 redis.call('SET', KEYS[1], ARGV[2])
-return ARGV[2]
+return {1, ARGV[2]}
 """
 
 
@@ -165,7 +165,7 @@ class RedisStore:
         while progress != b"done":
             start = int(progress)
             if start > n:  # by a larger model's history; this one has nothing to add
-                progress = self._run(client, _SEED, [marker], [progress, b"done", width, 0])
+                _, progress = self._run(client, _SEED, [marker], [progress, b"done", width, 0])
                 continue
             done = int(ends[start - 1]) if start else 0
             stop = max(
@@ -184,9 +184,10 @@ class RedisStore:
             keys = [self._events(plan, str(state.keys[row])) for row in rows]
             blobs = [events[state.starts[row] * width : state.starts[row + 1] * width] for row in rows]
             after = b"done" if stop == n else str(stop).encode()
-            progress = self._run(client, _SEED, [marker, *keys], [progress, after, width, self._lives[plan], *blobs])
-            if progress == after:
-                entered += stop - start
+            is_ours, progress = self._run(
+                client, _SEED, [marker, *keys], [progress, after, width, self._lives[plan], *blobs]
+            )
+            entered += (stop - start) * is_ours
         return entered
 
     def _events(self, plan: int, key: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraud.errors import ConfigError
@@ -32,6 +32,9 @@ class Settings:
     model_name: name in the model registry (FRAUD_MODEL_NAME).
     mode: "production" or "dev" (FRAUD_MODE); only dev serves without an API key.
     shared_data: folder with the published data sets, for benchmarks (FRAUD_SHARED_DATA).
+    history_url: where serving keeps the live entity history: "memory", or redis://, rediss:// or unix:// with the
+        password in it (FRAUD_HISTORY_URL). Never shown nor logged.
+    history_timeout_ms: longest wait of a request for it (FRAUD_HISTORY_TIMEOUT_MS).
     """
 
     root: Path
@@ -41,16 +44,29 @@ class Settings:
     model_name: str = "fraud-detector"
     mode: str = "production"
     shared_data: Path
+    history_url: str = field(default="memory", repr=False)
+    history_timeout_ms: float = 100.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read settings from `environment` (default os.environ). Raises ConfigError on an unknown mode."""
+        """Read settings from `environment` (default os.environ). Raises ConfigError naming a variable that is wrong."""
         env = os.environ if environment is None else environment
         root = Path(env.get("FRAUD_ROOT") or Path.cwd()).absolute()
         state = root / (env.get("FRAUD_STATE") or "var")
         mode = env.get("FRAUD_MODE") or "production"
         if mode not in ("production", "dev"):
             raise ConfigError(f"FRAUD_MODE={mode!r} is unknown: set it to 'production' or 'dev'")
+        history_url = env.get("FRAUD_HISTORY_URL") or "memory"
+        if history_url != "memory" and not history_url.startswith(("redis://", "rediss://", "unix://")):
+            # Not shown: it may hold a password.
+            raise ConfigError("FRAUD_HISTORY_URL is neither 'memory' nor redis://..., rediss://... or unix://...")
+        timeout = env.get("FRAUD_HISTORY_TIMEOUT_MS") or "100"
+        try:
+            timeout_ms = float(timeout)
+        except ValueError:
+            timeout_ms = 0.0
+        if not 1 <= timeout_ms <= 60_000:
+            raise ConfigError(f"FRAUD_HISTORY_TIMEOUT_MS={timeout!r} is not a number of milliseconds, 1 to 60000")
         return cls(
             root=root,
             state=state,
@@ -59,6 +75,8 @@ class Settings:
             model_name=env.get("FRAUD_MODEL_NAME") or "fraud-detector",
             mode=mode,
             shared_data=root / (env.get("FRAUD_SHARED_DATA") or "../shared/data"),
+            history_url=history_url,
+            history_timeout_ms=timeout_ms,
         )
 
     def locate(self, path: str) -> str:

@@ -27,6 +27,12 @@ DESCRIPTION = "Scores card transactions for fraud with an isolation forest and a
 _DOCS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
+_LEARN = {
+    "name": "learn",
+    "in": "query",
+    "schema": {"type": "boolean", "default": True},
+    "description": "false asks what if: the transaction does not enter the history of its card or terminal.",
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problems, "description": "No valid API key."},
     413: {"model": Problems, "description": "The body is too large."},
@@ -50,12 +56,15 @@ def create_app(state: State, keys: ApiKeys) -> FastAPI:
     app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
     app.openapi = lambda: openapi(app, state, keys)  # type: ignore[method-assign]
 
-    @app.post("/score", response_model=Answer, responses=_ERRORS, tags=["scoring"])
+    @app.post(
+        "/score", response_model=Answer, responses=_ERRORS, tags=["scoring"], openapi_extra={"parameters": [_LEARN]}
+    )
     async def score(request: Request) -> Response:
         """Score one transaction and name what made it suspicious."""
         model = state.model
+        learn = _learn(request)
         transaction = await model.reader.read(request)
-        return _json(model.answer(transaction))
+        return _json(model.answer(transaction, learn=learn))
 
     @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"])
     async def model() -> Response:
@@ -102,6 +111,16 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys) -> dict[str, Any]:
         for path in OPEN_PATHS:
             document["paths"][path]["get"]["security"] = []
     return document
+
+
+def _learn(request: Request) -> bool:
+    given = request.query_params.get("learn", "true").lower()
+    if given not in ("true", "false"):
+        told = problem(
+            "bool_parsing", f"learn={given[:20]!r} is no boolean", "write true or false", field="learn", where="query"
+        )
+        raise Rejected(422, told)
+    return given == "true"
 
 
 def _json(content: dict[str, Any]) -> Response:

@@ -67,8 +67,13 @@ class Scorer:
         try:
             settings = Settings.from_environment(env)
             self._keys = ApiKeys.from_environment(settings, env)
+            place = serve.get_replica_context()
             model = load_model(
-                settings, folder=env.get("FRAUD_BUNDLE") or None, reference=env.get("FRAUD_MODEL") or "champion"
+                settings,
+                folder=env.get("FRAUD_BUNDLE") or None,
+                reference=env.get("FRAUD_MODEL") or "champion",
+                rank=place.rank.rank,
+                replicas=place.world_size,
             )
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
@@ -82,6 +87,14 @@ class Scorer:
         """Called by Serve; raising gets the replica replaced."""
         if not self._state.model.is_able():
             raise RuntimeError("the engine no longer scores a typical transaction")
+        if self._state.model.history:
+            self._state.model.history.maintain()
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica ends in order, after the last request."""
+        state = getattr(self, "_state", None)  # missing where the constructor raised
+        if state is not None and state.model.history:
+            state.model.history.close()
 
 
 def app(arguments: Mapping[str, str]) -> Application:

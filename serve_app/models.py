@@ -42,6 +42,9 @@ class Answer(BaseModel):
     )
     model_version: str = Field(description="The model that answered; see GET /model.", examples=["3"])
     reasons: list[Reason] = Field(description="What made it suspicious, strongest first; empty when nothing did.")
+    warnings: list[str] = Field(
+        default=[], description="What the score had to do without, such as the live history while its store is down."
+    )
     id: str | None = Field(default=None, description="The transaction's own id, where the schema has an id column.")
 
 

@@ -14,12 +14,14 @@ from fraud import bundle
 from fraud.engine import Engine
 from fraud.errors import DataError
 from fraud.settings import Settings
+from serve_app.history import LiveHistory
 from serve_app.problems import Rejected, problem
 from serve_app.reader import TransactionReader
 
 logger = logging.getLogger(__name__)
 
 MOST_REASONS = 3
+_NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,28 @@ class ServedModel:
     version: str
     sha256: str
     manifest: dict[str, Any]
+    history: LiveHistory | None = None
 
     @classmethod
-    def from_bundle(cls, loaded: bundle.Bundle, *, name: str, version: str | None = None) -> ServedModel:
-        """Compile the engine, so that no request waits for it. version: default the start of the bundle's SHA-256."""
-        engine = Engine(loaded.detector)
+    def from_bundle(
+        cls, loaded: bundle.Bundle, *, name: str, version: str | None = None, history: LiveHistory | None = None
+    ) -> ServedModel:
+        """Compile the engine, so that no request waits for it. version: default the start of the bundle's SHA-256.
+
+        history: the live one; without it rows are read against the history as of the end of the training data.
+        """
+        engine = Engine(loaded.detector, store=history.store if history else None)
         engine.warm_up()
         version = version or f"bundle-{loaded.sha256[:12]}"
-        return cls(engine, TransactionReader(engine.schema), name, version, loaded.sha256, loaded.manifest)
+        return cls(engine, TransactionReader(engine.schema), name, version, loaded.sha256, loaded.manifest, history)
 
-    def answer(self, transaction: dict[str, object]) -> dict[str, Any]:
-        """Score one canonical transaction; the content of models.Answer. Raises Rejected (422)."""
+    def answer(self, transaction: dict[str, object], *, learn: bool = True) -> dict[str, Any]:
+        """Score one canonical transaction; the content of models.Answer. Raises Rejected (422).
+
+        learn: it enters the live history of its entities for the transactions after it.
+        """
         try:
-            found, reasons = self.engine.score_and_explain(transaction, top=MOST_REASONS)
+            found, reasons = self.engine.score_and_explain(transaction, top=MOST_REASONS, learn=learn)
         except DataError as error:
             raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
         answer = {
@@ -55,6 +66,7 @@ class ServedModel:
             "autoencoder_score": found.autoencoder_score,
             "model_version": self.version,
             "reasons": [vars(reason) for reason in reasons],
+            "warnings": [] if found.is_history_live else [_NO_LIVE_HISTORY],
         }
         if found.head_score is not None:
             answer["head_score"] = found.head_score
@@ -94,8 +106,11 @@ class State:
     model: ServedModel
 
 
-def load_model(settings: Settings, *, folder: str | None = None, reference: str = "champion") -> ServedModel:
-    """Load the bundle in `folder`, or the one that the registry's alias or version `reference` means.
+def load_model(
+    settings: Settings, *, folder: str | None = None, reference: str = "champion", rank: int = 0, replicas: int = 1
+) -> ServedModel:
+    """Load the bundle in `folder`, or the one that the registry's alias or version `reference` means, and open the live
+    history of its entities. rank, replicas: which of how many replicas asks.
 
     Raises BundleError (missing, altered, unknown format) or RegistryError (no such version, MLflow unreachable).
     """
@@ -106,7 +121,8 @@ def load_model(settings: Settings, *, folder: str | None = None, reference: str 
 
         path = registry.fetch(reference, settings)
         loaded, version = bundle.load(path), Path(path).name
-    model = ServedModel.from_bundle(loaded, name=settings.model_name, version=version)
+    history = LiveHistory(loaded.detector, settings, rank=rank, replicas=replicas)
+    model = ServedModel.from_bundle(loaded, name=settings.model_name, version=version, history=history)
     logger.info("serving %s version %s, bundle %s", model.name, model.version, model.sha256[:12])
     return model
 

@@ -188,7 +188,7 @@ class Unable:
     def score_raw(self, raw: Any) -> Any:
         return raw * float("nan")
 
-    def score_and_explain(self, transaction: dict[str, object], top: int) -> Any:
+    def score_and_explain(self, transaction: dict[str, object], top: int, *, learn: bool) -> Any:
         raise ValueError(f"no score for {transaction}")
 
 

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from fraud import bundle
 from fraud.errors import BundleError, ConfigError
+from fraud.history_state import plans
+from fraud.memory_store import MemoryStore
 from serve_app.deployment import Options, Scorer, app
 from serve_app.state import ServedModel
 
@@ -89,6 +91,22 @@ def test_two_replicas_answer_the_seed_request(
     ) in replicas:  # what Ray itself opens is Ray's; the server that unpickles requests is on the node's address
         heard = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert ray.util.get_node_ip_address() in {ip.removeprefix("::ffff:") for ip in heard}
+
+
+def test_a_replica_saves_its_history_when_it_ends(
+    address: str, bundles: dict[str, Path], requests: dict[str, Mapping[str, object]], tmp_path: Path
+):
+    from ray import serve
+
+    settings = {"FRAUD_MODE": "dev", "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(tmp_path)}
+    scorer = Scorer.options(num_replicas=1).bind({**settings, "FRAUD_BUNDLE": str(bundles["handbook"])})
+    serve.run(scorer, name="historic", route_prefix="/historic")
+    request = {**requests["handbook"], "TX_DATETIME": "2025-09-01T10:15:00", "CUSTOMER_ID": "somebody new"}
+    assert fetch(f"{address}/historic/score", request)[0] == 200
+    serve.delete("historic")
+    (saved,) = (tmp_path / "history").iterdir()
+    found = MemoryStore.load(saved, plans(bundle.load(bundles["handbook"]).detector.schema))
+    assert "somebody new" in found.states()[0].keys
 
 
 def test_a_replica_that_cannot_work_says_why(address: str, tmp_path: Path):
