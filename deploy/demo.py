@@ -25,6 +25,7 @@ SERVE_TIMEOUT_S = 300.0
 SCORED = "artifacts/scored.parquet"
 REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
 REPORT = "monitoring/drift_report.html"
+EVALUATION = "evaluation/evaluation.html"
 # What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
 NOT_A_RESULT = re.compile(
@@ -95,6 +96,7 @@ class Demo:
             config = ["--config", self.config] if self.config else []
             where = ["--data", material.training, "--schema", self.schema, "--outdir", "artifacts"]
             self._job("train", "ray_jobs.train", *where, *config)
+            self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", EVALUATION)
             with self._step("deploy /score"):
                 self._deploy()
             with self._step("score one transaction"):
@@ -247,6 +249,7 @@ class Demo:
 
         for line in addresses(self.stack):
             self.say(line)
+        self.say(f"evaluation     {self.settings.root / EVALUATION}")
         self.say(f"drift report   {self.settings.root / REPORT}")
         self.say(f"scored day     {self.settings.root / SCORED}")
         held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
