@@ -130,6 +130,8 @@ def test_the_published_results_are_of_the_whole_protocol() -> None:
 
 
 def test_a_page_without_a_place_for_the_tables_is_refused() -> None:
-    assert table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nb", "new") == f"a\n{table.BEGIN}\nnew\n{table.END}\nb"
+    assert (
+        table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nb", "new") == f"a\n{table.BEGIN}\n\nnew\n\n{table.END}\nb"
+    )
     with pytest.raises(DataError, match="end of measured"):
         table.replaced(f"a\n{table.BEGIN}\n", "new")
