@@ -98,7 +98,7 @@ def replaced(page: str, measured: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise DataError(f"the page has no lines {BEGIN!r} and {END!r}: put them where the tables belong")
-    return f"{before}{BEGIN}\n{measured}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after}"
 
 
 def write(results: Mapping[str, Any]) -> None:

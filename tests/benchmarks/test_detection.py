@@ -113,7 +113,7 @@ def test_a_missing_file_says_where_to_look(tmp_path: Path) -> None:
 
 def test_the_pages_say_what_the_last_run_measured() -> None:
     results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
-    assert list(results) == list(DATA_SETS)
+    assert set(results) == set(DATA_SETS)
     for path, measured in table.pages(results).items():
         page = path.read_text(encoding="utf-8")
         assert table.replaced(page, measured) == page, (
@@ -130,6 +130,8 @@ def test_the_published_results_are_of_the_whole_protocol() -> None:
 
 
 def test_a_page_without_a_place_for_the_tables_is_refused() -> None:
-    assert table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nb", "new") == f"a\n{table.BEGIN}\nnew\n{table.END}\nb"
+    assert (
+        table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nb", "new") == f"a\n{table.BEGIN}\n\nnew\n\n{table.END}\nb"
+    )
     with pytest.raises(DataError, match="end of measured"):
         table.replaced(f"a\n{table.BEGIN}\n", "new")
