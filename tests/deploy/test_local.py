@@ -85,10 +85,12 @@ def test_another_schema_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pyt
 def test_the_answer_of_score_decides(tmp_path: Path):
     said: list[str] = []
     demo = demo_for(settings_for(tmp_path), said)
-    with answering(200, '{"score": 0.97, "reasons": []}') as port:
+    answer = '{"score": 0.97, "reasons": [{"text": "amount 9 is above the usual 3"}]}'
+    with answering(200, answer) as port:
         demo.stack = Stack(demo.settings, serve_port=port)
         demo._score_one(SEED_REQUEST)
-    assert any('{"score": 0.97}' in line for line in said)
+    assert any(answer in line for line in said)
+    assert any("because: amount 9 is above the usual 3" in line for line in said)
     with answering(422, "amount: not a number") as port:
         demo.stack = Stack(demo.settings, serve_port=port)
         with pytest.raises(StackError, match="422: amount: not a number"):
