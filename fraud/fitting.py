@@ -218,16 +218,13 @@ def _add_head(
         raise DataError(
             "head.use='always' and no labelled fraud in the training window: use 'auto' or 'never', or give labels"
         )
-    engine = Engine(detector)
-
-    def inputs(rows: np.ndarray) -> np.ndarray:
-        return head.inputs(prepared.raw[rows], engine.evidence(prepared.raw[rows]))
-
-    train, validation = inputs(split.train), inputs(split.validation)
+    engine, raw = Engine(detector), prepared.raw
+    evidence = engine.evidence(raw[split.validation])
+    train = head.inputs(raw[split.train], engine.evidence(raw[split.train]))
+    validation = head.inputs(raw[split.validation], evidence)
     y_train, y_validation = labels[split.train], labels[split.validation]
     fitted = fit_head(train, y_train, wanted, config.seed)
-    joint = engine.evidence(prepared.raw[split.validation])[:, 2]
-    calibrated = calibration.fit_head(detector.calibration, joint, fitted.score(validation), y_validation)
+    calibrated = calibration.fit_head(detector.calibration, evidence[:, 2], fitted.score(validation), y_validation)
     refitted = fitted
     if wanted.refit:
         both = np.concatenate([train, validation]), np.concatenate([y_train, y_validation])

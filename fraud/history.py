@@ -7,8 +7,8 @@ newest `Schema.history_events` transactions, no older than the longest window, a
 an event, however busy the entity is. A row's features use only what was known before it: transactions with an earlier
 time (or the same time and an earlier arrival), and frauds older than the label delay.
 
-`replay` computes them for millions of rows; `RowReader` for one row from the events that a state store remembers. Both
-run `history_kernels.window_statistics` over the same records, so they are equal.
+`replay` computes them for millions of rows; `fraud.history_online` for one row from the events that a state store
+remembers. Both run `history_kernels.window_statistics` over the same records, so they are equal.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ import pyarrow as pa
 
 from fraud import history_kernels
 from fraud.columns import WINDOWED, History, Statistic
-from fraud.history_state import FRAUD_RECORD, EntityPlan, HistoryState, plans
+from fraud.history_state import (
+    FRAUD_RECORD,
+    LARGEST_FLOAT32,
+    EntityPlan,
+    HistoryState,
+    count_kept,
+    frauds_that_matter,
+    plans,
+    starts_of,
+)
 from fraud.schema import Schema
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 # Rows a thread takes at a time; fewer are not worth a thread.
 _CHUNK = 50_000
 
@@ -51,12 +59,9 @@ def feature_statistics(schema: Schema) -> list[tuple[History, str, str]]:
 
 def feature_columns(schema: Schema) -> list[str]:
     """For each history feature the column a reader would blame: what it looks at, or else the entity."""
-    named = {"distinct": "of", "first_seen": "of"} | dict.fromkeys(
-        ("sum", "mean", "std", "max", "ratio", "zscore"), "value"
-    )
     of_places = ("distance_from_last", "speed_from_last")
     return [
-        entry.location[0] if statistic in of_places else getattr(entry, named.get(statistic, "entity"))
+        entry.location[0] if statistic in of_places else _looked_at(entry, statistic) or entry.entity
         for entry, statistic, _ in feature_statistics(schema)
     ]
 
@@ -112,11 +117,17 @@ def entry_names(entry: History) -> list[str]:
     """Names of the features of one history entry, in their order."""
     names = []
     for statistic in entry.statistics:
-        of = {"distinct": entry.of, "first_seen": entry.of}.get(statistic)
-        of = entry.value if statistic in ("sum", "mean", "std", "max", "ratio", "zscore") else of
+        of = _looked_at(entry, statistic)
         name = f"{of} {statistic} by {entry.entity}" if of else f"{statistic} by {entry.entity}"
         names += [f"{name} ({window})" for window in entry.windows] if statistic in WINDOWED else [name]
     return names
+
+
+def _looked_at(entry: History, statistic: str) -> str | None:
+    """The `value` or `of` column that a statistic reads, if it reads one."""
+    if statistic in ("distinct", "first_seen"):
+        return entry.of
+    return entry.value if statistic in ("sum", "mean", "std", "max", "ratio", "zscore") else None
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,6 @@ class _Batch:
         n, nobody = len(self._keys) + 1, len(self._keys)
         groups = np.append(positions, nobody)[codes][order]
         old = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
-        self._old = len(old) if learn else 0
         learnt = groups if learn else groups[:0]
         self._events = np.concatenate([state.events["time"], times[order][: len(learnt)]])
         all_groups = np.concatenate([old, learnt])
@@ -171,9 +181,8 @@ class _Batch:
         self._starts, self._sorting, self._state = starts, sorting, state
         self._events = self._events[sorting]
         if learn:
-            self._targets = np.flatnonzero(sorting >= len(old))
-            source = sorting[self._targets] - len(old)
-            self._stops = self._targets.copy()
+            self._stops = np.flatnonzero(sorting >= len(old))
+            source = sorting[self._stops] - len(old)
         else:
             source = np.arange(len(groups))
             self._stops = np.empty(len(groups), dtype=np.int64)
@@ -249,18 +258,13 @@ class _Batch:
         frauds["time"] = self._frauds
         frauds["id"][is_old] = self._state.frauds["id"][self._fraud_sorting[is_old]]
         frauds["id"][~is_old] = self._ids[self._fraud_rows[self._fraud_sorting[~is_old] - len(self._state.frauds)]]
-        # The kernel counts the newest `capacity` of the known frauds: those not known yet come on top.
-        is_known = frauds["time"] < newest - plan.delay
-        known_ends = np.repeat(
-            self._fraud_starts[:-1] + _counts(is_known, self._fraud_starts), np.diff(self._fraud_starts)
-        )
-        kept_frauds = (frauds["time"] >= newest - plan.memory) & (np.arange(len(frauds)) >= known_ends - plan.capacity)
-        per_entity = _counts(kept, self._starts)[:n]
-        frauds_per_entity = _counts(kept_frauds, self._fraud_starts)[:n]
+        kept_frauds = frauds_that_matter(self._frauds, self._fraud_starts, plan, newest)
+        per_entity = count_kept(kept, self._starts)[:n]
+        frauds_per_entity = count_kept(kept_frauds, self._fraud_starts)[:n]
         alive = (per_entity > 0) | (frauds_per_entity > 0)
         return HistoryState(
-            self._keys[alive], events, _starts(per_entity[alive]), frauds[kept_frauds],
-            _starts(frauds_per_entity[alive]),
+            self._keys[alive], events, starts_of(per_entity[alive]), frauds[kept_frauds],
+            starts_of(frauds_per_entity[alive]),
         )  # fmt: skip
 
 
@@ -268,7 +272,7 @@ def _kept(rows: pd.DataFrame, name: str) -> np.ndarray:
     """A column as a record keeps it: float32 of numbers, 32-bit hashes of the rest."""
     kind, _, column = name.partition(" ")
     if kind == "value":
-        return np.clip(rows[column].to_numpy(dtype=np.float64), -_LARGEST_FLOAT32, _LARGEST_FLOAT32).astype(np.float32)
+        return np.clip(rows[column].to_numpy(dtype=np.float64), -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
     return _hashes(rows[column])
 
 
@@ -286,16 +290,6 @@ def _hashes(texts: pd.Series) -> np.ndarray:
 
 def _part(values: np.ndarray, part: slice) -> np.ndarray:
     return values[part] if len(values) else values
-
-
-def _counts(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """How many of each group are kept."""
-    total = np.concatenate([[0], np.cumsum(kept)])
-    return np.diff(total[starts])
-
-
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _with_keys(known: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

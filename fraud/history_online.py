@@ -19,12 +19,10 @@ import numpy as np
 
 from fraud import history_kernels
 from fraud.history import EntryArguments, entry_names
-from fraud.history_state import EntityPlan, hashed, plans
+from fraud.history_state import DAY, LARGEST_FLOAT32, EntityPlan, hashed, plans, starts_of
 from fraud.schema import Schema
 from fraud.state_store import Remembered, StateReader, StateStore, Visit
 
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_DAY = 86_400_000_000
 _NO_RECORDS = Remembered(b"", b"")
 _NO_WORDS = np.empty(0, dtype="<u4")
 _NO_WORDS.flags.writeable = False  # as np.frombuffer's arrays are: numba compiles once
@@ -61,7 +59,7 @@ class OnlineHistory:
 
     def exchange(self, visits: Sequence[Visit], store: StateStore) -> np.ndarray:
         """History features, float64 (width,); the row is remembered for the rows after it. Raises StoreError."""
-        if int.from_bytes(visits[0].record[:8], "little", signed=True) > time.time() * 1e6 + _DAY:
+        if int.from_bytes(visits[0].record[:8], "little", signed=True) > time.time() * 1e6 + DAY:
             return self.read(visits, store)
         out, repeated = self._features(visits, store.exchange([visit for visit in visits if visit.key]))
         if repeated:
@@ -101,7 +99,7 @@ class _PlanReader:
         arguments = [EntryArguments.of(entry, plan) for entry in plan.entries]
         widths = [len(entry_names(entry)) for entry in plan.entries]
         self.width = sum(widths)
-        first = np.concatenate([[0], np.cumsum(widths)])
+        first = starts_of(widths)
         where = [
             [(names.index(name) if name else -1) for name in (entry.value, entry.of, *(entry.location or (None, None)))]
             for entry in plan.entries
@@ -112,7 +110,8 @@ class _PlanReader:
         columns = np.zeros((max(len(names), 1), n), dtype=np.uint32)
         table = 1 << (2 * n + 1).bit_length()
         self._arguments = (
-            layout, np.concatenate(statistics), _starts(statistics), np.concatenate(windows), _starts(windows),
+            layout, np.concatenate(statistics), starts_of([len(part) for part in statistics]),
+            np.concatenate(windows), starts_of([len(part) for part in windows]),
             plan.delay, plan.memory, plan.capacity,
             np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64), columns, columns.view(np.float32),
             np.zeros(n, dtype=np.int64), np.zeros(table, dtype=np.uint32), np.zeros(table, dtype=np.int64),
@@ -122,7 +121,7 @@ class _PlanReader:
     def pack(self, row: Mapping[str, object], now: int, row_id: int, number: Number) -> bytes:
         """The row's record."""
         values = [
-            min(max(number(name, row.get(name)), -_LARGEST_FLOAT32), _LARGEST_FLOAT32) for name in self._plan.values
+            min(max(number(name, row.get(name)), -LARGEST_FLOAT32), LARGEST_FLOAT32) for name in self._plan.values
         ]
         return self._struct.pack(now, row_id, *values, *[hashed(row.get(name)) for name in self._plan.others])
 
@@ -138,7 +137,3 @@ class _PlanReader:
 
 def _key(value: object) -> str:
     return "" if value is None or value != value else str(value)
-
-
-def _starts(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.cumsum([0, *(len(part) for part in parts)]).astype(np.int64)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fraud.history_state import EntityPlan, HistoryState
+from fraud.history_state import EntityPlan, HistoryState, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
 
 
@@ -47,19 +47,15 @@ def join(states: Sequence[HistoryState], plan: EntityPlan, newest: int) -> Histo
     """
     events = np.concatenate([state.events for state in states])
     frauds = np.concatenate([state.frauds for state in states])
-    starts = _starts(np.concatenate([np.diff(state.starts) for state in states]))
-    fraud_starts = _starts(np.concatenate([np.diff(state.fraud_starts) for state in states]))
+    starts = starts_of(np.concatenate([np.diff(state.starts) for state in states]))
+    fraud_starts = starts_of(np.concatenate([np.diff(state.fraud_starts) for state in states]))
     kept = events["time"] >= newest - plan.memory
-    # The newest `capacity` of the known frauds, and those not known yet.
-    known = _counts(frauds["time"] < newest - plan.delay, fraud_starts)
-    known_ends = np.repeat(fraud_starts[:-1] + known, np.diff(fraud_starts))
-    is_near = np.arange(len(frauds)) >= known_ends - plan.capacity
-    kept_frauds = (frauds["time"] >= newest - plan.memory) & is_near
-    per_entity, frauds_per_entity = _counts(kept, starts), _counts(kept_frauds, fraud_starts)
+    kept_frauds = frauds_that_matter(frauds["time"], fraud_starts, plan, newest)
+    per_entity, frauds_per_entity = count_kept(kept, starts), count_kept(kept_frauds, fraud_starts)
     alive = (per_entity > 0) | (frauds_per_entity > 0)
     keys = np.concatenate([state.keys for state in states])[alive]
     return HistoryState(
-        keys, events[kept], _starts(per_entity[alive]), frauds[kept_frauds], _starts(frauds_per_entity[alive])
+        keys, events[kept], starts_of(per_entity[alive]), frauds[kept_frauds], starts_of(frauds_per_entity[alive])
     )
 
 
@@ -68,21 +64,12 @@ def _of_entities(state: HistoryState, chosen: np.ndarray) -> HistoryState:
     return HistoryState(
         state.keys[chosen],
         state.events[_ranges(state.starts[chosen], counts)],
-        _starts(counts),
+        starts_of(counts),
         state.frauds[_ranges(state.fraud_starts[chosen], fraud_counts)],
-        _starts(fraud_counts),
+        starts_of(fraud_counts),
     )
 
 
 def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The positions begins[i] to begins[i] + counts[i] - 1, one range after the other."""
-    return np.repeat(begins - _starts(counts)[:-1], counts) + np.arange(int(counts.sum()))
-
-
-def _counts(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """How many of each group are kept."""
-    return np.diff(_starts(kept)[starts])
-
-
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.repeat(begins - starts_of(counts)[:-1], counts) + np.arange(int(counts.sum()))

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fraud.columns import History
 from fraud.schema import Schema
 
-_DAY = 86_400_000_000
+DAY = 86_400_000_000  # microseconds
+# A record keeps numbers as float32; larger ones are kept as this.
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 FRAUD_RECORD = np.dtype([("time", "<i8"), ("id", "<u4")])
 
 
@@ -39,7 +42,7 @@ class EntityPlan:
     @cached_property
     def memory(self) -> int:
         """Age in microseconds at which an event can no longer matter: the longest window, and the delay of labels."""
-        longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * _DAY
+        longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * DAY
         return longest + (self.delay if self.keeps_frauds else 0)
 
     @property
@@ -79,7 +82,7 @@ def plans(schema: Schema) -> tuple[EntityPlan, ...]:
             EntityPlan(
                 column=column, entries=entries, values=tuple(dict.fromkeys(values)),
                 others=tuple(dict.fromkeys(others)), capacity=schema.history_events,
-                delay=round(schema.label_delay_days * _DAY),
+                delay=round(schema.label_delay_days * DAY),
             )
         )  # fmt: skip
     return tuple(found)
@@ -161,6 +164,26 @@ def from_arrays(arrays: Mapping[str, np.ndarray], found: Iterable[EntityPlan]) -
             )
         )
     return tuple(states)
+
+
+def starts_of(counts: ArrayLike) -> np.ndarray:
+    """Where groups of these sizes begin, and the end of the last: int64 (n_groups + 1,)."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def count_kept(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """How many of each group are kept: int64 (n_groups,). kept: bool (n,), starts: int64 (n_groups + 1,)."""
+    return np.diff(starts_of(kept)[starts])
+
+
+def frauds_that_matter(times: np.ndarray, starts: np.ndarray, plan: EntityPlan, newest: int) -> np.ndarray:
+    """Which frauds a state keeps at `newest` (microseconds since 1970): bool (n_frauds,).
+
+    The kernel counts the newest `capacity` of an entity's known frauds: those not known yet come on top.
+    times: int64 (n_frauds,), those of one entity together and ascending, from starts, int64 (n_entities + 1,).
+    """
+    known_ends = np.repeat(starts[:-1] + count_kept(times < newest - plan.delay, starts), np.diff(starts))
+    return (times >= newest - plan.memory) & (np.arange(len(times)) >= known_ends - plan.capacity)
 
 
 def is_sound(state: HistoryState, plan: EntityPlan) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fraud.errors import ConfigError, StoreError
-from fraud.history_state import EntityPlan, HistoryState
+from fraud.history_state import DAY, EntityPlan, HistoryState
 from fraud.state_store import Remembered, Visit
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DAY = 86_400_000_000
 # After a failure no request tries, and waits, for this long.
 _PAUSE_SECONDS = 1.0
 _SEED_SECONDS, _SEED_ENTITIES, _SEED_BYTES = 30.0, 1_000, 1_000_000
@@ -98,7 +97,7 @@ class RedisStore:
             raise ConfigError("FRAUD_HISTORY_URL is not a Redis URL; write redis://:PASSWORD@HOST:6379/0") from None
         self._plans = list(plans)
         self._prefixes = [f"{namespace}:{plan.fingerprint}:" for plan in plans]
-        self._lives = [round((plan.memory + _DAY) / 1e6) for plan in plans]
+        self._lives = [round((plan.memory + DAY) / 1e6) for plan in plans]
         self._shas: dict[str, str] = {}
         self._closed_until = 0.0
         self._is_failing = False
