@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +71,28 @@ class TrainConfig:
     def flat(self) -> dict[str, Any]:
         """One level, dotted keys, for MLflow parameters."""
         return _flatten(self.to_dict())
+
+
+def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[str]) -> TrainConfig:
+    """The YAML, then `--set section.key=value`, then `--seed`. Raises ConfigError naming the key."""
+    raw = TrainConfig.load(path_or_name).to_dict()
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: write section.key=value, e.g. --set autoencoder.epochs=5")
+        *sections, key = path.strip().split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    if seed is not None:
+        raw["seed"] = seed
+    return from_mapping(TrainConfig, raw, where="--set" if overrides else "configuration")
 
 
 def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "configuration") -> T:

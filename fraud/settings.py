@@ -93,6 +93,10 @@ class Settings:
             )
         return str(self.root / path)
 
+    def locate_yaml(self, path_or_name: str) -> str:
+        """`locate` for what may be a YAML file or the name of a shipped one."""
+        return self.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name
+
 
 def turn_telemetry_off() -> None:
     """Switch off the usage reports of Ray, MLflow, Evidently and Airflow, unless the user set the variable already."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.session import connected, terminable
 from fraud import conclusions, data, evaluation, paired, slices
 from fraud.config import TrainConfig, from_mapping
 from fraud.errors import ConfigError, FraudError, RegistryError, run_command
@@ -23,7 +24,6 @@ from fraud.settings import Settings, turn_telemetry_off
 from fraud.validation import Validated
 from ray_jobs import evaluate_rows
 from ray_jobs.evaluate_rows import Model, Window
-from ray_jobs.session import connected, terminable
 
 logger = logging.getLogger(__name__)
 

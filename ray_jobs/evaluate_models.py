@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fraud import evaluation_plots, plots
+from fraud import page as tag
 from fraud.evaluation import Scored
-from ray_jobs import evaluate_html as tag
-from ray_jobs.evaluate_html import percent, table
+from fraud.page import percent, table
 
 _FIGURES = {
     "average_precision": ("average precision", tag.fixed),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fraud import evaluation_plots, plots
+from fraud import page as tag
 from fraud.evaluation import Plan, Scored, cost_matrix
-from ray_jobs import evaluate_html as tag
+from fraud.page import percent, table, with_interval
 from ray_jobs import evaluate_models, evaluate_slices
-from ray_jobs.evaluate_html import percent, table, with_interval
 
 _SAID = {"ok": "in order", "warning": "look", "bad": "problem", "unknown": "no verdict"}
 _VERDICT = {

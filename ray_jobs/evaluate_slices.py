@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fraud import evaluation_plots
-from ray_jobs import evaluate_html as tag
-from ray_jobs.evaluate_html import percent, table, with_interval
+from fraud import page as tag
+from fraud.page import percent, table, with_interval
 
 
 def calibration(found: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.session import connected, terminable
 from fraud import data, scored
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
@@ -24,7 +25,6 @@ from fraud.history import microseconds_since_epoch
 from fraud.schema import Schema, shipped_names
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score_output import Collector, day
-from ray_jobs.session import connected, terminable
 
 # Readers of the folder pass over names with an underscore (fraud.data, Spark, pyarrow).
 MANIFEST, REFUSED = "_features.json", "_refused.parquet"

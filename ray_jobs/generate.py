@@ -13,10 +13,10 @@ from typing import IO, NoReturn
 
 import pandas as pd
 
+from cluster.session import terminable
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings
 from fraud.simulate import check_settings, iter_cards, iter_transactions
-from ray_jobs.session import terminable
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from fraud.config import TrainConfig, from_mapping
+from fraud.config import TrainConfig, configure
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from fraud.settings import Settings
@@ -37,36 +35,14 @@ def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
         raise ConfigError(f"--workers {given.workers}: give 1 or more")
     return Order(
         data=settings.locate(given.data),
-        schema=Schema.load(_locate_yaml(given.schema, settings)),
+        schema=Schema.load(settings.locate_yaml(given.schema)),
         outdir=check_outdir(settings.locate(given.outdir)),
-        config=configure(given.config and _locate_yaml(given.config, settings), given.seed, given.set),
+        config=configure(given.config and settings.locate_yaml(given.config), given.seed, given.set),
         workers=given.workers,
         use_gpu=given.gpu,
         should_register=not given.no_register,
         should_restart=given.restart,
     )
-
-
-def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[str]) -> TrainConfig:
-    """The YAML, then `--set section.key=value`, then `--seed`. Raises ConfigError naming the key."""
-    raw = TrainConfig.load(path_or_name).to_dict()
-    for override in overrides:
-        path, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {override}: write section.key=value, e.g. --set autoencoder.epochs=5")
-        *sections, key = path.strip().split(".")
-        place = raw
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"--set {override}: {section!r} is a value, not a section")
-        try:
-            place[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
-    if seed is not None:
-        raw["seed"] = seed
-    return from_mapping(TrainConfig, raw, where="--set" if overrides else "configuration")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +69,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-register", action="store_true", help="write the artifacts only, leave MLflow alone")
     parser.add_argument("--restart", action="store_true", help="start anew instead of resuming a killed training")
     return parser
-
-
-def _locate_yaml(path_or_name: str, settings: Settings) -> str:
-    return settings.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name

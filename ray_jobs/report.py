@@ -15,44 +15,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import data
+from fraud import data, outdir
 from fraud.config import TrainConfig
 from fraud.detector import Detector
 from fraud.engine import Engine
-from fraud.errors import ConfigError
 from fraud.fitting import Evaluation, Prepared
 
 logger = logging.getLogger(__name__)
 
-# What an output folder holds; `check_outdir` knows one by these names.
+# What an output folder holds; a later training knows it by these names.
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", "reference.parquet"
-_OURS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
+OURS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
 
 REFERENCE_ROWS = 50_000
 _DETECTORS = ("forest", "autoencoder", "label_light", "head", "joined")
 
 
 def check_outdir(path: str) -> Path:
-    """Make the folder, or accept an empty one or one of an earlier training. Raises ConfigError, before any work."""
-    folder = Path(path)
-    if "://" in path:
-        raise ConfigError(f"--outdir {path} must be a local folder; the registry keeps a copy of the bundle")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--outdir {path} cannot be written ({error.strerror}): name another folder") from None
-    present = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    bundle = folder / BUNDLE
-    spoilt = bundle.exists() and not (bundle / "manifest.json").exists()
-    if present and (not present & _OURS or spoilt):
-        raise ConfigError(
-            f"--outdir {path} holds something else ({', '.join(sorted(present)[:3])}): name a new or empty folder, "
-            "or that of an earlier training"
-        )
+    """`outdir.check_outdir` for a training: a bundle without its manifest is somebody else's. Raises ConfigError."""
+    folder = outdir.check_outdir(path, OURS)
+    if (folder / BUNDLE).exists() and not (folder / BUNDLE / "manifest.json").exists():
+        raise outdir.not_ours(folder)
     return folder
 
 
@@ -75,15 +59,6 @@ def write_quarantine(quarantine: pd.DataFrame, folder: Path) -> None:
         data.write_parquet(quarantine, str(path))
     else:
         path.unlink(missing_ok=True)
-
-
-def log_quarantine(quarantine: pd.DataFrame, total: int) -> None:
-    """Log how many rows were refused, and the commonest reasons."""
-    if len(quarantine) == 0:
-        return
-    counts = quarantine.groupby(["column", "reason"]).size().sort_values(ascending=False)
-    reasons = "; ".join(f"{column}: {reason} ({n:,})" for (column, reason), n in counts.head(3).items())
-    logger.warning("%s of %s rows refused into %s: %s", f"{len(quarantine):,}", f"{total:,}", QUARANTINE, reasons)
 
 
 def write_reference(

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.session import connected, terminable
 from fraud import bundle, data
 from fraud.errors import run_command
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_output
 from ray_jobs.score_output import Job, day
-from ray_jobs.session import connected, terminable
 
 if TYPE_CHECKING:
     from fraud.bundle import Bundle

@@ -6,18 +6,15 @@ import dataclasses
 import functools
 import logging
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fraud import bundle, data, fitting
+from cluster.session import connected, terminable
+from fraud import bundle, data, fitting, stages
 from fraud.errors import run_command
 from fraud.settings import Settings
-from fraud.validation import Validated
 from ray_jobs import report, resume
 from ray_jobs.order import Order, read_order
-from ray_jobs.session import connected, terminable
 from ray_jobs.tracking import Tracker, discard, ended
 
 logger = logging.getLogger(__name__)
@@ -36,8 +33,8 @@ def train(order: Order, settings: Settings) -> str:
         if order.should_restart:
             discard(folder, settings)
         resources = fits.check_resources(order.workers, order.use_gpu)
-        checked = _load(order)
-        with _stage("features and windows"):
+        checked = stages.load(order.data, order.schema, logger, report.QUARANTINE)
+        with stages.stage("features and windows", logger):
             prepared = fitting.prepare(checked.rows, order.schema, order.config)
         for window in prepared.windows:
             frauds = "" if window.frauds is None else f", {window.frauds:,} frauds"
@@ -49,7 +46,7 @@ def train(order: Order, settings: Settings) -> str:
             if tracker:
                 tracker.start(order, fingerprint, checked)
             detector, evaluation, state = _fit(order, prepared, resources, folder, tracker)
-            with _stage(f"artifacts in {order.outdir}"):
+            with stages.stage(f"artifacts in {order.outdir}", logger):
                 content = report.summary(prepared, detector, evaluation, state["epochs"], order.config)
                 report.write_weights(state["best_weights"], order.outdir)
                 report.write_quarantine(checked.quarantine, order.outdir)
@@ -69,24 +66,13 @@ def train(order: Order, settings: Settings) -> str:
                 report.write_json(content, order.outdir / report.METRICS)
             text = report.table(prepared, detector, evaluation, order.config)
             if tracker:
-                with _stage("MLflow"):
+                with stages.stage("MLflow", logger):
                     version = tracker.register(order, report.flat_metrics(evaluation, detector), state["epochs"])
                 content["registry"] = {"model": settings.model_name, **dataclasses.asdict(version)}
                 report.write_json(content, order.outdir / report.METRICS)
                 text += f"registered {settings.model_name} version {version.number} as {version.alias}\n"
         folder.remove()
     return text + f"artifacts in {order.outdir}\n"
-
-
-def _load(order: Order) -> Validated:
-    with _stage(f"reading {order.data}") as done:
-        checked = data.load(order.data, order.schema)
-        total = len(checked.rows) + len(checked.quarantine)
-        done(f"{total:,} rows")
-    report.log_quarantine(checked.quarantine, total)
-    for warning in checked.warnings:
-        logger.warning("%s", warning)
-    return checked
 
 
 def _fit(
@@ -100,7 +86,7 @@ def _fit(
 
     config = order.config
     x_fit = ray.put(prepared.x_fit)
-    with _stage("forest") as done:
+    with stages.stage("forest", logger) as done:
         forest = fits.fit_forest(x_fit, config.forest, config.seed, resources)
         done(f"{len(forest.roots)} trees on {len(prepared.x_fit):,} rows")
     kept = fitting.trim(prepared, forest, config)
@@ -117,7 +103,7 @@ def _fit(
         if tracker:
             tracker.log_epoch(line)
 
-    with _stage("autoencoder") as done:
+    with stages.stage("autoencoder", logger) as done:
         state = fits.fit_autoencoder(
             x_fit,
             ray.put(prepared.x_validation),
@@ -129,22 +115,13 @@ def _fit(
             on_epoch,
         )
         done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
-    with _stage("calibration, threshold and evaluation"):
+    with stages.stage("calibration, threshold and evaluation", logger):
         fitted = autoencoder_score.export(state["best_weights"], kept, config.autoencoder, config.seed)
         fit_head = functools.partial(fits.fit_head, resources=resources)
         detector, evaluation = fitting.assemble(prepared, forest, fitted, config, fit_head)
     for warning in evaluation.warnings:
         logger.warning("%s", warning)
     return detector, evaluation, state
-
-
-@contextmanager
-def _stage(title: str) -> Iterator[Callable[[str], None]]:
-    """Log how long a stage took; call the yielded function to add what it did."""
-    started = time.perf_counter()
-    note: list[str] = []
-    yield note.append
-    logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

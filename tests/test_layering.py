@@ -14,11 +14,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "fraud"
+SHARED = "cluster"  # below the role folders: what every Ray job needs
 ROLES = ("ray_jobs", "tuning", "serve_app", "monitoring", "dags", "deploy", "benchmarks")
-SHIPPED = (CORE, "ray_jobs", "tuning", "serve_app", "monitoring", "dags", "deploy")
+SHIPPED = (CORE, SHARED, "ray_jobs", "tuning", "serve_app", "monitoring", "dags", "deploy")
 
-FOREIGN_TO_CORE = {"ray", "fastapi", "starlette", "airflow", "evidently", *ROLES}
-FOREIGN_TO_DAG_PARSING = {"ray", "torch", "mlflow", CORE, *ROLES}
+FOREIGN_TO_CORE = {"ray", "fastapi", "starlette", "airflow", "evidently", SHARED, *ROLES}
+FOREIGN_TO_DAG_PARSING = {"ray", "torch", "mlflow", CORE, SHARED, *ROLES}
 # Libraries that one place alone may import (patterns below the repository root).
 ONLY_IN = {"mlflow": ("fraud/registry.py",), "numba": ("fraud/*kernels.py",), "evidently": ("monitoring/*.py",)}
 # What runs code found in a file.
@@ -140,6 +141,10 @@ def test_roles_do_not_import_each_other(folder: str):
         if name in others
     ]
     assert not found
+
+
+def test_what_roles_share_imports_no_role():
+    assert not [path for path in modules(SHARED) for name, _ in imports_anywhere(path) if name in ROLES]
 
 
 def test_dags_parse_without_our_code_or_heavy_libraries():

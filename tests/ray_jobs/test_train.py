@@ -13,14 +13,14 @@ import pytest
 
 from fraud import bundle, data, fitting, registry, simulate
 from fraud.autoencoder import AutoencoderConfig, Training
-from fraud.config import TrainConfig, from_mapping
+from fraud.config import TrainConfig, configure, from_mapping
 from fraud.engine import Engine
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
 from fraud.locks import exclusive
 from fraud.schema import Schema
 from fraud.settings import Settings
 from ray_jobs import resume, tracking, train
-from ray_jobs.order import Order, configure, read_order
+from ray_jobs.order import Order, read_order
 
 pytestmark = pytest.mark.ray
 

@@ -1,4 +1,4 @@
-"""The building blocks of the evaluation page: escaped text, numbers with intervals, tables, pictures, the style."""
+"""The building blocks of a report page: escaped text, numbers with intervals, tables, pictures, the style."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Ray Tune: the search space, one trial, the sweep."""
