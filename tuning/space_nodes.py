@@ -77,10 +77,9 @@ class Node:
 
     def shown(self) -> str:
         """The value for a message, on one line."""
-        text = self.yaml.value if isinstance(self.yaml, yaml.ScalarNode) else ""
-        if isinstance(self.yaml, yaml.SequenceNode):
-            text = "a list"
-        return repr(text[:40]) if isinstance(self.yaml, yaml.ScalarNode) else (text or "a mapping")
+        if isinstance(self.yaml, yaml.ScalarNode):
+            return repr(self.yaml.value[:40])
+        return "a mapping" if self.is_mapping else "a list"
 
 
 def compose(text: str, file: str) -> Node:

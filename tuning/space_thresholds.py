@@ -48,12 +48,12 @@ def read_thresholds(threshold: Node | None, base: ThresholdConfig) -> tuple[Thre
     if "policies" in parts:
         named = parts["policies"].mapping(tuple(SETTINGS_OF))
         policies = tuple(config for policy, node in named.items() for config in _read_policy(policy, node, base))
+        _check_count(len(policies), parts["policies"])
     if "contamination" not in parts:
         return policies
     node = parts["contamination"]
     shares = forms.values(node, optional(NUMBER), _check_contamination)
-    if len(policies) * len(shares) > LARGEST:
-        raise node.error(f"{len(policies):,} policies x {len(shares):,} shares are more than {LARGEST:,} combinations")
+    _check_count(len(policies) * len(shares), node)
     return tuple(dataclasses.replace(config, **_capped(share)) for config in policies for share in shares)
 
 
@@ -84,16 +84,12 @@ def _combine(policy: str, given: dict[str, Node], node: Node, base: ThresholdCon
         inherited["alerts_per_day"] = None
 
     def check(key: str) -> forms.Check:
+        if key.startswith("cost_"):  # costs are bound to each other, so they are judged together, below
+            return _check_cost
         return lambda value: ThresholdConfig(**_of(policy, inherited | {key: value}))
 
-    # Costs are bound to each other, so they are judged together, below.
-    tried = {
-        key: forms.values(setting, _TYPES.get(key, NUMBER), check(key) if policy != "cost" else lambda _: None)
-        for key, setting in given.items()
-    }
-    count = math.prod(len(values) for values in tried.values())
-    if count > LARGEST:
-        raise node.error(f"{count:,} combinations are more than {LARGEST:,}: give fewer values or steps")
+    tried = {key: forms.values(setting, _TYPES.get(key, NUMBER), check(key)) for key, setting in given.items()}
+    _check_count(math.prod(len(values) for values in tried.values()), node)
     try:
         return [
             ThresholdConfig(**_of(policy, inherited | dict(zip(tried, chosen, strict=True))))
@@ -103,8 +99,18 @@ def _combine(policy: str, given: dict[str, Node], node: Node, base: ThresholdCon
         raise node.error(str(error)) from None
 
 
+def _check_count(count: int, node: Node) -> None:
+    if count > LARGEST:
+        raise node.error(f"{count:,} threshold combinations are more than {LARGEST:,}: give fewer values or steps")
+
+
 def _of(policy: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"policy": policy, **settings}
+
+
+def _check_cost(value: float) -> None:
+    if value < 0:
+        raise ConfigError(f"{value:g} must be 0 or more currency units")
 
 
 def _check_contamination(share: float | None) -> None:

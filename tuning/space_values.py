@@ -12,6 +12,7 @@ from tuning.space_nodes import Node
 
 RANGES = ("uniform", "log", "int", "log_int")
 LARGEST_GRID = 5_000
+_LARGEST_WHOLE = 2**31 - 1
 
 # Raises ConfigError where the configuration refuses a value.
 Check = Callable[[Any], object]
@@ -65,6 +66,8 @@ class Type:
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError
+    if abs(value) > _LARGEST_WHOLE:
+        raise OverflowError
     return value
 
 
@@ -98,7 +101,7 @@ def _list_of(take: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
 def _rows(value: Any) -> int | float | str:
     if isinstance(value, str):
         return value
-    return value if isinstance(value, int) and not isinstance(value, bool) else _number(value)
+    return _whole(value) if isinstance(value, int) else _number(value)
 
 
 WHOLE = Type("a whole number", _whole, ("int", "log_int"))
@@ -165,7 +168,9 @@ def _value(node: Node, type_: Type, check: Check) -> Any:
     raw = node.value()
     try:
         value = type_.take(raw)
-    except (ValueError, OverflowError):
+    except OverflowError:
+        raise node.error(f"{_short(raw)} is too large") from None
+    except ValueError:
         remedy = f"; for several values write {{choice: {raw!r}}}" if isinstance(raw, list) else ""
         raise node.error(f"{_short(raw)} has the wrong type, it must be {type_.words}{remedy}") from None
     try:
