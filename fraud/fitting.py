@@ -151,7 +151,8 @@ def assemble(
     split, labels = prepared.split, prepared.labels
     y_validation = None if labels is None else labels[split.validation]
     x = prepared.features.transform(prepared.raw[split.validation])
-    calibrated = calibration.fit(fitted_forest.score(x), fitted_autoencoder.score(x), y_validation)
+    raw_scores = fitted_forest.score(x), fitted_autoencoder.score(x)
+    calibrated = calibration.fit(*raw_scores, y_validation, config.forest_weight)
     undecided = Detector(
         schema=prepared.schema, features=prepared.features, history=prepared.history, forest=fitted_forest,
         autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
@@ -256,7 +257,7 @@ def _choose_threshold(
             f"no labelled fraud in the validation window: threshold policy {wanted.policy!r} replaced by an "
             f"alert budget of {config.alert_budget:.2%}",
         )
-        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget)
+        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget, contamination=wanted.contamination)
     validation = prepared.rows.iloc[prepared.split.validation]
     amounts = None
     if wanted.amount_column:
