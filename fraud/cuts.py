@@ -119,13 +119,26 @@ def budget_cut(scores: Floats, limit: int, rng: np.random.Generator, resamples: 
     """
     ascending = np.sort(scores)
     n = ascending.size
-    if limit >= n:
-        return float(ascending[0]), np.empty(0)
-    descents = np.r_[limit + 1, np.ceil(n * rng.beta(limit + 1, n - limit, resamples))].astype(np.int64)
-    first_over = ascending[n - np.clip(descents, 1, n)]
-    candidates = np.r_[ascending, just_above(scores)]
-    chosen = candidates[np.searchsorted(ascending, first_over, side="right")]
+    drawn = np.empty(0)
+    if limit < n:
+        drawn = np.clip(np.ceil(n * rng.beta(limit + 1, n - limit, resamples)), 1, n) - 1
+    chosen = cuts_within(ascending, np.r_[limit, drawn].astype(np.int64))
     return float(chosen[0]), chosen[1:]
+
+
+def cuts_within(ascending: Floats, limits: Ints) -> Floats:
+    """The lowest threshold with at most limits[i] alerts, float64 (n_limits,), among scores sorted upwards."""
+    n = ascending.size
+    first_over = ascending[n - 1 - np.minimum(limits, n - 1)]
+    candidates = np.r_[ascending, just_above(ascending)]
+    return np.where(limits >= n, ascending[0], candidates[np.searchsorted(ascending, first_over, side="right")])
+
+
+def budget_limit(config: ThresholdConfig, n_rows: int, days: float | None) -> int:
+    """The most alerts that policy "alert_budget" allows on n_rows rows; with alerts_per_day, in as many days."""
+    share, total = (config.budget, n_rows) if config.alerts_per_day is None else (config.alerts_per_day, days)
+    limit = largest_count(share, total)  # type: ignore[arg-type]
+    return limit if config.contamination is None else min(limit, largest_count(config.contamination, n_rows))
 
 
 def _joining(ascending: Floats, scores: Floats) -> Ints:

@@ -16,13 +16,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fraud.cuts import Cuts, budget_cut, missed_loss
+from fraud.cuts import Cuts, budget_cut, budget_limit, missed_loss
 from fraud.errors import BundleError, ConfigError, DataError
 from fraud.metrics import at_threshold
 from fraud.policies import SETTINGS_OF, Policy, ThresholdConfig, is_number
-from fraud.ranking import check_labels, check_scores, largest_count
+from fraud.ranking import check_labels, check_scores
 
-__all__ = ["Policy", "Threshold", "ThresholdConfig", "choose", "measure"]
+__all__ = ["Policy", "Threshold", "ThresholdConfig", "check_choice", "choose", "measure"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,14 +118,10 @@ def choose(
     if not values.size:
         raise DataError("there are no scores to choose a threshold on: give a window with at least one transaction")
     truth = check_labels(labels, values.size) if labels is not None else np.full(values.size, -1, np.int8)
-    _check_choice(truth, config, days, amounts)
+    check_choice(truth, config, days, amounts)
     rng = np.random.default_rng(seed)
     if config.policy == "alert_budget":
-        share, total = (config.budget, values.size) if config.alerts_per_day is None else (config.alerts_per_day, days)
-        limit = largest_count(share, total)  # type: ignore[arg-type]
-        if config.contamination is not None:
-            limit = min(limit, largest_count(config.contamination, values.size))
-        value, draws = budget_cut(values, limit, rng, resamples)
+        value, draws = budget_cut(values, budget_limit(config, values.size, days), rng, resamples)
     else:
         cuts = Cuts.of(values, truth, amounts)
         value, draws = cuts.choose(config), cuts.resample(config, rng, resamples)
@@ -189,9 +185,10 @@ def measure(
     return figures
 
 
-def _check_choice(
+def check_choice(
     truth: NDArray[np.int8], config: ThresholdConfig, days: float | None, amounts: ArrayLike | None
 ) -> None:
+    """Raise ConfigError, with the remedy, if the policy lacks what it needs: labels, frauds, days or amounts."""
     if config.policy != "alert_budget":
         remedy = "use policy 'alert_budget', which needs no labels, or a window with labelled frauds"
         if not (truth >= 0).any():
