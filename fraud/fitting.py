@@ -257,7 +257,8 @@ def join(
     where the head's members are fitted; history: the state that the detector starts with.
     """
     x = fitted_features.transform(fold.raw_validation)
-    calibrated = calibration.fit(fitted_forest.score(x), fitted_autoencoder.score(x), fold.validation_labels)
+    raw_scores = fitted_forest.score(x), fitted_autoencoder.score(x)
+    calibrated = calibration.fit(*raw_scores, fold.validation_labels, config.forest_weight)
     undecided = Detector(
         schema=fold.schema, features=fitted_features, history=history, forest=fitted_forest,
         autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
@@ -322,7 +323,7 @@ def _choose_threshold(
             f"no labelled fraud in the validation window: threshold policy {wanted.policy!r} replaced by an "
             f"alert budget of {config.alert_budget:.2%}",
         )
-        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget)
+        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget, contamination=wanted.contamination)
     validation = prepared.rows.iloc[prepared.split.validation]
     amounts = None
     if wanted.amount_column:
