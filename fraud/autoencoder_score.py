@@ -137,8 +137,9 @@ def _mixture(spread: np.ndarray, whitening: np.ndarray, config: AutoencoderConfi
     from sklearn.mixture import GaussianMixture
 
     rows = np.random.default_rng(seed).permutation(len(spread))[: config.mixture_rows]
+    components = min(config.components, len(rows))
     mixture = GaussianMixture(
-        min(config.components, len(rows)), reg_covar=_MIXTURE_FLOOR, max_iter=100, random_state=seed, init_params="k-means++"
+        components, reg_covar=_MIXTURE_FLOOR, max_iter=100, random_state=seed, init_params="k-means++"
     ).fit(spread[np.sort(rows)])
     factors = mixture.precisions_cholesky_
     log_determinants = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
