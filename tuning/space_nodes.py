@@ -13,7 +13,8 @@ from fraud.columns import closest
 from fraud.errors import ConfigError
 
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-3 as text
+# YAML 1.1 reads 1e-3 as text. Bounded, or a long run of digits would be searched in quadratic time.
+_EXPONENT = re.compile(r"[-+]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][-+]?\d{1,5}")
 _DEEPEST = 3  # a list in a list in a form is as deep as a value goes
 
 
@@ -44,7 +45,7 @@ class Node:
             raise self.error(f"{state}: name something of {', '.join(known)}, or remove it")
         found: dict[str, Node] = {}
         for key, value in self.yaml.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+            name = key.value[:80] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
             child = Node(self.file, f"{self.name}.{name}".lstrip("."), key.start_mark.line + 1, value)
             if name not in known:
                 near = closest(name, known) or f": use one of {', '.join(known)}"

@@ -20,7 +20,7 @@ _SETTINGS: dict[str, dict[str, Type]] = {
     "autoencoder": {
         "hidden": WHOLES, "depth": WHOLE, "width": WHOLE, "latent": WHOLE, "activation": TEXT, "dropout": NUMBER,
         "noise": NUMBER, "mask": NUMBER, "lr": NUMBER, "weight_decay": NUMBER, "batch_size": WHOLE, "epochs": WHOLE,
-        "patience": WHOLE, "score": TEXT, "components": WHOLE,
+        "patience": WHOLE, "score": TEXT, "components": WHOLE, "mixture_rows": WHOLE,
     },
 }  # fmt: skip
 _ONLY_CHOICES = {
@@ -123,10 +123,16 @@ def _forest_sizes(found: dict[str, Parameter], nodes: dict[str, Node], base: Tra
 
 def _score_kinds(found: dict[str, Parameter], nodes: dict[str, Node], base: TrainConfig) -> tuple[dict[str, Any], ...]:
     score, components = found.get("autoencoder.score"), found.get("autoencoder.components")
+    rows = found.get("autoencoder.mixture_rows")
     kinds = score.choices if score else (base.autoencoder.score,)
-    if components and "density" not in kinds:
-        raise nodes[components.name].error(
-            f"has no effect without the score 'density', and the scores are {', '.join(kinds)}: remove it"
+    for idle in (components, rows):
+        if idle and "density" not in kinds:
+            raise nodes[idle.name].error(
+                f"has no effect without the score 'density', and the scores are {', '.join(kinds)}: remove it"
+            )
+    if rows and not rows.is_fixed:
+        raise nodes[rows.name].error(
+            "it bounds how long a fit takes, it is no choice between detectors: give one number"
         )
     counts = components.choices if components else (base.autoencoder.components,)
     return tuple(
@@ -147,8 +153,7 @@ def _epochs(found: dict[str, Parameter], nodes: dict[str, Node], base: TrainConf
 
 def _weights(node: Node | None, base: TrainConfig) -> tuple[float, ...]:
     if node is None:
-        given = getattr(base, "forest_weight", None)
-        return _DEFAULT_WEIGHTS if given is None else (given,)
+        return _DEFAULT_WEIGHTS if base.forest_weight is None else (base.forest_weight,)
     return tuple(sorted(forms.values(node, NUMBER, _share)))
 
 

@@ -22,7 +22,11 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
     """The policy whose optimum compares the combinations; not named: the base's own if it has one, else best F1."""
     node = None if threshold is None else _parts(threshold).get("judge")
     if node is None:
-        return dataclasses.replace(base, **_uncapped()) if base.policy in JUDGES else ThresholdConfig(policy="best_f1")
+        return (
+            dataclasses.replace(base, contamination=None)
+            if base.policy in JUDGES
+            else ThresholdConfig(policy="best_f1")
+        )
     settings = sorted({setting for policy in JUDGES for setting in SETTINGS_OF[policy]})
     given = node.mapping(("policy", *settings))
     if "policy" not in given:
@@ -34,7 +38,7 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
         if setting.is_mapping:
             raise setting.error("a judge does not vary: give one value")
         _check_taken(setting, key, policy.value())
-    (judge,) = _combine(policy.value(), given, node, base)
+    (judge,) = _combine(policy.value(), given, node, dataclasses.replace(base, contamination=None))
     return judge
 
 
@@ -54,7 +58,7 @@ def read_thresholds(threshold: Node | None, base: ThresholdConfig) -> tuple[Thre
     node = parts["contamination"]
     shares = forms.values(node, optional(NUMBER), _check_contamination)
     _check_count(len(policies) * len(shares), node)
-    return tuple(dataclasses.replace(config, **_capped(share)) for config in policies for share in shares)
+    return tuple(dataclasses.replace(config, contamination=share) for config in policies for share in shares)
 
 
 def _parts(threshold: Node) -> dict[str, Node]:
@@ -79,7 +83,7 @@ def _check_taken(setting: Node, key: str, policy: str) -> None:
 
 def _combine(policy: str, given: dict[str, Node], node: Node, base: ThresholdConfig) -> list[ThresholdConfig]:
     """Cross the values; settings of the policy that are not given come from the base."""
-    inherited = {key: getattr(base, key) for key in SETTINGS_OF[policy]}
+    inherited = {key: getattr(base, key) for key in (*SETTINGS_OF[policy], "contamination")}
     if "budget" in given:
         inherited["alerts_per_day"] = None
 
@@ -116,15 +120,3 @@ def _check_cost(value: float) -> None:
 def _check_contamination(share: float | None) -> None:
     if share is not None and not 0 < share < 1:
         raise ConfigError(f"{share:g} must be a share in (0, 1), or null for no limit")
-
-
-def _has_contamination() -> bool:
-    return any(field.name == "contamination" for field in dataclasses.fields(ThresholdConfig))
-
-
-def _capped(share: float | None) -> dict[str, Any]:
-    return {"contamination": share} if _has_contamination() else {}
-
-
-def _uncapped() -> dict[str, Any]:
-    return _capped(None)

@@ -154,7 +154,7 @@ def values(node: Node, type_: Type, check: Check) -> tuple[Any, ...]:
         if steps is None:
             raise given.error(f"every value is tried here: say how many, {{{form}: [low, high], steps: 20}}")
         count = steps
-    how_many = _value(count, WHOLE, _take_any)
+    how_many: int = _value(count, WHOLE, _take_any)
     if not 2 <= how_many <= LARGEST_GRID:
         raise count.error(f"{how_many} steps: give 2 to {LARGEST_GRID:,}")
     low, high = _ends(given, ends, form, type_, check)
@@ -171,7 +171,7 @@ def _value(node: Node, type_: Type, check: Check) -> Any:
     except OverflowError:
         raise node.error(f"{_short(raw)} is too large") from None
     except ValueError:
-        remedy = f"; for several values write {{choice: {raw!r}}}" if isinstance(raw, list) else ""
+        remedy = f"; for several values write {{choice: {_short(raw)}}}" if isinstance(raw, list) else ""
         raise node.error(f"{_short(raw)} has the wrong type, it must be {type_.words}{remedy}") from None
     try:
         check(value)
@@ -210,7 +210,7 @@ def _choices(node: Node, type_: Type, check: Check) -> tuple[Any, ...]:
 def _exactly(node: Node, count: int, shape: str) -> list[Node]:
     items = node.items()
     if len(items) != count:
-        raise node.error(f"{len(items)} numbers where {shape} belongs")
+        raise node.error(f"{shape} belongs here, not a list of {len(items)}")
     return items
 
 
@@ -230,9 +230,9 @@ def _ends(node: Node, ends: list[Node], form: str, type_: Type, check: Check) ->
 def _between(low: float, high: float, count: int, form: str) -> list[float]:
     shares = [step / (count - 1) for step in range(count)]
     if form.startswith("log"):
-        inner = [low * (high / low) ** share for share in shares[1:-1]]
+        inner = [math.exp(math.log(low) * (1 - share) + math.log(high) * share) for share in shares[1:-1]]
     else:
-        inner = [low + (high - low) * share for share in shares[1:-1]]
+        inner = [low * (1 - share) + high * share for share in shares[1:-1]]
     if form.endswith("int"):
         return [low, *(round(value) for value in inner), high]
     return [low, *(float(f"{value:.6g}") for value in inner), high]
