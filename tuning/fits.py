@@ -51,9 +51,15 @@ class Candidate:
 class Fit(Protocol):
     """What a trial drives."""
 
-    step: int
-    reason: str
     epochs: list[dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """Trees or epochs so far."""
+
+    @property
+    def reason(self) -> str:
+        """Why it finished, empty before."""
 
     @property
     def is_finished(self) -> bool:
@@ -62,7 +68,7 @@ class Fit(Protocol):
     def advance(self, seconds: float) -> list[Candidate] | None:
         """Work up to the next rung and return its candidates, or for about `seconds` and return None.
 
-        `step` is then how far it has come, `epochs` what they reported since the last call, `reason` why it finished.
+        `epochs` is then what each epoch since the last call reported.
         """
 
     def state(self) -> dict[str, Any]:
@@ -80,13 +86,17 @@ class ForestFit:
         self._groups, self._normaliser = 0, 1.0
         self._paths = [np.zeros(len(task.x_judged)) for task in tasks]  # summed over the trees of whole groups
         self.step = 0
-        self.reason = ""
         self.epochs: list[dict[str, Any]] = []
 
     @property
     def is_finished(self) -> bool:
         """Whether the largest size is reached."""
         return self.step >= self._sizes[-1]
+
+    @property
+    def reason(self) -> str:
+        """Why it finished."""
+        return f"all {self.step} trees" if self.is_finished else ""
 
     def advance(self, seconds: float) -> list[Candidate] | None:
         """Grow to the next size. `seconds` is not used: that takes seconds anyway."""
@@ -100,8 +110,6 @@ class ForestFit:
             some = self._path_lengths(task, config, groups) if rest else 0.0
             scores.append(np.exp2(-(paths + some) / size / self._normaliser))
         self._groups, self.step = groups, size
-        if self.is_finished:
-            self.reason = f"all {size} trees"
         visits = float(np.mean(-np.log2(scores[0])) * size * self._normaliser)
         by_fold = [
             metrics.average_precision(task.labels, found) for task, found in zip(self._tasks, scores, strict=True)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import resource
 import socket
 import time
-import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray import tune
 
 from fraud import calibration, threshold_grid
-from fraud.config import TrainConfig
+from fraud.errors import FraudError
 from tuning.fits import Candidate, Fit, ForestFit, NetworkFit
+from tuning.kept import best_with_scores, keep_scores, keep_state, restore
 from tuning.shared import Shared, Task, key_of
 
-STATE, SCORES = "state.pt", "scores.npz"
-# Candidates whose scores are kept for the pairing.
-KEPT = 3
 # A long fit keeps its state and is heard of this often.
 SECONDS_A_STEP = 5.0
 REDUCTION = 3
@@ -50,6 +44,7 @@ class DetectorTrial(tune.Trainable):
         self._fit: Fit | None = None
         self._candidates: list[Candidate] = []
         self._seconds = 0.0
+        self._grid: dict[str, Any] | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -60,15 +55,17 @@ class DetectorTrial(tune.Trainable):
             if self._fit is None:
                 self._begin()
             assert self._fit is not None
-            found = self._fit.advance(SECONDS_A_STEP)
+            found = [] if self._fit.is_finished else self._fit.advance(SECONDS_A_STEP)
             if found is not None:
-                self._candidates += found
+                self._candidates = best_with_scores([*self._candidates, *found])
             told |= {"step": self._fit.step, "epochs": self._fit.epochs, "reason": self._fit.reason}
             told |= {"done": self._fit.is_finished}
             if found is not None:
-                told["objective"] = max(candidate.objective for candidate in found)
-                told["result"] = self._result(began)
-            self._keep(is_rung=found is not None)
+                told["result"] = self._result(self._seconds + time.perf_counter() - began)
+                told["objective"] = told["result"]["objective"]
+                keep_scores(self._folder, self._candidates)
+            if state := self._fit.state():
+                keep_state(self._folder, state, self._candidates, self._seconds + time.perf_counter() - began)
         except Exception as error:  # noqa: BLE001 - a trial may fail in any way, and the sweep goes on
             told |= {"done": True, "failed": _in_words(error)}
             self._fit = None
@@ -94,32 +91,30 @@ class DetectorTrial(tune.Trainable):
             kinds = space.score_kinds if self._params else (own,)
             rungs = rungs_of(chosen.epochs) if self._params else (chosen.epochs,)
             self._fit = NetworkFit(self._tasks, config, rungs, kinds, shared.device)
-        self._restore(self._folder())
+        self._restore()
 
-    def _result(self, began: float) -> dict[str, Any]:
+    def _result(self, seconds: float) -> dict[str, Any]:
         """What the trial would end with if it ended now."""
         assert self._fit is not None
         best = max(range(len(self._candidates)), key=lambda place: self._candidates[place].objective)
         chosen = self._candidates[best]
-        grid = self._thresholds(chosen) if chosen.scores is not None and self._shared.has_labels else self._grid
-        self._grid = grid
-        thresholds = grid["combinations"] if grid else 0
+        if chosen.scores is not None and self._shared.has_labels:
+            self._grid = self._thresholds(chosen)
+        thresholds = self._grid["combinations"] if self._grid else 0
         is_forest = self._detector == "forest"
         return {
             "objective": chosen.objective,
             "scoring_cost": chosen.scoring_cost,
-            "seconds": self._seconds + time.perf_counter() - began,
+            "seconds": seconds,
             "fits": len(self._tasks),
             "epochs": None if is_forest else self._fit.step,
             "trees": self._fit.step if is_forest else None,
             "candidates": [candidate.to_dict() for candidate in self._candidates],
             "best": best,
-            "thresholds": grid,
+            "thresholds": self._grid,
             "combinations": len(self._candidates) * max(1, thresholds),
             "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-
-    _grid: dict[str, Any] | None = None
 
     def _thresholds(self, chosen: Candidate) -> dict[str, Any]:
         """Every threshold combination of the space on this detector's own scores: no fit, milliseconds."""
@@ -136,31 +131,38 @@ class DetectorTrial(tune.Trainable):
             best = {"policy": best["policy"], "settings": best["setting"], "judged": best["judged"]}
         return {"combinations": len(grid.points), "seconds": grid.seconds, "best": best}
 
+    def _restore(self) -> None:
+        """Go on from what an earlier process of this trial kept."""
+        assert self._fit is not None
+        kept = restore(self._folder)
+        if kept is not None:
+            state, self._candidates, self._seconds = kept
+            self._fit.restore(state)
+
+    @property
     def _folder(self) -> Path:
         folder = Path(self._shared.folder) / f"{self._number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _keep(self, *, is_rung: bool) -> None:
-        """Keep what the trial goes on from after a kill and, at a rung, the scores of its best candidates."""
-        import torch
 
-        assert self._fit is not None
-        folder = self._folder()
-        if is_rung:
-            best = sorted(self._candidates, key=lambda candidate: -candidate.objective)[:KEPT]
-            self._candidates = [
-                candidate if candidate in best else dataclasses.replace(candidate, scores=None)
-                for candidate in self._candidates
-            ]
-            kept = {
-                f"{self._candidates.index(candidate)}.{fold}": scores
-                for candidate in best
-                for fold, scores in enumerate(candidate.scores or [])
-            }
-            with _atomic(folder / SCORES) as draft, draft.open("wb") as file:
-                np.savez(file, **kept)  # type: ignore[arg-type]
-        if state := self._fit.state():
-            told = [candidate.to_dict() for candidate in self._candidates]
-            with _atomic(folder / STATE) as draft:
-                torch.save({"fit": state, "candidates": told, "seconds": self._seconds}, draft)
+def rungs_of(epochs: int) -> tuple[int, ...]:
+    """Epochs after which a network is judged: the most it trains, and thirds of that down to two epochs or more."""
+    rungs = [epochs]
+    while rungs[0] // REDUCTION >= 2:
+        rungs.insert(0, rungs[0] // REDUCTION)
+    return tuple(rungs)
+
+
+def _in_words(error: Exception) -> str:
+    line = " ".join(str(error).split())[:400]
+    return line if isinstance(error, FraudError) else f"{type(error).__name__}: {line}"
+
+
+def _pin_threads(threads: int) -> None:
+    """Use no more threads than the trial's share of the CPUs."""
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
