@@ -5,6 +5,7 @@ Of our modules, this one and `fraud.registry` alone import mlflow.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -48,10 +49,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, written to by this process; threads may share it. Every method may raise RegistryError."""
+    """One MLflow run, written to by this process; threads may share it. Every method may raise RegistryError.
+
+    experiment_id: where its children are made; None: asked for.
+    """
 
     settings: Settings
     run_id: str
+    experiment_id: str | None = None
 
     def log(
         self,
@@ -148,8 +153,9 @@ def start_run(
     if parent is not None:
         named[PARENT_RUN] = parent.run_id
     with answers(settings, "starting a run") as client:
-        run = client.create_run(_experiment(client, settings), started_ms, named, name)
-    return Run(settings, run.info.run_id)
+        experiment_id = (parent.experiment_id if parent else None) or _experiment(client, settings)
+        run = client.create_run(experiment_id, started_ms, named, name)
+    return Run(settings, run.info.run_id, experiment_id)
 
 
 def continue_run(settings: Settings, run_id: str) -> Run | None:
@@ -158,14 +164,15 @@ def continue_run(settings: Settings, run_id: str) -> Run | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            if client.get_run(run_id).info.lifecycle_stage != "active":
-                return None
+            found = client.get_run(run_id).info
         except MlflowException as error:
             if is_missing(error):
                 return None
             raise
+        if found.lifecycle_stage != "active":
+            return None
         client.update_run(run_id, status="RUNNING")
-    return Run(settings, run_id)
+    return Run(settings, run_id, found.experiment_id)
 
 
 def find_runs(settings: Settings, tags: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
@@ -202,12 +209,8 @@ def answers(settings: Settings, doing: str) -> Iterator[MlflowClient]:
     where = f"MLflow at {shown(settings)}: {doing} failed"
     try:
         if settings.tracking_uri.startswith(_SQLITE):
-            with exclusive(lock_file(settings)):  # who comes first creates or migrates the tables, alone
-                client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-                client.search_experiments(max_results=1)
-        else:
-            client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-        yield client
+            _make_tables(settings)
+        yield MlflowClient(settings.tracking_uri, settings.tracking_uri)
     except MlflowException as error:
         line = " ".join(error.message.split())[:400]
         kind = RegistryUnreachableError if error.error_code in _NO_ANSWER else RegistryError
@@ -215,6 +218,15 @@ def answers(settings: Settings, doing: str) -> Iterator[MlflowClient]:
     except (SQLAlchemyError, OSError) as error:
         line = " ".join(str(error).split())[:400]
         raise RegistryUnreachableError(f"{where} ({line}); check MLFLOW_TRACKING_URI, or start the store") from error
+
+
+@functools.lru_cache
+def _make_tables(settings: Settings) -> None:
+    """Create or migrate an SQLite store, once a process: who comes first does it, alone."""
+    from mlflow import MlflowClient
+
+    with exclusive(lock_file(settings)):
+        MlflowClient(settings.tracking_uri, settings.tracking_uri).search_experiments(max_results=1)
 
 
 _NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ENDPOINT_NOT_FOUND")

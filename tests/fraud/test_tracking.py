@@ -69,6 +69,39 @@ def test_a_run_can_be_continued(settings: Settings):
     assert tracking.continue_run(settings, "0" * 32) is None
 
 
+def test_more_than_one_call_takes_arrives_whole_and_a_repeated_point_once(settings: Settings):
+    points = [tracking.Point("error", 1 / step, step, 1000 * step) for step in range(1, 1701)]
+    run = tracking.start_run(settings, "large")
+    for _ in range(2):
+        run.log(
+            parameters={f"p{i}": "x" * 7000 for i in range(120)}, points=points, tags={f"t{i}": i for i in range(230)}
+        )
+    found = client(settings).get_run(run.run_id).data
+    assert len(found.params) == 120 and found.tags["t229"] == "229"
+    history = client(settings).get_metric_history(run.run_id, "error")
+    assert sorted((m.key, m.value, m.step, m.timestamp) for m in history) == sorted(points)
+
+
+def test_children_are_found_by_their_tags(settings: Settings):
+    assert tracking.find_runs(settings, {"sweep": "a"}) == []  # not even the experiment is there
+    parent = tracking.start_run(settings, "sweep", {"sweep": "a"}, started_ms=1000)
+    child = tracking.start_run(settings, "forest 1", {"sweep": "a", "trial": 1}, parent=parent, started_ms=2000)
+    tracking.start_run(settings, "sweep", {"sweep": "b"})
+    found = tracking.find_runs(settings, {"sweep": "a"})
+    assert [run_id for run_id, _ in found] == [parent.run_id, child.run_id]
+    assert found[1][1]["mlflow.parentRunId"] == parent.run_id and found[1][1]["trial"] == "1"
+    child.finish("FAILED", 5000)
+    info = client(settings).get_run(child.run_id).info
+    assert (info.status, info.start_time, info.end_time) == ("FAILED", 2000, 5000)
+    child.reopen()
+    assert client(settings).get_run(child.run_id).info.status == "RUNNING"
+    child.delete()
+    assert [run_id for run_id, _ in tracking.find_runs(settings, {"sweep": "a"})] == [parent.run_id]
+    assert tracking.continue_run(settings, child.run_id) is None
+    with pytest.raises(ValueError, match="quote"):
+        tracking.find_runs(settings, {"sweep": "a' or '1"})
+
+
 def test_unusable_stores_give_one_line(settings: Settings, tmp_path: Path):
     (tmp_path / "file").write_text("")
     for uri in ("http://127.0.0.1:9", f"sqlite:///{tmp_path}/file/mlflow.db", "nonsense://x"):
