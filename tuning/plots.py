@@ -35,6 +35,11 @@ def plain(value: object, most: int = 32) -> str:
     return (text if len(text) <= most else f"{text[: most - 1]}…").replace("$", r"\$")
 
 
+def time_unit(total: float) -> tuple[float, str]:
+    """Seconds in the unit that suits a span of `total` seconds, and the unit's name."""
+    return (3600.0, "hours") if total > 7200 else (60.0, "minutes") if total > 180 else (1.0, "seconds")
+
+
 def tail(name: str, most: int = 32) -> str:
     """A dotted setting's last part."""
     return plain(name.rpartition(".")[2] or name, most)
@@ -46,22 +51,23 @@ def best_so_far(results: Results, path: str | Path) -> Path:
         raise DataError("no trial has ended with an objective yet")
     figure, panels = style.new_figure(2, height=4.4, sharey=True)
     clock, last = results.clock, len(results.judged)
+    divisor, unit = time_unit(clock.total)
+    ends = (last, clock.total / divisor)
     for detector in results.detectors:
         own = [(place + 1, trial) for place, trial in enumerate(results.judged) if trial.detector == detector]
         if not own:
             continue
         values = np.array([objective_of(trial) for _, trial in own])
         colour, best = style.colour_of(detector, results.detectors), np.maximum.accumulate(values)
-        minutes = [clock.seconds(trial.ended or results.now) / 60 for _, trial in own]
-        ends = (last, clock.total / 60)
+        spent = [clock.seconds(trial.ended or results.now) / divisor for _, trial in own]
         places = [float(place) for place, _ in own]
-        for axes, x, end in zip(panels, (places, minutes), ends, strict=True):
+        for axes, x, end in zip(panels, (places, spent), ends, strict=True):
             axes.plot(x, values, "o", color=colour, alpha=0.35, markersize=4.5, markeredgewidth=0)
             label = f"{detector}  {best[-1]:.3f}"
             axes.step([*x, max(end, x[-1])], [*best, best[-1]], where="post", color=colour, linewidth=2, label=label)
     found = results.winner or {}
     winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
-    for axes, end in zip(panels, (last, clock.total / 60), strict=True):
+    for axes, end in zip(panels, ends, strict=True):
         if winner.get("objective") is not None:
             kind = "joined" if is_pair(winner) else "winner"
             axes.plot(
@@ -71,7 +77,7 @@ def best_so_far(results: Results, path: str | Path) -> Path:
         if baseline.get("objective") is not None:
             style.horizontal_line(axes, baseline["objective"], f"before the sweep: {baseline['objective']:.3f}")
     panels[0].set(xlabel="trials ended", ylabel=f"{results.objective}, validation")
-    panels[1].set_xlabel("minutes of work")
+    panels[1].set_xlabel(f"{unit} of work")
     _whole(panels[0].xaxis)
     panels[0].set_xlim(left=min(0.5, last - 0.5))
     panels[1].set_xlim(left=0)
@@ -96,7 +102,7 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path) -> P
     objective = np.array([objective_of(trial) for trial in own])
     span = float(np.ptp(objective))
     figure, (axes,) = style.new_figure(height=4.6)
-    figure.set_size_inches(max(7.2, 1.6 + 1.15 * len(names)), 4.6)
+    figure.set_size_inches(11, 4.6)
     axes.grid(False)
     columns = [_axis([row.get(name) for row in rows]) for name in names] + [_axis(objective.tolist())]
     colours = colormaps["cividis_r"](0.05 + 0.9 * ((objective - objective.min()) / span if span else objective * 0 + 1))
@@ -139,7 +145,7 @@ def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
     longest = min(_MOST_BARS, max(len(one.shares) for one in found.values()))
     figure, panels = style.new_figure(len(found), height=1.7 + 0.3 * max(longest, 3))
     for axes, (detector, one) in zip(panels, found.items(), strict=True):
-        shown = list(one.shares.items())[:_MOST_BARS][::-1]
+        shown = list(one.shares.items())[:_MOST_BARS]
         axes.barh(range(len(shown)), [v for _, v in shown], color=style.colour_of(detector, found), height=0.66)
         for place, (_, value) in enumerate(shown):
             axes.annotate(
@@ -147,8 +153,8 @@ def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
                 color=style.INK,
             )  # fmt: skip
         axes.set_yticks(range(len(shown)), [_without(name, detector) for name, _ in shown])
-        axes.set(xlim=(0, 1.15 * max(one.shares.values())), ylim=(-0.6, max(longest, 3) - 0.4))
-        axes.set_xlabel(f"{detector}: share of what moved the objective")
+        axes.set(xlim=(0, 1.15 * max(one.shares.values())), ylim=(max(longest, 3) - 0.4, -0.6))
+        axes.set_xlabel(f"{detector}: share of the variation")
         style.percent(axes.xaxis)
         axes.grid(False, axis="y")
     said = "; ".join(
@@ -176,10 +182,13 @@ def _cheapest_first(candidate: Candidate) -> tuple[float, float]:
 
 def pareto(results: Results, path: str | Path) -> Path:
     """Objective against scoring cost of every candidate, the front marked."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     best = front(results.candidates)
     if not best:
         raise DataError("no candidate has both an objective and a scoring cost yet")
-    figure, (axes,) = style.new_figure()
+    figure, (axes,) = style.new_figure(height=4.8)
+    figure.set_size_inches(9.5, 4.8)
     for detector in results.detectors:
         own = [c for c in results.candidates if c.detector == detector and c.scoring_cost is not None]
         colour = style.colour_of(detector, results.detectors)
@@ -188,8 +197,8 @@ def pareto(results: Results, path: str | Path) -> Path:
             label = f"{detector}: best of a fit" if wanted else f"{detector}: other sizes and scores of it"
             if shown:
                 axes.plot(
-                    [c.scoring_cost or 0.0 for c in shown], [c.objective for c in shown], "o", color=colour, markersize=size,
-                    alpha=alpha, markeredgewidth=0, label=label,
+                    [c.scoring_cost or 0.0 for c in shown], [c.objective for c in shown], "o", color=colour,
+                    markersize=size, alpha=alpha, markeredgewidth=0, label=label,
                 )  # fmt: skip
     x, y = np.array([(c.scoring_cost, c.objective) for c in best], dtype=float).T
     axes.step(x, y, where="post", color=style.INK, linewidth=1.3, label="front", zorder=5)
@@ -197,6 +206,8 @@ def pareto(results: Results, path: str | Path) -> Path:
     costs = [c.scoring_cost for c in results.candidates if c.scoring_cost]
     if costs and max(costs) > 4 * min(costs):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     style.thousands(axes.xaxis)
     axes.set(xlabel="scoring cost: multiply-adds and node visits a row", ylabel=f"{results.objective}, validation")
     style.legend(axes, None, "best")
@@ -224,7 +235,12 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of the values on their own axis, and its ticks (height, text)."""
     given = [value for value in values if value is not None]
-    if len(given) == len(values) and is_scale(given):
+    if given and is_scale(given) and len(given) < len(values):  # those without the setting lie below the scale
+        heights, ticks = _axis(given)
+        rest = iter(heights)
+        lifted = [0.0 if value is None else 0.15 + 0.85 * next(rest) for value in values]
+        return lifted, [(0.0, "none"), *((0.15 + 0.85 * height, text) for height, text in ticks)]
+    if given and is_scale(given):
         array = np.array(given, dtype=float)
         low, high = float(array.min()), float(array.max())
         log = is_log(low, high)

@@ -55,7 +55,7 @@ def _winner(results: Results) -> str:
     rows = []
     for place, pair in enumerate((found.get("pairs") or ())[:5]):
         rows.append([tag.text(named(pair)), tag.fixed(pair.get("objective")), tag.number(pair.get("weight"), ".2f")])
-        rows[-1][0] += tag.badge("ok", "best") if place == 0 else ""
+        rows[-1][0] += " " + tag.badge("ok", "best") if place == 0 else ""
     for detector in results.detectors:
         if best := results.best(detector):
             rows.append([tag.text(f"{detector} {best.number} alone"), tag.fixed(objective_of(best)), "–"])
@@ -130,16 +130,20 @@ def _thresholds(results: Results, drawn: Drawn) -> str:
     points = grid.get("points") or []
     if not points:
         return picture
-    order = sorted(points, key=lambda point: -(point.get("judged") or float("-inf")))[:5]
+    ranked = sorted(points, key=lambda point: _rank(point.get("judged")), reverse=True)
+    order = []
+    for point in ranked:
+        if point["policy"] not in {other["policy"] for other in order}:
+            order.append(point)
     rows = [
         [
-            tag.text(_rule(point)), tag.number(point.get("judged"), ".4g"),
+            tag.text(_rule(point)), _judged(point.get("judged")),
             *(tag.percent(point.get(key)) for key in ("alert_rate", "precision", "recall")),
             tag.number(point.get("value"), ".4f"),
         ]
         for point in order
     ]  # fmt: skip
-    heads = ["rule", "judged", "alerts", "precision", "recall", "threshold"]
+    heads = ["best rule of each policy", "judged", "alerts", "precision", "recall", "threshold"]
     facts = f"{len(points):,} rules judged in {grid.get('seconds') or 0.0:.2f} s, by {grid.get('judge') or 'no judge'}."
     return f'<p class="quiet">{tag.words(facts)}</p>{picture}{tag.table(heads, rows)}'
 
@@ -232,6 +236,14 @@ def _short_settings(trial: Trial) -> str:
 
 def _cut(value: str) -> str:
     return value if len(value) <= 40 else f"{value[:39]}…"
+
+
+def _rank(value: float | None) -> float:
+    return float("-inf") if value is None else value
+
+
+def _judged(value: float | None) -> str:
+    return tag.fixed(value) if value is None or abs(value) < 10 else tag.number(value, ",.1f")
 
 
 def _rule(point: Mapping[str, Any]) -> str:

@@ -128,7 +128,7 @@ def _tiles(results: Results) -> str:
     if results.fits:
         tiles.append((f"{results.combinations:,}", "combinations", f"from {count(results.fits, 'fit')}"))
     work = sum((trial.result or {}).get("seconds") or 0.0 for trial in results.trials)
-    tiles.append((duration(results.clock.total), "from start to last word", f"{duration(work)} of fitting"))
+    tiles.append((duration(results.clock.total, short=True), "from start to last word", f"{duration(work)} of fitting"))
     shown = "".join(
         f'<div class="tile"><b>{tag.text(value)}</b>{tag.text(said)}<span>{tag.text(below)}</span></div>'
         for value, said, below in tiles
@@ -136,8 +136,10 @@ def _tiles(results: Results) -> str:
     return f'<div class="tiles">{shown}</div>'
 
 
-def duration(seconds: float) -> str:
-    """A time span in words."""
+def duration(seconds: float, short: bool = False) -> str:
+    """A time span in words; short: in one unit."""
+    if short and seconds >= 60:
+        return f"{seconds:,.0f} s" if seconds < 180 else f"{seconds / 60:,.0f} min"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -10,6 +10,7 @@ import numpy as np
 from fraud import plot_style as style
 from fraud.errors import DataError
 from tuning.journal import Trial
+from tuning.plots import time_unit
 from tuning.results import Attempt, Clock, Results, running_at_once
 
 _MOST_WORKERS = 14
@@ -29,7 +30,7 @@ def timeline(results: Results, path: str | Path) -> Path:
         raise DataError("no trial has started yet")
     clock = results.clock
     names, rows = lanes(results.attempts)
-    divisor, unit = (60.0, "minutes") if clock.total > 180 else (1.0, "seconds")
+    divisor, unit = time_unit(clock.total)
     upper = 0.42 * len(names) + 0.3
     figure, (bars, counts) = style.new_figure(1, 2, height=2.6 + upper, sharex=True, height_ratios=[upper, 1.1])
     figure.set_size_inches(11, figure.get_figheight())
@@ -71,7 +72,7 @@ def timeline(results: Results, path: str | Path) -> Path:
     )  # fmt: skip
     most, mean = max(level), mean_at_once(steps, clock)
     title = f"{most} trials ran at once at most, {mean:.1f} on average" if most > 1 else "One trial ran at a time"
-    shown = f"{len(results.attempts)} trials on {len({a.worker for a in results.attempts})} workers"
+    shown = f"{len(results.trials)} trials on {len({a.worker for a in results.attempts})} workers"
     if clock.pauses:
         shown += f"; {len(clock.pauses)} pause{'s' if len(clock.pauses) > 1 else ''} without a driver left out"
     return style.save(figure, path, title, shown)

@@ -59,7 +59,7 @@ def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
         axes.set_yticks(range(len(shares)), ["no limit" if share is None else f"{share:.2%}" for share in shares])
         axes.tick_params(labelsize=8)
         taken = ", ".join(sorted({name for text in settings[policy] for name in json.loads(text)}))
-        axes.set_xlabel(f"{plain(policy)}" + (f": {plain(taken, 60)}" if taken else ""), fontsize=9)
+        axes.set_xlabel(f"{plain(policy)}" + (f": {plain(taken, 60)}" if taken else ""), fontsize=9, loc="left")
         for spine in axes.spines.values():
             spine.set_visible(False)
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01)
@@ -90,7 +90,7 @@ def _by_value(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _setting_label(text: str) -> str:
-    return "/".join(plain(value, 10) for _, value in sorted(json.loads(text).items())) or "–"
+    return "/".join(plain(value, 10) for _, value in sorted(json.loads(text).items())) or "any"
 
 
 def _numbers(axes: Any, cells: np.ndarray, scale: Any) -> None:

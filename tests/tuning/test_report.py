@@ -5,24 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-from matplotlib.figure import Figure
-
-from fraud import plot_style
 from fraud.config import TrainConfig
-from fraud.errors import ConfigError, DataError
-from tuning import report
-from tuning.importance import importances
 from tuning.journal import Journal
-from tuning.plots import front
-from tuning.results import Candidate, Clock, Results, running_at_once
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CREATED = 1_790_000_000.0
@@ -30,6 +18,11 @@ SPACE = "forest: {n_estimators: {choice: [50, 100, 200, 300]}}\nautoencoder: {ep
 ALL = {
     "best_so_far", "learning_curves", "importance", "pareto", "threshold_heatmap", "timeline",
     "parallel_coordinates_forest", "parallel_coordinates_autoencoder",
+}  # fmt: skip
+
+
+AGAIN = {
+    "features.scaling": "robust", "forest.max_samples": 256, "forest.max_features": 0.7, "forest.bootstrap": True,
 }  # fmt: skip
 
 
@@ -143,7 +136,10 @@ class Sweep:
         ]  # fmt: skip
         best = max(range(len(points)), key=lambda i: points[i]["judged"])
         grid = {"points": points, "judge": "F1", "note": "", "best": best, "seconds": 0.04}
-        pairs = [{"forest": 1 + 2 * i, "autoencoder": 2 + 2 * i, "weight": 0.4, "objective": 0.613 - 0.01 * i} for i in range(6)]
+        pairs = [
+            {"forest": 1 + 2 * i, "autoencoder": 2 + 2 * i, "weight": 0.4, "objective": 0.613 - 0.01 * i}
+            for i in range(6)
+        ]
         chosen = {**pairs[0], "settings": {"autoencoder.lr": 0.0021, "forest.n_estimators": 200}}
         found = {
             "pairs": pairs, "winner": chosen, "baseline": {"objective": 0.541, "what": "the configuration given"},
@@ -163,11 +159,11 @@ def full(root: Path) -> Sweep:
             sweep.fail(number, free[slot], "out of memory: 2,310 MiB of 2,048; lower autoencoder.batch_size")
             free[slot] += 2
         elif number == 20:
-            sweep.event("started", free[slot], number=20, detector="forest", params={"forest.max_samples": 256})
+            sweep.event("started", free[slot], number=20, detector="forest", params=dict(AGAIN))
             sweep.event("rung", free[slot] + 2, number=20, step=50, objective=0.31, epochs=[], worker=worker)
             free = [max(free) + 3600 + i for i in range(4)]
             sweep.event("opened", min(free) - 5)
-            free[slot] = sweep.forest(20, free[slot], worker)
+            free[slot] = sweep.forest(20, free[slot], worker, **AGAIN)
         elif number % 2:
             free[slot] = sweep.forest(number, free[slot], worker) + 0.2
         else:
