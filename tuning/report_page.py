@@ -67,7 +67,10 @@ def _winner(results: Results) -> str:
     chosen = winner.get("settings")
     if not chosen:
         return compared + tag.missing({"missing": "the winner is chosen at the sweep's end"})
-    cells = [[f"<code>{tag.text(name)}</code>", tag.text(said(value))] for name, value in sorted(chosen.items())]
+    cells = [
+        [f"<code>{tag.text(name)}</code>", tag.text(value if isinstance(value, float) else said(value))]
+        for name, value in sorted(chosen.items())
+    ]
     return f"{compared}<h3>Its settings</h3>{tag.table(['setting', 'value'], cells, names=2)}"
 
 
@@ -153,7 +156,7 @@ def _failures(results: Results) -> str:
     if not failed:
         return ""
     rows = [
-        [tag.text(f"{trial.detector} {trial.number}"), tag.words(trial.reason), tag.words(_short_settings(trial))]
+        [_whole(f"{trial.detector} {trial.number}"), _roomy(trial.reason), _roomy(_short_settings(trial))]
         for trial in failed
     ]
     return f"<h3>Failures</h3>{tag.table(['trial', 'reason', 'settings'], rows, names=3)}"
@@ -173,13 +176,13 @@ def _trials(results: Results) -> str:
         result = trial.result or {}
         level, word = STATUS[trial.status]
         steps = result.get("epochs") or result.get("trees")
-        length = f"{steps:,} {'epochs' if result.get('epochs') else 'trees'}" if steps else "–"
+        length = _whole(f"{steps:,} {'epochs' if result.get('epochs') else 'trees'}") if steps else "–"
         took = None if trial.ended is None else trial.ended - trial.started
         rows.append(
             [
-                tag.text(f"{trial.detector} {trial.number}"), tag.words(_short_settings(trial)),
+                _whole(f"{trial.detector} {trial.number}"), _roomy(_short_settings(trial)),
                 tag.badge(level, word) + f"<br>{tag.words(trial.reason)}", tag.fixed(result.get("objective")),
-                tag.number(result.get("scoring_cost")), "–" if took is None else duration(took), length,
+                tag.number(result.get("scoring_cost")), "–" if took is None else _whole(duration(took)), length,
                 tag.number(result.get("combinations")),
             ]
         )  # fmt: skip
@@ -221,16 +224,28 @@ def _picture(drawn: Drawn, name: str) -> str:
     return tag.pictures(tag.picture(lambda path: shutil.copyfile(found, path), name.replace("_", " "), kind))
 
 
+def _whole(value: str) -> str:
+    """A short cell on one line."""
+    return f'<span style="white-space: nowrap">{tag.text(value)}</span>'
+
+
+def _roomy(value: str) -> str:
+    """A long cell that is not squeezed to a word a line."""
+    return f'<div style="min-width: 300px">{tag.words(value)}</div>'
+
+
 def said(value: object) -> str:
     """A setting's value as text."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _short_settings(trial: Trial) -> str:
-    prefix = f"{trial.detector}."
-    shown = {name.removeprefix(prefix): said(value) for name, value in best_settings(trial).items()}
+    shown = {
+        name.removeprefix(f"{trial.detector}.").removeprefix("features."): said(value)
+        for name, value in best_settings(trial).items()
+    }
     return ", ".join(f"{_cut(name)} {_cut(value)}" for name, value in shown.items()) or "–"
 
 

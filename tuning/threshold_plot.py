@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,43 @@ from fraud import plot_style as style
 from fraud.errors import DataError
 from tuning.plots import plain, tail, weight
 
-_MOST_CELLS = 24
+_MOST_NUMBERED = 26  # cells side by side that still have room for their value
+_CELL_INCHES, _LETTERS_A_CELL = 0.44, 6
+_FEWEST_COLUMNS = 18
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A policy's cells. settings: as JSON, a column each; points: by (setting, contamination)."""
+
+    policy: str
+    settings: list[str]
+    points: dict[tuple[str, float | None], Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, policy: str, points: Sequence[Mapping[str, Any]]) -> _Block:
+        found = {(_key(point["setting"]), point["contamination"]): point for point in points}
+        values = {_key(point["setting"]): [v for _, v in sorted(point["setting"].items())] for point in points}
+        order = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
+        return cls(policy, order, found)
+
+    @property
+    def label(self) -> str:
+        """The policy and the names of its settings."""
+        names = ", ".join(sorted({name for text in self.settings for name in json.loads(text)}))
+        return plain(self.policy, 24) + (f": {plain(names, 60)}" if names else "")
+
+    @property
+    def width(self) -> int:
+        """Columns that the cells and the label below them take."""
+        return max(len(self.settings), -(-len(self.label) // _LETTERS_A_CELL))
 
 
 def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
-    """A panel a policy: its settings by largest share called fraud, coloured by what the judge says.
+    """A block a policy: its settings by largest share called fraud, coloured by what the judge says.
 
-    grid: winner.json's `grid`. Points without a verdict (no labels) are coloured by the share alerted on.
+    grid: winner.json's `grid`. Points without a verdict (no labels) are coloured by the share alerted on. Raises
+    DataError when there is no grid.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -29,45 +60,49 @@ def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
     points = grid["points"]
     has_verdict = any(point.get("judged") is not None for point in points)
     key = "judged" if has_verdict else "alert_rate"
-    policies = list(dict.fromkeys(point["policy"] for point in points))
+    policies = dict.fromkeys(point["policy"] for point in points)
+    blocks = [_Block.of(name, [point for point in points if point["policy"] == name]) for name in policies]
     shares = sorted({point["contamination"] for point in points}, key=lambda s: (s is not None, -(s or 0)))
-    settings = {
-        policy: _by_value([point["setting"] for point in points if point["policy"] == policy]) for policy in policies
-    }
-    widest = max(len(found) for found in settings.values())
-    ratios = [len(shares) + 1.6] * len(policies)
-    figure, panels = style.new_figure(1, len(policies), height=1.0 + sum(0.3 * ratio for ratio in ratios))
-    figure.set_size_inches(max(7.2, min(1.9 + 0.44 * widest, 13.0)), figure.get_figheight())
+    columns = max(_FEWEST_COLUMNS, *(block.width for block in blocks))
+    rows = _rows(blocks, columns)
+    figure, panels = style.new_figure(1, len(rows), height=1.0 + len(rows) * (0.7 + 0.3 * len(shares)))
+    figure.set_size_inches(min(1.9 + _CELL_INCHES * columns, 13.0), figure.get_figheight())
     values = [point[key] for point in points if point.get(key) is not None]
-    scale, colours = Normalize(min(values, default=0), max(values, default=1)), colormaps["cividis"]
+    scale = Normalize(min(values, default=0), max(values, default=1))
     best = points[grid["best"]] if grid.get("best") is not None else None
-    for axes, policy in zip(panels, policies, strict=True):
-        cells = np.full((len(shares), widest), np.nan)
-        for point in points:
-            if point["policy"] == policy and point.get(key) is not None:
-                cells[shares.index(point["contamination"]), settings[policy].index(_key(point["setting"]))] = point[key]
-        axes.grid(False)
-        image = axes.imshow(cells, aspect="auto", cmap=colours, norm=scale, interpolation="nearest")
-        _numbers(axes, cells, scale)
-        if best is not None and best["policy"] == policy:
-            spot = (settings[policy].index(_key(best["setting"])), shares.index(best["contamination"]))
-            _mark(axes, *spot)
-        every = max(1, -(-len(settings[policy]) // _MOST_CELLS))
-        labels = [_setting_label(text) for text in settings[policy][::every]]
-        is_long = max(len(label) for label in labels) > 6
-        axes.set_xticks(range(0, len(settings[policy]), every), labels, rotation=90 if is_long else 0, fontsize=8)
+    for axes, row in zip(panels, rows, strict=True):
+        cells = np.full((len(shares), columns), np.nan)
+        ticks: list[tuple[int, str]] = []
+        for first, block in row:
+            for (text, share), point in block.points.items():
+                if point.get(key) is not None:
+                    cells[shares.index(share), first + block.settings.index(text)] = point[key]
+            every = max(1, -(-len(block.settings) // _MOST_NUMBERED))
+            ticks += [(first + i, _values(text)) for i, text in enumerate(block.settings) if i % every == 0]
+        image = axes.imshow(cells, aspect="auto", cmap=colormaps["cividis"], norm=scale, interpolation="nearest")
+        if columns <= _MOST_NUMBERED:
+            _numbers(axes, cells, scale)
+        is_long = max(len(label) for _, label in ticks) > _LETTERS_A_CELL
+        axes.set_xticks([x for x, _ in ticks], [label for _, label in ticks], rotation=90 if is_long else 0)
         axes.set_yticks(range(len(shares)), ["no limit" if share is None else f"{share:.2%}" for share in shares])
         axes.tick_params(labelsize=8)
-        taken = ", ".join(sorted({name for text in settings[policy] for name in json.loads(text)}))
-        axes.set_xlabel(f"{plain(policy)}" + (f": {plain(taken, 60)}" if taken else ""), fontsize=9, loc="left")
+        axes.grid(False)
         for spine in axes.spines.values():
             spine.set_visible(False)
+        for first, block in row:
+            axes.annotate(
+                block.label, (first - 0.5, 1), (0, 4), xycoords=axes.get_xaxis_transform(), fontsize=9, color=style.INK,
+                textcoords="offset points", va="bottom", weight="bold",
+            )  # fmt: skip
+            if best is not None and best["policy"] == block.policy:
+                column = first + block.settings.index(_key(best["setting"]))
+                _mark(axes, column, shares.index(best["contamination"]))
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=0)
-    said = "the share alerted on" if not has_verdict else plain(grid.get("judge") or "judged", 60)
-    title = f"No frauds are known to judge {len(points)} thresholds by"
-    if best is not None:
+    said = plain(grid.get("judge") or "judged", 60) if has_verdict else "the share alerted on"
+    title = f"No frauds are known to judge {len(points):,} thresholds by"
+    if has_verdict and best is not None:
         title = f"Best of {len(points):,} threshold rules: {rule(best)}"
     return style.save(figure, path, title, f"colour: {said}; rows: largest share that may be called fraud")
 
@@ -80,23 +115,30 @@ def rule(point: Mapping[str, Any]) -> str:
     return f"{plain(point['policy'])}{f' {setting}' if setting else ''}{limit}"
 
 
+def _rows(blocks: Sequence[_Block], columns: int) -> list[list[tuple[int, _Block]]]:
+    """Blocks with their first columns, as many beside each other as there is room for."""
+    rows: list[list[tuple[int, _Block]]] = []
+    for block in blocks:
+        for row in rows:
+            last, before = row[-1]
+            first = last + before.width + 2  # the row's labels, "0.50%", stand at its left end only
+            if first + block.width <= columns:
+                row.append((first, block))
+                break
+        else:
+            rows.append([(0, block)])
+    return rows
+
+
 def _key(setting: Mapping[str, Any]) -> str:
     return json.dumps(setting, sort_keys=True)
 
 
-def _by_value(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    distinct = {_key(setting): [setting[name] for name in sorted(setting)] for setting in settings}
-    return sorted(distinct, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in distinct[text]])
-
-
-def _setting_label(text: str) -> str:
+def _values(text: str) -> str:
     return "/".join(plain(value, 10) for _, value in sorted(json.loads(text).items())) or "any"
 
 
 def _numbers(axes: Any, cells: np.ndarray, scale: Any) -> None:
-    """Write the values into the cells where there is room."""
-    if cells.shape[1] > _MOST_CELLS:
-        return
     for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):
             text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3g}"
