@@ -144,6 +144,7 @@ def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
         raise DataError("no detector has enough judged trials")
     longest = min(_MOST_BARS, max(len(one.shares) for one in found.values()))
     figure, panels = style.new_figure(len(found), height=1.7 + 0.3 * max(longest, 3))
+    figure.set_size_inches(8.4, figure.get_figheight())
     for axes, (detector, one) in zip(panels, found.items(), strict=True):
         shown = list(one.shares.items())[:_MOST_BARS]
         axes.barh(range(len(shown)), [v for _, v in shown], color=style.colour_of(detector, found), height=0.66)

@@ -56,7 +56,7 @@ def write(journal: Journal, outdir: Path) -> Path:
     if not found and missing:
         drawn["importance"] = missing
     target = outdir / PAGE
-    data.write_text(page(results, drawn, found, outdir / BEST), str(target))
+    data.write_text(page(results, drawn, found, missing, outdir / BEST), str(target))
     return target
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from fraud import page as tag
 from tuning.importance import Importances
 from tuning.journal import Trial
-from tuning.report_verdict import STATUS, duration, headline, named, verdict, what
+from tuning.plots import front
+from tuning.report_verdict import STATUS, count, duration, headline, named, verdict, what
 from tuning.results import Results, best_settings, objective_of
 
 Drawn = Mapping[str, Path | str]  # a picture's PNG, or why there is none
 _MOST_ROWS = 60
+_MOST_ON_FRONT = 10
 _TITLES = {
     "winner": "What won",
     "search": "How the search went",
@@ -30,15 +32,18 @@ _TITLES = {
 }
 
 
-def page(results: Results, drawn: Drawn, found: Mapping[str, Importances], best_yaml: Path) -> str:
-    """The whole page. drawn: by picture name; found: importances by detector; best_yaml: where the winner is kept."""
+def page(results: Results, drawn: Drawn, found: Mapping[str, Importances], note: str, best_yaml: Path) -> str:
+    """The whole page. drawn: by picture name; found: importances by detector.
+
+    note: why a detector has none; best_yaml: where the winner is kept.
+    """
     parts = [
         verdict(results),
         "<nav>" + " ".join(f'<a href="#{name}">{title}</a>' for name, title in _TITLES.items()) + "</nav>",
         tag.section("winner", _TITLES["winner"], _winner(results), _use(results, best_yaml)),
         tag.section("search", _TITLES["search"], _picture(drawn, "best_so_far"), _picture(drawn, "learning_curves")),
-        tag.section("settings", _TITLES["settings"], _settings(results, drawn, found)),
-        tag.section("cost", _TITLES["cost"], _picture(drawn, "pareto")),
+        tag.section("settings", _TITLES["settings"], _settings(results, drawn, found, note)),
+        tag.section("cost", _TITLES["cost"], _picture(drawn, "pareto"), _front(results)),
         tag.section("thresholds", _TITLES["thresholds"], _thresholds(results, drawn)),
         tag.section("run", _TITLES["run"], _picture(drawn, "timeline"), _failures(results)),
         tag.section("trials", _TITLES["trials"], _trials(results)),
@@ -86,11 +91,13 @@ def _use(results: Results, best_yaml: Path) -> str:
     return f'<h3>How to use it</h3><p>{tag.words(text)}</p><div class="wide"><code>{tag.words(command)}</code></div>'
 
 
-def _settings(results: Results, drawn: Drawn, found: Mapping[str, Importances]) -> str:
+def _settings(results: Results, drawn: Drawn, found: Mapping[str, Importances], note: str) -> str:
     names = [name for name in drawn if name.startswith("parallel_coordinates_")]
     left_out = sorted({name for one in found.values() for name in one.left_out})
-    note = f"Not compared, as only some trials have them: {', '.join(left_out)}." if left_out else ""
-    shares = f'<p class="quiet">{tag.words(note)}</p>' if note else ""
+    notes = [f"Not compared, as only some trials have them: {', '.join(left_out)}."] if left_out else []
+    if found and note:
+        notes.append(f"No importance for {note}.")
+    shares = "".join(f'<p class="quiet">{tag.words(one)}</p>' for one in notes)
     parallel = "".join(_picture(drawn, name) for name in names)
     return _picture(drawn, "importance") + shares + parallel + _from_the_same_fits(results)
 
@@ -113,7 +120,7 @@ def _from_the_same_fits(results: Results) -> str:
             behind = [max(values.values()) - values[text] for values in compared if text in values]
             rows.append(
                 [
-                    f"<code>{tag.text(key)}</code>", tag.text(text), f"{wins[text]} of {len(behind)}",
+                    tag.text(key), tag.text(text), f"{wins[text]} of {len(behind)}",
                     tag.fixed(sum(behind) / len(behind)),
                 ]
             )  # fmt: skip
@@ -127,6 +134,23 @@ def _from_the_same_fits(results: Results) -> str:
     )
 
 
+def _front(results: Results) -> str:
+    """The candidates that nothing beats, best first."""
+    found = front(results.candidates)[::-1][:_MOST_ON_FRONT]
+    if not found:
+        return ""
+    dearest = found[0].scoring_cost or 1.0
+    rows = [
+        [
+            _whole(f"{one.detector} {one.trial}"), _roomy(_short(one.detector, one.settings)), tag.fixed(one.objective),
+            tag.number(one.scoring_cost), f"{(one.scoring_cost or 0.0) / dearest:.0%}",
+        ]
+        for one in found
+    ]  # fmt: skip
+    heads = ["on the front", "settings", results.objective, "scoring cost", "of the best one's"]
+    return tag.table(heads, rows, names=2)
+
+
 def _thresholds(results: Results, drawn: Drawn) -> str:
     grid = (results.winner or {}).get("grid") or {}
     picture = _picture(drawn, "threshold_heatmap")
@@ -134,7 +158,7 @@ def _thresholds(results: Results, drawn: Drawn) -> str:
     if not points:
         return picture
     ranked = sorted(points, key=lambda point: _rank(point.get("judged")), reverse=True)
-    order = []
+    order: list[Mapping[str, Any]] = []
     for point in ranked:
         if point["policy"] not in {other["policy"] for other in order}:
             order.append(point)
@@ -147,7 +171,9 @@ def _thresholds(results: Results, drawn: Drawn) -> str:
         for point in order
     ]  # fmt: skip
     heads = ["best rule of each policy", "judged", "alerts", "precision", "recall", "threshold"]
-    facts = f"{len(points):,} rules judged in {grid.get('seconds') or 0.0:.2f} s, by {grid.get('judge') or 'no judge'}."
+    facts = f"{len(points):,} rules judged in {grid.get('seconds') or 0.0:.2f} s, by {grid.get('judge')}."
+    if all(point.get("judged") is None for point in points):
+        return f'<p class="quiet">{len(points):,} rules; none can be judged without known frauds.</p>{picture}'
     return f'<p class="quiet">{tag.words(facts)}</p>{picture}{tag.table(heads, rows)}'
 
 
@@ -176,7 +202,7 @@ def _trials(results: Results) -> str:
         result = trial.result or {}
         level, word = STATUS[trial.status]
         steps = result.get("epochs") or result.get("trees")
-        length = _whole(f"{steps:,} {'epochs' if result.get('epochs') else 'trees'}") if steps else "–"
+        length = _whole(count(steps, "epoch" if result.get("epochs") else "tree")) if steps else "–"
         took = None if trial.ended is None else trial.ended - trial.started
         rows.append(
             [
@@ -242,9 +268,12 @@ def said(value: object) -> str:
 
 
 def _short_settings(trial: Trial) -> str:
+    return _short(trial.detector, best_settings(trial))
+
+
+def _short(detector: str, settings: Mapping[str, Any]) -> str:
     shown = {
-        name.removeprefix(f"{trial.detector}.").removeprefix("features."): said(value)
-        for name, value in best_settings(trial).items()
+        name.removeprefix(f"{detector}.").removeprefix("features."): said(value) for name, value in settings.items()
     }
     return ", ".join(f"{_cut(name)} {_cut(value)}" for name, value in shown.items()) or "–"
 

@@ -73,7 +73,7 @@ def findings(results: Results) -> list[tuple[str, str]]:
             text = f"{best.detector} {best.number} alone ranks better ({objective_of(best):.3f}) than the pair"
             said.append(("warning", text))
     if 0 < len(results.judged) < FEW_TRIALS:
-        said.append(("warning", f"Only {len(results.judged)} trials have a figure: the space is hardly searched"))
+        said.append(("warning", f"Only {count(len(results.judged), 'trial')} judged: the space is hardly searched"))
     note = (found.get("grid") or {}).get("note")
     notes = [*(results.order.get("warnings") or ()), *(found.get("warnings") or ()), *([note] if note else ())]
     said += [("warning", str(one)) for one in dict.fromkeys(notes)]
@@ -103,7 +103,7 @@ def verdict(results: Results) -> str:
         f"seed {order['seed']}, {count(order['folds'], 'validation fold')}, {_resources(order)}"
     )
     return (
-        f'<section id="verdict">{tag.badge(level, word)}<h1>{tag.words(headline(results))}</h1>{_tiles(results)}'
+        f'<section id="verdict" style="overflow-wrap: anywhere">{tag.badge(level, word)}<h1>{tag.words(headline(results))}</h1>{_tiles(results)}'
         f'<p class="quiet">{tag.words(facts)}</p><ul class="findings">{shown}</ul></section>'
     )
 
@@ -128,7 +128,7 @@ def _tiles(results: Results) -> str:
     if results.fits:
         tiles.append((f"{results.combinations:,}", "combinations", f"from {count(results.fits, 'fit')}"))
     work = sum((trial.result or {}).get("seconds") or 0.0 for trial in results.trials)
-    tiles.append((duration(results.clock.total, short=True), "from start to last word", f"{duration(work)} of fitting"))
+    tiles.append((duration(results.clock.total, short=True), "from start to end", f"{duration(work)} of fitting"))
     shown = "".join(
         f'<div class="tile"><b>{tag.text(value)}</b>{tag.text(said)}<span>{tag.text(below)}</span></div>'
         for value, said, below in tiles

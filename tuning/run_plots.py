@@ -135,6 +135,7 @@ def learning_curves(results: Results, path: str | Path) -> Path:
     if not shown:
         raise DataError("no trial has reported on its way yet")
     figure, panels = style.new_figure(len(shown), height=4.5)
+    figure.set_size_inches(8.4, 4.5)
     for axes, (detector, trials) in zip(panels, shown.items(), strict=True):
         colour, best = style.colour_of(detector, results.detectors), results.best(detector)
         by_error = all(_by_error(trial) for trial in trials)
@@ -149,12 +150,15 @@ def learning_curves(results: Results, path: str | Path) -> Path:
             dark = style.FRAUD if trial.status in ("failed",) else style.INK if trial.status == "stopped" else colour
             axes.plot(x[-1:], y[-1:], mark, color=dark, markersize=5.5, zorder=6)
             if is_best:
+                is_right = x[-1] > 0.5 * max(rung["step"] for other in trials for rung in other.rungs)
                 axes.annotate(
-                    f"trial {trial.number}", (x[-1], y[-1]), (-4, 7), textcoords="offset points", fontsize=9,
-                    color=style.INK, ha="right",
+                    f"trial {trial.number}", (x[-1], y[-1]), (-4 if is_right else 4, 7), textcoords="offset points",
+                    fontsize=9, color=style.INK, ha="right" if is_right else "left",
                 )  # fmt: skip
         if by_error:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:.3g}")
+            axes.yaxis.set_minor_formatter("{x:.2g}")
         axes.set_xlabel(f"{detector}: {'epochs' if detector == 'autoencoder' else 'trees'}")
         axes.set_ylabel("validation error" if by_error else f"{results.objective}, validation")
         axes.margins(y=0.12)

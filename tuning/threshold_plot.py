@@ -81,7 +81,7 @@ def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
             ticks += [(first + i, _values(text)) for i, text in enumerate(block.settings) if i % every == 0]
         image = axes.imshow(cells, aspect="auto", cmap=colormaps["cividis"], norm=scale, interpolation="nearest")
         if columns <= _MOST_NUMBERED:
-            _numbers(axes, cells, scale)
+            _numbers(axes, cells, scale, "" if has_verdict else "%")
         is_long = max(len(label) for _, label in ticks) > _LETTERS_A_CELL
         axes.set_xticks([x for x, _ in ticks], [label for _, label in ticks], rotation=90 if is_long else 0)
         axes.set_yticks(range(len(shares)), ["no limit" if share is None else f"{share:.2%}" for share in shares])
@@ -98,6 +98,8 @@ def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
                 column = first + block.settings.index(_key(best["setting"]))
                 _mark(axes, column, shares.index(best["contamination"]))
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01)
+    if not has_verdict:
+        style.percent(bar.ax.yaxis)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=0)
     said = plain(grid.get("judge") or "judged", 60) if has_verdict else "the share alerted on"
@@ -138,10 +140,12 @@ def _values(text: str) -> str:
     return "/".join(plain(value, 10) for _, value in sorted(json.loads(text).items())) or "any"
 
 
-def _numbers(axes: Any, cells: np.ndarray, scale: Any) -> None:
+def _numbers(axes: Any, cells: np.ndarray, scale: Any, unit: str) -> None:
     for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):
             text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3g}"
+            if unit == "%":
+                text = f"{100 * value:.2g}%"
             colour = "white" if scale(value) < 0.55 else style.INK
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 

@@ -302,7 +302,7 @@ def test_one_trial(tmp_path: Path):
     sweep = Sweep(tmp_path, trials=1, detector="forest")
     sweep.forest(1, CREATED + 5)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "Best so far: forest 1 with average precision 0." in text and "Only 1 trials" not in text
+    assert "Best so far: forest 1 with average precision 0." in text and "Only 1 trial judged" in text
     assert "forest: importance needs 10 judged trials, and there are 1" in text
     assert "forest only" in text and "--resume handbook-0712" in text
 
@@ -343,6 +343,7 @@ def test_without_labels_the_stand_in_is_named(tmp_path: Path, drawn):
     sweep.winner(pairs=[], winner=winner, baseline=None, grid=grid)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
     assert "synthetic average precision is a stand-in" in text and note in text
+    assert "none can be judged without known frauds" in text
     assert "No frauds are known" in drawn["threshold_heatmap"][1]
     assert drawn["learning_curves"][0].axes[0].get_ylabel() == "validation error"
 
