@@ -285,7 +285,7 @@ def _add_head(
     """
     y_train, y_validation, wanted = fold.train_labels, fold.validation_labels, config.head
     frauds = 0 if y_train is None else int((y_train == 1).sum())
-    if wanted.use == "never" or (wanted.use == "auto" and frauds < wanted.min_frauds):
+    if not wanted.is_used(frauds):
         few = wanted.use == "auto" and frauds > 0
         told = f"{frauds:,} labelled frauds in the training window, fewer than head.min_frauds={wanted.min_frauds}: "
         return detector, None, (told + "no supervised head is fitted",) if few else ()

@@ -57,6 +57,10 @@ class HeadConfig:
             if not is_right:
                 raise ConfigError(f"head.{name}={getattr(self, name)!r} must be {remedy}")
 
+    def is_used(self, frauds: int) -> bool:
+        """Whether a training window with so many labelled frauds gets a head."""
+        return self.use == "always" or (self.use == "auto" and frauds >= self.min_frauds)
+
 
 @dataclass(frozen=True)
 class Head:

@@ -1,4 +1,4 @@
-"""The fits on Ray: trees and the head's members in tasks, the autoencoder by Ray Train, checkpointed every epoch."""
+"""The autoencoder's fit by Ray Train, checkpointed every epoch, and what a training may use of the cluster."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ import ray
 import ray.train
 import ray.train.torch
 
-from fraud import forest, head
 from fraud.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError
-from fraud.forest import ForestConfig
-from fraud.head import Head, HeadConfig
 from ray_jobs.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
 
 logger = logging.getLogger(__name__)
@@ -60,25 +57,6 @@ def check_resources(workers: int, use_gpu: bool) -> Resources:
     if share < _SMALLEST_SHARE:
         logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
     return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
-
-
-def fit_forest(x_fit: ray.ObjectRef, config: ForestConfig, seed: int, resources: Resources) -> forest.Forest:
-    """Fit the forest, one task a group of trees. x_fit: reference to float32 (n_rows, n_inputs). Raises DataError."""
-    task = ray.remote(num_cpus=resources.cpus_per_worker, max_retries=MAX_FAILURES)(forest.fit_trees)
-    return forest.merge(_results([task.remote(x_fit, config, seed, group) for group in range(forest.n_groups(config))]))
-
-
-def fit_head(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int, *, resources: Resources) -> Head:
-    """Fit the supervised head, one task a member. X: float64 (n_rows, n_inputs). Raises DataError."""
-    started = time.perf_counter()
-    task = ray.remote(num_cpus=resources.cpus_per_worker, max_retries=MAX_FAILURES)(head.fit_member)
-    given, known = ray.put(X), ray.put(labels)
-    fitted = head.merge(_results([task.remote(given, known, config, seed, member) for member in range(config.members)]))
-    logger.info(
-        "head: %d trees of %d members on %s rows, %s frauds: %.1f s",
-        len(fitted.roots), config.members, f"{len(X):,}", f"{(labels == 1).sum():,}", time.perf_counter() - started,
-    )  # fmt: skip
-    return fitted
 
 
 def fit_autoencoder(
@@ -138,15 +116,6 @@ def fit_autoencoder(
             f"the training ended without a complete checkpoint in {attempt}: is FRAUD_STATE shared by all nodes?"
         )
     return state
-
-
-def _results(tasks: list[ray.ObjectRef]) -> list[Any]:
-    try:
-        return ray.get(tasks)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, FraudError):
-            raise error.cause from None  # Ray's own text of it is a page with the task's stack
-        raise
 
 
 class EpochLog(ray.train.UserCallback):

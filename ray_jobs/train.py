@@ -81,13 +81,14 @@ def _fit(
     """Fit the detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
 
+    from cluster import tasks
     from fraud import autoencoder_score
     from ray_jobs import fits
 
     config = order.config
     x_fit = ray.put(prepared.x_fit)
     with stages.stage("forest", logger) as done:
-        forest = fits.fit_forest(x_fit, config.forest, config.seed, resources)
+        forest = tasks.fit_forest(x_fit, config.forest, config.seed, resources.cpus_per_worker)
         done(f"{len(forest.roots)} trees on {len(prepared.x_fit):,} rows")
     kept = fitting.trim(prepared, forest, config)
     if len(kept) < len(prepared.x_fit):
@@ -117,7 +118,7 @@ def _fit(
         done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
     with stages.stage("calibration, threshold and evaluation", logger):
         fitted = autoencoder_score.export(state["best_weights"], kept, config.autoencoder, config.seed)
-        fit_head = functools.partial(fits.fit_head, resources=resources)
+        fit_head = functools.partial(tasks.fit_head, cpus=resources.cpus_per_worker)
         detector, evaluation = fitting.assemble(prepared, forest, fitted, config, fit_head)
     for warning in evaluation.warnings:
         logger.warning("%s", warning)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from fraud.errors import ConfigError
 from fraud.locks import HeldElsewhereError, exclusive
 
 ORDER, EVENTS, TRIALS = "sweep.json", "trials.jsonl", "trials"
+Detector = Literal["forest", "autoencoder"]
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -38,7 +39,7 @@ class Trial:
     """
 
     number: int
-    detector: str
+    detector: Detector
     params: dict[str, Any]
     started: float
     worker: str = ""
@@ -159,13 +160,16 @@ def held(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
         raise ConfigError(
             f"no sweep {sweep_id!r} in {root}: " + (f"the newest are {', '.join(known)}" if known else "there is none")
         )
-    try:
-        with exclusive(root / f"{sweep_id}.lock", wait=False):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(root / f"{sweep_id}.lock", wait=False))
             folder.mkdir(exist_ok=True)
             journal = Journal(folder)
             journal.mend()
-            yield journal
-    except HeldElsewhereError as error:
-        raise ConfigError(f"sweep {sweep_id!r} is running already ({error}): wait for it or stop it") from None
-    except OSError as error:
-        raise ConfigError(f"cannot keep a sweep in {root} ({error}): set FRAUD_STATE to a writable folder") from error
+        except HeldElsewhereError as error:
+            raise ConfigError(f"sweep {sweep_id!r} is running already ({error}): wait for it or stop it") from None
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep a sweep in {root} ({error}): set FRAUD_STATE to a writable folder"
+            ) from error
+        yield journal

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fraud.config import TrainConfig, configure, from_mapping
 from fraud.errors import ConfigError
 from fraud.outdir import check_outdir
 from fraud.schema import Schema
 from fraud.settings import Settings
+from tuning.journal import Detector
 from tuning.space import Space
 
 REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
-DETECTORS = ("forest", "autoencoder")
+DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -28,7 +31,8 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 class Order:
     """One sweep, checked; paths are absolute.
 
-    detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
+    created: seconds since 1970. fingerprint: of the data, known once it was read; objective_name: what trials are
+    judged by, known then too. detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
     once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own.
     """
 
@@ -40,7 +44,7 @@ class Order:
     space: Space
     outdir: Path
     trials: int = 40
-    detectors: tuple[str, ...] = DETECTORS
+    detectors: tuple[Detector, ...] = DETECTORS
     objectives: tuple[str, ...] = ("average_precision",)
     scheduler: str = "asha"
     folds: int = 1
@@ -49,7 +53,9 @@ class Order:
     gpus_per_trial: float = 0.0
     time_budget_s: float | None = None
     should_track: bool = True
+    created: float = 0.0
     fingerprint: str | None = None
+    objective_name: str = "average_precision"
 
     def to_dict(self) -> dict[str, Any]:
         """What the journal keeps of it."""
@@ -57,11 +63,11 @@ class Order:
             name: getattr(self, name)
             for name in (
                 "data", "trials", "scheduler", "folds", "max_concurrent", "cpus_per_trial", "gpus_per_trial",
-                "time_budget_s", "should_track", "fingerprint",
+                "time_budget_s", "should_track", "created", "fingerprint", "objective_name",
             )
         }  # fmt: skip
         detector = "both" if len(self.detectors) > 1 else self.detectors[0]
-        named = {"id": self.sweep_id, "created": time.time(), "detector": detector, "seed": self.config.seed}
+        named = {"id": self.sweep_id, "detector": detector, "seed": self.config.seed}
         texts = {"schema": self.schema.name, "schema_yaml": self.schema.to_yaml(), "space": self.space.text}
         named |= {"objectives": list(self.objectives), "config": self.config.to_dict(), "outdir": str(self.outdir)}
         return named | plain | texts | {"space_name": self.space.name}
@@ -75,7 +81,7 @@ class Order:
             plain = {name: raw[name] for name in names if name in raw}
             return cls(
                 **plain, sweep_id=raw["id"], is_resumed=True, config=config, outdir=Path(raw["outdir"]),
-                schema=Schema.from_yaml(raw["schema_yaml"]), objectives=tuple(raw["objectives"]),
+                schema=Schema.from_dict(yaml.safe_load(raw["schema_yaml"])), objectives=tuple(raw["objectives"]),
                 space=Space.read(raw["space"], raw["space_name"], config),
                 detectors=DETECTORS if raw["detector"] == "both" else (raw["detector"],),
             )  # fmt: skip
@@ -133,7 +139,7 @@ def _new(given: argparse.Namespace, settings: Settings, budget: float | None, ou
     folds = 1 if given.folds is None else given.folds
     if folds < 1:
         raise ConfigError(f"--folds {folds}: give 1 or more")
-    if not 0 < given.cpus_per_trial or not 0 <= given.gpus_per_trial:
+    if not given.cpus_per_trial > 0 or not given.gpus_per_trial >= 0:
         raise ConfigError("--cpus-per-trial must be above 0 (0.5: two trials a CPU), --gpus-per-trial 0 or more")
     config = configure(given.config and settings.locate_yaml(given.config), given.seed, given.set)
     space = Space.load(given.space and settings.locate(given.space), config)
@@ -161,6 +167,7 @@ def _new(given: argparse.Namespace, settings: Settings, budget: float | None, ou
         gpus_per_trial=given.gpus_per_trial,
         time_budget_s=budget,
         should_track=not given.no_mlflow,
+        created=time.time(),
     )
 
 

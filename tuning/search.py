@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
-from tuning.journal import Trial
+from tuning.journal import Detector, Trial
 from tuning.space import Space
 from tuning.space_values import Parameter
 
@@ -38,7 +38,7 @@ class TurnsSearch(Searcher):
     def __init__(
         self,
         space: Space,
-        detectors: Sequence[str],
+        detectors: Sequence[Detector],
         *,
         n_trials: int,
         seed: int,
@@ -50,12 +50,11 @@ class TurnsSearch(Searcher):
         self._space, self._detectors, self._n_trials, self._seed = space, list(detectors), n_trials, seed
         self._objectives = list(objectives)
         self._distributions = {
-            detector: {p.name: distribution_of(p) for p in space.parameters_of(detector)}  # type: ignore[arg-type]
-            for detector in detectors
+            detector: {p.name: distribution_of(p) for p in space.parameters_of(detector)} for detector in detectors
         }
         directions = ["maximize" if name != "scoring_cost" else "minimize" for name in objectives]
         self._studies = {detector: optuna.create_study(directions=directions) for detector in detectors}
-        self._asked: dict[int, tuple[str, optuna.trial.Trial]] = {}
+        self._asked: dict[int, tuple[Detector, optuna.trial.Trial]] = {}
         self._numbers: dict[str, int] = {}
         self._unfinished = [trial for trial in known.values() if not trial.has_ended]
         self._next = max(known, default=0) + 1
@@ -77,6 +76,11 @@ class TurnsSearch(Searcher):
         self._numbers[trial_id] = number
         return {"number": number, "detector": detector, "params": params}
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every trial was suggested."""
+        return not self._unfinished and self._next > self._n_trials
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how it went; a failed trial teaches it nothing."""
         number = self._numbers.pop(trial_id, None)
@@ -96,7 +100,7 @@ class TurnsSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore, see `save`."""
 
-    def _ask(self, number: int, detector: str) -> dict[str, Any]:
+    def _ask(self, number: int, detector: Detector) -> dict[str, Any]:
         study = self._studies[detector]
         study.sampler = optuna.samplers.TPESampler(
             seed=int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]),
@@ -109,7 +113,7 @@ class TurnsSearch(Searcher):
         self._asked[number] = detector, asked
         return {name: _value(distributions[name], value) for name, value in asked.params.items()}
 
-    def _add(self, detector: str, params: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+    def _add(self, detector: Detector, params: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
         """Put a trial of an earlier driver into its study."""
         distributions = self._distributions.get(detector, {})
         if set(params) != set(distributions):

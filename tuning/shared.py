@@ -15,6 +15,7 @@ from fraud.config import TrainConfig
 from fraud.fitting import Fold
 from fraud.folds import Matrices
 from fraud.thresholds import ThresholdConfig
+from tuning.journal import Detector
 from tuning.space import Space
 
 OBJECTIVE = "average_precision"
@@ -62,11 +63,11 @@ def key_of(config: TrainConfig) -> str:
     return json.dumps(TrainConfig.to_dict(config)["features"], sort_keys=True)
 
 
-def preprocessings(space: Space, base: TrainConfig, detectors: Sequence[str]) -> list[TrainConfig]:
+def preprocessings(space: Space, base: TrainConfig, detectors: Sequence[Detector]) -> list[TrainConfig]:
     """One configuration for each preprocessing that trials can ask for, that of the base configuration first."""
     chosen: dict[str, TrainConfig] = {key_of(base): base}
     for detector in detectors:
-        for settings in space.preprocessings(detector):  # type: ignore[arg-type]
+        for settings in space.preprocessings(detector):
             config = space.configure(base, settings)
             chosen.setdefault(key_of(config), config)
     return list(chosen.values())

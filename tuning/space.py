@@ -9,19 +9,18 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fraud.config import TrainConfig, from_mapping
 from fraud.errors import ConfigError
 from fraud.thresholds import ThresholdConfig
+from tuning.journal import Detector
 from tuning.space_values import Parameter
 
 DEFAULT = Path(__file__).parent / "spaces" / "default.yaml"
 ARCHITECTURE = ("depth", "width", "latent")
 # What one fit covers: trees are grown in groups, a network passes through every epoch and is scored in every way.
 COVERED = ("forest.n_estimators", "autoencoder.epochs", "autoencoder.score", "autoencoder.components")
-
-SearchedDetector = Literal["forest", "autoencoder"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Space:
             raise ConfigError(f"no search space {str(file)!r} ({error.strerror}): name a YAML file") from None
         return cls.read(text, file.name, base)
 
-    def parameters_of(self, detector: SearchedDetector) -> tuple[Parameter, ...]:
+    def parameters_of(self, detector: Detector) -> tuple[Parameter, ...]:
         """What a trial of this detector samples: settings of the features and its own with more than one value.
 
         Raises ConfigError when that is nothing.
@@ -80,7 +79,7 @@ class Space:
             )
         return found
 
-    def preprocessings(self, detector: SearchedDetector) -> tuple[dict[str, Any], ...]:
+    def preprocessings(self, detector: Detector) -> tuple[dict[str, Any], ...]:
         """Every combination of the features' sampled settings, dotted; one empty one when nothing is sampled."""
         sampled = [p for p in self.parameters_of(detector) if p.name.startswith("features.")]
         combinations = itertools.product(*(p.choices for p in sampled))

@@ -1,0 +1,66 @@
+"""The driver's ear: writes what Tune reports about every trial into the journal, and passes it on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray import tune
+
+from tuning.halving import HalvingByDetector
+from tuning.journal import Journal
+from tuning.progress import Progress
+from tuning.tracking import SweepTracker
+
+
+class Record(tune.Callback):
+    """Journal first, then MLflow and the console. halving: knows which trials it stopped, and why."""
+
+    def __init__(
+        self, journal: Journal, progress: Progress, halving: HalvingByDetector | None, tracker: SweepTracker | None
+    ) -> None:
+        self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial begins, or begins again after its process died."""
+        named = {name: trial.config[name] for name in ("number", "detector", "params")}
+        self._append({"event": "started", **named})
+        self._progress.started(**named)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial came to a rung, or is heard of."""
+        if "step" in result:
+            number, objective = trial.config["number"], result.get("objective")
+            told = {"step": result["step"], "objective": objective, "epochs": result["epochs"]}
+            self._append({"event": "rung", "number": number, "worker": result["worker"], **told})
+            self._progress.went_on(number, result["step"], objective)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial came to its end or was stopped; one that the end of the sweep cut off is left as it is."""
+        last = trial.last_result
+        stopped = self._halving.stopped.get(trial.config["number"]) if self._halving else None
+        if last.get("failed"):
+            self._end(trial, "failed", last["failed"], None)
+        elif stopped:
+            self._end(trial, "stopped", stopped, last["result"])
+        elif last.get("done") and last.get("result"):
+            self._end(trial, "finished", last["reason"], last["result"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died once too often."""
+        error = trial.get_error()
+        said = " ".join(str(error).split())[:300]
+        memory = " (killed, perhaps for want of memory)" if "memory" in said.lower() or "died" in said.lower() else ""
+        self._end(trial, "failed", f"its process died{memory}: {said}", None)
+
+    def _end(self, trial: Any, status: str, reason: str, result: dict[str, Any] | None) -> None:
+        told = {"number": trial.config["number"], "status": status, "reason": reason, "result": result}
+        self._append({"event": "ended", "worker": trial.last_result.get("worker", ""), **told})
+        self._progress.ended(trial.config["number"], trial.config["detector"], status, reason, result)
+
+    def _append(self, event: dict[str, Any]) -> None:
+        self._journal.append({**event, "time": time.time()})
+        if self._tracker:
+            self._tracker.wake()

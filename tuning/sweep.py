@@ -1,0 +1,222 @@
+"""`python -m tuning.sweep`: search both detectors and the thresholds in parallel, every trial in MLflow, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from cluster.session import connected, terminable
+from fraud import data, fitting, folds, label_free, stages
+from fraud.errors import ConfigError, run_command
+from fraud.settings import Settings
+from fraud.splits import split_by_time
+from tuning import report, shared, winner
+from tuning.halving import HalvingByDetector
+from tuning.journal import Journal, held
+from tuning.order import BEST, Order, Resume, read_command
+from tuning.progress import Progress
+from tuning.record import Record
+from tuning.report_verdict import headline
+from tuning.results import Results
+from tuning.search import TurnsSearch
+from tuning.shared import Shared
+from tuning.tracking import SweepTracker
+from tuning.trial import REDUCTION, DetectorTrial, rungs_of
+
+logger = logging.getLogger(__name__)
+
+# A trial whose process dies is started again once: a second death is taken for the trial's own.
+MAX_FAILURES = 1
+_FOREST_REDUCTION = 2.0
+UNFINISHED_EXIT_CODE = 3
+# Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
+_TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}  # fmt: skip
+
+
+def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
+    """Run or go on with a sweep: what to print, and whether every trial has ended.
+
+    A sweep that is interrupted raises KeyboardInterrupt after its journal is safe. Raises FraudError.
+    """
+    root = settings.state / "sweeps"
+    with held(root, wanted.sweep_id, must_exist=isinstance(wanted, Resume)) as journal:
+        order = wanted if isinstance(wanted, Order) else wanted.applied_to(Order.from_dict(journal.read_order()))
+        fingerprint = data.fingerprint(order.data)
+        if order.fingerprint not in (None, fingerprint):
+            raise ConfigError(
+                f"--resume {order.sweep_id}: {order.data} is not what this sweep began with (fingerprint "
+                f"{fingerprint[:12]} instead of {str(order.fingerprint)[:12]}): bring the old data back or start anew"
+            )
+        order = dataclasses.replace(order, fingerprint=fingerprint)
+        logger.info("sweep %s: stop it with Ctrl-C, go on with --resume %s", order.sweep_id, order.sweep_id)
+        with connected(), terminable():
+            return _run(order, journal, settings)
+
+
+def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]:
+    cpus = _check_resources(order)
+    windows, given = _share(order, journal)
+    order = dataclasses.replace(order, objective_name=shared.OBJECTIVE if given.has_labels else label_free.OBJECTIVE)
+    if not given.has_labels:
+        logger.warning(
+            "no labelled frauds to judge by: the objective is %s, no threshold is chosen", order.objective_name
+        )
+    journal.write_order(order.to_dict())
+    tracker = SweepTracker(settings, journal) if order.should_track else None
+    if tracker:
+        tracker.start()
+    status, patience_s = "FAILED", 15.0
+    try:
+        _search(order, journal, given, cpus, tracker)
+        ended = sum(trial.has_ended for trial in journal.trials().values())
+        with stages.stage("pairs, head and thresholds", logger):
+            config = winner.choose(journal, windows, given, min(1.0, order.cpus_per_trial))
+        comments = [
+            f"The best of sweep {order.sweep_id} after {ended} trials on {order.data} (fingerprint {order.fingerprint}).",
+            f"{_training(order)} --config {BEST}",
+        ]
+        data.write_text(winner.to_yaml(config, comments), str(order.outdir / BEST))
+        with stages.stage(f"report in {order.outdir}", logger):
+            report.write(journal, order.outdir)
+        if tracker:
+            tracker.log_folder(order.outdir / report.PLOTS, report.PLOTS)
+        status, patience_s = "FINISHED", 120.0
+    except KeyboardInterrupt:
+        status = "KILLED"
+        logger.warning("interrupted; go on with: python -m tuning.sweep --resume %s", order.sweep_id)
+        raise
+    finally:
+        journal.append({"event": "closed", "time": time.time(), "status": status})
+        if tracker:
+            tracker.finish(status, patience_s)
+    text = f"{headline(Results.read(journal))}\n"
+    if ended < order.trials:
+        text += (
+            f"{ended} of {order.trials} trials ended; go on with: python -m tuning.sweep --resume {order.sweep_id}\n"
+        )
+    text += f"report: {order.outdir / report.PAGE}\nbest configuration: {order.outdir / BEST}\n"
+    return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n", ended >= order.trials
+
+
+def _training(order: Order) -> str:
+    return f"python -m ray_jobs.train --data {order.data} --schema {order.schema.name}"
+
+
+def _check_resources(order: Order) -> int:
+    """CPUs of the cluster. Raises ConfigError at once for a trial that it could never run, rather than wait."""
+    import ray
+
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    if order.cpus_per_trial > cpus:
+        raise ConfigError(
+            f"--cpus-per-trial {order.cpus_per_trial:g} is more than the {cpus:g} CPUs of this Ray cluster: ask for less"
+        )
+    if order.gpus_per_trial > gpus:
+        raise ConfigError(
+            f"--gpus-per-trial {order.gpus_per_trial:g} is more than the {gpus:g} GPUs of this Ray cluster: "
+            + (f"use at most {gpus:g}" if gpus else "leave it out")
+        )
+    return int(cpus)
+
+
+def _share(order: Order, journal: Journal) -> tuple[list[fitting.Fold], Shared]:
+    """Read, check and transform the data once, and put it where every trial finds it."""
+    checked = stages.load(order.data, order.schema, logger)
+    with stages.stage("windows and history", logger) as done:
+        windows = folds.prepare(checked.rows, order.schema, order.config, order.folds)
+        done(f"{len(windows[0].raw_train):,} training and {len(windows[0].raw_validation):,} validation rows")
+    configs = shared.preprocessings(order.space, order.config, order.detectors)
+    with stages.stage(f"{len(configs)} preprocessings of {len(windows)} folds into the object store", logger):
+        tasks = shared.put_tasks(windows, configs)
+    days, amounts = _validation_window(order, checked.rows)
+    return windows, Shared(
+        base=order.config,
+        space=order.space,
+        tasks=tasks,
+        days=days,
+        amounts=amounts,
+        has_labels=shared.has_frauds(windows),
+        folder=str(journal.path / "trials"),
+        device="cuda" if order.gpus_per_trial else "cpu",
+        threads=max(1, int(order.cpus_per_trial)),
+    )
+
+
+def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:
+    """Length in days of the newest validation window, and the amounts there that threshold policies ask for."""
+    times = fitting.times_of(rows, order.schema)
+    part = split_by_time(times, fitting.split_config(order.schema, order.config), len(rows)).validation
+    columns = {config.amount_column for config in order.space.thresholds} - {None}
+    for column in sorted(columns - set(rows.columns)):
+        raise ConfigError(f"threshold amount_column={column!r} is not a column of schema {order.schema.name!r}")
+    amounts = {column: rows[column].to_numpy(dtype=np.float64)[part] for column in columns}
+    days = None if times is None else max(float(np.ptp(times[part].astype(np.int64))) / 86_400e6, 1e-9)
+    return days, amounts
+
+
+def _search(order: Order, journal: Journal, given: Shared, cpus: int, tracker: SweepTracker | None) -> None:
+    from ray import tune
+
+    os.environ.update(_TUNE)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    known = journal.trials()
+    search = TurnsSearch(
+        order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,
+        known=known,
+    )  # fmt: skip
+    at_once = order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
+    halving = None
+    if order.scheduler == "asha":
+        rungs = {"forest": order.space.forest_sizes, "autoencoder": rungs_of(order.space.epochs)}
+        reductions = {"forest": _FOREST_REDUCTION, "autoencoder": float(REDUCTION)}
+        halving = HalvingByDetector(rungs, reductions, known.values())
+    progress = Progress(order.trials, order.objective_name, known)
+    record = Record(journal, progress, halving, tracker)
+    journal.append({"event": "opened", "time": time.time(), "trials": order.trials, "at_once": at_once})
+    began = time.time()
+    scratch = journal.path / "tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    trainable = tune.with_resources(
+        tune.with_parameters(DetectorTrial, shared=given),
+        {"cpu": order.cpus_per_trial, "gpu": order.gpus_per_trial},
+    )
+    try:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=search, scheduler=halving, num_samples=-1, reuse_actors=True,
+                max_concurrent_trials=at_once, time_budget_s=order.time_budget_s,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(journal.path), verbose=0, callbacks=[record],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        ).fit()  # fmt: skip
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    unfinished = [trial for trial in journal.trials().values() if not trial.has_ended]
+    is_over_time = order.time_budget_s is not None and time.time() - began >= order.time_budget_s
+    if (unfinished or not search.is_exhausted) and not is_over_time:
+        raise KeyboardInterrupt  # Tune takes Ctrl-C for a reason to return
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`. Returns 0, or 3 when the time budget left trials to do."""
+    settings = Settings.from_environment()
+    text, is_complete = sweep(read_command(argv, settings), settings)
+    sys.stdout.write(text)
+    return 0 if is_complete else UNFINISHED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    run_command(main)
