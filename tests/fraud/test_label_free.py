@@ -69,7 +69,7 @@ def test_a_better_detector_finds_more_of_them() -> None:
         "all inputs and how they hang together": np.einsum("ij,jk,ik->i", numbers, precision, numbers),
     }
     found = [metrics.average_precision(labels, score) for score in scores.values()]
-    assert found == sorted(found) and found[0] < 0.07 and found[-1] > 2 * found[-2]
+    assert found[0] < 0.06 < 0.1 < min(found[1:3]) and found[3] > max(found[1:3])
 
 
 def test_awkward_rows() -> None:
