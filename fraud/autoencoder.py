@@ -30,7 +30,8 @@ class AutoencoderConfig:
     hidden: widths from the input to the latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
     noise: standard deviation of the Gaussian noise added to the scaled inputs while training; mask: share of inputs
     zeroed. batch_size: rows a step, over all workers. patience: epochs without a better validation error before
-    stopping. score: how a residual becomes a score. components: Gaussians of the density score.
+    stopping. score: how a residual becomes a score. components: Gaussians of the density score. mixture_rows: rows that
+    these are fitted on, at most; the fit's time goes with them, and can be longer than the training's.
     """
 
     hidden: tuple[int, ...] = (16, 8)
@@ -45,6 +46,7 @@ class AutoencoderConfig:
     patience: int = 5
     score: Literal["density", "whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
     components: int = 5
+    mixture_rows: int = 60_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -61,6 +63,7 @@ class AutoencoderConfig:
             ("patience", self.patience >= 1, "1 or more"),
             ("score", self.score in SCORES, f"one of {', '.join(SCORES)}"),
             ("components", self.components >= 1, "1 or more"),
+            ("mixture_rows", self.mixture_rows >= 2, "2 or more"),
         ]  # fmt: skip
         for name, is_right, remedy in checks:
             if not is_right:

@@ -16,7 +16,6 @@ import numpy as np
 from fraud import kernels
 from fraud.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
 
-_MIXTURE_ROWS = 60_000
 # Added to the variances of the mixture, whose space has unit variance: no component may shrink onto a few rows.
 _MIXTURE_FLOOR = 1e-2
 
@@ -130,16 +129,17 @@ def export(
     known = {**bare.__dict__, "center": center.astype(np.float32)}
     if config.score != "density":
         return Autoencoder(**{**known, "factors": whitening[None]})
-    return Autoencoder(**{**known, **_mixture((deviations - center) @ whitening, whitening, config.components, seed)})
+    return Autoencoder(**{**known, **_mixture((deviations - center) @ whitening, whitening, config, seed)})
 
 
-def _mixture(spread: np.ndarray, whitening: np.ndarray, components: int, seed: int) -> dict[str, Any]:
+def _mixture(spread: np.ndarray, whitening: np.ndarray, config: AutoencoderConfig, seed: int) -> dict[str, Any]:
     """Fit a Gaussian mixture to whitened deviations, float64 (n_rows, n), and fold the whitening into its factors."""
     from sklearn.mixture import GaussianMixture
 
-    rows = np.random.default_rng(seed).permutation(len(spread))[:_MIXTURE_ROWS]
+    rows = np.random.default_rng(seed).permutation(len(spread))[: config.mixture_rows]
+    components = min(config.components, len(rows))
     mixture = GaussianMixture(
-        min(components, len(rows)), reg_covar=_MIXTURE_FLOOR, max_iter=100, random_state=seed, init_params="k-means++"
+        components, reg_covar=_MIXTURE_FLOOR, max_iter=100, random_state=seed, init_params="k-means++"
     ).fit(spread[np.sort(rows)])
     factors = mixture.precisions_cholesky_
     log_determinants = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)

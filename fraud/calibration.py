@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fraud import kernels
-from fraud.errors import DataError
+from fraud.errors import ConfigError, DataError
 
 # Evidence at which the score is one half: one normal row in a thousand.
 HALF_SCORE_EVIDENCE = 3.0
@@ -74,21 +74,27 @@ class Calibration:
         return head, self.final(join(head, joint, self.head_weight))
 
 
-def fit(forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None) -> Calibration:
+def fit(
+    forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None, weight: float | None = None
+) -> Calibration:
     """Calibrate on rows that neither detector was fitted on.
 
     labels: int8 (n_rows,) 1 fraud, 0 legitimate, -1 unknown, or None. Tails are measured on the rows not known as
     fraud; with frauds among the rows the weight is the one of 21 with the best average precision, without it is one
-    half. Raises DataError on an empty window.
+    half. weight: the forest's, in [0, 1], to be taken as it is. Raises DataError on an empty window, ConfigError for a
+    weight out of range.
     """
+    if weight is not None and not 0 <= weight <= 1:
+        raise ConfigError(f"forest_weight={weight!r} must be a number in [0, 1], or None for the best on these rows")
     normal = np.ones(len(forest_raw), dtype=bool) if labels is None else labels != 1
     if not normal.any():
         raise DataError("no normal row to calibrate scores on: the validation window is empty or all fraud; enlarge it")
     forest = fit_tail(forest_raw[normal])
     autoencoder = fit_tail(autoencoder_raw[normal])
     f, a = forest(forest_raw), autoencoder(autoencoder_raw)
-    weight = 0.5 if labels is None else best_weight(f, a, labels)
-    return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), weight)
+    if weight is None:
+        weight = 0.5 if labels is None else best_weight(f, a, labels)
+    return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), float(weight))
 
 
 def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:

@@ -16,6 +16,7 @@ from fraud.errors import ConfigError
 from fraud.features import FeatureConfig
 from fraud.forest import ForestConfig
 from fraud.head import HeadConfig
+from fraud.policies import is_number
 from fraud.splits import SplitConfig
 from fraud.thresholds import ThresholdConfig
 
@@ -28,11 +29,13 @@ class TrainConfig:
     """The whole configuration of a training; every part is documented on its own class.
 
     seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can look
-    at, for the metric recall_at_budget and the default threshold when there are no labels.
+    at, for the metric recall_at_budget and the default threshold when there are no labels. forest_weight: weight of the
+    forest's evidence beside the autoencoder's, in [0, 1]; None: the one that validation labels favour, else one half.
     """
 
     seed: int = 7
     alert_budget: float = 0.01
+    forest_weight: float | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     forest: ForestConfig = field(default_factory=ForestConfig)
@@ -43,6 +46,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 < self.alert_budget < 1:
             raise ConfigError(f"alert_budget={self.alert_budget!r} must be a share in (0, 1), e.g. 0.01")
+        if self.forest_weight is not None and not (is_number(self.forest_weight) and 0 <= self.forest_weight <= 1):
+            raise ConfigError(
+                f"forest_weight={self.forest_weight!r} must be a number in [0, 1], or null for the best on validation"
+            )
 
     @classmethod
     def load(cls, path_or_name: str | None) -> TrainConfig:

@@ -31,6 +31,10 @@ class RegistryError(FraudError):
     """The model registry has no such version or alias, or cannot be reached."""
 
 
+class RegistryUnreachableError(RegistryError):
+    """MLflow gave no answer, as opposed to answering that there is no such thing."""
+
+
 class StoreError(FraudError):
     """The store of the live history cannot be reached, or answers too late."""
 

@@ -23,7 +23,7 @@ from fraud.features import FeatureMap
 from fraud.head import Head, HeadConfig
 from fraud.history import HistoryState, replay
 from fraud.schema import Schema
-from fraud.splits import Split, Window, split_by_time
+from fraud.splits import Split, SplitConfig, Window, split_by_time
 from fraud.thresholds import ThresholdConfig
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,35 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """What may be known before the test window: all rows of one training and one validation window.
+
+    raw_train, raw_validation: float64 (n_rows, n_raw); train_labels, validation_labels: int8 (n_rows,), or both None;
+    categories: known levels of each categorical column, from the normal training rows.
+    """
+
+    schema: Schema
+    categories: dict[str, tuple[str, ...]]
+    raw_train: np.ndarray
+    raw_validation: np.ndarray
+    train_labels: np.ndarray | None
+    validation_labels: np.ndarray | None
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Fold:
+        """The windows of a prepared training."""
+        labels, split = prepared.labels, prepared.split
+        known = (None, None) if labels is None else (labels[split.train], labels[split.validation])
+        raw = prepared.raw
+        return cls(prepared.schema, prepared.features.categories, raw[split.train], raw[split.validation], *known)
+
+    @property
+    def raw_normal(self) -> np.ndarray:
+        """Training rows not known as fraud."""
+        return self.raw_train if self.train_labels is None else self.raw_train[self.train_labels != 1]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How the detectors did on the untouched test window.
 
@@ -76,27 +105,14 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
 
     Raises DataError if a window is empty, or training or validation hold no normal row.
     """
-    times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
-    # No window may use labels sooner than the schema says they are known.
-    delay_days = max(config.split.delay_days, schema.label_delay_days)
-    split = split_by_time(times, replace(config.split, delay_days=delay_days), len(rows))
-    labels = _labels(rows, schema)
+    times = times_of(rows, schema)
+    split = split_by_time(times, split_config(schema, config), len(rows))
+    labels = labels_of(rows, schema)
     history, states = replay(rows, schema)
-    normal = split.train if labels is None else split.train[labels[split.train] != 1]
-    if len(normal) == 0:
-        raise DataError(
-            f"all {len(split.train)} training rows are labelled fraud: the detectors learn from normal rows; "
-            f"check the label column {schema.label.name if schema.label else ''!r}"
-        )
+    normal, quiet = normal_rows(split, labels, schema)
     categories = features.learn_categories(rows.iloc[normal], schema)
     raw = features.raw_features(rows, schema, categories, history)
     fitted = features.fit(raw[normal], schema, categories, config.features)
-    quiet = split.validation if labels is None else split.validation[labels[split.validation] != 1]
-    if len(quiet) == 0:
-        raise DataError(
-            f"all {len(split.validation)} validation rows are labelled fraud: stopping and calibration need normal "
-            "rows there; move or enlarge split.validation"
-        )
     return Prepared(
         schema=schema, rows=rows, raw=raw, labels=labels, split=split, windows=split.windows(times, labels),
         features=fitted,
@@ -104,17 +120,55 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
     )  # fmt: skip
 
 
-def trim(prepared: Prepared, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
-    """Rows to fit the autoencoder on: with labels all of x_fit, without them x_fit less its most isolated share.
+def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    """Times of canonical rows, datetime64[us] (n_rows,), None without a timestamp."""
+    return rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
 
-    The share is forest.contamination: without labels some of the rows are fraud, and a network that sees them learns
-    them.
-    """
+
+def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    """Labels of canonical rows, int8 (n_rows,), None where no row has one."""
+    if schema.label is None or schema.label.name not in rows:
+        return None
+    labels = rows[schema.label.name].to_numpy(dtype=np.int8)
+    return labels if (labels >= 0).any() else None
+
+
+def split_config(schema: Schema, config: TrainConfig) -> SplitConfig:
+    """The configured split; no window may use labels sooner than the schema says they are known."""
+    return replace(config.split, delay_days=max(config.split.delay_days, schema.label_delay_days))
+
+
+def normal_rows(split: Split, labels: np.ndarray | None, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """Rows not known as fraud of the training and the validation window. Raises DataError where there is none."""
+    normal = split.train if labels is None else split.train[labels[split.train] != 1]
+    if len(normal) == 0:
+        raise DataError(
+            f"all {len(split.train)} training rows are labelled fraud: the detectors learn from normal rows; "
+            f"check the label column {schema.label.name if schema.label else ''!r}"
+        )
+    quiet = split.validation if labels is None else split.validation[labels[split.validation] != 1]
+    if len(quiet) == 0:
+        raise DataError(
+            f"all {len(split.validation)} validation rows are labelled fraud: stopping and calibration need normal "
+            "rows there; move or enlarge split.validation"
+        )
+    return normal, quiet
+
+
+def trim(prepared: Prepared, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
+    """Rows to fit the autoencoder on: with labels all of x_fit, without them x_fit less its most isolated share."""
     if prepared.labels is not None and (prepared.labels[prepared.split.train] >= 0).any():
         return prepared.x_fit
-    scores = fitted.score(prepared.x_fit)
-    kept = scores <= np.quantile(scores, 1.0 - config.forest.contamination)
-    return prepared.x_fit[kept]
+    return trimmed(prepared.x_fit, fitted, config)
+
+
+def trimmed(x_fit: np.ndarray, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
+    """x_fit, float32 (n_rows, n_inputs), less the share forest.contamination that `fitted` isolates best.
+
+    Without labels some of the rows are fraud, and a network that sees them learns them.
+    """
+    scores = fitted.score(x_fit)
+    return x_fit[scores <= np.quantile(scores, 1.0 - config.forest.contamination)]
 
 
 def fit_autoencoder(
@@ -149,15 +203,12 @@ def assemble(
     scored last, once.
     """
     split, labels = prepared.split, prepared.labels
-    y_validation = None if labels is None else labels[split.validation]
-    x = prepared.features.transform(prepared.raw[split.validation])
-    calibrated = calibration.fit(fitted_forest.score(x), fitted_autoencoder.score(x), y_validation)
-    undecided = Detector(
-        schema=prepared.schema, features=prepared.features, history=prepared.history, forest=fitted_forest,
-        autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
-    )  # fmt: skip
-    undecided, refitted, warnings = _add_head(undecided, prepared, config, fit_head)
-    validation_scores = Engine(undecided).score_raw(prepared.raw[split.validation])
+    fold = Fold.of(prepared)
+    undecided, refitted, warnings = join(
+        fold, prepared.features, fitted_forest, fitted_autoencoder, config, fit_head, prepared.history
+    )
+    y_validation = fold.validation_labels
+    validation_scores = Engine(undecided).score_raw(fold.raw_validation)
     threshold, more = _choose_threshold(prepared, validation_scores[:, 0], y_validation, config)
     warnings += more
     detector = replace(undecided, threshold=threshold, head=refitted)
@@ -191,6 +242,30 @@ def assemble(
     )
 
 
+def join(
+    fold: Fold,
+    fitted_features: FeatureMap,
+    fitted_forest: forest.Forest,
+    fitted_autoencoder: autoencoder_score.Autoencoder,
+    config: TrainConfig,
+    fit_head: HeadFit = head.fit,
+    history: tuple[HistoryState, ...] = (),
+) -> tuple[Detector, Head | None, tuple[str, ...]]:
+    """Calibrate both detectors on the validation window and add the head that the configuration asks for.
+
+    Returns the detector, still without a threshold, the head to deploy in place of its own, and warnings. fit_head:
+    where the head's members are fitted; history: the state that the detector starts with.
+    """
+    x = fitted_features.transform(fold.raw_validation)
+    raw_scores = fitted_forest.score(x), fitted_autoencoder.score(x)
+    calibrated = calibration.fit(*raw_scores, fold.validation_labels, config.forest_weight)
+    undecided = Detector(
+        schema=fold.schema, features=fitted_features, history=history, forest=fitted_forest,
+        autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
+    )  # fmt: skip
+    return _add_head(undecided, fold, config, fit_head)
+
+
 def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tuple[Detector, Evaluation]:
     """Run a whole training in this process, without Ray. rows: canonical frame."""
     prepared = prepare(rows, schema, config)
@@ -201,28 +276,27 @@ def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tupl
 
 
 def _add_head(
-    detector: Detector, prepared: Prepared, config: TrainConfig, fit_head: HeadFit
+    detector: Detector, fold: Fold, config: TrainConfig, fit_head: HeadFit
 ) -> tuple[Detector, Head | None, tuple[str, ...]]:
     """The detector with a head fitted on the training window, the head to deploy, and warnings.
 
     The calibration is that of the first head on validation rows, which it has not seen; the head to deploy is fitted
     anew with the validation rows as well.
     """
-    labels, split, wanted = prepared.labels, prepared.split, config.head
-    frauds = 0 if labels is None else int((labels[split.train] == 1).sum())
+    y_train, y_validation, wanted = fold.train_labels, fold.validation_labels, config.head
+    frauds = 0 if y_train is None else int((y_train == 1).sum())
     if wanted.use == "never" or (wanted.use == "auto" and frauds < wanted.min_frauds):
         few = wanted.use == "auto" and frauds > 0
         told = f"{frauds:,} labelled frauds in the training window, fewer than head.min_frauds={wanted.min_frauds}: "
         return detector, None, (told + "no supervised head is fitted",) if few else ()
-    if labels is None or not frauds:
+    if y_train is None or y_validation is None or not frauds:
         raise DataError(
             "head.use='always' and no labelled fraud in the training window: use 'auto' or 'never', or give labels"
         )
-    engine, raw = Engine(detector), prepared.raw
-    evidence = engine.evidence(raw[split.validation])
-    train = head.inputs(raw[split.train], engine.evidence(raw[split.train]))
-    validation = head.inputs(raw[split.validation], evidence)
-    y_train, y_validation = labels[split.train], labels[split.validation]
+    engine = Engine(detector)
+    evidence = engine.evidence(fold.raw_validation)
+    train = head.inputs(fold.raw_train, engine.evidence(fold.raw_train))
+    validation = head.inputs(fold.raw_validation, evidence)
     fitted = fit_head(train, y_train, wanted, config.seed)
     calibrated = calibration.fit_head(detector.calibration, evidence[:, 2], fitted.score(validation), y_validation)
     refitted = fitted
@@ -237,13 +311,6 @@ _NO_THRESHOLD = thresholds.Threshold(
 )
 
 
-def _labels(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
-    if schema.label is None or schema.label.name not in rows:
-        return None
-    labels = rows[schema.label.name].to_numpy(dtype=np.int8)
-    return labels if (labels >= 0).any() else None
-
-
 def _choose_threshold(
     prepared: Prepared, scores: np.ndarray, labels: np.ndarray | None, config: TrainConfig
 ) -> tuple[thresholds.Threshold, tuple[str, ...]]:
@@ -256,7 +323,7 @@ def _choose_threshold(
             f"no labelled fraud in the validation window: threshold policy {wanted.policy!r} replaced by an "
             f"alert budget of {config.alert_budget:.2%}",
         )
-        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget)
+        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget, contamination=wanted.contamination)
     validation = prepared.rows.iloc[prepared.split.validation]
     amounts = None
     if wanted.amount_column:

@@ -20,8 +20,9 @@ class ForestConfig:
     """Settings of the IsolationForest.
 
     n_estimators: trees. max_samples: rows a tree ("auto" = 256, a count, or a share). max_features: share of features
-    a tree. bootstrap: sample rows with replacement. contamination: assumed share of anomalies; it moves no score, it
-    places the forest's own cut and is the share trimmed before fitting the autoencoder when there are no labels.
+    a tree. bootstrap: sample rows with replacement. contamination: share of the training rows, the most isolated, that
+    the autoencoder is not fitted on when there are no labels; it moves no score of the forest and no threshold (that
+    is `threshold.contamination`).
     """
 
     n_estimators: int = 100

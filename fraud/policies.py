@@ -23,6 +23,7 @@ SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "precision_at_least": ("precision",),
     "cost": (*_COSTS, "amount_column"),
 }
+EVERY_POLICY = ("policy", "contamination")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class ThresholdConfig:
         units a transaction: a false alarm's review, a missed fraud, a caught fraud, a legitimate row let through. The
         wrong decision must cost more than the right one (Elkan, 2001). With amounts, a missed fraud costs its amount.
     amount_column: name of the column holding each transaction's amount; the caller passes its values to `choose`.
+    contamination: largest share of transactions that may be called fraud, whatever the policy, above 0 and at most 1:
+        the cut is the policy's best of those no lower than alert_budget would place it. None sets no limit.
     """
 
     policy: Policy = "f_beta"
@@ -51,6 +54,7 @@ class ThresholdConfig:
     cost_true_positive: float = 0.0
     cost_true_negative: float = 0.0
     amount_column: str | None = None
+    contamination: float | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(Policy):
@@ -87,6 +91,11 @@ class ThresholdConfig:
             f"amount_column={self.amount_column!r}",
             "must be a column's name, or null",
         )
+        _check(
+            self.contamination is None or (is_number(self.contamination) and 0 < self.contamination <= 1),
+            f"contamination={self.contamination!r}",
+            "must be a share above 0 and at most 1 (0.01 = 1 %), or null for no limit",
+        )
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ThresholdConfig:
@@ -100,7 +109,7 @@ class ThresholdConfig:
                 remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
                 raise ConfigError(f"threshold setting {key!r} is unknown: {remedy}")
         config = cls(**raw)
-        idle = [key for key in raw if key != "policy" and key not in SETTINGS_OF[config.policy]]
+        idle = [key for key in raw if key not in {*EVERY_POLICY, *SETTINGS_OF[config.policy]}]
         if idle:
             logger.warning("threshold settings %s have no effect with policy %r", ", ".join(idle), config.policy)
         return config

@@ -16,13 +16,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fraud.cuts import Cuts, budget_cut, missed_loss
+from fraud.cuts import Cuts, budget_cut, budget_limit, missed_loss
 from fraud.errors import BundleError, ConfigError, DataError
 from fraud.metrics import at_threshold
 from fraud.policies import SETTINGS_OF, Policy, ThresholdConfig, is_number
-from fraud.ranking import check_labels, check_scores, largest_count
+from fraud.ranking import check_labels, check_scores
 
-__all__ = ["Policy", "Threshold", "ThresholdConfig", "choose", "measure"]
+__all__ = ["Policy", "Threshold", "ThresholdConfig", "check_choice", "choose", "measure"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ def choose(
     are filled in. days: length of the window, needed for `alerts_per_day`. amounts: (n_rows,) currency units; given
     them, policy "cost" charges a missed fraud its amount. Equally good cuts: the one with fewest alerts.
 
+    With `contamination` only cuts within that share are chosen from, as an alert budget counts it.
     A precision that no cut reaches yields the cut of highest precision, with a warning; `achieved` shows it. A budget
     smaller than the group of ties at the top yields no alerts, with a warning. The interval is the percentile interval
     over `resamples` resamples of the rows (Efron, 1979); the same seed gives the same interval.
@@ -117,18 +118,17 @@ def choose(
     if not values.size:
         raise DataError("there are no scores to choose a threshold on: give a window with at least one transaction")
     truth = check_labels(labels, values.size) if labels is not None else np.full(values.size, -1, np.int8)
-    _check_choice(truth, config, days, amounts)
+    check_choice(truth, config, days, amounts)
     rng = np.random.default_rng(seed)
     if config.policy == "alert_budget":
-        share, total = (config.budget, values.size) if config.alerts_per_day is None else (config.alerts_per_day, days)
-        value, draws = budget_cut(values, largest_count(share, total), rng, resamples)  # type: ignore[arg-type]
+        value, draws = budget_cut(values, budget_limit(config, values.size, days), rng, resamples)
     else:
         cuts = Cuts.of(values, truth, amounts)
         value, draws = cuts.choose(config), cuts.resample(config, rng, resamples)
     achieved = measure(values, truth, value, config, days=days, amounts=amounts)
     _warn(achieved, config)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) if draws.size else (value, value)
-    kept = {*SETTINGS_OF[config.policy], *SETTINGS_OF["cost"]}  # `achieved` counts a cost under every policy
+    kept = {*SETTINGS_OF[config.policy], *SETTINGS_OF["cost"], "contamination"}  # `achieved` always counts a cost
     return Threshold(
         value=value,
         policy=config.policy,
@@ -185,9 +185,10 @@ def measure(
     return figures
 
 
-def _check_choice(
+def check_choice(
     truth: NDArray[np.int8], config: ThresholdConfig, days: float | None, amounts: ArrayLike | None
 ) -> None:
+    """Raise ConfigError, with the remedy, if the policy lacks what it needs: labels, frauds, days or amounts."""
     if config.policy != "alert_budget":
         remedy = "use policy 'alert_budget', which needs no labels, or a window with labelled frauds"
         if not (truth >= 0).any():
@@ -209,7 +210,7 @@ def _check_choice(
 
 
 def _warn(achieved: Mapping[str, float], config: ThresholdConfig) -> None:
-    if config.policy == "precision_at_least" and achieved["precision"] < config.precision:
+    if config.policy == "precision_at_least" and achieved.get("precision", 1.0) < config.precision:
         logger.warning(
             "no threshold reaches precision %g on this window: took the highest there is, %.3g (recall %.3g)",
             config.precision,
@@ -219,7 +220,7 @@ def _warn(achieved: Mapping[str, float], config: ThresholdConfig) -> None:
     if not achieved["alerts"]:
         logger.warning(
             "policy %r chose a threshold above every score: no alerts. "
-            "Too many rows share the top score for the budget, or no alert is worth its cost",
+            "Too many rows share the top score for the budget or contamination, or no alert is worth its cost",
             config.policy,
         )
 

@@ -251,10 +251,10 @@ def _about(model: Model) -> dict[str, Any]:
 
 def _log(document: Mapping[str, Any], page: str, text: str, number: int, settings: Settings) -> None:
     """Add page, JSON and figures to the run of the model's version; without MLflow the files on disk must do."""
-    from fraud import registry
+    from fraud import registry, tracking
 
     try:
-        run = registry.Run(settings, registry.resolve(number, settings).run_id)
+        run = tracking.Run(settings, registry.resolve(number, settings).run_id)
         run.log_metrics(flat_metrics(document))
         run.log_text(page, "evaluation/evaluation.html")
         run.log_text(text, "evaluation/evaluation.json")

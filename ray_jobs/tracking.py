@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from fraud import bundle, registry
-from fraud.errors import RegistryError
+from fraud.errors import RegistryError, RegistryUnreachableError
 from fraud.settings import Settings
+from fraud.tracking import Run, continue_run, start_run
 from fraud.validation import Validated
 from ray_jobs.order import Order
 from ray_jobs.report import BUNDLE, METRICS, PLOTS
@@ -27,18 +28,18 @@ class Tracker:
     def __init__(self, settings: Settings, folder: TrainingFolder) -> None:
         self._settings = settings
         self._folder = folder
-        self._run: registry.Run | None = None
-        self._begin: Callable[[], registry.Run] | None = None
+        self._run: Run | None = None
+        self._begin: Callable[[], Run] | None = None
         self._is_live = True
 
     def start(self, order: Order, fingerprint: str, checked: Validated) -> None:
         """Open the run and log what is known before the fit."""
 
-        def begin() -> registry.Run:
+        def begin() -> Run:
             known = self._folder.run_id
-            run = registry.continue_run(self._settings, known) if known else None
+            run = continue_run(self._settings, known) if known else None
             if run is None:
-                run = registry.start_run(self._settings, f"train {order.schema.name}")
+                run = start_run(self._settings, f"train {order.schema.name}")
                 self._folder.remember_run(run.run_id)
             run.log_parameters(
                 {"data": order.data, "schema": order.schema.name, "workers": order.workers, **order.config.flat()}
@@ -55,7 +56,7 @@ class Tracker:
         self._begin = begin
         try:
             self._run = begin()
-        except registry.RegistryUnreachableError as error:
+        except RegistryUnreachableError as error:
             self._is_live = False
             logger.warning("%s; training without it, registering is tried again at the end", error)
 
@@ -103,7 +104,7 @@ class Tracker:
                 logger.warning("%s", error)
 
     @staticmethod
-    def _log(run: registry.Run, line: Mapping[str, Any]) -> None:
+    def _log(run: Run, line: Mapping[str, Any]) -> None:
         errors = {
             "autoencoder_train_error": line["train_error"],
             "autoencoder_validation_error": line["validation_error"],
@@ -128,7 +129,7 @@ def ended(tracker: Tracker | None) -> Iterator[None]:
 
 def discard(folder: TrainingFolder, settings: Settings) -> None:
     """Forget what a killed driver left, its MLflow run included."""
-    if folder.run_id and (run := registry.continue_run(settings, folder.run_id)):
+    if folder.run_id and (run := continue_run(settings, folder.run_id)):
         run.finish("KILLED")
     folder.remove()
     folder.path.mkdir()

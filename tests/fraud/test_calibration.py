@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from fraud import calibration
-from fraud.errors import DataError
+from fraud.errors import ConfigError, DataError
 
 
 def test_evidence_is_the_rarity_among_normal_rows(rng: np.random.Generator) -> None:
@@ -66,6 +66,21 @@ def test_without_labels_the_weight_is_one_half(rng: np.random.Generator) -> None
     assert calibration.fit(raw, raw + 1, None).forest_weight == 0.5
     assert calibration.fit(raw, raw + 1, np.full(500, -1, dtype=np.int8)).forest_weight == 0.5
     assert calibration.fit(raw, raw + 1, np.zeros(500, dtype=np.int8)).forest_weight == 0.5
+
+
+def test_a_given_weight_is_taken_as_it_is(rng: np.random.Generator) -> None:
+    labels = (rng.random(2000) < 0.05).astype(np.int8)
+    forest, error = rng.normal(size=2000) + 3 * labels, rng.random(2000)
+    given = calibration.fit(forest, error, labels, 0.3)
+    assert given.forest_weight == 0.3
+    f, a, joint = given.evidences(forest, error)
+    # Calibrated anew for that weight: one normal row in a hundred is beyond evidence 2.
+    assert (joint[labels == 0] >= 2.0).mean() == pytest.approx(0.01, abs=0.003)
+    assert (np.diff(joint[np.argsort(0.3 * f + 0.7 * a)]) >= 0).all()
+    assert calibration.fit(forest, error, None, 1).forest_weight == 1.0
+    for wrong in (-0.1, 1.01, float("nan")):
+        with pytest.raises(ConfigError, match="forest_weight"):
+            calibration.fit(forest, error, labels, wrong)
 
 
 def test_only_fraud_cannot_be_calibrated() -> None:

@@ -74,6 +74,23 @@ def test_without_labels_a_share_is_trimmed_and_the_budget_decides(five_columns: 
     assert (scores[fraud] > np.median(scores[~fraud])).mean() > 0.85
 
 
+def test_the_forest_weight_and_the_largest_share_of_alerts_are_those_of_the_configuration(five_columns: Fitted) -> None:
+    prepared = fitting.prepare(five_columns.rows, SCHEMA, SMALL)
+    wanted = dataclasses.replace(
+        SMALL, forest_weight=0.15, threshold=ThresholdConfig(policy="best_f1", contamination=0.004)
+    )
+    parts = five_columns.detector.forest, five_columns.detector.autoencoder
+    detector, _ = fitting.assemble(prepared, *parts, wanted)
+    assert detector.calibration.forest_weight == 0.15
+    assert (
+        0 < detector.threshold.achieved["alert_rate"] <= 0.004 < five_columns.detector.threshold.achieved["alert_rate"]
+    )
+    unlabelled = dataclasses.replace(prepared, labels=None)
+    detector, _ = fitting.assemble(unlabelled, *parts, wanted)
+    assert detector.calibration.forest_weight == 0.15
+    assert detector.threshold.achieved["alert_rate"] <= 0.004 < SMALL.alert_budget
+
+
 def test_all_legitimate_labels_work_like_no_frauds(five_columns: Fitted) -> None:
     detector, _ = fitting.fit_locally(five_columns.rows.assign(is_fraud=np.int8(0)), SCHEMA, SMALL)
     assert detector.threshold.policy == "alert_budget"

@@ -1,18 +1,15 @@
-"""Runs, versions, aliases and fetched bundles, on a real MLflow with SQLite."""
+"""Versions, aliases and fetched bundles, on a real MLflow with SQLite."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fraud import bundle, fitting, registry, simulate
+from fraud import bundle, fitting, registry, simulate, tracking
 from fraud.config import TrainConfig, from_mapping
-from fraud.errors import BundleError, RegistryError
+from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
 from fraud.schema import Schema, validate
 from fraud.settings import Settings
 
@@ -46,7 +43,7 @@ def settings(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 def registered(settings: Settings, folder: Path) -> registry.Version:
-    run = registry.start_run(settings, "test")
+    run = tracking.start_run(settings, "test")
     version = registry.register(settings, run, folder)
     run.finish()
     return version
@@ -56,41 +53,6 @@ def client(settings: Settings):
     from mlflow import MlflowClient
 
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
-
-
-def test_a_run_keeps_what_is_logged(settings: Settings, store: Path, tmp_path: Path):
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "a.png").write_bytes(b"png")
-    run = registry.start_run(settings, "a training", {"colour": "red"})
-    run.log_parameters({f"part.{i}": i for i in range(150)})
-    run.log_metrics({"joined_average_precision": 0.5})
-    for epoch in (1, 2):
-        run.log_metrics({"validation_error": 1 / epoch}, step=epoch)
-    run.log_folder(tmp_path / "plots", "plots")
-    run.log_text("name: x", "schema.yaml")
-    run.log_dataset(name="transactions", path="data/x.csv", fingerprint="ab" * 32, columns={"amount": "double"}, rows=9)
-    run.finish()
-    found = client(settings).get_run(run.run_id)
-    assert found.info.status == "FINISHED" and found.info.run_name == "a training"
-    assert len(found.data.params) == 150 and found.data.params["part.149"] == "149"
-    assert found.data.metrics == {"joined_average_precision": 0.5, "validation_error": 0.5}
-    assert found.data.tags["colour"] == "red"
-    assert [m.step for m in client(settings).get_metric_history(run.run_id, "validation_error")] == [1, 2]
-    assert {a.path for a in client(settings).list_artifacts(run.run_id)} == {"plots", "schema.yaml"}
-    (dataset,) = [given.dataset for given in found.inputs.dataset_inputs]
-    assert dataset.digest == ("ab" * 32)[:36]
-    assert json.loads(dataset.source) == {"uri": "data/x.csv"} and json.loads(dataset.profile) == {"num_rows": 9}
-    assert (store.parent / "mlartifacts" / settings.experiment / run.run_id / "artifacts" / "plots" / "a.png").exists()
-    assert not Path("mlruns").exists()
-
-
-def test_a_run_can_be_continued(settings: Settings):
-    run = registry.start_run(settings, "first half")
-    run.finish("KILLED")
-    again = registry.continue_run(settings, run.run_id)
-    assert again == run
-    assert client(settings).get_run(run.run_id).info.status == "RUNNING"
-    assert registry.continue_run(settings, "0" * 32) is None
 
 
 def test_first_version_is_champion_later_ones_challengers(settings: Settings, bundles: list[Path]):
@@ -132,7 +94,7 @@ def test_a_damaged_copy_is_fetched_again(settings: Settings, bundles: list[Path]
 
 def test_a_bundle_swapped_in_the_store_is_refused(settings: Settings, bundles: list[Path]):
     version = registered(settings, bundles[0])
-    registry.register(settings, registry.Run(settings, version.run_id), bundles[1])  # same run, same artifact path
+    registry.register(settings, tracking.Run(settings, version.run_id), bundles[1])  # same run, same artifact path
     with pytest.raises(BundleError, match="the registry recorded"):
         registry.fetch(1, settings)
     assert registry.fetch(2, settings).name == "2"
@@ -167,38 +129,8 @@ def test_unreachable_store_serves_the_last_copy_with_a_warning(
     with caplog.at_level("WARNING"):
         assert registry.fetch("champion", down) == copy
     assert "using version 1" in caplog.text
-    with pytest.raises(registry.RegistryUnreachableError, match="MLFLOW_TRACKING_URI"):
+    with pytest.raises(RegistryUnreachableError, match="MLFLOW_TRACKING_URI"):
         registry.fetch("challenger", down)
     (copy / "threshold.json").write_text("{}")
     with pytest.raises(BundleError):
         registry.fetch("champion", down)
-
-
-def test_unusable_stores_give_one_line(settings: Settings, tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    for uri in ("http://127.0.0.1:9", f"sqlite:///{tmp_path}/file/mlflow.db", "nonsense://x"):
-        with pytest.raises(RegistryError) as caught:
-            registry.start_run(replace(settings, tracking_uri=uri), "x")
-        assert "MLFLOW_TRACKING_URI" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(RegistryError) as caught:
-        registry.start_run(replace(settings, tracking_uri="http://someone:secret@127.0.0.1:9"), "x")
-    assert "secret@" not in str(caught.value).split(";")[0].split("(")[0]
-
-
-@pytest.mark.slow
-def test_many_processes_can_create_one_store_at_once():
-    settings = Settings.from_environment()  # a store that does not exist yet
-    code = (
-        "from fraud import registry; from fraud.settings import Settings; "
-        "run = registry.start_run(Settings.from_environment(), 'together'); run.finish()"
-    )
-    root = Path(__file__).parents[2]
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    experiment = client(settings).get_experiment_by_name(settings.experiment)
-    runs = client(settings).search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2

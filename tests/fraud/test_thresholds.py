@@ -112,6 +112,39 @@ def test_alert_budget_is_the_lowest_cut_within_the_budget(rows, budget, has_labe
     assert chosen.achieved["alert_rate"] <= budget
 
 
+@given(
+    rows_with_fraud,
+    st.sampled_from([0.03, 0.1, 0.3, 1.0]),
+    st.sampled_from([
+        {"policy": "f_beta", "beta": 2.0}, {"policy": "precision_at_least", "precision": 0.3}, {"policy": "cost"},
+        {"policy": "alert_budget", "budget": 0.25},
+    ]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_contamination_is_a_limit_under_every_policy(rows, contamination, policy):
+    labels, scores, _ = _columns(rows)
+    config = ThresholdConfig(**policy, contamination=contamination)
+    chosen = choose(scores, labels, config, window=WINDOW, resamples=3)
+    budget = ThresholdConfig(policy="alert_budget", budget=contamination)
+    assert chosen.value >= choose(scores, labels, budget, window=WINDOW, resamples=0).value
+    assert chosen.achieved["alert_rate"] <= contamination
+    assert chosen.settings["contamination"] == contamination
+    free = choose(scores, labels, ThresholdConfig(**policy), window=WINDOW, resamples=0)
+    if free.achieved["alert_rate"] <= contamination:
+        assert chosen.value == free.value
+    # The best of the cuts that are left.
+    within = [value for value in _every_cut(scores) if (scores >= value).mean() <= contamination]
+    found = [measure(scores, labels, value, config) for value in within]
+    if config.policy == "f_beta":
+        assert chosen.achieved["f_beta"] == pytest.approx(max(figures["f_beta"] for figures in found))
+    if config.policy == "cost":
+        assert chosen.achieved["cost"] == pytest.approx(min(figures["cost"] for figures in found))
+    if config.policy == "precision_at_least":
+        reachable = min(0.3, max(figures.get("precision", 0.0) for figures in found))
+        enough = [figures["recall"] for figures in found if figures.get("precision", 0.0) >= reachable]
+        assert chosen.achieved["recall"] == pytest.approx(max(enough))
+
+
 def _window(n=5000, seed=0, rate=0.02):
     rng = np.random.default_rng(seed)
     labels = (rng.random(n) < rate).astype(np.int8)
@@ -165,6 +198,14 @@ def test_a_budget_works_without_labels_and_says_what_it_can():
     assert chosen.settings["budget"] == 0.05
 
 
+def test_a_contamination_below_every_cut_means_no_alerts_and_a_warning(caplog):
+    config = ThresholdConfig(policy="precision_at_least", precision=0.9, contamination=0.02)
+    with caplog.at_level(logging.WARNING):
+        chosen = choose([0.9] * 5 + [0.1] * 95, [1] * 5 + [0] * 95, config, window=WINDOW)
+    assert chosen.achieved["alerts"] == 0 and chosen.interval[0] >= 0.9
+    assert "no alerts" in caplog.text and "no threshold reaches" not in caplog.text
+
+
 def test_bad_input_is_refused():
     config = ThresholdConfig(policy="alert_budget")
     with pytest.raises(DataError, match="row 1 is nan"):
@@ -198,10 +239,12 @@ def test_decide_alerts_on_ties_and_agrees_with_float32_scores():
     assert chosen.decide([chosen.value]).all()
 
 
+@pytest.mark.parametrize("contamination", [None, 0.025])
 @pytest.mark.parametrize("policy", ["f_beta", "alert_budget", "precision_at_least", "cost"])
-def test_the_interval_is_that_of_resampled_rows(policy):
+def test_the_interval_is_that_of_resampled_rows(policy, contamination):
     labels, scores, amounts = _window(3000, rate=0.05)
-    config = ThresholdConfig(policy=policy, budget=0.03)
+    labels = np.where(np.arange(labels.size) % 5 == 0, -1, labels)
+    config = ThresholdConfig(policy=policy, budget=0.03, contamination=contamination)
     chosen = choose(scores, labels, config, window=WINDOW, amounts=amounts, resamples=400, seed=1)
     assert chosen == choose(scores, labels, config, window=WINDOW, amounts=amounts, resamples=400, seed=1)
     assert chosen.interval[0] < chosen.interval[1]
@@ -249,6 +292,9 @@ def test_measure_on_a_later_window_counts_the_cost_of_the_same_matrix():
         ({"cost_true_positive": -1}, "cost_true_positive=-1 must be 0 or more"),
         ({"cost_false_positive": 0}, "alerting on everything would be free"),
         ({"cost_false_negative": 3, "cost_true_positive": 5}, "catching a fraud would never pay"),
+        ({"contamination": 0}, "contamination=0 must be a share above 0"),
+        ({"contamination": 1.5}, "contamination=1.5 must be a share"),
+        ({"contamination": "1e-2"}, "contamination='1e-2' must be a share"),
         ({"amount_column": ""}, "amount_column='' must be a column's name"),
     ],
 )
@@ -266,8 +312,8 @@ def test_from_dict_suggests_the_key_that_was_meant_and_warns_of_idle_ones(caplog
     with pytest.raises(ConfigError, match="must be a mapping"):
         ThresholdConfig.from_dict(["alert_budget"])  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
-        config = ThresholdConfig.from_dict({"policy": "f_beta", "beta": 2, "alerts_per_day": 50})
-    assert config.beta == 2 and "alerts_per_day have no effect with policy 'f_beta'" in caplog.text
+        config = ThresholdConfig.from_dict({"policy": "f_beta", "beta": 2, "alerts_per_day": 50, "contamination": 0.1})
+    assert config.beta == 2 and "settings alerts_per_day have no effect with policy 'f_beta'" in caplog.text
     assert ThresholdConfig.from_dict(config.to_dict()) == config
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud import bundle, data, fitting, metrics, registry
+from fraud import bundle, data, fitting, metrics, registry, tracking
 from fraud.autoencoder import AutoencoderConfig
 from fraud.config import TrainConfig
 from fraud.engine import SCORE_COLUMNS, Engine
@@ -304,7 +304,7 @@ def test_a_version_of_the_registry_gets_page_and_figures(place: Place, isolated_
     from mlflow import MlflowClient
 
     settings = Settings.from_environment()
-    run = registry.start_run(settings, "train")
+    run = tracking.start_run(settings, "train")
     registry.register(settings, run, place.folder / "bundle")
     run.finish()
     job = place.job("registered", model="champion", plan={"resamples": 20})

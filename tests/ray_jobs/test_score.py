@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fraud import bundle, data, fitting, registry
+from fraud import bundle, data, fitting, registry, tracking
 from fraud.autoencoder import AutoencoderConfig
 from fraud.config import TrainConfig
 from fraud.engine import Engine
@@ -257,7 +257,7 @@ def test_command_line_with_the_champion_of_the_registry(
     five: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     settings = Settings.from_environment()
-    run = registry.start_run(settings, "test")
+    run = tracking.start_run(settings, "test")
     version = registry.register(settings, run, five.folder / "bundle")
     run.finish()
     monkeypatch.setenv("FRAUD_ROOT", str(tmp_path))

@@ -285,12 +285,12 @@ def test_a_model_is_loaded_from_a_folder_below_the_root(bundles: dict[str, Path]
 
 
 def test_the_champion_comes_from_the_registry(bundles: dict[str, Path]):
-    from fraud import registry
+    from fraud import registry, tracking
 
     settings = Settings.from_environment()
     with pytest.raises(RegistryError, match="champion"):
         load_model(settings)
-    run = registry.start_run(settings, "test")
+    run = tracking.start_run(settings, "test")
     registered = registry.register(settings, run, bundles["transactions"])
     model = load_model(settings)
     assert (model.version, model.sha256, model.name) == ("1", registered.sha256, settings.model_name)

@@ -1,0 +1,206 @@
+"""What a sweep is asked to do: the command line, or the record of a sweep that is resumed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fraud.config import TrainConfig, configure, from_mapping
+from fraud.errors import ConfigError
+from fraud.outdir import check_outdir
+from fraud.schema import Schema
+from fraud.settings import Settings
+from tuning.space import Space
+
+REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
+DETECTORS = ("forest", "autoencoder")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One sweep, checked; paths are absolute.
+
+    detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
+    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own.
+    """
+
+    sweep_id: str
+    is_resumed: bool
+    data: str
+    schema: Schema
+    config: TrainConfig
+    space: Space
+    outdir: Path
+    trials: int = 40
+    detectors: tuple[str, ...] = DETECTORS
+    objectives: tuple[str, ...] = ("average_precision",)
+    scheduler: str = "asha"
+    folds: int = 1
+    max_concurrent: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    time_budget_s: float | None = None
+    should_track: bool = True
+    fingerprint: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the journal keeps of it."""
+        plain = {
+            name: getattr(self, name)
+            for name in (
+                "data", "trials", "scheduler", "folds", "max_concurrent", "cpus_per_trial", "gpus_per_trial",
+                "time_budget_s", "should_track", "fingerprint",
+            )
+        }  # fmt: skip
+        detector = "both" if len(self.detectors) > 1 else self.detectors[0]
+        named = {"id": self.sweep_id, "created": time.time(), "detector": detector, "seed": self.config.seed}
+        texts = {"schema": self.schema.name, "schema_yaml": self.schema.to_yaml(), "space": self.space.text}
+        named |= {"objectives": list(self.objectives), "config": self.config.to_dict(), "outdir": str(self.outdir)}
+        return named | plain | texts | {"space_name": self.space.name}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Order:
+        """Read what `to_dict` wrote. Raises ConfigError where this version cannot read it any more."""
+        try:
+            config = from_mapping(TrainConfig, raw["config"], where=f"sweep {raw['id']}: config")
+            names = {f.name for f in dataclasses.fields(cls)} - {"schema", "config", "space", "outdir", "objectives"}
+            plain = {name: raw[name] for name in names if name in raw}
+            return cls(
+                **plain, sweep_id=raw["id"], is_resumed=True, config=config, outdir=Path(raw["outdir"]),
+                schema=Schema.from_yaml(raw["schema_yaml"]), objectives=tuple(raw["objectives"]),
+                space=Space.read(raw["space"], raw["space_name"], config),
+                detectors=DETECTORS if raw["detector"] == "both" else (raw["detector"],),
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"sweep {raw.get('id')!r} was written by another version ({error}): start a new one"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a sweep. What is None stays as it was; time_budget_s None: no limit."""
+
+    sweep_id: str
+    trials: int | None
+    max_concurrent: int | None
+    time_budget_s: float | None
+    outdir: Path | None
+
+    def applied_to(self, order: Order) -> Order:
+        """The order to carry out now. Raises ConfigError when it asks for fewer trials than before."""
+        if self.trials is not None and self.trials < order.trials:
+            raise ConfigError(f"--trials {self.trials} is fewer than the {order.trials} this sweep was started with")
+        return dataclasses.replace(
+            order,
+            trials=self.trials or order.trials,
+            max_concurrent=self.max_concurrent or order.max_concurrent,
+            time_budget_s=self.time_budget_s,
+            outdir=self.outdir or order.outdir,
+        )
+
+
+def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resume:
+    """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
+    given = _parser().parse_args(argv)
+    budget = None if given.time_budget is None else _seconds(given.time_budget)
+    outdir = None if given.outdir is None else check_outdir(settings.locate(given.outdir), {REPORT, BEST, PLOTS})
+    for flag, value, least in (("--trials", given.trials, 1), ("--max-concurrent", given.max_concurrent, 1)):
+        if value is not None and value < least:
+            raise ConfigError(f"{flag} {value}: give {least} or more")
+    if given.resume:
+        fixed = ("data", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
+        if named := [name for name in fixed if getattr(given, name) not in (None, [])]:
+            raise ConfigError(
+                f"--resume {given.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or start "
+                "a new sweep"
+            )
+        return Resume(given.resume, given.trials, given.max_concurrent, budget, outdir)
+    return _new(given, settings, budget, outdir)
+
+
+def _new(given: argparse.Namespace, settings: Settings, budget: float | None, outdir: Path | None) -> Order:
+    if not given.data:
+        raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
+    folds = 1 if given.folds is None else given.folds
+    if folds < 1:
+        raise ConfigError(f"--folds {folds}: give 1 or more")
+    if not 0 < given.cpus_per_trial or not 0 <= given.gpus_per_trial:
+        raise ConfigError("--cpus-per-trial must be above 0 (0.5: two trials a CPU), --gpus-per-trial 0 or more")
+    config = configure(given.config and settings.locate_yaml(given.config), given.seed, given.set)
+    space = Space.load(given.space and settings.locate(given.space), config)
+    detectors = DETECTORS if given.detector in (None, "both") else (given.detector,)
+    for detector in detectors:
+        space.parameters_of(detector)  # raises where there is nothing to search
+    schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
+    name = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    objectives = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
+    return Order(
+        sweep_id=re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("._-"),
+        is_resumed=False,
+        data=settings.locate(given.data),
+        schema=schema,
+        config=config,
+        space=space,
+        outdir=outdir or check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS}),
+        trials=40 if given.trials is None else given.trials,
+        detectors=detectors,
+        objectives=objectives[given.objectives or "ap"],
+        scheduler=given.scheduler or "asha",
+        folds=folds,
+        max_concurrent=given.max_concurrent,
+        cpus_per_trial=given.cpus_per_trial,
+        gpus_per_trial=given.gpus_per_trial,
+        time_budget_s=budget,
+        should_track=not given.no_mlflow,
+    )
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"--time-budget {text!r}: write a number and s, m, h or d, e.g. 15m")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuning.sweep",
+        description="Search IsolationForest, autoencoder, their join and the decision threshold in parallel trials on "
+        "Ray, every trial in MLflow. Writes a report and best.yaml, which `python -m ray_jobs.train --config` takes. "
+        "Ctrl-C, a kill or the time budget leave a sweep that --resume goes on with. The test window is not touched.",
+        epilog="examples:\n"
+        "  python -m tuning.sweep --data data/transactions.csv --trials 40\n"
+        "  python -m tuning.sweep --data cards.parquet --schema my.yaml --config handbook --time-budget 15m\n"
+        "  python -m tuning.sweep --resume transactions-20261123-101500-3fa2\n"
+        "  ray job submit --working-dir . -- python -m tuning.sweep --data s3://bucket/day.parquet --schema my.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", help="CSV or Parquet: a file, folder, glob or URL")
+    add("--schema", help="shipped name or YAML file (default transactions)")
+    add("--config", help="shipped name or YAML file to start from: split, head, what the space leaves out")
+    add("--space", help="YAML file of the search space (default tuning/spaces/default.yaml; docs/sweeps.md)")
+    add("--trials", type=int, help="trials, both detectors together (default 40); with --resume: the new total")
+    add("--detector", choices=["forest", "autoencoder", "both"], help="what to search (default both)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as the CPUs give)")
+    add("--cpus-per-trial", type=float, default=1.0, metavar="F", help="CPU share of a trial (default 1)")
+    add("--gpus-per-trial", type=float, default=0.0, metavar="F", help="GPU share of a trial (default 0)")
+    add("--time-budget", metavar="T", help="stop after this long, e.g. 15m; the sweep can be resumed")
+    add("--objectives", choices=["ap", "ap,cost"], help="average precision, or that against scoring cost (default ap)")
+    add("--scheduler", choices=["asha", "none"], help="stop weak trials early, or run all to the end (default asha)")
+    add("--folds", type=int, help="prequential folds that a trial is judged on (default 1: the validation window)")
+    add("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable")
+    add("--outdir", help="folder for the report and best.yaml (default sweep)")
+    add("--no-mlflow", action="store_true", help="write the report only, leave MLflow alone")
+    add("--resume", metavar="ID", help="go on with a sweep that was stopped or killed")
+    return parser
