@@ -75,7 +75,11 @@ def best_so_far(results: Results, path: str | Path) -> Path:
                 zorder=6, clip_on=False, label=f"{kind}  {winner['objective']:.3f}",
             )  # fmt: skip
         if baseline.get("objective") is not None:
-            style.horizontal_line(axes, baseline["objective"], f"before the sweep: {baseline['objective']:.3f}")
+            style.horizontal_line(
+                axes,
+                baseline["objective"],
+                f"{plain(baseline.get('what') or 'before', 40)}: {baseline['objective']:.3f}",
+            )
     panels[0].set(xlabel="trials ended", ylabel=f"{results.objective}, validation")
     panels[1].set_xlabel(f"{unit} of work")
     _whole(panels[0].xaxis)
@@ -94,7 +98,7 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path) -> P
     """A line a judged trial through its settings and its best candidate's, coloured by the objective."""
     from matplotlib import colormaps
 
-    own = sorted((t for t in results.judged if t.detector == detector), key=objective_of)
+    own = sorted((t for t in results.judged[::-1] if t.detector == detector), key=objective_of)
     if not own:
         raise DataError(f"no {detector} trial has ended with an objective yet")
     rows = [best_settings(trial) for trial in own]

@@ -45,7 +45,7 @@ def page(results: Results, drawn: Drawn, found: Mapping[str, Importances], note:
         tag.section("settings", _TITLES["settings"], _settings(results, drawn, found, note)),
         tag.section("cost", _TITLES["cost"], _picture(drawn, "pareto"), _front(results)),
         tag.section("thresholds", _TITLES["thresholds"], _thresholds(results, drawn)),
-        tag.section("run", _TITLES["run"], _picture(drawn, "timeline"), _failures(results)),
+        tag.section("run", _TITLES["run"], _picture(drawn, "timeline"), _memory(results), _failures(results)),
         tag.section("trials", _TITLES["trials"], _trials(results)),
         tag.section("method", _TITLES["method"], _method(results)),
     ]
@@ -73,7 +73,7 @@ def _winner(results: Results) -> str:
     if not chosen:
         return compared + tag.missing({"missing": "the winner is chosen at the sweep's end"})
     cells = [
-        [f"<code>{tag.text(name)}</code>", tag.text(value if isinstance(value, float) else said(value))]
+        [tag.text(name), tag.text(f"{value:.6g}" if isinstance(value, float) else said(value))]
         for name, value in sorted(chosen.items())
     ]
     return f"{compared}<h3>Its settings</h3>{tag.table(['setting', 'value'], cells, names=2)}"
@@ -177,6 +177,12 @@ def _thresholds(results: Results, drawn: Drawn) -> str:
     return f'<p class="quiet">{tag.words(facts)}</p>{picture}{tag.table(heads, rows)}'
 
 
+def _memory(results: Results) -> str:
+    peaks = [(trial.result or {}).get("memory_mib") for trial in results.trials]
+    known = [peak for peak in peaks if peak]
+    return f'<p class="quiet">Most memory that a trial took: {max(known):,.0f} MiB.</p>' if known else ""
+
+
 def _failures(results: Results) -> str:
     failed = [trial for trial in results.trials if trial.status == "failed"]
     if not failed:
@@ -237,7 +243,9 @@ def _method(results: Results) -> str:
     if order.get("time_budget_s"):
         said_all.append(f"The sweep was given {duration(order['time_budget_s'])}.")
     shown = "".join(f"<p>{tag.words(text)}</p>" for text in said_all)
-    space = f"<details><summary>The search space</summary><pre>{_block(order['space'])}</pre></details>"
+    space = (
+        f"<details><summary>The search space</summary><pre>{_block(order['space'] or 'the default')}</pre></details>"
+    )
     config = f"<details><summary>The configuration given</summary><pre>{_block(json.dumps(order['config'], indent=1))}"
     return f"{shown}{space}{config}</pre></details>"
 

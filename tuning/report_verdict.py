@@ -103,7 +103,8 @@ def verdict(results: Results) -> str:
         f"seed {order['seed']}, {count(order['folds'], 'validation fold')}, {_resources(order)}"
     )
     return (
-        f'<section id="verdict" style="overflow-wrap: anywhere">{tag.badge(level, word)}<h1>{tag.words(headline(results))}</h1>{_tiles(results)}'
+        f'<section id="verdict" style="overflow-wrap: anywhere">{tag.badge(level, word)}'
+        f"<h1>{tag.words(headline(results))}</h1>{_tiles(results)}"
         f'<p class="quiet">{tag.words(facts)}</p><ul class="findings">{shown}</ul></section>'
     )
 

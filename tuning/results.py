@@ -112,7 +112,7 @@ class Results:
         """Epochs, or trees, of a trial that runs to its end; None if it cannot be told."""
         section, key = _LEVEL_ONE_STEP[detector].split(".")
         try:
-            space = yaml.safe_load(self.order["space"])
+            space = yaml.safe_load(self.order["space"] or "")
         except yaml.YAMLError:
             space = None
         for raw in (space, self.order["config"]):

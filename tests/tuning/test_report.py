@@ -348,6 +348,7 @@ def test_without_labels_the_stand_in_is_named(tmp_path: Path, drawn):
     assert drawn["learning_curves"][0].axes[0].get_ylabel() == "validation error"
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
 def test_hostile_names_stay_text(tmp_path: Path):
     bad = "<script>alert(1)</script> $\\frac{x$ \x00\n\ud800 ƒ漢" + "z" * 300
     sweep = Sweep(tmp_path, schema=bad, data=bad)
