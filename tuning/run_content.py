@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from fraud.tracking import Point
 from tuning.journal import Trial, fold
@@ -141,7 +141,7 @@ def _outcome_points(event: Mapping[str, Any]) -> Iterator[Point]:
             yield Point(key, value, 0, milliseconds(event["time"]))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -128,7 +128,7 @@ class SweepTracker:
             finally:
                 _write_progress(self._journal.path / PROGRESS, self._progress)
             if away_since is not None:
-                logger.warning("MLflow answers again after %.0f s and has everything", time.monotonic() - away_since)
+                logger.warning("MLflow answers again after %.0f s and has all so far", time.monotonic() - away_since)
             wait_s, away_since = _FIRST_WAIT_S, None
             if closing is not None:
                 self._is_complete = not self._must_stop
@@ -191,6 +191,7 @@ class SweepTracker:
             started_ms = run_content.milliseconds(self._order["created"])
             named = self._identity | {
                 "objective": self._order.get("objective_name", ""),
+                "mlflow.source.name": "tuning.sweep",
                 "mlflow.source.git.commit": git_commit() or "unknown",
             }
             name = run_content.parent_name(self._order)
