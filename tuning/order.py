@@ -31,9 +31,9 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 class Order:
     """One sweep, checked; paths are absolute.
 
-    created: seconds since 1970. fingerprint: of the data, known once it was read; objective_name: what trials are
-    judged by, known then too. detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
-    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own.
+    detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
+    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own. created: seconds
+    since 1970. fingerprint: of the data, and objective_name: what trials are judged by, known once it was read.
     """
 
     sweep_id: str

@@ -89,8 +89,7 @@ def _task(fold: Fold, config: TrainConfig, judged_by_labels: bool) -> Task:
     found = folds.matrices(fold, config)
     if judged_by_labels and found.labels is not None:
         return Task(found, found.x_validation, found.labels)
-    starts = folds.fit_features(fold, config).starts
-    return Task(found, *label_free.synthetic_outliers(found.x_fit, found.x_validation, config.seed, starts))
+    return Task(found, *label_free.synthetic_outliers(found.x_fit, found.x_validation, config.seed))
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -38,8 +38,13 @@ MAX_FAILURES = 1
 _FOREST_REDUCTION = 2.0
 UNFINISHED_EXIT_CODE = 3
 # Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
-_TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0", "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}  # fmt: skip
+_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
@@ -81,7 +86,7 @@ def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]
         with stages.stage("pairs, head and thresholds", logger):
             config = winner.choose(journal, windows, given, min(1.0, order.cpus_per_trial))
         comments = [
-            f"The best of sweep {order.sweep_id} after {ended} trials on {order.data} (fingerprint {order.fingerprint}).",
+            f"The best of sweep {order.sweep_id}, {ended} trials on {order.data} ({order.fingerprint}).",
             f"{_training(order)} --config {BEST}",
         ]
         data.write_text(winner.to_yaml(config, comments), str(order.outdir / BEST))
@@ -92,7 +97,7 @@ def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]
         status, patience_s = "FINISHED", 120.0
     except KeyboardInterrupt:
         status = "KILLED"
-        logger.warning("interrupted; go on with: python -m tuning.sweep --resume %s", order.sweep_id)
+        logger.warning("interrupted; go on with: %s", _resume(order))
         raise
     finally:
         journal.append({"event": "closed", "time": time.time(), "status": status})
@@ -107,6 +112,10 @@ def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]
     return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n", ended >= order.trials
 
 
+def _resume(order: Order) -> str:
+    return f"python -m tuning.sweep --resume {order.sweep_id}"
+
+
 def _training(order: Order) -> str:
     return f"python -m ray_jobs.train --data {order.data} --schema {order.schema.name}"
 
@@ -119,7 +128,7 @@ def _check_resources(order: Order) -> int:
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     if order.cpus_per_trial > cpus:
         raise ConfigError(
-            f"--cpus-per-trial {order.cpus_per_trial:g} is more than the {cpus:g} CPUs of this Ray cluster: ask for less"
+            f"--cpus-per-trial {order.cpus_per_trial:g} is more than the {cpus:g} CPUs of this Ray cluster: lower it"
         )
     if order.gpus_per_trial > gpus:
         raise ConfigError(
@@ -156,7 +165,7 @@ def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, 
     """Length in days of the newest validation window, and the amounts there that threshold policies ask for."""
     times = fitting.times_of(rows, order.schema)
     part = split_by_time(times, fitting.split_config(order.schema, order.config), len(rows)).validation
-    columns = {config.amount_column for config in order.space.thresholds} - {None}
+    columns = {config.amount_column for config in order.space.thresholds if config.amount_column}
     for column in sorted(columns - set(rows.columns)):
         raise ConfigError(f"threshold amount_column={column!r} is not a column of schema {order.schema.name!r}")
     amounts = {column: rows[column].to_numpy(dtype=np.float64)[part] for column in columns}

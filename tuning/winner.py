@@ -21,7 +21,7 @@ import yaml
 
 from cluster import tasks
 from fraud import autoencoder_score, calibration, fitting, folds, metrics, threshold_grid
-from fraud.calibration import Calibration, join, to_score
+from fraud.calibration import to_score
 from fraud.config import TrainConfig
 from fraud.engine import Engine
 from fraud.errors import FraudError
@@ -89,7 +89,7 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
     config = _configured(pairs[0], shared) if pairs else best.config
     scores = None
     if pairs and not _gets_head(windows[0], config):
-        scores = to_score(_joint(pairs[0], 0, shared)[1])
+        scores = to_score(_joint(pairs[0], shared))
     elif shared.has_labels:
         scores = _deciding_scores(windows[0], config, cpus)
     grid = _grid(scores, windows[0], shared) if scores is not None and shared.has_labels else None
@@ -154,9 +154,8 @@ def _pairs(forests: Sequence[Entry], autoencoders: Sequence[Entry], shared: Shar
     """The most promising pairs, each with its best weight, best first, and that of the configuration given."""
     alike = [(f, a) for f, a in itertools.product(forests, autoencoders) if f.preprocessing == a.preprocessing]
     # The best of each detector may not be transformed alike, so pairs are ranked by what they bring together.
-    alike.sort(
-        key=lambda pair: -max(pair[0].objective, pair[1].objective) - 0.1 * min(pair[0].objective, pair[1].objective)
-    )
+    alike.sort(key=lambda pair: sum(w * o for w, o in zip((0.1, 1.0), sorted(e.objective for e in pair), strict=True)))
+    alike.reverse()
     given = [pair for pair in alike if pair[0].config == shared.base and pair[1].config == shared.base][:1]
     found = [_weigh(f, a, shared) for f, a in [*alike[:MOST_PAIRS], *given]]
     return sorted(found, key=lambda pair: -pair.objective)
@@ -173,7 +172,7 @@ def _weigh(f: Entry, a: Entry, shared: Shared) -> Pair:
         float(
             np.mean(
                 [
-                    metrics.average_precision(task.labels, join(*both, weight))
+                    metrics.average_precision(task.labels, calibration.join(both[0], both[1], weight))
                     for task, both in zip(folds_of, evidences, strict=True)
                 ]
             )
@@ -185,12 +184,10 @@ def _weigh(f: Entry, a: Entry, shared: Shared) -> Pair:
     return Pair(f, a, min(equals, key=lambda weight: abs(weight - 0.5)), top)
 
 
-def _joint(pair: Pair, fold: int, shared: Shared) -> tuple[Calibration, np.ndarray]:
-    """Calibration of a pair and the joint evidence of a fold's judged rows."""
-    task = _tasks(pair.forest.config, shared)[fold]
-    raw = pair.forest.scores[fold], pair.autoencoder.scores[fold]
-    calibrated = calibration.fit(*raw, task.labels, pair.weight)
-    return calibrated, calibrated.evidences(*raw)[2]
+def _joint(pair: Pair, shared: Shared) -> np.ndarray:
+    """Joint evidence of the newest fold's judged rows."""
+    raw = pair.forest.scores[0], pair.autoencoder.scores[0]
+    return calibration.fit(*raw, _tasks(pair.forest.config, shared)[0].labels, pair.weight).evidences(*raw)[2]
 
 
 def _configured(pair: Pair, shared: Shared) -> TrainConfig:
