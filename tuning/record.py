@@ -21,6 +21,10 @@ class Record(tune.Callback):
     ) -> None:
         self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and the threads and files here cannot be; none of it is read back."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or begins again after its process died."""
         named = {name: trial.config[name] for name in ("number", "detector", "params")}

@@ -26,6 +26,7 @@ from fraud.config import TrainConfig
 from fraud.engine import Engine
 from fraud.errors import FraudError
 from fraud.fitting import Fold
+from tuning.fits import Candidate, ForestFit
 from tuning.journal import Journal, Trial
 from tuning.kept import read_scores
 from tuning.shared import Shared, Task, key_of
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Pairs that every weight is tried on. Each costs some milliseconds a weight.
 MOST_PAIRS = 24
+# So many of the best autoencoders each get so many of the best forests, grown again on their preprocessing if need be.
+FINALISTS = 3
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
     if not any(entries.values()):
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
         raise FraudError(f"no trial gave a result, so there is nothing to choose: {'; '.join(reasons)[:500]}")
+    entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
     pairs = _pairs(entries["forest"], entries["autoencoder"], shared)
     best = max(entries["forest"] + entries["autoencoder"], key=lambda entry: entry.objective)
     config = _configured(pairs[0], shared) if pairs else best.config
@@ -143,6 +147,40 @@ def _entries(trial: Trial, journal: Journal, shared: Shared) -> list[Entry]:
             config = shared.space.configure(shared.base, {**trial.params, **told["settings"]})
         found.append(Entry(trial.number, told["settings"], told["objective"], config, kept))
     return found
+
+
+def _forests_for(autoencoders: Sequence[Entry], forests: Sequence[Entry], shared: Shared, cpus: float) -> list[Entry]:
+    """The best forests, grown again as the best autoencoders' data are transformed: both must read the same inputs."""
+    wanted: dict[tuple[str, str], TrainConfig] = {}
+    numbers = {}
+    for network, trees in itertools.product(_best_trials(autoencoders), _best_trials(forests)):
+        config = dataclasses.replace(trees.config, features=network.config.features)
+        if all((entry.preprocessing, entry.config.forest) != (key_of(config), config.forest) for entry in forests):
+            name = key_of(config), str(config.forest)
+            wanted[name], numbers[name] = config, trees
+    if not wanted:
+        return []
+    logger.info("%d forests are grown again for the preprocessing of the best autoencoders", len(wanted))
+    task = ray.remote(num_cpus=cpus)(_grow)
+    grown = ray.get([task.remote(shared.tasks[key_of(config)], config) for config in wanted.values()])
+    return [
+        Entry(numbers[name].trial, numbers[name].settings, candidate.objective, config, candidate.scores or [])
+        for (name, config), candidate in zip(wanted.items(), grown, strict=True)
+    ]
+
+
+def _best_trials(entries: Sequence[Entry]) -> list[Entry]:
+    """The best entry of each of the best trials."""
+    best: dict[int, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: -entry.objective):
+        best.setdefault(entry.trial, entry)
+    return list(best.values())[:FINALISTS]
+
+
+def _grow(references: Sequence[ray.ObjectRef], config: TrainConfig) -> Candidate:
+    grown = ForestFit(ray.get(list(references)), config, (config.forest.n_estimators,)).advance(0.0)
+    assert grown is not None
+    return grown[0]
 
 
 def _given(trials: Sequence[Trial]) -> set[int]:
