@@ -40,7 +40,9 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]], seed: int) ->
     import optuna
 
     if len(trials) < FEWEST_TRIALS:
-        raise DataError(f"importance needs {FEWEST_TRIALS} judged trials, and there are {len(trials)}")
+        raise DataError(
+            f"importance needs {FEWEST_TRIALS} judged trials with settings of their own, and there are {len(trials)}"
+        )
     if len({objective for _, objective in trials}) == 1:
         raise DataError("all trials are equally good, so no setting can be called important")
     shared = set(trials[0][0]).intersection(*(params for params, _ in trials))

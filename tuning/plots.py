@@ -19,7 +19,7 @@ from tuning.importance import Importances, is_log, is_scale
 from tuning.results import Candidate, Results, best_settings, objective_of
 
 WITHIN = 0.01  # two objectives closer than this are alike: validation cannot tell them apart
-_MOST_AXES = 11
+_MOST_AXES = 16
 _MOST_BARS = 14
 
 
@@ -94,15 +94,21 @@ def best_so_far(results: Results, path: str | Path) -> Path:
     return style.save(figure, path, title, "dots: trials; lines: best so far")
 
 
-def parallel_coordinates(results: Results, detector: str, path: str | Path) -> Path:
-    """A line a judged trial through its settings and its best candidate's, coloured by the objective."""
+def parallel_coordinates(results: Results, detector: str, path: str | Path, important: Sequence[str] = ()) -> Path:
+    """A line a sampled trial through its settings and its best candidate's, coloured by the objective.
+
+    important: settings to name first in the title and to keep when there are too many to draw.
+    """
     from matplotlib import colormaps
 
-    own = sorted((t for t in results.judged[::-1] if t.detector == detector), key=objective_of)
+    own = sorted(results.sampled(detector), key=lambda trial: (objective_of(trial), -(trial.ended or 0.0)))
     if not own:
-        raise DataError(f"no {detector} trial has ended with an objective yet")
+        raise DataError(f"no sampled {detector} has ended with an objective yet")
     rows = [best_settings(trial) for trial in own]
-    names = _varying(rows)[: _MOST_AXES - 1]
+    varying = _varying(rows)
+    ranked = [name for name in important if name in varying]
+    kept = [*ranked, *(name for name in varying if name not in ranked)][: _MOST_AXES - 1]
+    names = [name for name in varying if name in kept]
     objective = np.array([objective_of(trial) for trial in own])
     span = float(np.ptp(objective))
     figure, (axes,) = style.new_figure(height=4.6)
@@ -134,10 +140,10 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path) -> P
     axes.set_xticks(x, [*(tail(name, 16) for name in names), results.objective.replace(" ", "\n")])
     axes.tick_params(axis="x", labelsize=9, colors=style.INK, labelrotation=25 if len(names) > 7 else 0)
     axes.set(xlim=(-0.15, len(columns) - 1 + 0.75), ylim=(-0.06, 1.06))
-    best = ", ".join(f"{tail(name, 16)} {plain(rows[-1].get(name), 14)}" for name in names[:4])
+    best = ", ".join(f"{tail(name, 16)} {plain(rows[-1].get(name), 14)}" for name in kept[:4])
     title = f"Best {detector}: trial {own[-1].number}, {objective[-1]:.3f}" + (f" ({best})" if best else "")
-    shown = f"{len(own)} trials, dark is better, red the best; settings that vary" + (
-        f", the first {_MOST_AXES - 1} of them" if len(_varying(rows)) > len(names) else ""
+    shown = f"{len(own)} sampled trials, dark is better, red the best; settings that vary" + (
+        f", {len(names)} of them" if len(varying) > len(names) else ""
     )
     return style.save(figure, path, title, shown)
 

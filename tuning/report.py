@@ -43,7 +43,9 @@ def write(journal: Journal, outdir: Path) -> Path:
         "timeline": lambda path: run_plots.timeline(results, path),
     }
     for detector in results.detectors:
-        draw[f"parallel_coordinates_{detector}"] = _parallel(results, detector)
+        draw[f"parallel_coordinates_{detector}"] = _parallel(
+            results, detector, list(found[detector].shares) if detector in found else []
+        )
     drawn: dict[str, Path | str] = {}
     for name, one in draw.items():
         path = folder / f"{name}.png"
@@ -60,15 +62,15 @@ def write(journal: Journal, outdir: Path) -> Path:
     return target
 
 
-def _parallel(results: Results, detector: str) -> Callable[[Path], object]:
-    return lambda path: plots.parallel_coordinates(results, detector, path)
+def _parallel(results: Results, detector: str, important: Sequence[str]) -> Callable[[Path], object]:
+    return lambda path: plots.parallel_coordinates(results, detector, path, important)
 
 
 def _importances(results: Results) -> tuple[dict[str, Importances], str]:
     """Those of every detector that has enough trials, and why the others have none."""
     found, missing = {}, []
     for detector in results.detectors:
-        own = [(trial.params, objective_of(trial)) for trial in results.judged if trial.detector == detector]
+        own = [(trial.params, objective_of(trial)) for trial in results.sampled(detector)]
         try:
             found[detector] = importances(own, results.order["seed"])
         except DataError as error:

@@ -276,7 +276,8 @@ def said(value: object) -> str:
 
 
 def _short_settings(trial: Trial) -> str:
-    return _short(trial.detector, best_settings(trial))
+    given = "" if trial.params else "the configuration given: "
+    return given + _short(trial.detector, best_settings(trial))
 
 
 def _short(detector: str, settings: Mapping[str, Any]) -> str:

@@ -98,6 +98,10 @@ class Results:
         present = {trial.detector for trial in self.trials}
         return (*(d for d in DETECTORS if d in present), *sorted(present - set(DETECTORS)))
 
+    def sampled(self, detector: str) -> tuple[Trial, ...]:
+        """Judged trials of a detector with settings of their own: its first has none, it is the configuration given."""
+        return tuple(trial for trial in self.judged if trial.detector == detector and trial.params)
+
     def best(self, detector: str | None = None) -> Trial | None:
         """The trial with the highest objective, of all or of one detector."""
         found = [trial for trial in self.judged if detector in (None, trial.detector)]
