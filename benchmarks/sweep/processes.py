@@ -84,7 +84,7 @@ def _pss(process: psutil.Process) -> float:
 
 
 def _end(process: subprocess.Popen[bytes], seen: set[psutil.Process]) -> None:
-    """End what is left: of the command when we are interrupted, of its children always."""
+    """End what is left: of the command when we are interrupted, of its children always, given time to end alone."""
     if process.poll() is None:
         seen |= _tree(process.pid)
         process.terminate()
