@@ -99,3 +99,4 @@ def _end(process: subprocess.Popen[bytes], seen: set[psutil.Process]) -> None:
             child.kill()
         except psutil.NoSuchProcess:
             continue
+    psutil.wait_procs(alive, 2)
