@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweep --part quality                        # 40 trials and nine trainings a data set
     python -m benchmarks.sweep --part asha --seeds 0 1               # the same sweep with and without early stopping
+    python -m benchmarks.sweep --part speed --rounds 3               # equal fits by ours, Optuna and scikit-learn
     python -m benchmarks.sweep --part quality --data sparkov --fast  # does it run? writes nothing
     python -m benchmarks.sweep --table                               # the tables of docs/sweeps.md anew
 
@@ -25,14 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detection.protocols import DATA_SETS
-from benchmarks.sweep import asha, quality, table
+from benchmarks.sweep import asha, quality, speed, table
 from fraud.errors import DataError, run_command
 from fraud.settings import Settings
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {"quality": quality.measure, "asha": asha.measure}
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "quality": quality.measure, "asha": asha.measure, "speed": speed.measure,
+}  # fmt: skip
 # Of the fits in quality, of the sweeps in asha.
 SEEDS = {"quality": [0, 1, 2], "asha": [0]}
-DATA = {"quality": list(DATA_SETS), "asha": ["handbook"]}
+DATA = {"quality": list(DATA_SETS), "asha": ["handbook"], "speed": ["handbook"]}
+ROUNDS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in given.data or DATA[part]:
             scratch = Path(tempfile.mkdtemp(prefix="bench-sweep-"))
             try:
+                repeated = {"rounds": given.rounds} if part == "speed" else {"seeds": given.seeds or SEEDS[part]}
                 found = PARTS[part](
-                    DATA_SETS[name], folder, scratch, trials=given.trials or (6 if given.fast else 40),
-                    seeds=given.seeds or SEEDS[part], fast=given.fast, tell=lambda text: print(text, flush=True),
+                    DATA_SETS[name], folder, scratch, trials=given.trials or (6 if given.fast else 40), fast=given.fast,
+                    tell=lambda text: print(text, flush=True), **repeated,
                 )  # fmt: skip
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -69,11 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (default: all)")
-    add("--data", nargs="+", choices=list(DATA_SETS), help="data sets (default: quality all, asha handbook)")
+    add("--data", nargs="+", choices=list(DATA_SETS), help="data sets (default: quality all, else handbook)")
     add("--trials", type=int, help="trials of every sweep (default 40)")
     add(
         "--seeds", nargs="+", type=int, help="of the fits in quality (default 0 1 2), of the sweeps in asha (default 0)"
     )
+    add("--rounds", type=int, default=ROUNDS, help=f"timed rounds of speed (default {ROUNDS}), after one for memory")
     add("--fast", action="store_true", help="tiny space, models and sweeps; writes no results")
     add("--table", action="store_true", help="measure nothing, write the tables of docs/sweeps.md from --out")
     add("--out", default=str(table.RESULTS), help="JSON of results")

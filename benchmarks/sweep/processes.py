@@ -25,10 +25,11 @@ _FOREIGN = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "FRAUD_ROOT", "FRAUD_STATE", "
 class Ran:
     """A command that ended.
 
-    seconds: from its start to its end. peak_mib: most memory of it and all its children at one time, shared pages
-    counted once (proportional set size); None when it was not watched. output: its stdout.
+    seconds: from its start, at `began` (since 1970), to its end. peak_mib: most memory of it and all its children at
+    one time, shared pages counted once (proportional set size); None when it was not watched. output: its stdout.
     """
 
+    began: float
     seconds: float
     peak_mib: float | None
     output: str
@@ -45,7 +46,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, wa
     seen: set[psutil.Process] = set()
     peak = 0.0
     with log.open("wb") as errors, log.with_suffix(".out").open("w+b") as output:
-        began = time.perf_counter()
+        started, began = time.time(), time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=ROOT, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
         )
@@ -65,7 +66,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, wa
         told = output.read().decode()
     if code:
         raise DataError(f"{' '.join(command)} ended with {code}: {log.read_text()[-2000:]}")
-    return Ran(seconds, peak if watch else None, told)
+    return Ran(started, seconds, peak if watch else None, told)
 
 
 def _tree(pid: int) -> set[psutil.Process]:

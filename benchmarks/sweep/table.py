@@ -25,12 +25,19 @@ _COLUMNS = {
     "label_light": "both joined, label-light",
     "joined": "joined with the head",
 }
+SEARCHES = {
+    "ours": "a sweep, MLflow off",
+    "ours_mlflow": "a sweep, every trial in MLflow",
+    "optuna": "Optuna alone, joblib's workers",
+    "sklearn": "scikit-learn's RandomizedSearchCV",
+}
+REFERENCE = "optuna"
 _SCHEDULERS = {"asha": "asha", "none": "none: every trial to its end"}
 
 
 def full(results: Mapping[str, Any]) -> str:
     """Every part that was measured, as Markdown."""
-    parts = {"quality": quality, "asha": asha}
+    parts = {"quality": quality, "asha": asha, "speed": speed}
     return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
 
 
@@ -82,6 +89,33 @@ def asha(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed(found: Mapping[str, Any]) -> str:
+    """What the same number of equal fits takes each search, medians over the rounds."""
+    lines = []
+    for data in found.values():
+        trees, network = data["fits"]["forest"]["n_estimators"], data["fits"]["autoencoder"]
+        lines += [
+            f"{data['title']}, {data['rows']:,} rows: {data['trials']} equal fits, half forests of {trees} trees, half "
+            f"autoencoders of {network['epochs']} epochs, {data['at_once']} at once, each search in a fresh process; "
+            f"median of {len(data['runs'][REFERENCE])} rounds. A further trial: time between two ends in one worker, "
+            "so without its first.",
+            "",
+            _row(["search", "wall", "against Optuna", "start and data", "trials", "after the last", "a further trial",
+                  "against Optuna", "fit and judgement alone", "peak memory"]),
+            "|" + "---|" * 10,
+        ]  # fmt: skip
+        reference = data["runs"][REFERENCE]
+        for variant, runs in data["runs"].items():
+            cells = [SEARCHES[variant], f"{median(runs, 'wall_s'):.1f} s"]
+            cells.append(f"{median(runs, 'wall_s') / median(reference, 'wall_s'):.2f}")
+            cells += [f"{median(runs, key):.1f} s" for key in ("before_s", "search_s", "after_s")]
+            cells.append(f"{median(runs, 'trial_s'):.2f} s")
+            cells.append(f"{median(runs, 'trial_s') / median(reference, 'trial_s'):.2f}")
+            cells += [f"{median(runs, 'work_s'):.2f} s", f"{data['peak_mib'][variant]:,.0f} MiB"]
+            lines.append(_row(cells))
+    return "\n".join(lines)
+
+
 def write(results: Mapping[str, Any]) -> None:
     """Write the tables into their page."""
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
@@ -90,6 +124,11 @@ def write(results: Mapping[str, Any]) -> None:
 def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     """Mean of a figure over runs."""
     return float(np.mean([run[key] for run in runs]))
+
+
+def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Median of a figure over runs."""
+    return float(np.median([run[key] for run in runs]))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 
 from benchmarks.detection.protocols import DATA_SETS
 from benchmarks.detection.table import replaced
-from benchmarks.sweep import processes, quality, sweeps, table
+from benchmarks.sweep import peers, processes, quality, speed, sweeps, table
 from benchmarks.sweep.processes import Ran
-from fraud import fitting
+from fraud import fitting, folds
 from fraud.config import TrainConfig, from_mapping
 from fraud.errors import DataError
 from fraud.schema import Schema
 from fraud.simulate import transactions
 from fraud.validation import validate
+from tuning.fits import ForestFit, NetworkFit
+from tuning.shared import Task
 from tuning.space import Space
 
 
@@ -54,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_journal_is_summed_up(folder: Path) -> None:
-    found = sweeps.read(folder, Ran(45.0, None, ""))
+    found = sweeps.read(folder, Ran(0.0, 45.0, None, ""))
     assert found.summary() == {
         "trials": 4, "stopped": 1, "failed": 1, "epochs": 18, "trees": 350, "combinations": 30, "best_forest": 0.4,
         "best_autoencoder": 0.5, "winner": 0.6, "given": 0.45, "settings": {"forest.max_samples": 256},
@@ -63,7 +66,7 @@ def test_a_journal_is_summed_up(folder: Path) -> None:
     (folder / "state/sweeps/second").mkdir()
     (folder / "state/sweeps/second/trials.jsonl").touch()
     with pytest.raises(DataError, match="2 sweeps"):
-        sweeps.read(folder, Ran(45.0, None, ""))
+        sweeps.read(folder, Ran(0.0, 45.0, None, ""))
 
 
 def test_a_sweep_starts_from_the_split_alone() -> None:
@@ -88,6 +91,56 @@ def test_a_fit_is_that_of_a_training() -> None:
         score: expected.metrics["joined" if score == "label_light" else score]["average_precision"]
         for score in quality.SCORES
     }
+
+
+@pytest.mark.slow
+def test_the_peers_make_the_same_fits() -> None:
+    """Their trials are those of a sweep: alternately forests and networks, judged on the validation window."""
+    schema = Schema.load("transactions")
+    rows = validate(transactions(4000, seed=3, fraud_rate=0.04), schema).rows
+    told = speed.fixed("ulb", fast=True)
+    config = from_mapping(TrainConfig, json.loads(json.dumps(told)))
+    (window,) = folds.prepare(rows, schema, config)
+    matrices = folds.matrices(window, config)
+    for search in peers.PEERS.values():
+        found = search(matrices, config, 5, 2)
+        assert sorted(trial["detector"] for trial in found) == ["autoencoder"] * 2 + ["forest"] * 3
+        assert all(0 < trial["objective"] <= 1 and trial["seconds"] > 0 for trial in found)
+        assert os.getpid() not in {trial["worker"] for trial in found}
+    task = Task(matrices, matrices.x_validation, matrices.labels)
+    for detector, fit in (
+        ("forest", ForestFit([task], config, [config.forest.n_estimators])),
+        ("autoencoder", NetworkFit([task], config, [config.autoencoder.epochs], [{}])),
+    ):
+        (candidate,) = fit.advance(600.0) or []
+        assert peers.fit_and_judge(0, detector, matrices, config)[1] == pytest.approx(candidate.objective, abs=1e-9)
+
+
+def test_a_sweep_can_search_what_the_peers_search() -> None:
+    """And nothing else: every trial does the same work."""
+    told = speed.fixed("handbook")
+    config = from_mapping(TrainConfig, json.loads(json.dumps(told)))
+    assert config.autoencoder.patience == config.autoencoder.epochs and config.head.use == "never"
+    space = Space.read(speed.fixed_space(told), "fixed", config)
+    for detector, searched in peers.SEARCHED.items():
+        sampled = {p.name: (p.low, p.high, p.log) for p in space.parameters_of(detector)}
+        assert sampled == {f"{detector}.{name}": limits for name, limits in searched.items()}
+        lowest = space.configure(config, {name: low for name, (low, _, _) in sampled.items()})
+        assert peers.configured(config, detector, {name: low for name, (low, _, _) in searched.items()}) == lowest
+    assert len(space.thresholds) > 60 and len(space.score_kinds) == len(space.forest_sizes) == 1
+
+
+def test_a_worker_s_first_trial_is_not_warm() -> None:
+    trials = [
+        {"detector": detector, "objective": 0.5, "seconds": seconds, "worker": worker, "ended": ended}
+        for detector, seconds, worker, ended in [
+            ("forest", 9.0, 1, 112.0), ("autoencoder", 8.0, 2, 113.0), ("forest", 3.0, 1, 116.0),
+            ("autoencoder", 1.0, 2, 115.0),
+        ]
+    ]  # fmt: skip
+    found = speed.summary(Ran(100.0, 20.0, None, ""), {"opened": 103.0, "trials": trials})
+    assert (found["before_s"], found["search_s"], found["after_s"]) == (3.0, 13.0, 4.0)
+    assert (found["trial_s"], found["work_s"], found["workers"]) == (3.0, 2.0, 2)
 
 
 def test_a_command_is_measured_and_leaves_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +172,23 @@ def test_the_tables_say_what_was_measured() -> None:
     saved = {**run, "epochs": 60, "best_autoencoder": 0.49}
     told = table.asha({"ulb": {"title": "ULB", "trials": 40, "seeds": [0], "asha": [saved], "none": [run]}})
     assert "| 40% saved | 0% saved | 0% saved | -0.010 | +0.000 | +0.000 |" in told
+
+
+def test_the_table_of_speed_compares_with_optuna_alone() -> None:
+    times = {"before_s": 3.0, "search_s": 20.0, "after_s": 1.0, "work_s": 1.5}
+    runs = {
+        variant: [{"wall_s": wall + change, "trial_s": wall / 20, **times} for change in (-5, 0, 9)]
+        for variant, wall in (("optuna", 40.0), ("ours", 60.0))
+    }
+    data = {
+        "title": "ULB", "trials": 40, "at_once": 2, "rows": 9000, "runs": runs,
+        "peak_mib": {"optuna": 900, "ours": 1200},
+        "fits": {"forest": {"n_estimators": 300}, "autoencoder": {"epochs": 12}},
+    }  # fmt: skip
+    found = table.speed({"ulb": data})
+    assert (
+        "| a sweep, MLflow off | 60.0 s | 1.50 | 3.0 s | 20.0 s | 1.0 s | 3.00 s | 1.50 | 1.50 s | 1,200 MiB |" in found
+    )
 
 
 def test_the_page_says_what_the_last_run_measured() -> None:
