@@ -9,6 +9,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +32,7 @@ from tuning.results import Results
 from tuning.search import TurnsSearch
 from tuning.shared import Shared
 from tuning.tracking import SweepTracker
-from tuning.trial import REDUCTION, DetectorTrial, rungs_of
+from tuning.trial import REDUCTION, DetectorTrial, load_libraries, rungs_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,15 @@ _TUNE = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is kept of the data. days, amounts: as in Shared."""
+
+    folds: list[fitting.Fold]
+    days: float | None
+    amounts: dict[str, np.ndarray]
 
 
 def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
@@ -63,13 +75,19 @@ def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
             )
         order = dataclasses.replace(order, fingerprint=fingerprint)
         logger.info("sweep %s: stop it with Ctrl-C, go on with --resume %s", order.sweep_id, order.sweep_id)
-        with connected(), terminable():
-            return _run(order, journal, settings)
+        # Ray takes seconds to start, most of them waiting: the data are read meanwhile.
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(_read, order)
+            with connected(), terminable():
+                return _run(order, journal, settings, reading)
 
 
-def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]:
-    cpus = _check_resources(order)
-    windows, given = _share(order, journal)
+def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> tuple[str, bool]:
+    at_once = _trials_at_once(order)
+    started = _start_workers(order, at_once)
+    windows = reading.result()
+    given = _share(order, journal, windows)
+    del started
     order = dataclasses.replace(order, objective_name=shared.OBJECTIVE if given.has_labels else label_free.OBJECTIVE)
     if not given.has_labels:
         logger.warning(
@@ -81,10 +99,10 @@ def _run(order: Order, journal: Journal, settings: Settings) -> tuple[str, bool]
         tracker.start()
     status, patience_s = "FAILED", 15.0
     try:
-        _search(order, journal, given, cpus, tracker)
+        _search(order, journal, given, at_once, tracker)
         ended = sum(trial.has_ended for trial in journal.trials().values())
         with stages.stage("pairs, head and thresholds", logger):
-            config = winner.choose(journal, windows, given, min(1.0, order.cpus_per_trial))
+            config = winner.choose(journal, windows.folds, given, min(1.0, order.cpus_per_trial))
         comments = [
             f"The best of sweep {order.sweep_id}, {ended} trials on {order.data} ({order.fingerprint}).",
             f"{_training(order)} --config {BEST}",
@@ -120,8 +138,8 @@ def _training(order: Order) -> str:
     return f"python -m ray_jobs.train --data {order.data} --schema {order.schema.name}"
 
 
-def _check_resources(order: Order) -> int:
-    """CPUs of the cluster. Raises ConfigError at once for a trial that it could never run, rather than wait."""
+def _trials_at_once(order: Order) -> int:
+    """Trials that run at once. Raises ConfigError for one that the cluster could never run, rather than wait."""
     import ray
 
     total = ray.cluster_resources()
@@ -135,26 +153,38 @@ def _check_resources(order: Order) -> int:
             f"--gpus-per-trial {order.gpus_per_trial:g} is more than the {gpus:g} GPUs of this Ray cluster: "
             + (f"use at most {gpus:g}" if gpus else "leave it out")
         )
-    return int(cpus)
+    return order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
 
 
-def _share(order: Order, journal: Journal) -> tuple[list[fitting.Fold], Shared]:
-    """Read, check and transform the data once, and put it where every trial finds it."""
+def _start_workers(order: Order, at_once: int) -> list[Any]:
+    """Let processes load what a trial needs while the data are read; Tune's actors take them over."""
+    import ray
+
+    task = ray.remote(num_cpus=order.cpus_per_trial, num_gpus=order.gpus_per_trial)(load_libraries)
+    return [task.remote() for _ in range(at_once)]
+
+
+def _read(order: Order) -> Windows:
+    """Read and check the data, and cut out the windows to search on."""
     checked = stages.load(order.data, order.schema, logger)
     with stages.stage("windows and history", logger) as done:
-        windows = folds.prepare(checked.rows, order.schema, order.config, order.folds)
-        done(f"{len(windows[0].raw_train):,} training and {len(windows[0].raw_validation):,} validation rows")
+        found = folds.prepare(checked.rows, order.schema, order.config, order.folds)
+        done(f"{len(found[0].raw_train):,} training and {len(found[0].raw_validation):,} validation rows")
+    return Windows(found, *_validation_window(order, checked.rows))
+
+
+def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
+    """Transform the data once for each preprocessing, and put it where every trial finds it."""
     configs = shared.preprocessings(order.space, order.config, order.detectors)
-    with stages.stage(f"{len(configs)} preprocessings of {len(windows)} folds into the object store", logger):
-        tasks = shared.put_tasks(windows, configs)
-    days, amounts = _validation_window(order, checked.rows)
-    return windows, Shared(
+    with stages.stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
+        tasks = shared.put_tasks(windows.folds, configs)
+    return Shared(
         base=order.config,
         space=order.space,
         tasks=tasks,
-        days=days,
-        amounts=amounts,
-        has_labels=shared.has_frauds(windows),
+        days=windows.days,
+        amounts=windows.amounts,
+        has_labels=shared.has_frauds(windows.folds),
         folder=str(journal.path / "trials"),
         device="cuda" if order.gpus_per_trial else "cpu",
         threads=max(1, int(order.cpus_per_trial)),
@@ -173,7 +203,7 @@ def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, 
     return days, amounts
 
 
-def _search(order: Order, journal: Journal, given: Shared, cpus: int, tracker: SweepTracker | None) -> None:
+def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker: SweepTracker | None) -> None:
     from ray import tune
 
     os.environ.update(_TUNE)
@@ -183,7 +213,6 @@ def _search(order: Order, journal: Journal, given: Shared, cpus: int, tracker: S
         order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,
         known=known, should_retry=order.should_retry,
     )  # fmt: skip
-    at_once = order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
     halving = None
     if order.scheduler == "asha":
         rungs = {"forest": order.space.forest_sizes, "autoencoder": rungs_of(order.space.epochs)}
