@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ ROUNDS = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
     given = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
     out = Path(given.out)
     if given.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.sweep first")
