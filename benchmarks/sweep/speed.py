@@ -107,6 +107,7 @@ def fixed_space(config: Mapping[str, Any]) -> str:
 def summary(ran: Ran, found: Mapping[str, Any]) -> dict[str, Any]:
     """What a run took, JSON-ready.
 
+    wall_s: to the end of our process; a peer's ends when it has its result, before joblib puts its workers away.
     before_s: to the first trial's order; after_s: from the last trial's end. trial_s: seconds between the ends of two
     trials in one worker, mean, so each worker's first is left out; work_s: seconds of fit and judgement alone, of the
     same trials, mean.
@@ -117,11 +118,12 @@ def summary(ran: Ran, found: Mapping[str, Any]) -> dict[str, Any]:
     gaps = [float(gap) for trials in by_worker.values() for gap in np.diff([trial["ended"] for trial in trials])]
     warm = [float(trial["seconds"]) for trials in by_worker.values() for trial in trials[1:]]
     last = max(trial["ended"] for trial in found["trials"])
+    ready = found.get("ready", ran.began + ran.seconds)
     times = {
-        "wall_s": ran.seconds,
+        "wall_s": ready - ran.began,
         "before_s": found["opened"] - ran.began,
         "search_s": last - found["opened"],
-        "after_s": ran.began + ran.seconds - last,
+        "after_s": ready - last,
         "trial_s": float(np.mean(gaps)) if gaps else None,
         "work_s": float(np.mean(warm)) if warm else None,
     }
