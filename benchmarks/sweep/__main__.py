@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep --part quality                        # 40 trials and nine trainings a data set
     python -m benchmarks.sweep --part asha --seeds 0 1               # the same sweep with and without early stopping
-    python -m benchmarks.sweep --part speed --rounds 3               # equal fits by ours, Optuna and scikit-learn
+    python -m benchmarks.sweep --part speed --rounds 2               # equal fits by ours, Optuna and scikit-learn
     python -m benchmarks.sweep --part quality --data sparkov --fast  # does it run? writes nothing
     python -m benchmarks.sweep --table                               # the tables of docs/sweeps.md anew
 
@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,12 +37,13 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 # Of the fits in quality, of the sweeps in asha.
 SEEDS = {"quality": [0, 1, 2], "asha": [0]}
 DATA = {"quality": list(DATA_SETS), "asha": ["handbook"], "speed": ["handbook"]}
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
     given = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
     out = Path(given.out)
     if given.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.sweep first")

@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     matrices = folds.matrices(window, config)
     opened = time.time()
     trials = PEERS[given.peer](matrices, config, given.trials, given.at_once)
-    Path(given.out).write_text(json.dumps({"opened": opened, "trials": trials}))
+    Path(given.out).write_text(json.dumps({"opened": opened, "trials": trials, "ready": time.time()}))
     return 0
 
 

@@ -98,7 +98,7 @@ def speed(found: Mapping[str, Any]) -> str:
             f"{data['title']}, {data['rows']:,} rows: {data['trials']} equal fits, half forests of {trees} trees, half "
             f"autoencoders of {network['epochs']} epochs, {data['at_once']} at once, each search in a fresh process; "
             f"median of {len(data['runs'][REFERENCE])} rounds. A further trial: time between two ends in one worker, "
-            "so without its first.",
+            "so without its first. Memory: all processes of the search, shared pages counted once, in a shorter run.",
             "",
             _row(["search", "wall", "against Optuna", "start and data", "trials", "after the last", "a further trial",
                   "against Optuna", "fit and judgement alone", "peak memory"]),
