@@ -1,6 +1,7 @@
 """Other searches over the same fits, each in a process of its own: `python -m benchmarks.sweep.peers optuna ...`.
 
 optuna: Optuna alone, asked and told by this process, the fits in joblib's workers (loky), the next as soon as one ends.
+optuna_usual: the same, each fit as it is usually written instead of ours.
 sklearn: RandomizedSearchCV with an estimator around the fits, one predefined split. Both read the data once, with the
 code that a sweep reads it with, and share it with the workers as joblib does, memory-mapped.
 """
@@ -13,7 +14,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ import torch
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import loguniform, uniform
 from sklearn.base import BaseEstimator
+from sklearn.ensemble import IsolationForest
 from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
+from torch.utils.data import DataLoader, TensorDataset
 
-from fraud import data, fitting, folds, forest, metrics
+from fraud import autoencoder, autoencoder_score, data, fitting, folds, forest, metrics
 from fraud.config import TrainConfig
 from fraud.errors import run_command
 from fraud.folds import Matrices
@@ -38,6 +41,8 @@ SEARCHED: dict[str, dict[str, tuple[float, float, bool]]] = {
     "autoencoder": {"lr": (5e-4, 5e-3, True), "weight_decay": (1e-6, 1e-4, True)},
 }
 STARTUP_TRIALS = 6
+
+Trial = Callable[[int, str, Matrices, TrainConfig], tuple[int, float, float, int]]
 
 
 def configured(config: TrainConfig, detector: str, settings: Mapping[str, float]) -> TrainConfig:
@@ -62,8 +67,50 @@ def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainC
     return number, value, time.perf_counter() - began, os.getpid()
 
 
-def optuna_alone(matrices: Matrices, config: TrainConfig, trials: int, at_once: int) -> list[dict[str, Any]]:
-    """Both detectors in turn, each a study with the sampler that a sweep uses."""
+def usual_fit_and_judge(
+    number: int, detector: str, matrices: Matrices, config: TrainConfig
+) -> tuple[int, float, float, int]:
+    """The same trial as usually written: scikit-learn's own scoring, a DataLoader, the same network and epochs."""
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    if detector == "forest":
+        settings = {name: getattr(config.forest, name) for name in ("n_estimators", "max_samples", "max_features")}
+        trees = IsolationForest(**settings, random_state=config.seed).fit(matrices.x_trimmed)
+        scores = -trees.score_samples(matrices.x_validation)
+    else:
+        scores = _usual_network(matrices, config).score(matrices.x_validation)
+    assert matrices.labels is not None
+    return number, metrics.average_precision(matrices.labels, scores), time.perf_counter() - began, os.getpid()
+
+
+def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
+    """The training loop of most tutorials, with the noise of ours."""
+    wanted = config.autoencoder
+    torch.manual_seed(config.seed)
+    module = autoencoder.build(matrices.x_trimmed.shape[1], wanted)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=wanted.lr, weight_decay=wanted.weight_decay)
+    rows = TensorDataset(torch.tensor(matrices.x_trimmed))
+    quiet = torch.tensor(matrices.x_quiet)
+    best, weights = float("inf"), {}
+    for _ in range(wanted.epochs):
+        module.train()
+        for (clean,) in DataLoader(rows, batch_size=wanted.batch_size, shuffle=True):
+            loss = torch.nn.functional.mse_loss(module(clean + wanted.noise * torch.randn_like(clean)), clean)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        module.eval()
+        with torch.no_grad():
+            error = float(torch.nn.functional.mse_loss(module(quiet), quiet))
+        if error < best:
+            best, weights = error, {name: value.clone() for name, value in module.state_dict().items()}
+    return autoencoder_score.export(weights, matrices.x_trimmed, wanted, config.seed)
+
+
+def optuna_alone(
+    matrices: Matrices, config: TrainConfig, trials: int, at_once: int, trial: Trial = fit_and_judge
+) -> list[dict[str, Any]]:
+    """Both detectors in turn, each a study with the sampler that a sweep uses. trial: fits and judges one."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = functools.partial(
         optuna.samplers.TPESampler, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
@@ -78,10 +125,10 @@ def optuna_alone(matrices: Matrices, config: TrainConfig, trials: int, at_once: 
     def orders() -> Iterator[Any]:
         for number in range(trials):
             detector = list(SEARCHED)[number % len(SEARCHED)]
-            trial = studies[detector].ask(spaces[detector])
-            asked[number] = detector, trial
-            chosen = configured(config, detector, trial.params)
-            yield joblib.delayed(fit_and_judge)(number, detector, matrices, chosen)
+            suggested = studies[detector].ask(spaces[detector])
+            asked[number] = detector, suggested
+            chosen = configured(config, detector, suggested.params)
+            yield joblib.delayed(trial)(number, detector, matrices, chosen)
 
     found = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
@@ -89,8 +136,8 @@ def optuna_alone(matrices: Matrices, config: TrainConfig, trials: int, at_once: 
             n_jobs=at_once, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
         )  # fmt: skip
         for number, value, seconds, worker in parallel(orders()):
-            detector, trial = asked.pop(number)
-            studies[detector].tell(trial, value)
+            detector, suggested = asked.pop(number)
+            studies[detector].tell(suggested, value)
             found.append(_told(detector, value, seconds, worker, time.time()))
     return found
 
@@ -144,7 +191,11 @@ def randomized_search(matrices: Matrices, config: TrainConfig, trials: int, at_o
     return found
 
 
-PEERS = {"optuna": optuna_alone, "sklearn": randomized_search}
+PEERS = {
+    "optuna": optuna_alone,
+    "optuna_usual": functools.partial(optuna_alone, trial=usual_fit_and_judge),
+    "sklearn": randomized_search,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from benchmarks.sweep.processes import ROOT, Ran
 from fraud.config import TrainConfig
 from fraud.errors import DataError
 
-OURS, OURS_TRACKED, OPTUNA, SKLEARN = "ours", "ours_mlflow", "optuna", "sklearn"
-VARIANTS = (OPTUNA, OURS, OURS_TRACKED, SKLEARN)
+OURS, OURS_TRACKED, OPTUNA, USUAL, SKLEARN = "ours", "ours_mlflow", "optuna", "optuna_usual", "sklearn"
+VARIANTS = (OPTUNA, OURS, OURS_TRACKED, USUAL, SKLEARN)
 AT_ONCE = 2
 # Memory does not grow with the trials, and looking at it takes a share of a CPU.
 WATCHED_TRIALS = 8
@@ -47,7 +47,7 @@ def measure(
             place_of_run = scratch / f"{variant}-{turn}"
             wanted = trials if turn else min(trials, WATCHED_TRIALS)
             order = source, data_set.name, config, place_of_run, wanted, turn == 0
-            is_peer = variant in (OPTUNA, SKLEARN)
+            is_peer = variant not in (OURS, OURS_TRACKED)
             ran, found = _peer(variant, *order) if is_peer else _ours(space, variant == OURS_TRACKED, *order)
             if len(found["trials"]) != wanted:
                 raise DataError(f"{variant} ended {len(found['trials'])} of {wanted} trials: they are not comparable")

@@ -28,8 +28,9 @@ _COLUMNS = {
 SEARCHES = {
     "ours": "a sweep, MLflow off",
     "ours_mlflow": "a sweep, every trial in MLflow",
-    "optuna": "Optuna alone, joblib's workers",
-    "sklearn": "scikit-learn's RandomizedSearchCV",
+    "optuna": "Optuna alone, joblib's workers, our fits",
+    "optuna_usual": "the same with fits as usually written",
+    "sklearn": "scikit-learn's RandomizedSearchCV, our fits",
 }
 REFERENCE = "optuna"
 _SCHEDULERS = {"asha": "asha", "none": "none: every trial to its end"}
