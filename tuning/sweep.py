@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 # A trial whose process dies is started again once: a second death is taken for the trial's own.
 MAX_FAILURES = 1
 _FOREST_REDUCTION = 2.0
-UNFINISHED_EXIT_CODE = 3
 # Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -59,8 +58,8 @@ class Windows:
     amounts: dict[str, np.ndarray]
 
 
-def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
-    """Run or go on with a sweep: what to print, and whether every trial has ended.
+def sweep(wanted: Order | Resume, settings: Settings) -> str:
+    """Run or go on with a sweep, to its last trial or the end of its time budget; return the result as text.
 
     A sweep that is interrupted raises KeyboardInterrupt after its journal is safe. Raises FraudError.
     """
@@ -82,7 +81,7 @@ def sweep(wanted: Order | Resume, settings: Settings) -> tuple[str, bool]:
                 return _run(order, journal, settings, reading)
 
 
-def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> tuple[str, bool]:
+def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
     at_once = _trials_at_once(order)
     started = _start_workers(order, at_once)
     windows = reading.result()
@@ -111,7 +110,7 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
         with stages.stage(f"report in {order.outdir}", logger):
             report.write(journal, order.outdir)
         if tracker:
-            tracker.log_folder(order.outdir / report.PLOTS, report.PLOTS)
+            tracker.log_folder(order.outdir)
         status, patience_s = "FINISHED", 120.0
     except KeyboardInterrupt:
         status = "KILLED"
@@ -123,11 +122,9 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
             tracker.finish(status, patience_s)
     text = f"{headline(Results.read(journal))}\n"
     if ended < order.trials:
-        text += (
-            f"{ended} of {order.trials} trials ended; go on with: python -m tuning.sweep --resume {order.sweep_id}\n"
-        )
+        text += f"{ended} of {order.trials} trials ended in the time budget; go on with: {_resume(order)}\n"
     text += f"report: {order.outdir / report.PAGE}\nbest configuration: {order.outdir / BEST}\n"
-    return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n", ended >= order.trials
+    return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
 
 
 def _resume(order: Order) -> str:
@@ -249,11 +246,10 @@ def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `--help`. Returns 0, or 3 when the time budget left trials to do."""
+    """Run the command; see `--help`."""
     settings = Settings.from_environment()
-    text, is_complete = sweep(read_command(argv, settings), settings)
-    sys.stdout.write(text)
-    return 0 if is_complete else UNFINISHED_EXIT_CODE
+    sys.stdout.write(sweep(read_command(argv, settings), settings))
+    return 0
 
 
 if __name__ == "__main__":

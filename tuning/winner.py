@@ -90,7 +90,8 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         )
     if not trials:
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
-        raise FraudError(f"no trial gave a result, so there is nothing to choose: {'; '.join(reasons)[:500]}")
+        told = "; ".join(reasons)[:500] or "none ended in the time budget, go on with --resume"
+        raise FraudError(f"no trial gave a result, so there is nothing to choose: {told}")
     entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
     pairs = _pairs(entries["forest"], entries["autoencoder"], shared)
     best = max(entries["forest"] + entries["autoencoder"], key=lambda entry: entry.objective)
@@ -198,8 +199,8 @@ def _pairs(forests: Sequence[Entry], autoencoders: Sequence[Entry], shared: Shar
     # The best of each detector may not be transformed alike, so pairs are ranked by what they bring together.
     alike.sort(key=lambda pair: sum(w * o for w, o in zip((0.1, 1.0), sorted(e.objective for e in pair), strict=True)))
     alike.reverse()
-    given = [pair for pair in alike if pair[0].config == shared.base and pair[1].config == shared.base][:1]
-    found = [_weigh(f, a, shared) for f, a in [*alike[:MOST_PAIRS], *given]]
+    given = [pair for pair in alike[MOST_PAIRS:] if pair[0].config == shared.base == pair[1].config]
+    found = [_weigh(f, a, shared) for f, a in [*alike[:MOST_PAIRS], *given[:1]]]
     return sorted(found, key=lambda pair: -pair.objective)
 
 
