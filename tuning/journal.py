@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fraud.errors import ConfigError
+from fraud.errors import ConfigError, DataError
 from fraud.locks import HeldElsewhereError, exclusive
 
 ORDER, EVENTS, TRIALS = "sweep.json", "trials.jsonl", "trials"
@@ -90,12 +90,18 @@ class Journal:
         return found
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Add an event; it is on disk when this returns."""
+        """Add an event; it is on disk when this returns. Raises DataError when it cannot be."""
         line = (json.dumps(event, allow_nan=False) + "\n").encode()
-        with (self.path / EVENTS).open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with (self.path / EVENTS).open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(
+                f"the journal of sweep {self.sweep_id!r} cannot be written ({error}): free some space in "
+                f"{self.path.parent}, then go on with --resume {self.sweep_id}"
+            ) from error
 
     def mend(self) -> None:
         """Cut off a last line that a killed driver did not finish, so that the next event begins a line of its own."""

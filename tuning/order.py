@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import secrets
 import time
@@ -24,6 +25,7 @@ from tuning.space import Space
 
 REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
 DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
+OBJECTIVES = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -32,8 +34,9 @@ class Order:
     """One sweep, checked; paths are absolute.
 
     detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
-    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own. created: seconds
-    since 1970. fingerprint: of the data, and objective_name: what trials are judged by, known once it was read.
+    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own. should_retry:
+    failed trials too. created: seconds since 1970. fingerprint: of the data, and objective_name: what trials are judged
+    by, known once it was read.
     """
 
     sweep_id: str
@@ -53,6 +56,7 @@ class Order:
     gpus_per_trial: float = 0.0
     time_budget_s: float | None = None
     should_track: bool = True
+    should_retry: bool = False
     created: float = 0.0
     fingerprint: str | None = None
     objective_name: str = "average_precision"
@@ -93,54 +97,66 @@ class Order:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a sweep. What is None stays as it was; time_budget_s None: no limit."""
+    """Go on with a sweep. changes: fields of the order that are given anew, None where they stay as they were.
+
+    should_retry: also run the failed trials again.
+    """
 
     sweep_id: str
-    trials: int | None
-    max_concurrent: int | None
-    time_budget_s: float | None
-    outdir: Path | None
+    changes: dict[str, Any]
+    should_retry: bool
 
     def applied_to(self, order: Order) -> Order:
         """The order to carry out now. Raises ConfigError when it asks for fewer trials than before."""
-        if self.trials is not None and self.trials < order.trials:
-            raise ConfigError(f"--trials {self.trials} is fewer than the {order.trials} this sweep was started with")
-        return dataclasses.replace(
-            order,
-            trials=self.trials or order.trials,
-            max_concurrent=self.max_concurrent or order.max_concurrent,
-            time_budget_s=self.time_budget_s,
-            outdir=self.outdir or order.outdir,
-        )
+        trials = self.changes["trials"]
+        if trials is not None and trials < order.trials:
+            raise ConfigError(f"--trials {trials} is fewer than the {order.trials} this sweep was started with")
+        given = {name: value for name, value in self.changes.items() if value is not None}
+        # A budget is that of one call: a sweep that used it up would stop at once.
+        return dataclasses.replace(order, **{"time_budget_s": None, **given}, should_retry=self.should_retry)
 
 
 def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resume:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
     given = _parser().parse_args(argv)
-    budget = None if given.time_budget is None else _seconds(given.time_budget)
-    outdir = None if given.outdir is None else check_outdir(settings.locate(given.outdir), {REPORT, BEST, PLOTS})
-    for flag, value, least in (("--trials", given.trials, 1), ("--max-concurrent", given.max_concurrent, 1)):
+    for name, least in (("trials", 1), ("max_concurrent", 1), ("folds", 1)):
+        value = getattr(given, name)
         if value is not None and value < least:
-            raise ConfigError(f"{flag} {value}: give {least} or more")
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: give {least} or more")
+    if given.cpus_per_trial is not None and not 0 < given.cpus_per_trial < math.inf:
+        raise ConfigError(
+            f"--cpus-per-trial {given.cpus_per_trial}: give a share above 0, e.g. 0.5 for two trials a CPU"
+        )
+    if given.gpus_per_trial is not None and not 0 <= given.gpus_per_trial < math.inf:
+        raise ConfigError(
+            f"--gpus-per-trial {given.gpus_per_trial}: give 0 or a share, e.g. 0.25 for four trials a GPU"
+        )
+    outdir = None if given.outdir is None else check_outdir(settings.locate(given.outdir), {REPORT, BEST, PLOTS})
+    changes = {
+        "trials": given.trials,
+        "max_concurrent": given.max_concurrent,
+        "cpus_per_trial": given.cpus_per_trial,
+        "gpus_per_trial": given.gpus_per_trial,
+        "time_budget_s": None if given.time_budget is None else _seconds(given.time_budget),
+        "outdir": outdir,
+        "should_track": False if given.no_mlflow else None,
+    }
     if given.resume:
-        fixed = ("data", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
+        fixed = ("data", "schema", "config", "space", "detector", "folds", "seed", "set", "objectives", "scheduler")
         if named := [name for name in fixed if getattr(given, name) not in (None, [])]:
             raise ConfigError(
                 f"--resume {given.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or start "
                 "a new sweep"
             )
-        return Resume(given.resume, given.trials, given.max_concurrent, budget, outdir)
-    return _new(given, settings, budget, outdir)
+        return Resume(given.resume, changes, given.retry_failed)
+    if given.retry_failed:
+        raise ConfigError("--retry-failed runs the failed trials of an earlier sweep again: name it with --resume")
+    return _new(given, settings, changes)
 
 
-def _new(given: argparse.Namespace, settings: Settings, budget: float | None, outdir: Path | None) -> Order:
+def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> Order:
     if not given.data:
         raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
-    folds = 1 if given.folds is None else given.folds
-    if folds < 1:
-        raise ConfigError(f"--folds {folds}: give 1 or more")
-    if not given.cpus_per_trial > 0 or not given.gpus_per_trial >= 0:
-        raise ConfigError("--cpus-per-trial must be above 0 (0.5: two trials a CPU), --gpus-per-trial 0 or more")
     config = configure(given.config and settings.locate_yaml(given.config), given.seed, given.set)
     space = Space.load(given.space and settings.locate(given.space), config)
     detectors = DETECTORS if given.detector in (None, "both") else (given.detector,)
@@ -148,25 +164,21 @@ def _new(given: argparse.Namespace, settings: Settings, budget: float | None, ou
         space.parameters_of(detector)  # raises where there is nothing to search
     schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
     name = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    objectives = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
+    named = {name: value for name, value in changes.items() if value is not None}
+    if "outdir" not in named:
+        named["outdir"] = check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS})
     return Order(
+        **named,
         sweep_id=re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("._-"),
         is_resumed=False,
         data=settings.locate(given.data),
         schema=schema,
         config=config,
         space=space,
-        outdir=outdir or check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS}),
-        trials=40 if given.trials is None else given.trials,
         detectors=detectors,
-        objectives=objectives[given.objectives or "ap"],
+        objectives=OBJECTIVES[given.objectives or "ap"],
         scheduler=given.scheduler or "asha",
-        folds=folds,
-        max_concurrent=given.max_concurrent,
-        cpus_per_trial=given.cpus_per_trial,
-        gpus_per_trial=given.gpus_per_trial,
-        time_budget_s=budget,
-        should_track=not given.no_mlflow,
+        folds=given.folds or 1,
         created=time.time(),
     )
 
@@ -199,10 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--trials", type=int, help="trials, both detectors together (default 40); with --resume: the new total")
     add("--detector", choices=["forest", "autoencoder", "both"], help="what to search (default both)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as the CPUs give)")
-    add("--cpus-per-trial", type=float, default=1.0, metavar="F", help="CPU share of a trial (default 1)")
-    add("--gpus-per-trial", type=float, default=0.0, metavar="F", help="GPU share of a trial (default 0)")
+    add("--cpus-per-trial", type=float, metavar="F", help="CPU share of a trial (default 1)")
+    add("--gpus-per-trial", type=float, metavar="F", help="GPU share of a trial (default 0)")
     add("--time-budget", metavar="T", help="stop after this long, e.g. 15m; the sweep can be resumed")
-    add("--objectives", choices=["ap", "ap,cost"], help="average precision, or that against scoring cost (default ap)")
+    add("--objectives", choices=list(OBJECTIVES), help="average precision, or that against scoring cost (default ap)")
     add("--scheduler", choices=["asha", "none"], help="stop weak trials early, or run all to the end (default asha)")
     add("--folds", type=int, help="prequential folds that a trial is judged on (default 1: the validation window)")
     add("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
@@ -210,4 +222,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--outdir", help="folder for the report and best.yaml (default sweep)")
     add("--no-mlflow", action="store_true", help="write the report only, leave MLflow alone")
     add("--resume", metavar="ID", help="go on with a sweep that was stopped or killed")
+    add("--retry-failed", action="store_true", help="with --resume: run the failed trials again too")
     return parser

@@ -32,6 +32,7 @@ STARTUP_TRIALS = 6
 class TurnsSearch(Searcher):
     """Suggests {"number", "detector", "params"}; what an earlier driver left unfinished comes first.
 
+    known: trials by number, from the journal; should_retry: run those that failed again.
     The first trial of each detector has no params: it is the configuration that the sweep was given.
     """
 
@@ -44,6 +45,7 @@ class TurnsSearch(Searcher):
         seed: int,
         objectives: Sequence[str],
         known: Mapping[int, Trial],
+        should_retry: bool = False,
     ) -> None:
         super().__init__(metric="objective", mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,7 +58,9 @@ class TurnsSearch(Searcher):
         self._studies = {detector: optuna.create_study(directions=directions) for detector in detectors}
         self._asked: dict[int, tuple[Detector, int]] = {}  # the trial's place in its study
         self._numbers: dict[str, int] = {}
-        self._unfinished = [trial for trial in known.values() if not trial.has_ended]
+        self._unfinished = [
+            trial for trial in known.values() if not trial.has_ended or (should_retry and trial.status == "failed")
+        ]
         self._next = max(known, default=0) + 1
         for trial in known.values():
             if trial.params:

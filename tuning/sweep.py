@@ -181,7 +181,7 @@ def _search(order: Order, journal: Journal, given: Shared, cpus: int, tracker: S
     known = journal.trials()
     search = TurnsSearch(
         order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,
-        known=known,
+        known=known, should_retry=order.should_retry,
     )  # fmt: skip
     at_once = order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
     halving = None

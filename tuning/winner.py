@@ -84,7 +84,11 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         ]
         for detector in ("forest", "autoencoder")
     }
-    if not any(entries.values()):
+    if trials and not any(entries.values()):
+        raise FraudError(
+            f"the scores of {len(trials)} trials are not in {journal.path}: is FRAUD_STATE shared by all nodes?"
+        )
+    if not trials:
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
         raise FraudError(f"no trial gave a result, so there is nothing to choose: {'; '.join(reasons)[:500]}")
     entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
