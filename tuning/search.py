@@ -118,7 +118,7 @@ class TurnsSearch(Searcher):
         return {name: _value(distributions[name], value) for name, value in asked.params.items()}
 
     def _add(self, trial: Trial) -> None:
-        """Put a trial of an earlier driver into its study, one to go on with as running."""
+        """Put a trial of an earlier driver into its study, one that is run again as running."""
         distributions = self._distributions.get(trial.detector, {})
         if set(trial.params) != set(distributions):
             return
@@ -126,7 +126,7 @@ class TurnsSearch(Searcher):
         internal = {name: _internal(distributions[name], value) for name, value in trial.params.items()}
         values = self._values(trial.result) if trial.result else None
         state = TrialState.COMPLETE if values else TrialState.FAIL
-        if not trial.has_ended:
+        if trial in self._unfinished:
             state, values = TrialState.RUNNING, None
             self._asked[trial.number] = trial.detector, len(study.trials)
         study.add_trial(create_trial(params=internal, distributions=distributions, values=values, state=state))

@@ -34,7 +34,9 @@ def test_the_newest_fold_is_what_a_training_sees(rows: pd.DataFrame):
     np.testing.assert_array_equal(found.x_fit, prepared.x_fit)
     np.testing.assert_array_equal(found.x_trimmed, prepared.x_fit)
     np.testing.assert_array_equal(found.x_quiet, prepared.x_validation)
-    np.testing.assert_array_equal(found.x_validation, prepared.features.transform(prepared.raw[prepared.split.validation]))
+    np.testing.assert_array_equal(
+        found.x_validation, prepared.features.transform(prepared.raw[prepared.split.validation])
+    )
     assert len(found.x_quiet) == (found.labels != 1).sum() < len(found.x_validation)
 
 
@@ -65,7 +67,9 @@ def test_the_test_window_does_not_matter(rows: pd.DataFrame):
 def test_earlier_folds_are_older_windows_each_with_its_own_preprocessing(rows: pd.DataFrame):
     newest, older = folds.prepare(rows, SCHEMA, CONFIG, 2)
     test = len(fitting.prepare(rows, SCHEMA, CONFIG).split.test)
-    raw_of = {name: np.concatenate([fold.raw_train, fold.raw_validation]) for name, fold in [("n", newest), ("o", older)]}
+    raw_of = {
+        name: np.concatenate([fold.raw_train, fold.raw_validation]) for name, fold in [("n", newest), ("o", older)]
+    }
     n = len(older.raw_validation)
     last = raw_of["n"][: len(raw_of["n"]) - test]
     np.testing.assert_array_equal(older.raw_validation, last[-n:])

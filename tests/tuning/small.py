@@ -87,7 +87,9 @@ class Place:
     def settings(self) -> Settings:
         return Settings.from_environment({"FRAUD_ROOT": str(self.folder), "FRAUD_STATE": str(self.folder / "state")})
 
-    def command(self, *more: str, data: str = "data.csv", space: str = "space.yaml", outdir: str = "sweep") -> list[str]:
+    def command(
+        self, *more: str, data: str = "data.csv", space: str = "space.yaml", outdir: str = "sweep"
+    ) -> list[str]:
         return ["--data", data, "--config", "config.yaml", "--space", space, "--outdir", outdir, *more]
 
     def run(self, argv: list[str]) -> str:

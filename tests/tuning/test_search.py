@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ray.tune.search import Searcher
 
-from tests.tuning.small import space
+from tests.tuning.small import BASE, space
 from tuning.journal import Trial
 from tuning.search import STARTUP_TRIALS, TurnsSearch, distribution_of
 from tuning.space_values import Parameter
@@ -72,17 +72,11 @@ def test_detectors_take_turns_and_begin_with_the_configuration_given(undisturbed
     assert [one["params"] for one in undisturbed[:2]] == [{}, {}]
     for one in undisturbed[2:]:
         assert set(one["params"]) == {p.name for p in space().parameters_of(one["detector"])}
-        assert space().configure(space_base(), one["params"])
+        assert space().configure(BASE, one["params"])
     only = run(new(detectors=["autoencoder"], n=3))
     assert [(one["detector"], bool(one["params"])) for one in only] == [
         ("autoencoder", False), ("autoencoder", True), ("autoencoder", True),
     ]  # fmt: skip
-
-
-def space_base() -> Any:
-    from tests.tuning.small import BASE
-
-    return BASE
 
 
 def test_the_seed_decides(undisturbed: list[dict[str, Any]]):
@@ -108,6 +102,17 @@ def test_what_a_kill_cut_off_comes_first_and_teaches_when_it_ends(undisturbed: l
     study = search._studies["autoencoder"]
     search.on_trial_complete("b", {"result": {"objective": 0.9, "scoring_cost": 1.0}})
     assert study.best_value == 0.9
+
+
+def test_failed_trials_are_run_again_only_when_asked(undisturbed: list[dict[str, Any]]):
+    known = journal_of(undisturbed[:20])
+    failed = [number for number, trial in known.items() if trial.status == "failed"]
+    assert failed and new(known).suggest("a")["number"] == 21
+    search = new(known, should_retry=True)
+    assert [search.suggest(f"again{n}")["number"] for n in failed] == failed
+    search.on_trial_complete(f"again{failed[0]}", {"result": {"objective": 0.99, "scoring_cost": 1.0}})
+    assert search._studies["forest"].best_value == 0.99
+    assert search.suggest("next")["number"] == 21
 
 
 def test_the_search_learns():

@@ -28,7 +28,9 @@ def test_each_preprocessing_is_there_once_that_of_the_configuration_first():
 def test_a_preprocessing_is_named_by_its_features_alone():
     assert key_of(BASE) == key_of(dataclasses.replace(BASE, seed=99))
     assert key_of(BASE) != key_of(dataclasses.replace(BASE, features=dataclasses.replace(BASE.features, clip=3.0)))
-    assert key_of(space().configure(BASE, {"features.clip": 10})) == key_of(space().configure(BASE, {"features.clip": 10.0}))
+    assert key_of(space().configure(BASE, {"features.clip": 10})) == key_of(
+        space().configure(BASE, {"features.clip": 10.0})
+    )
 
 
 @pytest.mark.ray
@@ -92,5 +94,3 @@ def test_amounts_are_given_to_the_policies_that_ask_for_them():
 def test_settings_in_words():
     words = settings_text({"autoencoder.lr": 0.00123456, "autoencoder.hidden": [8, 4], "forest.bootstrap": True})
     assert words == "lr 0.00123, hidden [8, 4], bootstrap True"
-
-
