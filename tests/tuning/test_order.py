@@ -131,8 +131,8 @@ def test_resuming_keeps_the_order_but_for_what_may_change(place: Place, tmp_path
     assert (same.trials, same.max_concurrent, same.outdir, same.should_track) == (8, 1, first.outdir, True)
     assert same.time_budget_s is None, "a budget is that of one call"
     more = read_command(
-        ["--resume", "x", "--trials", "10", "--max-concurrent", "2", "--time-budget", "5m", "--outdir", str(tmp_path / "o"),
-         "--cpus-per-trial", "0.5", "--retry-failed"], place.settings,
+        ["--resume", "x", "--trials", "10", "--max-concurrent", "2", "--time-budget", "5m", "--cpus-per-trial", "0.5",
+         "--outdir", str(tmp_path / "o"), "--retry-failed"], place.settings,
     )  # fmt: skip
     changed = more.applied_to(first)
     assert (changed.trials, changed.max_concurrent, changed.time_budget_s) == (10, 2, 300)

@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fraud import fitting, folds, label_free, metrics
-from fraud.config import TrainConfig
+from fraud import folds, label_free
 from fraud.thresholds import ThresholdConfig
-from tests.tuning.small import BASE, SCHEMA, SPACE, rows, space, windows
+from tests.tuning.small import BASE, SPACE, space, windows
 from tuning.shared import Shared, Task, has_frauds, key_of, preprocessings, put_tasks, settings_text
 
 WIDER = SPACE.replace("clip: {choice: [5, 10]}", "clip: {choice: [5, 10]}\n  scaling: {choice: [standard, robust]}")
