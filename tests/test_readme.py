@@ -54,8 +54,8 @@ def test_links_and_pictures_lead_somewhere() -> None:
 
 
 def test_documented_schemas_and_configurations_are_shipped() -> None:
-    schemas = set(re.findall(r"(?:SCHEMA=|--schema )(\w+)\b(?!\.)", TEXT)) - {"my"}
-    configs = set(re.findall(r"(?:CONFIG=|--config )(\w+)\b(?!\.)", TEXT)) - {"file"}
+    schemas = set(re.findall(r"(?:SCHEMA=|--schema )(\w+)\b(?![./])", TEXT)) - {"my"}
+    configs = set(re.findall(r"(?:CONFIG=|--config )(\w+)\b(?![./])", TEXT)) - {"file"}
     assert schemas and schemas <= set(shipped_names())
     assert configs <= {path.stem for path in SHIPPED.glob("*.yaml")}
 

@@ -92,13 +92,13 @@ def pages(results: Mapping[str, Any]) -> dict[Path, str]:
     return {ROOT / "README.md": summary(results), ROOT / "docs/detection.md": whole}
 
 
-def replaced(page: str, measured: str) -> str:
+def replaced(page: str, measured: str, opening: str = BEGIN) -> str:
     """The page with `measured` between its comment lines. Raises DataError where it has none."""
-    before, begin, rest = page.partition(BEGIN)
+    before, begin, rest = page.partition(opening)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise DataError(f"the page has no lines {BEGIN!r} and {END!r}: put them where the tables belong")
-    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after}"
+        raise DataError(f"the page has no lines {opening!r} and {END!r}: put them where the tables belong")
+    return f"{before}{opening}\n\n{measured}\n\n{END}{after}"
 
 
 def write(results: Mapping[str, Any]) -> None:

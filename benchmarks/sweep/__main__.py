@@ -1,0 +1,90 @@
+"""Sweeps on published data: what their configuration detects, what early stopping saves, what they cost beside others.
+
+    python -m benchmarks.sweep --part quality                        # 40 trials and nine trainings a data set
+    python -m benchmarks.sweep --part asha --seeds 0 1               # the same sweep with and without early stopping
+    python -m benchmarks.sweep --part speed --rounds 3               # equal fits by ours, Optuna and scikit-learn
+    python -m benchmarks.sweep --part quality --data sparkov --fast  # does it run? writes nothing
+    python -m benchmarks.sweep --table                               # the tables of docs/sweeps.md anew
+
+Every sweep is a fresh `python -m tuning.sweep` with folders of its own, which are deleted. Nothing is chosen by a test
+window: a sweep does not read it. Where the files come from: the README of the data folder, FRAUD_SHARED_DATA (default
+../shared/data). Parts and data sets that are not measured stay in the JSON as they are.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detection.protocols import DATA_SETS
+from benchmarks.sweep import asha, quality, speed, table
+from fraud.errors import DataError, run_command
+from fraud.settings import Settings
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "quality": quality.measure, "asha": asha.measure, "speed": speed.measure,
+}  # fmt: skip
+# Of the fits in quality, of the sweeps in asha.
+SEEDS = {"quality": [0, 1, 2], "asha": [0]}
+DATA = {"quality": list(DATA_SETS), "asha": ["handbook"], "speed": ["handbook"]}
+ROUNDS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON and print the tables."""
+    given = _parser().parse_args(argv)
+    out = Path(given.out)
+    if given.table and not out.exists():
+        raise DataError(f"{out} is missing: run python -m benchmarks.sweep first")
+    results = json.loads(out.read_text()) if out.exists() and not given.fast else {}
+    folder = Settings.from_environment().shared_data
+    for part in [] if given.table else given.part:
+        for name in given.data or DATA[part]:
+            scratch = Path(tempfile.mkdtemp(prefix="bench-sweep-"))
+            try:
+                repeated = {"rounds": given.rounds} if part == "speed" else {"seeds": given.seeds or SEEDS[part]}
+                found = PARTS[part](
+                    DATA_SETS[name], folder, scratch, trials=given.trials or (6 if given.fast else 40), fast=given.fast,
+                    tell=lambda text: print(text, flush=True), **repeated,
+                )  # fmt: skip
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            results.setdefault(part, {})[name] = found
+            if not given.fast:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table.full(results))
+    if given.table:
+        table.write(results)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (default: all)")
+    add("--data", nargs="+", choices=list(DATA_SETS), help="data sets (default: quality all, else handbook)")
+    add("--trials", type=int, help="trials of every sweep (default 40)")
+    add(
+        "--seeds", nargs="+", type=int, help="of the fits in quality (default 0 1 2), of the sweeps in asha (default 0)"
+    )
+    add("--rounds", type=int, default=ROUNDS, help=f"timed rounds of speed (default {ROUNDS}), after one for memory")
+    add("--fast", action="store_true", help="tiny space, models and sweeps; writes no results")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/sweeps.md from --out")
+    add("--out", default=str(table.RESULTS), help="JSON of results")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,34 @@
+"""What stopping weak trials early saves, and what it costs: one and the same sweep with and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detection.protocols import DataSet
+from benchmarks.sweep import sweeps
+
+SCHEDULERS = ("asha", "none")
+
+
+def measure(
+    data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the sweep with each scheduler and seed, in turns; JSON-ready.
+
+    Keys: title, trials, seeds, and {scheduler: [Sweep.summary a seed]}.
+    """
+    found: dict[str, Any] = {"title": data_set.title, "trials": trials, "seeds": list(seeds)}
+    found |= {scheduler: [] for scheduler in SCHEDULERS}
+    for place, seed in enumerate(seeds):
+        for scheduler in SCHEDULERS if place % 2 == 0 else SCHEDULERS[::-1]:
+            sweep = sweeps.run(
+                sweeps.source_of(data_set, folder), data_set.name, sweeps.split_only(data_set.name),
+                scratch / f"{data_set.name}-{scheduler}-{seed}", "--trials", str(trials), "--seed", str(seed),
+                "--scheduler", scheduler, space=sweeps.FAST if fast else None,
+            )  # fmt: skip
+            found[scheduler].append(sweep.summary())
+            tell(f"{data_set.name}, seed {seed}, {scheduler}: {found[scheduler][-1]}")
+    return found

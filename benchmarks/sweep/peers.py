@@ -1,0 +1,175 @@
+"""Other searches over the same fits, each in a process of its own: `python -m benchmarks.sweep.peers optuna ...`.
+
+optuna: Optuna alone, asked and told by this process, the fits in joblib's workers (loky), the next as soon as one ends.
+sklearn: RandomizedSearchCV with an estimator around the fits, one predefined split. Both read the data once, with the
+code that a sweep reads it with, and share it with the workers as joblib does, memory-mapped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, FloatDistribution
+from scipy.stats import loguniform, uniform
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
+
+from fraud import data, fitting, folds, forest, metrics
+from fraud.config import TrainConfig
+from fraud.errors import run_command
+from fraud.folds import Matrices
+from fraud.schema import Schema
+
+# What is searched: nothing that changes the work of a fit. {detector: {setting: (low, high, is_log)}}.
+SEARCHED: dict[str, dict[str, tuple[float, float, bool]]] = {
+    "forest": {"max_features": (0.8, 1.0, False)},
+    "autoencoder": {"lr": (5e-4, 5e-3, True), "weight_decay": (1e-6, 1e-4, True)},
+}
+STARTUP_TRIALS = 6
+
+
+def configured(config: TrainConfig, detector: str, settings: Mapping[str, float]) -> TrainConfig:
+    """`config` with some settings of one detector replaced."""
+    return dataclasses.replace(config, **{detector: dataclasses.replace(getattr(config, detector), **settings)})
+
+
+def fitted(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: TrainConfig) -> Any:
+    """One fit: a forest or an autoencoder, something with `score`."""
+    torch.set_num_threads(1)
+    if detector == "forest":
+        return forest.fit(x_fit, config.forest, config.seed)
+    return fitting.fit_autoencoder(x_fit, x_quiet, config)[0]
+
+
+def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainConfig) -> tuple[int, float, float, int]:
+    """Number, objective, seconds and process of one trial."""
+    began = time.perf_counter()
+    found = fitted(detector, matrices.x_trimmed, matrices.x_quiet, config)
+    assert matrices.labels is not None
+    value = metrics.average_precision(matrices.labels, found.score(matrices.x_validation))
+    return number, value, time.perf_counter() - began, os.getpid()
+
+
+def optuna_alone(matrices: Matrices, config: TrainConfig, trials: int, at_once: int) -> list[dict[str, Any]]:
+    """Both detectors in turn, each a study with the sampler that a sweep uses."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = functools.partial(
+        optuna.samplers.TPESampler, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
+    )
+    studies = {d: optuna.create_study(direction="maximize", sampler=sampler(seed=config.seed)) for d in SEARCHED}
+    spaces: dict[str, dict[str, BaseDistribution]] = {
+        detector: {name: FloatDistribution(low, high, log=is_log) for name, (low, high, is_log) in searched.items()}
+        for detector, searched in SEARCHED.items()
+    }
+    asked: dict[int, tuple[str, optuna.trial.Trial]] = {}
+
+    def orders() -> Iterator[Any]:
+        for number in range(trials):
+            detector = list(SEARCHED)[number % len(SEARCHED)]
+            trial = studies[detector].ask(spaces[detector])
+            asked[number] = detector, trial
+            chosen = configured(config, detector, trial.params)
+            yield joblib.delayed(fit_and_judge)(number, detector, matrices, chosen)
+
+    found = []
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        parallel = joblib.Parallel(
+            n_jobs=at_once, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
+        )  # fmt: skip
+        for number, value, seconds, worker in parallel(orders()):
+            detector, trial = asked.pop(number)
+            studies[detector].tell(trial, value)
+            found.append(_told(detector, value, seconds, worker, time.time()))
+    return found
+
+
+class DetectorEstimator(BaseEstimator):
+    """A fit as scikit-learn wants it."""
+
+    def __init__(
+        self, detector: str = "forest", config: TrainConfig | None = None, max_features: float = 1.0,
+        lr: float = 1e-3, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.detector, self.config, self.max_features, self.lr = detector, config, max_features, lr
+        self.weight_decay = weight_decay
+
+    def fit(self, X: np.ndarray, y: np.ndarray, x_quiet: np.ndarray) -> DetectorEstimator:
+        """X: float32 (n_rows, n_inputs) rows not known as fraud; x_quiet: those that the training is stopped on."""
+        assert self.config is not None
+        settings = {name: getattr(self, name) for name in SEARCHED[self.detector]}
+        self.fitted_ = fitted(self.detector, X, x_quiet, configured(self.config, self.detector, settings))
+        return self
+
+
+def judge(estimator: DetectorEstimator, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """A scorer; also who fitted, and when it was ready."""
+    value = metrics.average_precision(y, estimator.fitted_.score(X))
+    return {"value": value, "worker": float(os.getpid()), "ended": time.time()}
+
+
+def randomized_search(matrices: Matrices, config: TrainConfig, trials: int, at_once: int) -> list[dict[str, Any]]:
+    """One search a detector, one after the other: they have different settings."""
+    assert matrices.labels is not None
+    n_fit, n_judged = len(matrices.x_trimmed), len(matrices.x_validation)
+    X = np.concatenate([matrices.x_trimmed, matrices.x_validation])
+    y = np.concatenate([np.zeros(n_fit, dtype=np.int8), matrices.labels])
+    split = PredefinedSplit(np.repeat([-1, 0], [n_fit, n_judged]))
+    found = []
+    for place, (detector, searched) in enumerate(SEARCHED.items()):
+        drawn = {
+            name: loguniform(low, high) if is_log else uniform(low, high - low)
+            for name, (low, high, is_log) in searched.items()
+        }
+        search = RandomizedSearchCV(
+            DetectorEstimator(detector, config), drawn, n_iter=-(-(trials - place) // len(SEARCHED)), scoring=judge,
+            cv=split, n_jobs=at_once, refit=False, random_state=config.seed, error_score="raise",
+        )  # fmt: skip
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            results = search.fit(X, y, x_quiet=matrices.x_quiet).cv_results_
+        seconds = results["mean_fit_time"] + results["mean_score_time"]
+        parts = results["mean_test_value"], seconds, results["mean_test_worker"], results["mean_test_ended"]
+        found += [_told(detector, *map(float, one)) for one in zip(*parts, strict=True)]
+    return found
+
+
+PEERS = {"optuna": optuna_alone, "sklearn": randomized_search}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the data, search, write the trials as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep.peers", description=__doc__)
+    parser.add_argument("peer", choices=list(PEERS))
+    for name in ("--data", "--schema", "--config", "--out"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--trials", type=int, required=True)
+    parser.add_argument("--at-once", type=int, required=True)
+    given = parser.parse_args(argv)
+    schema, config = Schema.load(given.schema), TrainConfig.load(given.config)
+    (window,) = folds.prepare(data.load(given.data, schema, need_label=True).rows, schema, config)
+    matrices = folds.matrices(window, config)
+    opened = time.time()
+    trials = PEERS[given.peer](matrices, config, given.trials, given.at_once)
+    Path(given.out).write_text(json.dumps({"opened": opened, "trials": trials}))
+    return 0
+
+
+def _told(detector: str, objective: float, seconds: float, worker: float, ended: float) -> dict[str, Any]:
+    return {
+        "detector": detector, "objective": objective, "seconds": seconds, "worker": int(worker), "ended": ended,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(main)

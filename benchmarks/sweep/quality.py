@@ -1,0 +1,82 @@
+"""What a sweep's configuration detects on a test window it never saw, beside the default and the shipped one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detection.protocols import DataSet
+from benchmarks.sweep import sweeps
+from fraud import fitting, forest
+from fraud.config import TrainConfig, from_mapping
+from fraud.fitting import Evaluation, Prepared
+
+DEFAULT, SWEPT, SHIPPED = "default", "sweep", "shipped"
+SCORES = ("forest", "autoencoder", "label_light", "joined")
+
+
+def measure(
+    data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Sweep from a configuration that has only a split, then train with each configuration and seed; JSON-ready.
+
+    Keys: title, protocol, seeds, rows and frauds of the test window, sweep (see Sweep.summary), figures
+    {configuration: {score: [average precision a seed]}} on the test window.
+    """
+    base = sweeps.split_only(data_set.name)
+    found = sweeps.run(
+        sweeps.source_of(data_set, folder), data_set.name, base, scratch / data_set.name, "--trials", str(trials),
+        space=sweeps.FAST if fast else None,
+    )  # fmt: skip
+    told = found.summary()
+    tell(f"{data_set.name}: {told}")
+    configs = {
+        DEFAULT: from_mapping(TrainConfig, base),
+        SWEPT: TrainConfig.load(str(found.best)),
+        SHIPPED: TrainConfig.load(data_set.name),
+    }
+    rows = data_set.load(folder)
+    figures: dict[str, dict[str, list[float]]] = {}
+    window: dict[str, int] = {}
+    for who, config in configs.items():
+        chosen = _faster(config) if fast else config
+        prepared = fitting.prepare(rows, data_set.schema, chosen)
+        for seed in seeds:
+            began = time.perf_counter()
+            evaluation = fit(prepared, dataclasses.replace(chosen, seed=seed))
+            assert evaluation.labels is not None
+            window = {"rows": len(evaluation.labels), "frauds": int((evaluation.labels == 1).sum())}
+            for score, value in precisions(evaluation).items():
+                figures.setdefault(who, {}).setdefault(score, []).append(round(value, 5))
+            latest = {score: values[-1] for score, values in figures[who].items()}
+            tell(f"  {who}, seed {seed}: {latest} in {time.perf_counter() - began:.0f} s")
+    return {
+        "title": data_set.title, "protocol": data_set.protocol, "seeds": list(seeds), **window, "sweep": told,
+        "figures": figures,
+    }  # fmt: skip
+
+
+def fit(prepared: Prepared, config: TrainConfig) -> Evaluation:
+    """`fitting.fit_locally`, but that what does not depend on the seed was prepared once."""
+    grown = forest.fit(prepared.x_fit, config.forest, config.seed)
+    trained, _ = fitting.fit_autoencoder(fitting.trim(prepared, grown, config), prepared.x_validation, config)
+    return fitting.assemble(prepared, grown, trained, config)[1]
+
+
+def precisions(evaluation: Evaluation) -> dict[str, float]:
+    """Average precision of each score; without a head the joined score is the label-light one."""
+    metrics: Mapping[str, Mapping[str, float]] = {"label_light": evaluation.metrics["joined"], **evaluation.metrics}
+    return {score: float(metrics[score]["average_precision"]) for score in SCORES}
+
+
+def _faster(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(
+        config,
+        forest=dataclasses.replace(config.forest, n_estimators=20),
+        autoencoder=dataclasses.replace(config.autoencoder, epochs=2, score="whitened"),
+        head=dataclasses.replace(config.head, members=1, iterations=30),
+    )

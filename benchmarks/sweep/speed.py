@@ -1,0 +1,156 @@
+"""What a sweep costs: as many equal fits by it, by Optuna with joblib and by scikit-learn, in fresh processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks.detection.protocols import DataSet
+from benchmarks.sweep import processes, sweeps
+from benchmarks.sweep.peers import SEARCHED
+from benchmarks.sweep.processes import ROOT, Ran
+from fraud.config import TrainConfig
+
+OURS, OURS_TRACKED, OPTUNA, SKLEARN = "ours", "ours_mlflow", "optuna", "sklearn"
+VARIANTS = (OPTUNA, OURS, OURS_TRACKED, SKLEARN)
+AT_ONCE = 2
+# The longest window of the handbook's features.
+DAYS_OF_HISTORY = 30
+
+
+def measure(
+    data_set: DataSet, folder: Path, scratch: Path, *, trials: int, rounds: int, fast: bool = False,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Run every variant `rounds` times in turns, after a round that is watched for its memory; JSON-ready.
+
+    Keys: title, trials, at_once, rows (of the file all read), fits (settings that all share), and runs {variant: [one
+    summary a round]}, peak_mib {variant: MiB}.
+    """
+    source, rows = sample(data_set, folder, scratch)
+    config = fixed(data_set.name, fast=fast)
+    space = fixed_space(config)
+    runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    peaks: dict[str, float] = {}
+    for turn in range(rounds + 1):
+        for place in range(len(VARIANTS)):
+            variant = VARIANTS[(place + turn) % len(VARIANTS)]
+            place_of_run = scratch / f"{variant}-{turn}"
+            order = source, data_set.name, config, place_of_run, trials, turn == 0
+            is_peer = variant in (OPTUNA, SKLEARN)
+            ran, found = _peer(variant, *order) if is_peer else _ours(space, variant == OURS_TRACKED, *order)
+            if len(found["trials"]) != trials:
+                raise AssertionError(f"{variant} ended {len(found['trials'])} of {trials} trials")
+            told = summary(ran, found)
+            tell(f"{variant}, round {turn}{' (watched)' if turn == 0 else ''}: {told}")
+            if turn:
+                runs[variant].append(told)
+            else:
+                peaks[variant] = round(ran.peak_mib or 0.0, 1)
+    fits = {name: config[name] for name in SEARCHED}
+    return {
+        "title": data_set.title, "trials": trials, "at_once": AT_ONCE, "rows": rows, "fits": fits, "runs": runs,
+        "peak_mib": peaks,
+    }  # fmt: skip
+
+
+def sample(data_set: DataSet, folder: Path, scratch: Path) -> tuple[str, int]:
+    """Write the rows that the configured windows and their history need; their file and number."""
+    frame = pd.read_parquet(sweeps.source_of(data_set, folder))
+    start, timestamp = TrainConfig.load(data_set.name).split.train_start, data_set.schema.timestamp
+    if start is not None and timestamp is not None:
+        since = pd.Timestamp(start) - pd.Timedelta(days=DAYS_OF_HISTORY)
+        frame = frame[frame[timestamp.name] >= since]
+    path = scratch / "sample.parquet"
+    frame.to_parquet(path)
+    return str(path), len(frame)
+
+
+def fixed(name: str, *, fast: bool = False) -> dict[str, Any]:
+    """The configuration whose fits all do the same work: no early stopping, no head."""
+    epochs = 3 if fast else 12
+    return {
+        **sweeps.split_only(name),
+        "head": {"use": "never"},
+        "forest": {"n_estimators": 25 if fast else 300, "max_samples": 1024},
+        "autoencoder": {
+            "hidden": [32, 8], "batch_size": 512, "epochs": epochs, "patience": epochs, "score": "whitened_latent",
+        },
+    }  # fmt: skip
+
+
+def fixed_space(config: Mapping[str, Any]) -> str:
+    """The space of our sweep: the settings that the peers search, and every threshold of the default space."""
+    default = yaml.safe_load((ROOT / "tuning/spaces/default.yaml").read_text(encoding="utf-8"))
+    searched = {
+        detector: {name: {"log" if is_log else "uniform": [low, high]} for name, (low, high, is_log) in found.items()}
+        for detector, found in SEARCHED.items()
+    }
+    searched["forest"] |= {"n_estimators": config["forest"]["n_estimators"]}
+    searched["autoencoder"] |= {name: config["autoencoder"][name] for name in ("epochs", "patience", "score")}
+    return yaml.safe_dump({**searched, "threshold": default["threshold"]})
+
+
+def summary(ran: Ran, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run took, JSON-ready.
+
+    before_s: to the first trial's order; after_s: from the last trial's end. trial_s: seconds between the ends of two
+    trials in one worker, mean, so each worker's first is left out; work_s: seconds of fit and judgement alone, of the
+    same trials, mean.
+    """
+    by_worker: dict[Any, list[Mapping[str, Any]]] = {}
+    for trial in sorted(found["trials"], key=lambda trial: trial["ended"]):
+        by_worker.setdefault(trial["worker"], []).append(trial)
+    gaps = [float(gap) for trials in by_worker.values() for gap in np.diff([trial["ended"] for trial in trials])]
+    warm = [float(trial["seconds"]) for trials in by_worker.values() for trial in trials[1:]]
+    last = max(trial["ended"] for trial in found["trials"])
+    times = {
+        "wall_s": ran.seconds,
+        "before_s": found["opened"] - ran.began,
+        "search_s": last - found["opened"],
+        "after_s": ran.began + ran.seconds - last,
+        "trial_s": float(np.mean(gaps)) if gaps else None,
+        "work_s": float(np.mean(warm)) if warm else None,
+    }
+    best = {
+        f"best_{detector}": max(trial["objective"] for trial in found["trials"] if trial["detector"] == detector)
+        for detector in SEARCHED
+    }
+    rounded = {name: None if value is None else round(value, 4) for name, value in (times | best).items()}
+    return {**rounded, "workers": len(by_worker)}
+
+
+def _ours(
+    space: str, track: bool, source: str, schema: str, config: Mapping[str, Any], folder: Path, trials: int, watch: bool
+) -> tuple[Ran, dict[str, Any]]:
+    options = ("--trials", str(trials), "--scheduler", "none", "--max-concurrent", str(AT_ONCE))
+    sweep = sweeps.run(source, schema, config, folder, *options, space=space, watch=watch, track=track)
+    opened = next(event["time"] for event in sweep.events if event["event"] == "opened")
+    told = [
+        {
+            "detector": trial["detector"], "objective": trial["result"]["objective"],
+            "seconds": trial["result"]["seconds"], "worker": trial["worker"], "ended": trial["time"],
+        }
+        for detector in SEARCHED
+        for trial in sweep.of(detector)
+    ]  # fmt: skip
+    return sweep.ran, {"opened": opened, "trials": told}
+
+
+def _peer(
+    peer: str, source: str, schema: str, config: Mapping[str, Any], folder: Path, trials: int, watch: bool
+) -> tuple[Ran, dict[str, Any]]:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config))))
+    command: Sequence[str] = [
+        "benchmarks.sweep.peers", peer, "--data", source, "--schema", schema, "--config", str(folder / "config.yaml"),
+        "--trials", str(trials), "--at-once", str(AT_ONCE), "--out", str(folder / "trials.json"),
+    ]  # fmt: skip
+    ran = processes.run(command, folder / "peer.log", {"FRAUD_STATE": str(folder / "state")}, watch=watch)
+    return ran, json.loads((folder / "trials.json").read_text())

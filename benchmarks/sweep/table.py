@@ -1,0 +1,143 @@
+"""The tables of docs/sweeps.md, from the JSON of the last run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.detection.table import ROOT, replaced, spread
+from benchmarks.sweep.asha import SCHEDULERS
+from benchmarks.sweep.quality import SCORES
+
+RESULTS = ROOT / "benchmarks/results/sweep.json"
+PAGE = ROOT / "docs/sweeps.md"
+BEGIN = "<!-- measured: python -m benchmarks.sweep --table -->"
+CONFIGURATIONS = {
+    "default": "default settings",
+    "sweep": "the sweep's best.yaml",
+    "shipped": "the shipped configuration, tuned by hand",
+}
+_COLUMNS = {
+    "forest": "forest",
+    "autoencoder": "autoencoder",
+    "label_light": "both joined, label-light",
+    "joined": "joined with the head",
+}
+SEARCHES = {
+    "ours": "a sweep, MLflow off",
+    "ours_mlflow": "a sweep, every trial in MLflow",
+    "optuna": "Optuna alone, joblib's workers",
+    "sklearn": "scikit-learn's RandomizedSearchCV",
+}
+REFERENCE = "optuna"
+_SCHEDULERS = {"asha": "asha", "none": "none: every trial to its end"}
+
+
+def full(results: Mapping[str, Any]) -> str:
+    """Every part that was measured, as Markdown."""
+    parts = {"quality": quality, "asha": asha, "speed": speed}
+    return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
+
+
+def quality(found: Mapping[str, Any]) -> str:
+    """What each configuration detects on the test window of every data set."""
+    lines = [
+        "Average precision on the test window, which no sweep reads; mean ± standard deviation over the seeds of the "
+        "fits.",
+        "",
+        _row(["data", "configuration", *_COLUMNS.values()]),
+        "|" + "---|" * (2 + len(_COLUMNS)),
+    ]
+    for data in found.values():
+        for who, figures in data["figures"].items():
+            cells = [spread([[value] for value in figures[score]]) for score in SCORES]
+            lines.append(_row([data["title"], CONFIGURATIONS[who], *cells]))
+    lines += ["", _row(["data", "trials", "stopped early", "wall", "validation: given", "validation: chosen"])]
+    lines.append("|" + "---|" * 6)
+    for data in found.values():
+        told = data["sweep"]
+        cells = [str(told["trials"]), str(told["stopped"]), _minutes(told["wall_s"])]
+        lines.append(_row([data["title"], *cells, _three(told["given"]), _three(told["winner"])]))
+    return "\n".join(lines)
+
+
+def asha(found: Mapping[str, Any]) -> str:
+    """Work and outcome with and without early stopping, means over the sweeps' seeds."""
+    lines = [
+        "The same sweeps with and without early stopping; average precision on the validation window, mean over the "
+        "sweeps' seeds.",
+        "",
+        _row(["data", "scheduler", "epochs", "trees", "wall", "best autoencoder", "best forest", "winner"]),
+        "|" + "---|" * 8,
+    ]
+    for data in found.values():
+        title = f"{data['title']}, {data['trials']} trials, seeds {', '.join(map(str, data['seeds']))}"
+        for scheduler in SCHEDULERS:
+            runs = data[scheduler]
+            cells = [f"{mean(runs, key):,.0f}" for key in ("epochs", "trees")] + [_minutes(mean(runs, "wall_s"))]
+            cells += [_three(mean(runs, key)) for key in ("best_autoencoder", "best_forest", "winner")]
+            lines.append(_row([title, _SCHEDULERS[scheduler], *cells]))
+        saved = {key: 1 - mean(data["asha"], key) / mean(data["none"], key) for key in ("epochs", "trees", "wall_s")}
+        lost = {
+            key: mean(data["asha"], key) - mean(data["none"], key)
+            for key in ("best_autoencoder", "best_forest", "winner")
+        }
+        cells = [f"{share:.0%} saved" for share in saved.values()] + [f"{change:+.3f}" for change in lost.values()]
+        lines.append(_row([title, "asha against none", *cells]))
+    return "\n".join(lines)
+
+
+def speed(found: Mapping[str, Any]) -> str:
+    """What the same number of equal fits takes each search, medians over the rounds."""
+    lines = []
+    for data in found.values():
+        trees, network = data["fits"]["forest"]["n_estimators"], data["fits"]["autoencoder"]
+        lines += [
+            f"{data['title']}, {data['rows']:,} rows: {data['trials']} equal fits, half forests of {trees} trees, half "
+            f"autoencoders of {network['epochs']} epochs, {data['at_once']} at once, each search in a fresh process; "
+            f"median of {len(data['runs'][REFERENCE])} rounds. A further trial: time between two ends in one worker, "
+            "so without its first.",
+            "",
+            _row(["search", "wall", "against Optuna", "start and data", "trials", "after the last", "a further trial",
+                  "against Optuna", "fit and judgement alone", "peak memory"]),
+            "|" + "---|" * 10,
+        ]  # fmt: skip
+        reference = data["runs"][REFERENCE]
+        for variant, runs in data["runs"].items():
+            cells = [SEARCHES[variant], f"{median(runs, 'wall_s'):.1f} s"]
+            cells.append(f"{median(runs, 'wall_s') / median(reference, 'wall_s'):.2f}")
+            cells += [f"{median(runs, key):.1f} s" for key in ("before_s", "search_s", "after_s")]
+            cells.append(f"{median(runs, 'trial_s'):.2f} s")
+            cells.append(f"{median(runs, 'trial_s') / median(reference, 'trial_s'):.2f}")
+            cells += [f"{median(runs, 'work_s'):.2f} s", f"{data['peak_mib'][variant]:,.0f} MiB"]
+            lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Write the tables into their page."""
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+
+
+def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Mean of a figure over runs."""
+    return float(np.mean([run[key] for run in runs]))
+
+
+def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Median of a figure over runs."""
+    return float(np.median([run[key] for run in runs]))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
