@@ -34,7 +34,7 @@ def connected() -> Iterator[None]:
     try:
         # What a user should see of the workers reaches the driver as data; Ray's own lines would drown it.
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: an unknown scheme, or no answer
         line = " ".join(str(error).split())[:200]
         raise ConfigError(f"no Ray at RAY_ADDRESS={address!r} ({line}): start it, or unset RAY_ADDRESS") from error
     try:

@@ -56,15 +56,15 @@ class TurnsSearch(Searcher):
         }
         directions = ["maximize" if name != "scoring_cost" else "minimize" for name in objectives]
         self._studies = {detector: optuna.create_study(directions=directions) for detector in detectors}
-        self._asked: dict[int, tuple[Detector, optuna.trial.Trial]] = {}
+        self._asked: dict[int, tuple[Detector, int]] = {}  # the trial's place in its study
         self._numbers: dict[str, int] = {}
         self._unfinished = [
             trial for trial in known.values() if not trial.has_ended or (should_retry and trial.status == "failed")
         ]
         self._next = max(known, default=0) + 1
         for trial in known.values():
-            if trial.has_ended and trial.params:
-                self._add(trial.detector, trial.params, trial.result)
+            if trial.params:
+                self._add(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, or FINISHED."""
@@ -88,9 +88,9 @@ class TurnsSearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how it went; a failed trial teaches it nothing."""
         number = self._numbers.pop(trial_id, None)
-        detector, asked = self._asked.pop(number, (None, None)) if number is not None else (None, None)
-        if asked is None or detector is None:
+        if number not in self._asked:
             return
+        detector, asked = self._asked.pop(number)
         found = None if error or not result else result.get("result")
         if found is None:
             self._studies[detector].tell(asked, state=TrialState.FAIL)
@@ -114,20 +114,22 @@ class TurnsSearch(Searcher):
         )
         distributions = self._distributions[detector]
         asked = study.ask(distributions)
-        self._asked[number] = detector, asked
+        self._asked[number] = detector, asked.number
         return {name: _value(distributions[name], value) for name, value in asked.params.items()}
 
-    def _add(self, detector: Detector, params: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
-        """Put a trial of an earlier driver into its study."""
-        distributions = self._distributions.get(detector, {})
-        if set(params) != set(distributions):
+    def _add(self, trial: Trial) -> None:
+        """Put a trial of an earlier driver into its study, one that is run again as running."""
+        distributions = self._distributions.get(trial.detector, {})
+        if set(trial.params) != set(distributions):
             return
-        internal = {name: _internal(distributions[name], value) for name, value in params.items()}
-        state = TrialState.COMPLETE if result else TrialState.FAIL
-        values = self._values(result) if result else None
-        self._studies[detector].add_trial(
-            create_trial(params=internal, distributions=distributions, values=values, state=state)
-        )
+        study = self._studies[trial.detector]
+        internal = {name: _internal(distributions[name], value) for name, value in trial.params.items()}
+        values = self._values(trial.result) if trial.result else None
+        state = TrialState.COMPLETE if values else TrialState.FAIL
+        if trial in self._unfinished:
+            state, values = TrialState.RUNNING, None
+            self._asked[trial.number] = trial.detector, len(study.trials)
+        study.add_trial(create_trial(params=internal, distributions=distributions, values=values, state=state))
 
     def _values(self, result: Mapping[str, Any]) -> list[float]:
         return [float(result["objective" if name != "scoring_cost" else name]) for name in self._objectives]

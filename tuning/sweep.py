@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from fraud.splits import split_by_time
 from tuning import report, shared, winner
 from tuning.halving import HalvingByDetector
 from tuning.journal import Journal, held
-from tuning.order import BEST, Order, Resume, read_command
+from tuning.order import BEST, PLOTS, REPORT, Order, Resume, read_command
 from tuning.progress import Progress
 from tuning.record import Record
 from tuning.report_verdict import headline
@@ -99,7 +100,11 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
     status, patience_s = "FAILED", 15.0
     try:
         _search(order, journal, given, at_once, tracker)
-        ended = sum(trial.has_ended for trial in journal.trials().values())
+        trials = journal.trials().values()
+        ended = sum(trial.has_ended for trial in trials)
+        if ended < order.trials and not any(trial.result for trial in trials):
+            status = "FINISHED"
+            return f"the time budget left nothing to choose from: {_unfinished(order, ended)}"
         with stages.stage("pairs, head and thresholds", logger):
             config = winner.choose(journal, windows.folds, given, min(1.0, order.cpus_per_trial))
         comments = [
@@ -110,7 +115,7 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
         with stages.stage(f"report in {order.outdir}", logger):
             report.write(journal, order.outdir)
         if tracker:
-            tracker.log_folder(order.outdir)
+            tracker.log_folder(_kept(order, journal))
         status, patience_s = "FINISHED", 120.0
     except KeyboardInterrupt:
         status = "KILLED"
@@ -122,9 +127,23 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
             tracker.finish(status, patience_s)
     text = f"{headline(Results.read(journal))}\n"
     if ended < order.trials:
-        text += f"{ended} of {order.trials} trials ended in the time budget; go on with: {_resume(order)}\n"
+        text += _unfinished(order, ended)
     text += f"report: {order.outdir / report.PAGE}\nbest configuration: {order.outdir / BEST}\n"
     return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
+
+
+def _kept(order: Order, journal: Journal) -> Path:
+    """What was written, beside the journal: --outdir may hold other files, which are no business of MLflow's."""
+    folder = journal.path / "result"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(order.outdir / PLOTS, folder / PLOTS)
+    for name in (REPORT, BEST):
+        shutil.copyfile(order.outdir / name, folder / name)
+    return folder
+
+
+def _unfinished(order: Order, ended: int) -> str:
+    return f"{ended} of {order.trials} trials ended; go on with: {_resume(order)}\n"
 
 
 def _resume(order: Order) -> str:

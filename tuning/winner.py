@@ -90,12 +90,12 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         )
     if not trials:
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
-        told = "; ".join(reasons)[:500] or "none ended in the time budget, go on with --resume"
+        told = "; ".join(reasons)[:500]
         raise FraudError(f"no trial gave a result, so there is nothing to choose: {told}")
     entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
     pairs = _pairs(entries["forest"], entries["autoencoder"], shared)
     best = max(entries["forest"] + entries["autoencoder"], key=lambda entry: entry.objective)
-    config = _configured(pairs[0], shared) if pairs else best.config
+    config = _configured(pairs[0], shared) if pairs else _alone(best, best_name(best, entries), shared)
     scores = None
     if pairs and not _gets_head(windows[0], config):
         scores = to_score(_joint(pairs[0], shared))
@@ -235,6 +235,12 @@ def _joint(pair: Pair, shared: Shared) -> np.ndarray:
 
 def _configured(pair: Pair, shared: Shared) -> TrainConfig:
     return dataclasses.replace(pair.autoencoder.config, forest=pair.forest.config.forest, forest_weight=pair.weight)
+
+
+def _alone(entry: Entry, detector: str, shared: Shared) -> TrainConfig:
+    """The winner of a sweep of one detector: of the other, nothing was searched and nothing changes."""
+    found = {"features": entry.config.features, detector: getattr(entry.config, detector)}
+    return dataclasses.replace(shared.base, **found)
 
 
 def _gets_head(fold: Fold, config: TrainConfig) -> bool:

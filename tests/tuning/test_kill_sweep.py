@@ -1,0 +1,182 @@
+"""Real processes, really killed: a sweep loses no trial and repeats none that has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tuning.small import SPACE, Place
+from tuning.journal import Journal
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
+TRIALS = 6
+# A network of many small steps, so that there is time to kill it.
+SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 12")
+
+
+class Driver:
+    """The command in a process of its own, and everything that descends from it."""
+
+    def __init__(self, place: Place, argv: list[str]) -> None:
+        self.place, self._log = place, place.folder / "log.txt"
+        environment = {**os.environ, "FRAUD_ROOT": str(place.folder), "FRAUD_STATE": str(place.settings.state)}
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tuning.sweep", *argv], cwd=ROOT, env=environment, stderr=log,
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        self._children: dict[int, psutil.Process] = {}
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def family(self) -> list[psutil.Process]:
+        """Kept, as orphans can no longer be found from the driver."""
+        if self.process.poll() is None:
+            self._children |= {c.pid: c for c in psutil.Process(self.process.pid).children(recursive=True)}
+        return list(self._children.values())
+
+    def wait_for(self, what: str, is_true: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not is_true():
+            assert self.process.poll() is None, f"the driver ended while waiting for {what}: {self.log}"
+            assert time.monotonic() < end, f"no {what}: {self.log}"
+            self.family()
+            time.sleep(0.05)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and what it printed."""
+        text, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
+        return self.process.returncode, text
+
+    def left(self) -> list[psutil.Process]:
+        """What is still alive of its family some seconds after its end."""
+        return psutil.wait_procs(list(self._children.values()), timeout=30)[1]
+
+
+@contextmanager
+def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
+    """Run the command; what it started is gone afterwards."""
+    started = Driver(place, argv)
+    try:
+        yield started
+    finally:
+        started.family()
+        if started.process.poll() is None:
+            started.process.kill()
+        started.process.wait()
+        for child in started.left():
+            child.kill()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    found = Place.make(tmp_path, n=6000)
+    (found.folder / "slow.yaml").write_text(SLOW)
+    return found
+
+
+def journal_of(place: Place) -> Journal | None:
+    found = place.journals()
+    return found[0] if found else None
+
+
+def numbers(place: Place, event: str) -> list[int]:
+    """Of the trials that such an event tells of, in order, repeated ones repeatedly."""
+    journal = journal_of(place)
+    return [line["number"] for line in journal.events() if line["event"] == event] if journal else []
+
+
+def check_whole(place: Place) -> None:
+    """All trials have ended, each once; report and configuration are there."""
+    assert sorted(numbers(place, "ended")) == list(range(1, TRIALS + 1))
+    journal = journal_of(place)
+    assert journal is not None
+    assert all(trial.status in ("finished", "stopped") for trial in journal.trials().values())
+    assert {path.name for path in (place.folder / "sweep").iterdir()} == {"sweep_report.html", "best.yaml", "plots"}
+    assert not (journal.path / "tune").exists()
+
+
+def test_a_killed_driver_loses_nothing(place: Place):
+    command = place.command("--trials", str(TRIALS), "--scheduler", "none", space="slow.yaml")
+    with driver(place, command) as first:
+        first.wait_for("half of the trials", lambda: len(numbers(place, "ended")) >= TRIALS // 2)
+        first.process.kill()
+        first.process.wait()
+    before = numbers(place, "ended")
+    assert TRIALS // 2 <= len(before) < TRIALS, "the driver was killed too late for this test to say anything"
+    unfinished = sorted(set(numbers(place, "started")) - set(before))
+    assert not (place.folder / "sweep" / "best.yaml").exists()
+
+    journal = journal_of(place)
+    assert journal is not None
+    with (journal.path / "trials.jsonl").open("a") as file:
+        file.write('{"event": "ru')  # a kill may come in the middle of a line
+    started = len(numbers(place, "started"))
+    with driver(place, ["--resume", journal.sweep_id]) as second:
+        code, text = second.finish()
+        assert code == 0, second.log
+    assert "won with average precision" in text
+    check_whole(place)
+    assert numbers(place, "ended")[: len(before)] == before
+    again = numbers(place, "started")[started:]
+    assert not set(again) & set(before), "what had ended is not run again"
+    assert again[: len(unfinished)] == unfinished, "what the kill cut off comes first"
+
+    runs = runs_of(place)
+    assert len(runs) == TRIALS + 1 and set(runs.values()) == {"FINISHED"}
+
+
+def runs_of(place: Place) -> dict[str, str]:
+    """Status of every run by its name; a name twice is an error."""
+    from mlflow import MlflowClient
+
+    settings = place.settings
+    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name(settings.experiment).experiment_id])
+    found = {run.info.run_name: run.info.status for run in runs}
+    assert len(found) == len(runs), f"a trial has two runs: {[run.info.run_name for run in runs]}"
+    return found
+
+
+def test_a_killed_trial_goes_on_and_ctrl_c_leaves_a_sweep_to_go_on_with(place: Place):
+    command = place.command("--trials", str(TRIALS), "--scheduler", "none", "--no-mlflow", space="slow.yaml")
+    with driver(place, command) as first:
+        # Trial 4 is the first network of the space; its first rung is kept.
+        first.wait_for("a rung of trial 4", lambda: 4 in numbers(place, "rung"))
+        journal = journal_of(place)
+        assert journal is not None
+        worker = int(journal.trials()[4].worker.rsplit("/", 1)[1])
+        assert worker in {child.pid for child in first.family()}
+        os.kill(worker, signal.SIGKILL)
+        first.wait_for("the end of trial 4", lambda: 4 in numbers(place, "ended"))
+        trial = journal.trials()[4]
+        assert trial.status == "finished" and not trial.worker.endswith(f"/{worker}")
+        epochs = [e["epoch"] for line in journal.events() if line.get("number") == 4 for e in line.get("epochs", [])]
+        assert epochs == sorted(set(epochs)) and epochs[-1] == 12, "it went on from its rung, no epoch is told twice"
+        first.family()
+        first.process.send_signal(signal.SIGINT)
+        code, _ = first.finish()
+        assert code == 130, first.log
+        assert f"interrupted; go on with: python -m tuning.sweep --resume {journal.sweep_id}" in first.log
+        assert first.left() == [], "no process of ours stays behind"
+    assert len(numbers(place, "ended")) < TRIALS, "interrupted too late for this test to say anything"
+    assert journal.events()[-1]["status"] == "KILLED"
+
+    with driver(place, ["--resume", journal.sweep_id]) as second:
+        code, _ = second.finish()
+        assert code == 0, second.log
+    check_whole(place)
