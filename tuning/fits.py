@@ -51,7 +51,9 @@ class Candidate:
 class Fit(Protocol):
     """What a trial drives."""
 
-    epochs: list[dict[str, Any]]
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """What each epoch since the last call reported, once restored every epoch; empty for a forest."""
 
     @property
     def step(self) -> int:
@@ -66,10 +68,7 @@ class Fit(Protocol):
         """Whether there is no rung left."""
 
     def advance(self, seconds: float) -> list[Candidate] | None:
-        """Work up to the next rung and return its candidates, or for about `seconds` and return None.
-
-        `epochs` is then what each epoch since the last call reported.
-        """
+        """Work up to the next rung and return its candidates, or for about `seconds` and return None."""
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on; tensors, numbers and texts only. Empty: it begins again."""
@@ -150,7 +149,13 @@ class NetworkFit:
             (_tensor(task.matrices.x_trimmed, device), _tensor(task.matrices.x_quiet, device)) for task in tasks
         ]
         self._judged_at = 0
-        self.epochs: list[dict[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []  # one an epoch of the newest fold
+        self._told, self._is_restored = 0, False
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The last call's epochs; once restored all, as what the killed process said may not have been heard."""
+        return self._lines[self._told :]
 
     @property
     def step(self) -> int:
@@ -173,7 +178,7 @@ class NetworkFit:
 
     def advance(self, seconds: float) -> list[Candidate] | None:
         """Train to the next rung, or for about `seconds`."""
-        self.epochs = []
+        self._told, self._is_restored = 0 if self._is_restored else len(self._lines), False
         began = time.perf_counter()
         rung = next(rung for rung in self._rungs if rung > self._judged_at)
         for fold, (training, (x, v)) in enumerate(zip(self._trainings, self._tensors, strict=True)):
@@ -185,20 +190,21 @@ class NetworkFit:
                 if fold == 0:
                     line = {"train_error": epoch.train_error, "validation_error": epoch.validation_error}
                     line |= {"seconds": time.perf_counter() - started, "time": time.time()}
-                    self.epochs.append({"epoch": epoch.number, **line})
+                    self._lines.append({"epoch": epoch.number, **line})
         self._judged_at = self.step
         return self._judge(self._config.autoencoder.epochs if self.is_finished else rung)
 
     def state(self) -> dict[str, Any]:
         """Every network's training state."""
         states = [training.state_dict() for training in self._trainings]
-        return {"folds": states, "judged_at": self._judged_at}
+        return {"folds": states, "judged_at": self._judged_at, "lines": self._lines}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after the last epoch that was kept."""
         for training, kept in zip(self._trainings, state["folds"], strict=True):
             training.load_state_dict(kept)
-        self._judged_at = state["judged_at"]
+        self._judged_at, self._lines = state["judged_at"], list(state["lines"])
+        self._told, self._is_restored = 0, True
 
     def _judge(self, epochs: int) -> list[Candidate]:
         found = []

@@ -20,6 +20,10 @@ class Record(tune.Callback):
         self, journal: Journal, progress: Progress, halving: HalvingByDetector | None, tracker: SweepTracker | None
     ) -> None:
         self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
+        self._epochs = {
+            trial.number: max((epoch["epoch"] for rung in trial.rungs for epoch in rung["epochs"]), default=0)
+            for trial in journal.trials().values()
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles what it is given, and the threads and files here cannot be; none of it is read back."""
@@ -37,7 +41,10 @@ class Record(tune.Callback):
         """A trial came to a rung, or is heard of."""
         if "step" in result:
             number, objective = trial.config["number"], result.get("objective")
-            told = {"step": result["step"], "objective": objective, "epochs": result["epochs"]}
+            # A trial that goes on after a kill tells all its epochs again, as some may not have been heard.
+            epochs = [epoch for epoch in result["epochs"] if epoch["epoch"] > self._epochs.get(number, 0)]
+            self._epochs[number] = self._epochs.get(number, 0) if not epochs else epochs[-1]["epoch"]
+            told = {"step": result["step"], "objective": objective, "epochs": epochs}
             self._append({"event": "rung", "number": number, "worker": result["worker"], **told})
             self._progress.went_on(number, result["step"], objective)
 

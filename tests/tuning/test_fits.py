@@ -112,8 +112,10 @@ def test_a_network_goes_on_from_what_was_kept_bit_for_bit(tasks: list[Task], tmp
 
     undisturbed = candidates_of(new())
     found, pieces, fit = [], 0, new()
+    told: list[int] = []
     while not fit.is_finished:  # a new process every few epochs
         found += fit.advance(0.02) or []
+        told = [epoch["epoch"] for epoch in fit.epochs]
         keep_state(tmp_path, fit.state(), found, 1.5)
         kept = restore(tmp_path)
         assert kept is not None and kept[2] == 1.5 and len(kept[1]) == len(found)
@@ -121,6 +123,7 @@ def test_a_network_goes_on_from_what_was_kept_bit_for_bit(tasks: list[Task], tmp
         fit.restore(kept[0])
         pieces += 1
     assert pieces > 2, "the fit was kept in the middle of a rung"
+    assert told == list(range(1, 41)), "what was restored is told again, as its first telling may not have been heard"
     for one, other in zip(found, undisturbed, strict=True):
         assert one.settings == other.settings
         np.testing.assert_array_equal(one.scores, other.scores)

@@ -174,6 +174,7 @@ def test_a_trial_whose_process_died_ends_as_if_it_had_not(
     again = steps_of(trial_of(shared, detector, params, 4))
     if detector == "autoencoder":
         assert [one["step"] for one in again] == [6], "it goes on after the rung that it had reached"
+        assert [epoch["epoch"] for epoch in again[0]["epochs"]] == [1, 2, 3, 4, 5, 6], "and tells what was perhaps lost"
     strip = {"seconds", "memory_mib", "thresholds"}
     one, other = ({k: v for k, v in told[-1]["result"].items() if k not in strip} for told in (undisturbed, again))
     assert one == other
