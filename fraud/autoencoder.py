@@ -7,6 +7,7 @@ robust features with denoising autoencoders", ICML 2008). fraud/autoencoder_scor
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +90,15 @@ def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:
 def layer_sizes(n_features: int, config: AutoencoderConfig) -> list[int]:
     """Widths of all layers, input and output included."""
     return [n_features, *config.hidden, *config.hidden[-2::-1], n_features]
+
+
+def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """The array on the device; on a CPU its own memory, which is only read (Ray's object store lends it so)."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array).to(device)
 
 
 @dataclass(frozen=True)

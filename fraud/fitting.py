@@ -179,10 +179,8 @@ def fit_autoencoder(
     device: str = "cpu",
 ) -> tuple[autoencoder_score.Autoencoder, list[autoencoder.Epoch]]:
     """Train to early stopping in this process. x_fit, x_validation: float32 (n, n_inputs)."""
-    import torch
-
     training = autoencoder.Training(x_fit.shape[1], config.autoencoder, seed=config.seed, device=device)
-    x, v = torch.from_numpy(x_fit).to(device), torch.from_numpy(x_validation).to(device)
+    x, v = autoencoder.as_tensor(x_fit, device), autoencoder.as_tensor(x_validation, device)
     while not training.is_finished:
         epoch = training.run_epoch(x, v)
         if on_epoch:

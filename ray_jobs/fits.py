@@ -9,18 +9,16 @@ import os
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 
-from fraud.autoencoder import AutoencoderConfig, Training
+from fraud.autoencoder import AutoencoderConfig, Training, as_tensor
 from fraud.errors import ConfigError, DataError, FraudError
 from ray_jobs.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
 
@@ -190,7 +188,7 @@ def _train_loop(given: dict[str, Any]) -> str | None:
         training.load_state_dict(state)
     if world_size > 1:
         training.distribute(ray.train.torch.prepare_model, lambda values: _mean_over_workers(values, device))
-    x_fit, x_validation = (_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
+    x_fit, x_validation = (as_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
     while not training.is_finished:
         started = time.perf_counter()
         try:
@@ -239,12 +237,3 @@ def _mean_over_workers(values: list[float], device: str) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return (total / torch.distributed.get_world_size()).tolist()
-
-
-def _tensor(array: np.ndarray, device: str) -> Any:
-    """The whole array on the device; on a CPU, the object store's own memory."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
-        return torch.from_numpy(array).to(device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -146,7 +145,11 @@ class NetworkFit:
             for task in tasks
         ]
         self._tensors = [
-            (_tensor(task.matrices.x_trimmed, device), _tensor(task.matrices.x_quiet, device)) for task in tasks
+            (
+                autoencoder.as_tensor(task.matrices.x_trimmed, device),
+                autoencoder.as_tensor(task.matrices.x_quiet, device),
+            )
+            for task in tasks
         ]
         self._judged_at = 0
         self._lines: list[dict[str, Any]] = []  # one an epoch of the newest fold
@@ -222,12 +225,3 @@ class NetworkFit:
             cost += fitted.factors.size if config.score != "mse" else len(fitted.center)
             found.append(Candidate({"autoencoder.epochs": epochs, **kind}, by_fold, cost, scores))
         return found
-
-
-def _tensor(array: np.ndarray, device: str) -> Any:
-    """The array on the device; on a CPU, the object store's own memory."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
-        return torch.from_numpy(array).to(device)

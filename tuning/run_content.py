@@ -108,6 +108,9 @@ def tags(trial: Trial, run_status: str) -> dict[str, str]:
     if run_status == "KILLED":
         return {"outcome": "interrupted", "end": "the sweep was interrupted; resuming it goes on with this trial"}
     named = {"outcome": trial.status, "end": trial.reason, "worker": trial.worker}
+    if trial.result and trial.result.get("candidates"):
+        chosen = trial.result["candidates"][trial.result["best"]]["settings"]
+        named["settings"] = ", ".join(f"{name}={value}" for name, value in chosen.items())
     thresholds = (trial.result or {}).get("thresholds") or {}
     if best := thresholds.get("best"):
         named["threshold"] = f"{best.get('policy')} {best.get('settings')}, judged {best.get('judged')}"

@@ -90,8 +90,7 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         )
     if not trials:
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
-        told = "; ".join(reasons)[:500]
-        raise FraudError(f"no trial gave a result, so there is nothing to choose: {told}")
+        raise FraudError(f"no trial gave a result, so there is nothing to choose: {'; '.join(reasons)[:500]}")
     entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
     pairs = _pairs(entries["forest"], entries["autoencoder"], shared)
     best = max(entries["forest"] + entries["autoencoder"], key=lambda entry: entry.objective)

@@ -77,7 +77,14 @@ def events_of(number: int, status: str = "finished", rungs: int = 3) -> list[dic
         "fits": 1,
         "epochs": 9 if detector == "autoencoder" else None,
         "trees": 75 if detector == "forest" else None,
-        "candidates": [],
+        "candidates": [
+            {
+                "settings": {"forest.n_estimators": 75} if is_forest else {"autoencoder.epochs": 9},
+                "objective": number / 100,
+                "by_fold": [number / 100],
+                "scoring_cost": 1000.0 + number,
+            }
+        ],
         "best": 0,
         "thresholds": {
             "combinations": 60,

@@ -68,3 +68,10 @@ def test_parameters_are_flat_and_named_as_mlflow_allows():
         "a.c": "{}",
         "d_é__..": "None",
     }
+
+
+def test_tags_name_the_settings_that_one_fit_covered():
+    (trial,) = content_of(*events_of(4)).trials()
+    best = trial.result["candidates"][trial.result["best"]]["settings"]
+    said = run_content.tags(trial, "FINISHED")
+    assert said["outcome"] == "finished" and said["settings"] == ", ".join(f"{k}={v}" for k, v in best.items()) != ""
