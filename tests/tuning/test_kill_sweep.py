@@ -31,7 +31,9 @@ class Driver:
 
     def __init__(self, place: Place, argv: list[str]) -> None:
         self.place, self._log = place, place.folder / "log.txt"
-        environment = {**os.environ, "FRAUD_ROOT": str(place.folder), "FRAUD_STATE": str(place.settings.state)}
+        settings = place.settings
+        environment = {**os.environ, "FRAUD_ROOT": str(place.folder), "FRAUD_STATE": str(settings.state)}
+        environment["MLFLOW_TRACKING_URI"] = settings.tracking_uri
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tuning.sweep", *argv], cwd=ROOT, env=environment, stderr=log,
