@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from tuning.journal import Journal
 from tuning.progress import Progress
 from tuning.tracking import SweepTracker
 
+logger = logging.getLogger(__name__)
+
 
 class Record(tune.Callback):
     """Journal first, then MLflow and the console. halving: knows which trials it stopped, and why."""
@@ -20,6 +23,7 @@ class Record(tune.Callback):
         self, journal: Journal, progress: Progress, halving: HalvingByDetector | None, tracker: SweepTracker | None
     ) -> None:
         self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
+        self._begun: set[int] = set()
         self._epochs = {
             trial.number: max((epoch["epoch"] for rung in trial.rungs for epoch in rung["epochs"]), default=0)
             for trial in journal.trials().values()
@@ -32,6 +36,9 @@ class Record(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or begins again after its process died."""
         named = {name: trial.config[name] for name in ("number", "detector", "params")}
+        if trial.config["number"] in self._begun:
+            logger.warning("the process of trial %d died; it goes on from what it kept", trial.config["number"])
+        self._begun.add(trial.config["number"])
         self._append({"event": "started", **named})
         self._progress.started(**named)
 

@@ -223,7 +223,7 @@ def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker
     from ray import tune
 
     os.environ.update(_TUNE)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its pages about a trial that died; Record says it
     known = journal.trials()
     search = TurnsSearch(
         order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,

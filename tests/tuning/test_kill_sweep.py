@@ -166,6 +166,7 @@ def test_a_killed_trial_goes_on_and_ctrl_c_leaves_a_sweep_to_go_on_with(place: P
         reported = len(journal.trials()[4].rungs)
         first.wait_for("a rung after the kill", lambda: len(journal.trials()[4].rungs) > reported)
         assert not journal.trials()[4].worker.endswith(f"/{worker}")
+        assert "the process of trial 4 died; it goes on from what it kept" in first.log
         first.family()
         first.process.send_signal(signal.SIGINT)
         code, _ = first.finish()
