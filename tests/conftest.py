@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ _SESSION_STATE = pytest.StashKey[Path]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test module imports torch, Ray or MLflow."""
+    # A shell starts background commands with Ctrl-C ignored, and the processes that tests stop would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name in FOREIGN or name.startswith(FOREIGN_PREFIXES):
             del os.environ[name]
