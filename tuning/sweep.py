@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +32,7 @@ from tuning.results import Results
 from tuning.search import TurnsSearch
 from tuning.shared import Shared
 from tuning.tracking import SweepTracker
-from tuning.trial import REDUCTION, DetectorTrial, load_libraries, rungs_of
+from tuning.trial import REDUCTION, DetectorTrial, rungs_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +83,8 @@ def sweep(wanted: Order | Resume, settings: Settings) -> str:
 
 def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
     at_once = _trials_at_once(order)
-    started = _start_workers(order, at_once)
     windows = reading.result()
     given = _share(order, journal, windows)
-    del started
     order = dataclasses.replace(order, objective_name=shared.OBJECTIVE if given.has_labels else label_free.OBJECTIVE)
     if not given.has_labels:
         logger.warning(
@@ -170,14 +167,6 @@ def _trials_at_once(order: Order) -> int:
             + (f"use at most {gpus:g}" if gpus else "leave it out")
         )
     return order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
-
-
-def _start_workers(order: Order, at_once: int) -> list[Any]:
-    """Let processes load what a trial needs while the data are read; Tune's actors take them over."""
-    import ray
-
-    task = ray.remote(num_cpus=order.cpus_per_trial, num_gpus=order.gpus_per_trial)(load_libraries)
-    return [task.remote() for _ in range(at_once)]
 
 
 def _read(order: Order) -> Windows:

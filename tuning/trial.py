@@ -146,16 +146,6 @@ class DetectorTrial(tune.Trainable):
         return folder
 
 
-def load_libraries() -> None:
-    """Load what a fit needs into this process, which takes seconds."""
-    import sklearn.ensemble
-    import sklearn.mixture
-    import torch
-
-    _pin_threads(1)
-    assert torch.get_num_threads() and sklearn.ensemble and sklearn.mixture
-
-
 def rungs_of(epochs: int) -> tuple[int, ...]:
     """Epochs after which a network is judged: the most it trains, and thirds of that down to two epochs or more."""
     rungs = [epochs]
