@@ -22,7 +22,7 @@ from typing import Any, Literal
 from fraud.errors import ConfigError, DataError
 from fraud.locks import HeldElsewhereError, exclusive
 
-ORDER, EVENTS, TRIALS = "sweep.json", "trials.jsonl", "trials"
+ORDER, EVENTS, TRIALS, WINNER = "sweep.json", "trials.jsonl", "trials", "winner.json"
 Detector = Literal["forest", "autoencoder"]
 Status = Literal["running", "finished", "stopped", "failed"]
 

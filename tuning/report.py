@@ -15,13 +15,13 @@ from fraud.settings import Settings
 from tuning import plots, run_plots, threshold_plot
 from tuning.importance import Importances, importances
 from tuning.journal import ORDER, Journal
+from tuning.order import BEST, PLOTS
+from tuning.order import REPORT as PAGE
 from tuning.report_page import page
 from tuning.report_verdict import headline
 from tuning.results import Results, objective_of
 
 logger = logging.getLogger(__name__)
-
-PAGE, PLOTS, BEST = "sweep_report.html", "plots", "best.yaml"
 
 
 def write(journal: Journal, outdir: Path) -> Path:

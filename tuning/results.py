@@ -10,9 +10,8 @@ from typing import Any
 
 import yaml
 
-from tuning.journal import Journal, Trial, fold
+from tuning.journal import WINNER, Journal, Trial, fold
 
-WINNER = "winner.json"
 DETECTORS = ("forest", "autoencoder")
 _LEVEL_ONE_STEP = {"autoencoder": "autoencoder.epochs", "forest": "forest.n_estimators"}
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from fraud import folds, label_free
+from fraud import folds, label_free, threshold_grid
 from fraud.config import TrainConfig
 from fraud.fitting import Fold
 from fraud.folds import Matrices
+from fraud.threshold_grid import Grid
 from fraud.thresholds import ThresholdConfig
 from tuning.journal import Detector
 from tuning.space import Space
@@ -56,6 +57,13 @@ class Shared:
     def amounts_of(self, config: ThresholdConfig) -> np.ndarray | None:
         """The amounts that a threshold policy asks for."""
         return self.amounts[config.amount_column] if config.amount_column else None
+
+    def judge_thresholds(self, scores: np.ndarray, labels: np.ndarray | None) -> Grid:
+        """Every threshold combination of the space on scores of the newest validation window, float64 (n_rows,)."""
+        amounts = next((self.amounts_of(config) for config in self.space.thresholds if config.amount_column), None)
+        return threshold_grid.evaluate(
+            scores, labels, self.space.thresholds, self.space.judge, days=self.days, amounts=amounts
+        )
 
 
 def key_of(config: TrainConfig) -> str:

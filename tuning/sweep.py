@@ -125,7 +125,7 @@ def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Win
     text = f"{headline(Results.read(journal))}\n"
     if ended < order.trials:
         text += _unfinished(order, ended)
-    text += f"report: {order.outdir / report.PAGE}\nbest configuration: {order.outdir / BEST}\n"
+    text += f"report: {order.outdir / REPORT}\nbest configuration: {order.outdir / BEST}\n"
     return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
 
 

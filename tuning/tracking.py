@@ -24,12 +24,12 @@ from fraud.errors import RegistryError, RegistryUnreachableError, run_command
 from fraud.settings import Settings, git_commit
 from fraud.tracking import Run
 from tuning import run_content
-from tuning.journal import Journal, Trial, held
+from tuning.journal import WINNER, Journal, Trial, held
 from tuning.run_content import TRIAL, SweepContent
 
 logger = logging.getLogger(__name__)
 
-PROGRESS, WINNER, SPACE_FILE = "mlflow.json", "winner.json", "space.yaml"
+PROGRESS, SPACE_FILE = "mlflow.json", "space.yaml"
 # Between two looks at the journal: what a trial reports meanwhile goes into one call.
 _PAUSE_S = 4.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 15.0

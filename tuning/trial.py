@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from fraud import calibration, threshold_grid
+from fraud import calibration
 from fraud.errors import FraudError
 from tuning.fits import Candidate, Fit, ForestFit, NetworkFit
 from tuning.kept import best_with_scores, keep_scores, keep_state, restore
@@ -73,7 +73,7 @@ class DetectorTrial(tune.Trainable):
         return told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Not Tune's task: `_keep` writes what a trial goes on from, and it outlives the sweep's driver."""
+        """Not Tune's task: `keep_state` writes what a trial goes on from, and it outlives the sweep's driver."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """See `save_checkpoint`."""
@@ -122,10 +122,7 @@ class DetectorTrial(tune.Trainable):
         shared, task = self._shared, self._tasks[0]
         tail = calibration.fit_tail(chosen.scores[0][task.labels != 1])
         scores = calibration.to_score(tail(chosen.scores[0]))
-        amounts = next((shared.amounts_of(config) for config in shared.space.thresholds if config.amount_column), None)
-        grid = threshold_grid.evaluate(
-            scores, task.labels, shared.space.thresholds, shared.space.judge, days=shared.days, amounts=amounts
-        )
+        grid = shared.judge_thresholds(scores, task.labels)
         best = None if grid.best is None else grid.points[grid.best].to_dict()
         if best:
             best = {"policy": best["policy"], "settings": best["setting"], "judged": best["judged"]}

@@ -20,14 +20,14 @@ import ray
 import yaml
 
 from cluster import tasks
-from fraud import autoencoder_score, calibration, fitting, folds, metrics, threshold_grid
+from fraud import autoencoder_score, calibration, fitting, folds, metrics
 from fraud.calibration import to_score
 from fraud.config import TrainConfig
 from fraud.engine import Engine
 from fraud.errors import FraudError
 from fraud.fitting import Fold
 from tuning.fits import Candidate, ForestFit
-from tuning.journal import Journal, Trial
+from tuning.journal import WINNER, Journal, Trial
 from tuning.kept import read_scores
 from tuning.shared import Shared, Task, key_of
 
@@ -100,7 +100,9 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         scores = to_score(_joint(pairs[0], shared))
     elif shared.has_labels:
         scores = _deciding_scores(windows[0], config, cpus)
-    grid = _grid(scores, windows[0], shared) if scores is not None and shared.has_labels else None
+    grid = None
+    if scores is not None and shared.has_labels:
+        grid = shared.judge_thresholds(scores, windows[0].validation_labels)
     if grid is not None and grid.best is not None:
         config = dataclasses.replace(config, threshold=grid.points[grid.best].config)
     given = [pair for pair in pairs if not {pair.forest.trial, pair.autoencoder.trial} - _given(trials)]
@@ -111,9 +113,9 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         "baseline": {"objective": given[0].objective, "what": "the configuration given"} if given else None,
         "grid": None if grid is None else grid.to_dict(),
     }
-    draft = journal.path / ".winner.json"
+    draft = journal.path / f".{WINNER}"
     draft.write_text(json.dumps(found))
-    draft.replace(journal.path / "winner.json")
+    draft.replace(journal.path / WINNER)
     return config
 
 
@@ -266,13 +268,6 @@ def _fit_network(found: folds.Matrices, config: TrainConfig) -> autoencoder_scor
 
     torch.set_num_threads(1)
     return fitting.fit_autoencoder(found.x_trimmed, found.x_quiet, config)[0]
-
-
-def _grid(scores: np.ndarray, fold: Fold, shared: Shared) -> threshold_grid.Grid:
-    amounts = next((shared.amounts_of(config) for config in shared.space.thresholds if config.amount_column), None)
-    return threshold_grid.evaluate(
-        scores, fold.validation_labels, shared.space.thresholds, shared.space.judge, days=shared.days, amounts=amounts
-    )
 
 
 def _tasks(config: TrainConfig, shared: Shared) -> list[Task]:

@@ -29,19 +29,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests: making its tables takes seconds. Each test has names of its own in it."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
-
-
-@pytest.fixture
-def settings(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    name = request.node.name
-    return replace(Settings.from_environment(), tracking_uri=f"sqlite:///{store}", experiment=name, model_name=name)
-
-
 def registered(settings: Settings, folder: Path) -> registry.Version:
     run = tracking.start_run(settings, "test")
     version = registry.register(settings, run, folder)
