@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fraud import kernels
+from fraud import kernels, metrics
 from fraud.errors import ConfigError, DataError
 
 # Evidence at which the score is one half: one normal row in a thousand.
@@ -144,13 +144,11 @@ def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, lowes
 
     The nearest to the middle of that range among equals, and where the labels do not hold both classes.
     """
-    from sklearn.metrics import average_precision_score
-
     known = labels >= 0
     weights = np.linspace(lowest, 1.0, round((1.0 - lowest) / 0.05) + 1)
     middle = 0.5 * (lowest + 1.0)
     if not (labels[known] == 1).any() or not (labels[known] == 0).any():
         return middle
-    scores = [average_precision_score(labels[known], join(first[known], second[known], w)) for w in weights]
+    scores = [metrics.average_precision(labels[known], join(first[known], second[known], w)) for w in weights]
     ties = weights[np.isclose(scores, max(scores), atol=1e-6)]
     return float(ties[np.abs(ties - middle).argmin()])

@@ -17,6 +17,7 @@ from fraud.errors import ConfigError, DataError
 from fraud.ranking import (
     Ranking,
     SortedRows,
+    check_classes,
     check_fraud_amounts,
     check_labels,
     check_scores,
@@ -27,8 +28,20 @@ from fraud.ranking import (
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the precision-recall steps, sum of precision x added recall (as scikit-learn). Raises as `rank`."""
-    return _average_precision(rank(labels, scores))
+    """Area under the precision-recall steps, sum of precision x added recall (as scikit-learn). Raises as `rank`.
+
+    Only frauds are sorted and legitimate rows counted between them: a search asks for it thousands of times.
+    """
+    values = check_scores(scores)
+    truth = check_labels(labels, values.size)
+    check_classes(truth)
+    frauds = np.sort(values[truth == 1])
+    cuts, first = np.unique(frauds, return_index=True)
+    caught = frauds.size - first  # at the cut of each distinct score of a fraud
+    between = np.bincount(np.searchsorted(cuts, values[truth == 0], side="right"), minlength=cuts.size + 1)
+    false_alarms = np.cumsum(between[::-1])[::-1][1:]
+    added = -np.diff(caught, append=0)
+    return float(np.sum(added * caught / (caught + false_alarms)) / frauds.size)
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:

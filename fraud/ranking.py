@@ -64,10 +64,8 @@ class SortedRows:
         """Sort scores (n_rows,). Raises DataError for NaN scores, unequal lengths, or unless both classes are there."""
         values = check_scores(scores)
         truth = check_labels(labels, values.size)
+        check_classes(truth)
         values, truth = values[truth >= 0], truth[truth >= 0]
-        if truth.size in (0, np.count_nonzero(truth), np.count_nonzero(truth == 0)):
-            missing = "labelled row" if not truth.size else ("fraud" if not truth.any() else "legitimate row")
-            raise DataError(f"no {missing} among {truth.size} labelled rows: ranking needs both, take a longer window")
         order, ends = sort_descending(values)
         return cls(order, values[order], truth[order] == 1, ends)
 
@@ -117,6 +115,16 @@ def check_labels(labels: ArrayLike, n_rows: int) -> NDArray[np.int8]:
     if bad.size:
         raise DataError(f"label of row {bad[0]} is {str(array[bad[0]])!r}: use 1 = fraud, 0 = legitimate, -1 = unknown")
     return array.astype(np.int8)
+
+
+def check_classes(labels: NDArray[np.int8]) -> None:
+    """Raise DataError unless frauds and legitimate rows are both among the labels 1, 0, -1."""
+    n_frauds, n_legitimate = np.count_nonzero(labels == 1), np.count_nonzero(labels == 0)
+    if not n_frauds or not n_legitimate:
+        missing = "fraud" if n_legitimate else "legitimate row" if n_frauds else "labelled row"
+        raise DataError(
+            f"no {missing} among {n_frauds + n_legitimate} labelled rows: ranking needs both, take a longer window"
+        )
 
 
 def check_fraud_amounts(amounts: ArrayLike, labels: NDArray[np.int8]) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -17,12 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 class Record(tune.Callback):
-    """Journal first, then MLflow and the console. halving: knows which trials it stopped, and why."""
+    """Journal first, then MLflow and the console.
+
+    halving: knows which trials it stopped, and why. when_ended: called after each trial's end is in the journal.
+    """
 
     def __init__(
-        self, journal: Journal, progress: Progress, halving: HalvingByDetector | None, tracker: SweepTracker | None
+        self,
+        journal: Journal,
+        progress: Progress,
+        halving: HalvingByDetector | None,
+        tracker: SweepTracker | None,
+        when_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
+        self._when_ended = when_ended
         self._begun: set[int] = set()
         self._epochs = {
             trial.number: max((epoch["epoch"] for rung in trial.rungs for epoch in rung["epochs"]), default=0)
@@ -77,6 +87,7 @@ class Record(tune.Callback):
         told = {"number": trial.config["number"], "status": status, "reason": reason, "result": result}
         self._append({"event": "ended", "worker": trial.last_result.get("worker", ""), **told})
         self._progress.ended(trial.config["number"], trial.config["detector"], status, reason, result)
+        self._when_ended()
 
     def _append(self, event: dict[str, Any]) -> None:
         self._journal.append({**event, "time": time.time()})

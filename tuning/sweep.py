@@ -5,57 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 from cluster.session import connected, terminable
-from fraud import data, fitting, folds, label_free, stages
+from fraud import data
 from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings
-from fraud.splits import split_by_time
-from tuning import report, shared, winner
-from tuning.halving import HalvingByDetector
-from tuning.journal import Journal, held
-from tuning.order import BEST, PLOTS, REPORT, Order, Resume, read_command
-from tuning.progress import Progress
-from tuning.record import Record
-from tuning.report_verdict import headline
-from tuning.results import Results
-from tuning.search import TurnsSearch
-from tuning.shared import Shared
-from tuning.tracking import SweepTracker
-from tuning.trial import REDUCTION, DetectorTrial, rungs_of
+from tuning import windows
+from tuning.journal import held
+from tuning.order import Order, Resume, read_command
 
 logger = logging.getLogger(__name__)
-
-# A trial whose process dies is started again once: a second death is taken for the trial's own.
-MAX_FAILURES = 1
-_FOREST_REDUCTION = 2.0
-# Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
-_TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What is kept of the data. days, amounts: as in Shared."""
-
-    folds: list[fitting.Fold]
-    days: float | None
-    amounts: dict[str, np.ndarray]
 
 
 def sweep(wanted: Order | Resume, settings: Settings) -> str:
@@ -74,183 +37,16 @@ def sweep(wanted: Order | Resume, settings: Settings) -> str:
             )
         order = dataclasses.replace(order, fingerprint=fingerprint)
         logger.info("sweep %s: stop it with Ctrl-C, go on with --resume %s", order.sweep_id, order.sweep_id)
-        # Ray takes seconds to start, most of them waiting: the data are read meanwhile.
+        # Ray takes seconds to start, most of them waiting: the data are read meanwhile and libraries loaded.
         with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(_read, order)
+            reading = pool.submit(windows.read, order)
+            pool.submit(import_module, "tuning.execution")
+            # Tune's actors have an environment of their own: processes that Ray starts ahead would serve none of them.
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             with connected(), terminable():
-                return _run(order, journal, settings, reading)
+                from tuning import execution
 
-
-def _run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
-    at_once = _trials_at_once(order)
-    windows = reading.result()
-    given = _share(order, journal, windows)
-    order = dataclasses.replace(order, objective_name=shared.OBJECTIVE if given.has_labels else label_free.OBJECTIVE)
-    if not given.has_labels:
-        logger.warning(
-            "no labelled frauds to judge by: the objective is %s, no threshold is chosen", order.objective_name
-        )
-    journal.write_order(order.to_dict())
-    tracker = SweepTracker(settings, journal) if order.should_track else None
-    if tracker:
-        tracker.start()
-    status, patience_s = "FAILED", 15.0
-    try:
-        _search(order, journal, given, at_once, tracker)
-        trials = journal.trials().values()
-        ended = sum(trial.has_ended for trial in trials)
-        if ended < order.trials and not any(trial.result for trial in trials):
-            status = "FINISHED"
-            return f"the time budget left nothing to choose from: {_unfinished(order, ended)}"
-        with stages.stage("pairs, head and thresholds", logger):
-            config = winner.choose(journal, windows.folds, given, min(1.0, order.cpus_per_trial))
-        comments = [
-            f"The best of sweep {order.sweep_id}, {ended} trials on {order.data} ({order.fingerprint}).",
-            f"{_training(order)} --config {BEST}",
-        ]
-        data.write_text(winner.to_yaml(config, comments), str(order.outdir / BEST))
-        with stages.stage(f"report in {order.outdir}", logger):
-            report.write(journal, order.outdir)
-        if tracker:
-            tracker.log_folder(_kept(order, journal))
-        status, patience_s = "FINISHED", 120.0
-    except KeyboardInterrupt:
-        status = "KILLED"
-        logger.warning("interrupted; go on with: %s", _resume(order))
-        raise
-    finally:
-        journal.append({"event": "closed", "time": time.time(), "status": status})
-        if tracker:
-            tracker.finish(status, patience_s)
-    text = f"{headline(Results.read(journal))}\n"
-    if ended < order.trials:
-        text += _unfinished(order, ended)
-    text += f"report: {order.outdir / REPORT}\nbest configuration: {order.outdir / BEST}\n"
-    return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
-
-
-def _kept(order: Order, journal: Journal) -> Path:
-    """What was written, beside the journal: --outdir may hold other files, which are no business of MLflow's."""
-    folder = journal.path / "result"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(order.outdir / PLOTS, folder / PLOTS)
-    for name in (REPORT, BEST):
-        shutil.copyfile(order.outdir / name, folder / name)
-    return folder
-
-
-def _unfinished(order: Order, ended: int) -> str:
-    return f"{ended} of {order.trials} trials ended; go on with: {_resume(order)}\n"
-
-
-def _resume(order: Order) -> str:
-    return f"python -m tuning.sweep --resume {order.sweep_id}"
-
-
-def _training(order: Order) -> str:
-    return f"python -m ray_jobs.train --data {order.data} --schema {order.schema.name}"
-
-
-def _trials_at_once(order: Order) -> int:
-    """Trials that run at once. Raises ConfigError for one that the cluster could never run, rather than wait."""
-    import ray
-
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    if order.cpus_per_trial > cpus:
-        raise ConfigError(
-            f"--cpus-per-trial {order.cpus_per_trial:g} is more than the {cpus:g} CPUs of this Ray cluster: lower it"
-        )
-    if order.gpus_per_trial > gpus:
-        raise ConfigError(
-            f"--gpus-per-trial {order.gpus_per_trial:g} is more than the {gpus:g} GPUs of this Ray cluster: "
-            + (f"use at most {gpus:g}" if gpus else "leave it out")
-        )
-    return order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
-
-
-def _read(order: Order) -> Windows:
-    """Read and check the data, and cut out the windows to search on."""
-    checked = stages.load(order.data, order.schema, logger)
-    with stages.stage("windows and history", logger) as done:
-        found = folds.prepare(checked.rows, order.schema, order.config, order.folds)
-        done(f"{len(found[0].raw_train):,} training and {len(found[0].raw_validation):,} validation rows")
-    return Windows(found, *_validation_window(order, checked.rows))
-
-
-def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
-    """Transform the data once for each preprocessing, and put it where every trial finds it."""
-    configs = shared.preprocessings(order.space, order.config, order.detectors)
-    with stages.stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
-        tasks = shared.put_tasks(windows.folds, configs)
-    return Shared(
-        base=order.config,
-        space=order.space,
-        tasks=tasks,
-        days=windows.days,
-        amounts=windows.amounts,
-        has_labels=shared.has_frauds(windows.folds),
-        folder=str(journal.path / "trials"),
-        device="cuda" if order.gpus_per_trial else "cpu",
-        threads=max(1, int(order.cpus_per_trial)),
-    )
-
-
-def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:
-    """Length in days of the newest validation window, and the amounts there that threshold policies ask for."""
-    times = fitting.times_of(rows, order.schema)
-    part = split_by_time(times, fitting.split_config(order.schema, order.config), len(rows)).validation
-    columns = {config.amount_column for config in order.space.thresholds if config.amount_column}
-    for column in sorted(columns - set(rows.columns)):
-        raise ConfigError(f"threshold amount_column={column!r} is not a column of schema {order.schema.name!r}")
-    amounts = {column: rows[column].to_numpy(dtype=np.float64)[part] for column in columns}
-    days = None if times is None else max(float(np.ptp(times[part].astype(np.int64))) / 86_400e6, 1e-9)
-    return days, amounts
-
-
-def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker: SweepTracker | None) -> None:
-    from ray import tune
-
-    os.environ.update(_TUNE)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its pages about a trial that died; Record says it
-    known = journal.trials()
-    search = TurnsSearch(
-        order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,
-        known=known, should_retry=order.should_retry,
-    )  # fmt: skip
-    halving = None
-    if order.scheduler == "asha":
-        rungs = {"forest": order.space.forest_sizes, "autoencoder": rungs_of(order.space.epochs)}
-        reductions = {"forest": _FOREST_REDUCTION, "autoencoder": float(REDUCTION)}
-        halving = HalvingByDetector(rungs, reductions, known.values())
-    progress = Progress(order.trials, order.objective_name, known)
-    record = Record(journal, progress, halving, tracker)
-    journal.append({"event": "opened", "time": time.time(), "trials": order.trials, "at_once": at_once})
-    began = time.time()
-    scratch = journal.path / "tune"
-    shutil.rmtree(scratch, ignore_errors=True)
-    trainable = tune.with_resources(
-        tune.with_parameters(DetectorTrial, shared=given),
-        {"cpu": order.cpus_per_trial, "gpu": order.gpus_per_trial},
-    )
-    try:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=search, scheduler=halving, num_samples=-1, reuse_actors=True,
-                max_concurrent_trials=at_once, time_budget_s=order.time_budget_s,
-            ),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=str(journal.path), verbose=0, callbacks=[record],
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            ),
-        ).fit()  # fmt: skip
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    unfinished = [trial for trial in journal.trials().values() if not trial.has_ended]
-    is_over_time = order.time_budget_s is not None and time.time() - began >= order.time_budget_s
-    if (unfinished or not search.is_exhausted) and not is_over_time:
-        raise KeyboardInterrupt  # Tune takes Ctrl-C for a reason to return
+                return execution.run(order, journal, settings, reading)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,8 @@ class DetectorTrial(tune.Trainable):
         self._fit: Fit | None = None
         self._candidates: list[Candidate] = []
         self._seconds = 0.0
-        self._grid: dict[str, Any] | None = None
+        self._grid: dict[str, Any] | None = None  # of the candidate `_cut`
+        self._cut: Candidate | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -98,8 +99,8 @@ class DetectorTrial(tune.Trainable):
         assert self._fit is not None
         best = max(range(len(self._candidates)), key=lambda place: self._candidates[place].objective)
         chosen = self._candidates[best]
-        if chosen.scores is not None and self._shared.has_labels:
-            self._grid = self._thresholds(chosen)
+        if chosen.scores is not None and self._shared.has_labels and chosen is not self._cut:
+            self._grid, self._cut = self._thresholds(chosen), chosen
         thresholds = self._grid["combinations"] if self._grid else 0
         is_forest = self._detector == "forest"
         return {

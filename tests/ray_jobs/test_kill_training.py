@@ -22,7 +22,7 @@ from fraud.settings import Settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-EPOCHS = 24
+EPOCHS = 16
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"forest": {"n_estimators": 10}, "autoencoder": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 8}}
 PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
@@ -86,7 +86,7 @@ def runs(settings: Settings) -> list[tuple[str, str]]:
 
 def test_killed_worker_then_killed_driver_lose_an_epoch_each_at_most(tmp_path: Path, isolated_state: Path):
     schema, settings = Schema.load("transactions"), Settings.from_environment()
-    data.write_csv(simulate.transactions(6000, seed=5, fraud_rate=0.03), str(tmp_path / "data.csv"))
+    data.write_csv(simulate.transactions(4000, seed=5, fraud_rate=0.03), str(tmp_path / "data.csv"))
     data.write_text(json.dumps(SETTINGS), str(tmp_path / "config.yaml"))
 
     with driver(tmp_path) as process:

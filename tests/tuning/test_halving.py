@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from tuning.execution import _FOREST_REDUCTION
 from tuning.halving import HalvingByDetector
 from tuning.journal import Trial
-from tuning.sweep import _FOREST_REDUCTION
 from tuning.trial import REDUCTION, rungs_of
 
 RUNGS = {"forest": (50, 100, 200, 300), "autoencoder": (2, 6, 18)}

@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
 # Networks of many small steps, so that there is time to kill them.
-SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 24")
-EPOCHS = 24
+SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 16")
+EPOCHS = 16
 
 
 class Driver:
@@ -86,7 +86,7 @@ def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    found = Place.make(tmp_path, n=6000)
+    found = Place.make(tmp_path, n=4000)
     (found.folder / "slow.yaml").write_text(SLOW)
     return found
 
@@ -136,7 +136,7 @@ def test_a_killed_driver_loses_nothing(place: Place):
     assert numbers(place, "ended")[: len(before)] == before
     again = numbers(place, "started")[started:]
     assert not set(again) & set(before), "what had ended is not run again"
-    assert again[: len(unfinished)] == unfinished, "what the kill cut off comes first"
+    assert set(unfinished) <= set(again[:2]), "what the kill cut off comes first, two at once"
 
     runs = runs_of(place)
     assert len(runs) == 6 + 1 and set(runs.values()) == {"FINISHED"}

@@ -118,22 +118,6 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(finished: Finished):
     assert {"plots", "best.yaml", "sweep_report.html"} <= names
 
 
-def test_more_trials_later_run_none_again(finished: Finished, tmp_path: Path):
-    """On a copy, as others look at this sweep too."""
-    place = Place(tmp_path)
-    shutil.copytree(finished.place.settings.state, place.settings.state)
-    journal = Journal(place.settings.state / "sweeps" / finished.journal.sweep_id)
-    before = journal.events()
-    text = place.run(["--resume", journal.sweep_id, "--trials", "10", "--outdir", "more", "--no-mlflow"])
-    assert sorted(ended(journal)) == list(range(1, 11)) and journal.events()[: len(before)] == before
-    assert (tmp_path / "more" / "best.yaml").exists() and str(tmp_path / "more") in text
-    found = json.loads((journal.path / "winner.json").read_text())
-    assert (
-        found["winner"]["objective"]
-        >= json.loads((finished.journal.path / "winner.json").read_text())["winner"]["objective"]
-    ), "more trials find no worse"
-
-
 # Other sweeps
 
 
@@ -177,14 +161,17 @@ def test_without_labels_the_objective_is_named_and_no_threshold_chosen(place: Pl
 
 
 def test_the_time_budget_leaves_a_sweep_that_can_be_gone_on_with(place: Place):
-    code, text = main_of(place.command("--trials", "5", "--time-budget", "0.5s", "--no-mlflow"))
+    code, text = main_of(place.command("--trials", "4", "--time-budget", "0.5s", "--no-mlflow"))
     assert code == 0
     (journal,) = place.journals()
+    before = journal.events()
     done = ended(journal)
-    assert len(done) < 5 and f"{len(done)} of 5 trials ended; go on with: python -m tuning.sweep --resume" in text
-    code, text = main_of(["--resume", re.search(r"--resume (\S+)", text)[1]])
+    assert len(done) < 4 and f"{len(done)} of 4 trials ended; go on with: python -m tuning.sweep --resume" in text
+    code, text = main_of(["--resume", re.search(r"--resume (\S+)", text)[1], "--trials", "5", "--outdir", "more"])
     assert code == 0 and "go on with" not in text
+    assert (place.folder / "more" / "best.yaml").exists() and str(place.folder / "more") in text
     assert sorted(ended(journal)) == [1, 2, 3, 4, 5], "and none that had ended ran again"
+    assert journal.events()[: len(before)] == before
     assert [event["event"] for event in journal.events()].count("opened") == 2
 
 
@@ -211,8 +198,7 @@ def test_a_trial_that_fails_says_why_and_the_rest_goes_on(place: Place):
 
 
 def test_when_every_trial_fails_there_is_one_clear_error(place: Place):
-    (place.folder / "absurd.yaml").write_text(ABSURD.replace("[0.003, 1e30]", "[1e29, 1e30]"))
-    command = place.command("--trials", "2", "--detector", "autoencoder", "--no-mlflow", space="absurd.yaml")
+    command = place.command("--trials", "1", "--detector", "autoencoder", "--no-mlflow")
     with pytest.raises(FraudError, match=r"no trial gave a result.*lower autoencoder\.lr") as raised:
         main_of([*command, "--set", "autoencoder.lr=1e30"])
     assert "\n" not in str(raised.value)
