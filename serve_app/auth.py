@@ -190,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.auth",
         description="Make an API key. Give the key to the calling service and the hash to the server.",
-        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {HASHES} or {FILE}, a file of "
-        "lines like: 5d41...592e payment-gateway rate=200",
+        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {HASHES} or {FILE}, "
+        "a file of lines like: 5d41...592e payment-gateway rate=200",
     )
     parser.parse_args(argv)
     key, digest = new_key()

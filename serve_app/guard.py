@@ -82,7 +82,9 @@ class Guard:
                 await error.response()(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may hold card data, so it is not logged
             frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("%s while answering %s, request %s:\n%s", type(error).__name__, known_path(path), request_id, frames)
+            logger.error(
+                "%s while answering %s, request %s:\n%s", type(error).__name__, known_path(path), request_id, frames
+            )
             if exchange.status is None:
                 await _failed().response()(scope, exchange.receive, exchange.send)
         finally:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from starlette.middleware import Middleware
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.access_log import AccessLog
@@ -76,6 +77,14 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
+def served(model: ServedModel, keys: ApiKeys | None = None, **options: Any) -> Any:
+    """Our app behind a Guard with `options`."""
+    keys = keys or ApiKeys()
+    app = create_app(State(model), keys)
+    app.user_middleware = [Middleware(Guard, keys=keys, **options)]
+    return app
+
+
 def counted(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
     found = metrics._totals.counters
     return {labels: value for (metric, labels), value in found.items() if metric == name and value}
@@ -88,8 +97,9 @@ def test_the_callers_request_id_comes_back_and_an_unsound_one_is_replaced():
         assert asyncio.run(call(guard, scope)).header("x-request-id") == [given]
         assert scope["state"]["request_id"] == given
     ours = set()
-    for headers in ({}, {"X-Request-ID": ""}, {"X-Request-ID": "x" * 129}, {"X-Request-ID": "a b"},
-                    {"X-Request-ID": "a\nb"}, {"X-Request-ID": "é"}, [("X-Request-ID", "a"), ("X-Request-ID", "a")]):  # fmt: skip
+    twice = [("X-Request-ID", "a"), ("X-Request-ID", "a")]
+    unsound = [{"X-Request-ID": text} for text in ("", "x" * 129, "a b", "a\nb", "é")]
+    for headers in ({}, twice, *unsound):
         (named,) = asyncio.run(call(guard, scope_of(headers=headers))).header("x-request-id")
         assert re.fullmatch(r"[0-9a-f]{32}", named)
         ours.add(named)
@@ -150,10 +160,9 @@ def test_a_wrong_deadline_is_a_422_but_not_for_health():
 def test_a_body_that_does_not_arrive_gets_408(models: dict[str, ServedModel], drips: int):
     """Nothing comes, or a byte now and then, for ever."""
     metrics = Metrics()
-    guard = Guard(create_app(State(models["transactions"]), ApiKeys()), ApiKeys(), limits=Limits(body_timeout_s=0.2),
-                  metrics=metrics)  # fmt: skip
+    app = served(models["transactions"], limits=Limits(body_timeout_s=0.2), metrics=metrics)
     scope = scope_of(headers={"Content-Type": "application/json"})
-    reply = asyncio.run(asyncio.wait_for(call(guard, scope, [b" "] * drips, pause_s=0.03 if drips > 1 else 30), 10))
+    reply = asyncio.run(asyncio.wait_for(call(app, scope, [b" "] * drips, pause_s=0.03 if drips > 1 else 30), 10))
     assert reply.status == 408
     assert reply.header("connection") == ["close"]
     assert json.loads(reply.body)["detail"][0]["type"] == "body_timeout"
@@ -177,36 +186,43 @@ def test_a_body_in_time_and_a_long_answer_are_not_cut():
     assert (reply.status, reply.body) == (200, b"4")
 
 
-def test_requests_problems_and_what_is_under_way_are_counted(models: dict[str, ServedModel]):
+def test_requests_and_their_problems_are_counted(models: dict[str, ServedModel]):
     metrics = Metrics()
-    inner = create_app(State(models["transactions"]), ApiKeys())
-    seen = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(metrics._totals.gauges["fraud_requests_in_progress", ()])
-        await inner(scope, receive, send)
-
-    guard = Guard(app, KEYS, metrics=metrics)
+    app = served(models["transactions"], KEYS, metrics=metrics)
     headers = {"X-API-Key": "one", "Content-Type": "application/json"}
-    asyncio.run(call(guard, scope_of(headers=headers), [b'{"amount": "x", "hour": 99}']))
-    asyncio.run(call(guard, scope_of()))
-    asyncio.run(call(guard, scope_of("/model", "GET", headers)))
-    asyncio.run(call(guard, scope_of("/4111111111111111", "GET", headers)))
+    asyncio.run(call(app, scope_of(headers=headers), [b'{"amount": "x", "hour": 99}']))
+    asyncio.run(call(app, scope_of()))
+    asyncio.run(call(app, scope_of("/model", "GET", headers)))
+    asyncio.run(call(app, scope_of("/4111111111111111", "GET", headers)))
     assert counted(metrics, "fraud_requests") == {
         ("/score", "422"): 1, ("/score", "401"): 1, ("/model", "200"): 1, ("other", "404"): 1,
     }  # fmt: skip
     kinds = counted(metrics, "fraud_errors")
-    assert kinds["unauthorized",] == 1 and kinds["not_found",] == 1 and kinds["missing",] == 1  # of three missing fields
-    assert seen == [1, 1, 1]
-    assert metrics._totals.gauges["fraud_requests_in_progress", ()] == 0
+    assert (
+        kinds["unauthorized",] == 1 and kinds["not_found",] == 1 and kinds["missing",] == 1
+    )  # of three missing fields
+
+
+def test_requests_under_way_are_counted():
+    metrics = Metrics()
+    under_way = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        under_way.append(metrics._totals.gauges["fraud_requests_in_progress", ()])
+        raise ValueError
+
+    asyncio.run(call(Guard(app, ApiKeys(), metrics=metrics), scope_of()))
+    assert [*under_way, metrics._totals.gauges["fraud_requests_in_progress", ()]] == [1, 0]
 
 
 def test_a_failure_of_ours_is_counted_and_its_log_names_the_request(caplog: pytest.LogCaptureFixture):
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ValueError("card 4242")
+        raise ValueError(f"card {scope['path']}")
 
     metrics = Metrics()
-    reply = asyncio.run(call(Guard(broken, ApiKeys(), metrics=metrics), scope_of(headers={"X-Request-ID": "r-77"})))
+    reply = asyncio.run(
+        call(Guard(broken, ApiKeys(), metrics=metrics), scope_of("/4242", headers={"X-Request-ID": "r-77"}))
+    )
     assert reply.status == 500 and reply.header("x-request-id") == ["r-77"]
     assert "r-77" in caplog.text and "4242" not in caplog.text
     assert counted(metrics, "fraud_errors") == {("internal_error",): 1}
@@ -242,9 +258,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_the_access_log_says_who_asked_what_and_never_what_was_sent(
     models: dict[str, ServedModel], caplog: pytest.LogCaptureFixture
 ):
-    state = State(models["transactions"])
-    log = AccessLog(1.0, lambda: state.model.version)
-    guard = Guard(create_app(state, ApiKeys()), KEYS, access_log=log)
+    guard = served(models["transactions"], KEYS, access_log=AccessLog(1.0, lambda: "7"))
     headers = {"X-API-Key": "one", "Content-Type": "application/json", "X-Request-ID": "r-1"}
     body = b'{"amount": 4242.25, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}'
     with caplog.at_level(logging.DEBUG):

@@ -41,9 +41,7 @@ def test_a_wrong_setting_is_named(name: str, value: str):
         Limits.from_environment({name: value})
 
 
-@given(
-    st.floats(0.5, 1000), st.floats(0, 100), st.lists(st.floats(0, 0.2), max_size=200)
-)
+@given(st.floats(0.5, 1000), st.floats(0, 100), st.lists(st.floats(0, 0.2), max_size=200))
 def test_a_bucket_never_lets_more_through_than_it_promises(rate: float, burst: float, pauses: list[float]):
     bucket, now, passed = TokenBucket(rate, burst), 0.0, 0
     for pause in pauses:
@@ -63,7 +61,9 @@ def test_who_waits_as_told_passes():
 def test_each_key_has_a_bucket_and_may_have_its_own_rate():
     limiter = RateLimiter(Limits(rate=2))
     first, second = ApiKey(b"1" * 32), ApiKey(b"2" * 32)
-    fast, free, short = (ApiKey(bytes([n]) * 32, rate=rate, burst=b) for n, rate, b in ((3, 5, 0), (4, 0, 0), (5, None, 1)))
+    fast, free, short = (
+        ApiKey(bytes([n]) * 32, rate=rate, burst=b) for n, rate, b in ((3, 5, 0), (4, 0, 0), (5, None, 1))
+    )
 
     def passed(key: ApiKey | None) -> int:
         return sum(limiter.wait_s(key, 10.0) == 0 for _ in range(20))
