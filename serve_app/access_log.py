@@ -35,6 +35,15 @@ class AccessLog:
         """Read the setting. Raises ConfigError where it is no share."""
         return cls(number_from(environment, "FRAUD_ACCESS_LOG_SAMPLE", 0.01, 0, 1), version)
 
+    def wants(self, status: int) -> bool:
+        """Whether to log this request; asked once, when it was answered."""
+        if status in _BURSTING:
+            if self._bucket.wait_s(time.perf_counter()):
+                self._n_left_out += 1
+                return False
+            return True
+        return status >= 400 or random.random() < self._sample
+
     def note(
         self,
         *,
@@ -48,14 +57,8 @@ class AccessLog:
         key_name: str,
         version: str | None = None,
     ) -> None:
-        """Log a request, or not. path: known, or "other"; received, sent: bytes of the bodies; version: of the model
+        """Log a request. path: known, or "other"; received, sent: bytes of the bodies; version: of the model
         that answered, where that is known."""
-        if status in _BURSTING:
-            if self._bucket.wait_s(time.perf_counter()):
-                self._n_left_out += 1
-                return
-        elif status < 400 and random.random() >= self._sample:
-            return
         now = time.time()
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",

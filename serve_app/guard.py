@@ -74,7 +74,7 @@ class Guard:
             header=None if is_theirs and self._is_id_echoed else (_ID, request_id.encode()),
             body_until=None if scope["method"] in ("GET", "HEAD") else arrived + self._limits.body_timeout_s,
         )
-        self._metrics.change_in_progress(1)
+        self._metrics.in_progress += 1
         try:
             await self._pass_on(scope, path, given, exchange)
         except Rejected as error:
@@ -88,7 +88,7 @@ class Guard:
             if exchange.status is None:
                 await _failed().response()(scope, exchange.receive, exchange.send)
         finally:
-            self._metrics.change_in_progress(-1)
+            self._metrics.in_progress -= 1
             self._note(scope["method"], path, state, exchange)
 
     async def _pass_on(self, scope: Scope, path: str, given: dict[bytes, bytes | None], exchange: Exchange) -> None:
@@ -113,6 +113,8 @@ class Guard:
         self._metrics.observe_request(path, status, seconds)
         for kind in state.get("problems", ()):
             self._metrics.count_error(kind)
+        if not self._access_log.wants(status):
+            return
         self._access_log.note(
             request_id=state["request_id"],
             method=method,

@@ -53,10 +53,10 @@ class Metrics:
         self._lock = threading.Lock()
         self._totals = Totals()
         self._totals.gauges["fraud_replicas", ()] = 1
-        self._totals.gauges["fraud_requests_in_progress", ()] = 0
         self._totals.counters["fraud_model_load_failures", ()] = 0
         for name, labels in _FROM_ZERO.items():
             self._totals.counters.update({(name, (label,)): 0 for label in labels})
+        self.in_progress = 0  # requests being answered; changed by the event loop alone, so without the lock
         self._has_changed = True
         self._is_failing = False
         self._end = threading.Event()
@@ -126,16 +126,10 @@ class Metrics:
             self._set((_INFO, (version, sha256)), 1)
             self._set((_LOADED, (version,)), loaded_at)
 
-    def change_in_progress(self, by: int) -> None:
-        """A request came (1) or was answered (-1)."""
-        with self._lock:
-            self._totals.gauges["fraud_requests_in_progress", ()] += by
-            self._has_changed = True
-
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page of all replicas and its content type, in the format that an Accept header asks for."""
         with self._lock:
-            totals = self._totals.copy()
+            totals = self._copy()
         if self._folder is not None:
             try:
                 totals.add(self._folder.others())
@@ -155,7 +149,7 @@ class Metrics:
             if self._folder is None or not self._has_changed:
                 return
             self._has_changed = False
-            totals = self._totals.copy()
+            totals = self._copy()
         try:
             self._folder.write(totals)
             self._is_failing = False
@@ -181,6 +175,11 @@ class Metrics:
         if not self._is_failing:
             logger.error("the metrics of all replicas cannot be %s (%s); tried again and again", done, error.strerror)
         self._is_failing = True
+
+    def _copy(self) -> Totals:
+        totals = self._totals.copy()
+        totals.gauges["fraud_requests_in_progress", ()] = self.in_progress
+        return totals
 
     def _count(self, key: Key, n: float = 1) -> None:
         counters = self._totals.counters

@@ -55,8 +55,11 @@ class Totals:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        parts = {"counters": self.counters, "gauges": self.gauges, "histograms": self.histograms}
-        return {kind: [[name, labels, value] for (name, labels), value in part.items()] for kind, part in parts.items()}
+        return {
+            "counters": [[name, labels, value] for (name, labels), value in self.counters.items()],
+            "gauges": [[name, labels, value] for (name, labels), value in self.gauges.items()],
+            "histograms": [[name, labels, values] for (name, labels), values in self.histograms.items()],
+        }
 
     @classmethod
     def from_dict(cls, read: Any) -> Totals:

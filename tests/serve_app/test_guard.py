@@ -208,11 +208,11 @@ def test_requests_under_way_are_counted():
     under_way = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        under_way.append(metrics._totals.gauges["fraud_requests_in_progress", ()])
+        under_way.append(metrics.in_progress)
         raise ValueError
 
     asyncio.run(call(Guard(app, ApiKeys(), metrics=metrics), scope_of()))
-    assert [*under_way, metrics._totals.gauges["fraud_requests_in_progress", ()]] == [1, 0]
+    assert [*under_way, metrics.in_progress] == [1, 0]
 
 
 def test_a_failure_of_ours_is_counted_and_its_log_names_the_request(caplog: pytest.LogCaptureFixture):
@@ -228,20 +228,21 @@ def test_a_failure_of_ours_is_counted_and_its_log_names_the_request(caplog: pyte
     assert counted(metrics, "fraud_errors") == {("internal_error",): 1}
 
 
-def test_a_caller_who_leaves_is_counted_as_that():
-    async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.Event().wait()
-
+@pytest.mark.parametrize("part", [b"", b"half of a body"])
+def test_a_caller_who_leaves_is_counted_as_that(part: bytes):
     metrics = Metrics()
+    guard = Guard(echo, ApiKeys(), metrics=metrics)
 
     async def leave() -> None:
-        task = asyncio.create_task(call(Guard(stuck, ApiKeys(), metrics=metrics), scope_of()))
-        await asyncio.sleep(0.01)
+        task = asyncio.create_task(call(guard, scope_of(), [part, b"the rest"], pause_s=0.05))
+        await asyncio.sleep(0.07 if part else 0.01)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(leave())
     assert counted(metrics, "fraud_requests") == {("/score", "499"): 1}
+    assert metrics.in_progress == 0
 
 
 def test_metrics_are_open_only_where_that_is_set():

@@ -47,6 +47,7 @@ def test_everything_counted_is_on_the_page():
     metrics.count_decisions("written", 40)
     metrics.set_queue(12)
     metrics.set_queue(3, "shadow")
+    metrics.in_progress += 2
     metrics.set_model("3", "abc", 1000.5)
     found = samples(metrics)
     assert found["fraud_requests_total", "/score", "200"] == 4
@@ -65,7 +66,7 @@ def test_everything_counted_is_on_the_page():
     assert found["fraud_queue_depth", "decisions"] == 12 and found["fraud_queue_depth", "shadow"] == 3
     assert found["fraud_model_info", "3", "abc"] == 1
     assert found["fraud_model_loaded_timestamp_seconds", "3"] == 1000.5
-    assert found["fraud_replicas",] == 1
+    assert found["fraud_replicas",] == 1 and found["fraud_requests_in_progress",] == 2
 
 
 def test_a_swap_replaces_the_model_and_what_it_counted_stays():
