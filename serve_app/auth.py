@@ -1,10 +1,12 @@
 """API keys: their SHA-256 hashes come from the environment or a file, the keys themselves are never stored.
 
 FRAUD_API_KEY_HASHES   hashes, separated by commas
-FRAUD_API_KEY_FILE     a file with one hash a line; what follows the hash names its owner and is ignored, as is a # line
+FRAUD_API_KEY_FILE     a file with one key a line: its hash, its owner's name, and perhaps `rate=50` and `burst=100`
+                       (requests a second in each replica, and at once, in place of FRAUD_RATE_LIMIT; rate=0: no limit).
+                       A line that starts with # is ignored. Read again when it changes, within two seconds.
 
-Several keys are valid at once, so that one can be replaced without an outage. A new key and its hash:
-`python -m serve_app.auth`.
+Several keys are valid at once, so that one can be replaced without an outage: add the new one, let the caller change,
+take the old one out. A new key and its hash: `python -m serve_app.auth`.
 """
 
 from __future__ import annotations
@@ -12,57 +14,107 @@ from __future__ import annotations
 import argparse
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 HEADER = "X-API-Key"
 HASHES, FILE = "FRAUD_API_KEY_HASHES", "FRAUD_API_KEY_FILE"
+CHECK_SECONDS = 2.0
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
+_LONGEST_NAME = 64
+_SETTINGS = ("rate", "burst")
 
 
 @dataclass(frozen=True)
-class ApiKeys:
-    """The accepted keys. hashes: SHA-256 digests, 32 bytes each; without any, no key is asked for (dev mode only)."""
+class ApiKey:
+    """One accepted key. digest: its SHA-256, 32 bytes; name: whose it is, for logs; rate: requests/s in each replica,
+    0 = no limit, None = everybody's; burst: requests at once, 0 = one second's worth."""
 
-    hashes: tuple[bytes, ...] = ()
+    digest: bytes
+    name: str = ""
+    rate: float | None = None
+    burst: float = 0.0
+
+
+class ApiKeys:
+    """The accepted keys; without any, no key is asked for (dev mode only).
+
+    keys: those that stay (SHA-256 digests will do); file: more of them, from a file that is read again when it changes.
+    Raises ConfigError where the file cannot be read or a line of it is wrong; later on the old ones stay valid then.
+    """
+
+    def __init__(self, keys: Iterable[ApiKey | bytes] = (), *, file: Path | None = None) -> None:
+        self._fixed = tuple(key if isinstance(key, ApiKey) else ApiKey(key) for key in keys)
+        self._file = file
+        self._stamp = _stamp(file)
+        self._keys = self._fixed + (_read(file) if file else ())
+        self._is_watched = file is None
 
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str] | None = None) -> ApiKeys:
         """Read the hashes. Raises ConfigError when one is malformed, or when there is none outside dev mode."""
         env = os.environ if environment is None else environment
-        found = [(text.strip(), HASHES) for text in (env.get(HASHES) or "").split(",") if text.strip()]
-        if file := env.get(FILE):
-            found += _read(Path(settings.locate(file)))
-        for text, where in found:
-            if not _HASH.fullmatch(text):
-                raise ConfigError(
-                    f"{where}: not a SHA-256 hash (64 hex digits); `python -m serve_app.auth` makes a key with its hash"
-                )
-        if not found and settings.mode != "dev":
+        texts = [text for text in (env.get(HASHES) or "").split(",") if text.strip()]
+        file = env.get(FILE)
+        found = cls((_key(text, HASHES) for text in texts), file=Path(settings.locate(file)) if file else None)
+        if not found.is_required and settings.mode != "dev":
             raise ConfigError(
                 f"no API key: set {HASHES} or {FILE} (`python -m serve_app.auth` makes a key), "
                 "or FRAUD_MODE=dev to serve without"
             )
-        return cls(tuple(bytes.fromhex(text) for text, _ in found))
+        return found
 
     @property
     def is_required(self) -> bool:
         """Whether a request must carry a key."""
-        return bool(self.hashes)
+        return bool(self._keys)
+
+    def find(self, key: bytes | None) -> ApiKey | None:
+        """Which of our keys `key`, the header's value, is; takes the same time whichever it is. None: none of ours."""
+        if not self._is_watched:
+            self._is_watched = True
+            threading.Thread(target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True).start()
+        digest = hashlib.sha256(key or b"").digest()
+        found = None
+        for known in self._keys:  # no early way out
+            if hmac.compare_digest(digest, known.digest):
+                found = known
+        return found if key is not None else None
 
     def accepts(self, key: bytes | None) -> bool:
-        """Whether `key`, the header's value, is one of ours; takes the same time whichever it is."""
-        digest = hashlib.sha256(key or b"").digest()
-        matches = [hmac.compare_digest(digest, known) for known in self.hashes]  # no early way out
-        return not self.is_required or (key is not None and any(matches))
+        """Whether a request with `key` may pass."""
+        return not self.is_required or self.find(key) is not None
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed. What is wrong with it is logged, once, and the old keys stay."""
+        stamp = _stamp(self._file)
+        if self._file is None or stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            keys = self._fixed + _read(self._file)
+        except ConfigError as error:
+            logger.error("the API keys stay as they were: %s", error)
+            return
+        if not keys and self._keys:  # to serve without a key is said at the start, not by emptying a file
+            logger.error("the API keys stay as they were: %s holds none any more", self._file)
+            return
+        self._keys = keys
+        logger.info("read %s again: %d API keys are valid", self._file, len(keys))
 
 
 def new_key() -> tuple[str, str]:
@@ -71,14 +123,66 @@ def new_key() -> tuple[str, str]:
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
-def _read(path: Path) -> list[tuple[str, str]]:
+def _watch(reference: weakref.ref[ApiKeys]) -> None:
+    """Refresh keys for as long as anyone holds them."""
+    while (keys := reference()) is not None:
+        keys.refresh()
+        del keys
+        time.sleep(CHECK_SECONDS)
+
+
+def _stamp(path: Path | None) -> tuple[int, ...] | None:
+    """What changes when the file does; None where it is not there."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_ctime_ns) if found else None
+
+
+def _read(path: Path) -> tuple[ApiKey, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = type(error).__name__
         raise ConfigError(f"{FILE}={str(path)!r} cannot be read ({why}); give a text file of hashes") from None
-    numbered = [(line.split(), f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
-    return [(words[0], where) for words, where in numbered if words and not words[0].startswith("#")]
+    numbered = [(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return tuple(_key(line, where) for line, where in numbered if line and not line.startswith("#"))
+
+
+def _key(line: str, where: str) -> ApiKey:
+    """Read a hash and what follows it. Raises ConfigError, which does not repeat the line: it may be a key."""
+    digest, *words = line.split()
+    if not _HASH.fullmatch(digest):
+        raise ConfigError(
+            f"{where}: not a SHA-256 hash (64 hex digits); `python -m serve_app.auth` makes a key with its hash"
+        )
+    found: dict[str, float] = {}
+    names = []
+    for word in words:
+        name, mark, value = word.partition("=")
+        if not mark:
+            names.append(word)
+        elif name in _SETTINGS:
+            found[name] = _rate(name, value, where)
+        else:  # not a part of the name: a limit that is misspelt would be no limit
+            raise ConfigError(f"{where}: {name[:20]!r} is no setting of a key; the settings are rate= and burst=")
+    return ApiKey(
+        bytes.fromhex(digest),
+        " ".join(names)[:_LONGEST_NAME] or digest[:8].lower(),
+        rate=found.get("rate"),
+        burst=found.get("burst", 0.0),
+    )
+
+
+def _rate(name: str, text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e6:
+        raise ConfigError(f"{where}: {name}={text[:20]!r} is not a number from 0 to 1,000,000")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.auth",
         description="Make an API key. Give the key to the calling service and the hash to the server.",
-        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {HASHES} or {FILE}.",
+        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {HASHES} or {FILE}, "
+        "a file of lines like: 5d41...592e payment-gateway rate=200",
     )
     parser.parse_args(argv)
     key, digest = new_key()

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from fraud.columns import closest
 from fraud.schema import Schema
@@ -47,7 +48,19 @@ def problem_response(
     status: int, problems: Sequence[dict[str, Any]], headers: Mapping[str, str] | None = None
 ) -> Response:
     """JSON answer `{"detail": problems}`."""
-    return Response(json.dumps({"detail": list(problems)}), status, dict(headers or {}), "application/json")
+    return _ProblemResponse(problems, status, headers)
+
+
+class _ProblemResponse(Response):
+    """Leaves the kinds of its problems in the scope's "state", where Guard counts them."""
+
+    def __init__(self, problems: Sequence[dict[str, Any]], status: int, headers: Mapping[str, str] | None) -> None:
+        super().__init__(json.dumps({"detail": list(problems)}), status, dict(headers or {}), "application/json")
+        self._kinds = {str(problem["type"]) for problem in problems}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problems"] = self._kinds
+        await super().__call__(scope, receive, send)
 
 
 def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, object]) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from starlette.testclient import TestClient
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 from serve_app.app import create_app
-from serve_app.auth import ApiKeys, main, new_key
+from serve_app.auth import ApiKey, ApiKeys, main, new_key
 from serve_app.state import ServedModel, State
 
 
@@ -66,6 +68,83 @@ def test_a_bad_line_of_the_file_is_named(tmp_path: Path):
     file.write_text("# nobody yet\n")
     with pytest.raises(ConfigError, match="no API key"):
         keys({"FRAUD_API_KEY_FILE": str(file)})
+
+
+def test_a_key_has_its_owners_name_and_may_have_its_own_rate(tmp_path: Path):
+    file = tmp_path / "keys.txt"
+    lines = ("a  payment gateway rate=50 burst=80", "b rate=0", "c")
+    file.write_text("".join(f"{hash_of(line[0])}{line[1:]}\n" for line in lines))
+    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": f"{hash_of('d')} till rate=2"})
+    named = {key: found.find(key.encode()) for key in "abcd"}
+    assert named["a"] == ApiKey(bytes.fromhex(hash_of("a")), "payment gateway", 50, 80)
+    assert named["b"] == ApiKey(bytes.fromhex(hash_of("b")), hash_of("b")[:8], 0)
+    assert named["c"] == ApiKey(bytes.fromhex(hash_of("c")), hash_of("c")[:8], None)
+    assert named["d"] == ApiKey(bytes.fromhex(hash_of("d")), "till", 2)
+    assert found.find(b"e") is None and found.find(None) is None
+
+
+@pytest.mark.parametrize("setting", ["rate=fast", "rate=-1", "burst=nan", "rate=1e9", "rat=5"])
+def test_a_wrong_setting_of_a_key_is_named(tmp_path: Path, setting: str):
+    file = tmp_path / "keys.txt"
+    file.write_text(f"{hash_of('a')} gateway {setting}\n")
+    with pytest.raises(ConfigError, match=f"line 1: .*{setting.split('=')[0]}"):
+        keys({"FRAUD_API_KEY_FILE": str(file)})
+
+
+def replace_file(file: Path, *lines: str) -> None:
+    draft = file.with_suffix(".draft")
+    draft.write_text("".join(f"{line}\n" for line in lines))
+    draft.replace(file)
+
+
+def test_keys_are_rotated_without_a_restart(tmp_path: Path):
+    file = tmp_path / "keys.txt"
+    replace_file(file, f"{hash_of('old')} gateway")
+    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": hash_of("fixed")})
+    replace_file(file, f"{hash_of('old')} gateway", f"{hash_of('new')} gateway")
+    found.refresh()
+    assert [found.accepts(key) for key in (b"old", b"new", b"fixed")] == [True, True, True]
+    replace_file(file, f"{hash_of('new')} gateway")
+    found.refresh()
+    assert [found.accepts(key) for key in (b"old", b"new", b"fixed")] == [False, True, True]
+
+
+@pytest.mark.parametrize("broken", ["plain-key", "", "# all gone", None])
+def test_a_file_that_breaks_keeps_the_old_keys_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str | None
+):
+    file = tmp_path / "keys.txt"
+    replace_file(file, hash_of("old"))
+    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_MODE": "dev"})
+    file.unlink() if broken is None else replace_file(file, broken)
+    for _ in range(3):
+        found.refresh()
+        assert found.is_required and found.accepts(b"old") and not found.accepts(b"else")
+    assert caplog.text.count("stay as they were") == 1
+    assert "plain-key" not in caplog.text
+    replace_file(file, hash_of("new"))
+    found.refresh()
+    assert found.accepts(b"new") and not found.accepts(b"old")
+
+
+def test_the_file_is_watched_from_the_first_request_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serve_app.auth.CHECK_SECONDS", 0.01)
+    file = tmp_path / "keys.txt"
+    replace_file(file, hash_of("old"))
+    found = keys({"FRAUD_API_KEY_FILE": str(file)})
+    assert found.accepts(b"old")
+    replace_file(file, hash_of("new"))
+    waits = 0
+    while not found.accepts(b"new") and waits < 500:
+        time.sleep(0.02)
+        waits += 1
+    assert found.accepts(b"new") and not found.accepts(b"old")
+    gone = weakref.ref(found)
+    del found
+    while gone() is not None and waits < 1000:  # the thread does not keep them
+        time.sleep(0.02)
+        waits += 1
+    assert gone() is None
 
 
 def test_new_keys_differ_and_match_their_hash(capsys: pytest.CaptureFixture[str]):
