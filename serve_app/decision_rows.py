@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hmac
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -63,6 +64,8 @@ _TEXTS = ("request_id", "model_name", "version", "sha256", "schema_fingerprint",
           "shadow_version", "shadow_outcome")  # fmt: skip
 _NUMBERS = ("threshold", "score", "forest_score", "autoencoder_score", "head_score", "shadow_score")
 _FLAGS = ("is_fraud", "shadow_is_fraud")
+_PLAIN = (*_TEXTS, *_NUMBERS, *_FLAGS)
+_plain_values = operator.attrgetter(*_PLAIN)
 _FIELDS = [
     pa.field("time", pa.timestamp("us", tz="UTC")),
     *(pa.field(name, pa.string()) for name in _TEXTS),
@@ -114,13 +117,8 @@ class Encoder:
 
     def line(self, decision: Decision) -> bytes:
         """One line, ended by a newline. Raises TypeError or ValueError where a value is none of its column's."""
-        row: dict[str, Any] = {"time": decision.time_us}
-        for name in _TEXTS:
-            row[name] = getattr(decision, name)
-        for name in _NUMBERS:
-            row[name] = getattr(decision, name)
-        for name in _FLAGS:
-            row[name] = getattr(decision, name)
+        row: dict[str, Any] = dict(zip(_PLAIN, _plain_values(decision), strict=True))
+        row["time"] = decision.time_us
         row["reasons"] = [self._reason(reason) for reason in decision.reasons]
         row["warnings"] = decision.warnings
         given, inputs = decision.inputs, {}
@@ -132,15 +130,17 @@ class Encoder:
         return self._encode(row) + b"\n"
 
     def _reason(self, reason: Mapping[str, Any]) -> dict[str, Any]:
-        said = dict(reason)
-        if self._unsaid:
-            text = said.get("text") or ""
-            if any(said.get("column") == name or name in text for name in self._unsaid):
-                said["value"] = said["typical"] = said["text"] = None
-        for key in ("value", "typical"):  # a number or a text, as one type
-            if said.get(key) is not None:
-                said[key] = str(said[key])
-        return said
+        column, value, typical, text = reason["column"], reason["value"], reason["typical"], reason["text"]
+        if self._unsaid and (column in self._unsaid or any(name in text for name in self._unsaid)):
+            value = typical = text = None
+        return {
+            "column": column,
+            "feature": reason["feature"],
+            "value": None if value is None else str(value),  # a number or a text, as one type
+            "typical": None if typical is None else str(typical),
+            "contribution": reason["contribution"],
+            "text": text,
+        }
 
 
 def _type(column: Column) -> str:
