@@ -167,10 +167,11 @@ class DecisionLog:
                 self._append()
                 self._sync()
                 self._seal(at_once=is_last and not self._queue)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - without this thread every decision would be lost
                 if not failed_since:
                     failed_since = time.monotonic()
-                    logger.error("decisions cannot be written (%s); they wait in memory, up to a bound", error)
+                    why = error if isinstance(error, OSError) else type(error).__name__
+                    logger.error("decisions cannot be written (%s); they wait in memory, up to a bound", why)
                 self._count("retried", self._held)
                 if isinstance(error, FileNotFoundError) and self._folder is not None:  # somebody removed it
                     self._folder.close()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -157,8 +158,13 @@ class Shadow:
         return True
 
     def _start_worker(self) -> None:
-        self._worker = _Worker(self._models.challenger)
-        threading.Thread(target=self._work, args=(self._worker,), name="shadow", daemon=True).start()
+        before, worker = self._worker, _Worker(self._models.challenger)
+        self._worker = worker  # before the thread starts, which ends where it is not the one
+        try:
+            threading.Thread(target=self._work, args=(worker,), name="shadow", daemon=True).start()
+        except RuntimeError:
+            self._worker = before
+            raise
 
     def _hangs(self) -> bool:
         """Whether a call of the challenger takes longer than any decision may wait for it."""
@@ -260,8 +266,9 @@ class Shadow:
             worker = self._worker
             if self._hangs() and worker is not None and worker.model is not self._models.challenger:
                 if self._models.challenger is not None:
-                    logger.warning("left the thread of a challenger that hangs, started one for the next")
-                    self._start_worker()
+                    with suppress(RuntimeError):  # the system has no thread left; tried again
+                        self._start_worker()
+                        logger.warning("left the thread of a challenger that hangs, started one for the next")
             elif self._hangs() and worker is not None and worker.model is not None:
                 self._tell(worker.model, f"has not answered for {timeout:g} s")
 
