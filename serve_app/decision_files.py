@@ -1,0 +1,107 @@
+"""From a journal of decisions to Parquet files, one below date=YYYY-MM-DD/ for each day in it (UTC)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import os
+from pathlib import Path
+from typing import IO
+
+import fsspec
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+
+from fraud import data
+from serve_app.decision_rows import table_schemas
+
+_BLOCK = 8 << 20  # bytes; no line may be longer, and a transaction of a thousand columns is a megabyte at most
+
+
+class UnreadableJournalError(Exception):
+    """A journal is no journal: its first line is missing, or its lines do not fit it."""
+
+
+def publish(journal: Path, url: str, name: str) -> tuple[int, int]:
+    """Write the decisions of `journal` to date=.../NAME.parquet below `url`; return how many, and lines skipped.
+
+    Readers see a file whole or not at all. Written twice, as after a crash, it replaces itself. A line that is cut
+    short is skipped. The journal is left as it is. Raises UnreadableJournalError, or DataError where `url` cannot be
+    written.
+    """
+    table, skipped = read(journal)
+    _make_private(url)
+    days = pc.cast(table["time"], pa.date32())
+    for day in sorted(pc.unique(days).to_pylist()):
+        part = table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+        _write(part, f"{url.rstrip('/')}/date={day or dt.date(1970, 1, 1)}/{name}.parquet")
+    return len(table), skipped
+
+
+def read(journal: Path) -> tuple[pa.Table, int]:
+    """The decisions of a journal, and how many of its lines are cut short. Raises UnreadableJournalError."""
+    content = journal.read_bytes()
+    start = content.find(b"\n") + 1
+    try:
+        schemas = table_schemas(content[:start])
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableJournalError(f"{journal}: no first line that says what it holds ({error})") from None
+    lines = pa.py_buffer(content).slice(start)
+    try:
+        return _parsed(lines, *schemas), 0
+    except pa.ArrowInvalid:
+        pass
+    whole, skipped = [], 0
+    for line in content[start:].split(b"\n"):
+        if not line:
+            continue
+        try:
+            is_whole = isinstance(msgspec.json.decode(line), dict)
+        except msgspec.MsgspecError:
+            is_whole = False
+        if is_whole:
+            whole.append(line)
+        else:
+            skipped += 1
+    try:
+        return _parsed(pa.py_buffer(b"\n".join(whole)), *schemas), skipped
+    except pa.ArrowInvalid as error:
+        raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
+
+
+def _parsed(lines: pa.Buffer, schema: pa.Schema, as_sent: pa.Schema) -> pa.Table:
+    if not lines.size:
+        return schema.empty_table()
+    # Arrow parses without Python's lock, so that no request waits; one thread, because requests need the others.
+    table = pj.read_json(
+        pa.BufferReader(lines),
+        read_options=pj.ReadOptions(use_threads=False, block_size=_BLOCK),
+        parse_options=pj.ParseOptions(explicit_schema=as_sent, unexpected_field_behavior="ignore"),
+    )
+    return table.select(schema.names).cast(schema)
+
+
+def _write(table: pa.Table, path: str) -> None:
+    def put(stream: IO[bytes]) -> None:
+        pq.write_table(table, stream, compression="zstd")
+        if isinstance(stream, io.BufferedWriter):  # the journal goes once the file is there, so it must be on the disk
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    data.write(path, put)
+    filesystem, target = fsspec.core.url_to_fs(path)
+    if "file" in filesystem.protocol:
+        folder = os.open(Path(target).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _make_private(url: str) -> None:
+    filesystem, target = fsspec.core.url_to_fs(url)
+    if "file" in filesystem.protocol:
+        Path(target).mkdir(mode=0o700, parents=True, exist_ok=True)

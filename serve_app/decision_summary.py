@@ -1,0 +1,109 @@
+"""What the decision log holds, in a few lines: decisions by version, and how champion and challenger compare.
+
+python -m serve_app.decision_summary var/decisions
+python -m serve_app.decision_summary s3://bucket/decisions --since 2026-01-31
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+from collections.abc import Sequence
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from fraud.errors import ConfigError, DataError, run_command
+from fraud.settings import Settings
+
+_COLUMNS = pa.schema(
+    [
+        ("time", pa.timestamp("us", tz="UTC")), ("version", pa.string()), ("role", pa.string()),
+        ("is_fraud", pa.bool_()), ("fallback", pa.string()), ("shadow_version", pa.string()),
+        ("shadow_is_fraud", pa.bool_()), ("shadow_outcome", pa.string()),
+    ]
+)  # fmt: skip
+
+
+def read(url: str, since: dt.date | None = None) -> pa.Table:
+    """The decisions below a folder or URL, without inputs and reasons. Raises DataError where there is none."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        files = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS)
+        wanted = None
+        if since is not None:
+            start = dt.datetime.combine(since, dt.time(), dt.UTC)
+            wanted = ds.field("time") >= pa.scalar(start, _COLUMNS.field("time").type)
+        table = files.to_table(filter=wanted)
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        raise DataError(
+            f"{url} cannot be read as a decision log ({error}); name the folder of FRAUD_DECISIONS"
+        ) from None
+    if not len(table):
+        when = f" since {since}" if since else ""
+        raise DataError(f"{url} holds no decision{when} yet; files appear up to a minute after the decisions")
+    return table
+
+
+def summary(table: pa.Table) -> str:
+    """Decisions, flags and fallbacks by version and role; for each challenger, how its pairs fall."""
+    span = pc.min_max(table["time"]).as_py()
+    lines = [f"{len(table):,} decisions, {span['min']:%Y-%m-%d %H:%M} to {span['max']:%Y-%m-%d %H:%M} UTC", ""]
+    lines.append(f"{'version':<12}{'role':<10}{'decisions':>12}{'flagged':>10}{'share':>9}{'fallback':>10}")
+    groups = table.group_by(["version", "role"]).aggregate(
+        [("is_fraud", "sum"), ("fallback", "count"), ("time", "count")]
+    )
+    for row in groups.sort_by([("version", "ascending"), ("role", "ascending")]).to_pylist():
+        n, flagged, fallback = row["time_count"], row["is_fraud_sum"] or 0, row["fallback_count"]
+        share = flagged / max(1, n - fallback)
+        lines.append(f"{row['version']:<12}{row['role']:<10}{n:>12,}{flagged:>10,}{share:>9.2%}{fallback:>10,}")
+    pairs = table.filter(pc.and_(pc.is_valid(table["shadow_version"]), pc.is_valid(table["shadow_outcome"])))
+    groups = pairs.group_by(["version", "shadow_version"]).aggregate([("time", "count")])
+    for row in groups.sort_by([("version", "ascending"), ("shadow_version", "ascending")]).to_pylist():
+        both = pc.and_(
+            pc.equal(pairs["version"], row["version"]), pc.equal(pairs["shadow_version"], row["shadow_version"])
+        )
+        lines += ["", *_compared(pairs.filter(both), row["version"], row["shadow_version"])]
+    return "\n".join(lines) + "\n"
+
+
+def _compared(pairs: pa.Table, champion: str, challenger: str) -> list[str]:
+    outcomes = {row["values"]: row["counts"] for row in pc.value_counts(pairs["shadow_outcome"]).to_pylist()}
+    scored = pairs.filter(pc.equal(pairs["shadow_outcome"], "scored"))
+    first, second = scored["is_fraud"], scored["shadow_is_fraud"]
+
+    def count(by_champion: bool, by_challenger: bool) -> int:
+        return pc.sum(pc.and_(pc.equal(first, by_champion), pc.equal(second, by_challenger))).as_py() or 0
+
+    missing = ", ".join(f"{outcomes.get(name, 0):,} {name}" for name in ("shed", "late", "failed"))
+    return [
+        f"champion {champion} beside challenger {challenger}: {len(scored):,} pairs ({missing})",
+        f"  both flag {count(True, True):,}, neither {count(False, False):,}, "
+        f"only the champion {count(True, False):,}, only the challenger {count(False, True):,}",
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the summary of a decision log. Raises DataError or ConfigError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve_app.decision_summary",
+        description="Count the decisions of a decision log by version, and compare champion and challenger.",
+        epilog="example: python -m serve_app.decision_summary var/decisions --since 2026-01-31",
+    )
+    parser.add_argument("folder", help="what FRAUD_DECISIONS names, by default decisions/ below FRAUD_STATE")
+    parser.add_argument("--since", metavar="DATE", help="only decisions from this day on, UTC, e.g. 2026-01-31")
+    arguments = parser.parse_args(argv)
+    try:
+        since = dt.date.fromisoformat(arguments.since) if arguments.since else None
+    except ValueError:
+        raise ConfigError(f"--since {arguments.since!r} is no date; write it as 2026-01-31") from None
+    table = read(Settings.from_environment().locate(arguments.folder), since)
+    sys.stdout.write(summary(table))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
