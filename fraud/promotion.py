@@ -142,6 +142,11 @@ def canary_share(tags: Mapping[str, str]) -> float:
         raise ConfigError(f"tag {CANARY_SHARE!r} is {given[:40]!r}: set it to a share from 0 to 1") from None
 
 
+def may_be_on(tags: Mapping[str, str]) -> bool:
+    """Whether shadow or canary is on, or said in a way that only `is_shadowed` and `canary_share` can judge."""
+    return tags.get(SHADOW, "off") != "off" or tags.get(CANARY_SHARE, "0") not in ("0", "0.0")
+
+
 def check_share(share: float) -> float:
     """Return the share if it is one. Raises ConfigError."""
     if not 0 <= share <= 1:

@@ -39,14 +39,11 @@ def promote(settings: Settings, reference: str, author: Author) -> str:
 
     Raises RegistryError (no such version, champion already) or BundleError (its bundle is not sound).
     """
-    found = registry.standing(settings, reference)
-    if found.champion is None:
-        registry.resolve(reference, settings)  # says what is missing
-        raise RegistryError(f"version {reference} went away while it was looked up: try again")
+    target = registry.look_up(reference, settings)
     before = registry.standing(settings).champion
-    if before is not None and before.number == found.champion.number:
+    if before is not None and before.number == target.number:
         raise RegistryError(f"version {before.number} is the champion already")
-    return _move(settings, found.champion, before, author, promotion.PROMOTED)
+    return _move(settings, target, before, author, promotion.PROMOTED)
 
 
 def roll_back(settings: Settings, author: Author) -> str:
@@ -67,10 +64,7 @@ def set_threshold(settings: Settings, reference: str, value: float | None, autho
 
     Raises ConfigError (not above 0 and below 1), RegistryError or BundleError.
     """
-    version = registry.standing(settings, reference).champion
-    if version is None:
-        registry.resolve(reference, settings)  # says what is missing
-        raise RegistryError(f"version {reference} went away while it was looked up: try again")
+    version = registry.look_up(reference, settings)
     loaded = _loaded(settings, version)
     own, current = loaded.detector.threshold.value, _live(version)
     in_force = current.value if current else own

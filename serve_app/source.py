@@ -34,9 +34,7 @@ def from_registry(settings: Settings, reference: str) -> Found:
     """Fetch what an alias or a version means. Raises RegistryError or BundleError."""
     from fraud import registry  # imports MLflow, which a bundle folder does not need
 
-    version = registry.standing(settings, reference).champion
-    if version is None:
-        version = registry.resolve(reference, settings)  # says what is missing
+    version = registry.look_up(reference, settings)
     loaded = bundle.load(registry.fetch_version(version, settings), expected_sha256=version.sha256)
     try:
         threshold = live_threshold(version.tags)

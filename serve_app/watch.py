@@ -104,7 +104,7 @@ class ModelWatcher:
     def poll(self) -> None:
         """Look once and do what the registry says. Never raises; what is wrong is logged once, not every time."""
         try:
-            found = standing(self._settings, self._reference)
+            found = standing(self._settings, self._reference, with_idle_challenger=False)
             self._done_with("registry", "the registry answers again")
             self._follow_champion(found)
             self._follow_challenger(found)
