@@ -159,7 +159,8 @@ def _changes(settings: Settings, target: TaggedVersion, loaded: Bundle, before: 
     known = {plan.fingerprint for plan in plans(was)}
     anew = [plan.column for plan in plans(is_now) if plan.fingerprint not in known]
     if plans(is_now):
-        lines.append(f"history     {'begins with the new model own for ' + ', '.join(anew) if anew else 'goes on'}")
+        told = f"that of {', '.join(anew)} begins with the new model's own" if anew else "goes on"
+        lines.append(f"history     {told}")
     return "\n".join(lines) + "\n"
 
 

@@ -124,6 +124,15 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
     assert champion(three) == 1 and promotion.CHAMPIONS not in registry.standing(three).tags
 
 
+def test_another_schema_is_told(three: Settings, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    detector = bundle.load(folder).detector
+    first, *others = detector.schema.columns
+    wider = replace(detector.schema, columns=(replace(first, maximum=1e9), *others))
+    bundle.save(tmp_path / "wider", replace(detector, schema=wider))
+    main([str(registered(three, tmp_path / "wider"))])
+    assert "schema      another: the same columns with other rules" in capsys.readouterr().out
+
+
 def test_two_that_promote_at_once_do_not_overwrite_each_other(three: Settings):
     move = Promotion(version=3, time=promotion.now(), by="bob")
     main(["2"])
