@@ -11,11 +11,11 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fraud import bundle
+from fraud import bundle, promotion
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
 from fraud.locks import exclusive
 from fraud.settings import Settings
@@ -39,6 +39,26 @@ class Version:
     run_id: str
     sha256: str
     alias: str | None = None
+
+
+@dataclass(frozen=True)
+class TaggedVersion(Version):
+    """A version with its tags, as `standing` finds it; sha256 is empty where none is recorded."""
+
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the registry says of the model at one moment.
+
+    champion: the version that was asked for, by default the champion; None when there is none. tags: of the registered
+    model; see fraud.promotion.
+    """
+
+    champion: TaggedVersion | None
+    challenger: TaggedVersion | None
+    tags: Mapping[str, str]
 
 
 def register(settings: Settings, run: Run, bundle_folder: Path, tags: Mapping[str, object] | None = None) -> Version:
@@ -89,6 +109,71 @@ def remove_alias(alias: str, settings: Settings) -> None:
     with answers(settings, f"removing {alias!r}") as client:
         if _by_alias(client, settings.model_name, alias) is not None:
             client.delete_registered_model_alias(settings.model_name, alias)
+
+
+def standing(settings: Settings, reference: str | int = CHAMPION, *, with_idle_challenger: bool = True) -> Standing:
+    """Look up the version that `reference`, an alias or a number, means, the challenger, and every tag.
+
+    with_idle_challenger: False leaves the challenger out while no tag switches it on, which saves a third of the work.
+    Raises RegistryUnreachableError.
+    """
+    name, reference = settings.model_name, str(reference)
+    with answers(settings, f"looking up {reference!r} of {name!r}") as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return Standing(None, None, {})
+        aliases = {alias: int(number) for alias, number in model.aliases.items()}
+        asked = int(reference) if reference.isdecimal() else aliases.get(reference)
+        beside = aliases.get(CHALLENGER) if with_idle_challenger or promotion.may_be_on(model.tags) else None
+        champion, challenger = (_version(client, name, number) for number in (asked, beside))
+        return Standing(champion, challenger, dict(model.tags))
+
+
+def look_up(reference: str | int, settings: Settings) -> TaggedVersion:
+    """`resolve` with the version's tags. Raises the same."""
+    found = standing(settings, reference).champion
+    if found is not None and found.sha256:
+        return found
+    resolve(reference, settings)  # raises, and says what is missing
+    raise RegistryError(f"{reference!r} of {settings.model_name!r} changed while it was looked up: try again")
+
+
+def move_champion(settings: Settings, move: promotion.Promotion, *, expected: int | None) -> None:
+    """Make a version the champion and enter the move in the list of champions (tag `champions`).
+
+    expected: the champion that the caller saw. Raises RegistryError when it is another by now, ConfigError when the
+    list cannot be read.
+    """
+    name = settings.model_name
+    with answers(settings, f"promoting version {move.version} of {name!r}") as client, exclusive(lock_file(settings)):
+        model = client.get_registered_model(name)
+        champion = model.aliases.get(CHAMPION)
+        champion = None if champion is None else int(champion)
+        if champion != expected:
+            raise RegistryError(f"the champion of {name!r} was moved to version {champion} meanwhile: look, try again")
+        entries = [*promotion.with_champion(promotion.champions(model.tags), champion), move]
+        # The alias first: it is what counts, and a list that lacks the last move is completed at the next one.
+        client.set_registered_model_alias(name, CHAMPION, str(move.version))
+        client.set_registered_model_tag(name, promotion.CHAMPIONS, promotion.champions_tag(entries))
+
+
+def set_tag(settings: Settings, key: str, value: str | None, *, version: int | None = None) -> None:
+    """Set a tag of a version, or of the registered model; None removes it. Raises RegistryError."""
+    name = settings.model_name
+    with answers(settings, f"setting the tag {key!r} of {name!r}") as client:
+        if value is None and version is None:
+            client.delete_registered_model_tag(name, key)
+        elif value is None:
+            client.delete_model_version_tag(name, str(version), key)
+        elif version is None:
+            client.set_registered_model_tag(name, key, value)
+        else:
+            client.set_model_version_tag(name, str(version), key, value)
 
 
 def resolve(reference: str | int, settings: Settings) -> Version:
@@ -148,6 +233,18 @@ def fetch(reference: str | int, settings: Settings) -> Path:
         return folder
 
 
+def fetch_version(version: Version, settings: Settings) -> Path:
+    """`fetch` of a version that was looked up already: a folder with its bundle, checked. Raises the same."""
+    if not version.sha256:
+        raise RegistryError(f"version {version.number} of {settings.model_name!r} has no tag {BUNDLE_SHA256!r}")
+    cache = settings.state / "models"
+    with exclusive(cache / ".lock"):
+        folder = cache / str(version.number)
+        if not _holds(folder, version.sha256):
+            _download(version, folder, settings)
+        return folder
+
+
 def _download(version: Version, folder: Path, settings: Settings) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as draft:
         with answers(settings, f"fetching version {version.number} of {settings.model_name!r}") as client:
@@ -167,6 +264,20 @@ def _holds(folder: Path, sha256: str) -> bool:
         logger.warning("%s", error)
         return False
     return True
+
+
+def _version(client: MlflowClient, name: str, number: int | None) -> TaggedVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    if number is None:
+        return None
+    try:
+        found = client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
+    return TaggedVersion(number, found.run_id, found.tags.get(BUNDLE_SHA256, ""), tags=dict(found.tags))
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> Any | None:

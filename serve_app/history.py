@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -23,10 +24,12 @@ class LiveHistory:
 
     def __init__(self, detector: Detector, settings: Settings, *, rank: int = 0, replicas: int = 1) -> None:
         self._detector = detector
+        self._settings, self._rank = settings, rank
         self._path: Path | None = None
         self._is_seeded = True
         self.store: MemoryStore | RedisStore | None = None
         found = plans(detector.schema)
+        self._plans = [plan.fingerprint for plan in found]
         if not found:
             return
         if settings.history_url != "memory":
@@ -56,6 +59,30 @@ class LiveHistory:
             return
         self._is_seeded = True
         logger.info("the live history is in Redis; %d entities entered from the model", entered)
+
+    def successor(self, detector: Detector) -> LiveHistory:
+        """The live history for a model that follows this one or stands beside it in the same replica.
+
+        Where it remembers the same it is the same store, so nothing is forgotten. Otherwise the entity columns that
+        both remember alike go on with what is known now, and the others begin with the new model's own history.
+        """
+        wanted = {plan.fingerprint: plan.column for plan in plans(detector.schema)}
+        if list(wanted) == self._plans:
+            same = copy.copy(self)
+            same._detector = detector
+            return same
+        if isinstance(self.store, MemoryStore) and self._path is not None:
+            self.store.save(self._path)
+        anew = [column for fingerprint, column in wanted.items() if fingerprint not in self._plans]
+        if anew:
+            logger.warning("another history: that of %s begins with the new model's own", ", ".join(anew))
+        return LiveHistory(detector, self._settings, rank=self._rank)
+
+    def shares_with(self, other: LiveHistory) -> bool:
+        """Whether what enters one is seen by the other, so that a transaction must enter one of them only."""
+        if isinstance(self.store, RedisStore) and isinstance(other.store, RedisStore):
+            return bool(set(self._plans) & set(other._plans))
+        return self.store is not None and self.store is other.store
 
     def close(self) -> None:
         """Save a history that this process keeps; leave one that is elsewhere."""

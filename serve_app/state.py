@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import math
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from fraud import bundle
 from fraud.engine import Engine
-from fraud.errors import DataError
+from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
+from fraud.promotion import LiveThreshold
 from fraud.settings import Settings
+from serve_app import source
 from serve_app.history import LiveHistory
+from serve_app.models import example_of
 from serve_app.problems import Rejected, problem
 from serve_app.reader import TransactionReader
 
@@ -26,7 +31,10 @@ _NO_LIVE_HISTORY = "the store of the live history does not answer: scored with t
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One loaded bundle, ready to answer. name, version: in the model registry; sha256: of the bundle's manifest."""
+    """One loaded bundle, ready to answer. name, version: in the model registry; sha256: of the bundle's manifest.
+
+    live_threshold: what the registry set in place of the bundle's threshold. loaded_at: seconds since 1970.
+    """
 
     engine: Engine
     reader: TransactionReader
@@ -35,19 +43,38 @@ class ServedModel:
     sha256: str
     manifest: dict[str, Any]
     history: LiveHistory | None = None
+    live_threshold: LiveThreshold | None = None
+    loaded_at: float = field(default_factory=time.time)
 
     @classmethod
     def from_bundle(
-        cls, loaded: bundle.Bundle, *, name: str, version: str | None = None, history: LiveHistory | None = None
+        cls,
+        loaded: bundle.Bundle,
+        *,
+        name: str,
+        version: str | None = None,
+        history: LiveHistory | None = None,
+        live_threshold: LiveThreshold | None = None,
     ) -> ServedModel:
         """Compile the engine, so that no request waits for it. version: default the start of the bundle's SHA-256.
 
         history: the live one; without it rows are read against the history as of the end of the training data.
+        Raises BundleError for a model that gives no scores.
         """
         engine = Engine(loaded.detector, store=history.store if history else None)
         engine.warm_up()
         version = version or f"bundle-{loaded.sha256[:12]}"
-        return cls(engine, TransactionReader(engine.schema), name, version, loaded.sha256, loaded.manifest, history)
+        reader = TransactionReader(engine.schema)
+        model = cls(engine, reader, name, version, loaded.sha256, loaded.manifest, history)
+        model._check()
+        return model.with_threshold(live_threshold)
+
+    def with_threshold(self, live_threshold: LiveThreshold | None) -> ServedModel:
+        """The same model deciding by another threshold; None: by the bundle's. Microseconds: nothing is loaded."""
+        engine = copy.copy(self.engine)  # shares the arrays, the compiled calls and the history
+        threshold = engine.detector.threshold
+        engine.threshold = replace(threshold, value=live_threshold.value) if live_threshold else threshold
+        return replace(self, engine=engine, live_threshold=live_threshold)
 
     def answer(self, transaction: dict[str, object], *, learn: bool = True) -> dict[str, Any]:
         """Score one canonical transaction; the content of models.Answer. Raises Rejected (422).
@@ -74,10 +101,28 @@ class ServedModel:
             answer["id"] = transaction[self.engine.schema.id.name]
         return answer
 
+    def shares_history_with(self, other: ServedModel) -> bool:
+        """Whether both enter the same live history: the one that only watches must then not learn."""
+        return self.history is not None and other.history is not None and self.history.shares_with(other.history)
+
     def is_able(self) -> bool:
         """Whether the engine still gives a number for a typical transaction."""
         typical = self.engine.detector.features.typical[None]
         return bool(np.isfinite(self.engine.score_raw(typical)).all())
+
+    def _check(self) -> None:
+        """Answer a typical transaction, and the schema's example. Raises BundleError."""
+        if not self.is_able():
+            raise BundleError(f"bundle {self.sha256[:12]} scores a typical transaction as no number: train it again")
+        try:
+            transaction = self.reader.parse(json.dumps(example_of(self.engine.schema)).encode())
+        except Rejected:
+            return  # the schema does not name an example for every column that must be there
+        try:
+            json.dumps(self.answer(transaction, learn=False), allow_nan=False)
+        except (Rejected, ValueError):
+            what = f"bundle {self.sha256[:12]} has no answer to its schema's own example"
+            raise BundleError(f"{what}: train it again") from None
 
     def describe(self) -> dict[str, Any]:
         """The content of models.ModelInfo."""
@@ -91,19 +136,34 @@ class ServedModel:
             "data_fingerprint": manifest.get("data_fingerprint"),
             "schema_fingerprint": schema.fingerprint,
             "data_schema": schema.to_dict(),
-            "threshold": self.engine.threshold.to_dict(),
+            "threshold": self._describe_threshold(),
             "metrics": manifest.get("metrics") or {},
             "windows": manifest.get("windows") or [],
             "libraries": manifest.get("libraries") or {},
         }
         return _json_safe(described)
 
+    def _describe_threshold(self) -> dict[str, Any]:
+        """The bundle's threshold with its provenance; under a live one, that one's, and the bundle's below it."""
+        of_bundle = self.engine.detector.threshold.to_dict()
+        if self.live_threshold is None:
+            return of_bundle
+        return {**self.live_threshold.to_dict(), "source": "registry", "bundle": of_bundle}
+
 
 @dataclass
 class State:
-    """What the routes read. Whoever has a new model ready assigns `model`: the next request sees it, whole."""
+    """What the routes read. Whoever has a new model ready assigns it: the next request sees it, whole.
+
+    A request takes one local reference of each, for they may change while it is answered. model: the champion.
+    challenger: a model that runs beside it. canary_share: share of the entities, 0 to 1, that the challenger answers.
+    shadow: whether the challenger scores what the champion answers.
+    """
 
     model: ServedModel
+    challenger: ServedModel | None = None
+    canary_share: float = 0.0
+    shadow: bool = False
 
 
 def load_model(
@@ -112,17 +172,37 @@ def load_model(
     """Load the bundle in `folder`, or the one that the registry's alias or version `reference` means, and open the live
     history of its entities. rank, replicas: which of how many replicas asks.
 
-    Raises BundleError (missing, altered, unknown format) or RegistryError (no such version, MLflow unreachable).
+    Where the registry does not answer, or means a bundle that is not sound, the last good one is served, with a
+    warning. Raises BundleError (missing, altered, unknown format) or RegistryError (no such version, MLflow
+    unreachable) where there is none.
     """
     if folder is not None:
-        loaded, version = bundle.load(settings.locate(folder)), None
-    else:
-        from fraud import registry  # imports MLflow, which a bundle folder does not need
+        return _opened(source.Found(bundle.load(settings.locate(folder))), settings, rank, replicas)
+    kept = source.LastGood(settings, reference)
+    try:
+        model = _opened(source.from_registry(settings, reference), settings, rank, replicas)
+    except (RegistryError, BundleError, SchemaError) as error:
+        last = kept.load()
+        if last is not None:
+            logger.warning("%s; beginning with the last good model, version %s", error, last.version)
+        elif isinstance(error, RegistryUnreachableError):
+            last = source.from_cache(settings, reference)
+        else:
+            raise
+        return _opened(last, settings, rank, replicas)
+    kept.keep(model.version, model.sha256, model.live_threshold)
+    return model
 
-        path = registry.fetch(reference, settings)
-        loaded, version = bundle.load(path), Path(path).name
-    history = LiveHistory(loaded.detector, settings, rank=rank, replicas=replicas)
-    model = ServedModel.from_bundle(loaded, name=settings.model_name, version=version, history=history)
+
+def _opened(found: source.Found, settings: Settings, rank: int, replicas: int) -> ServedModel:
+    history = LiveHistory(found.bundle.detector, settings, rank=rank, replicas=replicas)
+    model = ServedModel.from_bundle(
+        found.bundle,
+        name=settings.model_name,
+        version=found.version,
+        history=history,
+        live_threshold=found.live_threshold,
+    )
     logger.info("serving %s version %s, bundle %s", model.name, model.version, model.sha256[:12])
     return model
 

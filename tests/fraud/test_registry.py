@@ -121,3 +121,24 @@ def test_unreachable_store_serves_the_last_copy_with_a_warning(
     (copy / "threshold.json").write_text("{}")
     with pytest.raises(BundleError):
         registry.fetch("champion", down)
+
+
+def test_one_look_tells_champion_challenger_and_tags(settings: Settings, bundles: list[Path]):
+    assert registry.standing(settings) == registry.Standing(None, None, {})
+    first, second = (registered(settings, folder) for folder in bundles)
+    registry.set_tag(settings, "threshold", "x", version=1)
+    found = registry.standing(settings)
+    assert found.champion is not None and found.challenger is not None
+    assert (found.champion.number, found.champion.sha256, found.champion.tags["threshold"]) == (1, first.sha256, "x")
+    assert (found.challenger.number, found.challenger.sha256, found.tags) == (2, second.sha256, {})
+    assert registry.fetch_version(found.challenger, settings).name == "2"
+    assert registry.standing(settings, 2).champion == found.challenger
+    assert registry.standing(settings, 9).champion is None and registry.standing(settings, "nobody").champion is None
+    assert registry.standing(settings, with_idle_challenger=False).challenger is None
+    for key, value in (("shadow", "on"), ("shadow", "maybe"), ("canary_share", "0.1")):
+        registry.set_tag(settings, key, value)
+        assert registry.standing(settings, with_idle_challenger=False).challenger == found.challenger
+        registry.set_tag(settings, key, None)
+    registry.set_tag(settings, "threshold", None, version=1)
+    champion = registry.standing(settings).champion
+    assert champion is not None and "threshold" not in champion.tags
