@@ -9,7 +9,7 @@ from serve_app.state import _NO_LIVE_HISTORY, ServedModel
 
 
 def content_of(model: ServedModel, found: RowScore, row_id: object) -> dict[str, Any]:
-    """The content of models.BatchAnswer, as `ServedModel.answer` gives it. row_id: ignored where the schema has none."""
+    """The content of models.BatchAnswer, as `ServedModel.answer` gives it. row_id: its id column's value."""
     content: dict[str, Any] = {
         "score": found.score,
         "is_fraud": bool(found.is_fraud),

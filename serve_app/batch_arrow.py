@@ -111,7 +111,8 @@ def read_stream(body: bytes, schema: Schema, limit: int) -> pa.Table:
             raise _not_arrow(f"it begins with a {first.type}")
         found = pa.ipc.read_schema(first)
         _check_columns(found, schema)
-        batches, n_rows = [], 0
+        batches: list[pa.RecordBatch] = []
+        n_rows = 0
         for message in _rest(messages):
             if message.type != "record batch":
                 raise _not_arrow(f"it holds a {message.type}")
@@ -126,7 +127,7 @@ def read_stream(body: bytes, schema: Schema, limit: int) -> pa.Table:
             batch.validate(full=True)
             batches.append(batch)
         return pa.Table.from_batches(batches, found)
-    except EOFError:
+    except (EOFError, StopIteration):
         raise _not_arrow("it is empty") from None
     except (pa.ArrowException, OSError, ValueError, struct.error) as error:
         raise _not_arrow(" ".join(str(error).split())[:200]) from None
@@ -156,7 +157,7 @@ def _check_columns(found: pa.Schema, schema: Schema) -> None:
             near = closest(column.name, [name for name in given if name not in known])
             message = f"this column is required{near.replace('; did you mean ', '; is it what you called ')}"
             problems.append(problem("missing", message, remedy_of(column), field=column.name))
-        elif column.name in given and (told := wrong_type(column, found.field(column.name).type)):
+        elif column.name in given and (told := wrong_type(column, found.types[found.names.index(column.name)])):
             problems.append(told)
     for name in [name for name in given if name not in known][:MOST_PROBLEMS]:
         problems.append(problem("extra_forbidden", *_about_extra(name, schema, given), field=name))

@@ -45,7 +45,7 @@ class TextRows:
                 places.append(place)
             except Rejected as error:
                 rejected[place] = error.problems
-        return Part(frame_of(self._model.engine.schema, transactions), places, rejected, len(pieces), transactions)
+        return Part(frame_of(self._model.engine.schema, transactions), places, rejected, transactions)
 
     def add(self, start: int, scored: ScoredPart) -> None:
         """Put the answers to a part that began at row `start` behind those to the rows before it."""
