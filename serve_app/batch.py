@@ -31,7 +31,7 @@ NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
 _PART_S = 0.010
-_SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 8, 32, 4096
+_SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_it_leaves_no_trace_and_refuses_as_score_does(bundles: dict[str, Path], 
     assert client.post("/explain", json={**row, "TRANSACTION_ID": 18}).json()["score"] == first["score"]
     assert [len(state.events) for state in store.states()] == before
     client.post("/score", json=row)
-    assert [len(state.events) for state in store.states()] > before
+    assert [len(state.events) for state in store.states()] != before
     wrong = {**row, "TX_AMOUNT": "1"}
     assert client.post("/explain", json=wrong).json() == client.post("/score", json=wrong).json()
 
