@@ -7,7 +7,6 @@ scikit-learn and torch).
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,15 +23,13 @@ from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
 from fraud.history import microseconds_since_epoch, replay
 from fraud.history_online import OnlineHistory
 from fraud.reasons import Explainer, Reason
-from fraud.schema import Column, Schema
+from fraud.row_values import microseconds, number
+from fraud.schema import Schema
 from fraud.state_store import Snapshot, StateStore
 from fraud.thresholds import Threshold
 
 logger = logging.getLogger(__name__)
 
-_EPOCH = dt.datetime(1970, 1, 1)
-_MICROSECOND = dt.timedelta(microseconds=1)
-_MICROSECONDS_A_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
 HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
 
@@ -51,6 +48,20 @@ class RowScore:
     is_fraud: bool
     head_score: float | None = None
     is_history_live: bool = True
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One row's answer with the whole account of it.
+
+    evidence: of the row, in powers of ten; typical_evidence: of a typical row. columns: every column, from the most to
+    the least suspicious; their contributions add up to evidence - typical_evidence.
+    """
+
+    answer: RowScore
+    evidence: float
+    typical_evidence: float
+    columns: list[Reason]
 
 
 class Engine:
@@ -121,6 +132,21 @@ class Engine:
         history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
 
+    def raw_in_turn(self, rows: pd.DataFrame, *, learn: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Raw features of canonical rows that come one after another, as single requests do with the live history.
+
+        learn as for `score_row`. Returns float64 (n_rows, n_raw), and bool (n_rows,): whether the history was the live
+        one. A time must be there where the schema has a history.
+        """
+        is_live = np.ones(len(rows), dtype=bool)
+        history = np.empty((len(rows), self._history.width if self._history else 0))
+        if self._history is not None:
+            assert self.schema.timestamp is not None
+            times = microseconds_since_epoch(rows[self.schema.timestamp.name]).tolist()
+            for i, row in enumerate(rows.to_dict(orient="records")):
+                history[i], is_live[i] = self._read_history(row, times[i], learn)
+        return raw_features(rows, self.schema, self.detector.features.categories, history), is_live
+
     def history_warning(self, rows: pd.DataFrame) -> str | None:
         """What to tell the user when some rows are no newer than the entity history in the detector, else None.
 
@@ -184,6 +210,14 @@ class Engine:
             raw, contributions, row, self._time_of(row), top
         )
 
+    def explain(self, row: Mapping[str, object]) -> Explanation:
+        """Score one transaction and account for every column. Nothing is learnt."""
+        raw, is_live = self._encode(row, learn=False)
+        found = self._singly(self._explainer.probes(raw[None]))
+        evidence = found[:, -1]
+        columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
+        return Explanation(self._answer(found[0], is_live), float(evidence[0]), float(evidence[1]), columns)
+
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
 
@@ -237,7 +271,7 @@ class Engine:
                 codes = self._codes[column.name]
                 raw.append(codes.get(str(value), float(len(codes))))
             else:
-                raw.append(np.nan if value is None else _number(column, value))
+                raw.append(np.nan if value is None else number(column, value))
         if self.schema.timestamp is None:
             return np.array(raw), True
         now = self._now(row)
@@ -264,7 +298,7 @@ class Engine:
         return Snapshot(self.detector.history)
 
     def _value(self, name: str, value: object) -> float:
-        return np.nan if value is None else _number(self._columns[name], value)
+        return np.nan if value is None else number(self._columns[name], value)
 
     def _time_of(self, row: Mapping[str, object]) -> float:
         """As `_now`; NaN where the schema has no timestamp."""
@@ -273,7 +307,7 @@ class Engine:
     def _now(self, row: Mapping[str, object]) -> float:
         """Microseconds since 1970 of a row; NaN where a timestamp that may be missing is."""
         assert self.schema.timestamp is not None
-        return _microseconds(self.schema.timestamp, row.get(self.schema.timestamp.name))
+        return microseconds(self.schema.timestamp, row.get(self.schema.timestamp.name))
 
     def _known_time(self, now: float) -> int:
         assert self.schema.timestamp is not None
@@ -293,28 +327,3 @@ class Engine:
         forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
         head_score = others[1] if others else None
         return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, is_history_live)
-
-
-def _number(column: Column, value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise DataError(f"column {column.name!r}: {value!r} is not a number; send a number or null") from None
-
-
-def _microseconds(column: Column, value: object) -> float:
-    """Microseconds since 1970 (UTC) of a timestamp, a whole number as in a batch; NaN for a missing one."""
-    if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise DataError(
-                f"column {column.name!r}: {value!r} is not an ISO 8601 time, e.g. 2026-01-31T13:45:00Z"
-            ) from None
-    if isinstance(value, dt.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(dt.UTC).replace(tzinfo=None)
-        return float((value - _EPOCH) // _MICROSECOND)
-    if value is None:
-        return np.nan
-    return float(np.round(_number(column, value) * _MICROSECONDS_A_UNIT[column.unit or "s"]))

@@ -133,7 +133,8 @@ def raw_features(
         else:
             parts.append(values.to_numpy(dtype=np.float64)[:, None])
     if schema.timestamp and schema.timestamp.calendar:
-        days = microseconds_since_epoch(rows[schema.timestamp.name]) / MICROSECONDS_A_DAY
+        times = rows[schema.timestamp.name]
+        days = np.where(times.isna(), np.nan, microseconds_since_epoch(times) / MICROSECONDS_A_DAY)
         parts.append(calendar(days, schema.timestamp.calendar))
     return np.concatenate([*parts, history], axis=1)
 

@@ -84,11 +84,21 @@ class Explainer:
         raw: float64 (n_raw,); contributions: float64 (n_columns,); row: its values by column; now: microseconds since
         1970, NaN where no time is known.
         """
-        found, values = [], raw.tolist()
-        for g in np.argsort(-contributions, kind="stable")[:top]:
-            if contributions[g] <= 0:
-                break
-            told = self._describer.describe(int(g), values, row, now)
+        order = np.argsort(-contributions, kind="stable")[:top].tolist()
+        return self._told([g for g in order if not contributions[g] <= 0], raw, contributions, row, now)
+
+    def account(
+        self, raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
+    ) -> list[Reason]:
+        """Every column of one row, those that speak for it too, the most suspicious first; arguments as `reasons`."""
+        return self._told(np.argsort(-contributions, kind="stable").tolist(), raw, contributions, row, now)
+
+    def _told(
+        self, places: list[int], raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
+    ) -> list[Reason]:
+        values, found = raw.tolist(), []
+        for g in places:
+            told = self._describer.describe(g, values, row, now)
             found.append(
                 Reason(self.columns[g], told.feature, told.value, told.typical, float(contributions[g]), told.text)
             )

@@ -5,7 +5,6 @@ The app is made where it runs, once the model is loaded: it knows the request's 
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
@@ -17,9 +16,12 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from serve_app.auth import HEADER, ApiKeys
+from serve_app.batch import ARROW, NDJSON, Batch, BatchLimits
 from serve_app.guard import OPEN_PATHS, Guard
-from serve_app.models import Answer, ModelInfo, Problems, Status, example_of
+from serve_app.hot_path import HotPath
+from serve_app.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status, example_of
 from serve_app.problems import Rejected, problem, problem_response
+from serve_app.scoring import Hooks, Scoring, json_response
 from serve_app.state import State
 
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
@@ -33,6 +35,12 @@ _LEARN = {
     "schema": {"type": "boolean", "default": True},
     "description": "false asks what if: the transaction does not enter the history of its card or terminal.",
 }
+_REASONS = {
+    "name": "reasons",
+    "in": "query",
+    "schema": {"type": "boolean", "default": False},
+    "description": "true names what made each transaction suspicious, which takes about ten times as long.",
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problems, "description": "No valid API key."},
     413: {"model": Problems, "description": "The body is too large."},
@@ -42,39 +50,57 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(state: State, keys: ApiKeys) -> FastAPI:
-    """Make the app that serves `state.model` to holders of `keys`."""
+def create_app(
+    state: State, keys: ApiKeys, *, hooks: Hooks | None = None, batch_limits: BatchLimits | None = None
+) -> FastAPI:
+    """Make the app that serves `state.model` to holders of `keys`. hooks: who else takes part in an answer."""
+    scoring, batch = Scoring(state, hooks), Batch(state, hooks, batch_limits)
+    handlers = {"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain}
     app = FastAPI(
         title="Fraud score",
         description=DESCRIPTION,
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Guard, keys=keys)],
+        middleware=[Middleware(Guard, keys=keys), Middleware(HotPath, handlers=handlers)],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
     app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
     app.openapi = lambda: openapi(app, state, keys)  # type: ignore[method-assign]
 
+    # HotPath answers these three before the router comes to them: here they are written down for OpenAPI.
     @app.post(
         "/score", response_model=Answer, responses=_ERRORS, tags=["scoring"], openapi_extra={"parameters": [_LEARN]}
     )
     async def score(request: Request) -> Response:
         """Score one transaction and name what made it suspicious."""
-        model = state.model
-        learn = _learn(request)
-        transaction = await model.reader.read(request)
-        return _json(model.answer(transaction, learn=learn))
+        return await scoring.score(request.scope, request.receive)
+
+    @app.post(
+        "/score/batch",
+        response_model=BatchAnswers,
+        responses=_ERRORS,
+        tags=["scoring"],
+        openapi_extra={"parameters": [_LEARN, _REASONS]},
+    )
+    async def score_batch(request: Request) -> Response:
+        """Score many transactions, in their order; a wrong one is told in its place and does not hinder the others."""
+        return await batch.score(request.scope, request.receive)
+
+    @app.post("/explain", response_model=Explanation, responses=_ERRORS, tags=["scoring"])
+    async def explain(request: Request) -> Response:
+        """Score one transaction and account for every column. It leaves no trace in any history."""
+        return await scoring.explain(request.scope, request.receive)
 
     @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"])
     async def model() -> Response:
         """Which model answers, what it expects, where its threshold comes from, how it did on its test window."""
-        return _json(state.model.describe())
+        return json_response(state.model.describe())
 
     @app.get("/healthz", response_model=Status, tags=["health"])
     async def healthz() -> Response:
         """Liveness: the process answers. Needs no key."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @app.get("/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"])
     async def readyz() -> Response:
@@ -103,28 +129,18 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     components["schemas"]["Transaction"] = state.model.reader.json_schema()
-    content = {"schema": {"$ref": "#/components/schemas/Transaction"}, "example": example_of(schema)}
-    document["paths"]["/score"]["post"]["requestBody"] = {"required": True, "content": {"application/json": content}}
+    one, example = {"$ref": "#/components/schemas/Transaction"}, example_of(schema)
+    many = {"schema": {"type": "array", "items": one}, "example": [example]}
+    single = {"application/json": {"schema": one, "example": example}}
+    batch = {"application/json": many, NDJSON: {"schema": {"type": "string"}}, ARROW: {"schema": {"type": "string"}}}
+    for path, content in (("/score", single), ("/score/batch", batch), ("/explain", single)):
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
     if keys.is_required:
         components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
         document["security"] = [{"ApiKey": []}]
         for path in OPEN_PATHS:
             document["paths"][path]["get"]["security"] = []
     return document
-
-
-def _learn(request: Request) -> bool:
-    given = request.query_params.get("learn", "true").lower()
-    if given not in ("true", "false"):
-        told = problem(
-            "bool_parsing", f"learn={given[:20]!r} is no boolean", "write true or false", field="learn", where="query"
-        )
-        raise Rejected(422, told)
-    return given == "true"
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content, allow_nan=False), media_type="application/json")
 
 
 async def _answer_rejected(request: Request, error: Exception) -> Response:

@@ -198,7 +198,7 @@ def _time(column: Column) -> Check:
         try:
             return _within_years(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
         except OverflowError:
-            raise _outside_years(value) from None
+            raise outside_years(value) from None
 
     def check_text(value: object) -> dt.datetime:
         if not isinstance(value, str):
@@ -210,7 +210,7 @@ def _time(column: Column) -> Check:
             time = dt.datetime.fromisoformat(match[0])
             return _within_years(time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time, value)
         except OverflowError:
-            raise _outside_years(value) from None
+            raise outside_years(value) from None
         except ValueError as error:
             raise refused("datetime_parsing", f"{shown(value)} is not a time ({error})", remedy) from None
 
@@ -219,11 +219,12 @@ def _time(column: Column) -> Check:
 
 def _within_years(time: dt.datetime, value: object) -> dt.datetime:
     if not FIRST_YEAR <= time.year <= LAST_YEAR:
-        raise _outside_years(value)
+        raise outside_years(value)
     return time
 
 
-def _outside_years(value: object) -> PydanticCustomError:
+def outside_years(value: object) -> PydanticCustomError:
+    """The error for a time that no transaction can have."""
     return refused(
         "out_of_range",
         f"{shown(value)} is outside the years {FIRST_YEAR} to {LAST_YEAR}",

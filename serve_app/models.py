@@ -29,7 +29,7 @@ class Reason(BaseModel):
     )
 
 
-class Answer(BaseModel):
+class Scored(BaseModel):
     """The score of one transaction, and the decision."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -47,11 +47,28 @@ class Answer(BaseModel):
         examples=[0.97],
     )
     model_version: str = Field(description="The model that answered; see GET /model.", examples=["3"])
-    reasons: list[Reason] = Field(description="What made it suspicious, strongest first; empty when nothing did.")
     warnings: list[str] = Field(
         default=[], description="What the score had to do without, such as the live history while its store is down."
     )
     id: str | None = Field(default=None, description="The transaction's own id, where the schema has an id column.")
+
+
+class Answer(Scored):
+    """The score of one transaction, the decision, and what made it suspicious."""
+
+    reasons: list[Reason] = Field(description="What made it suspicious, strongest first; empty when nothing did.")
+
+
+class Explanation(Answer):
+    """An answer with the whole account of it."""
+
+    evidence: float = Field(description="Powers of ten by which the transaction is rare among normal ones.")
+    typical_evidence: float = Field(
+        description="The same of a typical one; evidence less this is what the columns' contributions add up to."
+    )
+    columns: list[Reason] = Field(
+        description="Every column, the most suspicious first; a negative contribution speaks for the transaction."
+    )
 
 
 class Problem(BaseModel):
@@ -68,6 +85,30 @@ class Problems(BaseModel):
     """Every answer that is not a success."""
 
     detail: list[Problem]
+
+
+class BatchAnswer(Scored):
+    """The answer to one transaction of a batch."""
+
+    reasons: list[Reason] | None = Field(default=None, description="As in the answer of /score; only if asked for.")
+
+
+class BatchRejection(BaseModel):
+    """A transaction of a batch that is wrong."""
+
+    row: int = Field(ge=0, description="Which one, from 0.", examples=[17])
+    detail: list[Problem] = Field(description="What is wrong with it, as /score would say.")
+
+
+class BatchAnswers(BaseModel):
+    """The answers to a batch, in its order."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    results: list[BatchAnswer | BatchRejection]
+    scored: int = Field(description="How many transactions have a score.")
+    rejected: int = Field(description="How many are wrong.")
+    model_version: str = Field(description="The model that answered all of them.")
 
 
 class Status(BaseModel):

@@ -1,0 +1,150 @@
+"""POST /score/batch: many transactions in one request, answered row by row in the format of the request.
+
+FRAUD_BATCH_ROWS   most transactions in one request (default 10,000)
+FRAUD_BATCH_MIB    largest body in MiB (default 32)
+
+The work is cut into parts of about ten milliseconds, and the event loop runs between them, so that single requests do
+not wait for a batch. Threads would not do: the engine's loops hold the interpreter's lock, and with it the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from fraud.errors import ConfigError
+from serve_app.batch_json import TextRows, elements_of, lines_of
+from serve_app.batch_scores import Part, ScoredPart, score_part
+from serve_app.reader import check_encoding, is_json, media_type_of, read_body, wrong_media_type
+from serve_app.scoring import Hooks, flag_of
+from serve_app.state import ServedModel, State
+
+ARROW = "application/vnd.apache.arrow.stream"
+NDJSON = "application/x-ndjson"
+_LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
+_ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
+_PART_S = 0.010
+_SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """rows: most transactions in one request; n_bytes: largest body."""
+
+    rows: int = 10_000
+    n_bytes: int = 32 * 2**20
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> BatchLimits:
+        """Read the limits. Raises ConfigError for what is no whole number above 0."""
+        rows, mib = (_whole(environment, name, default) for name, default in ((_ROWS, 10_000), (_MIB, 32)))
+        return cls(rows, mib * 2**20)
+
+
+class Rows(Protocol):
+    """The rows of one request in one format, and the answer in the same; see batch_json.TextRows."""
+
+    media_type: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, start: int, stop: int) -> Part:
+        """Read the rows from `start` to `stop`."""
+
+    def add(self, start: int, scored: ScoredPart) -> None:
+        """Put the answers to a part behind those to the rows before it."""
+
+    def answer(self, summary: dict[str, Any]) -> bytes:
+        """The whole answer."""
+
+
+class Batch:
+    """Answers batches with the model that `state` holds when the request comes, one batch at a time."""
+
+    def __init__(self, state: State, hooks: Hooks | None = None, limits: BatchLimits | None = None) -> None:
+        self._state = state
+        self._hooks = hooks or Hooks()
+        self._limits = limits or BatchLimits()
+        self._turn = asyncio.Lock()  # single requests share the event loop with one batch, not with thirty
+
+    async def score(self, scope: Scope, receive: Receive) -> Response:
+        """The content of models.BatchAnswers, or the same in the other formats. Raises Rejected (413, 415, 422)."""
+        model = self._state.model
+        learn, with_reasons = flag_of(scope, "learn", default=True), flag_of(scope, "reasons", default=False)
+        headers = Headers(scope=scope)
+        media_type = _media_type(headers)
+        body = await read_body(scope, receive, self._limits.n_bytes, "a batch")
+        async with self._turn:
+            rows = await self._rows(model, body, media_type)
+            n_scored = 0
+            async for start, stop in _parts(len(rows)):
+                part = rows.take(start, stop)
+                scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
+                rows.add(start, scored)
+                self._tell(scope, scored)
+                n_scored += len(part.places)
+        summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
+        return Response(rows.answer(summary), media_type=rows.media_type)
+
+    async def _rows(self, model: ServedModel, body: bytes, media_type: str) -> Rows:
+        limit = self._limits.rows
+        if media_type in _LINES:
+            return TextRows(model, lines_of(body, limit), media_type, is_array=False)
+        if media_type == ARROW:
+            from serve_app.batch_arrow import ArrowRows
+
+            return ArrowRows(model, body, limit)
+        elements = elements_of(body, limit, len(model.engine.schema.inputs))
+        return TextRows(model, await _all(elements), "application/json", is_array=True)
+
+    def _tell(self, scope: Scope, scored: ScoredPart) -> None:
+        decided = self._hooks.decided
+        if decided is not None:
+            for transaction, content in zip(scored.part.transactions, scored.contents, strict=True):
+                decided(scope, scored.model, transaction, content)
+
+
+async def _parts(n_rows: int) -> AsyncIterator[tuple[int, int]]:
+    """Cut rows into parts that take about `_PART_S` each, and let other requests through after each of them."""
+    start, size = 0, _FIRST_PART
+    while start < n_rows:
+        began = time.perf_counter()
+        stop = min(start + size, n_rows)
+        yield start, stop
+        took = max(time.perf_counter() - began, 1e-6)
+        fitting = min(int((stop - start) * _PART_S / took), 4 * size)
+        size = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
+        start = stop
+        await asyncio.sleep(0)
+
+
+async def _all(pieces: Iterator[bytes]) -> list[bytes]:
+    found = []
+    for piece in pieces:
+        found.append(piece)
+        if len(found) % _LARGEST_PART == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def _media_type(headers: Headers) -> str:
+    check_encoding(headers)
+    media_type = media_type_of(headers)
+    if media_type not in (*_LINES, ARROW) and not is_json(media_type):
+        remedy = f"send the header Content-Type: application/json (an array), {NDJSON} or {ARROW}"
+        raise wrong_media_type(media_type, remedy)
+    return media_type
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= 10**7:
+        raise ConfigError(f"{name}={text!r} is no whole number from 1 to 10000000; the default is {default}")
+    return int(text)

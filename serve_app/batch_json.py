@@ -1,0 +1,153 @@
+"""Batches as text: a JSON array, or a JSON object a line (NDJSON). Every row is read as POST /score reads its body."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from serve_app.batch_scores import Part, ScoredPart, check_time, frame_of
+from serve_app.problems import Rejected, problem
+from serve_app.reader import too_large
+from serve_app.scoring import encode
+from serve_app.state import ServedModel
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_pieces = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class TextRows:
+    """The rows of a batch as text, and the answer in the same form.
+
+    pieces: the bytes of each row; media_type: of request and answer.
+    """
+
+    def __init__(self, model: ServedModel, pieces: list[bytes], media_type: str, *, is_array: bool) -> None:
+        self._model = model
+        self._pieces = pieces
+        self._is_array = is_array
+        self._out: list[bytes] = []
+        self.media_type = media_type
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def take(self, start: int, stop: int) -> Part:
+        """Read the rows from `start` to `stop`."""
+        transactions, places, rejected = [], [], {}
+        pieces = self._pieces[start:stop]
+        for place, piece in enumerate(pieces):
+            try:
+                transactions.append(self._read(bytes(piece)))
+                places.append(place)
+            except Rejected as error:
+                rejected[place] = error.problems
+        return Part(frame_of(self._model.engine.schema, transactions), places, rejected, transactions)
+
+    def add(self, start: int, scored: ScoredPart) -> None:
+        """Put the answers to a part that began at row `start` behind those to the rows before it."""
+        part = scored.part
+        answers: list[Any] = [None] * part.size
+        for place, content in zip(part.places, scored.contents, strict=True):
+            answers[place] = content
+        for place, problems in part.rejected.items():
+            answers[place] = {"row": start + place, "detail": problems}
+        self._out += map(encode, answers)
+
+    def answer(self, summary: dict[str, Any]) -> bytes:
+        """The whole answer. summary: what is told of all rows together; NDJSON has no place for it."""
+        if not self._is_array:
+            return b"\n".join([*self._out, b""])
+        return b'{"results":[' + b",".join(self._out) + b"]," + encode(summary)[1:]
+
+    def _read(self, piece: bytes) -> dict[str, object]:
+        reader = self._model.reader
+        if len(piece) > reader.limit:
+            raise too_large(reader.limit, "one transaction")
+        transaction = reader.parse(piece)
+        check_time(self._model, transaction)
+        return transaction
+
+
+def too_many(limit: int) -> Rejected:
+    """The 413 for a batch of more than `limit` rows."""
+    remedy = f"send at most {limit:,} transactions at a time"
+    return Rejected(413, problem("too_many_rows", f"the body holds more than {limit:,} transactions", remedy))
+
+
+def lines_of(body: bytes, limit: int) -> list[bytes]:
+    """The lines of an NDJSON body that are not blank. Raises Rejected (413, 422)."""
+    body = body.strip()
+    if not body:
+        raise _empty("one transaction a line")
+    if body.count(b"\n") >= limit:
+        raise too_many(limit)
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
+def elements_of(body: bytes, limit: int, n_fields: int) -> Iterator[bytes]:
+    """The bytes of each element of a JSON array, which may be broken inside. Raises Rejected (413, 422).
+
+    n_fields: of a transaction. What is not plain JSON, such as NaN, is divided by Python's own parser, step by step.
+    """
+    if not body.strip():
+        raise _empty("an array of transactions")
+    # msgspec makes an object of each element, and a small body could hold millions; a transaction has few commas.
+    if body.count(b",") <= 2 * limit * (n_fields + 1):
+        try:
+            pieces = _pieces(body)
+        except (ValueError, RecursionError):
+            pieces = None
+        if pieces is not None:
+            if len(pieces) > limit:
+                raise too_many(limit)
+            return iter(pieces)
+    return _elements_slowly(body, limit)
+
+
+def _elements_slowly(body: bytes, limit: int) -> Iterator[bytes]:
+    remedy = "send an array of transactions: [{...}, {...}]; with a JSON library it comes right"
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        told = problem("json_invalid", f"the body is not UTF-8 at byte {error.start}", "encode it as UTF-8")
+        raise Rejected(422, told) from None
+    parse = json.JSONDecoder(parse_int=float).raw_decode
+    place, n = _after_space(text, 0), 0
+    if not text.startswith("[", place):
+        raise Rejected(422, problem("array_type", "the body is not an array", remedy))
+    place = _after_space(text, place + 1)
+    while n or not text.startswith("]", place):
+        if n == limit:
+            raise too_many(limit)
+        try:
+            end = place + parse(text[place : place + _LONGEST_ELEMENT])[1]
+        except (json.JSONDecodeError, RecursionError) as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+            raise Rejected(422, problem("json_invalid", f"the body is not JSON at row {n}: {why}", remedy)) from None
+        yield text[place:end].encode()
+        n += 1
+        place = _after_space(text, end)
+        if text.startswith("]", place):
+            break
+        if not text.startswith(",", place):
+            raise Rejected(422, problem("json_invalid", f"the body is not JSON after row {n - 1}", remedy))
+        place = _after_space(text, place + 1)
+    if _after_space(text, place + 1) < len(text):
+        raise Rejected(422, problem("json_invalid", "the body goes on after the array", remedy))
+
+
+# A longer element is refused whatever it holds, and looking for its end would keep other requests waiting.
+_LONGEST_ELEMENT = 256 * 1024
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
+
+
+def _empty(wanted: str) -> Rejected:
+    return Rejected(422, problem("json_invalid", "the body is empty", f"send {wanted}"))

@@ -1,0 +1,134 @@
+"""Scores the good rows of a part of a batch in one call, each as if it had come alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fraud.engine import HEAD_COLUMN, RowScore
+from fraud.errors import DataError
+from fraud.reasons import Reason
+from fraud.schema import Column, Schema
+from serve_app.answers import content_of
+from serve_app.problems import Rejected, problem
+from serve_app.state import MOST_REASONS, ServedModel
+
+Problems = tuple[dict[str, Any], ...]
+
+
+class Part:
+    """Some neighbouring rows of a batch, checked.
+
+    rows: the good ones, canonical (fraud.schema.validate), n_good of them; places: where each of them stands in the
+    part, from 0; rejected: the problems of each of the others; size: how many there are of both.
+    transactions: the good ones once more, as requests are read; made of `rows` when they are needed.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        places: list[int],
+        rejected: dict[int, Problems],
+        transactions: list[dict[str, object]] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.places = places
+        self.rejected = rejected
+        self.size = len(places) + len(rejected)
+        if transactions is not None:
+            self.transactions = transactions
+
+    @cached_property
+    def transactions(self) -> list[dict[str, object]]:
+        names, columns = list(self.rows.columns), [_plain(self.rows[name]) for name in self.rows.columns]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+@dataclass
+class ScoredPart:
+    """What the engine says of a part's good rows.
+
+    values: {name of engine.score_names: float64 (n_good,)}; is_fraud, is_history_live: bool (n_good,); reasons: of each
+    row, or None where nobody asked.
+    """
+
+    model: ServedModel
+    part: Part
+    values: dict[str, np.ndarray]
+    is_fraud: np.ndarray
+    is_history_live: np.ndarray
+    reasons: list[list[Reason]] | None
+
+    @cached_property
+    def contents(self) -> list[dict[str, Any]]:
+        """The content of models.BatchAnswer for each good row."""
+        model, schema = self.model, self.model.engine.schema
+        columns = [values.tolist() for name, values in self.values.items() if name != HEAD_COLUMN]
+        nothing = [None] * len(self.part.places)
+        heads = self.values[HEAD_COLUMN].tolist() if HEAD_COLUMN in self.values else nothing
+        ids = [row[schema.id.name] for row in self.part.transactions] if schema.id else nothing
+        contents = [
+            content_of(model, RowScore(score, forest, autoencoder, is_fraud, head, is_live), row_id)
+            for score, forest, autoencoder, is_fraud, head, is_live, row_id in zip(
+                *columns, self.is_fraud.tolist(), heads, self.is_history_live.tolist(), ids, strict=True
+            )
+        ]
+        if self.reasons is not None:
+            for content, reasons in zip(contents, self.reasons, strict=True):
+                content["reasons"] = [vars(reason) for reason in reasons]
+        return contents
+
+
+def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: bool) -> ScoredPart:
+    """Score the good rows. learn: they enter the live history, in their order. Raises ValueError where no number comes.
+
+    Many rows run through other loops than one alone: their scores agree within float32 rounding.
+    """
+    engine = model.engine
+    raw, is_live = engine.raw_in_turn(part.rows, learn=learn)
+    scores = engine.score_raw(raw)
+    if not np.isfinite(scores).all():
+        raise ValueError("the engine gives no number")
+    values = {name: scores[:, i] for i, name in enumerate(engine.score_names)}
+    reasons = engine.reasons(part.rows, MOST_REASONS, raw=raw) if with_reasons else None
+    return ScoredPart(model, part, values, np.asarray(engine.threshold.decide(scores[:, 0])), is_live, reasons)
+
+
+def frame_of(schema: Schema, transactions: list[dict[str, object]]) -> pd.DataFrame:
+    """Canonical transactions as canonical rows."""
+    return rows_of({c.name: canonical(c, [row[c.name] for row in transactions]) for c in schema.inputs})
+
+
+def canonical(column: Column, values: list[Any]) -> Any:
+    """Canonical values of one column, None where missing, in the dtype that a checked file has."""
+    if column.kind in ("numeric", "boolean"):
+        return np.array(values, dtype=np.float64)  # None becomes NaN
+    if column.kind == "timestamp":
+        return np.array(values, dtype="datetime64[us]")
+    return pd.array(values, dtype="str")
+
+
+def rows_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """A frame of canonical columns."""
+    return pd.DataFrame(columns, copy=False)
+
+
+def _plain(values: pd.Series) -> list[Any]:
+    """Canonical values as a request's: Python's own types, None where missing."""
+    if values.dtype.kind == "M":
+        return [None if time is pd.NaT else time.to_pydatetime() for time in values]
+    return [None if value != value else value for value in values.tolist()]
+
+
+def check_time(model: ServedModel, transaction: dict[str, object]) -> None:
+    """Raise Rejected, as /score does, for a transaction without the time that the entity history needs."""
+    schema = model.engine.schema
+    if schema.history and schema.timestamp and transaction[schema.timestamp.name] is None:
+        try:
+            model.engine.encode_row(transaction)
+        except DataError as error:
+            raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
