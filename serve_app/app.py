@@ -13,12 +13,16 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from serve_app.access_log import AccessLog
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.batch import ARROW, NDJSON, Batch, BatchLimits
-from serve_app.guard import OPEN_PATHS, Guard
+from serve_app.fallback import FallbackAnswer
+from serve_app.guard import Guard, open_paths
 from serve_app.hot_path import HotPath
+from serve_app.limits import Limits
+from serve_app.metrics import Metrics
 from serve_app.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status, example_of
 from serve_app.problems import Rejected, problem, problem_response
 from serve_app.scoring import Hooks, Scoring, json_response
@@ -43,17 +47,34 @@ _REASONS = {
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problems, "description": "No valid API key."},
+    408: {"model": Problems, "description": "The body did not arrive in time."},
     413: {"model": Problems, "description": "The body is too large."},
     415: {"model": Problems, "description": "The body does not call itself JSON, or is compressed."},
     422: {"model": Problems, "description": "The transaction is wrong; every field at fault is named, with a remedy."},
+    429: {"model": Problems, "description": "More requests than this key may send; wait the seconds in Retry-After."},
     503: {"description": "Too many requests are waiting; try again after the seconds in Retry-After."},
 }
 
 
 def create_app(
-    state: State, keys: ApiKeys, *, hooks: Hooks | None = None, batch_limits: BatchLimits | None = None
+    state: State,
+    keys: ApiKeys,
+    *,
+    hooks: Hooks | None = None,
+    batch_limits: BatchLimits | None = None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+    access_log: AccessLog | None = None,
+    is_id_echoed: bool = False,
 ) -> FastAPI:
-    """Make the app that serves `state.model` to holders of `keys`. hooks: who else takes part in an answer."""
+    """Make the app that serves `state.model` to holders of `keys`.
+
+    hooks: who else takes part in an answer. is_id_echoed: as for `Guard`.
+    """
+    limits, metrics = limits or Limits(), metrics or Metrics()
+    guard = Middleware(
+        Guard, keys=keys, limits=limits, metrics=metrics, access_log=access_log, is_id_echoed=is_id_echoed
+    )
     scoring, batch = Scoring(state, hooks), Batch(state, hooks, batch_limits)
     handlers = {"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain}
     app = FastAPI(
@@ -62,15 +83,19 @@ def create_app(
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Guard, keys=keys), Middleware(HotPath, handlers=handlers)],
+        middleware=[guard, Middleware(HotPath, handlers=handlers)],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
     app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
-    app.openapi = lambda: openapi(app, state, keys)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi(app, state, keys, limits)  # type: ignore[method-assign]
 
     # HotPath answers these three before the router comes to them: here they are written down for OpenAPI.
     @app.post(
-        "/score", response_model=Answer, responses=_ERRORS, tags=["scoring"], openapi_extra={"parameters": [_LEARN]}
+        "/score",
+        response_model=Answer | FallbackAnswer,
+        responses=_ERRORS,
+        tags=["scoring"],
+        openapi_extra={"parameters": [_LEARN]},
     )
     async def score(request: Request) -> Response:
         """Score one transaction and name what made it suspicious."""
@@ -108,6 +133,11 @@ def create_app(
         is_able = state.model.is_able()
         return JSONResponse({"status": "ready" if is_able else "unable to score"}, 200 if is_able else 503)
 
+    @app.get("/metrics", response_class=PlainTextResponse, responses={401: _ERRORS[401]}, tags=["health"])
+    async def prometheus(request: Request) -> Response:
+        """What the replicas of this node have counted, for Prometheus."""
+        return await metrics.respond(request)
+
     page = files("serve_app").joinpath("docs.html").read_text(encoding="utf-8")
 
     @app.get("/docs", include_in_schema=False)
@@ -117,7 +147,7 @@ def create_app(
     return app
 
 
-def openapi(app: FastAPI, state: State, keys: ApiKeys) -> dict[str, Any]:
+def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: Limits) -> dict[str, Any]:
     """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
     schema = state.model.engine.schema
     document = get_openapi(
@@ -138,7 +168,7 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys) -> dict[str, Any]:
     if keys.is_required:
         components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
         document["security"] = [{"ApiKey": []}]
-        for path in OPEN_PATHS:
+        for path in open_paths(limits):
             document["paths"][path]["get"]["security"] = []
     return document
 

@@ -88,7 +88,8 @@ class Batch:
                 part = rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
-                self._tell(scope, scored)
+                if learn:
+                    self._tell(scope, scored)
                 n_scored += len(part.places)
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)

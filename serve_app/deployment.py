@@ -4,7 +4,7 @@
     serve run serve_app.deployment:app bundle=artifacts/bundle
     serve deploy serve_app/config.yaml                      on a Ray that runs
 
-Settings come from the environment of whoever deploys (fraud.settings, serve_app.auth), then from the replica's own.
+Settings come from the environment of whoever deploys (docs/serving.md), then from the replica's own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from ray.serve.config import BackpressureConfig
 
 from fraud import bundle
 from fraud.errors import FraudError
-from fraud.settings import Settings
-from serve_app.app import create_app
-from serve_app.auth import ApiKeys
-from serve_app.state import State, load_model
+from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
 
@@ -63,38 +60,27 @@ class Scorer:
     def __init__(self, environment: Mapping[str, str]) -> None:
         _log_into_the_replicas_log()
         _close_to_other_networks()
-        env = {**os.environ, **environment}
+        place = serve.get_replica_context()
         try:
-            settings = Settings.from_environment(env)
-            self._keys = ApiKeys.from_environment(settings, env)
-            place = serve.get_replica_context()
-            model = load_model(
-                settings,
-                folder=env.get("FRAUD_BUNDLE") or None,
-                reference=env.get("FRAUD_MODEL") or "champion",
-                rank=place.rank.rank,
-                replicas=place.world_size,
+            self._replica = Replica(
+                {**os.environ, **environment}, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True
             )
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
             raise
-        self._state = State(model)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._state, self._keys)
+        return self._replica.app()
 
     def check_health(self) -> None:
         """Called by Serve; raising gets the replica replaced."""
-        if not self._state.model.is_able():
-            raise RuntimeError("the engine no longer scores a typical transaction")
-        if self._state.model.history:
-            self._state.model.history.maintain()
+        self._replica.check_health()
 
     def __del__(self) -> None:
         """Called by Serve when the replica ends in order, after the last request."""
-        state = getattr(self, "_state", None)  # missing where the constructor raised
-        if state is not None and state.model.history:
-            state.model.history.close()
+        replica = getattr(self, "_replica", None)  # missing where the constructor raised
+        if replica is not None:
+            replica.close()
 
 
 def app(arguments: Mapping[str, str]) -> Application:
@@ -109,10 +95,9 @@ def app(arguments: Mapping[str, str]) -> Application:
         environment["FRAUD_BUNDLE"] = options.bundle
     if options.model:
         environment["FRAUD_MODEL"] = options.model
-    settings = Settings.from_environment(environment)
+    settings = check(environment)
     # Relative paths mean the folder of whoever deploys, not the one a replica happens to run in.
     environment["FRAUD_ROOT"] = str(settings.root)
-    ApiKeys.from_environment(settings, environment)
     if folder := environment.get("FRAUD_BUNDLE"):
         bundle.load(settings.locate(folder))
     return Scorer.bind(environment)  # type: ignore[attr-defined]

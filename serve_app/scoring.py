@@ -28,7 +28,8 @@ class Hooks:
     choose: which model answers a transaction (a canary); it must read the same inputs as `State.model`.
     instead: the whole answer where there is no time to score (a deadline), None to score.
     decided: told of every transaction that was scored, or answered by `instead`, with its answer (the decision log, the
-        shadow, metrics); the rows of a batch come one by one. It must not change them. Not told of /explain.
+        shadow, metrics); the rows of a batch come one by one. It must not change them. Not told of what-ifs, which are
+        ?learn=false and /explain.
     """
 
     choose: Callable[[State, Scope, Transaction], ServedModel] | None = None
@@ -54,7 +55,7 @@ class Scoring:
         if answer is None:
             answer = model.answer(transaction, learn=learn)
             check_numbers(answer)
-        if hooks.decided is not None:
+        if hooks.decided is not None and learn:
             hooks.decided(scope, model, transaction, answer)
         return json_response(answer)
 

@@ -1,0 +1,154 @@
+"""All that one replica is made of: the model and who watches it, the keys and limits, the log of decisions, the app.
+
+It knows nothing of Ray Serve: `serve_app.deployment` gives it its place among the replicas, and a test needs none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import Scope
+
+from fraud.settings import Settings
+from serve_app.access_log import AccessLog
+from serve_app.app import create_app
+from serve_app.auth import ApiKeys
+from serve_app.batch import BatchLimits
+from serve_app.canary import CanaryChoice
+from serve_app.decisions import DecisionLog, DecisionSettings
+from serve_app.fallback import fallback_answer
+from serve_app.limits import Deadline, ExpectedTime, Limits
+from serve_app.metrics import Metrics
+from serve_app.scoring import Content, Hooks, Transaction
+from serve_app.shadow import Shadow, ShadowSettings
+from serve_app.state import ServedModel, State, load_model
+from serve_app.watch import ModelWatcher, WatchConfig
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+class Replica:
+    """Loads the model and starts what runs beside it; `close` at the end.
+
+    environment: of the deployment. rank, replicas: which of how many it is. is_id_echoed: the server in front sends
+    X-Request-ID back by itself. Raises FraudError without a sound bundle, an API key or sensible settings.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], *, rank: int = 0, replicas: int = 1, is_id_echoed: bool = False
+    ) -> None:
+        settings = check(environment)
+        self._keys = ApiKeys.from_environment(settings, environment)
+        self._limits, self._batch_limits = (
+            Limits.from_environment(environment),
+            BatchLimits.from_environment(environment),
+        )
+        folder, reference = environment.get("FRAUD_BUNDLE") or None, environment.get("FRAUD_MODEL") or "champion"
+        model = load_model(settings, folder=folder, reference=reference, rank=rank, replicas=replicas)
+        self.state = State(model)
+        self._is_id_echoed = is_id_echoed
+        self._access_log = AccessLog.from_environment(environment, version=lambda: self.state.model.version)
+        self._metrics = Metrics(settings.state / "serving" / "metrics")
+        self._metrics.set_model(model.version, model.sha256, model.loaded_at)
+        self._log = DecisionLog(
+            DecisionSettings.from_environment(settings, environment), model.engine.schema, metrics=self._metrics
+        )
+        self._shadow = Shadow(
+            self.state, self._log.put, ShadowSettings.from_environment(environment), metrics=self._metrics
+        )
+        self._expected = ExpectedTime()
+        self._canary = model, CanaryChoice(model.engine.schema)
+        self._watcher = None
+        if folder is None:
+            config = WatchConfig.from_environment(environment)
+            self._watcher = ModelWatcher(
+                self.state, settings, reference=reference, config=config, metrics=self._metrics, rank=rank
+            )
+            self._watcher.start()
+
+    def app(self) -> FastAPI:
+        """The app to serve."""
+        return create_app(
+            self.state,
+            self._keys,
+            hooks=Hooks(choose=self._choose, instead=self._instead, decided=self._decided),
+            batch_limits=self._batch_limits,
+            limits=self._limits,
+            metrics=self._metrics,
+            access_log=self._access_log,
+            is_id_echoed=self._is_id_echoed,
+        )
+
+    def check_health(self) -> None:
+        """Keep the history in order. Raises RuntimeError when the model no longer scores."""
+        model = self.state.model
+        if not model.is_able():
+            raise RuntimeError("the engine no longer scores a typical transaction")
+        if model.history:
+            model.history.maintain()
+
+    def close(self) -> None:
+        """Stop what runs and keep what there is: decisions, counts, history."""
+        if self._watcher is not None:
+            self._watcher.stop()
+        self._shadow.close()
+        self._log.close()
+        if self.state.model.history:
+            self.state.model.history.close()
+        self._metrics.close()
+
+    def _choose(self, state: State, scope: Scope, transaction: Transaction) -> ServedModel:
+        """The challenger for the entities of the canary share, where it reads the same inputs; else the champion."""
+        model, challenger, share = state.model, state.challenger, state.canary_share
+        if challenger is None or share <= 0.0 or challenger.engine.schema.inputs != model.engine.schema.inputs:
+            return model
+        of, choice = self._canary
+        if of is not model:
+            choice = CanaryChoice(model.engine.schema)
+            self._canary = model, choice
+        return challenger if choice(transaction, share, scope["state"]["request_id"]) else model
+
+    def _instead(self, scope: Scope, model: ServedModel, transaction: Transaction) -> Content | None:
+        """The fallback, where scoring would end after the deadline."""
+        deadline = Deadline.from_scope(scope)
+        if not deadline.has_passed(self._expected.seconds()):
+            scope["state"]["scoring"] = time.perf_counter()
+            return None
+        self._metrics.count_fallback(self._limits.fallback)
+        return fallback_answer(self._limits.fallback, model, transaction)
+
+    def _decided(self, scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
+        """Count a decision and keep it, with the challenger's opinion if that is wanted."""
+        state: dict[str, Any] = scope["state"]
+        state["model_version"] = model.version
+        fallback = answer.get("fallback")
+        if fallback is None:
+            self._metrics.observe_decision(answer["score"], answer["is_fraud"], model.version)
+            if (began := state.pop("scoring", None)) is not None:
+                self._expected.observe(time.perf_counter() - began)
+        decision = self._log.decision_of(
+            model,
+            transaction,
+            answer,
+            request_id=state["request_id"],
+            key_name=state["key_name"],
+            role="canary" if model is self.state.challenger else "champion",
+            fallback=fallback,
+        )
+        self._shadow.submit(transaction, decision)
+
+
+def check(environment: Mapping[str, str]) -> Settings:
+    """Read every setting, so that a mistake is said before anything is loaded. Raises ConfigError."""
+    settings = Settings.from_environment(environment)
+    ApiKeys.from_environment(settings, environment)
+    Limits.from_environment(environment)
+    BatchLimits.from_environment(environment)
+    AccessLog.from_environment(environment)
+    DecisionSettings.from_environment(settings, environment)
+    ShadowSettings.from_environment(environment)
+    WatchConfig.from_environment(environment)
+    return settings
