@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fraud.errors import run_command
+from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
 _REPLICA_PORTS = 200
-_LONGEST_SOCKET_PATH = 100  # of the 107 characters that Linux allows, for HAProxy adds a suffix
+# Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
+LONGEST_FOLDER = 97 - len("/admin.sock") - 57
 # Ray's template opens HAProxy's metrics and statistics pages on every interface. HAProxy must keep this process's id.
 _WRAPPER = """#!/bin/sh
-sed -i -E 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' {config}
+for argument in "$@"; do
+    if [ "$before" = -f ]; then
+        sed -i -E 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' "$argument"
+    fi
+    before=$argument
+done
 exec {binary} "$@"
 """
 
@@ -42,7 +49,8 @@ def environment(
 ) -> dict[str, str]:
     """The variables to start Ray with; empty, with a warning, where there is no HAProxy.
 
-    folder: for HAProxy's configuration, socket and wrapper; made, readable by its owner only. replica_port: replicas on
+    folder: for HAProxy's configuration, socket and wrapper; made, readable by its owner only; its path may have
+    LONGEST_FOLDER characters. Raises ConfigError where it has more, or is another user's. replica_port: replicas on
     a node listen on this and the following ports; two Rays on one machine need ranges that do not touch.
     """
     try:
@@ -52,11 +60,15 @@ def environment(
     except (ImportError, OSError) as error:
         logger.warning("no HAProxy (%s): Serve's own proxy answers, at 10 to 20 ms of CPU a request", error)
         return {}
+    if len(str(folder)) > LONGEST_FOLDER:
+        raise ConfigError(
+            f"{folder} is too long for HAProxy's sockets: name a folder of at most {LONGEST_FOLDER} letters"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    config, wrapper = folder / "haproxy.cfg", folder / "haproxy"
-    text = _WRAPPER.format(
-        metrics=metrics_port, stats=stats_port, config=shlex.quote(str(config)), binary=shlex.quote(binary)
-    )
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigError(f"{folder} belongs to another user: name another folder")
+    wrapper = folder / "haproxy"
+    text = _WRAPPER.format(metrics=metrics_port, stats=stats_port, binary=shlex.quote(binary))
     draft = folder / ".haproxy"
     draft.write_text(text, encoding="utf-8")
     draft.chmod(0o700)
@@ -65,7 +77,7 @@ def environment(
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": wrapper,
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": config,
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "server-state",
@@ -85,15 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.ingress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", help="for HAProxy's files (default: haproxy below FRAUD_STATE)")
+    parser.add_argument("--folder", help="for HAProxy's files (default: a new one in the folder for temporary files)")
     parser.add_argument("--metrics-port", type=int, default=METRICS_PORT, help="Prometheus, on loopback (%(default)s)")
     parser.add_argument("--stats-port", type=int, default=STATS_PORT, help="statistics, on loopback (%(default)s)")
     parser.add_argument("--replica-port", type=int, default=REPLICA_PORT, help="first of the replicas' (%(default)s)")
     given = parser.parse_args(argv)
-    settings = Settings.from_environment()
-    folder = Path(settings.locate(given.folder)) if given.folder else settings.state / "haproxy"
-    if len(str(folder / "admin.sock")) > _LONGEST_SOCKET_PATH:
-        folder = Path(tempfile.mkdtemp(prefix="fraud-haproxy-"))
+    folder = (
+        Path(Settings.from_environment().locate(given.folder)) if given.folder else Path(tempfile.mkdtemp(prefix="ha-"))
+    )
     found = environment(
         folder, metrics_port=given.metrics_port, stats_port=given.stats_port, replica_port=given.replica_port
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from cluster import ingress
 from deploy import processes
 from deploy.processes import Service
-from fraud.errors import FraudError
+from fraud.errors import ConfigError, FraudError
 from fraud.settings import TELEMETRY_OFF, Settings, git_commit
 
 CODE = Path(__file__).resolve().parent.parent
@@ -164,7 +164,8 @@ def down(settings: Settings, say: Say) -> None:
             raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
         say("stopped")
     _record(settings).unlink(missing_ok=True)
-    shutil.rmtree(_scratch(settings.state), ignore_errors=True)
+    for folder in (_scratch(settings.state), _ingress_folder(settings.state)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ask(
@@ -201,7 +202,30 @@ def _record(settings: Settings) -> Path:
 
 def _scratch(state: Path) -> Path:
     """Ray's session folder. It holds sockets, whose paths may have 107 characters, so it cannot lie below ours."""
-    return Path(tempfile.gettempdir()) / f"fraud-ray-{hashlib.sha256(str(state).encode()).hexdigest()[:10]}"
+    return Path(tempfile.gettempdir()) / f"fraud-ray-{_short_name(state)}"
+
+
+def _ingress(state: Path, ports: Mapping[str, int], say: Say) -> dict[str, str]:
+    """What puts HAProxy before the replicas; nothing where its files have no good place."""
+    try:
+        return ingress.environment(
+            _ingress_folder(state),
+            metrics_port=ports["haproxy_metrics"],
+            stats_port=ports["haproxy_stats"],
+            replica_port=ports["replicas"],
+        )
+    except ConfigError as error:
+        say(f"Serve's own, slower proxy will answer: {error}")
+        return {}
+
+
+def _ingress_folder(state: Path) -> Path:
+    """HAProxy's folder, with sockets too, which lie deeper."""
+    return Path(tempfile.gettempdir()) / f"fraud-ha-{_short_name(state)}"
+
+
+def _short_name(state: Path) -> str:
+    return hashlib.sha256(str(state).encode()).hexdigest()[:10]
 
 
 def _make_token(path: Path) -> None:
@@ -245,12 +269,7 @@ def _start_ray(stack: Stack, say: Say) -> Service:
         **stack.environment(),
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
-        **ingress.environment(
-            scratch / "haproxy",
-            metrics_port=ports["haproxy_metrics"],
-            stats_port=ports["haproxy_stats"],
-            replica_port=ports["replicas"],
-        ),
+        **_ingress(state, ports, say),
     }
     return processes.start("ray", command, state=state, environment=environment, ports=ports)
 

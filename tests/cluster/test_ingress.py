@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster import ingress
+from fraud.errors import ConfigError
 
 CONFIG = """global
     maxconn 10
@@ -29,12 +32,19 @@ listen stats
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> dict[str, str]:
-    return ingress.environment(tmp_path / "haproxy files", metrics_port=19101, stats_port=18404)
+def folder() -> Iterator[Path]:
+    """With a short path: pytest's own are too long for sockets."""
+    with tempfile.TemporaryDirectory(prefix="h ") as made:
+        yield Path(made) / "a b"
+
+
+@pytest.fixture
+def found(folder: Path) -> dict[str, str]:
+    return ingress.environment(folder, metrics_port=19101, stats_port=18404)
 
 
 def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]):
-    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).with_name("of this node.cfg")
     config.write_text(CONFIG)
     done = subprocess.run(
         [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)], capture_output=True, text=True, check=False
@@ -44,8 +54,7 @@ def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]
     assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"], "what serves is Serve's choice"
 
 
-def test_its_folder_is_closed_to_others(found: dict[str, str]):
-    folder = Path(found["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+def test_its_folder_is_closed_to_others(found: dict[str, str], folder: Path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = [value for name, value in found.items() if name.endswith(("_PATH", "_LOC", "_FILE"))]
     assert len(files) == 4 and {Path(value).parent for value in files} == {folder}
@@ -59,7 +68,12 @@ def test_without_haproxy_the_plain_proxy_stays(
     assert "no HAProxy" in caplog.text and not (tmp_path / "haproxy").exists()
 
 
-def test_the_command_prints_what_a_shell_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert ingress.main(["--folder", str(tmp_path / "a b"), "--stats-port", "18404"]) == 0
+def test_a_folder_whose_sockets_would_be_too_deep_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="too long for HAProxy's sockets"):
+        ingress.environment(tmp_path / ("x" * 40))
+
+
+def test_the_command_prints_what_a_shell_takes(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert ingress.main(["--folder", str(folder), "--stats-port", "18404"]) == 0
     script = capsys.readouterr().out + 'echo "$RAY_SERVE_HAPROXY_STATS_PORT"'
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "18404\n"
