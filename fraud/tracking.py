@@ -236,6 +236,11 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     with exclusive(lock_file(settings)):
         found = client.get_experiment_by_name(settings.experiment)
         if found is not None:
+            if settings.tracking_uri.startswith(_SQLITE) and found.artifact_location.startswith("mlflow-artifacts:"):
+                raise RegistryError(
+                    f"experiment {settings.experiment!r} in {shown(settings)} keeps artifacts with an MLflow server: "
+                    "start it (make up) and set MLFLOW_TRACKING_URI to it, or name another FRAUD_EXPERIMENT"
+                )
             return str(found.experiment_id)
         # On SQLite, MLflow would put artifacts into ./mlruns of whatever folder a process happens to run in.
         location = None

@@ -117,3 +117,11 @@ def test_many_processes_can_create_one_store_at_once():
     experiment = client(settings).get_experiment_by_name(settings.experiment)
     runs = client(settings).search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
+
+
+def test_a_store_whose_artifacts_need_a_server_is_told_before_the_work(settings: Settings):
+    """As `make up` leaves one: its server made the experiment, and now it is down."""
+    tracking.start_run(replace(settings, experiment="another"), "makes the tables")
+    client(settings).create_experiment(settings.experiment, artifact_location="mlflow-artifacts:/1")
+    with pytest.raises(RegistryError, match=r"with an MLflow server: start it \(make up\)"):
+        tracking.start_run(settings, "run")
