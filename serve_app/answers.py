@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fraud.engine import RowScore
-from serve_app.state import _NO_LIVE_HISTORY, ServedModel
+from serve_app.state import NO_LIVE_HISTORY, ServedModel
 
 
 def content_of(model: ServedModel, found: RowScore, row_id: object) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def content_of(model: ServedModel, found: RowScore, row_id: object) -> dict[str,
         "forest_score": found.forest_score,
         "autoencoder_score": found.autoencoder_score,
         "model_version": model.version,
-        "warnings": [] if found.is_history_live else [_NO_LIVE_HISTORY],
+        "warnings": [] if found.is_history_live else [NO_LIVE_HISTORY],
     }
     if found.head_score is not None:
         content["head_score"] = found.head_score

@@ -18,7 +18,7 @@ from serve_app.arrow_columns import read_column, wrong_type
 from serve_app.batch_json import too_many
 from serve_app.batch_scores import Part, ScoredPart, canonical, check_time, rows_of
 from serve_app.fields import remedy_of
-from serve_app.problems import MOST_PROBLEMS, Rejected, _about_extra, problem
+from serve_app.problems import MOST_PROBLEMS, Rejected, about_extra, problem
 from serve_app.state import ServedModel
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
@@ -160,7 +160,7 @@ def _check_columns(found: pa.Schema, schema: Schema) -> None:
         elif column.name in given and (told := wrong_type(column, found.types[found.names.index(column.name)])):
             problems.append(told)
     for name in [name for name in given if name not in known][:MOST_PROBLEMS]:
-        problems.append(problem("extra_forbidden", *_about_extra(name, schema, given), field=name))
+        problems.append(problem("extra_forbidden", *about_extra(name, schema, given), field=name))
     if problems:
         raise Rejected(422, *problems[:MOST_PROBLEMS])
 

@@ -77,7 +77,7 @@ def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, obje
             near = closest(name, unclaimed).replace("; did you mean ", "; is it what you called ")
             message, remedy = f"this field is required{near}", remedy_of(schema.column(name))
         elif entry["type"] == "extra_forbidden":
-            message, remedy = _about_extra(name, schema, given)
+            message, remedy = about_extra(name, schema, given)
         else:
             message, remedy = entry["ctx"]["problem"], entry["ctx"]["remedy"]
         found.append(problem(entry["type"], message, remedy, field=name))
@@ -87,7 +87,7 @@ def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, obje
     return found
 
 
-def _about_extra(name: str, schema: Schema, given: Mapping[str, object]) -> tuple[str, str]:
+def about_extra(name: str, schema: Schema, given: Mapping[str, object]) -> tuple[str, str]:
     """What is wrong with a field that the schema's inputs do not have, and the remedy."""
     if schema.label is not None and name == schema.label.name:
         return "this is the label, which is what the score predicts", "leave it out"

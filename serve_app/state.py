@@ -26,7 +26,7 @@ from serve_app.reader import TransactionReader
 logger = logging.getLogger(__name__)
 
 MOST_REASONS = 3
-_NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
+NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ServedModel:
             "autoencoder_score": found.autoencoder_score,
             "model_version": self.version,
             "reasons": [vars(reason) for reason in reasons],
-            "warnings": [] if found.is_history_live else [_NO_LIVE_HISTORY],
+            "warnings": [] if found.is_history_live else [NO_LIVE_HISTORY],
         }
         if found.head_score is not None:
             answer["head_score"] = found.head_score
