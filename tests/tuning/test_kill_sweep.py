@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
 # Networks of many small steps, so that there is time to kill them.
-SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 16")
-EPOCHS = 16
+SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 24")
+EPOCHS = 24
 
 
 class Driver:
@@ -86,7 +86,7 @@ def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    found = Place.make(tmp_path, n=4000)
+    found = Place.make(tmp_path, n=6000)
     (found.folder / "slow.yaml").write_text(SLOW)
     return found
 
