@@ -224,9 +224,7 @@ def fetch(reference: str | int, settings: Settings) -> Path:
             logger.warning("%s; using version %d of %r fetched before", error, last.number, settings.model_name)
             bundle.load(cache / str(last.number), expected_sha256=last.sha256)
             return cache / str(last.number)
-        folder = cache / str(version.number)
-        if not _holds(folder, version.sha256):
-            _download(version, folder, settings)
+        folder = _kept(version, cache, settings)
         draft = note.with_suffix(".tmp")
         draft.write_text(json.dumps({"number": version.number, "run_id": version.run_id, "sha256": version.sha256}))
         draft.replace(note)
@@ -239,10 +237,15 @@ def fetch_version(version: Version, settings: Settings) -> Path:
         raise RegistryError(f"version {version.number} of {settings.model_name!r} has no tag {BUNDLE_SHA256!r}")
     cache = settings.state / "models"
     with exclusive(cache / ".lock"):
-        folder = cache / str(version.number)
-        if not _holds(folder, version.sha256):
-            _download(version, folder, settings)
-        return folder
+        return _kept(version, cache, settings)
+
+
+def _kept(version: Version, cache: Path, settings: Settings) -> Path:
+    """The version's folder in the cache, which the caller has locked; fetched where it is not there or damaged."""
+    folder = cache / str(version.number)
+    if not _holds(folder, version.sha256):
+        _download(version, folder, settings)
+    return folder
 
 
 def _download(version: Version, folder: Path, settings: Settings) -> None:

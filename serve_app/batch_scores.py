@@ -13,7 +13,6 @@ from fraud.engine import HEAD_COLUMN, RowScore
 from fraud.errors import DataError
 from fraud.reasons import Reason
 from fraud.schema import Column, Schema
-from serve_app.answers import content_of
 from serve_app.problems import Rejected, problem
 from serve_app.state import MOST_REASONS, ServedModel
 
@@ -66,15 +65,18 @@ class ScoredPart:
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
         """The content of models.BatchAnswer for each good row."""
-        model, schema = self.model, self.model.engine.schema
         columns = [values.tolist() for name, values in self.values.items() if name != HEAD_COLUMN]
-        nothing = [None] * len(self.part.places)
-        heads = self.values[HEAD_COLUMN].tolist() if HEAD_COLUMN in self.values else nothing
-        ids = [row[schema.id.name] for row in self.part.transactions] if schema.id else nothing
+        has_head = HEAD_COLUMN in self.values
+        heads = self.values[HEAD_COLUMN].tolist() if has_head else [None] * len(self.part.places)
         contents = [
-            content_of(model, RowScore(score, forest, autoencoder, is_fraud, head, is_live), row_id)
-            for score, forest, autoencoder, is_fraud, head, is_live, row_id in zip(
-                *columns, self.is_fraud.tolist(), heads, self.is_history_live.tolist(), ids, strict=True
+            self.model.content_of(RowScore(score, forest, autoencoder, is_fraud, head, is_live), transaction)
+            for score, forest, autoencoder, is_fraud, head, is_live, transaction in zip(
+                *columns,
+                self.is_fraud.tolist(),
+                heads,
+                self.is_history_live.tolist(),
+                self.part.transactions,
+                strict=True,
             )
         ]
         if self.reasons is not None:

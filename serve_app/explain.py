@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from fraud.errors import DataError
-from serve_app.answers import content_of
 from serve_app.problems import Rejected, problem
 from serve_app.state import MOST_REASONS, ServedModel
 
 
 def explain(model: ServedModel, transaction: dict[str, object]) -> dict[str, Any]:
     """Score one canonical transaction without a trace; the content of models.Explanation. Raises Rejected (422)."""
-    schema = model.engine.schema
     try:
         found = model.engine.explain(transaction)
     except DataError as error:
         raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
     columns = [vars(reason) for reason in found.columns]
     return {
-        **content_of(model, found.answer, transaction[schema.id.name] if schema.id else None),
+        **model.content_of(found.answer, transaction),
         "reasons": [column for column in columns if column["contribution"] > 0][:MOST_REASONS],
         "evidence": found.evidence,
         "typical_evidence": found.typical_evidence,

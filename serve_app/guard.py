@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.access_log import AccessLog
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.exchange import Exchange
+from serve_app.hot_path import path_of
 from serve_app.limits import DEADLINE_HEADER, Limits, RateLimiter
 from serve_app.metrics import Metrics, known_path
 from serve_app.problems import Rejected, problem
@@ -62,7 +63,7 @@ class Guard:
         if scope["type"] != "http":  # start-up, shutdown, and websockets, for which there is no route
             return await self._app(scope, receive, send)
         arrived = time.perf_counter()
-        path, given = _path(scope), _headers(scope)
+        path, given = path_of(scope), _headers(scope)
         request_id, is_theirs = _request_id(given.get(_ID))
         # A dict of our own: a server may hand out the same one again and again.
         state = scope["state"] = {
@@ -131,11 +132,6 @@ class Guard:
 def open_paths(limits: Limits) -> frozenset[str]:
     """The paths that need no key."""
     return OPEN_PATHS | {"/metrics"} if limits.is_metrics_open else OPEN_PATHS
-
-
-def _path(scope: Scope) -> str:
-    """The path below the prefix that Serve mounts the app at."""
-    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes | None]:

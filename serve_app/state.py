@@ -7,13 +7,14 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from fraud import bundle
-from fraud.engine import Engine
+from fraud.engine import Engine, RowScore
 from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
 from fraud.promotion import LiveThreshold
 from fraud.settings import Settings
@@ -85,21 +86,26 @@ class ServedModel:
             found, reasons = self.engine.score_and_explain(transaction, top=MOST_REASONS, learn=learn)
         except DataError as error:
             raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
-        answer = {
+        answer = self.content_of(found, transaction)
+        answer["reasons"] = [vars(reason) for reason in reasons]
+        return answer
+
+    def content_of(self, found: RowScore, transaction: Mapping[str, object]) -> dict[str, Any]:
+        """What is answered about a scored transaction, less the reasons."""
+        content: dict[str, Any] = {
             "score": found.score,
             "is_fraud": bool(found.is_fraud),
             "threshold": self.engine.threshold.value,
             "forest_score": found.forest_score,
             "autoencoder_score": found.autoencoder_score,
             "model_version": self.version,
-            "reasons": [vars(reason) for reason in reasons],
             "warnings": [] if found.is_history_live else [NO_LIVE_HISTORY],
         }
         if found.head_score is not None:
-            answer["head_score"] = found.head_score
+            content["head_score"] = found.head_score
         if self.engine.schema.id is not None:
-            answer["id"] = transaction[self.engine.schema.id.name]
-        return answer
+            content["id"] = transaction[self.engine.schema.id.name]
+        return content
 
     def shares_history_with(self, other: ServedModel) -> bool:
         """Whether both enter the same live history: the one that only watches must then not learn."""

@@ -7,11 +7,12 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fraud.settings import TELEMETRY_OFF
+from fraud.settings import TELEMETRY_OFF, Settings
 
 # Two threads on a tiny model on two busy cores are many times slower than one; torch reads these when it is imported.
 SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -69,3 +70,17 @@ def _use_state(environment: dict[str, str] | os._Environ[str], state: Path) -> N
     state.mkdir(parents=True, exist_ok=True)
     environment["FRAUD_STATE"] = str(state)
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{state}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow database for all tests of a module: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("store") / "mlflow.db"
+
+
+@pytest.fixture
+def settings(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that lead to the module's store, where each test has names of its own."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    name = request.node.name.replace("[", ".").rstrip("]")
+    return replace(Settings.from_environment(), tracking_uri=f"sqlite:///{store}", experiment=name, model_name=name)

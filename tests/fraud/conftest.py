@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from fraud.engine import Engine
 from fraud.fitting import Evaluation
 from fraud.forest import ForestConfig
 from fraud.schema import Schema
-from fraud.settings import Settings
 from fraud.simulate import cards, transactions
 from fraud.splits import SplitConfig
 from fraud.validation import validate
@@ -68,16 +66,3 @@ def card_detector(card_rows: pd.DataFrame) -> Fitted:
 def rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests: making its tables takes seconds. Each test has names of its own in it."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
-
-
-@pytest.fixture
-def settings(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    name = request.node.name
-    return replace(Settings.from_environment(), tracking_uri=f"sqlite:///{store}", experiment=name, model_name=name)

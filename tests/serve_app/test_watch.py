@@ -45,19 +45,6 @@ class Counted:
         self.failures += 1
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests: making its tables takes seconds. Each test has names of its own in it."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
-
-
-@pytest.fixture
-def settings(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    name = request.node.name.replace("[", ".").rstrip("]")
-    return replace(Settings.from_environment(), tracking_uri=f"sqlite:///{store}", experiment=name, model_name=name)
-
-
 @pytest.fixture
 def metrics() -> Counted:
     return Counted()
