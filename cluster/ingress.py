@@ -28,11 +28,13 @@ METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
 _REPLICA_PORTS = 200
 # Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
 LONGEST_FOLDER = 97 - len("/admin.sock") - 57
-# Ray's template opens HAProxy's metrics and statistics pages on every interface. HAProxy must keep this process's id.
+# Ray's template opens HAProxy's metrics and statistics pages on every interface, and sends a line to syslog for every
+# request whether or not somebody listens. HAProxy must keep this process's id.
 _WRAPPER = """#!/bin/sh
 for argument in "$@"; do
     if [ "$before" = -f ]; then
-        sed -i -E 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' "$argument"
+        sed -i -E -e 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' \\
+            -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' "$argument"
     fi
     before=$argument
 done
@@ -83,6 +85,9 @@ def environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "server-state",
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics_port,
         "RAY_SERVE_HAPROXY_STATS_PORT": stats_port,
+        # HAProxy would send a line for each request to a Python process that counts them for Ray's dashboard, which
+        # costs as much as half a score; HAProxy's own page and the replicas' /metrics count them too.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,
         "RAY_SERVE_HAPROXY_NBTHREAD": 2,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + _REPLICA_PORTS,

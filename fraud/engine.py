@@ -200,10 +200,17 @@ class Engine:
         return self._answer(self._singly(raw[None])[0], is_live)
 
     def score_and_explain(
-        self, row: Mapping[str, object], top: int = 3, *, learn: bool = True
+        self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
     ) -> tuple[RowScore, list[Reason]]:
-        """Score one transaction and name the columns that made it suspicious, strongest first."""
+        """Score one transaction and name the columns that made it suspicious, strongest first.
+
+        only_flagged: name none for a transaction below the threshold, which is several times as quick.
+        """
         raw, is_live = self._encode(row, learn)
+        if only_flagged:
+            answer = self._answer(self._singly(raw[None])[0], is_live)
+            if not answer.is_fraud:
+                return answer, []
         found = self._singly(self._explainer.probes(raw[None]))
         contributions = self._explainer.contributions(found[:, -1])[0]
         return self._answer(found[0], is_live), self._explainer.reasons(

@@ -45,6 +45,11 @@ _REASONS = {
     "schema": {"type": "boolean", "default": False},
     "description": "true names what made each transaction suspicious, which takes about ten times as long.",
 }
+_REASONS_OF_ONE = {
+    **_REASONS,
+    "description": "true names what is suspicious about a transaction that is not flagged, too; one that is flagged "
+    "always comes with its reasons.",
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problems, "description": "No valid API key."},
     408: {"model": Problems, "description": "The body did not arrive in time."},
@@ -52,7 +57,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problems, "description": "The body does not call itself JSON, or is compressed."},
     422: {"model": Problems, "description": "The transaction is wrong; every field at fault is named, with a remedy."},
     429: {"model": Problems, "description": "More requests than this key may send; wait the seconds in Retry-After."},
-    503: {"description": "Too many requests are waiting; try again after the seconds in Retry-After."},
+    503: {
+        "model": Problems,
+        "description": "Too many requests are waiting; try again after the seconds in Retry-After.",
+    },
 }
 
 
@@ -66,16 +74,17 @@ def create_app(
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
     is_id_echoed: bool = False,
+    with_reasons: bool = False,
 ) -> FastAPI:
     """Make the app that serves `state.model` to holders of `keys`.
 
-    hooks: who else takes part in an answer. is_id_echoed: as for `Guard`.
+    hooks: who else takes part in an answer. is_id_echoed: as for `Guard`; with_reasons: as for `Scoring`.
     """
     limits, metrics = limits or Limits(), metrics or Metrics()
     guard = Middleware(
         Guard, keys=keys, limits=limits, metrics=metrics, access_log=access_log, is_id_echoed=is_id_echoed
     )
-    scoring, batch = Scoring(state, hooks), Batch(state, hooks, batch_limits)
+    scoring, batch = Scoring(state, hooks, with_reasons=with_reasons), Batch(state, hooks, batch_limits)
     handlers = {"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain}
     app = FastAPI(
         title="Fraud score",
@@ -95,7 +104,7 @@ def create_app(
         response_model=Answer | FallbackAnswer,
         responses=_ERRORS,
         tags=["scoring"],
-        openapi_extra={"parameters": [_LEARN]},
+        openapi_extra={"parameters": [_LEARN, _REASONS_OF_ONE]},
     )
     async def score(request: Request) -> Response:
         """Score one transaction and name what made it suspicious."""

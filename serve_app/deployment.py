@@ -21,6 +21,8 @@ from ray.serve.config import BackpressureConfig
 
 from fraud import bundle
 from fraud.errors import FraudError
+from serve_app.autoscaling import STATISTIC, Busy
+from serve_app.direct import MIDDLEWARES, answer_with
 from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ class Options(BaseModel):
     health_check_timeout_s=10,
     graceful_shutdown_timeout_s=20,
     max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
-    ray_actor_options={"num_cpus": 0.25},  # replicas wait most of the time; leave a small machine room for a training
+    # Replicas wait most of the time; leave a small machine room for a training.
+    ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": MIDDLEWARES}},
 )
 @serve.ingress()
 class Scorer:
@@ -61,6 +64,7 @@ class Scorer:
         _log_into_the_replicas_log()
         _close_to_other_networks()
         place = serve.get_replica_context()
+        self._busy = Busy()
         try:
             self._replica = Replica(
                 {**os.environ, **environment}, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True
@@ -70,7 +74,13 @@ class Scorer:
             raise
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._replica.app()
+        app = self._replica.app()
+        answer_with(app)
+        return app
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve where serve_app.autoscaling decides how many replicas there are."""
+        return {STATISTIC: self._busy.cores()}
 
     def check_health(self) -> None:
         """Called by Serve; raising gets the replica replaced."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import re
-import secrets
 import time
 import traceback
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.access_log import AccessLog
 from serve_app.auth import HEADER, ApiKeys
+from serve_app.direct import IS_DIRECT
 from serve_app.exchange import Exchange
 from serve_app.hot_path import path_of
 from serve_app.limits import DEADLINE_HEADER, Limits, RateLimiter
@@ -29,6 +30,7 @@ CLIENT_LEFT = 499  # nobody is told; it is what access logs write for it
 _KEY, _ID, _DEADLINE = (name.lower().encode() for name in (HEADER, REQUEST_ID, DEADLINE_HEADER))
 _READ = frozenset({_KEY, _ID, _DEADLINE})
 _SOUND_ID = re.compile(rb"[!-~]{1,128}")
+_random = random.Random()  # names are unique, not secret: the system's generator costs a system call for each
 
 
 class Guard:
@@ -72,7 +74,7 @@ class Guard:
         exchange = Exchange(
             receive,
             send,
-            header=None if is_theirs and self._is_id_echoed else (_ID, request_id.encode()),
+            header=None if is_theirs and self._is_id_echoed and IS_DIRECT not in scope else (_ID, request_id.encode()),
             body_until=None if scope["method"] in ("GET", "HEAD") else arrived + self._limits.body_timeout_s,
         )
         self._metrics.in_progress += 1
@@ -93,7 +95,7 @@ class Guard:
             self._note(scope["method"], path, state, exchange)
 
     async def _pass_on(self, scope: Scope, path: str, given: dict[bytes, bytes | None], exchange: Exchange) -> None:
-        """Let the request through to the app. Raises Rejected (401, 429, 422) where it may not."""
+        """Let the request through to the app. Raises Rejected (401, 429, 503, 422) where it may not."""
         if path not in self._open:
             state = scope["state"]
             key = None
@@ -102,6 +104,8 @@ class Guard:
                 if key is None:
                     raise _unauthorized()
                 state["key_name"] = key.name
+            if self._metrics.in_progress > self._limits.most_waiting:
+                raise _too_busy()
             if wait_s := self._limiter.wait_s(key, state["arrived"]):
                 raise _too_many(wait_s)
             deadline = (given[_DEADLINE] or b"") if _DEADLINE in given else None  # empty: is refused
@@ -147,7 +151,7 @@ def _request_id(given: bytes | None) -> tuple[str, bool]:
     """The request's name, and whether the caller gave it: 1 to 128 visible ASCII characters, else one of ours."""
     if given is not None and _SOUND_ID.fullmatch(given):
         return given.decode("ascii"), True
-    return secrets.token_hex(16), False
+    return f"{_random.getrandbits(128):032x}", False
 
 
 def _unauthorized() -> Rejected:
@@ -161,6 +165,11 @@ def _too_many(wait_s: float) -> Rejected:
     remedy = f"wait {seconds} s, or ask whoever runs this service for a higher rate"
     said = problem("rate_limited", "more requests than this key may send", remedy, field=HEADER, where="header")
     return Rejected(429, said, headers={"Retry-After": str(seconds)})
+
+
+def _too_busy() -> Rejected:
+    said = problem("overloaded", "too many requests are waiting", "try again after the seconds in Retry-After")
+    return Rejected(503, said, headers={"Retry-After": "1"})
 
 
 def _failed() -> Rejected:

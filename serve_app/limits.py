@@ -5,6 +5,7 @@ FRAUD_RATE_BURST       requests that may come at once (default: those of one sec
 FRAUD_DEADLINE_MS      time from arrival until scoring must have begun (default 0 = no deadline)
 FRAUD_FALLBACK         what is answered after it: approve, review or decline (default review)
 FRAUD_BODY_TIMEOUT_S   time from arrival until the whole body must be there (default 5)
+FRAUD_MOST_WAITING     requests that a replica takes up before it answers 503 (default 256)
 FRAUD_METRICS_OPEN     1: GET /metrics needs no key
 """
 
@@ -47,6 +48,7 @@ class Limits:
     deadline_ms: float = 0.0
     fallback: str = "review"
     body_timeout_s: float = 5.0
+    most_waiting: float = 256.0
     is_metrics_open: bool = False
 
     @classmethod
@@ -64,6 +66,7 @@ class Limits:
             deadline_ms=number_from(environment, "FRAUD_DEADLINE_MS", 0, 0, 60_000),
             fallback=fallback,
             body_timeout_s=number_from(environment, "FRAUD_BODY_TIMEOUT_S", 5, 0.01, 3600),
+            most_waiting=number_from(environment, "FRAUD_MOST_WAITING", 256, 1, 1e6),
             is_metrics_open=is_open == "1",
         )
 

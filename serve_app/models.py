@@ -56,7 +56,9 @@ class Scored(BaseModel):
 class Answer(Scored):
     """The score of one transaction, the decision, and what made it suspicious."""
 
-    reasons: list[Reason] = Field(description="What made it suspicious, strongest first; empty when nothing did.")
+    reasons: list[Reason] = Field(
+        description="What made it suspicious, strongest first; of one that is not flagged only if asked for."
+    )
 
 
 class Explanation(Answer):

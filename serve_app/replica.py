@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
+from fraud.errors import ConfigError
 from fraud.settings import Settings
 from serve_app.access_log import AccessLog
 from serve_app.app import create_app
@@ -41,6 +42,7 @@ class Replica:
         self, environment: Mapping[str, str], *, rank: int = 0, replicas: int = 1, is_id_echoed: bool = False
     ) -> None:
         settings = check(environment)
+        self._environment = environment
         self._keys = ApiKeys.from_environment(settings, environment)
         self._limits, self._batch_limits = (
             Limits.from_environment(environment),
@@ -80,6 +82,7 @@ class Replica:
             metrics=self._metrics,
             access_log=self._access_log,
             is_id_echoed=self._is_id_echoed,
+            with_reasons=wants_reasons(self._environment),
         )
 
     def check_health(self) -> None:
@@ -151,4 +154,15 @@ def check(environment: Mapping[str, str]) -> Settings:
     DecisionSettings.from_environment(settings, environment)
     ShadowSettings.from_environment(environment)
     WatchConfig.from_environment(environment)
+    wants_reasons(environment)
     return settings
+
+
+def wants_reasons(environment: Mapping[str, str]) -> bool:
+    """Whether every answer of /score comes with reasons (FRAUD_REASONS=always), not only those that are flagged.
+
+    Raises ConfigError."""
+    said = environment.get("FRAUD_REASONS") or "flagged"
+    if said not in ("flagged", "always"):
+        raise ConfigError(f"FRAUD_REASONS={said!r} is unknown: set it to flagged or always")
+    return said == "always"

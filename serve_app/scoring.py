@@ -38,22 +38,27 @@ class Hooks:
 
 
 class Scoring:
-    """Answers single transactions with the model that `state` holds when the request comes."""
+    """Answers single transactions with the model that `state` holds when the request comes.
 
-    def __init__(self, state: State, hooks: Hooks | None = None) -> None:
+    with_reasons: whether also those that are not flagged come with reasons, where the request does not say.
+    """
+
+    def __init__(self, state: State, hooks: Hooks | None = None, *, with_reasons: bool = False) -> None:
         self._state = state
         self._hooks = hooks or Hooks()
+        self._with_reasons = with_reasons
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
         """The content of models.Answer. Raises Rejected."""
         model, hooks = self._state.model, self._hooks
         learn = flag_of(scope, "learn", default=True)
+        only_flagged = not flag_of(scope, "reasons", default=self._with_reasons)
         transaction = await model.reader.read(scope, receive)
         if hooks.choose is not None:
             model = hooks.choose(self._state, scope, transaction)
         answer = hooks.instead(scope, model, transaction) if hooks.instead is not None else None
         if answer is None:
-            answer = model.answer(transaction, learn=learn)
+            answer = model.answer(transaction, learn=learn, only_flagged=only_flagged)
             check_numbers(answer)
         if hooks.decided is not None and learn:
             hooks.decided(scope, model, transaction, answer)

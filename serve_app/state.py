@@ -77,13 +77,18 @@ class ServedModel:
         engine.threshold = replace(threshold, value=live_threshold.value) if live_threshold else threshold
         return replace(self, engine=engine, live_threshold=live_threshold)
 
-    def answer(self, transaction: dict[str, object], *, learn: bool = True) -> dict[str, Any]:
+    def answer(
+        self, transaction: dict[str, object], *, learn: bool = True, only_flagged: bool = True
+    ) -> dict[str, Any]:
         """Score one canonical transaction; the content of models.Answer. Raises Rejected (422).
 
-        learn: it enters the live history of its entities for the transactions after it.
+        learn: it enters the live history of its entities for the transactions after it. only_flagged: reasons are named
+        where the transaction is flagged, and only there.
         """
         try:
-            found, reasons = self.engine.score_and_explain(transaction, top=MOST_REASONS, learn=learn)
+            found, reasons = self.engine.score_and_explain(
+                transaction, top=MOST_REASONS, learn=learn, only_flagged=only_flagged
+            )
         except DataError as error:
             raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
         answer = self.content_of(found, transaction)
@@ -125,7 +130,7 @@ class ServedModel:
         except Rejected:
             return  # the schema does not name an example for every column that must be there
         try:
-            json.dumps(self.answer(transaction, learn=False), allow_nan=False)
+            json.dumps(self.answer(transaction, learn=False, only_flagged=False), allow_nan=False)
         except (Rejected, ValueError):
             what = f"bundle {self.sha256[:12]} has no answer to its schema's own example"
             raise BundleError(f"{what}: train it again") from None

@@ -14,6 +14,8 @@ from cluster import ingress
 from fraud.errors import ConfigError
 
 CONFIG = """global
+    log 127.0.0.1:514 local0 info
+    log 127.0.0.1:1514 local0 info
     maxconn 10
 defaults
     mode http
@@ -51,6 +53,8 @@ def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]
     )
     assert done.returncode == 0, done.stderr
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
+    logs = [line.strip() for line in config.read_text().splitlines() if "log" in line]
+    assert logs == ["log 127.0.0.1:1514 local0 info"], "a target of the operator's own stays, Ray's default goes"
     assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"], "what serves is Serve's choice"
 
 

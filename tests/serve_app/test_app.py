@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from fraud import bundle
 from fraud.errors import BundleError, RegistryError
+from fraud.promotion import LiveThreshold
 from fraud.schema import Schema, validate
 from fraud.settings import Settings
 from fraud.thresholds import Threshold
@@ -62,6 +63,20 @@ def test_a_score_equals_the_engines_on_the_validated_row(
     assert answer["is_fraud"] is bool(expected["is_fraud"])
     assert answer["threshold"] == models[name].engine.threshold.value
     assert answer["model_version"] == "7"
+
+
+def test_one_that_is_not_flagged_comes_with_reasons_where_they_are_asked_for(models: Models, requests: Requests):
+    model, body = models["transactions"], dict(requests["transactions"])
+    lenient = model.with_threshold(LiveThreshold(value=0.999, by="risk", reason="test", time="2026-01-01T00:00:00Z"))
+    usual, always = (
+        TestClient(create_app(State(lenient), ApiKeys(), with_reasons=is_always)) for is_always in (False, True)
+    )
+    without, told = usual.post("/score", json=body).json(), usual.post("/score?reasons=true", json=body).json()
+    assert not told["is_fraud"] and told["reasons"]
+    assert without == {**told, "reasons": []}
+    assert always.post("/score", json=body).json() == told
+    assert always.post("/score?reasons=false", json=body).json() == without
+    assert usual.post("/score?reasons=perhaps", json=body).status_code == 422
 
 
 def test_the_suspicious_seed_request_comes_with_reasons(client: TestClient, requests: Requests):
@@ -189,7 +204,7 @@ class Unable:
     def score_raw(self, raw: Any) -> Any:
         return raw * float("nan")
 
-    def score_and_explain(self, transaction: dict[str, object], top: int, *, learn: bool) -> Any:
+    def score_and_explain(self, transaction: dict[str, object], top: int, **how: bool) -> Any:
         raise ValueError(f"no score for {transaction}")
 
 

@@ -87,7 +87,7 @@ def assert_same(answer: dict[str, Any], alone: dict[str, Any]) -> None:
 @pytest.mark.parametrize("query", ["", "?reasons=true"])
 def test_a_batch_answers_as_single_requests_do(clients: Clients, requests: Requests, name: str, query: str):
     rows = varied(requests, name)
-    alone = [clients[name].post("/score", json=row).json() for row in rows]
+    alone = [clients[name].post(f"/score{query}", json=row).json() for row in rows]
     answers = post(clients[name], list(rows), query=query).json()
     BatchAnswers.model_validate(answers)
     assert (answers["scored"], answers["rejected"]) == (len(rows), 0)
