@@ -73,6 +73,7 @@ class Batch:
         self._hooks = hooks or Hooks()
         self._limits = limits or BatchLimits()
         self._turn = asyncio.Lock()  # single requests share the event loop with one batch, not with thirty
+        self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `_PART_S` last time
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
         """The content of models.BatchAnswers, or the same in the other formats. Raises Rejected (413, 415, 422)."""
@@ -84,12 +85,13 @@ class Batch:
         async with self._turn:
             rows = await self._rows(model, body, media_type)
             n_scored = 0
-            async for start, stop in _parts(len(rows)):
+            kind = media_type, with_reasons
+            async for start, stop in self._parts(len(rows), kind):
                 part = rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
-                if learn:
-                    self._tell(scope, scored)
+                if learn and self._hooks.decided_part is not None:
+                    self._hooks.decided_part(scope, scored)
                 n_scored += len(part.places)
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)
@@ -105,25 +107,19 @@ class Batch:
         elements = elements_of(body, limit, len(model.engine.schema.inputs))
         return TextRows(model, await _all(elements), "application/json", is_array=True)
 
-    def _tell(self, scope: Scope, scored: ScoredPart) -> None:
-        decided = self._hooks.decided
-        if decided is not None:
-            for transaction, content in zip(scored.part.transactions, scored.contents, strict=True):
-                decided(scope, scored.model, transaction, content)
-
-
-async def _parts(n_rows: int) -> AsyncIterator[tuple[int, int]]:
-    """Cut rows into parts that take about `_PART_S` each, and let other requests through after each of them."""
-    start, size = 0, _FIRST_PART
-    while start < n_rows:
-        began = time.perf_counter()
-        stop = min(start + size, n_rows)
-        yield start, stop
-        took = max(time.perf_counter() - began, 1e-6)
-        fitting = min(int((stop - start) * _PART_S / took), 4 * size)
-        size = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
-        start = stop
-        await asyncio.sleep(0)
+    async def _parts(self, n_rows: int, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
+        """Cut rows into parts that take about `_PART_S` each, and let other requests through after each of them."""
+        start, size = 0, self._sizes.get(kind, _FIRST_PART)
+        while start < n_rows:
+            began = time.perf_counter()
+            stop = min(start + size, n_rows)
+            yield start, stop
+            took = max(time.perf_counter() - began, 1e-6)
+            if stop - start >= _SMALLEST_PART:  # fewer say little: what every part costs, however small, hides the rest
+                fitting = min(int((stop - start) * _PART_S / took), 4 * size)
+                size = self._sizes[kind] = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
+            start = stop
+            await asyncio.sleep(0)
 
 
 async def _all(pieces: Iterator[bytes]) -> list[bytes]:

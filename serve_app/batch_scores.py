@@ -14,7 +14,7 @@ from fraud.errors import DataError
 from fraud.reasons import Reason
 from fraud.schema import Column, Schema
 from serve_app.problems import Rejected, problem
-from serve_app.state import MOST_REASONS, ServedModel
+from serve_app.state import MOST_REASONS, NO_LIVE_HISTORY, ServedModel
 
 Problems = tuple[dict[str, Any], ...]
 
@@ -61,6 +61,11 @@ class ScoredPart:
     is_fraud: np.ndarray
     is_history_live: np.ndarray
     reasons: list[list[Reason]] | None
+
+    @property
+    def warnings(self) -> list[list[str]]:
+        """What each score had to do without, as in an answer."""
+        return [[] if is_live else [NO_LIVE_HISTORY] for is_live in self.is_history_live.tolist()]
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:

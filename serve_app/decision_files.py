@@ -16,7 +16,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from fraud import data
-from serve_app.decision_rows import table_schemas
+from serve_app.decision_rows import blocks_of, table_schemas
 
 _BLOCK = 8 << 20  # bytes; no line may be longer, and a transaction of a thousand columns is a megabyte at most
 
@@ -49,13 +49,14 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         schemas = table_schemas(content[:start])
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableJournalError(f"{journal}: no first line that says what it holds ({error})") from None
-    lines = pa.py_buffer(content).slice(start)
+    singles, blocks, skipped = blocks_of(content[start:], schemas[0])
+    in_blocks = pa.Table.from_batches(blocks, schemas[0])
     try:
-        return _parsed(lines, *schemas), 0
+        return pa.concat_tables([_parsed(pa.py_buffer(singles), *schemas), in_blocks]), skipped
     except pa.ArrowInvalid:
         pass
-    whole, skipped = [], 0
-    for line in content[start:].split(b"\n"):
+    whole = []
+    for line in singles.split(b"\n"):
         if not line:
             continue
         try:
@@ -67,7 +68,7 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         else:
             skipped += 1
     try:
-        return _parsed(pa.py_buffer(b"\n".join(whole)), *schemas), skipped
+        return pa.concat_tables([_parsed(pa.py_buffer(b"\n".join(whole)), *schemas), in_blocks]), skipped
     except pa.ArrowInvalid as error:
         raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
 

@@ -1,7 +1,12 @@
-"""One decision, and the two forms in which it is kept: a JSON line in the journal, a row of a Parquet table."""
+"""Decisions, one or a block of them, and the two forms they are kept in: lines of a journal, rows of a Parquet table.
+
+A single decision is a JSON object in the journal. The decisions of a batch are one line together, an Arrow record batch
+in base64, because a line for each would cost more than their scores.
+"""
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hmac
 import operator
@@ -10,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from fraud.schema import Column, Schema
@@ -54,6 +60,32 @@ class Decision:
     shadow_outcome: str | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class DecisionBlock:
+    """The decisions on some rows of one batch, n of them, all by the champion and none with a challenger's opinion.
+
+    What they share is as in `Decision`. columns: {"score", "is_fraud", "forest_score", ...: array (n,)}; inputs:
+    {column: canonical values (n,)}; reasons: of each row, or None; warnings: of each row.
+    """
+
+    request_id: str
+    time_us: int
+    model_name: str
+    version: str
+    sha256: str
+    schema_fingerprint: str
+    threshold: float
+    columns: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
+    warnings: Sequence[Sequence[str]]
+    reasons: Sequence[Sequence[Mapping[str, Any]]] | None = None
+    key_name: str = ""
+    role: Role = "champion"
+
+    def __len__(self) -> int:
+        return len(self.warnings)
+
+
 _REASON = pa.struct(
     [
         ("column", pa.string()), ("feature", pa.string()), ("value", pa.string()), ("typical", pa.string()),
@@ -78,6 +110,7 @@ _COUNT = pa.int64()  # of microseconds: what Arrow's JSON reader takes for a tim
 _ARROW = {"double": pa.float64(), "string": pa.string(), "timestamp": pa.timestamp("us")}
 INPUTS = "inputs"
 _HEADER = "_inputs"  # the key of a journal's first line; no key of a decision
+_BLOCK = b'{"_block":"'  # how the line of a block begins; no decision's does
 
 
 def table_schemas(header: bytes) -> tuple[pa.Schema, pa.Schema]:
@@ -97,6 +130,22 @@ def _as_sent(kind: pa.DataType) -> pa.DataType:
     return _COUNT if pa.types.is_timestamp(kind) else kind
 
 
+def blocks_of(lines: bytes, schema: pa.Schema) -> tuple[bytes, list[pa.RecordBatch], int]:
+    """Divide a journal's lines: those of single decisions, the blocks, and how many blocks are cut short."""
+    singles, blocks, n_cut, start = [], [], 0, 0
+    while (place := lines.find(_BLOCK, start)) >= 0:
+        singles.append(lines[start:place])
+        end = lines.find(b"\n", place)
+        end = end if end >= 0 else len(lines)
+        start = end + 1
+        try:
+            message = base64.b64decode(lines[place + len(_BLOCK) : end].removesuffix(b'"}'), validate=True)
+            blocks.append(pa.ipc.read_record_batch(pa.py_buffer(message), schema))
+        except (ValueError, OSError):  # pyarrow's errors are ValueErrors
+            n_cut += 1
+    return b"".join([*singles, lines[start:]]), blocks, n_cut
+
+
 class Encoder:
     """Makes the journal's lines of decisions by one schema. header: the journal's first line.
 
@@ -109,6 +158,7 @@ class Encoder:
     ) -> None:
         columns = [column for column in schema.inputs if column.name not in omitted]
         self._inputs = [(c.name, _keyed(key) if c.name in hashed else _form(c)) for c in columns]
+        self._hashed = frozenset(hashed)
         types = {c.name: "string" if c.name in hashed else _type(c) for c in columns}
         self.header = msgspec.json.encode({_HEADER: types}) + b"\n"
         hidden = {*omitted, *hashed}
@@ -128,6 +178,38 @@ class Encoder:
         if inputs:
             row[INPUTS] = inputs
         return self._encode(row) + b"\n"
+
+    def block(self, block: DecisionBlock) -> bytes:
+        """One line, ended by a newline, for all decisions of a block. Raises as `line`."""
+        n, schema = len(block), table_schemas(self.header)[0]
+        same: dict[str, Any] = {name: getattr(block, name, None) for name in _PLAIN}
+        columns: dict[str, Any] = {
+            name: pa.array(block.columns[name], schema.field(name).type)
+            if name in block.columns
+            else pa.repeat(pa.scalar(same[name], schema.field(name).type), n)
+            for name in _PLAIN
+        }
+        columns["time"] = pa.repeat(pa.scalar(block.time_us, pa.int64()), n).cast(schema.field("time").type)
+        reasons = [[self._reason(reason) for reason in row] for row in block.reasons or [()] * n]
+        columns["reasons"] = pa.array(reasons, schema.field("reasons").type)
+        columns["warnings"] = pa.array(block.warnings, schema.field("warnings").type)
+        if self._inputs:
+            kind = schema.field(INPUTS).type
+            inputs = [
+                self._input(block.inputs.get(name), name in self._hashed, form, kind.field(name).type, n)
+                for name, form in self._inputs
+            ]
+            columns[INPUTS] = pa.StructArray.from_arrays(inputs, fields=list(kind))
+        message = pa.record_batch([columns[name] for name in schema.names], schema=schema).serialize()
+        return _BLOCK + base64.b64encode(message) + b'"}\n'
+
+    def _input(self, values: Any, is_hashed: bool, form: Callable[[Any], object], kind: pa.DataType, n: int) -> Any:
+        if values is None:
+            return pa.nulls(n, kind)
+        given = pa.array(values, from_pandas=True)  # NaN, NaT and NA are missing
+        if not is_hashed:
+            return given.cast(kind)
+        return pa.array([None if value is None else form(value) for value in given.to_pylist()], kind)
 
     def _reason(self, reason: Mapping[str, Any]) -> dict[str, Any]:
         column, value, typical, text = reason["column"], reason["value"], reason["typical"], reason["text"]

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from serve_app.decision_publisher import Publisher
-from serve_app.decision_rows import Decision, Encoder, Role
+from serve_app.decision_rows import Decision, DecisionBlock, Encoder, Role
 from serve_app.decision_settings import DecisionSettings
 from serve_app.journal import Journal, WriterFolder
 
 if TYPE_CHECKING:
+    from serve_app.batch_scores import ScoredPart
     from serve_app.state import ServedModel
 
-__all__ = ["Decision", "DecisionLog", "DecisionSettings"]
+__all__ = ["Decision", "DecisionBlock", "DecisionLog", "DecisionSettings"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ class DecisionLog:
         settings.check(schema)
         self._settings, self._metrics = settings, metrics
         self._file_seconds = file_seconds
-        self._queue: deque[Decision] = deque()
+        self._queue: deque[Decision | DecisionBlock] = deque()
+        self._in_blocks, self._blocks_lock = 0, threading.Lock()  # decisions in the queue that are part of a block
         self._held = 0  # taken from the queue, not in the journal yet
-        self._lines: dict[str, list[bytes]] = {}
+        self._lines: dict[str, tuple[list[bytes], int]] = {}  # lines, and the decisions in them
         self._journals: dict[str, tuple[Journal, float]] = {}
         self._encoders: dict[str, Encoder] = {}
         self._fingerprints: dict[str, str] = {}
@@ -104,9 +106,7 @@ class DecisionLog:
         fallback: str | None = None,
     ) -> Decision:
         """The decision that a model's answer (`ServedModel.answer`) to a canonical transaction is, made now."""
-        fingerprint = self._fingerprints.get(model.sha256)
-        if fingerprint is None:
-            fingerprint = self._fingerprints[model.sha256] = self.register(model.engine.schema)
+        fingerprint = self._fingerprint(model)
         get = answer.get
         return Decision(
             request_id=request_id,
@@ -128,6 +128,38 @@ class DecisionLog:
             fallback=fallback,
             key_name=key_name,
         )
+
+    def block_of(self, scored: ScoredPart, *, request_id: str = "", key_name: str = "") -> DecisionBlock:
+        """The decisions that the answers to a part of a batch are, made now."""
+        model = scored.model
+        return DecisionBlock(
+            request_id=request_id,
+            time_us=time.time_ns() // 1000,
+            model_name=model.name,
+            version=model.version,
+            sha256=model.sha256,
+            schema_fingerprint=self._fingerprint(model),
+            threshold=model.engine.threshold.value,
+            columns={**scored.values, "is_fraud": scored.is_fraud},
+            inputs=dict(scored.part.rows.items()),
+            warnings=scored.warnings,
+            reasons=None if scored.reasons is None else [[vars(reason) for reason in row] for row in scored.reasons],
+            key_name=key_name,
+        )
+
+    def put_block(self, block: DecisionBlock) -> None:
+        """Keep the decisions of a block: as `put`, with a bound of its own of as many decisions."""
+        n = len(block)
+        if self._publisher is None or not n:
+            return
+        with self._blocks_lock:
+            has_room = not self._closing.is_set() and self._in_blocks + n <= self._settings.queue
+            self._in_blocks += n if has_room else 0
+        if not has_room:
+            self._lose(n)
+            return
+        self._queue.append(block)
+        self._wake.set()
 
     def put(self, decision: Decision) -> None:
         """Keep a decision, whose inputs and reasons nobody may change afterwards. Never waits, never raises."""
@@ -151,6 +183,12 @@ class DecisionLog:
         self._publisher.finish(self._deadline)
         if self._folder is not None:
             self._folder.close()
+
+    def _fingerprint(self, model: ServedModel) -> str:
+        found = self._fingerprints.get(model.sha256)
+        if found is None:
+            found = self._fingerprints[model.sha256] = self.register(model.engine.schema)
+        return found
 
     def _lose(self, n: int) -> None:
         with self._lost_lock:
@@ -188,7 +226,7 @@ class DecisionLog:
                 retry_s = min(retry_s * 2.0, _LAST_RETRY_S)
             elif not is_last:
                 self._pause()
-        self._lose(len(self._queue) + self._held)
+        self._lose(sum(_size(entry) for entry in self._queue) + self._held)
         self._report()
 
     def _pause(self) -> None:
@@ -207,35 +245,41 @@ class DecisionLog:
         """Take decisions from the queue and encode them, unless others still wait to be written."""
         if self._held:
             return
-        for _ in range(_MOST_AT_ONCE):
+        while self._held < _MOST_AT_ONCE:
             try:
-                decision = self._queue.popleft()
+                entry = self._queue.popleft()
             except IndexError:
                 return
+            n = _size(entry)
+            if isinstance(entry, DecisionBlock):
+                with self._blocks_lock:
+                    self._in_blocks -= n
             try:
-                encoder = self._encoders[decision.schema_fingerprint]
-                line = encoder.line(decision)
+                encoder = self._encoders[entry.schema_fingerprint]
+                line = encoder.block(entry) if isinstance(entry, DecisionBlock) else encoder.line(entry)
             except Exception as error:  # noqa: BLE001 - one odd decision must not stop the log; its text may be card data
                 if type(error) not in self._odd:
                     self._odd.add(type(error))
                     logger.error("a decision cannot be kept: %s", type(error).__name__)
-                self._lose(1)
+                self._lose(n)
                 continue
-            self._lines.setdefault(decision.schema_fingerprint, []).append(line)
-            self._held += 1
+            lines, rows = self._lines.get(entry.schema_fingerprint, ([], 0))
+            lines.append(line)
+            self._lines[entry.schema_fingerprint] = lines, rows + n
+            self._held += n
 
     def _append(self) -> None:
         if self._folder is None:
             self._folder = WriterFolder(self._settings.journal)
-        for fingerprint, lines in list(self._lines.items()):
+        for fingerprint, (lines, rows) in list(self._lines.items()):
             found = self._journals.get(fingerprint)
             if found is None:
                 journal = Journal(self._folder.next_path(), self._encoders[fingerprint].header)
                 found = self._journals[fingerprint] = (journal, time.monotonic())
-            found[0].append(lines)
+            found[0].append(lines, rows)
             del self._lines[fingerprint]
-            self._held -= len(lines)
-            self._count("written", len(lines))
+            self._held -= rows
+            self._count("written", rows)
 
     def _sync(self) -> None:
         now = time.monotonic()
@@ -278,3 +322,8 @@ class DecisionLog:
             getattr(self._metrics, method)(*arguments)
         except Exception:
             logger.exception("a metric of the decision log cannot be counted")
+
+
+def _size(entry: Decision | DecisionBlock) -> int:
+    """How many decisions an entry of the queue holds."""
+    return len(entry) if isinstance(entry, DecisionBlock) else 1

@@ -39,10 +39,10 @@ class Journal:
             path.unlink(missing_ok=True)
             raise
 
-    def append(self, lines: list[bytes]) -> None:
-        """Write lines, each ended by a newline: all of them, or where the disk is full none."""
+    def append(self, lines: list[bytes], rows: int) -> None:
+        """Write lines that hold so many decisions, each ended by a newline: all, or where the disk is full none."""
         self._write(b"".join(lines))
-        self.rows += len(lines)
+        self.rows += rows
 
     def sync(self) -> None:
         """Return once everything written is on the disk."""

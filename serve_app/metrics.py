@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -86,6 +87,20 @@ class Metrics:
         with self._lock:
             self._count(("fraud_decisions", (version, "true" if is_fraud else "false")))
             self._observe(("fraud_score", (version,)), SCORES, score)
+
+    def observe_decisions(self, scores: np.ndarray, is_fraud: np.ndarray, version: str) -> None:
+        """Transactions, n of them, were scored by model `version`. scores: float64 (n,); is_fraud: bool (n,)."""
+        n_flagged = int(is_fraud.sum())
+        places = np.bincount(np.searchsorted(SCORES, scores), minlength=len(SCORES) + 1).tolist()
+        with self._lock:
+            for label, n in (("true", n_flagged), ("false", len(scores) - n_flagged)):
+                if n:
+                    self._count(("fraud_decisions", (version, label)), n)
+            found = self._histogram(("fraud_score", (version,)), SCORES)
+            if found is not None:
+                for place, n in enumerate(places):
+                    found[place] += n
+                found[-1] += float(scores.sum())
 
     def count_error(self, kind: str) -> None:
         """A caller was told a problem of this kind (Problem.type)."""
@@ -192,10 +207,14 @@ class Metrics:
         self._has_changed = True
 
     def _observe(self, key: Key, bounds: Sequence[float], value: float) -> None:
+        found = self._histogram(key, bounds)
+        if found is not None:
+            found[bisect_left(bounds, value)] += 1
+            found[-1] += value
+
+    def _histogram(self, key: Key, bounds: Sequence[float]) -> list[float] | None:
+        """Counts of each bucket, then the sum; None where there are too many series."""
         found = self._totals.histograms.get(key)
-        if found is None:
-            if len(self._totals.histograms) >= MOST_SERIES:
-                return
+        if found is None and len(self._totals.histograms) < MOST_SERIES:
             found = self._totals.histograms[key] = [0] * (len(bounds) + 1) + [0.0]
-        found[bisect_left(bounds, value)] += 1
-        found[-1] += value
+        return found

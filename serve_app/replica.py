@@ -30,6 +30,8 @@ from serve_app.watch import ModelWatcher, WatchConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serve_app.batch_scores import ScoredPart
+
 
 class Replica:
     """Loads the model and starts what runs beside it; `close` at the end.
@@ -76,7 +78,9 @@ class Replica:
         return create_app(
             self.state,
             self._keys,
-            hooks=Hooks(choose=self._choose, instead=self._instead, decided=self._decided),
+            hooks=Hooks(
+                choose=self._choose, instead=self._instead, decided=self._decided, decided_part=self._decided_part
+            ),
             batch_limits=self._batch_limits,
             limits=self._limits,
             metrics=self._metrics,
@@ -132,6 +136,20 @@ class Replica:
             self._metrics.observe_decision(answer["score"], answer["is_fraud"], model.version)
             if (began := state.pop("scoring", None)) is not None:
                 self._expected.observe(time.perf_counter() - began)
+        self._keep(state, model, transaction, answer)
+
+    def _decided_part(self, scope: Scope, scored: ScoredPart) -> None:
+        """The same for a part of a batch."""
+        state: dict[str, Any] = scope["state"]
+        state["model_version"] = scored.model.version
+        self._metrics.observe_decisions(scored.values["score"], scored.is_fraud, scored.model.version)
+        if self._shadow.is_wanted:
+            for transaction, answer in zip(scored.part.transactions, scored.contents, strict=True):
+                self._keep(state, scored.model, transaction, answer)
+        else:
+            self._log.put_block(self._log.block_of(scored, request_id=state["request_id"], key_name=state["key_name"]))
+
+    def _keep(self, state: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content) -> None:
         decision = self._log.decision_of(
             model,
             transaction,
@@ -139,7 +157,7 @@ class Replica:
             request_id=state["request_id"],
             key_name=state["key_name"],
             role="canary" if model is self.state.challenger else "champion",
-            fallback=fallback,
+            fallback=answer.get("fallback"),
         )
         self._shadow.submit(transaction, decision)
 

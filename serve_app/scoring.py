@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,6 +16,9 @@ from starlette.types import Receive, Scope
 from serve_app.explain import explain
 from serve_app.problems import Rejected, problem
 from serve_app.state import ServedModel, State
+
+if TYPE_CHECKING:
+    from serve_app.batch_scores import ScoredPart
 
 Transaction = dict[str, object]
 Content = dict[str, Any]
@@ -28,13 +31,14 @@ class Hooks:
     choose: which model answers a transaction (a canary); it must read the same inputs as `State.model`.
     instead: the whole answer where there is no time to score (a deadline), None to score.
     decided: told of every transaction that was scored, or answered by `instead`, with its answer (the decision log, the
-        shadow, metrics); the rows of a batch come one by one. It must not change them. Not told of what-ifs, which are
-        ?learn=false and /explain.
+        shadow, metrics). It must not change them. Not told of what-ifs, which are ?learn=false and /explain.
+    decided_part: the same for a part of a batch.
     """
 
     choose: Callable[[State, Scope, Transaction], ServedModel] | None = None
     instead: Callable[[Scope, ServedModel, Transaction], Content | None] | None = None
     decided: Callable[[Scope, ServedModel, Transaction, Content], None] | None = None
+    decided_part: Callable[[Scope, ScoredPart], None] | None = None
 
 
 class Scoring:

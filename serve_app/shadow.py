@@ -112,14 +112,18 @@ class Shadow:
         self._told: set[str] = set()
         self._fits: tuple[object, object, bool] = (None, None, False)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the challenger is to score what the champion decides."""
+        models = self._models
+        return models.shadow and models.challenger is not None and not self._closing.is_set()
+
     def submit(self, transaction: Mapping[str, object], decision: Decision) -> None:
         """Keep a decision, with the challenger's score where there is one in time. Never waits, never raises.
 
         What the challenger itself decided (canary), and a fallback, is kept as it is.
         """
-        models = self._models
-        is_wanted = models.shadow and models.challenger is not None and not self._closing.is_set()
-        if not is_wanted or decision.role != "champion" or decision.fallback is not None:
+        if not self.is_wanted or decision.role != "champion" or decision.fallback is not None:
             self._put(decision)
             return
         if (self._keeper is None and not self._start()) or self._hangs() or len(self._queue) >= self._settings.queue:

@@ -188,7 +188,9 @@ def test_limits_come_from_the_environment():
 @pytest.mark.parametrize("kind", ["application/json", ARROW])
 def test_every_scored_row_is_told_to_the_hook(models: Models, requests: Requests, kind: str):
     told: list[tuple[Any, ...]] = []
-    hooks = Hooks(decided=lambda scope, model, transaction, answer: told.append((transaction, answer)))
+    hooks = Hooks(
+        decided_part=lambda scope, scored: told.extend(zip(scored.part.transactions, scored.contents, strict=True))
+    )
     client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
     rows: list[Any] = [*varied(requests, "transactions", 3), {**requests["transactions"], "amount": -1.0}]
     body = (

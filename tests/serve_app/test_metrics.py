@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -244,3 +245,16 @@ def test_the_page_is_text_or_openmetrics_as_asked():
     newer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert newer.headers["content-type"].startswith("application/openmetrics-text")
     assert any(family.name == "fraud_errors" for family in open_metrics(newer.text))
+
+
+def test_many_decisions_count_as_each_of_them_would():
+    together, alone = Metrics(), Metrics()
+    scores, flags = np.array([0.0, 0.05, 0.5, 0.97, 1.0]), np.array([False, False, False, True, True])
+    together.observe_decisions(scores, flags, "7")
+    for score, flag in zip(scores.tolist(), flags.tolist(), strict=True):
+        alone.observe_decision(score, flag, "7")
+    assert together._totals.histograms == alone._totals.histograms
+    assert together._totals.counters == alone._totals.counters
+    nobody = Metrics()
+    nobody.observe_decisions(scores[:2], flags[:2], "7")
+    assert ("fraud_decisions", ("7", "true")) not in nobody._totals.counters
