@@ -101,6 +101,7 @@ def environment(
         # A replica that was killed with a request: another answers it. The caller could but send it again as well.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": 60,  # a replica that stands still; no limit otherwise
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 3,  # three failed checks replace a proxy
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + _REPLICA_PORTS,

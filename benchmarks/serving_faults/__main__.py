@@ -73,8 +73,7 @@ def say(text: str) -> None:
 
 def _rate(rig: Rig, given: argparse.Namespace) -> float:
     if given.rate is None:
-        rig.deploy()
-        rig.wait_ready(2)
+        rig.serve()
         most = peak(rig, 4 if given.fast else 10)
         given.rate = most * given.share
         say(f"at most {most:.0f} requests a second; the load is {given.rate:.0f}")

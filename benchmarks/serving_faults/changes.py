@@ -16,8 +16,7 @@ _TIMEOUT_S = 60.0
 
 def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, Any]:
     """Make each change under load, then go on until there were so many requests. rate: of the load, a second."""
-    rig.deploy()
-    rig.wait_ready(2)
+    rig.serve()
     found: dict[str, Any] = {"rate": rate}
     calm = [once(rig, 10, rate) for _ in range(1 if fast else 3)]
     found["calm"] = figures(calm)

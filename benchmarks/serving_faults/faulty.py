@@ -37,8 +37,8 @@ class _State(State):
 class FaultyScorer(Scorer.func_or_class):  # type: ignore[name-defined, misc]
     """A replica as it is in production, whose challenger is spoilt once it is loaded."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        super().__init__(environment)
+    async def __init__(self, environment: Mapping[str, str]) -> None:  # type: ignore[misc]
+        await super().__init__(environment)
         state = self._replica.state
         state.__class__ = _State
         state.challenger = state.challenger  # the registry may have been asked already

@@ -49,8 +49,7 @@ class Prober:
 
 def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
     """Kill each kind of process so often, each time waiting until everything is there again."""
-    rig.deploy()
-    rig.wait_ready(2)
+    rig.serve()
     found: dict[str, Any] = {"rate": rate}
     for name, victim in _VICTIMS.items():
         times, loads, probes = [], [], []

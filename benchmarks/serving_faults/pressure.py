@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -14,9 +15,11 @@ import psutil
 
 from benchmarks.serving.load import Load, drive
 from benchmarks.serving_faults.rig import Rig
+from fraud.errors import DataError
 
 CONNECTIONS = 16
 ROUND_S = 10.0
+_REFUSED_PAUSE_S = 0.05
 
 
 class Pressure:
@@ -49,7 +52,13 @@ class Pressure:
     def _drive(self) -> None:
         try:
             while not self._over.is_set():
-                self.loads.append(once(self._rig, self._round_s, self._rate, self._connections))
+                try:
+                    self.loads.append(once(self._rig, self._round_s, self._rate, self._connections))
+                except DataError as error:
+                    if "unable to connect" not in str(error):
+                        raise
+                    self.loads.append(Load(0, 0.0, 0.0, math.nan, math.nan, math.nan, {}, {"connect": 1}))
+                    time.sleep(_REFUSED_PAUSE_S)
         except BaseException as error:  # noqa: BLE001 - raised by stop()
             self._failure = error
 

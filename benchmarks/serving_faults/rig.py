@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 class Rig:
     """The stack; build with `started`.
 
-    bodies: JSON of transactions with distinct ids. options: what the deployment has besides serve_app/config.yaml.
+    port: of /score. bodies: JSON of transactions. is_plain: what serves is serve_app/config.yaml with two replicas.
     """
 
     settings: Settings
@@ -54,6 +54,7 @@ class Rig:
     port: int
     say: Say
     bodies: list[bytes] = field(default_factory=list)
+    is_plain: bool = False
 
     @property
     def url(self) -> str:
@@ -77,6 +78,12 @@ class Rig:
         run.finish()
         return version.number
 
+    def serve(self) -> None:
+        """Have serve_app/config.yaml serve with both replicas."""
+        if not self.is_plain:
+            self.deploy()
+        self.wait_ready(2)
+
     def deploy(
         self,
         *,
@@ -99,6 +106,7 @@ class Rig:
         application["deployments"] = [{name: value for name, value in deployment.items() if value is not None}]
         path = self.settings.state / "serve.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        self.is_plain = not options and import_path is None
         began = time.monotonic()
         self.run([str(BIN / "serve"), "deploy", "--address", self.stack.url("dashboard"), str(path)])
         state: dict[str, Any] = {}

@@ -49,8 +49,8 @@ def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32) -> dict[st
             found["down"] = light.stop()
     found["replicas"] = counting.seen
     rig.say(
-        f"1 to 3 replicas in {found['up_s']:.0f} s, {found['up']['failed']} of {found['up']['requests']:,} failed; back "
-        f"in {found['down_s']:.0f} s, {found['down']['failed']} of {found['down']['requests']:,} failed"
+        f"1 to 3 replicas in {found['up_s']:.0f} s, {found['up']['failed']} of {found['up']['requests']:,} failed; "
+        f"back in {found['down_s']:.0f} s, {found['down']['failed']} of {found['down']['requests']:,} failed"
     )
     return found
 

@@ -18,8 +18,7 @@ _FOLLOW_S = 4.0
 
 def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) -> dict[str, Any]:
     """Rounds without and with the shadow in turn, at `rate`; then each fault for `fault_s` seconds."""
-    rig.deploy()
-    rig.wait_ready(2)
+    rig.serve()
     champion = rig.ask("/model")[1]["model_version"]
     registry.set_alias("challenger", 2 if champion == "1" else 1, rig.settings)
     kinds: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
