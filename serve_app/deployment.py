@@ -49,7 +49,7 @@ class Options(BaseModel):
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     health_check_period_s=5,
     health_check_timeout_s=10,
-    graceful_shutdown_timeout_s=20,
+    graceful_shutdown_timeout_s=60,  # HAProxy's 30 s to forget it, what it still answers, the decisions and the history
     max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
     ray_actor_options={"num_cpus": 0.25},  # replicas wait most of the time; leave a small machine room for a training
 )

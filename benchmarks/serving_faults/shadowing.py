@@ -10,6 +10,7 @@ from benchmarks.serving_faults import faulty
 from benchmarks.serving_faults.pressure import cpu_seconds, figures, once
 from benchmarks.serving_faults.rig import Rig
 from fraud import registry
+from fraud.errors import DataError
 
 _ROUND_S = 10.0
 _FAULTS = ("raise", "slow", "hang")  # a call that hangs keeps its thread, so it comes last
@@ -47,12 +48,14 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
     for kind in _FAULTS:
         before = _outcomes(rig)
         fault.write_text(kind, encoding="utf-8")
-        told = {**figures([once(rig, fault_s, rate)])}
+        told = figures([once(rig, fault_s, rate)])
         time.sleep(2)  # the last ones' outcomes
-        found["faults"][kind] = {**told, "outcomes": _since(rig, before)}
+        found["faults"][kind] = {**told, "outcomes": (outcomes := _since(rig, before))}
+        if (kind == "raise") != (outcomes["failed"] > 0) or sum(outcomes.values()) == 0:
+            raise DataError(f"the challenger was to {kind}, but its scores were {outcomes}: see faulty.py")
         rig.say(
             f"a challenger that does {kind}: {told['failed']} of {told['requests']:,} failed, p99 {told['p99_ms']:.1f} "
-            f"ms; {found['faults'][kind]['outcomes']}"
+            f"ms; {outcomes}"
         )
     fault.unlink()
     rig.promote("--shadow", "off")
