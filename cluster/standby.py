@@ -8,8 +8,9 @@ this before every start and reload of Serve's HAProxy:
     python standby.py HAPROXY CONFIG MANAGER PID ARGUMENT...
 
 HAPROXY: the program. CONFIG: what Serve wrote. MANAGER: process id of Serve's actor. PID, ARGUMENT: process id and
-arguments of its HAProxy. A keeper stays behind, which runs the second HAProxy, has it read new routes, and ends when no
-manager has lived for LINGER_S. Standard library only.
+arguments of its HAProxy. A keeper stays behind, which runs the second HAProxy and has it read new routes. When Ray has
+ended, or no manager has lived for LINGER_S, it ends, and takes with it a HAProxy that a killed manager left: it would
+share the port with the next Ray's. Standard library only.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def main(arguments: list[str]) -> int:
     binary, path, manager, pid = arguments[0], Path(arguments[1]), int(arguments[2]), int(arguments[3])
     folder, config = path.parent, path.read_text(encoding="utf-8")
     copy = folder / "standby.cfg"
-    _write(folder / "standby.manager", str(manager))
-    _end_orphan(folder / "main.pid", manager, pid)
+    _write(folder / "standby.manager", f"{manager} {_parent(manager)}")
+    _end_orphan(folder, manager)
+    _write(folder / "main.pid", str(pid))
     keeper = _keeper(folder)
     if keeper and "-sf" not in arguments and not _ROUTE.search(config) and _ROUTE.search(copy.read_text("utf-8")):
         # Serve's actor is new and learns the routes in a moment; till then its HAProxy would answer 404.
@@ -99,8 +101,12 @@ class _Keeper:
                 process, began = self._start(), time.monotonic()
             elif told is not None and told.si_signo == signal.SIGHUP:
                 process.send_signal(signal.SIGUSR2)  # the master starts a worker with the new routes
-            if _lives(self._folder / "standby.manager"):
+            manager, raylet = map(int, (self._folder / "standby.manager").read_text(encoding="utf-8").split())
+            if not _lives(raylet):
+                break
+            if _lives(manager):
                 last_seen = time.monotonic()
+        _end_orphan(self._folder, None)
         process.send_signal(signal.SIGUSR1)  # what is being answered is answered
         with suppress(subprocess.TimeoutExpired):
             process.wait(LINGER_S)
@@ -130,25 +136,23 @@ def _keeper(folder: Path) -> int | None:
     return None
 
 
-def _lives(manager: Path) -> bool:
-    """Whether the manager that called last still runs."""
-    try:
-        os.kill(int(manager.read_text(encoding="utf-8")), 0)
-    except (OSError, ValueError):
-        return False
-    return True
+def _lives(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
-def _end_orphan(record: Path, manager: int, pid: int) -> None:
-    """Have the HAProxy of a manager that was killed answer what it has and end; nobody would give it new routes."""
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
+def _end_orphan(folder: Path, manager: int | None) -> None:
+    """Have the HAProxy of another manager, which was killed, answer what it has and end: it gets no new routes."""
     with suppress(OSError, ValueError):
-        before = int(record.read_text(encoding="utf-8"))
-        place = Path(f"/proc/{before}")
-        parent = int(place.joinpath("stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-        is_ours = str(record.with_name("haproxy.cfg")).encode() in place.joinpath("cmdline").read_bytes().split(b"\0")
-        if is_ours and before != pid and parent != manager:
-            os.kill(before, signal.SIGUSR1)
-    _write(record, str(pid))
+        main = int((folder / "main.pid").read_text(encoding="utf-8"))
+        command = Path(f"/proc/{main}/cmdline").read_bytes().split(b"\0")
+        if str(folder / "haproxy.cfg").encode() in command and _parent(main) != manager:
+            os.kill(main, signal.SIGUSR1)
 
 
 def _write(path: Path, text: str) -> None:
