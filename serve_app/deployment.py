@@ -21,6 +21,7 @@ from ray.serve.config import BackpressureConfig
 
 from fraud import bundle
 from fraud.errors import FraudError
+from serve_app import scaling
 from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Scorer:
     def __init__(self, environment: Mapping[str, str]) -> None:
         _log_into_the_replicas_log()
         _close_to_other_networks()
+        self._use = scaling.Use()
         place = serve.get_replica_context()
         try:
             self._replica = Replica(
@@ -71,6 +73,10 @@ class Scorer:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._replica.app()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve where replicas are scaled by `serve_app.scaling`."""
+        return {scaling.METRIC: self._use.share()}
 
     def check_health(self) -> None:
         """Called by Serve; raising gets the replica replaced."""

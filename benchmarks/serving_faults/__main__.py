@@ -88,7 +88,7 @@ _PARTS: dict[str, Callable[[Rig, argparse.Namespace], dict[str, Any]]] = {
     "shadowing": lambda rig, given: shadowing.measure(
         rig, rate=_rate(rig, given), rounds=1 if given.fast else 5, fault_s=5 if given.fast else 20
     ),
-    "scaling": lambda rig, given: scaling.measure(rig, seconds=3 if given.fast else 8),
+    "scaling": lambda rig, given: scaling.measure(rig, seconds=3 if given.fast else 8, target=given.target),
     "soak": lambda rig, given: soak.measure(rig, rate=_rate(rig, given), minutes=0.5 if given.fast else given.minutes),
 }  # fmt: skip
 
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=30, help="of the soak (default %(default)s)")
     add("--share", type=float, default=0.5, help="of the peak rate that the load is (default %(default)s)")
     add("--rate", type=float, help="requests a second, instead of measuring the peak")
+    add("--target", type=float, default=0.6, help="share of a processor that a replica is scaled to (%(default)s)")
     add("--fast", action="store_true", help="short rounds, one kill each; writes no results")
     add("--table", action="store_true", help="measure nothing, write the tables of docs/serving.md from --out")
     add("--out", default=str(table.RESULTS), help="JSON of results")

@@ -13,12 +13,12 @@ from fraud.errors import DataError
 _LADDER = (1, 2, 4, 8, 16, 32, 64)
 _UP_TIMEOUT_S, _DOWN_TIMEOUT_S = 120.0, 240.0
 AUTOSCALING = {
-    "min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 4, "upscale_delay_s": 3, "downscale_delay_s": 15,
-    "metrics_interval_s": 1, "look_back_period_s": 5,
+    "min_replicas": 1, "max_replicas": 3, "upscale_delay_s": 3, "downscale_delay_s": 15, "metrics_interval_s": 1,
+    "look_back_period_s": 5,
 }  # fmt: skip
 
 
-def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32) -> dict[str, Any]:
+def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32, target: float = 0.6) -> dict[str, Any]:
     """One replica under 1 to 64 callers; then 1 to 3 replicas with the load and back again."""
     rig.deploy(options={"num_replicas": 1})
     rig.wait_ready(1)
@@ -30,9 +30,10 @@ def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32) -> dict[st
         rig.say(
             f"{callers} callers, 1 replica: {told['rate']:.0f}/s, p50 {told['p50_ms']:.1f} ms, p99 {told['p99_ms']:.1f}"
         )
-    rig.deploy(options={"num_replicas": "auto", "autoscaling_config": AUTOSCALING})
+    policy = {"policy_function": "serve_app.scaling:ByUse", "policy_kwargs": {"target": target}}
+    rig.deploy(options={"num_replicas": "auto", "autoscaling_config": {**AUTOSCALING, "policy": policy}})
     rig.wait_ready(1)
-    found["autoscaling"] = AUTOSCALING
+    found["target"] = target
     with _Counting(rig) as counting:
         load = Pressure(rig, None, 10.0, connections)
         load.start()

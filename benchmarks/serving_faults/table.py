@@ -82,9 +82,9 @@ def scaling(found: Mapping[str, Any]) -> str:
     up, down = found["up"], found["down"]
     lines += [
         "",
-        f"With `target_ongoing_requests: {found['autoscaling']['target_ongoing_requests']:g}`: 1 to 3 replicas "
-        f"{found['up_s']:.0f} s after the load began, {up['failed']:,} of {up['requests']:,} failed; back to 1 "
-        f"{found['down_s']:.0f} s after it ended, {down['failed']:,} of {down['requests']:,} failed.",
+        f"Scaled to {found['target']:.0%} of a processor a replica: 1 to 3 replicas {found['up_s']:.0f} s after the "
+        f"load began, {up['failed']:,} of {up['requests']:,} failed; back to 1 {found['down_s']:.0f} s after it ended, "
+        f"{down['failed']:,} of {down['requests']:,} failed.",
     ]
     return "\n".join(lines)
 

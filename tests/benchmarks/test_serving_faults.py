@@ -39,7 +39,7 @@ RESULTS: dict[str, Any] = {
         "faults": {"hang": run(outcomes={"scored": 0, "shed": 990, "late": 10, "failed": 0})},
     },
     "scaling": {
-        "ladder": {"1": run(), "64": run()}, "autoscaling": {"target_ongoing_requests": 4}, "up_s": 12.3, "up": run(),
+        "ladder": {"1": run(), "64": run()}, "target": 0.6, "up_s": 12.3, "up": run(),
         "down_s": 40.0, "down": run(),
     },
     "soak": {
