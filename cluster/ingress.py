@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster import standby
 from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings
 
@@ -29,15 +30,22 @@ _REPLICA_PORTS = 200
 # Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
 LONGEST_FOLDER = 97 - len("/admin.sock") - 57
 # Ray's template opens HAProxy's metrics and statistics pages on every interface, and sends a line to syslog for every
-# request whether or not somebody listens. HAProxy must keep this process's id.
+# request whether or not somebody listens; with -dR it lets no second HAProxy listen on the port. HAProxy must keep this
+# process's id.
 _WRAPPER = """#!/bin/sh
-for argument in "$@"; do
-    if [ "$before" = -f ]; then
-        sed -i -E -e 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' \\
-            -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' "$argument"
-    fi
-    before=$argument
+count=$#
+while [ $count -gt 0 ]; do
+    [ "$before" = -f ] && config=$1
+    before=$1
+    [ "$1" = -dR ] || set -- "$@" "$1"
+    shift
+    count=$((count - 1))
 done
+if [ -n "$config" ]; then
+    sed -i -E -e 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' \\
+        -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' "$config"
+    [ "$1" = -c ] || {python} -S -E {standby} {binary} "$config" $PPID $$ "$@" </dev/null >/dev/null 2>&1
+fi
 exec {binary} "$@"
 """
 
@@ -70,7 +78,13 @@ def environment(
     if folder.stat().st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to another user: name another folder")
     wrapper = folder / "haproxy"
-    text = _WRAPPER.format(metrics=metrics_port, stats=stats_port, binary=shlex.quote(binary))
+    text = _WRAPPER.format(
+        metrics=metrics_port,
+        stats=stats_port,
+        binary=shlex.quote(binary),
+        python=shlex.quote(sys.executable),
+        standby=shlex.quote(str(Path(standby.__file__))),
+    )
     draft = folder / ".haproxy"
     draft.write_text(text, encoding="utf-8")
     draft.chmod(0o700)
@@ -88,7 +102,12 @@ def environment(
         # HAProxy would send a line for each request to a Python process that counts them for Ray's dashboard, which
         # costs as much as half a score; HAProxy's own page and the replicas' /metrics count them too.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,
-        "RAY_SERVE_HAPROXY_NBTHREAD": 2,
+        "RAY_SERVE_HAPROXY_NBTHREAD": 1,  # of each of two processes, see cluster.standby
+        # A replica that was killed with a request: another answers it. The caller could but send it again as well.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": 60,  # a replica that stands still; no limit otherwise
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 3,  # three failed checks replace a proxy
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + _REPLICA_PORTS,
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": replica_port + _REPLICA_PORTS + 1,

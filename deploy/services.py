@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from cluster import ingress
 from deploy import processes
@@ -128,10 +129,11 @@ class Stack:
         }
 
 
-def up(settings: Settings, say: Say) -> Stack:
+def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType({})) -> Stack:
     """Start Ray and MLflow where they do not run already, wait until both are healthy, and record them.
 
-    Raises StackError with the end of the log when one does not come up.
+    ports: others than those of RAY_PORTS and MLFLOW_PORTS to look for a free one from, by purpose. Raises StackError
+    with the end of the log when one does not come up.
     """
     settings.state.mkdir(parents=True, exist_ok=True)
     stack = Stack.read(settings)
@@ -142,9 +144,9 @@ def up(settings: Settings, say: Say) -> Stack:
         down(settings, say)
         stack = Stack(settings)
     if not stack.services:
-        stack.services["mlflow"] = _start_mlflow(stack, say)
+        stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
         stack.write()
-        stack.services["ray"] = _start_ray(stack, say)
+        stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, say)
         stack.write()
     _wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
     _wait(stack, "ray", lambda: _takes_jobs(stack), say)
@@ -243,9 +245,9 @@ def _choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
     return chosen
 
 
-def _start_mlflow(stack: Stack, say: Say) -> Service:
+def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
-    ports = _choose_ports(MLFLOW_PORTS, say)
+    ports = _choose_ports({name: wanted[name] for name in MLFLOW_PORTS}, say)
     # One worker: several that create one SQLite store at once lock each other out.
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{state}/mlflow.db"]
@@ -254,9 +256,9 @@ def _start_mlflow(stack: Stack, say: Say) -> Service:
     return processes.start("mlflow", command, state=state, environment=environment, ports=ports)
 
 
-def _start_ray(stack: Stack, say: Say) -> Service:
+def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
-    ports = _choose_ports(RAY_PORTS, say)
+    ports = _choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
     scratch = _scratch(state)
     shutil.rmtree(scratch, ignore_errors=True)
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]

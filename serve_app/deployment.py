@@ -21,7 +21,7 @@ from ray.serve.config import BackpressureConfig
 
 from fraud import bundle
 from fraud.errors import FraudError
-from serve_app.autoscaling import STATISTIC, Busy
+from serve_app import scaling
 from serve_app.direct import MIDDLEWARES, answer_with
 from serve_app.replica import Replica, check
 
@@ -51,7 +51,7 @@ class Options(BaseModel):
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     health_check_period_s=5,
     health_check_timeout_s=10,
-    graceful_shutdown_timeout_s=20,
+    graceful_shutdown_timeout_s=60,  # HAProxy's 30 s to forget it, what it still answers, the decisions and the history
     max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
     # Replicas wait most of the time; leave a small machine room for a training.
     ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": MIDDLEWARES}},
@@ -63,8 +63,8 @@ class Scorer:
     def __init__(self, environment: Mapping[str, str]) -> None:
         _log_into_the_replicas_log()
         _close_to_other_networks()
+        self._use = scaling.Use()
         place = serve.get_replica_context()
-        self._busy = Busy()
         try:
             self._replica = Replica(
                 {**os.environ, **environment}, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True
@@ -79,8 +79,8 @@ class Scorer:
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve where serve_app.autoscaling decides how many replicas there are."""
-        return {STATISTIC: self._busy.cores()}
+        """Called by Serve where replicas are scaled by `serve_app.scaling`."""
+        return {scaling.METRIC: self._use.share()}
 
     def check_health(self) -> None:
         """Called by Serve; raising gets the replica replaced."""

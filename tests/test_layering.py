@@ -137,7 +137,8 @@ def test_core_imports_no_platform_and_no_role(path: Path):
 
 @pytest.mark.parametrize("folder", ROLES)
 def test_roles_do_not_import_each_other(folder: str):
-    others = set(ROLES) - {folder}
+    # What measures the others imports them; nobody imports what measures.
+    others = set() if folder == "benchmarks" else set(ROLES) - {folder}
     found = [
         f"{relative(path)}:{line} imports {name}"
         for path in modules(folder)

@@ -58,6 +58,21 @@ def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]
     assert binds == ["bind 127.0.0.1:19101", "bind *:18000", "bind 127.0.0.1:18404"], "what serves is Serve's choice"
 
 
+def test_the_wrapper_lets_a_second_haproxy_listen_and_changes_no_other_argument(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    telling = tmp_path / "haproxy"
+    telling.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    telling.chmod(0o700)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(telling))
+    found = ingress.environment(folder)
+    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config.write_text(CONFIG)
+    command = [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config), "-dR", "-sf", "12", "-x", "a b"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["-c", "-f", str(config), "-sf", "12", "-x", "a b"]
+
+
 def test_its_folder_is_closed_to_others(found: dict[str, str], folder: Path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = [value for name, value in found.items() if name.endswith(("_PATH", "_LOC", "_FILE"))]

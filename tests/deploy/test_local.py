@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from deploy import processes, services
-from deploy.demo import SEED_REQUEST, Demo
+from deploy.demo import SEED_REQUEST, SERVE_CONFIG, Demo
 from deploy.local import main, parser
 from deploy.services import CODE, Stack, StackError
+from fraud import bundle, fitting, simulate
+from fraud.config import TrainConfig, from_mapping
 from fraud.errors import ConfigError
+from fraud.schema import Schema
 from fraud.settings import Settings
+from fraud.validation import validate
 
 
 def settings_for(tmp_path: Path) -> Settings:
@@ -54,6 +61,40 @@ def answering(status: int, text: str) -> Iterator[int]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def bundle_folder(tmp_path: Path) -> Path:
+    """A small model."""
+    schema = Schema.load("transactions")
+    rows = validate(simulate.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
+    config = from_mapping(TrainConfig, {"forest": {"n_estimators": 10}, "autoencoder": {"epochs": 1}})
+    bundle.save(tmp_path / "bundle", fitting.fit_locally(rows, schema, config)[0])
+    return tmp_path / "bundle"
+
+
+def listening(state: Path) -> dict[str, set[str]]:
+    """{name of one of our processes: addresses it listens on}."""
+    found: dict[str, set[str]] = {}
+    for process in processes.ours(state):
+        for connection in process.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
+    return found
+
+
+def haproxies(state: Path, config: str) -> list[psutil.Process]:
+    """Those that run with a configuration of this name, oldest first."""
+    found = [process for process in processes.ours(state) if process.name() == "haproxy"]
+    found = [process for process in found if any(part.endswith(config) for part in process.cmdline())]
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    ends = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
@@ -118,7 +159,7 @@ def test_status_and_down_of_nothing(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_up_job_and_down(tmp_path: Path):
+def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     settings, said = settings_for(tmp_path), []
     environment = {**os.environ, "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(settings.state)}
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -147,17 +188,9 @@ def test_up_job_and_down(tmp_path: Path):
         assert local("up").returncode == 0
         assert Stack.read(settings).services == stack.services
 
-        # Ray refuses whoever has no token, and listens on the loopback interface only.
+        # Ray refuses whoever has no token.
         assert services.ask(stack.url("dashboard") + "/api/jobs/")[0] == 401
         assert services.ask_ray(stack, "/api/jobs/")[0] == 200
-        listening = [
-            connection.laddr.ip
-            for process in processes.ours(settings.state)
-            for connection in process.net_connections(kind="tcp")
-            if connection.status == "LISTEN"
-        ]
-        assert len(listening) > 3
-        assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
         # A job runs on Ray with our folder as its root; one that fails stops the demo with the job's own reason.
         demo = demo_for(settings, said)
@@ -167,6 +200,22 @@ def test_up_job_and_down(tmp_path: Path):
         with pytest.raises(StackError, match=r"step 'make wrong' failed: error: .*\.csv"):
             demo._job("make wrong", "ray_jobs.generate", "--rows", "20", "--out", "data/some.pdf")
         assert "some.pdf" in "\n".join(said)
+
+        # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
+        config = yaml.safe_load(SERVE_CONFIG.read_text())
+        config["http_options"]["port"] = port = processes.free_port(8123)
+        config["applications"][0]["args"] = {"bundle": str(bundle_folder(tmp_path))}
+        (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr(demo, "_config", lambda: tmp_path / "serve.yaml")
+        demo._deploy()
+        url, body = f"http://127.0.0.1:{port}/score", json.dumps(SEED_REQUEST)
+        eventually(lambda: services.ask(url, body=body)[0] == 200)
+        heard = listening(settings.state)
+        assert {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in heard}
+        assert {address for addresses in heard.values() for address in addresses} == {"127.0.0.1"}
+        eventually(lambda: len(haproxies(settings.state, "standby.cfg")) == 2)
+        haproxies(settings.state, "haproxy.cfg")[-1].kill()
+        assert [services.ask(url, body=body)[0] for _ in range(20)] == [200] * 20
 
         # The record is lost, say with a cleaned folder: down still finds everything by its mark.
         (settings.state / "local.json").write_text("{")

@@ -19,13 +19,12 @@ from fraud import bundle
 from fraud.errors import BundleError, ConfigError
 from fraud.history_state import plans
 from fraud.memory_store import MemoryStore
-from serve_app.autoscaling import replicas_wanted
 from serve_app.deployment import Options, Scorer, app
 from serve_app.state import ServedModel
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 APPLICATION = "fraud-test"
-CONFIGS = Path(__file__).resolve().parents[2] / "serve_app"
+CONFIG = Path(__file__).resolve().parents[2] / "serve_app" / "config.yaml"
 
 
 def free_port() -> int:
@@ -144,19 +143,14 @@ def test_the_application_takes_the_deployers_settings(bundles: dict[str, Path], 
     assert not set(environment) & {"PATH", "HOME"}
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "autoscaling.yaml"])
-def test_the_config_file_is_one_that_serve_accepts_and_binds_loopback(name: str):
+def test_the_config_file_is_one_that_serve_accepts_and_binds_loopback():
     from ray.serve.schema import ServeDeploySchema
 
-    config = ServeDeploySchema.model_validate(yaml.safe_load((CONFIGS / name).read_text()))
+    config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
     assert (config.http_options.host, config.http_options.port) == ("127.0.0.1", 8000)
     (application,) = config.applications
     assert application.import_path == "serve_app.deployment:app"
     (deployment,) = application.deployments
-    assert deployment.name == "Scorer" and deployment.max_queued_requests > 0
-    if name == "config.yaml":
-        assert deployment.num_replicas == 2
-    else:
-        policy = deployment.autoscaling_config["policy"]["policy_function"]
-        assert policy == f"{replicas_wanted.__module__}:{replicas_wanted.__name__}"
+    assert (deployment.name, deployment.num_replicas) == ("Scorer", 2)
+    assert deployment.max_queued_requests > 0
     Options.model_validate(application.args)

@@ -1,0 +1,89 @@
+"""The serving benchmark: our /score beside what one would use instead, under the same load in one run.
+
+    python -m benchmarks.serving                                          # everything, 5 rounds: about half an hour
+    python -m benchmarks.serving --only ours fastapi --rounds 1 --fast    # does it run?
+    python -m benchmarks.serving --part single --only ours fastapi seed   # some of it: prints, writes nothing
+    python -m benchmarks.serving --table                                  # the tables of docs/serving.md anew
+
+Every server is a real one on 127.0.0.1, started as its documentation says, with the same model inside (the seed style
+has its own), one loaded at a time; wrk makes the load (apt-get install wrk). Each round starts every server afresh, in
+another order; figures are medians over the rounds, ratios are taken within a round. A peer that is not in our
+environment gets its own, by pip from benchmarks/serving/requirements, in FRAUD_STATE/benchmarks/peers; that and the
+model's training take minutes the first time. Let nothing else run beside it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import platform
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.serving import material, measure, table
+from benchmarks.serving.servers import SERVERS
+from fraud.errors import DataError, run_command
+from fraud.settings import Settings, git_commit
+
+ROUNDS, SECONDS = 5, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON and print the tables."""
+    given = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started
+    out = Path(given.out or table.RESULTS)
+    if given.table:
+        if not out.exists():
+            raise DataError(f"{out} is missing: run python -m benchmarks.serving first")
+        results = json.loads(out.read_text())
+        print(table.full(results))
+        table.write(results)
+        return 0
+    began = time.monotonic()
+    settings = Settings.from_environment()
+    _tell("preparing the model and the peers' environments ...")
+    rounds, seconds = (1, 1) if given.fast else (given.rounds, given.seconds)
+    sent = material.prepare(settings)
+    found = measure.run(given.only, sent, settings, parts=given.part, rounds=rounds, seconds=seconds, tell=_tell)
+    described = {
+        "rounds": rounds, "seconds": seconds, "minutes": round((time.monotonic() - began) / 60, 1),
+        "cpus": os.cpu_count(), "python": platform.python_version(), "git_commit": git_commit(),
+    }  # fmt: skip
+    results = {"run": described, "servers": found}
+    print(table.full(results))
+    is_whole = given.only == list(SERVERS) and given.part == list(measure.PARTS) and not given.fast
+    if given.out or is_whole:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    told = "; ".join(f"{name}: {server.title}" for name, server in SERVERS.items())
+    add("--only", nargs="+", choices=list(SERVERS), default=list(SERVERS), metavar="NAME", help=f"servers. {told}")
+    add("--part", nargs="+", choices=measure.PARTS, default=list(measure.PARTS), help="what to measure (default: all)")
+    add("--rounds", type=int, default=ROUNDS, help=f"rounds (default {ROUNDS})")
+    add("--seconds", type=int, default=SECONDS, help=f"of each load (default {SECONDS}), after one to warm up")
+    add("--fast", action="store_true", help="one round of one second each")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving.md from --out")
+    add("--out", help=f"JSON of results (default {table.RESULTS.name}; a partial run writes none)")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,49 @@
+"""A virtual environment for each peer whose packages are not in our lock, made once and used again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.serving.material import cache
+from fraud.errors import DataError
+from fraud.settings import Settings
+
+REQUIREMENTS = Path(__file__).parent / "requirements"
+_STAMP = ".requirements"
+
+
+def folder_of_programs(settings: Settings, peer: str | None) -> Path:
+    """The folder with python and the peer's programs; None: our own. Installs where it is not there, or out of date.
+
+    Raises DataError with pip's last line.
+    """
+    if peer is None:
+        return Path(sys.executable).parent
+    wanted = REQUIREMENTS / f"{peer}.txt"
+    folder = cache(settings) / "peers" / peer
+    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    stamp = folder / _STAMP
+    if not stamp.exists() or stamp.read_text() != digest:
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(folder)])
+        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)])
+        stamp.write_text(digest)
+    return folder / "bin"
+
+
+def version_of(programs: Path, package: str) -> str:
+    """The version of an installed package."""
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    done = subprocess.run([programs / "python", "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() or "?"
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("ERROR")]
+        raise DataError((lines or ["ERROR: pip failed"])[-1].removeprefix("ERROR: "))

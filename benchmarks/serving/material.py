@@ -1,0 +1,82 @@
+"""What every server gets: one trained bundle, the rows it was trained on, and transactions it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fraud import bundle
+from fraud.engine import Engine
+from fraud.errors import BundleError
+from fraud.settings import Settings
+
+SCHEMA = "transactions"
+TRAINING_ROWS, TRAINING_SEED = 20_000, 7
+SINGLES, BATCHES, BATCH_ROWS, LOAD_SEED = 2000, 4, 1000, 8
+
+
+@dataclass(frozen=True)
+class Material:
+    """bundle, rows: folder and Parquet file below FRAUD_STATE. columns: a transaction's fields. transactions: to send.
+
+    scores: what the engine says of each of them, float64 (n,). is_fraud: their labels, bool (n,).
+    """
+
+    bundle: Path
+    rows: Path
+    columns: list[str]
+    transactions: list[dict[str, Any]]
+    scores: np.ndarray
+    is_fraud: np.ndarray
+
+    @property
+    def singles(self) -> list[dict[str, Any]]:
+        """For the requests of one transaction."""
+        return self.transactions[:SINGLES]
+
+    @property
+    def batches(self) -> list[list[dict[str, Any]]]:
+        """For the requests of many."""
+        starts = range(SINGLES, len(self.transactions), BATCH_ROWS)
+        return [self.transactions[start : start + BATCH_ROWS] for start in starts]
+
+
+def prepare(settings: Settings) -> Material:
+    """Train where there is no bundle yet (a minute), and draw the transactions to send."""
+    from fraud.schema import Schema
+    from fraud.simulate import transactions
+    from fraud.validation import validate
+
+    schema = Schema.load(SCHEMA)
+    folder = cache(settings) / f"model-{TRAINING_ROWS}-{TRAINING_SEED}"
+    rows = folder / "rows.parquet"
+    try:
+        loaded = bundle.load(folder / "bundle")
+    except BundleError:
+        folder.mkdir(parents=True, exist_ok=True)
+        training = transactions(TRAINING_ROWS, seed=TRAINING_SEED)
+        training.to_parquet(rows)
+        _train(folder / "bundle", validate(training, schema).rows, schema)
+        loaded = bundle.load(folder / "bundle")
+    drawn = transactions(SINGLES + BATCHES * BATCH_ROWS, seed=LOAD_SEED)
+    checked = validate(drawn, schema).rows
+    names = [column.name for column in schema.inputs]
+    sent = drawn[names].to_dict(orient="records")
+    scores = Engine(loaded.detector).score_frame(checked)["score"].to_numpy()
+    return Material(folder / "bundle", rows, names, sent, scores, drawn["is_fraud"].to_numpy() == 1)
+
+
+def cache(settings: Settings) -> Path:
+    """The folder for what is kept between runs: the model, the peers' environments, compiled kernels."""
+    return settings.state / "benchmarks"
+
+
+def _train(folder: Path, rows: Any, schema: Any) -> None:
+    from fraud import fitting
+    from fraud.config import TrainConfig
+
+    detector, evaluation = fitting.fit_locally(rows, schema, TrainConfig())
+    bundle.save(folder, detector, metrics=evaluation.metrics)

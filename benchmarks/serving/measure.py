@@ -1,0 +1,211 @@
+"""Rounds: every server started afresh, checked, driven and stopped, one after another.
+
+Started afresh and not kept asleep: an idle Ray takes CPU, one that was stopped by a signal wakes to missed heartbeats,
+and eleven servers at once would push one another out of memory. What a start happens to bring differs between rounds,
+and the order of the servers turns with them.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serving import environments, load, servers
+from benchmarks.serving.material import BATCH_ROWS, Material, cache
+from benchmarks.serving.processes import Processes, spent
+from benchmarks.serving.protocols import Protocol
+from benchmarks.serving.servers import Place, Server
+from fraud.errors import DataError
+from fraud.settings import Settings
+
+FIRST_PORT = 21_000
+START_TIMEOUT_S = 180.0
+TOLERANCE = 1e-4  # scores of a batch and of single rows agree within float32 rounding
+CHECKED_ROWS = 20
+PARTS = ("single", "batch", "memory")
+_CONNECTIONS = {"single": (1, 16, 64), "batch": (1, 4)}
+_NAMES = {"single": ("single",), "batch": ("json", "ndjson", "arrow")}
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One load. protocol: "single", or how a batch is sent; connections: how many send at a time."""
+
+    protocol: str
+    connections: int
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        return f"{self.protocol} {self.connections}"
+
+    @property
+    def rows(self) -> int:
+        """Of one request."""
+        return 1 if self.protocol == "single" else BATCH_ROWS
+
+
+def cases(server: Server, parts: Sequence[str]) -> Iterator[Case]:
+    """Those that a server can take."""
+    for part, connections in _CONNECTIONS.items():
+        for name in _NAMES[part] if part in parts else ():
+            if name in server.protocols:
+                yield from (Case(name, count) for count in connections)
+
+
+def run(
+    names: Sequence[str], material: Material, settings: Settings, *, parts: Sequence[str], rounds: int, seconds: float,
+    tell: Tell,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure. Returns {server: {title, version, rounds, or error}}; a round: {case: figures}, memory and start."""
+    results: dict[str, Any] = {}
+    programs: dict[str, Path] = {}
+    for name in names:
+        server = servers.SERVERS[name]
+        results[name] = {"title": server.title, "rounds": []}
+        try:
+            programs[name] = environments.folder_of_programs(settings, server.peer)
+            results[name]["version"] = environments.version_of(programs[name], server.package)
+        except DataError as error:
+            tell(f"{name}: not installed: {error}")
+            results[name]["error"] = f"not installed: {error}"
+    for number in range(rounds):
+        turned = [*programs][number % max(1, len(programs)) :] + [*programs][: number % max(1, len(programs))]
+        for name in turned:
+            if "error" in results[name]:
+                continue
+            began = time.monotonic()
+            try:
+                found = one_round(servers.SERVERS[name], programs[name], material, settings, parts, seconds)
+            except DataError as error:
+                tell(f"{name}: {error}")
+                results[name]["error"] = str(error).splitlines()[0][:300]
+                continue
+            results[name]["rounds"].append(found)
+            figures = ", ".join(f"{case} {figure['rate']:,.0f}" for case, figure in found["cases"].items())
+            tell(f"round {number + 1}/{rounds} {name} ({time.monotonic() - began:.0f} s): {figures}")
+    return results
+
+
+def one_round(
+    server: Server, programs: Path, material: Material, settings: Settings, parts: Sequence[str], seconds: float
+) -> dict[str, Any]:
+    """Start, check, drive, stop. Raises DataError."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
+        processes = Processes(Path(scratch, "server.log"))
+        try:
+            kernels = cache(settings) / "kernels"
+            port = servers.free_port(FIRST_PORT)
+            environment = servers.environment(material, programs, kernels)
+            place = Place(processes, material, programs, Path(scratch), port, environment)
+            began = time.monotonic()
+            headers = server.launch(place) or {}
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, server, headers, processes, material)
+            started = time.monotonic() - began
+            _check(url, server, headers, material)
+            found: dict[str, Any] = {"start_seconds": started, "cases": {}}
+            warm: set[str] = set()
+            for case in cases(server, parts):
+                bodies = _bodies(server.protocols[case.protocol], case, material)
+                if case.protocol not in warm:
+                    warm.add(case.protocol)
+                    _drive(url, server, case, bodies, headers, 1)
+                if case.protocol != "single" and "memory" in parts and "memory" not in found:
+                    found["memory"] = asdict(processes.memory())
+                before = processes.cpu_seconds()
+                driven = _drive(url, server, case, bodies, headers, seconds)
+                cpu = spent(before, processes.cpu_seconds())
+                found["cases"][case.name] = _figures(driven, cpu, case)
+            if "memory" in parts:
+                found["memory_after_batches" if "memory" in found else "memory"] = asdict(processes.memory())
+            return found
+        finally:
+            processes.stop()
+
+
+def _figures(driven: load.Load, cpu: float, case: Case) -> dict[str, Any]:
+    answered = driven.requests * case.rows
+    return {
+        "rate": driven.rate * case.rows,
+        "cpu_us": cpu / answered * 1e6 if answered else math.nan,
+        **{name: getattr(driven, name) for name in ("requests", "seconds", "p50_ms", "p99_ms", "p999_ms")},
+        "failed": driven.failed,
+        "statuses": driven.statuses,
+        "socket_errors": driven.socket_errors,
+    }
+
+
+def _bodies(protocol: Protocol, case: Case, material: Material) -> list[bytes]:
+    if case.protocol == "single":
+        return [protocol.encode([row]) for row in material.singles]
+    return [protocol.encode(rows) for rows in material.batches]
+
+
+def _drive(
+    url: str, server: Server, case: Case, bodies: Sequence[bytes], headers: Mapping[str, str], seconds: float
+) -> load.Load:
+    protocol = server.protocols[case.protocol]
+    return load.drive(
+        url + protocol.path, bodies, connections=case.connections, seconds=seconds, headers=headers,
+        content_type=protocol.content_type,
+    )  # fmt: skip
+
+
+def _wait(url: str, server: Server, headers: Mapping[str, str], processes: Processes, material: Material) -> None:
+    """Until one transaction is scored. Raises DataError, with the end of the log, when it takes too long."""
+    protocol, began = server.protocols["single"], time.monotonic()
+    body, told = protocol.encode(material.singles[:1]), "no answer"
+    while time.monotonic() - began < START_TIMEOUT_S:
+        processes.check()
+        try:
+            protocol.scores(ask(url, protocol, headers, body))
+            return
+        except (OSError, ValueError, KeyError) as error:
+            told = str(error)
+        time.sleep(0.1)
+    raise DataError(f"no score after {START_TIMEOUT_S:.0f} s ({told}): {processes.last_lines()}")
+
+
+def ask(url: str, protocol: Protocol, headers: Mapping[str, str], body: bytes) -> bytes:
+    """POST one body. Raises OSError for anything but an answer of status 200."""
+    request = urllib.request.Request(
+        url + protocol.path, data=body, headers={"Content-Type": protocol.content_type, **headers}
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=20) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{error}: {error.read()[:300]!r}") from None
+
+
+def _check(url: str, server: Server, headers: Mapping[str, str], material: Material) -> None:
+    """The answers must be the engine's, those of another model tell frauds from others. Raises DataError."""
+    for name, protocol in server.protocols.items():
+        if name == "single":
+            rows, expected = material.singles[:CHECKED_ROWS], material.scores[:CHECKED_ROWS]
+            bodies, is_fraud = [protocol.encode([row]) for row in rows], None
+        else:
+            first = len(material.singles)
+            expected, is_fraud = (all_[first : first + BATCH_ROWS] for all_ in (material.scores, material.is_fraud))
+            bodies = [protocol.encode(material.batches[0])]
+        found = np.concatenate([protocol.scores(ask(url, protocol, headers, body)) for body in bodies])
+        if len(found) != len(expected) or not np.isfinite(found).all():
+            raise DataError(f"{server.title} answers {len(found)} finite scores of {len(expected)} ({name})")
+        apart = np.abs(found - expected).max()
+        if server.has_our_engine and apart > TOLERANCE:
+            raise DataError(f"{server.title} gives other scores than the engine, by up to {apart:.2g} ({name})")
+        if not server.has_our_engine and is_fraud is not None and found[is_fraud].mean() <= found[~is_fraud].mean():
+            raise DataError(f"{server.title} does not tell frauds from others")

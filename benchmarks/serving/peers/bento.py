@@ -1,0 +1,29 @@
+"""BentoML: a service with our engine, as its documentation writes one: typed API methods, one worker.
+
+bentoml serve benchmarks.serving.peers.bento:Scorer
+"""
+
+from __future__ import annotations
+
+import bentoml
+
+from benchmarks.serving.peers import engine as held
+from benchmarks.serving.peers.transaction import Answer, Answers, Transaction
+
+
+@bentoml.service
+class Scorer:
+    """Scores transactions."""
+
+    def __init__(self) -> None:
+        self.engine = held.load()
+
+    @bentoml.api(route="/score")
+    async def score(self, transaction: Transaction, /) -> Answer:
+        """One."""
+        return Answer.model_construct(**held.score(self.engine, transaction.__dict__))
+
+    @bentoml.api(route="/score/batch")
+    async def score_batch(self, transactions: list[Transaction], /) -> Answers:
+        """Many."""
+        return Answers.model_construct(**held.score_rows(self.engine, [row.__dict__ for row in transactions]))

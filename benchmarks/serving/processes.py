@@ -1,0 +1,133 @@
+"""The processes of one server: started with a mark that their children inherit, found again by it, measured, stopped.
+
+Ray's processes leave the tree of whoever started them, so a tree alone would not find them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from fraud.errors import DataError
+
+MARK = "BENCHMARK_SERVER"
+GRACE_S = 15.0
+_MIB = 2.0**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of all processes of a server. pss_mib: shared pages counted once over all; rss_mib: in every process."""
+
+    pss_mib: float
+    rss_mib: float
+    processes: int
+
+
+@dataclass
+class Processes:
+    """The processes of one server. log: takes their output. folders: deleted when they are stopped."""
+
+    log: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def start(self, command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> None:
+        """Start a command in `folder`, in a session of its own."""
+        with self.log.open("ab") as output:
+            self.started.append(
+                subprocess.Popen(
+                    list(map(str, command)), env={**environment, MARK: self.mark}, cwd=folder,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                )
+            )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise DataError, with the end of the log, where a started command has ended."""
+        for process in self.started:
+            if process.poll() is not None:
+                raise DataError(f"the server ended with {process.returncode}: {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """The end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else ""
+
+    def all(self) -> list[psutil.Process]:
+        """Every process that carries the mark, and the descendants of those (some clear their environment)."""
+        found: dict[int, psutil.Process] = {}
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
+                    found[process.pid] = process
+                    found.update((child.pid, child) for child in process.children(recursive=True))
+            except psutil.Error:
+                continue  # gone meanwhile, or another user's: not ours either way
+        return [process for process in found.values() if _runs(process)]
+
+    def cpu_seconds(self) -> dict[psutil.Process, float]:
+        """User and system time of each process since it began; resolution 10 ms."""
+        found = {}
+        for process in self.all():
+            try:
+                times = process.cpu_times()
+                found[process] = times.user + times.system
+            except psutil.Error:
+                continue
+        return found
+
+    def memory(self) -> Memory:
+        """What they hold now."""
+        pss = rss = 0
+        processes = self.all()
+        for process in processes:
+            try:
+                full = process.memory_full_info()
+                pss, rss = pss + getattr(full, "pss", full.rss), rss + full.rss
+            except psutil.Error:
+                continue
+        return Memory(pss / _MIB, rss / _MIB, len(processes))
+
+    def stop(self) -> None:
+        """End them: those that were started first, which end their children in good order, then what is left.
+
+        Raises DataError where one survives.
+        """
+        everything = self.all()
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+        psutil.wait_procs(everything, timeout=GRACE_S)
+        for act in (psutil.Process.terminate, psutil.Process.kill):
+            left = self.all()
+            for process in left:
+                try:
+                    act(process)
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(left, timeout=GRACE_S / 3)
+        for process in self.started:
+            process.wait(GRACE_S)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        if left := self.all():
+            raise DataError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
+
+
+def spent(before: Mapping[psutil.Process, float], after: Mapping[psutil.Process, float]) -> float:
+    """CPU seconds between two looks; what a process that ended meanwhile spent is not known."""
+    return sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

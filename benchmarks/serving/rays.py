@@ -1,0 +1,137 @@
+"""Two Rays with Serve on them: ours with HAProxy as `make up` starts it, and one with all of Serve's defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cluster import ingress
+from fraud.errors import DataError
+
+if TYPE_CHECKING:
+    from benchmarks.serving.servers import Place
+
+ROOT = Path(__file__).resolve().parents[2]
+REPLICA_PORT = 31_000
+DEPLOY_TIMEOUT_S = 180.0
+OBJECT_STORE_BYTES = 500_000_000
+
+
+def start_ours(place: Place, environment: Mapping[str, str], replicas: int) -> None:
+    """Deploy serve_app/config.yaml behind HAProxy, with another port, number of replicas and the bundle's folder."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-ha-"))
+    place.processes.folders.append(folder)
+    found = ingress.environment(
+        folder,
+        metrics_port=free_port(place.port + 20),
+        stats_port=free_port(place.port + 30),
+        replica_port=REPLICA_PORT,
+    )
+    if not found:
+        raise DataError("there is no HAProxy here: ours would be measured behind Serve's own proxy")
+    config = yaml.safe_load((ROOT / "serve_app/config.yaml").read_text())
+    (application,) = config["applications"]
+    application["args"] = {"bundle": str(place.material.bundle)}
+    application["deployments"][0]["num_replicas"] = replicas
+    config["http_options"]["port"] = place.port
+    _start(place, {**found, **environment})
+    _deploy(place, config)
+
+
+def start_defaults(place: Place, replicas: int) -> None:
+    """Deploy the plain app behind Serve's own proxy; only the port and the number of replicas are chosen."""
+    deployment = {"name": "Scorer", "num_replicas": replicas}
+    application = {"name": "fraud", "import_path": "benchmarks.serving.peers.ray_serve:app", "route_prefix": "/"}
+    options = {"host": "127.0.0.1", "port": place.port}
+    _start(place, {})
+    _deploy(place, {"http_options": options, "applications": [{**application, "deployments": [deployment]}]})
+
+
+def free_port(preferred: int) -> int:
+    """`preferred`, or the next port above it that nothing on this machine listens on."""
+    for port in range(preferred, preferred + 1000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise DataError(f"no free port between {preferred} and {preferred + 999}")
+
+
+def _start(place: Place, environment: Mapping[str, str]) -> None:
+    """As deploy/services.py does: on loopback, with a token, 4 logical CPUs at least."""
+    scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # its sockets' paths may have 107 characters
+    place.processes.folders.append(scratch)
+    token = place.folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    ports = {name: free_port(place.port + 100 + 20 * i) for i, name in enumerate(_PORTS)}
+    (place.folder / "dashboard").write_text(f"http://127.0.0.1:{ports['dashboard']}")
+    command = ["ray", "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
+    command += ["--num-cpus", str(max(4, os.cpu_count() or 1)), "--temp-dir", str(scratch)]
+    command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
+    command += ["--port", str(ports["gcs"]), "--ray-client-server-port", str(ports["client"])]
+    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(ports["dashboard"])]
+    command += ["--dashboard-agent-listen-port", str(ports["agent"])]
+    place.start(
+        *command,
+        **environment,
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token),
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+        RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="1",
+        AUTOSCALER_METRIC_PORT=str(ports["autoscaler"]),
+        DASHBOARD_METRIC_PORT=str(ports["metrics"]),
+    )
+
+
+_PORTS = ("gcs", "client", "dashboard", "agent", "autoscaler", "metrics")
+
+
+def _deploy(place: Place, config: Mapping[str, Any]) -> None:
+    """What `serve deploy` does, through the same interface, and wait until it runs. Raises DataError."""
+    began, state = time.monotonic(), "no answer"
+    is_told = False
+    while time.monotonic() - began < DEPLOY_TIMEOUT_S:
+        place.processes.check()
+        try:
+            if not is_told:
+                _ask(place, "PUT", config)
+                is_told = True
+            applications = _ask(place, "GET").get("applications", {})
+        except (OSError, ValueError) as error:
+            state = str(error)
+        else:
+            for application in applications.values():
+                state = application["status"]
+                if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    raise DataError(f"the application is {state}: {application['message'].strip()[-1000:]}")
+                if state == "RUNNING":
+                    return
+        time.sleep(0.3)
+    raise DataError(f"the application is not running after {DEPLOY_TIMEOUT_S:.0f} s: {state}")
+
+
+def _ask(place: Place, method: str, content: object = None) -> Any:
+    token = (place.folder / "token").read_text()
+    request = urllib.request.Request(
+        (place.folder / "dashboard").read_text() + "/api/serve/applications/",
+        data=None if content is None else json.dumps(content).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        method=method,
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=20) as answer:
+        return json.loads(answer.read() or b"{}")

@@ -1,0 +1,158 @@
+"""The servers that are measured, and how each is started: as its own documentation says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmarks.serving import protocols, rays
+from benchmarks.serving.material import Material
+from benchmarks.serving.peers import engine as held
+from benchmarks.serving.processes import Processes
+from benchmarks.serving.protocols import Protocols
+from benchmarks.serving.rays import ROOT, free_port
+from fraud.settings import TELEMETRY_OFF
+
+PEERS = "benchmarks.serving.peers"
+# Settings of the caller's that would lead a server to another Ray, MLflow or folder.
+_FOREIGN = ("RAY_", "MLFLOW_", "FRAUD_", "BENTOML_")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs. folder: its own, empty; programs: of its environment; port: to listen on."""
+
+    processes: Processes
+    material: Material
+    programs: Path
+    folder: Path
+    port: int
+    environment: Mapping[str, str]
+
+    def start(self, *command: str | Path, **environment: str) -> None:
+        """Start one of its programs."""
+        program, *arguments = command
+        self.processes.start([self.programs / program, *arguments], {**self.environment, **environment}, self.folder)
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that is measured. launch: starts it, and returns the headers that a request needs.
+
+    peer: whose requirements it needs; None: our own environment's. package: whose version to tell. has_our_engine:
+    whether its scores must be ours.
+    """
+
+    title: str
+    launch: Callable[[Place], Mapping[str, str] | None]
+    protocols: Protocols
+    package: str
+    peer: str | None = None
+    has_our_engine: bool = True
+
+
+@dataclass(frozen=True)
+class _Uvicorn:
+    """An app's factory in `PEERS` under uvicorn."""
+
+    app: str
+    options: tuple[str, ...] = ()
+
+    def __call__(self, place: Place) -> None:
+        rows = {"BENCHMARK_ROWS": str(place.material.rows)}
+        address = ["--host", "127.0.0.1", "--port", str(place.port)]
+        place.start("uvicorn", "--factory", f"{PEERS}.{self.app}:create", *address, *self.options, **rows)
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """As `make up` and `serve deploy serve_app/config.yaml` have it, outside dev mode, from a bundle's folder."""
+
+    replicas: int
+
+    def __call__(self, place: Place) -> Mapping[str, str]:
+        key = secrets.token_urlsafe(32)
+        environment = {
+            "FRAUD_MODE": "production",
+            "FRAUD_API_KEY_HASHES": hashlib.sha256(key.encode()).hexdigest(),
+            "FRAUD_STATE": str(place.folder / "state"),
+            "FRAUD_ROOT": str(place.folder),
+        }
+        rays.start_ours(place, environment, self.replicas)
+        return {"X-API-Key": key}
+
+
+def _mlserver(place: Place) -> None:
+    others = {"grpc_port": free_port(place.port + 1), "metrics_port": free_port(place.port + 10)}
+    settings = {"host": "127.0.0.1", "http_port": place.port, "parallel_workers": 0, **others}
+    model = {"name": "fraud", "implementation": f"{PEERS}.mlserver_runtime.EngineRuntime"}
+    (place.folder / "settings.json").write_text(json.dumps(settings))
+    (place.folder / "model-settings.json").write_text(json.dumps(model))
+    place.start("mlserver", "start", str(place.folder))
+
+
+def _bentoml(place: Place) -> None:
+    home = {"BENTOML_HOME": str(place.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    address = ["--host", "127.0.0.1", "--port", str(place.port)]
+    place.start("bentoml", "serve", f"{PEERS}.bento:Scorer", "--working-dir", str(ROOT), *address, **home)
+
+
+def _litserve(place: Place) -> None:
+    place.start("python", "-m", f"{PEERS}.lit", str(place.port))
+
+
+def _mlflow(place: Place) -> None:
+    model = place.folder / "model"
+    place.start("python", "-m", f"{PEERS}.mlflow_model", str(model))
+    saving = place.processes.started.pop()
+    if saving.wait(180):
+        place.processes.started.append(saving)
+        place.processes.check()
+    address = ["--host", "127.0.0.1", "--port", str(place.port)]
+    place.start("mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local", *address)
+
+
+_FAST = ("--loop", "uvloop", "--http", "httptools", "--no-access-log")
+OURS = "ours"
+SERVERS: Mapping[str, Server] = MappingProxyType(
+    {
+        "ours": Server("ours, 2 replicas", _Ours(2), protocols.OURS, "ray"),
+        "ours-1": Server("ours, 1 replica", _Ours(1), protocols.OURS, "ray"),
+        "fastapi": Server(
+            "FastAPI by hand, our engine", _Uvicorn("fastapi_engine", _FAST), protocols.FASTAPI, "fastapi"
+        ),
+        "fastapi-2": Server(
+            "the same, 2 workers", _Uvicorn("fastapi_engine", (*_FAST, "--workers", "2")), protocols.FASTAPI, "fastapi"
+        ),
+        "seed": Server(
+            "FastAPI, scikit-learn, torch", _Uvicorn("seed_style"), protocols.PLAIN, "fastapi", has_our_engine=False
+        ),
+        "serve": Server(
+            "Ray Serve's defaults, 2 replicas", lambda place: rays.start_defaults(place, 2), protocols.FASTAPI, "ray"
+        ),
+        "serve-1": Server(
+            "Ray Serve's defaults, 1 replica", lambda place: rays.start_defaults(place, 1), protocols.FASTAPI, "ray"
+        ),
+        "mlserver": Server("MLServer", _mlserver, protocols.V2, "mlserver", peer="mlserver"),
+        "bentoml": Server("BentoML", _bentoml, protocols.PLAIN, "bentoml", peer="bentoml"),
+        "litserve": Server("LitServe", _litserve, protocols.ONE_PATH, "litserve", peer="litserve"),
+        "mlflow": Server("mlflow models serve", _mlflow, protocols.INVOCATIONS, "mlflow"),
+    }
+)
+
+
+def environment(material: Material, programs: Path, kernels: Path) -> dict[str, str]:
+    """What every server runs with: our code, one thread a library, no telemetry. kernels: numba's cache."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {
+        **own, **threads, **TELEMETRY_OFF, held.BUNDLE: str(material.bundle), "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1", "NUMBA_CACHE_DIR": str(kernels),
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }  # fmt: skip

@@ -1,0 +1,167 @@
+"""The tables of docs/serving.md, from the JSON of the last run: single transactions, batches, and what was promised.
+
+They stand between two comment lines; whatever is outside them is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.detection.table import ROOT, replaced
+
+RESULTS = ROOT / "benchmarks/results/serving.json"
+PAGE = ROOT / "docs/serving.md"
+BEGIN = "<!-- measured: python -m benchmarks.serving --table -->"
+OURS = "ours"
+MOST_FAILED = 0.001  # share of the requests from which a server is marked
+SINGLE, BATCH = "single {}", "json {}"
+
+
+def full(results: Mapping[str, Any]) -> str:
+    """Everything, as Markdown."""
+    run, found = results["run"], results["servers"]
+    told = (
+        f"{run['cpus']} CPUs, Python {run['python']}, median of {run['rounds']} rounds of {run['seconds']} s a load, "
+        f"{run['minutes']:.0f} minutes in all. ×: ours, 2 replicas, by that server, median of the rounds' ratios."
+    )
+    parts = [told, _singles(found), _batches(found), _promises(found)]
+    return "\n\n".join(part for part in [*parts, _notes(found)] if part)
+
+
+def figure(found: Mapping[str, Any], server: str, case: str, key: str) -> float | None:
+    """Median over the rounds; None where it was not measured."""
+    values = [one["cases"][case][key] for one in found.get(server, {}).get("rounds", []) if case in one["cases"]]
+    return float(np.median(values)) if values else None
+
+
+def ratio(found: Mapping[str, Any], ours: tuple[str, str, str], other: tuple[str, str, str]) -> float | None:
+    """Median over the rounds of one figure by another of the same round; each is (server, case, key)."""
+    pairs = zip(*(_rounds(found, *of) for of in (ours, other)), strict=False)
+    values = [one / another for one, another in pairs if one is not None and another]
+    return float(np.median(values)) if values else None
+
+
+def promises(found: Mapping[str, Any]) -> list[tuple[str, float | None, float]]:
+    """What issue and page promise: (what, the measured ratio, at least)."""
+
+    def faster(case: str, other: str, other_case: str = "") -> float | None:
+        return ratio(found, (OURS, case, "rate"), (other, other_case or case, "rate"))
+
+    at_16 = SINGLE.format(16)
+    peers = [("MLServer", "mlserver"), ("BentoML", "bentoml"), ("LitServe", "litserve"), ("mlflow serve", "mlflow")]
+    return [
+        ("single at 16, by the seed style", faster(at_16, "seed"), 20.0),
+        ("single at 16, by FastAPI with the same engine, 1 process", faster(at_16, "fastapi"), 1.0),
+        ("single at 16, by FastAPI with the same engine, 2 workers", faster(at_16, "fastapi-2"), 1.0),
+        ("single at 16, by Ray Serve's defaults", faster(at_16, "serve"), 5.0),
+        *((f"single at 16, by {title}", faster(at_16, name), 1.0) for title, name in peers),
+        ("the seed style's p50 at 1, by our p99 at 1",
+         ratio(found, ("seed", SINGLE.format(1), "p50_ms"), (OURS, SINGLE.format(1), "p99_ms")), 1.0),
+        ("batch as JSON at 1, by the seed style", faster(BATCH.format(1), "seed"), 10.0),
+        ("batch as Arrow at 1, by the seed style's JSON", faster("arrow 1", "seed", BATCH.format(1)), 30.0),
+    ]  # fmt: skip
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Write the tables into their page."""
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+
+
+def _singles(found: Mapping[str, Any]) -> str:
+    header = ["POST /score, one transaction", "req/s at 1", "16", "64", "p50 / p99 / p99.9 ms at 1", "at 16"]
+    header += ["CPU µs a request at 16", "MiB (PSS)", "× at 1", "× at 16", "× at 64"]
+    rows = []
+    for name in found:
+        cases = [SINGLE.format(connections) for connections in (1, 16, 64)]
+        if figure(found, name, cases[1], "rate") is None:
+            continue
+        cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in cases)]
+        cells += [_latencies(found, name, case) for case in cases[:2]]
+        cells += [_number(figure(found, name, cases[1], "cpu_us")), _number(_memory(found, name))]
+        cells += [_times(ratio(found, (OURS, case, "rate"), (name, case, "rate"))) for case in cases]
+        rows.append(cells)
+    return _table(header, rows)
+
+
+def _batches(found: Mapping[str, Any]) -> str:
+    header = ["1,000 rows a request", "JSON rows/s at 1", "at 4", "p50 / p99 ms at 1", "CPU µs a row", "NDJSON at 1"]
+    header += ["Arrow at 1", "at 4", "our JSON ×", "our Arrow by its JSON ×"]
+    rows = []
+    for name in found:
+        one, four = (BATCH.format(connections) for connections in (1, 4))
+        if figure(found, name, one, "rate") is None:
+            continue
+        cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in (one, four))]
+        cells += [_latencies(found, name, one, 2), _number(figure(found, name, one, "cpu_us"), 1)]
+        cells += [_number(figure(found, name, case, "rate")) for case in ("ndjson 1", "arrow 1", "arrow 4")]
+        cells.append(_times(ratio(found, (OURS, one, "rate"), (name, one, "rate"))))
+        cells.append(_times(ratio(found, (OURS, "arrow 1", "rate"), (name, one, "rate"))))
+        rows.append(cells)
+    return _table(header, rows)
+
+
+def _promises(found: Mapping[str, Any]) -> str:
+    rows = [
+        [what, _times(measured), f"≥ {least:g}", "yes" if measured >= least else "**no**"]
+        for what, measured, least in promises(found)
+        if measured is not None
+    ]
+    return _table(["ours by another's", "measured ×", "promised ×", "kept"], rows)
+
+
+def _notes(found: Mapping[str, Any]) -> str:
+    """What was not measured, and what failed."""
+    lines = [f"- {one['title']}: {one['error']}" for one in found.values() if "error" in one]
+    for one in found.values():
+        for case in dict.fromkeys(case for turn in one["rounds"] for case in turn["cases"]):
+            turns = [turn["cases"][case] for turn in one["rounds"] if case in turn["cases"]]
+            failed, asked = sum(turn["failed"] for turn in turns), sum(turn["requests"] for turn in turns)
+            if failed:
+                kinds: dict[str, int] = {}
+                for turn in turns:
+                    for kind, count in {**turn["statuses"], **turn["socket_errors"]}.items():
+                        if kind != "200" and count:
+                            kinds[kind] = kinds.get(kind, 0) + count
+                said = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.items())
+                lines.append(f"- {one['title']}, {case}: {failed:,} of {asked:,} requests failed ({said})")
+    return "\n".join(lines)
+
+
+def _rounds(found: Mapping[str, Any], server: str, case: str, key: str) -> list[float | None]:
+    return [one["cases"].get(case, {}).get(key) for one in found.get(server, {}).get("rounds", [])]
+
+
+def _memory(found: Mapping[str, Any], name: str) -> float | None:
+    values = [one["memory"]["pss_mib"] for one in found[name]["rounds"] if "memory" in one]
+    return float(np.median(values)) if values else None
+
+
+def _title(found: Mapping[str, Any], name: str) -> str:
+    one = found[name]
+    figures = [figure for turn in one["rounds"] for figure in turn["cases"].values()]
+    failed = sum(figure["failed"] for figure in figures) / max(1, sum(figure["requests"] for figure in figures))
+    version = f" {one['version']}" if name in ("mlserver", "bentoml", "litserve", "mlflow") else ""
+    return one["title"] + version + (" **(failed requests)**" if failed > MOST_FAILED else "")
+
+
+def _latencies(found: Mapping[str, Any], name: str, case: str, how_many: int = 3) -> str:
+    keys = ("p50_ms", "p99_ms", "p999_ms")[:how_many]
+    values = [figure(found, name, case, key) for key in keys]
+    return " / ".join("" if value is None else f"{value:.3g}" for value in values)
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))

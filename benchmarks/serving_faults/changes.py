@@ -1,0 +1,83 @@
+"""Model swap, threshold change, redeploy and rollback while requests come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.serving_faults.pressure import figures, once, pressure
+from benchmarks.serving_faults.rig import Rig
+from fraud.errors import DataError
+
+_THRESHOLD = 0.123
+_TIMEOUT_S = 60.0
+
+
+def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, Any]:
+    """Make each change under load, then go on until there were so many requests. rate: of the load, a second."""
+    rig.serve()
+    found: dict[str, Any] = {"rate": rate}
+    calm = [once(rig, 10, rate) for _ in range(1 if fast else 3)]
+    found["calm"] = figures(calm)
+    total = 0
+    for name, change in _CHANGES.items():
+        with pressure(rig, rate) as load:
+            began = time.monotonic()
+            change(rig)
+            seconds = time.monotonic() - began
+        found[name] = {"seconds": seconds, **figures(load.loads)}
+        total += found[name]["requests"]
+        rig.say(f"{name}: {seconds:.1f} s, {found[name]['failed']} of {found[name]['requests']:,} requests failed")
+    # What is missing to the number asked for: further swaps and rollbacks.
+    more = []
+    while total + sum(load.requests for load in more) < requests:
+        with pressure(rig, rate) as load:
+            _swap(rig)
+            _roll_back(rig)
+            rig.promote("--threshold", "0.5", "--reason", "benchmark")
+        more += load.loads
+        rig.say(f"{total + sum(load.requests for load in more):,} of {requests:,} requests")
+    if more:
+        found["more swaps and rollbacks"] = figures(more)
+    return found
+
+
+def _swap(rig: Rig) -> None:
+    rig.promote("2", "--reason", "benchmark")
+    _wait(rig, lambda model: model["model_version"] == "2")
+
+
+def _threshold(rig: Rig) -> None:
+    rig.promote("--threshold", str(_THRESHOLD), "--reason", "benchmark")
+    _wait(rig, lambda model: model["threshold"]["value"] == _THRESHOLD)
+
+
+def _redeploy(rig: Rig) -> None:
+    before = {process.pid for process in rig.replicas()}
+    # Another environment is another version of the deployment: Serve starts new replicas and drains the old.
+    rig.deploy(variables={"FRAUD_ACCESS_LOG_SAMPLE": "0.02"})
+    rig.wait_ready(2)
+    if before & {process.pid for process in rig.replicas()}:
+        raise DataError("`serve deploy` did not replace the replicas")
+
+
+def _roll_back(rig: Rig) -> None:
+    rig.promote("--rollback", "--reason", "benchmark")
+    _wait(rig, lambda model: model["model_version"] == "1")
+
+
+_CHANGES: dict[str, Callable[[Rig], None]] = {
+    "swap": _swap, "threshold": _threshold, "redeploy": _redeploy, "rollback": _roll_back,
+}  # fmt: skip
+
+
+def _wait(rig: Rig, is_there: Callable[[dict[str, Any]], bool]) -> None:
+    """Until both replicas say so."""
+    ends = time.monotonic() + _TIMEOUT_S
+    while time.monotonic() < ends:
+        answers = rig.ask_replicas("/model")
+        if len(answers) >= 2 and all(code == 200 and is_there(model) for code, model in answers):
+            return
+        time.sleep(0.1)
+    raise DataError(f"the replicas did not follow the registry within {_TIMEOUT_S:.0f} s: {answers}"[:500])

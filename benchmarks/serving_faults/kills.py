@@ -1,0 +1,101 @@
+"""SIGKILL for a replica, for HAProxy and for Serve's own actors while requests come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from benchmarks.serving_faults.pressure import figures, pressure
+from benchmarks.serving_faults.rig import Rig
+from fraud.errors import DataError
+
+_TIMEOUT_S = 180.0
+_AFTER_S = 15.0
+_PROBE_EVERY_S = 0.02
+
+
+class Prober:
+    """One caller with a new connection for every request: the longest time that it got no answer."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.asked = self.failed = 0
+        self.longest_gap_s = 0.0
+        self._rig, self._over = rig, threading.Event()
+        self._thread = threading.Thread(target=self._probe, name="prober")
+
+    def __enter__(self) -> Prober:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _probe(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(_PROBE_EVERY_S):
+            code, _ = self._rig.ask("/score", body=self._rig.bodies[self.asked % len(self._rig.bodies)])
+            self.asked += 1
+            if code == 200:
+                now = time.monotonic()
+                self.longest_gap_s, last = max(self.longest_gap_s, now - last), now
+            else:
+                self.failed += 1
+
+
+def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
+    """Kill each kind of process so often, each time waiting until everything is there again."""
+    rig.serve()
+    found: dict[str, Any] = {"rate": rate}
+    for name, victim in _VICTIMS.items():
+        times, loads, probes = [], [], []
+        for _ in range(kills):
+            with pressure(rig, rate) as load, Prober(rig) as prober:
+                times.append(_kill(rig, victim))
+                time.sleep(_AFTER_S)
+            loads += load.loads
+            probes.append(prober)
+        told = figures(loads)
+        found[name] = {
+            "kills": kills,
+            "failed_share": told["failed"] / max(1, told["requests"] + told["failed"]),
+            "recovered_s": times,
+            "longest_gap_s": max(prober.longest_gap_s for prober in probes),
+            "new_connections": sum(prober.asked for prober in probes),
+            "new_connections_failed": sum(prober.failed for prober in probes),
+            **told,
+        }
+        rig.say(
+            f"{name}: {told['failed']} of {told['requests']:,} failed {told['statuses']} {told['socket_errors']}, "
+            f"whole again after {', '.join(f'{t:.1f}' for t in times)} s, no answer for up to "
+            f"{found[name]['longest_gap_s'] * 1000:.0f} ms"
+        )
+    return found
+
+
+def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
+    """Kill the newest; returns the seconds until another stands in its place and both replicas answer."""
+    before = victim(rig)
+    if not before:
+        raise DataError("there is nothing to kill")
+    before[-1].kill()
+    killed, began = {process.pid for process in before}, time.monotonic()
+    while time.monotonic() - began < _TIMEOUT_S:
+        now = [process.pid for process in victim(rig)]
+        if set(now) - killed and len(now) >= len(before) and rig.ready() == 2:
+            return time.monotonic() - began
+        time.sleep(0.1)
+    raise DataError(f"not whole again after {_TIMEOUT_S:.0f} s")
+
+
+_VICTIMS: dict[str, Callable[[Rig], list[psutil.Process]]] = {
+    "replica": Rig.replicas,
+    "HAProxy": Rig.main_proxy,
+    "second HAProxy": Rig.second_proxy,
+    "HAProxyManager": lambda rig: rig.found("HAProxyManager"),
+    "controller": lambda rig: rig.found("ServeController"),
+}

@@ -1,0 +1,120 @@
+"""Load that goes on while something happens: wrk in rounds, one after the other, in a thread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from benchmarks.serving.load import Load, drive
+from benchmarks.serving_faults.rig import Rig
+from fraud.errors import DataError
+
+CONNECTIONS = 16
+ROUND_S = 10.0
+_REFUSED_PAUSE_S = 0.05
+
+
+class Pressure:
+    """Drives /score until it is stopped. loads: the rounds that ended."""
+
+    def __init__(self, rig: Rig, rate: float | None, round_s: float = ROUND_S, connections: int = CONNECTIONS) -> None:
+        self.loads: list[Load] = []
+        self._rig, self._rate, self._round_s, self._connections = rig, rate, round_s, connections
+        self._over = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._drive, name="load")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> dict[str, Any]:
+        """End with the round that goes on; returns the figures of all."""
+        self._over.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return figures(self.loads)
+
+    @property
+    def requests(self) -> int:
+        """Answered in the rounds that ended."""
+        return sum(load.requests for load in self.loads)
+
+    def _drive(self) -> None:
+        try:
+            while not self._over.is_set():
+                try:
+                    self.loads.append(once(self._rig, self._round_s, self._rate, self._connections))
+                except DataError as error:
+                    if "unable to connect" not in str(error):
+                        raise
+                    self.loads.append(Load(0, 0.0, 0.0, math.nan, math.nan, math.nan, {}, {"connect": 1}))
+                    time.sleep(_REFUSED_PAUSE_S)
+        except BaseException as error:  # noqa: BLE001 - raised by stop()
+            self._failure = error
+
+
+@contextmanager
+def pressure(rig: Rig, rate: float | None) -> Iterator[Pressure]:
+    """Load while the block runs, beginning three seconds before it and ending after it."""
+    load = Pressure(rig, rate)
+    load.start()
+    try:
+        time.sleep(3)
+        yield load
+    finally:
+        load.stop()
+
+
+def once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
+    """One run of wrk."""
+    return drive(rig.url, rig.bodies, connections=connections, seconds=seconds, rate=rate)
+
+
+def figures(loads: Sequence[Load]) -> dict[str, Any]:
+    """Sums of the counts; median and worst of the rounds' latencies."""
+    statuses: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for load in loads:
+        statuses.update(load.statuses)
+        errors.update(load.socket_errors)
+    answered = [load for load in loads if load.requests]
+    return {
+        "requests": sum(load.requests for load in loads),
+        "failed": sum(load.failed for load in loads),
+        "statuses": dict(statuses),
+        "socket_errors": {name: count for name, count in errors.items() if count},
+        "rate": statistics.median(load.rate for load in loads) if loads else 0.0,
+        "p50_ms": statistics.median(load.p50_ms for load in answered) if answered else None,
+        "p99_ms": statistics.median(load.p99_ms for load in answered) if answered else None,
+        "worst_p99_ms": max(load.p99_ms for load in answered) if answered else None,
+    }
+
+
+def peak(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
+    """Median rate of so many rounds at full speed, requests a second, after one that warms up."""
+    once(rig, 3)
+    return statistics.median(once(rig, seconds).rate for _ in range(rounds))
+
+
+def cpu_seconds(found: dict[str, list[psutil.Process]]) -> dict[str, float]:
+    """What the processes have used of the CPU, user and system, by name; HAProxy's earlier processes included."""
+    used = {}
+    for name, group in found.items():
+        used[name] = 0.0
+        for process in group:
+            try:
+                times = process.cpu_times()
+            except psutil.Error:
+                continue
+            used[name] += times.user + times.system
+    return used

@@ -1,0 +1,277 @@
+"""A whole stack of its own under test: MLflow, Ray with HAProxy, two registered versions, replicas of /score."""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from deploy import processes, services
+from deploy.services import BIN, CODE, HOST, Stack
+from fraud import bundle, fitting, registry, simulate, tracking
+from fraud.config import TrainConfig, from_mapping
+from fraud.errors import DataError
+from fraud.schema import Schema
+from fraud.settings import Settings, turn_telemetry_off
+from fraud.validation import validate
+
+CONFIG = CODE / "serve_app" / "config.yaml"
+APPLICATION, DEPLOYMENT = "fraud", "Scorer"
+# First ports to look for a free one from, apart from those of `make up`.
+PORTS = {
+    "mlflow": 22000, "dashboard": 22010, "gcs": 22020, "client": 22030, "agent": 22040, "autoscaler_metrics": 22050,
+    "dashboard_metrics": 22060, "haproxy_metrics": 22070, "haproxy_stats": 22080, "replicas": 33000,
+}  # fmt: skip
+SERVE_PORT = 22100
+TRAINING_ROWS, BODIES = 4_000, 2_000
+DEPLOY_TIMEOUT_S = 240.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Rig:
+    """The stack; build with `started`.
+
+    port: of /score. bodies: JSON of transactions. is_plain: what serves is serve_app/config.yaml with two replicas.
+    """
+
+    settings: Settings
+    stack: Stack
+    port: int
+    say: Say
+    bodies: list[bytes] = field(default_factory=list)
+    is_plain: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where transactions are scored."""
+        return f"http://{HOST}:{self.port}/score"
+
+    # What serves.
+
+    def register(self, schema: Schema, seed: int) -> int:
+        """Fit a small model and register it; returns its number."""
+        draw = simulate.cards if schema.name == "handbook" else simulate.transactions
+        rows = validate(draw(TRAINING_ROWS, seed=seed, fraud_rate=0.05), schema).rows
+        config = from_mapping(
+            TrainConfig, {"forest": {"n_estimators": 100}, "autoencoder": {"epochs": 2}, "seed": seed}
+        )
+        detector, evaluation = fitting.fit_locally(rows, schema, config)
+        folder = self.settings.state / f"bundle-{seed}"
+        bundle.save(folder, detector, metrics=evaluation.metrics)
+        run = tracking.start_run(self.settings, f"seed {seed}")
+        version = registry.register(self.settings, run, folder)
+        run.finish()
+        return version.number
+
+    def serve(self) -> None:
+        """Have serve_app/config.yaml serve with both replicas."""
+        if not self.is_plain:
+            self.deploy()
+        self.wait_ready(2)
+
+    def deploy(
+        self,
+        *,
+        options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, str] | None = None,
+        import_path: str | None = None,
+    ) -> float:
+        """`serve deploy` the application and wait until the new replicas alone serve; returns the seconds it took.
+
+        options: of the deployment, over those of serve_app/config.yaml, None for one to leave out. variables: for the
+        replicas' environment. Raises DataError.
+        """
+        config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+        config["http_options"].update(host=HOST, port=self.port)
+        (application,) = config["applications"]
+        application["import_path"] = import_path or application["import_path"]
+        application["runtime_env"] = {"env_vars": dict(variables or {})}
+        (deployment,) = application["deployments"]
+        deployment.update(options or {})
+        application["deployments"] = [{name: value for name, value in deployment.items() if value is not None}]
+        path = self.settings.state / "serve.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        self.is_plain = not options and import_path is None
+        began = time.monotonic()
+        self.run([str(BIN / "serve"), "deploy", "--address", self.stack.url("dashboard"), str(path)])
+        state: dict[str, Any] = {}
+        while time.monotonic() - began < DEPLOY_TIMEOUT_S:
+            state = self.application()
+            if state.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise DataError(f"the application is {state['status']}: {state.get('message', '')[-2000:]}")
+            if state.get("status") == "RUNNING" and {r["state"] for r in self.replica_states(state)} == {"RUNNING"}:
+                return time.monotonic() - began
+            time.sleep(0.5)
+        raise DataError(f"the application does not run after {DEPLOY_TIMEOUT_S:.0f} s: {state.get('status')}")
+
+    def application(self) -> dict[str, Any]:
+        """What Serve says of the application; empty where it says nothing."""
+        code, answer = services.ask_ray(self.stack, "/api/serve/applications/")
+        return json.loads(answer)["applications"].get(APPLICATION, {}) if code == 200 else {}
+
+    @staticmethod
+    def replica_states(application: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Serve's records of the replicas."""
+        return application.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas", [])
+
+    def promote(self, *arguments: str) -> str:
+        """`python -m ray_jobs.promote`; returns what it says."""
+        return self.run([sys.executable, "-m", "ray_jobs.promote", *arguments])
+
+    def run(self, command: Sequence[str]) -> str:
+        """Run a command as a user of the stack would. Raises DataError with what it said if it fails."""
+        done = subprocess.run(
+            command, cwd=CODE, env=self.stack.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise DataError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+        return done.stdout
+
+    def ask(self, path: str, port: int | None = None, body: bytes | None = None) -> tuple[int, Any]:
+        """Status (0: no answer) and JSON of a request to /score's server, or to the replica on `port`."""
+        connection = http.client.HTTPConnection(HOST, port or self.port, timeout=5)
+        try:
+            connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, None
+        finally:
+            connection.close()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over a metric's series that have these labels, for all replicas together."""
+        code, text = services.ask(f"http://{HOST}:{self.port}/metrics")
+        if code != 200:
+            raise DataError(f"/metrics answers {code}")
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in wanted))
+
+    def ready(self) -> int:
+        """How many replicas answer /readyz and are taken for alive by HAProxy."""
+        code, text = services.ask(self.stack.url("haproxy_stats") + "/stats;csv", timeout_s=2)
+        if code != 200:
+            return 0
+        rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+        alive = [row for row in rows if row["svname"].startswith("SERVE_REPLICA") and row["status"].startswith("UP")]
+        return min(len(alive), sum(code == 200 for code, _ in self.ask_replicas("/readyz")))
+
+    def ask_replicas(self, path: str) -> list[tuple[int, Any]]:
+        """Ask every replica past HAProxy."""
+        first = self.stack.port("replicas")
+        ports = {
+            connection.laddr.port
+            for process in self.replicas()
+            for connection in _connections(process)
+            if connection.status == psutil.CONN_LISTEN and first <= connection.laddr.port <= first + 200
+        }
+        return [self.ask(path, port) for port in sorted(ports)]
+
+    def wait_ready(self, replicas: int, timeout_s: float = 180.0) -> float:
+        """Wait until so many replicas answer; returns the seconds it took. Raises DataError."""
+        began = time.monotonic()
+        while (found := self.ready()) != replicas:
+            if time.monotonic() - began > timeout_s:
+                raise DataError(f"{found} replicas answer after {timeout_s:.0f} s, not {replicas}")
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    # What runs.
+
+    def found(self, *words: str) -> list[psutil.Process]:
+        """Our processes with one of the words in their command line, oldest first."""
+        found = []
+        for process in processes.ours(self.settings.state):
+            with suppress(psutil.Error):
+                if any(word in " ".join(process.cmdline()) for word in words):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
+
+    def replicas(self) -> list[psutil.Process]:
+        """The replicas' processes."""
+        return self.found(f"ServeReplica:{APPLICATION}")
+
+    def proxies(self) -> list[psutil.Process]:
+        """Every HAProxy: Serve's own, the second one's master and worker, and those that end after a reload."""
+        return [process for process in self.found("haproxy.cfg", "standby.cfg") if process.name() == "haproxy"]
+
+    def main_proxy(self) -> list[psutil.Process]:
+        """The HAProxy that Serve started last."""
+        return [process for process in self.found("haproxy.cfg") if process.name() == "haproxy"][-1:]
+
+    def second_proxy(self) -> list[psutil.Process]:
+        """The working process of the HAProxy beside it."""
+        return [process for process in self.found("standby.cfg") if process.name() == "haproxy"][-1:]
+
+    def parts(self) -> dict[str, list[psutil.Process]]:
+        """What serves, by name."""
+        return {
+            "replicas": self.replicas(),
+            "HAProxy": self.proxies(),
+            "HAProxyManager": self.found("HAProxyManager"),
+            "controller": self.found("ServeController"),
+        }
+
+
+@contextmanager
+def started(
+    folder: Path, say: Say, *, schema: str = "transactions", variables: Mapping[str, str] | None = None
+) -> Iterator[Rig]:
+    """Start Ray and MLflow below `folder`, register two versions and make the first the champion; stop all at the end.
+
+    variables: for the environment in which Ray is started.
+    """
+    turn_telemetry_off()
+    state = folder / "state"
+    given = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state), "FRAUD_MODE": "dev", "FRAUD_MODEL_POLL_S": "1"}
+    given |= {"OMP_NUM_THREADS": "1", **(variables or {})}
+    for name in [name for name in os.environ if name.startswith(("FRAUD_", "MLFLOW_", "RAY_SERVE_", "RAY_ADDRESS"))]:
+        del os.environ[name]
+    os.environ.update(given)
+    settings = Settings.from_environment()
+    try:
+        say("starting MLflow and Ray ...")
+        stack = services.up(settings, say, PORTS)
+        os.environ["MLFLOW_TRACKING_URI"] = stack.url("mlflow")
+        rig = Rig(Settings.from_environment(), stack, processes.free_port(SERVE_PORT), say)
+        shape = Schema.load(schema)
+        say("fitting and registering two versions ...")
+        first = rig.register(shape, 1)
+        rig.register(shape, 2)
+        registry.set_alias("champion", first, rig.settings)
+        rig.bodies = list(_bodies(shape))
+        yield rig
+    finally:
+        services.down(settings, say)
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return process.net_connections("tcp")
+    except psutil.Error:
+        return []
+
+
+def _bodies(schema: Schema) -> Iterator[bytes]:
+    draw = simulate.cards if schema.name == "handbook" else simulate.transactions
+    rows = draw(BODIES, seed=11, fraud_rate=0.05)
+    names = [column.name for column in schema.inputs if column.name in rows.columns]
+    for row in json.loads(rows[names].to_json(orient="records", date_format="iso")):
+        yield json.dumps(row).encode()

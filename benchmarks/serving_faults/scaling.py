@@ -1,0 +1,89 @@
+"""How many requests at a time a replica takes before p99 bends, and whether replicas come and go with the load."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from benchmarks.serving_faults.pressure import Pressure, figures, once
+from benchmarks.serving_faults.rig import Rig
+from fraud.errors import DataError
+
+_LADDER = (1, 2, 4, 8, 16, 32, 64)
+_UP_TIMEOUT_S, _DOWN_TIMEOUT_S = 120.0, 240.0
+AUTOSCALING = {
+    "min_replicas": 1, "max_replicas": 3, "upscale_delay_s": 3, "downscale_delay_s": 15, "metrics_interval_s": 1,
+    "look_back_period_s": 5,
+}  # fmt: skip
+
+
+def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32, target: float = 0.6) -> dict[str, Any]:
+    """One replica under 1 to 64 callers; then 1 to 3 replicas with the load and back again."""
+    rig.deploy(options={"num_replicas": 1})
+    rig.wait_ready(1)
+    once(rig, 3)
+    found: dict[str, Any] = {"ladder": {}}
+    for callers in _LADDER:
+        told = figures([once(rig, seconds, connections=callers)])
+        found["ladder"][str(callers)] = told
+        rig.say(
+            f"{callers} callers, 1 replica: {told['rate']:.0f}/s, p50 {told['p50_ms']:.1f} ms, p99 {told['p99_ms']:.1f}"
+        )
+    policy = {"policy_function": "serve_app.scaling:ByUse", "policy_kwargs": {"target": target}}
+    rig.deploy(options={"num_replicas": "auto", "autoscaling_config": {**AUTOSCALING, "policy": policy}})
+    rig.wait_ready(1)
+    found["target"] = target
+    with _Counting(rig) as counting:
+        load = Pressure(rig, None, 10.0, connections)
+        load.start()
+        try:
+            found["up_s"] = counting.wait(3, _UP_TIMEOUT_S)
+            time.sleep(5)
+        finally:
+            found["up"] = load.stop()
+        light = Pressure(rig, 20.0, 10.0, 2)  # callers that a leaving replica must not fail
+        light.start()
+        try:
+            found["down_s"] = counting.wait(1, _DOWN_TIMEOUT_S)
+        finally:
+            found["down"] = light.stop()
+    found["replicas"] = counting.seen
+    rig.say(
+        f"1 to 3 replicas in {found['up_s']:.0f} s, {found['up']['failed']} of {found['up']['requests']:,} failed; "
+        f"back in {found['down_s']:.0f} s, {found['down']['failed']} of {found['down']['requests']:,} failed"
+    )
+    return found
+
+
+class _Counting:
+    """Counts, every second, the replicas that answer. seen: (seconds, replicas) at each change."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.seen: list[tuple[float, int]] = []
+        self._rig, self._over, self._began = rig, threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._count, name="count")
+
+    def __enter__(self) -> _Counting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def wait(self, replicas: int, timeout_s: float) -> float:
+        """Seconds until so many answer. Raises DataError."""
+        began = time.monotonic()
+        while time.monotonic() - began < timeout_s:
+            if self.seen and self.seen[-1][1] == replicas:
+                return time.monotonic() - began
+            time.sleep(0.2)
+        raise DataError(f"not {replicas} replicas after {timeout_s:.0f} s: {self.seen}")
+
+    def _count(self) -> None:
+        while not self._over.wait(1.0):
+            now = self._rig.ready()
+            if not self.seen or self.seen[-1][1] != now:
+                self.seen.append((time.monotonic() - self._began, now))
+                self._rig.say(f"{now} replicas answer")

@@ -1,0 +1,123 @@
+"""The tables of docs/serving.md about what happens while things go wrong, from the JSON of the last run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.detection.table import ROOT, replaced
+
+RESULTS = ROOT / "benchmarks/results/serving_faults.json"
+PAGE = ROOT / "docs/serving.md"
+BEGIN = "<!-- measured: python -m benchmarks.serving_faults --table -->"
+
+
+def full(results: Mapping[str, Any]) -> str:
+    """Every part that was measured, as Markdown."""
+    parts = {"changes": changes, "kills": kills, "shadowing": shadowing, "scaling": scaling, "soak": soak}
+    return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
+
+
+def changes(found: Mapping[str, Any]) -> str:
+    """Failures and latency while the model, the threshold and the replicas change."""
+    runs = {name: run for name, run in found.items() if isinstance(run, Mapping)}
+    changed = [run for name, run in runs.items() if name != "calm"]
+    requests, failed = (sum(run[key] for run in changed) for key in ("requests", "failed"))
+    lines = [
+        f"Changes under {found['rate']:,.0f} requests a second: {failed:,} of {requests:,} failed.",
+        "",
+        _row(["meanwhile", "until both replicas followed", "requests", "failed", "p50", "p99", "worst p99 of 10 s"]),
+        "|" + "---|" * 7,
+    ]
+    for name, run in runs.items():
+        took = f"{run['seconds']:.1f} s" if "seconds" in run else ""
+        cells = [took, f"{run['requests']:,}", f"{run['failed']:,}", *_latencies(run)]
+        lines.append(_row(["nothing" if name == "calm" else name, *cells]))
+    return "\n".join(lines)
+
+
+def kills(found: Mapping[str, Any]) -> str:
+    """Failures and recovery after SIGKILL."""
+    lines = [
+        f"SIGKILL under {found['rate']:,.0f} requests a second over 16 kept connections, and a caller that connects "
+        "anew each time. Failed: cut, or not 200.",
+        "",
+        _row(["killed", "times", "requests", "failed", "share", "new connections failed", "longest without an answer",
+              "whole again after"]),
+        "|" + "---|" * 8,
+    ]  # fmt: skip
+    for name, run in ((name, run) for name, run in found.items() if isinstance(run, Mapping)):
+        took = ", ".join(f"{seconds:.0f}" for seconds in run["recovered_s"])
+        anew = f"{run['new_connections_failed']:,} of {run['new_connections']:,}"
+        cells = [str(run["kills"]), f"{run['requests']:,}", f"{run['failed']:,}", f"{run['failed_share']:.4%}", anew]
+        lines.append(_row([name, *cells, f"{run['longest_gap_s'] * 1000:,.0f} ms", f"{took} s"]))
+    return "\n".join(lines)
+
+
+def shadowing(found: Mapping[str, Any]) -> str:
+    """What the shadow costs, and what a faulty challenger does to the replies."""
+    outcomes = found["outcomes"]
+    lines = [
+        f"Shadow at half the peak rate, {found['rate']:,.0f} requests a second, {found['off']['rounds']} rounds each "
+        f"in turn: throughput {-found['throughput_cost']:+.1%}, CPU a request {found['cpu_cost']:+.1%}. "
+        f"Of its transactions {_told(outcomes)}.",
+        "",
+        _row(["challenger", "requests", "failed", "requests/s", "p50", "p99", "CPU a request", "outcomes"]),
+        "|" + "---|" * 8,
+    ]
+    runs = {"none": found["off"], "scores along": found["on"]}
+    runs |= {f"does {name}": run for name, run in found["faults"].items()}
+    for name, run in runs.items():
+        cpu = f"{run['cpu_us']:,.0f} µs" if "cpu_us" in run else ""
+        cells = [f"{run['requests']:,}", f"{run['failed']:,}", f"{run['rate']:,.0f}", *_latencies(run)[:2], cpu]
+        lines.append(_row([name, *cells, _told(run.get("outcomes", {}))]))
+    return "\n".join(lines)
+
+
+def scaling(found: Mapping[str, Any]) -> str:
+    """What one replica takes, and replicas that come and go."""
+    lines = [_row(["callers of one replica", "requests/s", "p50", "p99", "failed"]), "|" + "---|" * 5]
+    for callers, run in found["ladder"].items():
+        lines.append(_row([callers, f"{run['rate']:,.0f}", *_latencies(run)[:2], f"{run['failed']:,}"]))
+    up, down = found["up"], found["down"]
+    lines += [
+        "",
+        f"Scaled to {found['target']:.0%} of a processor a replica: 1 to 3 replicas {found['up_s']:.0f} s after the "
+        f"load began, {up['failed']:,} of {up['requests']:,} failed; back to 1 {found['down_s']:.0f} s after it ended, "
+        f"{down['failed']:,} of {down['requests']:,} failed.",
+    ]
+    return "\n".join(lines)
+
+
+def soak(found: Mapping[str, Any]) -> str:
+    """Memory, failures and decisions of the long run."""
+    first, last = found["samples"][0], found["samples"][-1]
+    lines = [
+        f"{found['minutes']:g} minutes at {found['rate']:,.0f} requests a second: {found['failed']:,} of "
+        f"{found['requests']:,} failed; {found['decisions']:,} decisions in the Parquet for {found['answered_200']:,} "
+        f"answers with 200, {found['journals_left']} journals left.",
+        "",
+        _row(["resident memory", "at the start", "at the end", "slope after warming up"]),
+        "|" + "---|" * 4,
+    ]
+    for name, slope in found["slope_mib_per_hour"].items():
+        lines.append(_row([name, f"{first[name]:,.0f} MiB", f"{last[name]:,.0f} MiB", f"{slope:+.1f} MiB/h"]))
+    return "\n".join(lines)
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Write the tables into their page."""
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+
+
+def _latencies(run: Mapping[str, Any]) -> list[str]:
+    keys = ("p50_ms", "p99_ms", "worst_p99_ms")
+    return ["" if run.get(key) is None else f"{run[key]:.1f} ms" for key in keys]
+
+
+def _told(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in outcomes.items() if count)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
