@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -210,6 +212,10 @@ def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         demo._deploy()
         url, body = f"http://127.0.0.1:{port}/score", json.dumps(SEED_REQUEST)
         eventually(lambda: services.ask(url, body=body)[0] == 200)
+        request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            # Ours has no hyphens: the replica answered before Serve's own path (serve_app.direct).
+            assert re.fullmatch("[0-9a-f]{32}", reply.headers["X-Request-ID"])
         heard = listening(settings.state)
         assert {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in heard}
         assert {address for addresses in heard.values() for address in addresses} == {"127.0.0.1"}
