@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
+from ray.serve.schema import LoggingConfig
 
 from fraud import bundle
 from fraud.errors import FraudError
@@ -53,6 +54,7 @@ class Options(BaseModel):
     health_check_timeout_s=10,
     graceful_shutdown_timeout_s=60,  # HAProxy's 30 s to forget it, what it still answers, the decisions and the history
     max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
+    logging_config=LoggingConfig(enable_access_log=False),  # a line a request, also on disk; ours is sampled
     # Replicas wait most of the time; leave a small machine room for a training.
     ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": MIDDLEWARES}},
 )

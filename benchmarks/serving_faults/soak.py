@@ -85,6 +85,7 @@ def _told(numbers: dict[str, float]) -> str:
 def _stop(rig: Rig) -> None:
     """`serve shutdown`, and wait for the last replica."""
     rig.run([str(BIN / "serve"), "shutdown", "--yes", "--address", rig.stack.url("dashboard")])
+    rig.is_plain = False
     began = time.monotonic()
     while rig.replicas():
         if time.monotonic() - began > _STOP_TIMEOUT_S:

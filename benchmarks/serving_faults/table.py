@@ -80,11 +80,13 @@ def scaling(found: Mapping[str, Any]) -> str:
     for callers, run in found["ladder"].items():
         lines.append(_row([callers, f"{run['rate']:,.0f}", *_latencies(run)[:2], f"{run['failed']:,}"]))
     up, down = found["up"], found["down"]
+    times = [found["up_s"], found["down_s"]]
+    took = ["not in the time after" if seconds is None else f"{seconds:.0f} s after" for seconds in times]
     lines += [
         "",
-        f"Scaled to {found['target']:.0%} of a processor a replica: 1 to 3 replicas {found['up_s']:.0f} s after the "
-        f"load began, {up['failed']:,} of {up['requests']:,} failed; back to 1 {found['down_s']:.0f} s after it ended, "
-        f"{down['failed']:,} of {down['requests']:,} failed.",
+        f"Scaled to {found['target']:.0%} of a processor a replica: 1 to 3 replicas {took[0]} the load began, "
+        f"{up['failed']:,} of {up['requests']:,} failed; back to 1 {took[1]} it ended, {down['failed']:,} of "
+        f"{down['requests']:,} failed.",
     ]
     return "\n".join(lines)
 
