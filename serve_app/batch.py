@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope
 
 from fraud.errors import ConfigError
 from serve_app.batch_json import TextRows, elements_of, lines_of
-from serve_app.batch_scores import Part, ScoredPart, score_part
+from serve_app.batch_scores import PART_S, Part, ScoredPart, score_part
 from serve_app.reader import check_encoding, is_json, media_type_of, read_body, wrong_media_type
 from serve_app.scoring import Hooks, flag_of
 from serve_app.state import ServedModel, State
@@ -30,7 +30,6 @@ ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
-_PART_S = 0.010
 _SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
 
 
@@ -55,8 +54,8 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, start: int, stop: int) -> Part:
-        """Read the rows from `start` to `stop`."""
+    async def take(self, start: int, stop: int) -> Part:
+        """Read the rows from `start` to `stop`; what takes long lets other requests through."""
 
     def add(self, start: int, scored: ScoredPart) -> None:
         """Put the answers to a part behind those to the rows before it."""
@@ -85,7 +84,7 @@ class Batch:
             rows = await self._rows(model, body, media_type)
             n_scored = 0
             async for start, stop in _parts(len(rows)):
-                part = rows.take(start, stop)
+                part = await rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
                 if learn:
@@ -113,14 +112,14 @@ class Batch:
 
 
 async def _parts(n_rows: int) -> AsyncIterator[tuple[int, int]]:
-    """Cut rows into parts that take about `_PART_S` each, and let other requests through after each of them."""
+    """Cut rows into parts that take about `PART_S` each, and let other requests through after each of them."""
     start, size = 0, _FIRST_PART
     while start < n_rows:
         began = time.perf_counter()
         stop = min(start + size, n_rows)
         yield start, stop
         took = max(time.perf_counter() - began, 1e-6)
-        fitting = min(int((stop - start) * _PART_S / took), 4 * size)
+        fitting = min(int((stop - start) * PART_S / took), 4 * size)
         size = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
         start = stop
         await asyncio.sleep(0)
