@@ -18,7 +18,7 @@ _PROBLEMS = {"application/json": {"schema": {"$ref": "#/components/schemas/Probl
 _DEADLINE = {
     "name": DEADLINE_HEADER,
     "in": "header",
-    "schema": {"type": "number", "minimum": -999_999_999, "maximum": 999_999_999},
+    "schema": {"type": "string", "pattern": r"^-?\d{1,9}(\.\d{1,9})?$", "examples": ["50"]},
     "description": "Milliseconds from now in which scoring must have begun; past them the answer is the fallback.",
 }
 # What stands before every route may say of a request that needs a key.
