@@ -10,20 +10,20 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from serve_app.access_log import AccessLog
-from serve_app.auth import HEADER, ApiKeys
-from serve_app.batch import ARROW, NDJSON, Batch, BatchLimits
+from serve_app.auth import ApiKeys
+from serve_app.batch import Batch, BatchLimits
 from serve_app.fallback import FallbackAnswer
-from serve_app.guard import Guard, open_paths
+from serve_app.guard import Guard
 from serve_app.hot_path import HotPath
 from serve_app.limits import Limits
 from serve_app.metrics import Metrics
-from serve_app.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status, example_of
+from serve_app.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status
+from serve_app.openapi import openapi
 from serve_app.problems import Rejected, problem, problem_response
 from serve_app.scoring import Hooks, Scoring, json_response
 from serve_app.state import State
@@ -154,32 +154,6 @@ def create_app(
         return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
 
     return app
-
-
-def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: Limits) -> dict[str, Any]:
-    """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
-    schema = state.model.engine.schema
-    document = get_openapi(
-        title=app.title,
-        version=state.model.version,
-        description=app.description,
-        routes=app.routes,
-        tags=app.openapi_tags,
-    )
-    components = document.setdefault("components", {})
-    components["schemas"]["Transaction"] = state.model.reader.json_schema()
-    one, example = {"$ref": "#/components/schemas/Transaction"}, example_of(schema)
-    many = {"schema": {"type": "array", "items": one}, "example": [example]}
-    single = {"application/json": {"schema": one, "example": example}}
-    batch = {"application/json": many, NDJSON: {"schema": {"type": "string"}}, ARROW: {"schema": {"type": "string"}}}
-    for path, content in (("/score", single), ("/score/batch", batch), ("/explain", single)):
-        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-    if keys.is_required:
-        components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
-        document["security"] = [{"ApiKey": []}]
-        for path in open_paths(limits):
-            document["paths"][path]["get"]["security"] = []
-    return document
 
 
 async def _answer_rejected(request: Request, error: Exception) -> Response:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope
 
 from fraud.errors import ConfigError
 from serve_app.batch_json import TextRows, elements_of, lines_of
-from serve_app.batch_scores import Part, ScoredPart, score_part
+from serve_app.batch_scores import PART_S, Part, ScoredPart, score_part
 from serve_app.reader import check_encoding, is_json, media_type_of, read_body, wrong_media_type
 from serve_app.scoring import Hooks, flag_of
 from serve_app.state import ServedModel, State
@@ -30,7 +30,6 @@ ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
-_PART_S = 0.010
 _SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
 
 
@@ -55,8 +54,8 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, start: int, stop: int) -> Part:
-        """Read the rows from `start` to `stop`."""
+    async def take(self, start: int, stop: int) -> Part:
+        """Read the rows from `start` to `stop`; what takes long lets other requests through."""
 
     def add(self, start: int, scored: ScoredPart) -> None:
         """Put the answers to a part behind those to the rows before it."""
@@ -73,7 +72,7 @@ class Batch:
         self._hooks = hooks or Hooks()
         self._limits = limits or BatchLimits()
         self._turn = asyncio.Lock()  # single requests share the event loop with one batch, not with thirty
-        self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `_PART_S` last time
+        self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `PART_S` last time
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
         """The content of models.BatchAnswers, or the same in the other formats. Raises Rejected (413, 415, 422)."""
@@ -87,7 +86,7 @@ class Batch:
             n_scored = 0
             kind = media_type, with_reasons
             async for start, stop in self._parts(len(rows), kind):
-                part = rows.take(start, stop)
+                part = await rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
                 if learn and self._hooks.decided_part is not None:
@@ -108,7 +107,7 @@ class Batch:
         return TextRows(model, await _all(elements), "application/json", is_array=True)
 
     async def _parts(self, n_rows: int, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
-        """Cut rows into parts that take about `_PART_S` each, and let other requests through after each of them."""
+        """Cut rows into parts that take about `PART_S` each, and let other requests through after each of them."""
         start, size = 0, self._sizes.get(kind, _FIRST_PART)
         while start < n_rows:
             began = time.perf_counter()
@@ -116,7 +115,7 @@ class Batch:
             yield start, stop
             took = max(time.perf_counter() - began, 1e-6)
             if stop - start >= _SMALLEST_PART:  # fewer say little: what every part costs, however small, hides the rest
-                fitting = min(int((stop - start) * _PART_S / took), 4 * size)
+                fitting = min(int((stop - start) * PART_S / took), 4 * size)
                 size = self._sizes[kind] = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
             start = stop
             await asyncio.sleep(0)

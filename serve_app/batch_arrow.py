@@ -42,7 +42,7 @@ class ArrowRows:
     def __len__(self) -> int:
         return self._table.num_rows
 
-    def take(self, start: int, stop: int) -> Part:
+    async def take(self, start: int, stop: int) -> Part:
         """Check the rows from `start` to `stop`."""
         schema, size = self._model.engine.schema, stop - start
         piece = self._table.slice(start, size)

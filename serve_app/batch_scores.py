@@ -17,6 +17,7 @@ from serve_app.problems import Rejected, problem
 from serve_app.state import MOST_REASONS, NO_LIVE_HISTORY, ServedModel
 
 Problems = tuple[dict[str, Any], ...]
+PART_S = 0.010  # for so long a batch may keep other requests waiting
 
 
 class Part:
@@ -96,6 +97,9 @@ def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: boo
     Many rows run through other loops than one alone: their scores agree within float32 rounding.
     """
     engine = model.engine
+    if not part.places:
+        nothing, no = np.empty(0), np.empty(0, dtype=bool)
+        return ScoredPart(model, part, dict.fromkeys(engine.score_names, nothing), no, no, [] if with_reasons else None)
     raw, is_live = engine.raw_in_turn(part.rows, learn=learn)
     scores = engine.score_raw(raw)
     if not np.isfinite(scores).all():

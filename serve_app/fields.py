@@ -25,7 +25,10 @@ _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _WHOLE_DECIMAL = re.compile(r"(-?\d+)\.0+")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
+# Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
+LONGEST_TEXT = 1024
 _LONGEST_SHOWN = 40
+_SHORTER = f"send at most {LONGEST_TEXT:,} characters"
 _FEW_CATEGORIES = 20
 
 
@@ -64,7 +67,7 @@ def json_schema_of(column: Column) -> dict[str, Any]:
         schema["enum"] = list(column.categories)
     else:
         types = ["string", "integer"]
-        schema["minLength"] = 1
+        schema |= {"minLength": 1, "maxLength": LONGEST_TEXT, "pattern": r"\S"}
     if column.nullable:
         types += ["null"] if types else []
         if "enum" in schema:
@@ -170,6 +173,8 @@ def _text(column: Column) -> Check:
         text = str(value).strip()
         if not text:
             raise refused("string_empty", "the text is empty", remedy)
+        if len(text) > LONGEST_TEXT:
+            raise refused("string_too_long", f"the text has {len(text):,} characters", _SHORTER)
         if not text.isascii() and not _is_unicode(text):
             raise refused("string_unicode", "the text holds half of a surrogate pair", "send valid Unicode")
         if text.endswith("0") and (whole := _WHOLE_DECIMAL.fullmatch(text)):
@@ -208,11 +213,12 @@ def _time(column: Column) -> Check:
             raise refused("datetime_parsing", f"{shown(value)} is not an ISO 8601 time", remedy)
         try:
             time = dt.datetime.fromisoformat(match[0])
-            return _within_years(time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time, value)
+            time = time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
         except OverflowError:
             raise outside_years(value) from None
         except ValueError as error:
             raise refused("datetime_parsing", f"{shown(value)} is not a time ({error})", remedy) from None
+        return _within_years(time, value)
 
     return check_number if unit else check_text
 

@@ -15,7 +15,10 @@ from fraud.schema import Schema
 from serve_app.fields import remedy_of
 
 MOST_PROBLEMS = 20
+# Looking for what a name may have meant compares it with every other, letter by letter: enough for a mistake.
+_MOST_SUGGESTIONS = 5
 _LONGEST_NAME = 80
+_MOST_NAMES = 30
 
 
 class Rejected(Exception):  # noqa: N818 - an answer, not a failure of ours
@@ -63,40 +66,50 @@ class _ProblemResponse(Response):
         await super().__call__(scope, receive, send)
 
 
-def problems_of(error: ValidationError, schema: Schema, given: Mapping[str, object]) -> list[dict[str, Any]]:
-    """Translate pydantic's findings about one transaction; at most MOST_PROBLEMS of them."""
+def problems_of(
+    error: ValidationError, schema: Schema, given: Mapping[str, object], *, n_left_out: int = 0, suggest: bool = True
+) -> list[dict[str, Any]]:
+    """Translate pydantic's findings about one transaction; at most MOST_PROBLEMS of them.
+
+    n_left_out: how many unknown fields it was not shown; suggest: look for like names.
+    """
     found = []
+    known = {column.name for column in schema.inputs}
+    most = _MOST_SUGGESTIONS if suggest else 0
     errors = error.errors(include_url=False, include_input=False)
     # A missing field and an unknown one are often the same misspelling: the unknown names are what is left to claim.
-    unclaimed = [_short(name) for name in list(given)[:1000] if name not in {column.name for column in schema.inputs}]
-    for entry in errors[:MOST_PROBLEMS]:
+    unclaimed = [_short(name) for name in given if name not in known][:MOST_PROBLEMS]
+    for place, entry in enumerate(errors[:MOST_PROBLEMS]):
         name = str(entry["loc"][0]) if entry["loc"] else None
         if name is None:
             message, remedy = "the name of a field is not valid Unicode", "send the names that GET /docs lists"
         elif entry["type"] == "missing":
-            near = closest(name, unclaimed).replace("; did you mean ", "; is it what you called ")
+            near = closest(name, unclaimed) if place < most else ""
+            near = near.replace("; did you mean ", "; is it what you called ")
             message, remedy = f"this field is required{near}", remedy_of(schema.column(name))
         elif entry["type"] == "extra_forbidden":
-            message, remedy = about_extra(name, schema, given)
+            message, remedy = about_extra(name, schema, given, suggest=place < most)
         else:
             message, remedy = entry["ctx"]["problem"], entry["ctx"]["remedy"]
         found.append(problem(entry["type"], message, remedy, field=name))
-    if len(errors) > MOST_PROBLEMS:
-        more = f"{len(errors) - MOST_PROBLEMS} more problems are not listed"
-        found.append(problem("too_many", more, "see GET /docs for the fields"))
+    n_untold = len(errors) - len(found) + n_left_out
+    if n_untold:
+        found.append(problem("too_many", f"{n_untold} more problems are not listed", "see GET /docs for the fields"))
     return found
 
 
-def about_extra(name: str, schema: Schema, given: Mapping[str, object]) -> tuple[str, str]:
-    """What is wrong with a field that the schema's inputs do not have, and the remedy."""
+def about_extra(name: str, schema: Schema, given: Mapping[str, object], *, suggest: bool = True) -> tuple[str, str]:
+    """What is wrong with a field that the schema's inputs do not have, and the remedy. suggest: look for a like one."""
     if schema.label is not None and name == schema.label.name:
         return "this is the label, which is what the score predicts", "leave it out"
     if name in schema.ignore:
         return f"schema {schema.name!r} has no use for this field", "leave it out"
-    absent = [column.name for column in schema.inputs if column.name not in given]
-    near = closest(_short(name), absent) or closest(_short(name), [column.name for column in schema.inputs])
-    remedy = near.lstrip("; ") or f"the fields are {', '.join(column.name for column in schema.inputs)}"
-    return f"schema {schema.name!r} has no such field", remedy
+    names = [column.name for column in schema.inputs]
+    near = ""
+    if suggest:
+        near = closest(_short(name), [known for known in names if known not in given]) or closest(_short(name), names)
+    listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+    return f"schema {schema.name!r} has no such field", near.lstrip("; ") or f"the fields are {listed}"
 
 
 def _short(name: str) -> str:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from fraud.schema import Schema
 from serve_app.fast_reader import FastReader
 from serve_app.models import transaction_type
-from serve_app.problems import Rejected, problem, problems_of
+from serve_app.problems import MOST_PROBLEMS, Rejected, problem, problems_of
 
 SMALLEST_LIMIT = 64 * 1024
 _BYTES_A_FIELD = 512
@@ -29,6 +29,7 @@ class TransactionReader:
         self.schema = schema
         self.limit = max(SMALLEST_LIMIT, _BYTES_A_FIELD * len(schema.inputs))
         self._names = [column.name for column in schema.inputs]
+        self._known = frozenset(self._names)
         self._type: TypeAdapter[dict[str, object]] = transaction_type(schema)
         self._fast = FastReader(schema)
 
@@ -38,18 +39,29 @@ class TransactionReader:
             check_content_type(Headers(scope=scope))
         return self.parse(await read_body(scope, receive, self.limit, "one transaction"))
 
-    def parse(self, body: bytes) -> dict[str, object]:
-        """The same from the body alone. Raises Rejected (422) naming every field at fault."""
-        return self._fast.read(body) or self.parse_carefully(body)
+    def parse(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
+        """The same from the body alone. Raises Rejected (422) naming every field at fault.
 
-    def parse_carefully(self, body: bytes) -> dict[str, object]:
+        suggest: look for names that a wrong one may have meant.
+        """
+        return self._fast.read(body) or self.parse_carefully(body, suggest=suggest)
+
+    def parse_carefully(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
         """The same without the quick way, several times as slow: it decides what is an error, and says which."""
-        given = parse_object(body)
+        given, n_left_out = self._without_excess(parse_object(body))
         try:
             values = self._type.validate_python(given)
         except ValidationError as error:
-            raise Rejected(422, *problems_of(error, self.schema, given)) from None
+            told = problems_of(error, self.schema, given, n_left_out=n_left_out, suggest=suggest)
+            raise Rejected(422, *told) from None
         return {name: values.get(name) for name in self._names}
+
+    def _without_excess(self, given: dict[str, object]) -> tuple[dict[str, object], int]:
+        """Leave out unknown fields beyond those that an answer names, and say how many: pydantic would make an error of
+        each of thousands."""
+        unknown = [name for name in given if name not in self._known]
+        excess = set(unknown[MOST_PROBLEMS:])
+        return {name: value for name, value in given.items() if name not in excess} if excess else given, len(excess)
 
     def json_schema(self) -> dict[str, Any]:
         """JSON schema of a transaction, for OpenAPI."""

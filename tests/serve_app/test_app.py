@@ -26,6 +26,7 @@ from fraud.settings import Settings
 from fraud.thresholds import Threshold
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
+from serve_app.batch import ARROW, NDJSON
 from serve_app.models import Answer, ModelInfo, Problems
 from serve_app.state import ServedModel, State, load_model
 
@@ -287,6 +288,18 @@ def test_openapi_of_every_kind_of_column(clients: Clients):
     handbook = clients["handbook"].get("/openapi.json").json()["components"]["schemas"]["Transaction"]
     assert handbook["properties"]["TX_DATETIME"]["format"] == "date-time"
     assert "TX_FRAUD" not in handbook["properties"]
+
+
+def test_openapi_tells_what_guard_and_batches_answer(clients: Clients):
+    paths = clients["handbook"].get("/openapi.json").json()["paths"]
+    batch = paths["/score/batch"]["post"]["responses"]["200"]["content"]
+    assert set(batch) == {"application/json", NDJSON, ARROW}
+    for path in ("/score", "/model", "/metrics"):
+        (operation,) = paths[path].values()
+        for status in ("401", "422", "429", "503"):
+            assert list(operation["responses"][status]["content"]) == ["application/json"], (path, status)
+    assert "401" not in paths["/healthz"]["get"]["responses"]
+    assert "X-Deadline-Ms" in [each["name"] for each in paths["/score"]["post"]["parameters"]]
 
 
 def test_a_model_is_loaded_from_a_folder_below_the_root(bundles: dict[str, Path]):

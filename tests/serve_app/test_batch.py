@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,9 +22,10 @@ from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.batch import ARROW, NDJSON, BatchLimits
-from serve_app.batch_json import elements_of
+from serve_app.batch_json import TextRows, elements_of
+from serve_app.batch_scores import Part
 from serve_app.models import BatchAnswers
-from serve_app.problems import Rejected
+from serve_app.problems import MOST_PROBLEMS, Rejected
 from serve_app.scoring import Hooks
 from serve_app.state import ServedModel, State, load_model
 
@@ -328,3 +330,38 @@ def test_a_damaged_arrow_stream_never_crashes(clients: Clients, changes: list[tu
 def test_the_reader_of_elements_stops_at_the_limit():
     with pytest.raises(Rejected, match="413"):
         list(elements_of(b"[" + b"1," * 10**6 + b"1]", 10, 3))
+
+
+def test_a_batch_of_nothing_but_mistakes_stays_small_and_lets_others_through(models: Models, requests: Requests):
+    """After very many problems a row tells its first; reading rows with many mistakes gives way to other requests."""
+    rows = TextRows(
+        models["handbook"], [json.dumps({f"x{i}": 1 for i in range(30)}).encode()] * 400, NDJSON, is_array=False
+    )
+
+    async def read() -> tuple[Part, int]:
+        turns = 0
+        task = asyncio.ensure_future(rows.take(0, 400))
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return task.result(), turns
+
+    part, turns = asyncio.run(read())
+    assert turns > 3, "nobody else had a turn"
+    told = [len(part.rejected[place]) for place in range(400)]
+    assert told[0] == MOST_PROBLEMS + 1 and told[-1] == 1
+    assert sum(told) < 2_000 + 400 + MOST_PROBLEMS
+
+
+@pytest.mark.parametrize("query", ["", "?reasons=true"])
+def test_a_batch_without_one_good_row_is_answered(clients: Clients, query: str):
+    rows = [{"amount": "x"}] * 70
+    found = post(clients["transactions"], rows, query=query).json()
+    assert (found["scored"], found["rejected"], len(found["results"])) == (0, 70, 70)
+    told = table_of(
+        post(clients["transactions"], arrow([{**dict.fromkeys(COLUMNS, 0.5), "hour": 99.0}] * 3), ARROW, query)
+    )
+    assert told["score"].null_count == 3 and told["error"].null_count == 0
+
+
+COLUMNS = ("amount", "hour", "distance", "device_score", "country_mismatch")

@@ -253,3 +253,35 @@ def test_limits_that_nobody_wrote_are_not_in_the_remedy():
     with pytest.raises(Exception, match="1e\\+16 is outside -1e\\+15 to 1e\\+15") as caught:
         check_of(Column(name="x", kind="numeric"))(1e16)
     assert caught.value.context["remedy"] == "send a number"
+
+
+def test_of_thousands_of_unknown_fields_a_few_are_told_and_the_rest_counted(schemas: Schemas, requests: Requests):
+    given = {**requests["transactions"], **{f"x{i}": 1 for i in range(3000)}}
+    found = problems(TransactionReader(schemas["transactions"]), given)
+    assert [each["type"] for each in found] == ["extra_forbidden"] * 20 + ["too_many"]
+    assert found[-1]["msg"] == "2980 more problems are not listed"
+
+
+def test_suggestions_are_looked_for_a_few_times(schemas: Schemas, requests: Requests):
+    """Each compares names letter by letter; a body of 64 KiB could ask for ten thousand of them."""
+    given = {**requests["transactions"], **{f"amount{i}": 1 for i in range(20)}}
+    remedies = [each["remedy"] for each in problems(TransactionReader(schemas["transactions"]), given)]
+    assert sum("did you mean" in remedy for remedy in remedies) == 5
+    assert all("the fields are" in remedy for remedy in remedies[5:20])
+
+
+def test_a_text_has_a_longest_length(schemas: Schemas, requests: Requests):
+    """An entity of 60 KiB would stay in the history's memory."""
+    reader = TransactionReader(schemas["handbook"])
+    request = {**requests["handbook"], "CUSTOMER_ID": "x" * 1024}
+    assert reader.parse(json.dumps(request).encode())["CUSTOMER_ID"] == "x" * 1024
+    (found,) = problems(reader, {**request, "CUSTOMER_ID": "x" * 1025})
+    assert found["type"] == "string_too_long" and "1,024" in found["remedy"]
+    assert reader.json_schema()["properties"]["CUSTOMER_ID"]["maxLength"] == 1024
+
+
+def test_a_time_in_the_wrong_century_is_said_to_be_that(schemas: Schemas, requests: Requests):
+    reader = TransactionReader(schemas["handbook"])
+    for time in ("1018-09-01T10:15:00", "2200-01-01", "0001-01-01T00:00:00+10:00"):
+        (found,) = problems(reader, {**requests["handbook"], "TX_DATETIME": time})
+        assert found["type"] == "out_of_range", found

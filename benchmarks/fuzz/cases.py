@@ -1,0 +1,172 @@
+"""Requests that schemathesis makes from the OpenAPI document, right and wrong ones, with its checks of the answers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+MODES = ("positive", "negative")
+_MOST_FAILURES = 50
+
+
+@dataclass
+class Found:
+    """What happened. requests: by "METHOD path"; statuses: of all answers; failures: {"check: operation": example}."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+    longest_ms: float = 0.0
+    longest: str = ""
+
+    @property
+    def n(self) -> int:
+        """How many requests there were."""
+        return sum(self.requests.values())
+
+    def fail(self, what: str, example: str) -> None:
+        """Note a failure; of one kind the first is kept."""
+        if len(self.failures) < _MOST_FAILURES:
+            self.failures.setdefault(what, example[:2000])
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Time one request."""
+        began = time.perf_counter()
+        yield
+        took = (time.perf_counter() - began) * 1e3
+        if took > self.longest_ms:
+            self.longest_ms, self.longest = took, what
+
+
+class Cases:
+    """Sends generated requests and notes what comes of them in `found`.
+
+    schema: as schemathesis loaded it from the OpenAPI document; key: of the API; after: called after every request;
+    call: further arguments of schemathesis' `case.call`.
+    """
+
+    def __init__(self, schema: Any, key: str, *, after: Callable[[], None] | None = None, **call: Any) -> None:
+        self.found = Found()
+        self._schema, self._key, self._after, self._call = schema, key, after, call
+
+    def know_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:
+        """Tell schemathesis how bodies of other media types than JSON are made, and times."""
+        from schemathesis.openapi import format, media_type
+
+        format("date-time", _times())
+        for name, strategy in bodies.items():
+            media_type(name, strategy)
+
+    def run(self, n: int, *, start: int = 0) -> Found:
+        """Send `n` requests or more: the boundary cases, then drawn ones. start: seed."""
+        operations = [result.ok() for result in self._schema.get_all_operations()]
+        for operation in operations:
+            self._send_boundaries(operation)
+        posts = [operation for operation in operations if operation.method.lower() == "post"]
+        while self.found.n < n:
+            share = max(20, (n - self.found.n) // (len(MODES) * len(posts)))
+            for operation in posts:
+                for mode in MODES:
+                    start += 1
+                    self._send_drawn(operation, mode, share, start)
+        return self.found
+
+    def _send_boundaries(self, operation: Any) -> None:
+        """schemathesis' boundary values, wrong methods, missing headers and content types, one after another."""
+        from schemathesis.generation import GenerationMode
+
+        config = self._schema.config.generation_for(operation=operation)
+        modes = [GenerationMode(mode) for mode in MODES]
+        for case in self._schema.iter_coverage_cases(operation, generation_modes=modes, generation_config=config):
+            self._send(case)
+
+    def _send_drawn(self, operation: Any, mode: str, n: int, start: int) -> None:
+        from schemathesis.generation import GenerationMode
+
+        @seed(start)
+        @settings(
+            max_examples=n,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
+        def send(case: Any) -> None:
+            self._send(case)
+
+        send()
+
+    def _send(self, case: Any) -> None:
+        from schemathesis.core.failures import FailureGroup
+
+        found, what = self.found, f"{case.method.upper()} {case.path}"
+        found.requests[what] += 1
+        try:
+            with found.timed(what):
+                answer = case.call(headers={"X-API-Key": self._key}, **self._call)
+            found.statuses[str(answer.status_code)] += 1
+            case.validate_response(answer, excluded_checks=[_check("ignored_auth")])
+        except FailureGroup as group:
+            for failure in group.exceptions:
+                if not _is_beyond_schema(type(failure).__name__, case, answer):
+                    found.fail(
+                        f"{type(failure).__name__}: {what}", f"{failure}\n{_shown(case)}\n{answer.content[:500]!r}"
+                    )
+        except OSError as error:  # of requests too: no answer, or a broken one
+            found.statuses["none"] += 1
+            found.fail(f"{type(error).__name__}: {what}", f"{error}\n{_shown(case)}")
+        if self._after is not None:
+            self._after()
+
+
+def _is_beyond_schema(check: str, case: Any, answer: Any) -> bool:
+    """Whether a check asks more than the document says: what JSON schema cannot tell is told by the answer alone.
+
+    A batch is accepted whatever its rows are, and each row's verdict is in the answer; the text of lines and streams
+    has no schema.
+    """
+    if check == "AcceptedNegativeData" and _adds_only(case):
+        return True
+    if check not in ("AcceptedNegativeData", "RejectedPositiveData") or "batch" not in case.path:
+        return False
+    if case.media_type != "application/json":
+        return True
+    return check == "AcceptedNegativeData" and (answer.json()["rejected"] > 0 or case.body == [])
+
+
+def _adds_only(case: Any) -> bool:
+    """Whether all that is wrong are parameters nobody asked for, which are ignored, or the key, which we put right."""
+    negated = {str(location.name) for location, part in case.meta.components.items() if part.mode.is_negative}
+    flags = [(case.query or {}).get(name, "true") for name in ("learn", "reasons")]
+    deadline = (case.headers or {}).get("X-Deadline-Ms")
+    return "BODY" not in negated and all(str(flag).lower() in ("true", "false") for flag in flags) and deadline is None
+
+
+def _check(name: str) -> Any:
+    """One of schemathesis' checks. `ignored_auth` would send everything thrice; benchmarks.fuzz.keys asks once."""
+    from schemathesis.checks import CHECKS, load_all_checks
+
+    load_all_checks()
+    return CHECKS.get_one(name)
+
+
+def _times() -> SearchStrategy[str]:
+    """Times of the years that transactions have, as a caller may write them."""
+    zones = st.sampled_from(["", "Z", "+05:30", "-0800"])
+    times = st.datetimes(dt.datetime(1901, 1, 1), dt.datetime(2198, 1, 1))
+    return st.builds(lambda time, zone: f"{time.isoformat()}{zone}", times, zones)
+
+
+def _shown(case: Any) -> str:
+    return f"{case.query!r} {case.headers!r} {case.media_type} {case.body!r}"

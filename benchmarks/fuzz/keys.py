@@ -1,0 +1,84 @@
+"""Who comes without a key, and what the server then answers: 401 to everything but health."""
+
+from __future__ import annotations
+
+import http.client
+from typing import TYPE_CHECKING
+
+from benchmarks.fuzz.cases import Found
+
+if TYPE_CHECKING:
+    from benchmarks.fuzz.server import Target
+
+OPEN = ("/healthz", "/readyz")
+CLOSED = (
+    "/", "/score", "/score/batch", "/explain", "/model", "/metrics", "/docs", "/openapi.json", "/redoc", "/nothing",
+    "/score/", "//score", "/healthz/../score", "/healthz%2f..%2fscore", "/healthz/", "/HEALTHZ", "/readyz/x", "/.env",
+    "/-/routes/x", "*", "http://x/score", "/score?X-API-Key=x", "/%2e%2e/%2e%2e/etc/passwd",
+)  # fmt: skip
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")
+# Ray Serve's own, behind its ingress: they tell that it lives, and the prefix of the application.
+OF_SERVE = ("/-/healthz", "/-/routes")
+
+
+def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
+    """Headers that hold no valid key."""
+    return {
+        "no key": {},
+        "an empty key": {"X-API-Key": ""},
+        "another key": {"X-API-Key": "0" * len(key)},
+        "the key and more": {"X-API-Key": key + "x"},
+        "the key in another case": {"X-API-Key": key.swapcase()},
+        "a key of 60,000 characters": {"X-API-Key": "x" * 60_000},
+        "bytes that are no text": {"X-API-Key": "\xff\xfe"},
+        "as a bearer token": {"Authorization": f"Bearer {key}"},
+        "the key twice": [("X-API-Key", key), ("X-API-Key", key)],
+    }
+
+
+def run(target: Target) -> Found:
+    """Ask for every path by every method without a key, and for /score with every wrong one."""
+    found = Found()
+    for path in CLOSED:
+        for method in METHODS:
+            _ask(target, found, method, path, {}, {401} | ({400, 404} if path[0] != "/" else set()))
+    # A head too long for the ingress is its own to refuse.
+    for name, headers in wrong_keys(target.key).items():
+        allowed = {401, 400, 431} if "60,000" in name else {401}
+        _ask(target, found, "POST", "/score", headers, allowed, name)
+    for path in OPEN:
+        _ask(target, found, "GET", path, {}, {200})
+    for path in OF_SERVE:
+        _ask(target, found, "GET", path, {}, {200} if target.is_ingress else {401})
+    return found
+
+
+def _ask(
+    target: Target,
+    found: Found,
+    method: str,
+    path: str,
+    headers: dict[str, str] | list[tuple[str, str]],
+    allowed: set[int],
+    name: str = "no key",
+) -> None:
+    what = f"{method} {path}"
+    found.requests[what] += 1
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=20)
+    try:
+        with found.timed(what):
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for header, value in headers.items() if isinstance(headers, dict) else headers:
+                connection.putheader(header, value)
+            connection.putheader("Content-Length", "0")
+            connection.endheaders()
+            answer = connection.getresponse()
+            answer.read()
+        found.statuses[str(answer.status)] += 1
+        if answer.status not in allowed:
+            found.fail(f"{what} with {name}: {answer.status}", "")
+    except (OSError, http.client.HTTPException) as error:
+        found.statuses["none"] += 1
+        found.fail(f"{what} with {name}: {type(error).__name__}", str(error))
+    finally:
+        connection.close()

@@ -1,0 +1,152 @@
+"""The replica's app under uvicorn, in a process of its own, as Ray Serve runs it: production mode, a key, a bundle.
+
+    python -m benchmarks.fuzz.server --bundle FOLDER --port 23000
+
+Settings come from the environment (docs/serving.md). `serving` starts it and ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from fraud.errors import DataError, run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 180.0
+BODY_TIMEOUT_S = 2.0
+KEEP_ALIVE_S = 5
+_MIB = 2.0**20
+_FOREIGN = ("FRAUD_", "MLFLOW_", "RAY_")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked. key: of the API; pids: the processes that serve, whose memory is watched."""
+
+    host: str
+    port: int
+    key: str
+    pids: tuple[int, ...]
+    is_ingress: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
+    def rss_mib(self) -> float:
+        """Resident memory of all its processes together. Raises DataError where one has died."""
+        try:
+            return sum(psutil.Process(pid).memory_info().rss for pid in self.pids) / _MIB
+        except psutil.NoSuchProcess as error:
+            raise DataError(f"the server's process {error.pid} died") from None
+
+    def ask(self, path: str, timeout_s: float = 30.0, body: bytes | None = None) -> tuple[int, bytes]:
+        """A plain request with the key: (status, body); (0, reason) without an answer."""
+        headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(request, timeout=timeout_s) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError as error:
+            return 0, str(error).encode()
+
+
+def environment(state: Path, digest: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a replica of ours runs with; nothing of the caller's settings. digest: of the key that it asks for."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return {
+        **own,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "FRAUD_MODE": "production",
+        "FRAUD_API_KEY_HASHES": digest,
+        "FRAUD_STATE": str(state),
+        "FRAUD_BODY_TIMEOUT_S": str(BODY_TIMEOUT_S),
+        **(settings or {}),
+    }
+
+
+@contextmanager
+def serving(
+    bundle: Path, state: Path, port: int, log: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Target]:
+    """Start the server, wait until it is ready, and end it. state: its folder; settings: further variables.
+
+    Raises DataError with the end of the log where it does not come up, or does not end in order.
+    """
+    from serve_app.auth import new_key
+
+    key, digest = new_key()
+    command = [sys.executable, "-m", "benchmarks.fuzz.server", "--bundle", str(bundle), "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(state, digest, settings), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    target = Target("127.0.0.1", port, key, (process.pid,))
+    try:
+        until = time.monotonic() + START_S
+        while target.ask("/readyz", 5)[0] != 200:
+            if process.poll() is not None or time.monotonic() > until:
+                raise DataError(f"the server did not start: {_end_of(log)}")
+            time.sleep(0.1)
+        yield target
+        if process.poll() is not None:
+            raise DataError(f"the server ended with {process.returncode}: {_end_of(log)}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fuzz.server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", required=True, help="folder of the bundle")
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args(argv)
+    import uvicorn
+
+    from serve_app.replica import Replica
+
+    replica = Replica({**os.environ, "FRAUD_BUNDLE": given.bundle})
+    try:
+        # The settings of ray/serve/_private/http_util.py.
+        uvicorn.run(
+            replica.app(), host="127.0.0.1", port=given.port, timeout_keep_alive=KEEP_ALIVE_S, lifespan="off",
+            access_log=False, log_level="warning", timeout_graceful_shutdown=5,
+        )  # fmt: skip
+    finally:
+        replica.close()
+    return 0
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,65 @@
+"""The OpenAPI document of the model now served: what FastAPI makes of the routes, and what only we know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from serve_app.auth import HEADER, ApiKeys
+from serve_app.batch import ARROW, NDJSON
+from serve_app.guard import open_paths
+from serve_app.limits import DEADLINE_HEADER, Limits
+from serve_app.models import example_of
+from serve_app.state import State
+
+_PROBLEMS = {"application/json": {"schema": {"$ref": "#/components/schemas/Problems"}}}
+_DEADLINE = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "schema": {"type": "string", "pattern": r"^-?\d{1,9}(\.\d{1,9})?$", "examples": ["50"]},
+    "description": "Milliseconds from now in which scoring must have begun; past them the answer is the fallback.",
+}
+# What stands before every route may say of a request that needs a key.
+_BY_GUARD = {
+    "401": "No valid API key.",
+    "422": f"{DEADLINE_HEADER} is not a number of milliseconds.",
+    "429": "More requests than this key may send; wait the seconds in Retry-After.",
+    "503": "Too many requests are waiting; try again after the seconds in Retry-After.",
+}
+
+
+def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: Limits) -> dict[str, Any]:
+    """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
+    schema = state.model.engine.schema
+    document = get_openapi(
+        title=app.title,
+        version=state.model.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    components, paths = document.setdefault("components", {}), document["paths"]
+    components["schemas"]["Transaction"] = state.model.reader.json_schema()
+    one, example = {"$ref": "#/components/schemas/Transaction"}, example_of(schema)
+    many = {"schema": {"type": "array", "items": one}, "example": [example]}
+    single = {"application/json": {"schema": one, "example": example}}
+    others = {NDJSON: {"schema": {"type": "string"}}, ARROW: {"schema": {"type": "string", "format": "binary"}}}
+    batch = {"application/json": many, **others}
+    for path, content in (("/score", single), ("/score/batch", batch), ("/explain", single)):
+        paths[path]["post"]["requestBody"] = {"required": True, "content": content}
+    paths["/score"]["post"].setdefault("parameters", []).append(_DEADLINE)
+    paths["/score/batch"]["post"]["responses"]["200"]["content"] |= others
+    is_open = open_paths(limits)
+    for path, methods in paths.items():
+        for method in methods.values() if path not in is_open else ():
+            for status, description in _BY_GUARD.items():
+                # FastAPI writes the errors of a route that answers in text as text, too.
+                method["responses"].setdefault(status, {"description": description})["content"] = _PROBLEMS
+    if keys.is_required:
+        components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
+        document["security"] = [{"ApiKey": []}]
+        for path in is_open:
+            paths[path]["get"]["security"] = []
+    return document
