@@ -7,7 +7,6 @@ and the order of the servers turns with them.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 import urllib.error
@@ -115,7 +114,7 @@ def one_round(
             _wait(url, server, headers, processes, material)
             started = time.monotonic() - began
             _check(url, server, headers, material)
-            found: dict[str, Any] = {"start_seconds": started, "cases": {}}
+            found: dict[str, Any] = {"start_seconds": started, "idle_cpu": _idle(processes), "cases": {}}
             warm: set[str] = set()
             for case in cases(server, parts):
                 bodies = _bodies(server.protocols[case.protocol], case, material)
@@ -135,12 +134,20 @@ def one_round(
             processes.stop()
 
 
+def _idle(processes: Processes) -> float:
+    """Share of one CPU that they take while nobody asks; it is part of the CPU time a request."""
+    before, began = processes.cpu_seconds(), time.monotonic()
+    time.sleep(1)
+    return spent(before, processes.cpu_seconds()) / (time.monotonic() - began)
+
+
 def _figures(driven: load.Load, cpu: float, case: Case) -> dict[str, Any]:
     answered = driven.requests * case.rows
     return {
         "rate": driven.rate * case.rows,
-        "cpu_us": cpu / answered * 1e6 if answered else math.nan,
-        **{name: getattr(driven, name) for name in ("requests", "seconds", "p50_ms", "p99_ms", "p999_ms")},
+        "cpu_us": cpu / answered * 1e6 if answered else None,
+        **{name: getattr(driven, name) for name in ("requests", "seconds")},
+        **{name: getattr(driven, name) if answered else None for name in ("p50_ms", "p99_ms", "p999_ms")},
         "failed": driven.failed,
         "statuses": driven.statuses,
         "socket_errors": driven.socket_errors,
