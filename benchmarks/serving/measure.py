@@ -67,7 +67,10 @@ def run(
     names: Sequence[str], material: Material, settings: Settings, *, parts: Sequence[str], rounds: int, seconds: float,
     tell: Tell,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure. Returns {server: {title, version, rounds, or error}}; a round: {case: figures}, memory and start."""
+    """Measure. Returns {server: {title, version, rounds, perhaps error}}; a round: {cases: {name: figures}, ...}.
+
+    A server that fails in its first round is left out of the others; later, that round has no cases.
+    """
     results: dict[str, Any] = {}
     programs: dict[str, Path] = {}
     for name in names:
@@ -84,16 +87,20 @@ def run(
         for name in turned:
             if "error" in results[name]:
                 continue
-            began = time.monotonic()
             try:
                 found = one_round(servers.SERVERS[name], programs[name], material, settings, parts, seconds)
             except DataError as error:
-                tell(f"{name}: {error}")
-                results[name]["error"] = str(error).splitlines()[0][:300]
+                tell(f"round {number + 1}/{rounds} {name}: {error}")
+                told = str(error).splitlines()[0][:300]
+                if results[name]["rounds"]:
+                    results[name]["rounds"].append({"error": told, "cases": {}})
+                else:
+                    results[name]["error"] = told
                 continue
             results[name]["rounds"].append(found)
             figures = ", ".join(f"{case} {figure['rate']:,.0f}" for case, figure in found["cases"].items())
-            tell(f"round {number + 1}/{rounds} {name} ({time.monotonic() - began:.0f} s): {figures}")
+            spent_on = f"{found['start_seconds']:.0f} s to start, {found['stop_seconds']:.0f} s to stop"
+            tell(f"round {number + 1}/{rounds} {name} ({spent_on}): {figures}")
     return results
 
 
@@ -118,20 +125,22 @@ def one_round(
             warm: set[str] = set()
             for case in cases(server, parts):
                 bodies = _bodies(server.protocols[case.protocol], case, material)
+                if case.protocol != "single" and "memory" in parts and "memory" not in found:
+                    found["memory"] = asdict(processes.memory())
                 if case.protocol not in warm:
                     warm.add(case.protocol)
                     _drive(url, server, case, bodies, headers, 1)
-                if case.protocol != "single" and "memory" in parts and "memory" not in found:
-                    found["memory"] = asdict(processes.memory())
                 before = processes.cpu_seconds()
                 driven = _drive(url, server, case, bodies, headers, seconds)
                 cpu = spent(before, processes.cpu_seconds())
                 found["cases"][case.name] = _figures(driven, cpu, case)
             if "memory" in parts:
                 found["memory_after_batches" if "memory" in found else "memory"] = asdict(processes.memory())
-            return found
         finally:
+            ended = time.monotonic()
             processes.stop()
+        found["stop_seconds"] = time.monotonic() - ended
+        return found
 
 
 def _idle(processes: Processes) -> float:

@@ -80,7 +80,7 @@ def _singles(found: Mapping[str, Any]) -> str:
             continue
         cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in cases)]
         cells += [_latencies(found, name, case) for case in cases[:2]]
-        idle = _median([one["idle_cpu"] for one in found[name]["rounds"]])
+        idle = _median([one.get("idle_cpu") for one in found[name]["rounds"]])
         cells += [_number(figure(found, name, cases[1], "cpu_us")), _number(100 * idle if idle is not None else None)]
         cells.append(_number(_memory(found, name)))
         cells += [_times(ratio(found, (OURS, case, "rate"), (name, case, "rate"))) for case in cases]
@@ -118,6 +118,7 @@ def _notes(found: Mapping[str, Any]) -> str:
     """What was not measured, and what failed."""
     lines = [f"- {one['title']}: {one['error']}" for one in found.values() if "error" in one]
     for one in found.values():
+        lines += [f"- {one['title']}, a round: {turn['error']}" for turn in one["rounds"] if "error" in turn]
         for case in dict.fromkeys(case for turn in one["rounds"] for case in turn["cases"]):
             turns = [turn["cases"][case] for turn in one["rounds"] if case in turn["cases"]]
             failed, asked = sum(turn["failed"] for turn in turns), sum(turn["requests"] for turn in turns)

@@ -191,6 +191,15 @@ def test_the_page_says_what_the_last_run_measured() -> None:
         assert "error" in one or len(one["rounds"]) == results["run"]["rounds"]
 
 
+def test_a_round_that_failed_keeps_its_place() -> None:
+    found = made_up({"ours": [100, 900, 400], "seed": [10, 30, 100]})
+    found["seed"]["rounds"][1] = {"error": "no score after 180 s", "cases": {}}
+    rates = [(name, "single 16", "rate") for name in ("ours", "seed")]
+    assert table.ratio(found, rates[0], rates[1]) == 7  # of 10 and 4
+    assert "- FastAPI, scikit-learn, torch, a round: no score after 180 s" in table._notes(found)
+    assert "| FastAPI, scikit-learn, torch | 55 |" in table._singles(found)
+
+
 def test_figures_of_a_case_that_nothing_answered_are_missing_not_zero() -> None:
     found = made_up({"ours": [100], "seed": [10]})
     found["seed"]["rounds"][0]["cases"]["json 1"] |= {"p50_ms": None, "cpu_us": None}
