@@ -69,7 +69,7 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure. Returns {server: {title, version, rounds, perhaps error}}; a round: {cases: {name: figures}, ...}.
 
-    A server that fails in its first round is left out of the others; later, that round has no cases.
+    A round that fails has an error and no cases. A server whose first two rounds fail is left out of the others.
     """
     results: dict[str, Any] = {}
     programs: dict[str, Path] = {}
@@ -85,23 +85,29 @@ def run(
     for number in range(rounds):
         turned = [*programs][number % max(1, len(programs)) :] + [*programs][: number % max(1, len(programs))]
         for name in turned:
-            if "error" in results[name]:
+            turns = results[name]["rounds"]
+            if len(turns) > 1 and all("error" in turn for turn in turns):
                 continue
             try:
                 found = one_round(servers.SERVERS[name], programs[name], material, settings, parts, seconds)
             except DataError as error:
                 tell(f"round {number + 1}/{rounds} {name}: {error}")
-                told = str(error).splitlines()[0][:300]
-                if results[name]["rounds"]:
-                    results[name]["rounds"].append({"error": told, "cases": {}})
-                else:
-                    results[name]["error"] = told
+                turns.append({"error": _short(str(error)), "cases": {}})
                 continue
-            results[name]["rounds"].append(found)
+            turns.append(found)
             figures = ", ".join(f"{case} {figure['rate']:,.0f}" for case, figure in found["cases"].items())
             spent_on = f"{found['start_seconds']:.0f} s to start, {found['stop_seconds']:.0f} s to stop"
             tell(f"round {number + 1}/{rounds} {name} ({spent_on}): {figures}")
+    for one in results.values():
+        if one["rounds"] and all("error" in turn for turn in one["rounds"]):
+            one["error"], one["rounds"] = one["rounds"][-1]["error"], []
     return results
+
+
+def _short(error: str) -> str:
+    """What happened and the last line of the log, which says why."""
+    first, *others = error.splitlines()
+    return f"{first.split(':')[0]}: {others[-1].strip()}" if others else first
 
 
 def one_round(
