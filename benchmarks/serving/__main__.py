@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.serving import material, measure, table
-from benchmarks.serving.servers import SERVERS
+from benchmarks.serving.servers import SERVERS, USUAL
 from fraud.errors import DataError, run_command
 from fraud.settings import Settings, git_commit
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     results = {"run": described, "servers": found}
     print(table.full(results))
-    is_whole = given.only == list(SERVERS) and given.part == list(measure.PARTS) and not given.fast
+    is_whole = given.only == USUAL and given.part == list(measure.PARTS) and not given.fast
     if given.out or is_whole:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
@@ -75,7 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     told = "; ".join(f"{name}: {server.title}" for name, server in SERVERS.items())
-    add("--only", nargs="+", choices=list(SERVERS), default=list(SERVERS), metavar="NAME", help=f"servers. {told}")
+    add(
+        "--only",
+        nargs="+",
+        choices=list(SERVERS),
+        default=USUAL,
+        metavar="NAME",
+        help=f"servers (default: all but serve-1). {told}",
+    )
     add("--part", nargs="+", choices=measure.PARTS, default=list(measure.PARTS), help="what to measure (default: all)")
     add("--rounds", type=int, default=ROUNDS, help=f"rounds (default {ROUNDS})")
     add("--seconds", type=int, default=SECONDS, help=f"of each load (default {SECONDS}), after one to warm up")

@@ -44,20 +44,20 @@ class Material:
         return [self.transactions[start : start + BATCH_ROWS] for start in starts]
 
 
-def prepare(settings: Settings) -> Material:
+def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Material:
     """Train where there is no bundle yet (a minute), and draw the transactions to send."""
     from fraud.schema import Schema
     from fraud.simulate import transactions
     from fraud.validation import validate
 
     schema = Schema.load(SCHEMA)
-    folder = cache(settings) / f"model-{TRAINING_ROWS}-{TRAINING_SEED}"
+    folder = cache(settings) / f"model-{training_rows}-{TRAINING_SEED}"
     rows = folder / "rows.parquet"
     try:
         loaded = bundle.load(folder / "bundle")
     except BundleError:
         folder.mkdir(parents=True, exist_ok=True)
-        training = transactions(TRAINING_ROWS, seed=TRAINING_SEED)
+        training = transactions(training_rows, seed=TRAINING_SEED)
         training.to_parquet(rows)
         _train(folder / "bundle", validate(training, schema).rows, schema)
         loaded = bundle.load(folder / "bundle")

@@ -7,7 +7,6 @@ and the order of the servers turns with them.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 import urllib.error
@@ -68,7 +67,10 @@ def run(
     names: Sequence[str], material: Material, settings: Settings, *, parts: Sequence[str], rounds: int, seconds: float,
     tell: Tell,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure. Returns {server: {title, version, rounds, or error}}; a round: {case: figures}, memory and start."""
+    """Measure. Returns {server: {title, version, rounds, perhaps error}}; a round: {cases: {name: figures}, ...}.
+
+    A round that fails has an error and no cases. A server whose first two rounds fail is left out of the others.
+    """
     results: dict[str, Any] = {}
     programs: dict[str, Path] = {}
     for name in names:
@@ -83,19 +85,29 @@ def run(
     for number in range(rounds):
         turned = [*programs][number % max(1, len(programs)) :] + [*programs][: number % max(1, len(programs))]
         for name in turned:
-            if "error" in results[name]:
+            turns = results[name]["rounds"]
+            if len(turns) > 1 and all("error" in turn for turn in turns):
                 continue
-            began = time.monotonic()
             try:
                 found = one_round(servers.SERVERS[name], programs[name], material, settings, parts, seconds)
             except DataError as error:
-                tell(f"{name}: {error}")
-                results[name]["error"] = str(error).splitlines()[0][:300]
+                tell(f"round {number + 1}/{rounds} {name}: {error}")
+                turns.append({"error": _short(str(error)), "cases": {}})
                 continue
-            results[name]["rounds"].append(found)
+            turns.append(found)
             figures = ", ".join(f"{case} {figure['rate']:,.0f}" for case, figure in found["cases"].items())
-            tell(f"round {number + 1}/{rounds} {name} ({time.monotonic() - began:.0f} s): {figures}")
+            spent_on = f"{found['start_seconds']:.0f} s to start, {found['stop_seconds']:.0f} s to stop"
+            tell(f"round {number + 1}/{rounds} {name} ({spent_on}): {figures}")
+    for one in results.values():
+        if one["rounds"] and all("error" in turn for turn in one["rounds"]):
+            one["error"], one["rounds"] = one["rounds"][-1]["error"], []
     return results
+
+
+def _short(error: str) -> str:
+    """What happened and the last line of the log, which says why."""
+    first, *others = error.splitlines()
+    return f"{first.split(':')[0]}: {others[-1].strip()}" if others else first
 
 
 def one_round(
@@ -115,32 +127,42 @@ def one_round(
             _wait(url, server, headers, processes, material)
             started = time.monotonic() - began
             _check(url, server, headers, material)
-            found: dict[str, Any] = {"start_seconds": started, "cases": {}}
+            found: dict[str, Any] = {"start_seconds": started, "idle_cpu": _idle(processes), "cases": {}}
             warm: set[str] = set()
             for case in cases(server, parts):
                 bodies = _bodies(server.protocols[case.protocol], case, material)
+                if case.protocol != "single" and "memory" in parts and "memory" not in found:
+                    found["memory"] = asdict(processes.memory())
                 if case.protocol not in warm:
                     warm.add(case.protocol)
                     _drive(url, server, case, bodies, headers, 1)
-                if case.protocol != "single" and "memory" in parts and "memory" not in found:
-                    found["memory"] = asdict(processes.memory())
                 before = processes.cpu_seconds()
                 driven = _drive(url, server, case, bodies, headers, seconds)
                 cpu = spent(before, processes.cpu_seconds())
                 found["cases"][case.name] = _figures(driven, cpu, case)
             if "memory" in parts:
                 found["memory_after_batches" if "memory" in found else "memory"] = asdict(processes.memory())
-            return found
         finally:
+            ended = time.monotonic()
             processes.stop()
+        found["stop_seconds"] = time.monotonic() - ended
+        return found
+
+
+def _idle(processes: Processes) -> float:
+    """Share of one CPU that they take while nobody asks; it is part of the CPU time a request."""
+    before, began = processes.cpu_seconds(), time.monotonic()
+    time.sleep(1)
+    return spent(before, processes.cpu_seconds()) / (time.monotonic() - began)
 
 
 def _figures(driven: load.Load, cpu: float, case: Case) -> dict[str, Any]:
     answered = driven.requests * case.rows
     return {
         "rate": driven.rate * case.rows,
-        "cpu_us": cpu / answered * 1e6 if answered else math.nan,
-        **{name: getattr(driven, name) for name in ("requests", "seconds", "p50_ms", "p99_ms", "p999_ms")},
+        "cpu_us": cpu / answered * 1e6 if answered else None,
+        **{name: getattr(driven, name) for name in ("requests", "seconds")},
+        **{name: getattr(driven, name) if answered else None for name in ("p50_ms", "p99_ms", "p999_ms")},
         "failed": driven.failed,
         "statuses": driven.statuses,
         "socket_errors": driven.socket_errors,

@@ -34,14 +34,14 @@ def full(results: Mapping[str, Any]) -> str:
 def figure(found: Mapping[str, Any], server: str, case: str, key: str) -> float | None:
     """Median over the rounds; None where it was not measured."""
     values = [one["cases"][case][key] for one in found.get(server, {}).get("rounds", []) if case in one["cases"]]
-    return float(np.median(values)) if values else None
+    return _median(values)
 
 
 def ratio(found: Mapping[str, Any], ours: tuple[str, str, str], other: tuple[str, str, str]) -> float | None:
     """Median over the rounds of one figure by another of the same round; each is (server, case, key)."""
     pairs = zip(*(_rounds(found, *of) for of in (ours, other)), strict=False)
     values = [one / another for one, another in pairs if one is not None and another]
-    return float(np.median(values)) if values else None
+    return _median(values)
 
 
 def promises(found: Mapping[str, Any]) -> list[tuple[str, float | None, float]]:
@@ -72,7 +72,7 @@ def write(results: Mapping[str, Any]) -> None:
 
 def _singles(found: Mapping[str, Any]) -> str:
     header = ["POST /score, one transaction", "req/s at 1", "16", "64", "p50 / p99 / p99.9 ms at 1", "at 16"]
-    header += ["CPU µs a request at 16", "MiB (PSS)", "× at 1", "× at 16", "× at 64"]
+    header += ["CPU µs a request at 16", "CPU % at rest", "MiB (PSS)", "× at 1", "× at 16", "× at 64"]
     rows = []
     for name in found:
         cases = [SINGLE.format(connections) for connections in (1, 16, 64)]
@@ -80,7 +80,9 @@ def _singles(found: Mapping[str, Any]) -> str:
             continue
         cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in cases)]
         cells += [_latencies(found, name, case) for case in cases[:2]]
-        cells += [_number(figure(found, name, cases[1], "cpu_us")), _number(_memory(found, name))]
+        idle = _median([one.get("idle_cpu") for one in found[name]["rounds"]])
+        cells += [_number(figure(found, name, cases[1], "cpu_us")), _number(100 * idle if idle is not None else None)]
+        cells.append(_number(_memory(found, name)))
         cells += [_times(ratio(found, (OURS, case, "rate"), (name, case, "rate"))) for case in cases]
         rows.append(cells)
     return _table(header, rows)
@@ -116,6 +118,7 @@ def _notes(found: Mapping[str, Any]) -> str:
     """What was not measured, and what failed."""
     lines = [f"- {one['title']}: {one['error']}" for one in found.values() if "error" in one]
     for one in found.values():
+        lines += [f"- {one['title']}, a round: {turn['error']}" for turn in one["rounds"] if "error" in turn]
         for case in dict.fromkeys(case for turn in one["rounds"] for case in turn["cases"]):
             turns = [turn["cases"][case] for turn in one["rounds"] if case in turn["cases"]]
             failed, asked = sum(turn["failed"] for turn in turns), sum(turn["requests"] for turn in turns)
@@ -135,8 +138,12 @@ def _rounds(found: Mapping[str, Any], server: str, case: str, key: str) -> list[
 
 
 def _memory(found: Mapping[str, Any], name: str) -> float | None:
-    values = [one["memory"]["pss_mib"] for one in found[name]["rounds"] if "memory" in one]
-    return float(np.median(values)) if values else None
+    return _median([one["memory"]["pss_mib"] for one in found[name]["rounds"] if "memory" in one])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return float(np.median(numbers)) if numbers else None
 
 
 def _title(found: Mapping[str, Any], name: str) -> str:
