@@ -21,6 +21,9 @@ SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_N
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "FRAUD_ROOT", "FRAUD_MODE")
 FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "MLFLOW_")
 
+# What the floor of coverage is measured by; the tracer would only slow the others down.
+CORE_TESTS = Path(__file__).parent / "fraud"
+
 _SESSION_STATE = pytest.StashKey[Path]()
 
 
@@ -43,6 +46,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's state folder."""
     if _SESSION_STATE in config.stash:
         shutil.rmtree(config.stash[_SESSION_STATE], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the session's Ray as such, so that only one half of `make test` starts it."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        if not item.path.is_relative_to(CORE_TESTS):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)
