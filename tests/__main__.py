@@ -1,8 +1,8 @@
-"""Run every test as two pytest processes side by side: `python -m tests`, which is what `make test` does.
+"""Run every test as three pytest processes side by side: `python -m tests`, which is what `make test` does.
 
-The live half starts Ray, servers, browsers and commands and mostly waits for them; the quick half computes. So two
-cores are kept busy, where one process after the other would leave them idle half of the time. Only the quick half
-measures coverage: Python's tracer makes some tests half as slow again, and cannot see into Ray's workers anyway.
+One computes; one shares a Ray for its tests; one starts Rays, servers, browsers and commands that it mostly waits for.
+Two cores are kept busy so, which one process after the other would leave idle half of the time. Only the first
+measures coverage: Python's tracer costs half as much again, and sees nothing of what runs in Ray's workers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-LIVE = "ray or slow or airflow or browser"
 COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
 PYTEST = [sys.executable, "-m", "pytest", "--durations=10"]
-HALVES = {"quick": [*PYTEST, "-m", f"not ({LIVE})", *COVERAGE], "live": [*PYTEST, "-m", LIVE]}
+PARTS = {  # tests/conftest.py marks modules so
+    "quick": [*PYTEST, "-m", "not (shared_ray or live)", *COVERAGE],
+    "shared Ray": [*PYTEST, "-m", "shared_ray"],
+    "live": [*PYTEST, "-m", "live"],
+}
 INTERRUPTED = 130
 UNWIND_SECONDS = 120  # a pytest that is interrupted stops the servers that its tests started
 
@@ -87,4 +90,4 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    raise SystemExit(run(HALVES))
+    raise SystemExit(run(PARTS))

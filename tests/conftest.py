@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_N
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "FRAUD_ROOT", "FRAUD_MODE")
 FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "MLFLOW_")
 
+# Tests that start other processes and wait for them.
+WAITING = ("ray", "airflow", "browser", "slow")
 # What the floor of coverage is measured by; the tracer would only slow the others down.
 CORE_TESTS = Path(__file__).parent / "fraud"
 
@@ -50,11 +53,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the session's Ray as such, so that only one half of `make test` starts it."""
+    """Say which of `make test`'s processes a module belongs to, whole, and trace nothing but the core's tests."""
+    needs: dict[Path, set[str]] = defaultdict(set)
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.ray)
-        if not item.path.is_relative_to(CORE_TESTS):
+            needs[item.path].add("shared_ray")
+        elif any(item.get_closest_marker(name) for name in WAITING):
+            needs[item.path].add("live")
+    for item in items:
+        is_core = item.path.is_relative_to(CORE_TESTS)
+        if not is_core and needs[item.path]:
+            item.add_marker(max(needs[item.path]))  # shared_ray before live
+        if not is_core or item.get_closest_marker("slow"):
             item.add_marker("no_cover")
 
 
