@@ -53,7 +53,7 @@ status: $(STAMP) ## say what runs, and where
 	@$(PY) -m deploy.local status
 
 test: lint ## lint, types, and every test with the coverage floor
-	@OMP_NUM_THREADS=1 $(PY) -m pytest --cov=fraud --cov-report=term:skip-covered --cov-fail-under=90
+	@OMP_NUM_THREADS=1 $(PY) -m tests
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,11 @@ SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_N
 # A developer's own settings must not steer a test, and a test must never reach a cluster that already runs.
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "FRAUD_ROOT", "FRAUD_MODE")
 FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "MLFLOW_")
+
+# Tests that start other processes and wait for them.
+WAITING = ("ray", "airflow", "browser", "slow")
+# What the floor of coverage is measured by; the tracer would only slow the others down.
+CORE_TESTS = Path(__file__).parent / "fraud"
 
 _SESSION_STATE = pytest.StashKey[Path]()
 
@@ -43,6 +49,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's state folder."""
     if _SESSION_STATE in config.stash:
         shutil.rmtree(config.stash[_SESSION_STATE], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which of `make test`'s processes a module belongs to, whole, and trace nothing but the core's tests."""
+    needs: dict[Path, set[str]] = defaultdict(set)
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            needs[item.path].add("shared_ray")
+        elif any(item.get_closest_marker(name) for name in WAITING):
+            needs[item.path].add("live")
+    for item in items:
+        is_core = item.path.is_relative_to(CORE_TESTS)
+        if not is_core and needs[item.path]:
+            item.add_marker(max(needs[item.path]))  # shared_ray before live
+        if not is_core or item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +95,20 @@ def _use_state(environment: dict[str, str] | os._Environ[str], state: Path) -> N
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{state}/mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, to copy: making them takes seconds."""
+    from fraud import tracking
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    tracking.find_runs(replace(Settings.from_environment(), tracking_uri=f"sqlite:///{path}"), {"any": "run"})
+    return path
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow database for all tests of a module: making its tables takes seconds."""
-    return tmp_path_factory.mktemp("store") / "mlflow.db"
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow database for all tests of a module."""
+    return Path(shutil.copy(empty_store, tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture

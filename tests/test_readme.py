@@ -19,7 +19,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
-MODULES = sorted(set(re.findall(r"python -m ([\w.]+)", TEXT)))
+NAMED = sorted(set(re.findall(r"python -m ([\w.]+)", TEXT)))
+MODULES = [name for name in NAMED if not name.startswith("tests.")]  # those take no flags and write figures
 
 
 def flags_of(module: str) -> set[str]:
@@ -28,17 +29,53 @@ def flags_of(module: str) -> set[str]:
     return {flag for command in commands for flag in re.findall(r"(--[\w-]+)", command.split(module)[-1])}
 
 
+# One process asks every module in turn, as what they import takes seconds. Prints {command: [exit code, help]}.
+ASK = """
+import contextlib, io, json, runpy, sys, traceback
+shown = {}
+for command in sys.argv[1:]:
+    sys.argv = [*command.split(), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        try:
+            code = runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True) and None
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = traceback.format_exc()
+    shown[command] = code, text.getvalue()
+print(json.dumps(shown))
+"""
+
+
+def verbs_of(module: str) -> list[str]:
+    """What stands between `module` and its flags in some documented command."""
+    return sorted(set(re.findall(rf"python -m {re.escape(module)} ([a-z]+) ", "\n".join(LINES))))
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[object, str]]:
+    """{module, or module and verb: exit code and text of its --help}."""
+    commands = [" ".join([module, *verb]) for module in MODULES for verb in ([], *([v] for v in verbs_of(module)))]
+    asked = [sys.executable, "-c", ASK, *commands]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_documented_modules_run_and_know_their_flags(module: str) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    for verb in sorted(set(re.findall(rf"python -m {re.escape(module)} ([a-z]+) ", "\n".join(LINES)))):
-        shown += subprocess.run(
-            [sys.executable, "-m", module, verb, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+def test_documented_modules_run_and_know_their_flags(module: str, helps: dict[str, tuple[object, str]]) -> None:
+    shown = ""
+    for command in (module, *(f"{module} {verb}" for verb in verbs_of(module))):
+        code, text = helps[command]
+        assert code == 0 and text, f"{command} --help: {code}"
+        shown += text
     for flag in flags_of(module):
         assert flag in shown, f"{module} has no {flag}"
+
+
+def test_documented_modules_of_the_tests_exist() -> None:
+    for name in set(NAMED) - set(MODULES):
+        assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
 
 
 def test_documented_make_targets_exist() -> None:

@@ -15,12 +15,17 @@ from fraud.detector import Detector
 from fraud.engine import Engine
 from fraud.fitting import Evaluation
 from fraud.forest import ForestConfig
+from fraud.head import HeadConfig
 from fraud.schema import Schema
 from fraud.simulate import cards, transactions
 from fraud.splits import SplitConfig
 from fraud.validation import validate
 
-SMALL = TrainConfig(forest=ForestConfig(n_estimators=50), autoencoder=AutoencoderConfig(epochs=4, batch_size=128))
+SMALL = TrainConfig(
+    forest=ForestConfig(n_estimators=50),
+    autoencoder=AutoencoderConfig(epochs=4, batch_size=128),
+    head=HeadConfig(members=3, iterations=50),
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def card_detector(card_rows: pd.DataFrame) -> Fitted:
     config = TrainConfig(
         forest=SMALL.forest,
         autoencoder=SMALL.autoencoder,
+        head=SMALL.head,
         split=SplitConfig(history=0.3, train=0.4, validation=0.15, test=0.15, delay_days=7),
     )
     return Fitted(card_rows, *fitting.fit_locally(card_rows, Schema.load("handbook"), config))

@@ -147,7 +147,9 @@ def test_always_fits_with_few_frauds_and_refuses_none(five_columns: Fitted) -> N
 
 
 def test_the_refit_learns_validation_rows_and_moves_neither_threshold_nor_calibration(five_columns: Fitted) -> None:
-    once, evaluation = fitting.fit_locally(five_columns.rows, SCHEMA, replace(SMALL, head=HeadConfig(refit=False)))
+    once, evaluation = fitting.fit_locally(
+        five_columns.rows, SCHEMA, replace(SMALL, head=replace(SMALL.head, refit=False))
+    )
     refitted = five_columns.detector
     assert once.threshold == refitted.threshold
     assert once.calibration.head_weight == refitted.calibration.head_weight

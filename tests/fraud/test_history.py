@@ -51,11 +51,13 @@ def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
     row, now, found = rows.iloc[i], rows["time"].iloc[i], {}
     amount = float(np.float32(row["amount"]))
     mine = before(rows, i, "card", capacity)
+    times, categories = mine["time"].to_numpy(), mine["category"].to_numpy(dtype=object)
+    amounts = mine["amount"].to_numpy(dtype=np.float32).astype(np.float64)
     for window, length in {"1h": HOUR, "1d": DAY, "7d": 7 * DAY}.items():
-        inside = mine[mine["time"] >= now - length]
-        known = inside["amount"].dropna().to_numpy(dtype=np.float32).astype(np.float64)
+        inside = times >= (now - length).to_datetime64()
+        known = amounts[inside & ~np.isnan(amounts)]
         mean = known.mean() if len(known) else 0.0
-        found[f"count by card ({window})"] = len(inside)
+        found[f"count by card ({window})"] = inside.sum()
         found[f"amount sum by card ({window})"] = known.sum()
         found[f"amount mean by card ({window})"] = mean
         found[f"amount std by card ({window})"] = known.std(ddof=1) if len(known) > 1 else 0.0
@@ -67,9 +69,11 @@ def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
         else:
             found[f"amount zscore by card ({window})"] = amount * 0.0
         if window != "1h":
-            found[f"category distinct by card ({window})"] = inside["category"].nunique()
-            is_new = pd.notna(row["category"]) and not (inside["category"] == row["category"]).any()
-            found[f"category first_seen by card ({window})"] = float(is_new)
+            seen = {category for category in categories[inside] if pd.notna(category)}
+            found[f"category distinct by card ({window})"] = len(seen)
+            found[f"category first_seen by card ({window})"] = float(
+                pd.notna(row["category"]) and row["category"] not in seen
+            )
     last = mine.iloc[-1] if len(mine) and mine["time"].iloc[-1] >= now - MEMORY["card"] else None
     age = MEMORY["card"] if last is None else now - last["time"]
     far = 0.0 if last is None else distance(row, last)
@@ -77,15 +81,17 @@ def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
     found["time_since_last by card"] = age.total_seconds()
     found["distance_from_last by card"] = far
     found["speed_from_last by card"] = far / max(age.total_seconds() / 3600, 1 / 60)
-    theirs = before(rows, i, "shop", capacity)
     old = before(rows, i, "shop", len(rows))
-    frauds = old[(old["fraud"] == 1) & (old["time"] < now - DELAY)].tail(capacity)
+    times, is_fraud = old["time"].to_numpy(), (old["fraud"] == 1).to_numpy(dtype=bool)
+    known_since = (now - DELAY).to_datetime64()
+    frauds, theirs = times[is_fraud & (times < known_since)][-capacity:], times[-capacity:]
     for window, length in {"1d": DAY, "7d": 7 * DAY}.items():
-        inside = theirs[(theirs["time"] >= now - DELAY - length) & (theirs["time"] < now - DELAY)]
-        n_frauds = int((frauds["time"] >= now - DELAY - length).sum())
-        found[f"count by shop ({window})"] = (theirs["time"] >= now - length).sum()
+        begin = (now - DELAY - length).to_datetime64()
+        n_frauds = int((frauds >= begin).sum())
+        inside = (theirs >= begin) & (theirs < known_since)
+        found[f"count by shop ({window})"] = (theirs >= (now - length).to_datetime64()).sum()
         found[f"frauds by shop ({window})"] = n_frauds
-        found[f"risk by shop ({window})"] = n_frauds / (max(len(inside), n_frauds) + 1)
+        found[f"risk by shop ({window})"] = n_frauds / (max(inside.sum(), n_frauds) + 1)
     return found
 
 

@@ -20,6 +20,7 @@ from fraud.config import TrainConfig
 from fraud.engine import SCORE_COLUMNS, Engine
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.forest import ForestConfig
+from fraud.head import HeadConfig
 from fraud.schema import Column, Schema, validate
 from fraud.settings import Settings
 from fraud.simulate import cards, transactions
@@ -27,7 +28,11 @@ from fraud.splits import SplitConfig
 from ray_jobs import evaluate
 from ray_jobs.evaluate import Job
 
-SMALL = TrainConfig(forest=ForestConfig(n_estimators=20), autoencoder=AutoencoderConfig(epochs=2, batch_size=256))
+SMALL = TrainConfig(
+    forest=ForestConfig(n_estimators=20),
+    autoencoder=AutoencoderConfig(epochs=2, batch_size=256),
+    head=HeadConfig(members=2, iterations=30),
+)
 NASTY = "<script>alert('x')</script> $\\frac"
 
 

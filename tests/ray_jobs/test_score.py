@@ -17,6 +17,7 @@ from fraud.config import TrainConfig
 from fraud.engine import Engine
 from fraud.errors import BundleError, ConfigError, DataError, FraudError, RegistryError, SchemaError
 from fraud.forest import ForestConfig
+from fraud.head import HeadConfig
 from fraud.schema import Schema, validate
 from fraud.settings import Settings
 from fraud.simulate import cards, transactions
@@ -24,7 +25,11 @@ from fraud.splits import SplitConfig
 from ray_jobs import score
 from ray_jobs.score_output import Job
 
-SMALL = TrainConfig(forest=ForestConfig(n_estimators=20), autoencoder=AutoencoderConfig(epochs=2, batch_size=256))
+SMALL = TrainConfig(
+    forest=ForestConfig(n_estimators=20),
+    autoencoder=AutoencoderConfig(epochs=2, batch_size=256),
+    head=HeadConfig(members=2, iterations=30),
+)
 BAD_ROWS = {3: "amount", 700: "hour", 1_999: "device_score"}
 
 pytestmark = pytest.mark.ray

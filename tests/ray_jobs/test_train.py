@@ -25,7 +25,12 @@ from ray_jobs.order import Order, read_order
 pytestmark = pytest.mark.ray
 
 SCHEMA = Schema.load("transactions")
-SMALL = {"seed": 3, "forest": {"n_estimators": 60}, "autoencoder": {"epochs": 3, "batch_size": 64}}
+SMALL = {
+    "seed": 3,
+    "forest": {"n_estimators": 60},
+    "autoencoder": {"epochs": 3, "batch_size": 64},
+    "head": {"iterations": 30},
+}
 
 
 def small_config(**changes: object) -> TrainConfig:
@@ -187,7 +192,7 @@ def test_no_labels_and_no_mlflow_until_the_second_try(
 @pytest.mark.slow
 def test_two_workers_train_one_model(place: Place, champion: tuple[Order, str]):
     single, _ = champion
-    order = place.order("two", workers=2, should_register=False)
+    order = place.order("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))
     text = train.train(order, place.settings)
     assert "registered" not in text and registry.version_of("challenger", place.settings) != 3
     errors = [

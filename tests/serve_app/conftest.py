@@ -87,7 +87,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, schemas: dict[str, Schema]
         "mixed": mixed_rows(),
     }
     sources = {name: (schemas[name], frame) for name, frame in frames.items()}
-    config = from_mapping(TrainConfig, {"forest": {"n_estimators": 20}, "autoencoder": {"epochs": 2}})
+    small = {"forest": {"n_estimators": 20}, "autoencoder": {"epochs": 2}, "head": {"iterations": 30}}
+    config = from_mapping(TrainConfig, small)
     for name, (schema, frame) in sources.items():
         detector, evaluation = fitting.fit_locally(validate(frame, schema).rows, schema, config)
         bundle.save(folder / name, detector, metrics=evaluation.metrics, windows=[{"name": "test", "rows": 500}])

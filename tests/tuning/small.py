@@ -25,6 +25,7 @@ SETTINGS = {
     "seed": 3,
     "forest": {"n_estimators": 30},
     "autoencoder": {"hidden": [6, 3], "epochs": 3, "batch_size": 256, "patience": 9},
+    "head": {"iterations": 30},
 }
 BASE = from_mapping(TrainConfig, SETTINGS)
 SPACE = """

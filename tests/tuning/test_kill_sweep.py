@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,15 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tuning.small import SPACE, Place
+from tests.tuning.small import SETTINGS, SPACE, Place
 from tuning.journal import Journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
-# Networks of many small steps, so that there is time to kill them.
-SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 24")
+# Networks of many small steps, so that there is time to kill them; little work before and after the trials.
+SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 24").replace("[5, 10]", "[10]")
 EPOCHS = 24
 
 
@@ -52,12 +53,15 @@ class Driver:
         return list(self._children.values())
 
     def wait_for(self, what: str, is_true: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE_SECONDS
+        end, look = time.monotonic() + PATIENCE_SECONDS, 0.0
         while not is_true():
             assert self.process.poll() is None, f"the driver ended while waiting for {what}: {self.log}"
             assert time.monotonic() < end, f"no {what}: {self.log}"
-            self.family()
+            if time.monotonic() > look:  # it reads every process of the machine
+                self.family()
+                look = time.monotonic() + 1.0
             time.sleep(0.05)
+        self.family()
 
     def finish(self) -> tuple[int, str]:
         """Exit code and what it printed."""
@@ -88,6 +92,7 @@ def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
 def place(tmp_path: Path) -> Place:
     found = Place.make(tmp_path, n=6000)
     (found.folder / "slow.yaml").write_text(SLOW)
+    (found.folder / "config.yaml").write_text(json.dumps({**SETTINGS, "head": {"use": "never"}}))
     return found
 
 
