@@ -18,7 +18,7 @@ import psutil
 from fraud.errors import DataError
 
 MARK = "BENCHMARK_SERVER"
-GRACE_S = 15.0
+GRACE_S = 8.0
 _MIB = 2.0**20
 
 
