@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -76,17 +76,21 @@ def listening(state: Path) -> dict[str, set[str]]:
     """{name of one of our processes: addresses it listens on}."""
     found: dict[str, set[str]] = {}
     for process in processes.ours(state):
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
+        with suppress(psutil.NoSuchProcess):  # HAProxy is replaced at a reload
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
     return found
 
 
 def haproxies(state: Path, config: str) -> list[psutil.Process]:
     """Those that run with a configuration of this name, oldest first."""
-    found = [process for process in processes.ours(state) if process.name() == "haproxy"]
-    found = [process for process in found if any(part.endswith(config) for part in process.cmdline())]
-    return sorted(found, key=lambda process: process.create_time())
+    found = []
+    for process in processes.ours(state):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "haproxy" and any(part.endswith(config) for part in process.cmdline()):
+                found.append((process.create_time(), process))
+    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
