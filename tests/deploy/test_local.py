@@ -218,7 +218,9 @@ def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in heard}
         assert {address for addresses in heard.values() for address in addresses} == {"127.0.0.1"}
         eventually(lambda: len(haproxies(settings.state, "standby.cfg")) == 2)
-        haproxies(settings.state, "haproxy.cfg")[-1].kill()
+        killed = haproxies(settings.state, "haproxy.cfg")[-1]
+        killed.kill()
+        killed.wait(20)  # what connects while the system takes it apart is refused
         assert [services.ask(url, body=body)[0] for _ in range(20)] == [200] * 20
 
         # The record is lost, say with a cleaned folder: down still finds everything by its mark.
