@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -78,17 +78,21 @@ def listening(state: Path) -> dict[str, set[str]]:
     """{name of one of our processes: addresses it listens on}."""
     found: dict[str, set[str]] = {}
     for process in processes.ours(state):
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
+        with suppress(psutil.NoSuchProcess):  # HAProxy is replaced at a reload
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
     return found
 
 
 def haproxies(state: Path, config: str) -> list[psutil.Process]:
     """Those that run with a configuration of this name, oldest first."""
-    found = [process for process in processes.ours(state) if process.name() == "haproxy"]
-    found = [process for process in found if any(part.endswith(config) for part in process.cmdline())]
-    return sorted(found, key=lambda process: process.create_time())
+    found = []
+    for process in processes.ours(state):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "haproxy" and any(part.endswith(config) for part in process.cmdline()):
+                found.append((process.create_time(), process))
+    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
@@ -220,7 +224,9 @@ def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in heard}
         assert {address for addresses in heard.values() for address in addresses} == {"127.0.0.1"}
         eventually(lambda: len(haproxies(settings.state, "standby.cfg")) == 2)
-        haproxies(settings.state, "haproxy.cfg")[-1].kill()
+        killed = haproxies(settings.state, "haproxy.cfg")[-1]
+        killed.kill()
+        killed.wait(20)  # what connects while the system takes it apart is refused
         assert [services.ask(url, body=body)[0] for _ in range(20)] == [200] * 20
 
         # The record is lost, say with a cleaned folder: down still finds everything by its mark.
