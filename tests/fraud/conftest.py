@@ -24,7 +24,7 @@ from fraud.validation import validate
 SMALL = TrainConfig(
     forest=ForestConfig(n_estimators=50),
     autoencoder=AutoencoderConfig(epochs=4, batch_size=128),
-    head=HeadConfig(members=3, iterations=50),
+    head=HeadConfig(iterations=50),
 )
 
 

@@ -28,6 +28,13 @@ def without_head(fitted: Fitted) -> Engine:
 
 
 @pytest.fixture(scope="module")
+def five_columns(five_columns: Fitted) -> Fitted:
+    """The same rows with a head of the shipped size, whose reasons are as clear as a user's."""
+    config = replace(SMALL, head=HeadConfig())
+    return Fitted(five_columns.rows, *fitting.fit_locally(five_columns.rows, five_columns.detector.schema, config))
+
+
+@pytest.fixture(scope="module")
 def with_categories(five_columns: Fitted) -> Fitted:
     """The five columns and a merchant, one of five that are known."""
     schema = five_columns.detector.schema
