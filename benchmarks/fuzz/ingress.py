@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,61 +15,63 @@ from pathlib import Path
 import psutil
 import yaml
 
-from benchmarks.fuzz.server import BODY_TIMEOUT_S, ROOT, Target
-from deploy import processes, services
+from benchmarks.fuzz.server import ROOT, Target, environment, new_key
 from fraud.errors import DataError
-from fraud.settings import Settings
-from serve_app.auth import new_key
 
 DEPLOY_S = 240.0
-_REPLICA = "ServeReplica:"
 
 
 @contextmanager
 def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[[str], None]) -> Iterator[Target]:
-    """Start Ray and MLflow as `make up` does, deploy serve_app/config.yaml in production mode, and stop all at the end.
-
-    Raises DataError where there is no HAProxy, or no replica that answers.
+    """Start Ray and MLflow by `make up`'s command, deploy serve_app/config.yaml in production mode, and stop all at the
+    end. Raises DataError where something does not start, or there is no HAProxy.
     """
     key, digest = new_key()
-    for name in [name for name in os.environ if name.startswith(("FRAUD_", "MLFLOW_", "RAY_SERVE_", "RAY_ADDRESS"))]:
-        del os.environ[name]
-    os.environ |= {
-        "FRAUD_ROOT": str(folder), "FRAUD_STATE": str(folder / "state"), "FRAUD_MODE": "production",
-        "FRAUD_API_KEY_HASHES": digest, "FRAUD_BODY_TIMEOUT_S": str(BODY_TIMEOUT_S),
-    }  # fmt: skip
-    settings = Settings.from_environment()
+    state = folder / "state"
+    own = {**environment(state, digest), "FRAUD_ROOT": str(folder)}
     try:
-        stack = services.up(settings, say)
+        _run(own, say, "-m", "deploy.local", "up")
+        record = json.loads((state / "local.json").read_text(encoding="utf-8"))
+        dashboard = next(each["ports"]["dashboard"] for each in record["services"] if "dashboard" in each["ports"])
         config = yaml.safe_load((ROOT / "serve_app/config.yaml").read_text(encoding="utf-8"))
         config["http_options"]["port"] = port
         config["applications"][0]["args"] = {"bundle": str(bundle)}
-        path = Path(tempfile.mkdtemp(dir=folder)) / "serve.yaml"
+        path = folder / "serve.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        command = [str(services.BIN / "serve"), "deploy", "--address", stack.url("dashboard"), str(path)]
-        subprocess.run(command, cwd=ROOT, env=stack.environment(), check=True, capture_output=True)
-        target = Target("127.0.0.1", port, key, (), is_ingress=True)
+        own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "ray_token")}
+        serve = str(Path(sys.executable).parent / "serve")
+        _run(own, say, serve, "deploy", "--address", f"http://127.0.0.1:{dashboard}", str(path))
+        target, wanted = Target("127.0.0.1", port, key, (), is_ingress=True), config["applications"][0]["deployments"]
         until = time.monotonic() + DEPLOY_S
-        while target.ask("/readyz", 5)[0] != 200 or not (found := _processes(settings.state)):
+        while target.ask("/readyz", 5)[0] != 200 or len(_replicas(state)) < wanted[0]["num_replicas"]:
             if time.monotonic() > until:
                 raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
-            time.sleep(0.5)
-        time.sleep(5)  # the second replica
-        found = _processes(settings.state)
-        if not any(process.name() == "haproxy" for process in found):
+            time.sleep(1)
+        proxies = [process for process in _ours(state) if process.name() == "haproxy"]
+        if not proxies:
             raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
-        yield replace(target, pids=tuple(process.pid for process in found))
+        yield replace(target, pids=tuple(process.pid for process in [*_replicas(state), *proxies]))
     finally:
-        services.down(settings, say)
+        _run(own, say, "-m", "deploy.local", "down")
 
 
-def _processes(state: Path) -> list[psutil.Process]:
-    """The replicas and HAProxy."""
-    found = []
-    for process in processes.ours(state):
+def _run(own: dict[str, str], say: Callable[[str], None], *command: str) -> None:
+    command = (sys.executable, *command) if command[0] == "-m" else command
+    done = subprocess.run(command, cwd=ROOT, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    say(f"  {' '.join(command[1:4])}: done")
+
+
+def _ours(state: Path) -> Iterator[psutil.Process]:
+    """The processes that know our state folder."""
+    for process in psutil.process_iter():
         try:
-            if process.name() == "haproxy" or _REPLICA in " ".join(process.cmdline()):
-                found.append(process)
+            if process.environ().get("FRAUD_STATE") == str(state) and process.pid != os.getpid():
+                yield process
         except psutil.Error:
             continue
-    return found if any(process.name() != "haproxy" for process in found) else []
+
+
+def _replicas(state: Path) -> list[psutil.Process]:
+    return [process for process in _ours(state) if "ServeReplica:" in " ".join(process.cmdline())]

@@ -1,33 +1,39 @@
-"""The replica's app under uvicorn, in a process of its own, as Ray Serve runs it: production mode, a key, a bundle.
-
-    python -m benchmarks.fuzz.server --bundle FOLDER --port 23000
-
-Settings come from the environment (docs/serving.md). `serving` starts it and ends it.
-"""
+"""The replica's app under uvicorn, in a process of its own, as Ray Serve runs it: production mode, a key, a bundle."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import os
+import secrets
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from fraud.errors import DataError, run_command
+from fraud.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 180.0
 BODY_TIMEOUT_S = 2.0
-KEEP_ALIVE_S = 5
 _MIB = 2.0**20
+# Benchmarks import no role folder. The settings of uvicorn are those of ray/serve/_private/http_util.py.
+_PROGRAM = """
+import os, sys, uvicorn
+from serve_app.replica import Replica
+replica = Replica({**os.environ, "FRAUD_BUNDLE": sys.argv[1]})
+try:
+    uvicorn.run(replica.app(), host="127.0.0.1", port=int(sys.argv[2]), timeout_keep_alive=5, lifespan="off",
+                access_log=False, log_level="warning", timeout_graceful_shutdown=5)
+finally:
+    replica.close()
+"""
 _FOREIGN = ("FRAUD_", "MLFLOW_", "RAY_")
 
 
@@ -90,10 +96,8 @@ def serving(
 
     Raises DataError with the end of the log where it does not come up, or does not end in order.
     """
-    from serve_app.auth import new_key
-
     key, digest = new_key()
-    command = [sys.executable, "-m", "benchmarks.fuzz.server", "--bundle", str(bundle), "--port", str(port)]
+    command = [sys.executable, "-c", _PROGRAM, str(bundle), str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(state, digest, settings), stdin=subprocess.DEVNULL,
@@ -118,35 +122,11 @@ def serving(
             process.wait()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fuzz.server",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--bundle", required=True, help="folder of the bundle")
-    parser.add_argument("--port", type=int, required=True)
-    given = parser.parse_args(argv)
-    import uvicorn
-
-    from serve_app.replica import Replica
-
-    replica = Replica({**os.environ, "FRAUD_BUNDLE": given.bundle})
-    try:
-        # The settings of ray/serve/_private/http_util.py.
-        uvicorn.run(
-            replica.app(), host="127.0.0.1", port=given.port, timeout_keep_alive=KEEP_ALIVE_S, lifespan="off",
-            access_log=False, log_level="warning", timeout_graceful_shutdown=5,
-        )  # fmt: skip
-    finally:
-        replica.close()
-    return 0
+def new_key() -> tuple[str, str]:
+    """A key and its hash, as `python -m serve_app.auth` makes them."""
+    key = secrets.token_urlsafe(32)
+    return key, hashlib.sha256(key.encode()).hexdigest()
 
 
 def _end_of(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-2000:]
-
-
-if __name__ == "__main__":
-    run_command(main)
