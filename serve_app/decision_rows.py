@@ -161,6 +161,7 @@ class Encoder:
         self._hashed = frozenset(hashed)
         types = {c.name: "string" if c.name in hashed else _type(c) for c in columns}
         self.header = msgspec.json.encode({_HEADER: types}) + b"\n"
+        self._schema = table_schemas(self.header)[0]
         hidden = {*omitted, *hashed}
         self._unsaid = [c.name for c in schema.inputs if c.name in hidden and c.kind not in _UNSPOKEN]
         self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
@@ -181,7 +182,7 @@ class Encoder:
 
     def block(self, block: DecisionBlock) -> bytes:
         """One line, ended by a newline, for all decisions of a block. Raises as `line`."""
-        n, schema = len(block), table_schemas(self.header)[0]
+        n, schema = len(block), self._schema
         same: dict[str, Any] = {name: getattr(block, name, None) for name in _PLAIN}
         columns: dict[str, Any] = {
             name: pa.array(block.columns[name], schema.field(name).type)
@@ -190,9 +191,9 @@ class Encoder:
             for name in _PLAIN
         }
         columns["time"] = pa.repeat(pa.scalar(block.time_us, pa.int64()), n).cast(schema.field("time").type)
-        reasons = [[self._reason(reason) for reason in row] for row in block.reasons or [()] * n]
-        columns["reasons"] = pa.array(reasons, schema.field("reasons").type)
-        columns["warnings"] = pa.array(block.warnings, schema.field("warnings").type)
+        reasons = [[self._reason(reason) for reason in row] for row in block.reasons or ()]
+        columns["reasons"] = _lists(reasons, schema.field("reasons").type, n)
+        columns["warnings"] = _lists(block.warnings, schema.field("warnings").type, n)
         if self._inputs:
             kind = schema.field(INPUTS).type
             inputs = [
@@ -223,6 +224,13 @@ class Encoder:
             "contribution": reason["contribution"],
             "text": text,
         }
+
+
+def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType, n: int) -> pa.Array:
+    """Lists as an array; no lists at all, and only empty ones, which is the rule, as n empty ones at once."""
+    if any(lists):
+        return pa.array(lists, kind)
+    return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), n + 1), pa.array([], kind.value_type), kind)
 
 
 def _type(column: Column) -> str:
