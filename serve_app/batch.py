@@ -30,6 +30,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
+_LONGEST_WAIT_S, _WAIT_STEP_S = 1.0, 0.005
 _SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
 
 
@@ -83,7 +84,7 @@ class Batch:
         body = await read_body(scope, receive, self._limits.n_bytes, "a batch")
         async with self._turn:
             rows = await self._rows(model, body, media_type)
-            n_scored = 0
+            n_scored, waited_s = 0, 0.0
             kind = media_type, with_reasons
             async for start, stop in self._parts(len(rows), kind):
                 part = await rows.take(start, stop)
@@ -91,9 +92,19 @@ class Batch:
                 rows.add(start, scored)
                 if learn and self._hooks.decided_part is not None:
                     self._hooks.decided_part(scope, scored)
+                    waited_s += await self._wait(_LONGEST_WAIT_S - waited_s)
                 n_scored += len(part.places)
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)
+
+    async def _wait(self, longest_s: float) -> float:
+        """Wait while the hooks are behind, and return how many seconds that was."""
+        began = time.perf_counter()
+        while self._hooks.is_behind is not None and self._hooks.is_behind():
+            if time.perf_counter() - began >= longest_s:
+                break
+            await asyncio.sleep(_WAIT_STEP_S)
+        return time.perf_counter() - began
 
     async def _rows(self, model: ServedModel, body: bytes, media_type: str) -> Rows:
         limit = self._limits.rows
@@ -114,7 +125,7 @@ class Batch:
             stop = min(start + size, n_rows)
             yield start, stop
             took = max(time.perf_counter() - began, 1e-6)
-            if stop - start >= _SMALLEST_PART:  # fewer say little: what every part costs, however small, hides the rest
+            if stop - start == size:  # a rest says little: what every part costs, however small, hides what a row does
                 fitting = min(int((stop - start) * PART_S / took), 4 * size)
                 size = self._sizes[kind] = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
             start = stop

@@ -161,6 +161,10 @@ class DecisionLog:
         self._queue.append(block)
         self._wake.set()
 
+    def is_behind(self) -> bool:
+        """Whether so many decisions of batches wait that a further block may be lost: batches can wait, and should."""
+        return self._in_blocks > self._settings.queue // 2
+
     def put(self, decision: Decision) -> None:
         """Keep a decision, whose inputs and reasons nobody may change afterwards. Never waits, never raises."""
         if self._publisher is None:

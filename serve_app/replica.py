@@ -79,7 +79,11 @@ class Replica:
             self.state,
             self._keys,
             hooks=Hooks(
-                choose=self._choose, instead=self._instead, decided=self._decided, decided_part=self._decided_part
+                choose=self._choose,
+                instead=self._instead,
+                decided=self._decided,
+                decided_part=self._decided_part,
+                is_behind=self._log.is_behind,
             ),
             batch_limits=self._batch_limits,
             limits=self._limits,

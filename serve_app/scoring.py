@@ -32,13 +32,15 @@ class Hooks:
     instead: the whole answer where there is no time to score (a deadline), None to score.
     decided: told of every transaction that was scored, or answered by `instead`, with its answer (the decision log, the
         shadow, metrics). It must not change them. Not told of what-ifs, which are ?learn=false and /explain.
-    decided_part: the same for a part of a batch.
+    decided_part: the same for a part of a batch; is_behind: whether whoever is told does not keep up, so that a batch
+        had better wait a little before its next part.
     """
 
     choose: Callable[[State, Scope, Transaction], ServedModel] | None = None
     instead: Callable[[Scope, ServedModel, Transaction], Content | None] | None = None
     decided: Callable[[Scope, ServedModel, Transaction, Content], None] | None = None
     decided_part: Callable[[Scope, ScoredPart], None] | None = None
+    is_behind: Callable[[], bool] | None = None
 
 
 class Scoring:

@@ -203,6 +203,26 @@ def test_every_scored_row_is_told_to_the_hook(models: Models, requests: Requests
     assert all(0 <= answer["score"] <= 1 and answer["model_version"] == "7" for _, answer in told)
 
 
+@pytest.mark.parametrize("is_ever_ready", [True, False])
+def test_a_batch_waits_for_hooks_that_are_behind_but_not_for_ever(
+    models: Models, requests: Requests, monkeypatch: pytest.MonkeyPatch, is_ever_ready: bool
+):
+    monkeypatch.setattr("serve_app.batch._LONGEST_WAIT_S", 0.2)
+    asked: list[bool] = []
+
+    def is_behind() -> bool:
+        asked.append(True)
+        return not is_ever_ready or len(asked) < 4
+
+    hooks = Hooks(decided_part=lambda scope, scored: None, is_behind=is_behind)
+    client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
+    rows = varied(requests, "transactions", 80)
+    assert post(client, list(rows)).json()["scored"] == 80
+    assert len(asked) == 5 if is_ever_ready else len(asked) > 5
+    asked.clear()
+    assert post(client, list(rows), query="?learn=false").status_code == 200 and not asked
+
+
 def test_an_engine_that_gives_no_number_is_a_500(models: Models, requests: Requests):
     class Unable:
         def __init__(self, engine: Any) -> None:

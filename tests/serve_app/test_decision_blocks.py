@@ -118,8 +118,10 @@ def test_a_block_beyond_the_bound_is_lost_whole_and_counted(
     log = DecisionLog(settings, models["handbook"].engine.schema, metrics=counts)
     eventually(lambda: counts.depth == 0)
     block = blocks(models, requests, log)
+    assert not log.is_behind()
     for _ in range(4):
         log.put_block(block)
+    assert log.is_behind()
     eventually(lambda: counts.decisions["lost"] >= 2)
     (tmp_path / "decisions").unlink()
     log.close()

@@ -137,3 +137,26 @@ def test_a_column_whose_name_json_must_escape_is_read_carefully():
     schema = Schema.from_dict({"name": "odd", "columns": [{"name": 'a"b', "kind": "numeric"}]})
     assert FastReader(schema).read(b'{"a\\"b": 1}') is None
     assert TransactionReader(schema).parse(b'{"a\\"b": 1}') == {'a"b': 1.0}
+
+
+def test_many_are_read_together_as_each_alone_or_not_at_all(models: dict[str, ServedModel]):
+    reader = models["handbook"].reader
+    row = b'{"TRANSACTION_ID":"a}","TX_DATETIME":"2018-09-01","CUSTOMER_ID":5,"TERMINAL_ID":"3","TX_AMOUNT":57.1}'
+    other = row.replace(b'"a}"', b"17").replace(b"57.1", b"3")
+    found = reader.parse_many([row, other, row])
+    assert found is not None
+    together = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    assert together == [reader.parse(body) for body in (row, other, row)]
+    assert reader.parse_many([]) is None
+    cut = row.index(b',"TX_AMOUNT"')
+    for bodies in (
+        [row, row.replace(b"57.1", b"-1")],  # one is wrong
+        [row, row.replace(b'"3"', b'"\\u0033"')],  # unusual
+        [row, row + b"," + row],  # two in one body
+        [row[:cut], row[cut + 1 :], row + b"," + row],  # one in two bodies and two in one: three all the same
+        [row.replace(b'"a}"', b'"a}'), row[: row.index(b"a}")] + b'"' + row[row.index(b"a}") :], row + b"," + row],
+        [row, row.replace(b"57.1}", b'57.1,"TX_AMOUNT":57.1}')],  # a field twice
+        [row, b" " + row + b" "],
+        [row, row.replace(b'"a}"', b'"' + b"a" * reader.limit + b'"')],
+    ):
+        assert reader.parse_many(bodies) is None, bodies
