@@ -31,7 +31,7 @@ NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 _ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
 _LONGEST_WAIT_S, _WAIT_STEP_S = 1.0, 0.005
-_SMALLEST_PART, _FIRST_PART, _LARGEST_PART = 64, 64, 4096
+_LARGEST_PART = 4096
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Batch:
         async with self._turn:
             rows = await self._rows(model, body, media_type)
             n_scored, waited_s = 0, 0.0
-            kind = media_type, with_reasons
-            async for start, stop in self._parts(len(rows), kind):
+            async for start, stop in self._parts(len(rows), model, (media_type, with_reasons)):
                 part = await rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
@@ -117,17 +116,20 @@ class Batch:
         elements = elements_of(body, limit, len(model.engine.schema.inputs))
         return TextRows(model, await _all(elements), "application/json", is_array=True)
 
-    async def _parts(self, n_rows: int, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
+    async def _parts(self, n_rows: int, model: ServedModel, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
         """Cut rows into parts that take about `PART_S` each, and let other requests through after each of them."""
-        start, size = 0, self._sizes.get(kind, _FIRST_PART)
+        # A row with history may wait for a store: that counts. Otherwise waiting is for other threads and processes,
+        # and smaller parts, each of which costs a millisecond, would make it longer.
+        clock, smallest = (time.perf_counter, 64) if model.engine.schema.history else (time.thread_time, 512)
+        start, size = 0, max(smallest, self._sizes.get(kind, smallest))
         while start < n_rows:
-            began = time.perf_counter()
+            began = clock()
             stop = min(start + size, n_rows)
             yield start, stop
-            took = max(time.perf_counter() - began, 1e-6)
+            took = max(clock() - began, 1e-6)
             if stop - start == size:  # a rest says little: what every part costs, however small, hides what a row does
                 fitting = min(int((stop - start) * PART_S / took), 4 * size)
-                size = self._sizes[kind] = max(_SMALLEST_PART, min(_LARGEST_PART, fitting))
+                size = self._sizes[kind] = max(smallest, min(_LARGEST_PART, fitting))
             start = stop
             await asyncio.sleep(0)
 

@@ -1,7 +1,7 @@
 """Decisions, one or a block of them, and the two forms they are kept in: lines of a journal, rows of a Parquet table.
 
-A single decision is a JSON object in the journal. The decisions of a batch are one line together, an Arrow record batch
-in base64, because a line for each would cost more than their scores.
+A single decision is a JSON object in the journal. The decisions of a batch are one line together, because a line for
+each would cost more than their scores: an Arrow record batch in base64, and what is the same in all of them.
 """
 
 from __future__ import annotations
@@ -139,11 +139,24 @@ def blocks_of(lines: bytes, schema: pa.Schema) -> tuple[bytes, list[pa.RecordBat
         end = end if end >= 0 else len(lines)
         start = end + 1
         try:
-            message = base64.b64decode(lines[place + len(_BLOCK) : end].removesuffix(b'"}'), validate=True)
-            blocks.append(pa.ipc.read_record_batch(pa.py_buffer(message), schema))
-        except (ValueError, OSError):  # pyarrow's errors are ValueErrors
+            blocks.append(_block_of(lines[place:end], schema))
+        except (ValueError, TypeError, KeyError, OSError):  # pyarrow's errors and msgspec's are ValueErrors
             n_cut += 1
     return b"".join([*singles, lines[start:]]), blocks, n_cut
+
+
+def _block_of(line: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    content = msgspec.json.decode(line)
+    message, same = base64.b64decode(content["_block"], validate=True), content["same"]
+    apart = pa.schema([field for field in schema if field.name not in same])
+    batch = pa.ipc.read_record_batch(pa.py_buffer(message), apart)
+    columns = [
+        pa.repeat(pa.scalar(same[field.name], _as_sent(field.type)), len(batch)).cast(field.type)
+        if field.name in same
+        else batch[field.name]
+        for field in schema
+    ]
+    return pa.record_batch(columns, schema=schema)
 
 
 class Encoder:
@@ -183,14 +196,9 @@ class Encoder:
     def block(self, block: DecisionBlock) -> bytes:
         """One line, ended by a newline, for all decisions of a block. Raises as `line`."""
         n, schema = len(block), self._schema
-        same: dict[str, Any] = {name: getattr(block, name, None) for name in _PLAIN}
-        columns: dict[str, Any] = {
-            name: pa.array(block.columns[name], schema.field(name).type)
-            if name in block.columns
-            else pa.repeat(pa.scalar(same[name], schema.field(name).type), n)
-            for name in _PLAIN
-        }
-        columns["time"] = pa.repeat(pa.scalar(block.time_us, pa.int64()), n).cast(schema.field("time").type)
+        same = {name: getattr(block, name, None) for name in _PLAIN if name not in block.columns}
+        same["time"] = block.time_us
+        columns = {name: pa.array(values, schema.field(name).type) for name, values in block.columns.items()}
         reasons = [[self._reason(reason) for reason in row] for row in block.reasons or ()]
         columns["reasons"] = _lists(reasons, schema.field("reasons").type, n)
         columns["warnings"] = _lists(block.warnings, schema.field("warnings").type, n)
@@ -201,8 +209,9 @@ class Encoder:
                 for name, form in self._inputs
             ]
             columns[INPUTS] = pa.StructArray.from_arrays(inputs, fields=list(kind))
-        message = pa.record_batch([columns[name] for name in schema.names], schema=schema).serialize()
-        return _BLOCK + base64.b64encode(message) + b'"}\n'
+        apart = pa.schema([field for field in schema if field.name not in same])
+        message = pa.record_batch([columns[name] for name in apart.names], schema=apart).serialize()
+        return _BLOCK + base64.b64encode(message) + b'","same":' + self._encode(same) + b"}\n"
 
     def _input(self, values: Any, is_hashed: bool, form: Callable[[Any], object], kind: pa.DataType, n: int) -> Any:
         if values is None:
