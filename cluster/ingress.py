@@ -29,9 +29,9 @@ METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
 _REPLICA_PORTS = 200
 # Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
 LONGEST_FOLDER = 97 - len("/admin.sock") - 57
-# Ray's template opens HAProxy's metrics and statistics pages on every interface, and sends a line to syslog for every
-# request whether or not somebody listens; with -dR it lets no second HAProxy listen on the port. HAProxy must keep this
-# process's id.
+# Ray's template opens HAProxy's metrics and statistics pages on every interface, tells anybody the routes, and sends a
+# line to syslog for every request whether or not somebody listens; with -dR it lets no second HAProxy listen on the
+# port. HAProxy must keep this process's id.
 _WRAPPER = """#!/bin/sh
 count=$#
 while [ $count -gt 0 ]; do
@@ -43,7 +43,8 @@ while [ $count -gt 0 ]; do
 done
 if [ -n "$config" ]; then
     sed -i -E -e 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' \\
-        -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' "$config"
+        -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' \\
+        -e 's/^([[:space:]]*http-request return status )[0-9]+ .* if routes$/\\1401 if routes/' "$config"
     [ "$1" = -c ] || {python} -S -E {standby} {binary} "$config" $PPID $$ "$@" </dev/null >/dev/null 2>&1
 fi
 exec {binary} "$@"

@@ -17,8 +17,8 @@ CLOSED = (
     "/-/routes/x", "*", "http://x/score", "/score?X-API-Key=x", "/%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")
-# Ray Serve's own, behind its ingress: they tell that it lives, and the prefix of the application.
-OF_SERVE = ("/-/healthz", "/-/routes")
+# Ray Serve's own: behind its ingress the first tells anybody that it lives, the second is closed (cluster.ingress).
+OF_SERVE = "/-/healthz"
 
 
 def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
@@ -48,8 +48,8 @@ def run(target: Target) -> Found:
         _ask(target, found, "POST", "/score", headers, allowed, name)
     for path in OPEN:
         _ask(target, found, "GET", path, {}, {200})
-    for path in OF_SERVE:
-        _ask(target, found, "GET", path, {}, {200} if target.is_ingress else {401})
+    _ask(target, found, "GET", OF_SERVE, {}, {200} if target.is_ingress else {401})
+    _ask(target, found, "GET", "/-/routes", {}, {401})
     return found
 
 

@@ -27,6 +27,8 @@ frontend prometheus
     http-request return status 200
 frontend scores
     bind *:18000
+    acl routes path -i /-/routes
+    http-request return status 200 content-type application/json string "{\\"/\\":\\"fraud\\"}" if routes
     http-request return status 200
 listen stats
   bind *:18404
@@ -52,6 +54,8 @@ def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]
         [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    returned = [line.strip() for line in config.read_text().splitlines() if "return" in line]
+    assert returned[1] == "http-request return status 401 if routes" and returned[0] == returned[2]
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     logs = [line.strip() for line in config.read_text().splitlines() if "log" in line]
     assert logs == ["log 127.0.0.1:1514 local0 info"], "a target of the operator's own stays, Ray's default goes"
