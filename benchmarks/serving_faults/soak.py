@@ -13,6 +13,7 @@ from benchmarks.serving_faults.pressure import Pressure
 from benchmarks.serving_faults.rig import Rig
 from deploy.services import BIN
 from fraud.errors import DataError
+from serve_app.journal import SUFFIX
 
 WARM_UP_S = 180.0
 _SAMPLE_S = 10.0
@@ -45,7 +46,7 @@ def measure(rig: Rig, *, rate: float, minutes: float) -> dict[str, Any]:
     _stop(rig)
     files = sorted(decisions.glob("date=*/*.parquet"))
     rows = ds.dataset([str(path) for path in files]).count_rows() if files else 0
-    journals = [path for path in decisions.parent.glob("decisions/_journal/**/*") if path.suffix == ".journal"]
+    journals = [path for path in decisions.parent.glob("decisions/_journal/**/*") if path.suffix == SUFFIX]
     slopes = slope_mib_per_hour(samples, min(WARM_UP_S, minutes * 60 / 3))
     found = {
         "minutes": minutes, "rate": rate, **figures, "samples": samples, "slope_mib_per_hour": slopes,
