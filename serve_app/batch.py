@@ -124,10 +124,10 @@ class Batch:
         start, size = 0, max(smallest, self._sizes.get(kind, smallest))
         while start < n_rows:
             began = clock()
-            stop = min(start + size, n_rows)
+            stop = n_rows if n_rows - start < 1.5 * size else start + size  # a small rest costs nearly as much
             yield start, stop
             took = max(clock() - began, 1e-6)
-            if stop - start == size:  # a rest says little: what every part costs, however small, hides what a row does
+            if stop - start >= size:  # a rest says little: what every part costs, however small, hides what a row does
                 fitting = min(int((stop - start) * PART_S / took), 4 * size)
                 size = self._sizes[kind] = max(smallest, min(_LARGEST_PART, fitting))
             start = stop

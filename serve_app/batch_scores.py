@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import Any
 
@@ -79,7 +79,7 @@ class ScoredPart:
         if schema.id is not None:
             columns["id"] = _plain(self.part.rows[schema.id.name])
         first = self._content(0, self.part.transaction(0))
-        record = msgspec.defstruct("Answer", list(first), gc=False)
+        record = _record(tuple(first))
         return list(
             map(record, *(columns.get(name) or repeat(value, len(self.part.places)) for name, value in first.items()))
         )
@@ -103,6 +103,12 @@ class ScoredPart:
             for content, reasons in zip(contents, self.reasons, strict=True):
                 content["reasons"] = [vars(reason) for reason in reasons]
         return contents
+
+
+@lru_cache(maxsize=16)
+def _record(names: tuple[str, ...]) -> Any:
+    """A type whose instances JSON takes for objects with these keys."""
+    return msgspec.defstruct("Answer", names, gc=False)
 
 
 def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: bool) -> ScoredPart:

@@ -35,8 +35,9 @@ def publish(journal: Path, url: str, name: str) -> tuple[int, int]:
     table, skipped = read(journal)
     _make_private(url)
     days = pc.cast(table["time"], pa.date32())
-    for day in sorted(pc.unique(days).to_pylist()):
-        part = table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+    there = sorted(pc.unique(days).to_pylist())
+    for day in there:
+        part = table if len(there) == 1 else table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
         _write(part, f"{url.rstrip('/')}/date={day or dt.date(1970, 1, 1)}/{name}.parquet")
     return len(table), skipped
 

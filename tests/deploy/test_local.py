@@ -220,8 +220,9 @@ def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with urllib.request.urlopen(request, timeout=30) as reply:
             # Ours has no hyphens: the replica answered before Serve's own path (serve_app.direct).
             assert re.fullmatch("[0-9a-f]{32}", reply.headers["X-Request-ID"])
+        # HAProxy is replaced by another while Serve tells it new routes.
+        eventually(lambda: {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in listening(settings.state)})
         heard = listening(settings.state)
-        assert {"haproxy", "ray::ServeRepl"} <= {name[:14] for name in heard}
         assert {address for addresses in heard.values() for address in addresses} == {"127.0.0.1"}
         eventually(lambda: len(haproxies(settings.state, "standby.cfg")) == 2)
         killed = haproxies(settings.state, "haproxy.cfg")[-1]

@@ -216,8 +216,8 @@ def test_a_batch_waits_for_hooks_that_are_behind_but_not_for_ever(
 
     hooks = Hooks(decided_part=lambda scope, scored: None, is_behind=is_behind)
     client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
-    rows = varied(requests, "transactions", 600)
-    assert post(client, list(rows)).json()["scored"] == 600
+    rows = varied(requests, "transactions", 800)
+    assert post(client, list(rows)).json()["scored"] == 800
     assert len(asked) == 5 if is_ever_ready else len(asked) > 5
     asked.clear()
     assert post(client, list(rows), query="?learn=false").status_code == 200 and not asked
