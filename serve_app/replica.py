@@ -44,7 +44,7 @@ class Replica:
         self, environment: Mapping[str, str], *, rank: int = 0, replicas: int = 1, is_id_echoed: bool = False
     ) -> None:
         settings = check(environment)
-        self._environment = environment
+        self._with_reasons = wants_reasons(environment)
         self._keys = ApiKeys.from_environment(settings, environment)
         self._limits, self._batch_limits = (
             Limits.from_environment(environment),
@@ -90,7 +90,7 @@ class Replica:
             metrics=self._metrics,
             access_log=self._access_log,
             is_id_echoed=self._is_id_echoed,
-            with_reasons=wants_reasons(self._environment),
+            with_reasons=self._with_reasons,
         )
 
     def check_health(self) -> None:
