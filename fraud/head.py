@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from fraud import head_kernels, kernels
 from fraud.errors import ConfigError, DataError
+from fraud.leaf_masks import leaf_masks
 
 USES = ("auto", "always", "never")
 
@@ -89,10 +91,12 @@ class Head:
         head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), *self.kernel_arguments, out)
         return out
 
-    @property
+    @cached_property
     def kernel_arguments(self) -> tuple[Any, ...]:
-        """The arrays in the order that the kernels take them."""
-        return self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members
+        """The arrays in the order that the kernels take them, and the masks that small trees are scored by."""
+        masks = leaf_masks(self.starts, self.nodes, self.values, self.roots)
+        trees = self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members
+        return *trees, *masks.kernel_arguments
 
 
 @dataclass(frozen=True)

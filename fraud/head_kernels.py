@@ -15,6 +15,7 @@ from fraud.kernels import forest_row, tail_evidence, walk_block
 # a missing value: it ranks lowest in the first, highest in the second. A node names the one that goes its way.
 KEYS_A_FEATURE = 2
 _ABOVE_ALL_CUTS = np.uint32(0xFFFFFFFE)
+_LOWEST_BIT = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
 
 
 @njit(cache=True)
@@ -43,10 +44,42 @@ def rank_row(x, cuts, starts, keys):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def head_rows(X, cuts, starts, nodes, values, roots, depths, members, out):  # pragma: no cover - compiled
+def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cover - compiled
+    """Sum of the leaves' values of one row, given as keys, over all trees; see leaf_masks. left: uint8 (n_trees,)."""
+    n_trees = table.shape[1]
+    left[:] = 0xFF
+    for k in range(len(features)):
+        low, high = keys[2 * features[k]], keys[2 * features[k] + 1]
+        kept = table[begins[k] + low if low == high else begins[k + 1] - 1]
+        for tree in range(n_trees):
+            left[tree] &= kept[tree]
+    # Four sums, so that no addition waits for the one before it.
+    a = b = c = d = 0.0
+    tree, place = 0, np.uint64(0)
+    while tree + 4 <= n_trees:
+        a += leaves[place + np.uint64(_LOWEST_BIT[left[tree]])]
+        b += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
+        c += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
+        d += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
+        tree, place = tree + 4, place + np.uint64(32)
+    for last in range(tree, n_trees):
+        a += leaves[8 * last + _LOWEST_BIT[left[last]]]
+    return (a + b) + (c + d)
+
+
+@njit(cache=True)
+def head_rows(
+    X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, out
+):  # pragma: no cover - compiled  # fmt: skip
     """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member."""
-    block = 256
     width = KEYS_A_FEATURE * (len(starts) - 1)
+    if len(table):
+        key, left = np.empty(width, dtype=np.uint32), np.empty(len(roots), dtype=np.uint8)
+        for i in range(len(X)):
+            rank_row(X[i], cuts, starts, key)
+            out[i] = sum_by_masks(key, features, begins, table, leaves, left) / members
+        return
+    block = 256
     keys = np.empty((block, width), dtype=np.uint32)
     for start in range(0, len(X), block):
         n = min(block, len(X) - start)
@@ -59,7 +92,7 @@ def head_rows(X, cuts, starts, nodes, values, roots, depths, members, out):  # p
 
 @njit(cache=True)
 def add_head_singly(
-    raw, cuts, starts, nodes, values, roots, depths, members,
+    raw, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves,
     head_knots, head_evidence, head_slope, final_knots, final_evidence, final_slope, head_weight, out,
 ):  # pragma: no cover - compiled  # fmt: skip
     """The head's part of a row's score, row by row, after `kernels.score_rows_singly`.
@@ -70,12 +103,16 @@ def add_head_singly(
     n_raw = raw.shape[1]
     x = np.empty(n_raw + 2)
     keys = np.empty(KEYS_A_FEATURE * len(x), dtype=np.uint32)
+    left = np.empty(len(roots), dtype=np.uint8)
     for i in range(len(raw)):
         for j in range(n_raw):
             x[j] = raw[i, j]
         x[n_raw], x[n_raw + 1] = out[i, 2], out[i, 3]
         rank_row(x, cuts, starts, keys)
-        log_odds = forest_row(keys, nodes, values, roots, depths) * (len(roots) / members)
+        if len(table):
+            log_odds = sum_by_masks(keys, features, begins, table, leaves, left) / members
+        else:
+            log_odds = forest_row(keys, nodes, values, roots, depths) * (len(roots) / members)
         out[i, 5] = tail_evidence(log_odds, head_knots, head_evidence, head_slope)
         joined = head_weight * out[i, 5] + (1.0 - head_weight) * out[i, 4]
         out[i, 6] = tail_evidence(joined, final_knots, final_evidence, final_slope)
