@@ -132,20 +132,23 @@ class Engine:
         history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
 
-    def raw_in_turn(self, rows: pd.DataFrame, *, learn: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Raw features of canonical rows that come one after another, as single requests do with the live history.
+    def raw_in_turn(self, columns: Mapping[str, np.ndarray], *, learn: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Raw features of rows that come one after another, as single requests do with the live history.
 
-        learn as for `score_row`. Returns float64 (n_rows, n_raw), and bool (n_rows,): whether the history was the live
-        one. A time must be there where the schema has a history.
+        columns: the schema's inputs, each (n_rows,), float64, datetime64[us] or, for texts, objects, None where one is
+        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and bool (n_rows,): whether the history
+        was the live one. A time must be there where the schema has a history.
         """
-        is_live = np.ones(len(rows), dtype=bool)
-        history = np.empty((len(rows), self._history.width if self._history else 0))
+        n_rows = len(next(iter(columns.values()), ()))
+        is_live = np.ones(n_rows, dtype=bool)
+        history = np.empty((n_rows, self._history.width if self._history else 0))
         if self._history is not None:
             assert self.schema.timestamp is not None
-            times = microseconds_since_epoch(rows[self.schema.timestamp.name]).tolist()
-            for i, row in enumerate(rows.to_dict(orient="records")):
-                history[i], is_live[i] = self._read_history(row, times[i], learn)
-        return raw_features(rows, self.schema, self.detector.features.categories, history), is_live
+            times = microseconds_since_epoch(columns[self.schema.timestamp.name]).tolist()
+            rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+            for i, row in enumerate(rows):
+                history[i], is_live[i] = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
+        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live
 
     def history_warning(self, rows: pd.DataFrame) -> str | None:
         """What to tell the user when some rows are no newer than the entity history in the detector, else None.

@@ -8,6 +8,7 @@ values marked. Fitted state is plain arrays. The loops are in fraud/kernels.py.
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,10 +116,14 @@ def raw_names(schema: Schema) -> tuple[list[str], list[str]]:
 
 
 def raw_features(
-    rows: pd.DataFrame, schema: Schema, categories: dict[str, tuple[str, ...]], history: np.ndarray
+    rows: pd.DataFrame | Mapping[str, np.ndarray],
+    schema: Schema,
+    categories: dict[str, tuple[str, ...]],
+    history: np.ndarray,
 ) -> np.ndarray:
     """Encode canonical rows as the raw matrix, float64 (n_rows, n_raw).
 
+    rows: as fraud.validation.validate gives them, or their columns as arrays (texts as objects, None where missing).
     categories: levels of each categorical column, from `learn_categories` (an unknown level becomes the code one past
     the last); history: float64 (n_rows, n_history_features) from fraud.history.replay.
     """
@@ -127,14 +132,14 @@ def raw_features(
         values = rows[column.name]
         if column.kind == "categorical":
             levels = pd.Index(categories[column.name], dtype=object)
-            codes = levels.get_indexer(pd.Index(values.to_numpy(dtype=object), dtype=object)).astype(np.float64)
+            codes = levels.get_indexer(pd.Index(np.asarray(values, dtype=object), dtype=object)).astype(np.float64)
             codes[codes < 0] = len(levels)
             parts.append(codes[:, None])
         else:
-            parts.append(values.to_numpy(dtype=np.float64)[:, None])
+            parts.append(np.asarray(values, dtype=np.float64)[:, None])
     if schema.timestamp and schema.timestamp.calendar:
-        times = rows[schema.timestamp.name]
-        days = np.where(times.isna(), np.nan, microseconds_since_epoch(times) / MICROSECONDS_A_DAY)
+        times = np.asarray(rows[schema.timestamp.name], dtype="datetime64[us]")
+        days = np.where(np.isnat(times), np.nan, microseconds_since_epoch(times) / MICROSECONDS_A_DAY)
         parts.append(calendar(days, schema.timestamp.calendar))
     return np.concatenate([*parts, history], axis=1)
 

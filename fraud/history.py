@@ -108,9 +108,9 @@ def replay(
     return out, tuple(after)
 
 
-def microseconds_since_epoch(times: pd.Series) -> np.ndarray:
+def microseconds_since_epoch(times: pd.Series | np.ndarray) -> np.ndarray:
     """Convert canonical timestamps to int64 microseconds since 1970, shape (n_rows,)."""
-    return times.to_numpy(dtype="datetime64[us]").astype(np.int64)
+    return np.asarray(times, dtype="datetime64[us]").astype(np.int64)
 
 
 def entry_names(entry: History) -> list[str]:

@@ -39,8 +39,8 @@ def wrong_type(column: Column, found: pa.DataType) -> Problem | None:
     )
 
 
-def read_column(column: Column, values: pa.Array) -> tuple[Any, dict[int, Problem]]:
-    """Return canonical values in the dtype that a checked file has (anything in a row at fault), and the faults."""
+def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
+    """Return canonical values as batch_scores.canonical does (anything in a row at fault), and the faults."""
     if pa.types.is_null(values.type):
         return _read_values(column, values)
     if column.kind in ("numeric", "boolean"):
@@ -79,11 +79,11 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     return times, faults
 
 
-def _read_values(column: Column, values: pa.Array) -> tuple[Any, dict[int, Problem]]:
+def _read_values(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
     """Text, whole numbers as text, times as text and times as numbers: each distinct value is checked once."""
     check = check_of(column)
     encoded = pc.dictionary_encode(values, null_encoding="encode")
-    found: list[object] = []
+    found: list[Any] = []
     wrong: dict[int, Problem] = {}
     for code, value in enumerate(encoded.dictionary.to_pylist()):
         try:
@@ -91,9 +91,9 @@ def _read_values(column: Column, values: pa.Array) -> tuple[Any, dict[int, Probl
         except PydanticCustomError as error:
             found.append(None)
             wrong[code] = _problem_of(column, error)
-    codes = encoded.indices.to_pylist()
-    faults = {i: wrong[code] for i, code in enumerate(codes) if code in wrong} if wrong else {}
-    return canonical(column, [found[code] for code in codes]), faults
+    codes = encoded.indices.to_numpy()
+    faults = {i: wrong[code] for i, code in enumerate(codes.tolist()) if code in wrong} if wrong else {}
+    return canonical(column, found)[codes], faults
 
 
 def _missing(values: pa.Array) -> np.ndarray:

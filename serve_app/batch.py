@@ -114,7 +114,8 @@ class Batch:
 
             return ArrowRows(model, body, limit)
         elements = elements_of(body, limit, len(model.engine.schema.inputs))
-        return TextRows(model, await _all(elements), "application/json", is_array=True)
+        pieces = elements if isinstance(elements, list) else await _all(elements)
+        return TextRows(model, pieces, "application/json", is_array=True)
 
     async def _parts(self, n_rows: int, model: ServedModel, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
         """Cut rows into parts that take about `PART_S` each, and let other requests through after each of them."""

@@ -16,7 +16,7 @@ from fraud.columns import closest
 from fraud.schema import Schema
 from serve_app.arrow_columns import read_column, wrong_type
 from serve_app.batch_json import too_many
-from serve_app.batch_scores import Part, ScoredPart, canonical, check_time, rows_of
+from serve_app.batch_scores import Part, ScoredPart, canonical, check_time
 from serve_app.fields import remedy_of
 from serve_app.problems import MOST_PROBLEMS, Rejected, about_extra, problem
 from serve_app.state import ServedModel
@@ -46,7 +46,7 @@ class ArrowRows:
         """Check the rows from `start` to `stop`."""
         schema, size = self._model.engine.schema, stop - start
         piece = self._table.slice(start, size)
-        columns: dict[str, Any] = {}
+        columns: dict[str, np.ndarray] = {}
         rejected: dict[int, list[dict[str, Any]]] = {}
         for column in schema.inputs:
             if column.name in piece.column_names:
@@ -58,23 +58,28 @@ class ArrowRows:
         if schema.history and schema.timestamp:
             for place in np.flatnonzero(np.isnat(columns[schema.timestamp.name])).tolist():
                 rejected.setdefault(place, self._without_time(columns, place))
+        if not rejected:
+            return Part(columns, range(size), {})
         good = np.ones(size, dtype=bool)
         good[list(rejected)] = False
-        rows = rows_of({name: values[good] for name, values in columns.items()})
-        return Part(rows, np.flatnonzero(good).tolist(), {place: tuple(told) for place, told in rejected.items()})
+        kept = {name: values[good] for name, values in columns.items()}
+        return Part(kept, np.flatnonzero(good).tolist(), {place: tuple(told) for place, told in rejected.items()})
 
     def add(self, start: int, scored: ScoredPart) -> None:
         """Put the answers to a part behind those to the rows before it; a rejected row has an error and no score."""
         part, size = scored.part, scored.part.size
-        missing = np.ones(size, dtype=bool)
-        missing[part.places] = False
+        missing = None
+        if part.rejected:
+            missing = np.ones(size, dtype=bool)
+            missing[part.places] = False
         columns: dict[str, pa.Array] = {}
         for name, values in scored.values.items():
             columns[name] = _spread(values, missing, pa.float64())
         columns["is_fraud"] = _spread(scored.is_fraud, missing, pa.bool_())
         columns["is_history_live"] = _spread(scored.is_history_live, missing, pa.bool_())
         errors = {place: "; ".join(_told(problem) for problem in told) for place, told in part.rejected.items()}
-        columns["error"] = pa.array([errors.get(place) for place in range(size)], pa.string())
+        told_of = [errors.get(place) for place in range(size)] if errors else None
+        columns["error"] = pa.nulls(size, pa.string()) if told_of is None else pa.array(told_of, pa.string())
         if scored.reasons is not None:
             told = dict(zip(part.places, scored.reasons, strict=True))
             listed = [[vars(reason) for reason in told[i]] if i in told else None for i in range(size)]
@@ -92,9 +97,9 @@ class ArrowRows:
                 writer.write_table(pa.table(columns, schema=schema))
         return sink.getvalue().to_pybytes()
 
-    def _without_time(self, columns: dict[str, Any], place: int) -> list[dict[str, Any]]:
-        values = {name: [column[place]] for name, column in columns.items()}
-        (transaction,) = Part(rows_of(values), [0], {}).transactions
+    def _without_time(self, columns: dict[str, np.ndarray], place: int) -> list[dict[str, Any]]:
+        one = {name: values[place : place + 1] for name, values in columns.items()}
+        (transaction,) = Part(one, [0], {}).transactions
         try:
             check_time(self._model, transaction)
         except Rejected as error:
@@ -185,8 +190,10 @@ def _field_of(data: bytes, table: int, index: int) -> int | None:
     return table + place if place else None
 
 
-def _spread(values: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+def _spread(values: np.ndarray, missing: np.ndarray | None, kind: pa.DataType) -> pa.Array:
     """The values in their places, null in the others."""
+    if missing is None:
+        return pa.array(values, kind)
     spread = np.zeros(len(missing), dtype=values.dtype)
     spread[~missing] = values
     return pa.array(spread, kind, mask=missing)

@@ -6,12 +6,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from serve_app.batch_scores import PART_S, Part, ScoredPart, canonical, check_time, frame_of, rows_of
+from serve_app.batch_scores import PART_S, Part, ScoredPart, canonical, check_time, columns_of
 from serve_app.problems import Rejected, problem
 from serve_app.reader import too_large
 from serve_app.scoring import encode
@@ -20,7 +20,7 @@ from serve_app.state import ServedModel
 # Problems in one answer, about half a MiB of them; a row may have twenty, and 10,000 rows would make 50 MiB.
 _MOST_TOLD = 2_000
 _SPACE = re.compile(r"[ \t\r\n]*")
-_pieces = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_pieces: Callable[[bytes], list[Any]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class TextRows:
@@ -47,8 +47,8 @@ class TextRows:
         pieces = list(map(bytes, self._pieces[start:stop]))
         columns = self._model.reader.parse_many(pieces)
         if columns is not None and not (schema.history and schema.timestamp and None in columns[schema.timestamp.name]):
-            rows = rows_of({column.name: canonical(column, columns[column.name]) for column in schema.inputs})
-            return Part(rows, list(range(len(pieces))), {})
+            arrays = {column.name: canonical(column, columns[column.name]) for column in schema.inputs}
+            return Part(arrays, range(len(pieces)), {})
         transactions, places, rejected = [], [], {}
         until = time.perf_counter() + PART_S
         for place, piece in enumerate(pieces):
@@ -60,16 +60,16 @@ class TextRows:
                 places.append(place)
             except Rejected as error:
                 rejected[place] = self._told(error.problems)
-        return Part(frame_of(schema, transactions), places, rejected, transactions)
+        return Part(columns_of(schema, transactions), places, rejected, transactions)
 
     def add(self, start: int, scored: ScoredPart) -> None:
         """Put the answers to a part that began at row `start` behind those to the rows before it."""
         part = scored.part
-        answers: list[Any] = [None] * part.size
-        for place, content in zip(part.places, scored.answers(), strict=True):
-            answers[place] = content
-        for place, problems in part.rejected.items():
-            answers[place] = {"row": start + place, "detail": problems}
+        answers = scored.answers()
+        if part.rejected:
+            told = {place: {"row": start + place, "detail": problems} for place, problems in part.rejected.items()}
+            told |= zip(part.places, answers, strict=True)
+            answers = [told[place] for place in range(part.size)]
         self._out += map(encode, answers)
 
     def answer(self, summary: dict[str, Any]) -> bytes:
@@ -110,7 +110,7 @@ def lines_of(body: bytes, limit: int) -> list[bytes]:
     return [line.strip(b" \t\r") for line in body.split(b"\n") if line.strip()]
 
 
-def elements_of(body: bytes, limit: int, n_fields: int) -> Iterator[bytes]:
+def elements_of(body: bytes, limit: int, n_fields: int) -> list[bytes] | Iterator[bytes]:
     """The bytes of each element of a JSON array, which may be broken inside. Raises Rejected (413, 422).
 
     n_fields: of a transaction. What is not plain JSON, such as NaN, is divided by Python's own parser, step by step.
@@ -126,7 +126,7 @@ def elements_of(body: bytes, limit: int, n_fields: int) -> Iterator[bytes]:
         if pieces is not None:
             if len(pieces) > limit:
                 raise too_many(limit)
-            return iter(pieces)
+            return pieces
     return _elements_slowly(body, limit)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import repeat
@@ -20,25 +20,27 @@ from serve_app.problems import Rejected, problem
 from serve_app.state import MOST_REASONS, NO_LIVE_HISTORY, ServedModel
 
 Problems = tuple[dict[str, Any], ...]
+_NO_WARNING: list[str] = []
+_NOT_LIVE = [NO_LIVE_HISTORY]
 PART_S = 0.010  # for so long a batch may keep other requests waiting
 
 
 class Part:
     """Some neighbouring rows of a batch, checked.
 
-    rows: the good ones, canonical (fraud.schema.validate), n_good of them; places: where each of them stands in the
-    part, from 0; rejected: the problems of each of the others; size: how many there are of both.
-    transactions: the good ones once more, as requests are read; made of `rows` when they are needed.
+    columns: {input: canonical values (n_good,), see `canonical`} of the good ones; places: where each of them stands in
+    the part, from 0; rejected: the problems of each of the others; size: how many there are of both.
+    transactions: the good ones once more, as requests are read; made of `columns` when they are needed.
     """
 
     def __init__(
         self,
-        rows: pd.DataFrame,
-        places: list[int],
+        columns: dict[str, np.ndarray],
+        places: Sequence[int],
         rejected: dict[int, Problems],
         transactions: list[dict[str, object]] | None = None,
     ) -> None:
-        self.rows = rows
+        self.columns = columns
         self.places = places
         self.rejected = rejected
         self.size = len(places) + len(rejected)
@@ -47,11 +49,8 @@ class Part:
 
     @cached_property
     def transactions(self) -> list[dict[str, object]]:
-        return _transactions(self.rows)
-
-    def transaction(self, place: int) -> dict[str, object]:
-        """One of them."""
-        return _transactions(self.rows[place : place + 1])[0]
+        columns = [_plain(values) for values in self.columns.values()]
+        return [dict(zip(self.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 @dataclass
@@ -69,36 +68,37 @@ class ScoredPart:
     is_history_live: np.ndarray
     reasons: list[list[Reason]] | None
 
-    def answers(self) -> list[Any]:
+    def answers(self) -> Sequence[Any]:
         """`contents`, as whatever JSON encodes to the same most quickly."""
-        if self.reasons is not None or not self.part.places:
+        n = len(self.part.places)
+        if self.reasons is not None or not n:
             return self.contents
-        columns: dict[str, Any] = {name: values.tolist() for name, values in self.values.items()}
+        columns: dict[str, Iterable[Any]] = {name: values.tolist() for name, values in self.values.items()}
         columns |= {"is_fraud": self.is_fraud.tolist(), "warnings": self.warnings}
         schema = self.model.engine.schema
         if schema.id is not None:
-            columns["id"] = _plain(self.part.rows[schema.id.name])
-        first = self._content(0, self.part.transaction(0))
-        record = _record(tuple(first))
-        return list(
-            map(record, *(columns.get(name) or repeat(value, len(self.part.places)) for name, value in first.items()))
-        )
+            columns["id"] = _plain(self.part.columns[schema.id.name])
+        first = self._content(0)
+        same = {name: repeat(value, n) for name, value in first.items()}
+        return list(map(_record(tuple(first)), *(same | columns).values()))
 
     @property
-    def warnings(self) -> list[list[str]]:
+    def warnings(self) -> Sequence[list[str]]:
         """What each score had to do without, as in an answer."""
-        return [[] if is_live else [NO_LIVE_HISTORY] for is_live in self.is_history_live.tolist()]
+        return [_NO_WARNING if is_live else _NOT_LIVE for is_live in self.is_history_live.tolist()]
 
-    def _content(self, place: int, transaction: dict[str, object]) -> dict[str, Any]:
+    def _content(self, place: int) -> dict[str, Any]:
         score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
         is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
         found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, is_live)
-        return self.model.content_of(found, transaction)
+        one = slice(place, place + 1)
+        row = {name: _plain(values[one])[0] for name, values in self.part.columns.items()}
+        return self.model.content_of(found, row)
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
         """The content of models.BatchAnswer for each good row."""
-        contents = [self._content(place, row) for place, row in enumerate(self.part.transactions)]
+        contents = [self._content(place) for place in range(len(self.part.places))]
         if self.reasons is not None:
             for content, reasons in zip(contents, self.reasons, strict=True):
                 content["reasons"] = [vars(reason) for reason in reasons]
@@ -120,44 +120,39 @@ def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: boo
     if not part.places:
         nothing, no = np.empty(0), np.empty(0, dtype=bool)
         return ScoredPart(model, part, dict.fromkeys(engine.score_names, nothing), no, no, [] if with_reasons else None)
-    raw, is_live = engine.raw_in_turn(part.rows, learn=learn)
+    raw, is_live = engine.raw_in_turn(part.columns, learn=learn)
     scores = engine.score_raw(raw)
     if not np.isfinite(scores).all():
         raise ValueError("the engine gives no number")
     values = {name: scores[:, i] for i, name in enumerate(engine.score_names)}
-    reasons = engine.reasons(part.rows, MOST_REASONS, raw=raw) if with_reasons else None
+    reasons = engine.reasons(_frame(part.columns), MOST_REASONS, raw=raw) if with_reasons else None
     return ScoredPart(model, part, values, np.asarray(engine.threshold.decide(scores[:, 0])), is_live, reasons)
 
 
-def frame_of(schema: Schema, transactions: list[dict[str, object]]) -> pd.DataFrame:
-    """Canonical transactions as canonical rows."""
-    return rows_of({c.name: canonical(c, [row[c.name] for row in transactions]) for c in schema.inputs})
+def columns_of(schema: Schema, transactions: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
+    """Canonical transactions, column by column."""
+    return {c.name: canonical(c, [row[c.name] for row in transactions]) for c in schema.inputs}
 
 
-def canonical(column: Column, values: Sequence[Any]) -> Any:
-    """Canonical values of one column, None where missing, in the dtype that a checked file has."""
+def canonical(column: Column, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Canonical values of one column: float64 with NaN, datetime64[us] with NaT, or texts with None where missing."""
     if column.kind in ("numeric", "boolean"):
-        return np.array(values, dtype=np.float64)  # None becomes NaN
-    if column.kind == "timestamp":
-        return np.array(values, dtype="datetime64[us]")
-    return pd.array(values, dtype="str")
+        return np.array(values, dtype=np.float64)
+    return np.array(values, dtype="datetime64[us]" if column.kind == "timestamp" else object)
 
 
-def rows_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """A frame of canonical columns."""
-    return pd.DataFrame(columns, copy=False)
+def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """As fraud.validation.validate gives rows."""
+    texts = {name: pd.array(values, dtype="str") for name, values in columns.items() if values.dtype.kind == "O"}
+    return pd.DataFrame({**columns, **texts}, copy=False)
 
 
-def _transactions(rows: pd.DataFrame) -> list[dict[str, object]]:
-    names, columns = list(rows.columns), [_plain(rows[name]) for name in rows.columns]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def _plain(values: pd.Series) -> list[Any]:
+def _plain(values: np.ndarray) -> list[Any]:
     """Canonical values as a request's: Python's own types, None where missing."""
-    if values.dtype.kind == "M":
-        return [None if time is pd.NaT else time.to_pydatetime() for time in values]
-    return [None if value != value else value for value in values.tolist()]
+    found: list[Any] = values.tolist()  # NaT becomes None
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        return [None if value != value else value for value in found]
+    return found
 
 
 def check_time(model: ServedModel, transaction: dict[str, object]) -> None:

@@ -141,7 +141,7 @@ class DecisionLog:
             schema_fingerprint=self._fingerprint(model),
             threshold=model.engine.threshold.value,
             columns={**scored.values, "is_fraud": scored.is_fraud},
-            inputs=dict(scored.part.rows.items()),
+            inputs=scored.part.columns,
             warnings=scored.warnings,
             reasons=None if scored.reasons is None else [[vars(reason) for reason in row] for row in scored.reasons],
             key_name=key_name,

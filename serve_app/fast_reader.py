@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from fraud.columns import Column
 from fraud.schema import Schema
@@ -34,6 +35,7 @@ class FastReader:
         self._names = [column.name for column in columns]
         self._n_quotes = 2 * len(columns)
         self._finish = [(i, _finish_of(column)) for i, column in enumerate(columns) if not _is_plain(column)]
+        self._finish_many = [None if _is_plain(column) else _finish_many_of(column) for column in columns]
         self._decode: Callable[[bytes], Any] | None = None
         self._decode_many: Callable[[bytes], list[Any]] | None = None
         if not any(_ESCAPED.search(name) for name in self._names):
@@ -77,27 +79,21 @@ class FastReader:
         together = b"[" + b",".join(bodies) + b"]"
         if b"\\" in together:
             return None
-        n_quotes = [self._n_quotes] * len(bodies)
         try:
             rows = list(map(msgspec.structs.astuple, self._decode_many(together)))
             if len(rows) != len(bodies):
                 return None
-            columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(self._names)
-            for i, finish in self._finish:
-                finished: list[Any] = []
-                for place, value in enumerate(columns[i]):
-                    if value is msgspec.UNSET:
-                        n_quotes[place] -= 2
-                    elif type(value) is str:
-                        n_quotes[place] += 2
-                    is_missing = value is None or value is msgspec.UNSET
-                    finished.append(None if is_missing else finish(value))
-                columns[i] = finished
+            columns = list(zip(*rows, strict=True)) or [()] * len(self._names)
+            n_quotes = np.full(len(rows), self._n_quotes)
+            found = [
+                finish(column, n_quotes) if finish else column
+                for column, finish in zip(columns, self._finish_many, strict=True)
+            ]
         except (ValueError, RecursionError):
             return None
-        if [body.count(b'"') for body in bodies] != n_quotes:
+        if [body.count(b'"') for body in bodies] != n_quotes.tolist():
             return None
-        return dict(zip(self._names, columns, strict=True))
+        return dict(zip(self._names, found, strict=True))
 
 
 def _is_plain(column: Column) -> bool:
@@ -134,3 +130,27 @@ def _finish_of(column: Column) -> Check:
     if column.kind == "numeric":
         return whole if column.integer else lambda value: value
     return check if column.kind in ("boolean", "timestamp") else text
+
+
+def _finish_many_of(column: Column) -> Callable[[Sequence[Any], np.ndarray], Sequence[Any]]:
+    """The same for the values of many bodies. It corrects how many quotation marks each body has."""
+    finish = _finish_of(column)
+
+    def finish_many(values: Sequence[Any], n_quotes: np.ndarray) -> Sequence[Any]:
+        kinds = set(map(type, values))
+        if str in kinds:
+            n_quotes += 2 if len(kinds) == 1 else [2 * (type(value) is str) for value in values]
+        if msgspec.UnsetType in kinds:
+            n_quotes -= [2 * (value is msgspec.UNSET) for value in values]
+        if kinds == {float} and column.kind != "timestamp":
+            numbers = np.array(values)
+            wanted = numbers != 0 if column.kind == "boolean" else np.floor(numbers) if column.integer else numbers
+            if (numbers != wanted).any():
+                raise ValueError("not a whole number, or neither 0 nor 1")
+            return values
+        if kinds in ({str}, {int}, {bool}):  # no two of them are equal that are not the same
+            finished = {value: finish(value) for value in set(values)}
+            return list(map(finished.__getitem__, values))
+        return [None if value is None or value is msgspec.UNSET else finish(value) for value in values]
+
+    return finish_many

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.batch_scores import Part, ScoredPart, frame_of, score_part
+from serve_app.batch_scores import Part, ScoredPart, columns_of, score_part
 from serve_app.decision_files import read
 from serve_app.decision_rows import DecisionBlock, blocks_of
 from serve_app.decisions import DecisionLog
@@ -32,7 +32,7 @@ def part_of(model: ServedModel, requests: Mapping[str, Mapping[str, object]], na
     from json import dumps
 
     rows = [model.reader.parse(dumps({**requests[name], **changes}).encode()) for changes in ROWS[name]]
-    return Part(frame_of(model.engine.schema, rows), list(range(len(rows))), {}, rows)
+    return Part(columns_of(model.engine.schema, rows), list(range(len(rows))), {}, rows)
 
 
 def scored_of(model: ServedModel, part: Part, *, with_reasons: bool = True) -> ScoredPart:

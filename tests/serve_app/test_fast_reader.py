@@ -96,6 +96,18 @@ def test_what_the_quick_way_reads_the_careful_one_reads_alike(
         assert repr(read) == repr(careful)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+@hypothesis_settings(max_examples=340, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_is_read_together_the_careful_one_reads_alike(schemas: Schemas, requests: Requests, name: str, data: Any):
+    drawn = [data.draw(bodies(schemas[name], requests[name])) for _ in range(data.draw(st.integers(1, 3)))]
+    found = READERS.setdefault(name, FastReader(schemas[name])).read_many(drawn)
+    if found is not None:
+        careful = CAREFUL.setdefault(name, TransactionReader(schemas[name]))
+        together = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        assert repr(together) == repr([careful.parse_carefully(body) for body in drawn])
+
+
 READERS: dict[str, FastReader] = {}
 CAREFUL: dict[str, TransactionReader] = {}
 
