@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fraud.errors import ConfigError
 from fraud.schema import Schema
@@ -35,10 +35,18 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS, MOST_SECONDS, MOST_BYTES = 50_000, 60.0, 32 << 20  # of one journal, and so of one Parquet file
 _GATHER_S = 0.01  # the writer lets decisions gather this long: one write for all of them, one wake-up of a thread
-_MOST_AT_ONCE = 500  # Python's lock is free in between
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 _LONGEST_PAUSE_S = 1.0
 _TELL_AGAIN_S = 10.0
+
+
+class _Line(NamedTuple):
+    """What waits in the queue: a line of the journal that has so many decisions in it."""
+
+    fingerprint: str
+    line: bytes
+    n: int
+    is_block: bool
 
 
 class DecisionLog:
@@ -56,7 +64,7 @@ class DecisionLog:
         settings.check(schema)
         self._settings, self._metrics = settings, metrics
         self._file_seconds = file_seconds
-        self._queue: deque[Decision | DecisionBlock] = deque()
+        self._queue: deque[_Line] = deque()
         self._in_blocks, self._blocks_lock = 0, threading.Lock()  # decisions in the queue that are part of a block
         self._held = 0  # taken from the queue, not in the journal yet
         self._lines: dict[str, tuple[list[bytes], int]] = {}  # lines, and the decisions in them
@@ -158,8 +166,7 @@ class DecisionLog:
         if not has_room:
             self._lose(n)
             return
-        self._queue.append(block)
-        self._wake.set()
+        self._enter(block, n, is_block=True)
 
     def is_behind(self) -> bool:
         """Whether so many decisions of batches wait that a further block may be lost: batches can wait, and should."""
@@ -172,9 +179,7 @@ class DecisionLog:
         if len(self._queue) + self._held >= self._settings.queue or self._closing.is_set():
             self._lose(1)
             return
-        self._queue.append(decision)
-        if not self._wake.is_set():
-            self._wake.set()
+        self._enter(decision, 1, is_block=False)
 
     def close(self, timeout: float = 15.0) -> None:
         """Write everything, as Parquet too if that works within `timeout` seconds; else the next start does it."""
@@ -197,6 +202,28 @@ class DecisionLog:
     def _lose(self, n: int) -> None:
         with self._lost_lock:
             self._lost += n
+
+    def _enter(self, entry: Decision | DecisionBlock, n: int, *, is_block: bool) -> None:
+        """Encode it here and now: a thread of its own would take Python's lock for as long, and at a worse moment."""
+        fingerprint = entry.schema_fingerprint
+        try:
+            encoder = self._encoders[fingerprint]
+            line = encoder.block(entry) if isinstance(entry, DecisionBlock) else encoder.line(entry)
+        except Exception as error:  # noqa: BLE001 - one odd decision must not stop its reply; the text may be card data
+            if type(error) not in self._odd:
+                self._odd.add(type(error))
+                logger.error("a decision cannot be kept: %s", type(error).__name__)
+            self._lose(n)
+            if is_block:
+                self._leave(n)
+            return
+        self._queue.append(_Line(fingerprint, line, n, is_block))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _leave(self, n: int) -> None:
+        with self._blocks_lock:
+            self._in_blocks -= n
 
     # The writer thread: from the queue to the journal.
 
@@ -230,7 +257,7 @@ class DecisionLog:
                 retry_s = min(retry_s * 2.0, _LAST_RETRY_S)
             elif not is_last:
                 self._pause()
-        self._lose(sum(_size(entry) for entry in self._queue) + self._held)
+        self._lose(sum(entry.n for entry in self._queue) + self._held)
         self._report()
 
     def _pause(self) -> None:
@@ -242,35 +269,21 @@ class DecisionLog:
                 if any(not journal.is_synced for journal, _ in self._journals.values()):
                     pause = min(pause, self._synced + self._settings.fsync_s - time.monotonic())
                 self._wake.wait(max(0.001, pause))
-        if 0 < len(self._queue) < _MOST_AT_ONCE and self._settings.fsync_s > 0:
+        if self._queue and self._settings.fsync_s > 0:
             self._closing.wait(_GATHER_S)
 
     def _take(self) -> None:
-        """Take decisions from the queue and encode them, unless others still wait to be written."""
+        """Take decisions from the queue, unless others still wait to be written."""
         if self._held:
             return
-        while self._held < _MOST_AT_ONCE:
-            try:
-                entry = self._queue.popleft()
-            except IndexError:
-                return
-            n = _size(entry)
-            if isinstance(entry, DecisionBlock):
-                with self._blocks_lock:
-                    self._in_blocks -= n
-            try:
-                encoder = self._encoders[entry.schema_fingerprint]
-                line = encoder.block(entry) if isinstance(entry, DecisionBlock) else encoder.line(entry)
-            except Exception as error:  # noqa: BLE001 - one odd decision must not stop the log; its text may be card data
-                if type(error) not in self._odd:
-                    self._odd.add(type(error))
-                    logger.error("a decision cannot be kept: %s", type(error).__name__)
-                self._lose(n)
-                continue
-            lines, rows = self._lines.get(entry.schema_fingerprint, ([], 0))
-            lines.append(line)
-            self._lines[entry.schema_fingerprint] = lines, rows + n
-            self._held += n
+        while self._queue:
+            entry = self._queue.popleft()
+            if entry.is_block:
+                self._leave(entry.n)
+            lines, rows = self._lines.get(entry.fingerprint, ([], 0))
+            lines.append(entry.line)
+            self._lines[entry.fingerprint] = lines, rows + entry.n
+            self._held += entry.n
 
     def _append(self) -> None:
         if self._folder is None:
@@ -326,8 +339,3 @@ class DecisionLog:
             getattr(self._metrics, method)(*arguments)
         except Exception:
             logger.exception("a metric of the decision log cannot be counted")
-
-
-def _size(entry: Decision | DecisionBlock) -> int:
-    """How many decisions an entry of the queue holds."""
-    return len(entry) if isinstance(entry, DecisionBlock) else 1
