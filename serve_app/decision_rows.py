@@ -151,12 +151,18 @@ def _block_of(line: bytes, schema: pa.Schema) -> pa.RecordBatch:
     apart = pa.schema([field for field in schema if field.name not in same])
     batch = pa.ipc.read_record_batch(pa.py_buffer(message), apart)
     columns = [
-        pa.repeat(pa.scalar(same[field.name], _as_sent(field.type)), len(batch)).cast(field.type)
-        if field.name in same
-        else batch[field.name]
+        _repeated(same[field.name], field.type, len(batch)) if field.name in same else batch[field.name]
         for field in schema
     ]
     return pa.record_batch(columns, schema=schema)
+
+
+def _repeated(value: Any, kind: pa.DataType, n: int) -> pa.Array:
+    if value is None:
+        return pa.nulls(n, kind)
+    sent = _as_sent(kind)
+    repeated = pa.repeat(pa.scalar(value, sent), n)
+    return repeated if sent == kind else repeated.cast(kind)
 
 
 class Encoder:
