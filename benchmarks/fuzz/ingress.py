@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 import yaml
 
 from benchmarks.fuzz.server import ROOT, Target, environment, new_key
+from deploy import processes
 from fraud.errors import DataError
 
 DEPLOY_S = 240.0
@@ -47,7 +47,7 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[
             if time.monotonic() > until:
                 raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
-        proxies = [process for process in _ours(state) if process.name() == "haproxy"]
+        proxies = [process for process in processes.ours(state) if process.name() == "haproxy"]
         if not proxies:
             raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
         yield replace(target, pids=tuple(process.pid for process in [*_replicas(state), *proxies]))
@@ -63,15 +63,5 @@ def _run(own: dict[str, str], say: Callable[[str], None], *command: str) -> None
     say(f"  {' '.join(command[1:4])}: done")
 
 
-def _ours(state: Path) -> Iterator[psutil.Process]:
-    """The processes that know our state folder."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("FRAUD_STATE") == str(state) and process.pid != os.getpid():
-                yield process
-        except psutil.Error:
-            continue
-
-
 def _replicas(state: Path) -> list[psutil.Process]:
-    return [process for process in _ours(state) if "ServeReplica:" in " ".join(process.cmdline())]
+    return [process for process in processes.ours(state) if "ServeReplica:" in " ".join(process.cmdline())]

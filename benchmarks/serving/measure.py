@@ -23,6 +23,7 @@ from benchmarks.serving.material import BATCH_ROWS, Material, cache
 from benchmarks.serving.processes import Processes, spent
 from benchmarks.serving.protocols import Protocol
 from benchmarks.serving.servers import Place, Server
+from deploy.processes import free_port
 from fraud.errors import DataError
 from fraud.settings import Settings
 
@@ -118,7 +119,7 @@ def one_round(
         processes = Processes(Path(scratch, "server.log"))
         try:
             kernels = cache(settings) / "kernels"
-            port = servers.free_port(FIRST_PORT)
+            port = free_port(FIRST_PORT)
             environment = servers.environment(material, programs, kernels)
             place = Place(processes, material, programs, Path(scratch), port, environment)
             began = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import tempfile
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster import ingress
+from deploy.processes import free_port
 from fraud.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,19 +55,6 @@ def start_defaults(place: Place, replicas: int) -> None:
     options = {"host": "127.0.0.1", "port": place.port}
     _start(place, {})
     _deploy(place, {"http_options": options, "applications": [{**application, "deployments": [deployment]}]})
-
-
-def free_port(preferred: int) -> int:
-    """`preferred`, or the next port above it that nothing on this machine listens on."""
-    for port in range(preferred, preferred + 1000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise DataError(f"no free port between {preferred} and {preferred + 999}")
 
 
 def _start(place: Place, environment: Mapping[str, str]) -> None:

@@ -16,7 +16,8 @@ from benchmarks.serving.material import Material
 from benchmarks.serving.peers import engine as held
 from benchmarks.serving.processes import Processes
 from benchmarks.serving.protocols import Protocols
-from benchmarks.serving.rays import ROOT, free_port
+from benchmarks.serving.rays import ROOT
+from deploy.processes import free_port
 from fraud.settings import TELEMETRY_OFF
 
 PEERS = "benchmarks.serving.peers"
