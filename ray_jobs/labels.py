@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pandas as pd
 
-from fraud import data
+from fraud import data, registry
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.labels import IS_FRAUD, KNOWN_AT, SOURCE, LabelStore, check
 from fraud.schema import Schema
@@ -64,15 +64,6 @@ def summary(store: LabelStore) -> str:
     return "\n".join([*lines, f"{len(labels):,} ids, {int(labels[IS_FRAUD].sum()):,} frauds in {store.url}", ""])
 
 
-def _schema(name: str | None, settings: Settings) -> Schema:
-    """The schema of this name or YAML, else the champion's. Raises SchemaError, RegistryError or BundleError."""
-    if name is not None:
-        return Schema.load(settings.locate_yaml(name))
-    from fraud import bundle, registry
-
-    return bundle.load(registry.fetch("champion", settings)).detector.schema
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `python -m ray_jobs.labels --help` explains the flags")
@@ -121,10 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not given.file:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
+    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
     now = dt.datetime.now(dt.UTC)
     quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
     told = ingest(
-        settings.locate(given.file), store, _schema(given.schema, settings), source=given.source,
+        settings.locate(given.file), store, schema, source=given.source,
         known_at=_moment(given.known_at) if given.known_at else None, quarantine=settings.locate(quarantine), now=now,
         force=given.force,
     )  # fmt: skip
