@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud import bundle, promotion
+from fraud.contract import Schema
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
 from fraud.locks import exclusive
 from fraud.settings import Settings
@@ -229,6 +230,11 @@ def fetch(reference: str | int, settings: Settings) -> Path:
         draft.write_text(json.dumps({"number": version.number, "run_id": version.run_id, "sha256": version.sha256}))
         draft.replace(note)
         return folder
+
+
+def schema(settings: Settings, reference: str | int = CHAMPION) -> Schema:
+    """The schema of a registered version. Raises RegistryError, or BundleError where its bundle is not sound."""
+    return bundle.load(fetch(reference, settings)).detector.schema
 
 
 def fetch_version(version: Version, settings: Settings) -> Path:

@@ -91,9 +91,9 @@ class ScoredPart:
         score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
         is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
         found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, is_live)
-        one = slice(place, place + 1)
-        row = {name: _plain(values[one])[0] for name, values in self.part.columns.items()}
-        return self.model.content_of(found, row)
+        column = self.model.engine.schema.id
+        named = {} if column is None else {column.name: self.part.columns[column.name][place]}
+        return self.model.content_of(found, named)
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:

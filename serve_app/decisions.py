@@ -1,7 +1,7 @@
 """The decision log: every decision becomes a row of Parquet, and no reply ever waits for it.
 
-    put  ->  queue in memory  ->  journal on the local disk  ->  Parquet (folder, s3://...)
-             bounded              a writer thread                a publisher thread
+    put      ->  queue in memory  ->  journal on the local disk  ->  Parquet (folder, s3://...)
+    encodes      bounded              a writer thread                a publisher thread
 
 At risk: a SIGKILL of the process takes what is in the queue, some 10 ms of decisions; a power failure also what was not
 forced to disk, `fsync_s`. Where the journal cannot be written, the queue fills, and beyond its bound the newest

@@ -13,12 +13,11 @@ import numpy as np
 
 from benchmarks.detection.measure import OURS
 from benchmarks.detection.protocols import DATA_SETS
-from fraud.errors import DataError
+from benchmarks.pages import ROOT, row
+from benchmarks.pages import write as put
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks/results/detection.json"
 BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
-END = "<!-- end of measured -->"
 # Below this card precision of a perfect score the README leaves the column out.
 LOWEST_ATTAINABLE = 0.05
 # The scores that the README shows in bold: those that a model without and with enough labels decides by.
@@ -51,12 +50,12 @@ def full(name: str, found: Mapping[str, Any]) -> str:
         low, high = found["intervals"][who]["average_precision"]
         cells = [who, spread(figures["roc_auc"]), spread(figures["average_precision"]), f"{low:.3f}–{high:.3f}"]
         cells += [spread(figures[key]) for key in ("card_precision", "card_precision_at_start") if cards]
-        lines.append(_row(cells))
+        lines.append(row(cells))
     lines += ["", "| quoted | ROC-AUC | average precision |" + (" CP@100 |" if cards else "") + " differs by |"]
     lines.append("|---|---|---|---|" + ("---|" if cards else ""))
     for other in quoted:
         cells = [other.who, other.roc_auc, other.average_precision]
-        lines.append(_row([*cells, *([other.card_precision] if cards else []), other.protocol]))
+        lines.append(row([*cells, *([other.card_precision] if cards else []), other.protocol]))
     return "\n".join(lines)
 
 
@@ -68,21 +67,21 @@ def summary(results: Mapping[str, Any]) -> str:
         weeks = len(results[name]["windows"])
         header.append(results[name]["title"] + (f", {weeks} weeks" if weeks > 1 else ""))
         header += ["its CP@100"] if _tells(results[name]) else []
-    lines = [_row(header), "|" + "---|" * len(header)]
+    lines = [row(header), "|" + "---|" * len(header)]
     for who in dict.fromkeys(who for name in names for who in results[name]["figures"]):
         mark = "**" if who in OF_INTEREST else ""
         cells = [f"{mark}{who}{mark}"]
         for name in names:
             figures = results[name]["figures"].get(who)
             cells += _cells(figures, mark, with_cards=_tells(results[name]))
-        lines.append(_row(cells))
+        lines.append(row(cells))
     for kind in ("label-free", "supervised"):
         cells = [f"best quoted, {kind}"]
         for name in names:
             (best,) = (quoted for quoted in DATA_SETS[name].best if quoted.who == kind)
             cells.append(f"{best.average_precision} ({best.roc_auc})")
             cells += [best.card_precision] if _tells(results[name]) else []
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return "\n".join(lines)
 
 
@@ -92,29 +91,16 @@ def pages(results: Mapping[str, Any]) -> dict[Path, str]:
     return {ROOT / "README.md": summary(results), ROOT / "docs/detection.md": whole}
 
 
-def replaced(page: str, measured: str, opening: str = BEGIN) -> str:
-    """The page with `measured` between its comment lines. Raises DataError where it has none."""
-    before, begin, rest = page.partition(opening)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"the page has no lines {opening!r} and {END!r}: put them where the tables belong")
-    return f"{before}{opening}\n\n{measured}\n\n{END}{after}"
-
-
 def write(results: Mapping[str, Any]) -> None:
     """Write the tables into their pages."""
     for path, measured in pages(results).items():
-        path.write_text(replaced(path.read_text(encoding="utf-8"), measured), encoding="utf-8")
+        put(path, measured, BEGIN)
 
 
 def _tells(found: Mapping[str, Any]) -> bool:
     """Whether card precision can tell scores apart: enough cards are compromised a day."""
     attainable = [window["attainable_card_precision"] or 0.0 for window in found["windows"]]
     return float(np.mean(attainable)) >= LOWEST_ATTAINABLE
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cells(figures: Mapping[str, Any] | None, mark: str, *, with_cards: bool) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.detection.table import ROOT, replaced
+from benchmarks.pages import ROOT
+from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/fuzz.json"
 PAGE = ROOT / "docs/serving.md"
@@ -42,4 +43,4 @@ def full(results: Mapping[str, Any]) -> str:
 
 def write(results: Mapping[str, Any]) -> None:
     """Write the table into its page."""
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+    put(PAGE, full(results), BEGIN)

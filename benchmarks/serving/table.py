@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.detection.table import ROOT, replaced
+from benchmarks.pages import ROOT
+from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/serving.json"
 PAGE = ROOT / "docs/serving.md"
@@ -67,7 +68,7 @@ def promises(found: Mapping[str, Any]) -> list[tuple[str, float | None, float]]:
 
 def write(results: Mapping[str, Any]) -> None:
     """Write the tables into their page."""
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+    put(PAGE, full(results), BEGIN)
 
 
 def _singles(found: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.detection.table import ROOT, replaced
+from benchmarks.pages import ROOT, row
+from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/serving_faults.json"
 PAGE = ROOT / "docs/serving.md"
@@ -26,13 +27,13 @@ def changes(found: Mapping[str, Any]) -> str:
     lines = [
         f"Changes under {found['rate']:,.0f} requests a second: {failed:,} of {requests:,} failed.",
         "",
-        _row(["meanwhile", "until both replicas followed", "requests", "failed", "p50", "p99", "worst p99 of 10 s"]),
+        row(["meanwhile", "until both replicas followed", "requests", "failed", "p50", "p99", "worst p99 of 10 s"]),
         "|" + "---|" * 7,
     ]
     for name, run in runs.items():
         took = f"{run['seconds']:.1f} s" if "seconds" in run else ""
         cells = [took, f"{run['requests']:,}", f"{run['failed']:,}", *_latencies(run)]
-        lines.append(_row(["nothing" if name == "calm" else name, *cells]))
+        lines.append(row(["nothing" if name == "calm" else name, *cells]))
     return "\n".join(lines)
 
 
@@ -42,7 +43,7 @@ def kills(found: Mapping[str, Any]) -> str:
         f"SIGKILL under {found['rate']:,.0f} requests a second over 16 kept connections, and a caller that connects "
         "anew each time. Failed: cut, or not 200.",
         "",
-        _row(["killed", "times", "requests", "failed", "share", "new connections failed", "longest without an answer",
+        row(["killed", "times", "requests", "failed", "share", "new connections failed", "longest without an answer",
               "whole again after"]),
         "|" + "---|" * 8,
     ]  # fmt: skip
@@ -50,7 +51,7 @@ def kills(found: Mapping[str, Any]) -> str:
         took = ", ".join(f"{seconds:.0f}" for seconds in run["recovered_s"])
         anew = f"{run['new_connections_failed']:,} of {run['new_connections']:,}"
         cells = [str(run["kills"]), f"{run['requests']:,}", f"{run['failed']:,}", f"{run['failed_share']:.4%}", anew]
-        lines.append(_row([name, *cells, f"{run['longest_gap_s'] * 1000:,.0f} ms", f"{took} s"]))
+        lines.append(row([name, *cells, f"{run['longest_gap_s'] * 1000:,.0f} ms", f"{took} s"]))
     return "\n".join(lines)
 
 
@@ -62,7 +63,7 @@ def shadowing(found: Mapping[str, Any]) -> str:
         f"in turn: throughput {-found['throughput_cost']:+.1%}, CPU a request {found['cpu_cost']:+.1%}. "
         f"Of its transactions {_told(outcomes)}.",
         "",
-        _row(["challenger", "requests", "failed", "requests/s", "p50", "p99", "CPU a request", "outcomes"]),
+        row(["challenger", "requests", "failed", "requests/s", "p50", "p99", "CPU a request", "outcomes"]),
         "|" + "---|" * 8,
     ]
     runs = {"none": found["off"], "scores along": found["on"]}
@@ -70,15 +71,15 @@ def shadowing(found: Mapping[str, Any]) -> str:
     for name, run in runs.items():
         cpu = f"{run['cpu_us']:,.0f} µs" if "cpu_us" in run else ""
         cells = [f"{run['requests']:,}", f"{run['failed']:,}", f"{run['rate']:,.0f}", *_latencies(run)[:2], cpu]
-        lines.append(_row([name, *cells, _told(run.get("outcomes", {}))]))
+        lines.append(row([name, *cells, _told(run.get("outcomes", {}))]))
     return "\n".join(lines)
 
 
 def scaling(found: Mapping[str, Any]) -> str:
     """What one replica takes, and replicas that come and go."""
-    lines = [_row(["callers of one replica", "requests/s", "p50", "p99", "failed"]), "|" + "---|" * 5]
+    lines = [row(["callers of one replica", "requests/s", "p50", "p99", "failed"]), "|" + "---|" * 5]
     for callers, run in found["ladder"].items():
-        lines.append(_row([callers, f"{run['rate']:,.0f}", *_latencies(run)[:2], f"{run['failed']:,}"]))
+        lines.append(row([callers, f"{run['rate']:,.0f}", *_latencies(run)[:2], f"{run['failed']:,}"]))
     up, down = found["up"], found["down"]
     times = [found["up_s"], found["down_s"]]
     took = ["not in the time after" if seconds is None else f"{seconds:.0f} s after" for seconds in times]
@@ -99,17 +100,17 @@ def soak(found: Mapping[str, Any]) -> str:
         f"{found['requests']:,} failed; {found['decisions']:,} decisions in the Parquet for {found['answered_200']:,} "
         f"answers with 200, {found['journals_left']} journals left.",
         "",
-        _row(["resident memory", "at the start", "at the end", "slope after warming up"]),
+        row(["resident memory", "at the start", "at the end", "slope after warming up"]),
         "|" + "---|" * 4,
     ]
     for name, slope in found["slope_mib_per_hour"].items():
-        lines.append(_row([name, f"{first[name]:,.0f} MiB", f"{last[name]:,.0f} MiB", f"{slope:+.1f} MiB/h"]))
+        lines.append(row([name, f"{first[name]:,.0f} MiB", f"{last[name]:,.0f} MiB", f"{slope:+.1f} MiB/h"]))
     return "\n".join(lines)
 
 
 def write(results: Mapping[str, Any]) -> None:
     """Write the tables into their page."""
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+    put(PAGE, full(results), BEGIN)
 
 
 def _latencies(run: Mapping[str, Any]) -> list[str]:
@@ -119,7 +120,3 @@ def _latencies(run: Mapping[str, Any]) -> list[str]:
 
 def _told(outcomes: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in outcomes.items() if count)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.detection.table import ROOT, replaced, spread
+from benchmarks.detection.table import spread
+from benchmarks.pages import ROOT, row
+from benchmarks.pages import write as put
 from benchmarks.sweep.asha import SCHEDULERS
 from benchmarks.sweep.quality import SCORES
 
@@ -48,19 +50,19 @@ def quality(found: Mapping[str, Any]) -> str:
         "Average precision on the test window, which no sweep reads; mean ± standard deviation over the seeds of the "
         "fits.",
         "",
-        _row(["data", "configuration", *_COLUMNS.values()]),
+        row(["data", "configuration", *_COLUMNS.values()]),
         "|" + "---|" * (2 + len(_COLUMNS)),
     ]
     for data in found.values():
         for who, figures in data["figures"].items():
             cells = [spread([[value] for value in figures[score]]) for score in SCORES]
-            lines.append(_row([data["title"], CONFIGURATIONS[who], *cells]))
-    lines += ["", _row(["data", "trials", "stopped early", "wall", "validation: given", "validation: chosen"])]
+            lines.append(row([data["title"], CONFIGURATIONS[who], *cells]))
+    lines += ["", row(["data", "trials", "stopped early", "wall", "validation: given", "validation: chosen"])]
     lines.append("|" + "---|" * 6)
     for data in found.values():
         told = data["sweep"]
         cells = [str(told["trials"]), str(told["stopped"]), _minutes(told["wall_s"])]
-        lines.append(_row([data["title"], *cells, _three(told["given"]), _three(told["winner"])]))
+        lines.append(row([data["title"], *cells, _three(told["given"]), _three(told["winner"])]))
     return "\n".join(lines)
 
 
@@ -70,7 +72,7 @@ def asha(found: Mapping[str, Any]) -> str:
         "The same sweeps with and without early stopping; average precision on the validation window, mean over the "
         "sweeps' seeds.",
         "",
-        _row(["data", "scheduler", "epochs", "trees", "wall", "best autoencoder", "best forest", "winner"]),
+        row(["data", "scheduler", "epochs", "trees", "wall", "best autoencoder", "best forest", "winner"]),
         "|" + "---|" * 8,
     ]
     for data in found.values():
@@ -79,14 +81,14 @@ def asha(found: Mapping[str, Any]) -> str:
             runs = data[scheduler]
             cells = [f"{mean(runs, key):,.0f}" for key in ("epochs", "trees")] + [_minutes(mean(runs, "wall_s"))]
             cells += [_three(mean(runs, key)) for key in ("best_autoencoder", "best_forest", "winner")]
-            lines.append(_row([title, _SCHEDULERS[scheduler], *cells]))
+            lines.append(row([title, _SCHEDULERS[scheduler], *cells]))
         saved = {key: 1 - mean(data["asha"], key) / mean(data["none"], key) for key in ("epochs", "trees", "wall_s")}
         lost = {
             key: mean(data["asha"], key) - mean(data["none"], key)
             for key in ("best_autoencoder", "best_forest", "winner")
         }
         cells = [f"{share:.0%} saved" for share in saved.values()] + [f"{change:+.3f}" for change in lost.values()]
-        lines.append(_row([title, "asha against none", *cells]))
+        lines.append(row([title, "asha against none", *cells]))
     return "\n".join(lines)
 
 
@@ -101,7 +103,7 @@ def speed(found: Mapping[str, Any]) -> str:
             f"median of {len(data['runs'][REFERENCE])} rounds. A further trial: time between two ends in one worker, "
             "so without its first. Memory: all processes of the search, shared pages counted once, in a shorter run.",
             "",
-            _row(["search", "wall", "against Optuna", "start and data", "trials", "after the last", "a further trial",
+            row(["search", "wall", "against Optuna", "start and data", "trials", "after the last", "a further trial",
                   "against Optuna", "fit and judgement alone", "peak memory"]),
             "|" + "---|" * 10,
         ]  # fmt: skip
@@ -113,13 +115,13 @@ def speed(found: Mapping[str, Any]) -> str:
             cells.append(f"{median(runs, 'trial_s'):.2f} s")
             cells.append(f"{median(runs, 'trial_s') / median(reference, 'trial_s'):.2f}")
             cells += [f"{median(runs, 'work_s'):.2f} s", f"{data['peak_mib'][variant]:,.0f} MiB"]
-            lines.append(_row(cells))
+            lines.append(row(cells))
     return "\n".join(lines)
 
 
 def write(results: Mapping[str, Any]) -> None:
     """Write the tables into their page."""
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), full(results), BEGIN), encoding="utf-8")
+    put(PAGE, full(results), BEGIN)
 
 
 def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -130,10 +132,6 @@ def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     """Median of a figure over runs."""
     return float(np.median([run[key] for run in runs]))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _three(value: float | None) -> str:

@@ -14,6 +14,7 @@ from benchmarks.detection import __main__ as command
 from benchmarks.detection import measure, table
 from benchmarks.detection.measure import OURS, JudgedWindow
 from benchmarks.detection.protocols import DATA_SETS, DataSet
+from benchmarks.pages import replaced
 from fraud import fitting
 from fraud.errors import DataError
 from fraud.schema import Schema
@@ -116,7 +117,7 @@ def test_the_pages_say_what_the_last_run_measured() -> None:
     assert set(results) == set(DATA_SETS)
     for path, measured in table.pages(results).items():
         page = path.read_text(encoding="utf-8")
-        assert table.replaced(page, measured) == page, (
+        assert replaced(page, measured, table.BEGIN) == page, (
             f"{path.name} is not what {table.RESULTS.name} says: run python -m benchmarks.detection --table"
         )
 
@@ -127,11 +128,3 @@ def test_the_published_results_are_of_the_whole_protocol() -> None:
         assert len(found["windows"]) == DATA_SETS[name].weeks
         for figures in found["figures"].values():
             assert np.array(figures["average_precision"]).shape == (len(command.SEEDS), DATA_SETS[name].weeks)
-
-
-def test_a_page_without_a_place_for_the_tables_is_refused() -> None:
-    assert (
-        table.replaced(f"a\n{table.BEGIN}\nold\n{table.END}\nb", "new") == f"a\n{table.BEGIN}\n\nnew\n\n{table.END}\nb"
-    )
-    with pytest.raises(DataError, match="end of measured"):
-        table.replaced(f"a\n{table.BEGIN}\n", "new")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.detection.table import replaced
 from benchmarks.fuzz import table
+from benchmarks.pages import replaced
 
 
 def test_the_table_counts_answers_and_failures() -> None:

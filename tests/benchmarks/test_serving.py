@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.pages import replaced
 from benchmarks.serving import __main__ as command
 from benchmarks.serving import environments, measure, protocols, servers, table
 from benchmarks.serving.material import BATCH_ROWS, Material, prepare
@@ -185,7 +186,7 @@ def test_the_page_says_what_the_last_run_measured() -> None:
         pytest.skip("not measured yet: python -m benchmarks.serving")
     results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
     page = table.PAGE.read_text(encoding="utf-8")
-    assert table.replaced(page, table.full(results), table.BEGIN) == page, "run python -m benchmarks.serving --table"
+    assert replaced(page, table.full(results), table.BEGIN) == page, "run python -m benchmarks.serving --table"
     assert list(results["servers"]) == servers.USUAL and results["run"]["rounds"] >= command.ROUNDS
     for one in results["servers"].values():
         assert "error" in one or len(one["rounds"]) == results["run"]["rounds"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pages import replaced
 from benchmarks.serving.load import Load
 from benchmarks.serving_faults import __main__ as command
 from benchmarks.serving_faults import faulty, pressure, soak, table
@@ -106,3 +107,10 @@ def test_a_spoilt_challenger_misbehaves_as_the_file_says(tmp_path: Path, monkeyp
     with pytest.raises(RuntimeError, match="this challenger raises"):
         state.challenger.engine.score_row(transaction)
     assert state.model.engine.score_row(transaction).score == sound, "the champion is left alone"
+
+
+def test_the_page_says_what_the_last_run_measured():
+    results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
+    page = table.PAGE.read_text(encoding="utf-8")
+    told = "run python -m benchmarks.serving_faults --table"
+    assert replaced(page, table.full(results), table.BEGIN) == page, told

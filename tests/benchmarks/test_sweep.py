@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.detection.protocols import DATA_SETS
-from benchmarks.detection.table import replaced
+from benchmarks.pages import replaced
 from benchmarks.sweep import peers, processes, quality, speed, sweeps, table
 from benchmarks.sweep.processes import Ran
 from fraud import fitting, folds

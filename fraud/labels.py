@@ -1,0 +1,142 @@
+"""Labels that come later than their transactions, verdicts and chargebacks, kept as they came; an id's newest holds.
+
+Each ingestion is one Parquet file below the store's URL, named by what was ingested: the same file twice is one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pandas as pd
+
+from fraud import data
+from fraud.columns import Column
+from fraud.contract import Schema
+from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.files import pieces
+from fraud.settings import Settings
+from fraud.validation import Validator
+
+URL = "FRAUD_LABELS"
+ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
+_INGESTED_AT = "ingested_at"
+REVIEW = "review"  # the source of verdicts on rows that were drawn at random, which alone speak for all rows
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an ingestion did. new: ids that had no label; changed: ids whose label is now another; same: the others."""
+
+    new: int
+    changed: int
+    same: int
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """The labels below `url`, a folder or any fsspec URL."""
+
+    url: str
+
+    @classmethod
+    def from_environment(cls, settings: Settings, environment: Mapping[str, str]) -> LabelStore:
+        """The store that FRAUD_LABELS names (default: `labels` below FRAUD_STATE)."""
+        return cls(settings.locate(environment.get(URL) or str(settings.state / "labels")))
+
+    def has(self, name: str) -> bool:
+        """Whether an ingestion of this name is there."""
+        filesystem, path = fsspec.core.url_to_fs(self._file(name))
+        return bool(filesystem.exists(path))
+
+    def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
+        """Keep labels, columns `COLUMNS`, as the ingestion `name`, in place of one of that name. Raises DataError."""
+        before = self.read().set_index(ID)[IS_FRAUD]
+        data.write_parquet(labels[list(COLUMNS)].assign(**{_INGESTED_AT: _microseconds(ingested_at)}), self._file(name))
+        after = self.read().set_index(ID)[IS_FRAUD]
+        touched = labels[ID].drop_duplicates()
+        known = touched[touched.isin(before.index)]
+        changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
+        return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
+
+    def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
+        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC).
+
+        Of two that became known at one moment the one that was ingested later holds. Raises DataError.
+        """
+        filesystem, folder = fsspec.core.url_to_fs(self.url)
+        files = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
+        frames = [data.read(filesystem.unstrip_protocol(path)) for path in files]
+        if not frames:
+            return _nothing()
+        labels = pd.concat(frames, ignore_index=True)
+        if set(labels.columns) != {*COLUMNS, _INGESTED_AT}:
+            raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
+        if known_until is not None:
+            labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
+        labels = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable").drop_duplicates(ID, keep="last")
+        return labels[list(COLUMNS)].reset_index(drop=True)
+
+    def _file(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}.parquet"
+
+
+def check(
+    path: str, schema: Schema, *, source: str, known_at: dt.datetime | None, now: dt.datetime
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Yield the labels of a CSV or Parquet, columns `COLUMNS`, piece by piece, and the rows that go to quarantine.
+
+    The file's columns are the schema's id and label, or "id" and "is_fraud"; "known_at", where file or row has none, is
+    `known_at`, or `now` (UTC). Refused are rows without id or label, and from the future. Raises ConfigError for
+    a schema without an id, DataError and SchemaError as fraud.data.iter_checked does.
+    """
+    if schema.id is None:
+        raise ConfigError(
+            f"schema {schema.name!r} has no id column, so no label finds its transaction: add one (kind: id)"
+        )
+    theirs = {schema.id.name: ID, **({schema.label.name: IS_FRAUD} if schema.label else {})}
+    validator, total = Validator(_SCHEMA), 0
+    for name, frame in pieces(path, data.CHUNK_ROWS, (schema.id.name, ID)):
+        table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
+        if KNOWN_AT not in table:
+            table[KNOWN_AT] = None
+        try:
+            checked = validator.check(table, first_row=total)
+        except SchemaError as error:
+            raise SchemaError(f"{name}: {error}") from None
+        total += len(frame)
+        moments = checked.rows[KNOWN_AT].fillna(_microseconds(known_at or now))
+        is_past = moments <= _microseconds(now)
+        labels = {ID: checked.rows[ID], IS_FRAUD: checked.rows[IS_FRAUD] == 1, KNOWN_AT: moments, SOURCE: source}
+        yield pd.DataFrame(labels)[is_past], pd.concat([checked.quarantine, _future(checked.rows[~is_past])])
+
+
+def _future(rows: pd.DataFrame) -> pd.DataFrame:
+    told = {"column": KNOWN_AT, "value": rows[KNOWN_AT].astype("str"), "reason": "is in the future; times are UTC"}
+    return pd.DataFrame({"row": rows.index, **told, f"raw_{ID}": rows[ID], f"raw_{KNOWN_AT}": told["value"]})
+
+
+# An id may come twice: a verdict is corrected by a later one.
+_SCHEMA = Schema(
+    name="labels",
+    columns=(
+        Column(name=ID, kind="entity"),
+        Column(name=IS_FRAUD, kind="boolean"),
+        Column(name=KNOWN_AT, kind="timestamp", nullable=True),
+    ),
+)
+
+
+def _nothing() -> pd.DataFrame:
+    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str"}
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+
+
+def _microseconds(moment: dt.datetime) -> np.datetime64:
+    """UTC as canonical rows have it."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return np.datetime64(moment, "us")

@@ -1,0 +1,128 @@
+"""Take in the labels that become known after the transactions: analysts' verdicts, chargebacks, random reviews."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import pandas as pd
+
+from fraud import data, registry
+from fraud.errors import ConfigError, DataError, run_command
+from fraud.labels import IS_FRAUD, KNOWN_AT, SOURCE, LabelStore, check
+from fraud.schema import Schema
+from fraud.settings import Settings, turn_telemetry_off
+
+logger = logging.getLogger(__name__)
+
+
+def ingest(
+    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
+    now: dt.datetime, force: bool = False,
+) -> str:  # fmt: skip
+    """Take in a file of labels and return what came of it as text. The same file from the same source twice is once.
+
+    Raises DataError where no row is good, ConfigError and SchemaError as fraud.labels.check does.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
+        raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
+    if known_at is not None and known_at > now:
+        raise ConfigError(f"--known-at {known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
+    name = f"{source}-{data.fingerprint(path)[:32]}"
+    if store.has(name) and not force:
+        return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
+    found = list(check(path, schema, source=source, known_at=known_at, now=now))
+    labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
+    if len(refused):
+        data.write_parquet(refused.fillna(""), quarantine)
+        logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", quarantine)
+    if not len(labels):
+        first = refused.iloc[0]
+        told = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
+        raise DataError(f"{path}: none of {len(refused):,} rows is a label; {told}")
+    added = store.add(labels, name, ingested_at=now)
+    return (
+        f"{len(labels):,} labels from {source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new ids, "
+        f"{added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
+    )
+
+
+def summary(store: LabelStore) -> str:
+    """What the store holds, by source and day on which it became known."""
+    labels = store.read()
+    if not len(labels):
+        return f"no labels in {store.url}: take some in with `python -m ray_jobs.labels ingest FILE`\n"
+    by_day = labels.groupby([labels[KNOWN_AT].dt.strftime("%Y-%m-%d"), SOURCE])[IS_FRAUD].agg(["size", "sum"])
+    lines = [f"{day}  {source:<15} {size:>9,} labels {frauds:>8,} frauds" for (day, source), (size, frauds) in
+             zip(by_day.index, by_day.to_numpy().tolist(), strict=True)]  # fmt: skip
+    return "\n".join([*lines, f"{len(labels):,} ids, {int(labels[IS_FRAUD].sum()):,} frauds in {store.url}", ""])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `python -m ray_jobs.labels --help` explains the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m ray_jobs.labels",
+        description="Take in labels: a CSV or Parquet with the id of a transaction and whether it was fraud, under the "
+        "schema's names or as id and is_fraud; known_at (UTC) where verdicts of several days are in one file. Of "
+        "several labels of an id the one that became known last holds. Labels lie below FRAUD_LABELS (a folder or URL; "
+        "default: labels below FRAUD_STATE).",
+        epilog="examples:\n"
+        "  python -m ray_jobs.labels ingest verdicts.csv\n"
+        "  python -m ray_jobs.labels ingest chargebacks.parquet --source chargeback\n"
+        "  python -m ray_jobs.labels ingest drawn.csv --source review --known-at 2026-01-31\n"
+        "  python -m ray_jobs.labels show",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=("ingest", "show"))
+    parser.add_argument("file", nargs="?", help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument("--schema", help="name or YAML (default: the champion's)")
+    parser.add_argument("--source", default="analyst", help="where they come from (default: %(default)s)")
+    parser.add_argument("--known-at", help="when they became known, where the file does not say (default: now; UTC)")
+    parser.add_argument("--quarantine", help="Parquet for refused rows (default: beside the labels, in quarantine)")
+    parser.add_argument("--force", action="store_true", help="take a file in again")
+    return parser
+
+
+def _moment(text: str) -> dt.datetime:
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--known-at {text!r} is no time: write it as 2026-01-31 or 2026-01-31T13:45Z") from None
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    given = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    store = LabelStore.from_environment(settings, os.environ)
+    if given.action == "show":
+        sys.stdout.write(summary(store))
+        return 0
+    if not given.file:
+        raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
+    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
+    now = dt.datetime.now(dt.UTC)
+    quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
+    told = ingest(
+        settings.locate(given.file), store, schema, source=given.source,
+        known_at=_moment(given.known_at) if given.known_at else None, quarantine=settings.locate(quarantine), now=now,
+        force=given.force,
+    )  # fmt: skip
+    sys.stdout.write(told)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
