@@ -28,6 +28,8 @@ _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(
 # Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
 LONGEST_TEXT = 1024
 _LONGEST_SHOWN = 40
+# A character that str.strip leaves: what JSON Schema's \s means differs in these from one implementation to the next.
+_NO_BLANK = r"[^\s\u001c-\u001f\u0085]"
 _SHORTER = f"send at most {LONGEST_TEXT:,} characters"
 _FEW_CATEGORIES = 20
 
@@ -67,7 +69,7 @@ def json_schema_of(column: Column) -> dict[str, Any]:
         schema["enum"] = list(column.categories)
     else:
         types = ["string", "integer"]
-        schema |= {"minLength": 1, "maxLength": LONGEST_TEXT, "pattern": r"\S"}
+        schema |= {"minLength": 1, "maxLength": LONGEST_TEXT, "pattern": _NO_BLANK}
     if column.nullable:
         types += ["null"] if types else []
         if "enum" in schema:

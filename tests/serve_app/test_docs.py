@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from fraud.columns import Column
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
+from serve_app.fields import json_schema_of
 from serve_app.state import ServedModel, State
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -60,3 +63,10 @@ def test_a_browser_draws_the_fields_and_an_example(address: str, tmp_path: Path)
     assert "TX_FRAUD" not in text
     assert f"curl -X POST {address}/score" in text
     assert text.count("Send ") >= 3  # a button for each endpoint
+
+
+def test_no_text_that_the_document_allows_is_taken_for_empty():
+    schema = json_schema_of(Column(name="id", kind="id"))
+    allows = jsonschema_rs.validator_for(schema).is_valid
+    blanks = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    assert len(blanks) > 25 and not any(map(allows, blanks)) and allows(" a\x1f")
