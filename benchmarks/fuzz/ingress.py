@@ -47,10 +47,10 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[
             if time.monotonic() > until:
                 raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
-        proxies = [process for process in processes.ours(state) if process.name() == "haproxy"]
-        if not proxies:
+        if not any(process.name() == "haproxy" for process in processes.ours(state)):
             raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
-        yield replace(target, pids=tuple(process.pid for process in [*_replicas(state), *proxies]))
+        # Without HAProxy's own: a reload, as when a replica comes, replaces them.
+        yield replace(target, pids=tuple(process.pid for process in _replicas(state)))
     finally:
         _run(own, say, "-m", "deploy.local", "down")
 
