@@ -62,8 +62,9 @@ class LabelStore:
         changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
         return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
 
-    def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
-        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC).
+    def read(self, *, known_until: dt.datetime | None = None, source: str | None = None) -> pd.DataFrame:
+        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC);
+        source: among those from there alone.
 
         Of two that became known at one moment the one that was ingested later holds. Raises DataError.
         """
@@ -77,8 +78,42 @@ class LabelStore:
             raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
+        if source is not None:
+            labels = labels[labels[SOURCE] == source]
         labels = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable").drop_duplicates(ID, keep="last")
         return labels[list(COLUMNS)].reset_index(drop=True)
+
+    def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, seed: int = 7) -> pd.DataFrame:
+        """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
+
+        decided: all rows of the day, as fraud.decided.read gives them. A day is drawn once: again gives the same rows.
+        Returns id, day, score, is_flagged, and how many rows, and not flagged ones, the day has: n_rows, n_unflagged.
+        Raises DataError for a day without rows.
+        """
+        path = self._drawn(f"{day}")
+        filesystem, target = fsspec.core.url_to_fs(path)
+        if filesystem.exists(target):
+            return data.read(path)
+        if not len(decided):
+            raise DataError(f"there is no decided row of {day}: nothing to draw from")
+        rng = np.random.default_rng([seed, day.toordinal()])
+        in_order = decided.sort_values("id").reset_index(drop=True)  # the draw must not depend on the files' order
+        picked = np.sort(rng.choice(len(in_order), min(rows, len(in_order)), replace=False))
+        counts = {"n_rows": len(decided), "n_unflagged": int((~decided["is_flagged"].astype(bool)).sum())}
+        drawn = in_order.iloc[picked].assign(day=pd.Timestamp(day), **counts).reset_index(drop=True)
+        data.write_parquet(drawn, path)
+        return drawn
+
+    def drawn(self) -> pd.DataFrame:
+        """Everything that was drawn; empty, without columns, if nothing was."""
+        filesystem, folder = fsspec.core.url_to_fs(self._drawn("*"))
+        files = sorted(filesystem.glob(folder))
+        if not files:
+            return pd.DataFrame()
+        return pd.concat([data.read(filesystem.unstrip_protocol(path)) for path in files], ignore_index=True)
+
+    def _drawn(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/drawn/{name}.parquet"
 
     def _file(self, name: str) -> str:
         return f"{self.url.rstrip('/')}/{name}.parquet"

@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import pandas as pd
 
-from fraud import data, registry
+from fraud import data, decided, registry
 from fraud.errors import ConfigError, DataError, run_command
-from fraud.labels import IS_FRAUD, KNOWN_AT, SOURCE, LabelStore, check
+from fraud.labels import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
 
@@ -53,6 +53,24 @@ def ingest(
     )
 
 
+def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int) -> str:
+    """Draw rows of a day for somebody to label, write them to a CSV with an empty column, and say how many.
+
+    Raises ConfigError and DataError, as fraud.decided.read and LabelStore.draw do.
+    """
+    if rows < 1:
+        raise ConfigError(f"--rows {rows} must be 1 or more")
+    if not out.endswith(".csv"):
+        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
+    drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, seed=seed)
+    sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # without score and decision, which would sway who looks
+    data.write_csv(sheet, out)
+    n_rows = int(drawn["n_rows"].iloc[0])
+    return (
+        f"{len(drawn):,} of {n_rows:,} rows of {day} → {out}: fill in {IS_FRAUD} and ingest it with --source {REVIEW}\n"
+    )
+
+
 def summary(store: LabelStore) -> str:
     """What the store holds, by source and day on which it became known."""
     labels = store.read()
@@ -80,24 +98,30 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m ray_jobs.labels ingest verdicts.csv\n"
         "  python -m ray_jobs.labels ingest chargebacks.parquet --source chargeback\n"
         "  python -m ray_jobs.labels ingest drawn.csv --source review --known-at 2026-01-31\n"
+        "  python -m ray_jobs.labels draw --day 2026-01-31 --rows 200 --out review.csv\n"
         "  python -m ray_jobs.labels show",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("ingest", "show"))
+    parser.add_argument("action", choices=("ingest", "draw", "show"))
     parser.add_argument("file", nargs="?", help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument("--schema", help="name or YAML (default: the champion's)")
     parser.add_argument("--source", default="analyst", help="where they come from (default: %(default)s)")
     parser.add_argument("--known-at", help="when they became known, where the file does not say (default: now; UTC)")
     parser.add_argument("--quarantine", help="Parquet for refused rows (default: beside the labels, in quarantine)")
     parser.add_argument("--force", action="store_true", help="take a file in again")
+    parser.add_argument("--decisions", help="draw: decision log, or scored Parquet (default: FRAUD_DECISIONS)")
+    parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday, UTC)")
+    parser.add_argument("--rows", type=int, default=100, help="draw: how many (default: %(default)s)")
+    parser.add_argument("--out", default="review.csv", help="draw: CSV to fill in (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="draw: seed (default: %(default)s)")
     return parser
 
 
-def _moment(text: str) -> dt.datetime:
+def _moment(flag: str, text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"--known-at {text!r} is no time: write it as 2026-01-31 or 2026-01-31T13:45Z") from None
+        raise ConfigError(f"{flag} {text!r} is no time: write it as 2026-01-31 or 2026-01-31T13:45Z") from None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
 
 
@@ -110,14 +134,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.action == "show":
         sys.stdout.write(summary(store))
         return 0
-    if not given.file:
+    if given.action == "ingest" and not given.file:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
-    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
     now = dt.datetime.now(dt.UTC)
+    day = _moment("--day", given.day).date() if given.day else now.date() - dt.timedelta(days=1)
+    known_at = _moment("--known-at", given.known_at) if given.known_at else None
+    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
+    if given.action == "draw":
+        decisions = given.decisions or os.environ.get("FRAUD_DECISIONS") or str(settings.state / "decisions")
+        out, rows = settings.locate(given.out), given.rows
+        told = draw(store, settings.locate(decisions), schema, day=day, rows=rows, out=out, seed=given.seed)
+        sys.stdout.write(told)
+        return 0
     quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
     told = ingest(
         settings.locate(given.file), store, schema, source=given.source,
-        known_at=_moment(given.known_at) if given.known_at else None, quarantine=settings.locate(quarantine), now=now,
+        known_at=known_at, quarantine=settings.locate(quarantine), now=now,
         force=given.force,
     )  # fmt: skip
     sys.stdout.write(told)

@@ -32,7 +32,7 @@ START_TIMEOUT_S = 180.0
 TOLERANCE = 1e-4  # scores of a batch and of single rows agree within float32 rounding
 CHECKED_ROWS = 20
 PARTS = ("single", "batch", "memory")
-_CONNECTIONS = {"single": (1, 16, 64), "batch": (1, 4)}
+_CONNECTIONS = {"single": (1, 16, 64), "batch": (1, 16)}
 _NAMES = {"single": ("single",), "batch": ("json", "ndjson", "arrow")}
 
 Tell = Callable[[str], None]

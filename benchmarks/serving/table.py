@@ -61,8 +61,15 @@ def promises(found: Mapping[str, Any]) -> list[tuple[str, float | None, float]]:
         *((f"single at 16, by {title}", faster(at_16, name), 1.0) for title, name in peers),
         ("the seed style's p50 at 1, by our p99 at 1",
          ratio(found, ("seed", SINGLE.format(1), "p50_ms"), (OURS, SINGLE.format(1), "p99_ms")), 1.0),
-        ("batch as JSON at 1, by the seed style", faster(BATCH.format(1), "seed"), 10.0),
-        ("batch as Arrow at 1, by the seed style's JSON", faster("arrow 1", "seed", BATCH.format(1)), 30.0),
+        *(
+            each
+            for at in (1, 16)
+            for each in (
+                (f"batch as JSON at {at}, by the seed style", faster(BATCH.format(at), "seed"), 10.0),
+                (f"batch as Arrow at {at}, by the seed style's JSON",
+                 faster(f"arrow {at}", "seed", BATCH.format(at)), 30.0),
+            )
+        ),
     ]  # fmt: skip
 
 
@@ -90,16 +97,16 @@ def _singles(found: Mapping[str, Any]) -> str:
 
 
 def _batches(found: Mapping[str, Any]) -> str:
-    header = ["1,000 rows a request", "JSON rows/s at 1", "at 4", "p50 / p99 ms at 1", "CPU µs a row", "NDJSON at 1"]
-    header += ["Arrow at 1", "at 4", "our JSON ×", "our Arrow by its JSON ×"]
+    header = ["1,000 rows a request", "JSON rows/s at 1", "at 16", "p50 / p99 ms at 1", "CPU µs a row", "NDJSON at 1"]
+    header += ["Arrow at 1", "at 16", "our JSON ×", "our Arrow by its JSON ×"]
     rows = []
     for name in found:
-        one, four = (BATCH.format(connections) for connections in (1, 4))
+        one, many = (BATCH.format(connections) for connections in (1, 16))
         if figure(found, name, one, "rate") is None:
             continue
-        cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in (one, four))]
+        cells = [_title(found, name), *(_number(figure(found, name, case, "rate")) for case in (one, many))]
         cells += [_latencies(found, name, one, 2), _number(figure(found, name, one, "cpu_us"), 1)]
-        cells += [_number(figure(found, name, case, "rate")) for case in ("ndjson 1", "arrow 1", "arrow 4")]
+        cells += [_number(figure(found, name, case, "rate")) for case in ("ndjson 1", "arrow 1", "arrow 16")]
         cells.append(_times(ratio(found, (OURS, one, "rate"), (name, one, "rate"))))
         cells.append(_times(ratio(found, (OURS, "arrow 1", "rate"), (name, one, "rate"))))
         rows.append(cells)

@@ -44,7 +44,7 @@ def test_a_real_server_is_started_measured_and_stopped(material: Material, setti
     server = servers.SERVERS["fastapi"]
     found = measure.one_round(server, PROGRAMS, material, settings, measure.PARTS, seconds=1)
     assert list(found["cases"]) == [
-        "single 1", "single 16", "single 64", "json 1", "json 4", "arrow 1", "arrow 4",
+        "single 1", "single 16", "single 64", "json 1", "json 16", "arrow 1", "arrow 16",
     ]  # fmt: skip
     for case in found["cases"].values():
         assert case["failed"] == 0 and case["statuses"] == {"200": case["requests"]}
@@ -147,7 +147,7 @@ def made_up(rates: dict[str, list[float]], failed: int = 0) -> dict[str, Any]:
             "socket_errors": {"read": 0},
         }  # fmt: skip
 
-    cases = ("single 1", "single 16", "single 64", "json 1", "json 4", "arrow 1")
+    cases = ("single 1", "single 16", "single 64", "json 1", "json 16", "arrow 1")
     found: dict[str, Any] = {}
     for name, values in rates.items():
         rounds = [

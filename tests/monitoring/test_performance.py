@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fraud import decided
 from fraud.errors import ConfigError, DataError
 from fraud.labels import LabelStore
-from fraud.schema import Schema
 from fraud.scored import arrow_schema
-from monitoring.performance import alerts_of, judge, main
-from serve_app.decisions import DecisionLog
-from tests.serve_app.decision_cases import SCHEMA, a_decision, settings_of
+from monitoring.performance import judge, main, table
+from tests.serve_app.decision_cases import SCHEMA
 
 START = dt.datetime(2026, 1, 1)
 DAYS, A_DAY = 12, 20
@@ -51,19 +50,19 @@ def label(store: LabelStore, first: int, days: int, known_at: dt.datetime) -> No
 
 
 def test_only_flagged_rows_count_and_only_labels_known_by_then(scored: Path, tmp_path: Path):
-    alerts = alerts_of(str(scored), SCHEMA)
+    alerts = decided.read(str(scored), SCHEMA, only_flagged=True)
     assert len(alerts) == DAYS * A_DAY and alerts["day"].nunique() == DAYS
     store = LabelStore(str(tmp_path / "labels"))
     label(store, 0, 4, START + dt.timedelta(days=11))
     label(store, 4, 2, START + dt.timedelta(days=13))
-    found = judge(alerts, store, as_of=(START + dt.timedelta(days=12)).date(), delay_days=7)
+    found, unseen = judge(alerts, store, as_of=(START + dt.timedelta(days=12)).date(), delay_days=7)
     assert [day.labelled for day in found] == [A_DAY] * 4 + [0] * 8
     assert [day.precision for day in found[:4]] == [0.5] * 4
     assert all(day.low is not None and day.low <= 0.5 <= day.high for day in found[4:])
     assert [day.is_mature for day in found] == [True] * 5 + [False] * 7
-    later = judge(alerts, store, as_of=(START + dt.timedelta(days=14)).date(), delay_days=7)
+    later, _ = judge(alerts, store, as_of=(START + dt.timedelta(days=14)).date(), delay_days=7)
     assert [day.labelled for day in later] == [A_DAY] * 6 + [0] * 6
-    assert len(judge(alerts, store, as_of=START.date(), delay_days=7)) == 0
+    assert judge(alerts, store, as_of=START.date(), delay_days=7) == ([], None) and unseen is None
 
 
 def test_the_command_tells_each_day_and_writes_json(
@@ -84,26 +83,40 @@ def test_the_command_tells_each_day_and_writes_json(
     }  # fmt: skip
 
 
-def test_a_decision_log_is_read_as_it_lies(tmp_path: Path):
-    settings = settings_of(tmp_path)
-    log = DecisionLog(settings, SCHEMA)
-    for number in range(5):
-        log.put(a_decision(number, is_fraud=number != 3))
-    log.put(a_decision(1, score=0.5))
-    log.put(a_decision(4, score=None, is_fraud=None, fallback="review"))
-    log.close()
-    alerts = alerts_of(str(settings.url), SCHEMA)
-    assert sorted(alerts["id"]) == ["0", "1", "2", "4"] and alerts.set_index("id")["score"]["1"] == 0.5
-    assert {str(day) for day in alerts["day"]} == {"2025-06-15"}
-
-
-def test_what_is_no_decision_and_a_schema_without_ids_are_refused(tmp_path: Path, scored: Path):
-    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="holds no decisions"):
-        alerts_of(str(tmp_path / "x.parquet"), SCHEMA)
-    with pytest.raises(DataError, match="holds no decisions"):
-        alerts_of(str(tmp_path / "absent"), SCHEMA)
-    with pytest.raises(ConfigError, match="no id column"):
-        alerts_of(str(scored), Schema.load("transactions"))
+def test_a_wrong_day_is_told():
     with pytest.raises(ConfigError, match="--as-of"):
         main(["--schema", "handbook", "--as-of", "soon"])
+
+
+def test_rows_drawn_at_random_tell_what_was_missed(scored: Path, tmp_path: Path):
+    """Of 20 rows a day that are not flagged every fourth is a fraud, and so are 10 of the 20 alerts."""
+    store = LabelStore(str(tmp_path / "labels"))
+    label(store, 0, DAYS, START + dt.timedelta(days=12))
+    for day in range(DAYS):
+        date = (START + dt.timedelta(days=day)).date()
+        drawn = store.draw(decided.read(str(scored), SCHEMA, day=date), date, 30)
+        assert len(drawn) == 30 and set(drawn["n_unflagged"]) == {A_DAY} and set(drawn["n_rows"]) == {2 * A_DAY}
+        again = store.draw(decided.read(str(scored), SCHEMA, day=date), date, 5)
+        assert again["id"].tolist() == drawn["id"].tolist()
+        ids = drawn.loc[~drawn["is_flagged"], "id"]
+        verdicts = {"id": ids, "is_fraud": ids.astype(int) % 8 == 1, "known_at": START + dt.timedelta(days=12)}
+        frame = pd.DataFrame({**verdicts, "source": "review"}).astype({"known_at": "datetime64[us]"})
+        store.add(frame, f"review-{day}", ingested_at=START)
+        charged = frame[frame["is_fraud"]].assign(
+            source="chargeback", known_at=frame["known_at"] + pd.Timedelta(days=1)
+        )
+        store.add(charged, f"chargeback-{day}", ingested_at=START)
+    unlooked = pd.DataFrame({"id": ["1", "3"], "is_fraud": True, "known_at": START + dt.timedelta(days=12)})
+    store.add(unlooked.astype({"known_at": "datetime64[us]"}).assign(source="chargeback"), "more", ingested_at=START)
+    alerts = decided.read(str(scored), SCHEMA, only_flagged=True)
+    days, unseen = judge(alerts, store, as_of=(START + dt.timedelta(days=30)).date(), delay_days=7)
+    assert unseen is not None and unseen.days == DAYS and unseen.caught == DAYS * A_DAY / 2
+    assert unseen.missed_low < DAYS * A_DAY / 4 < unseen.missed_high
+    assert unseen.recall_low < 2 / 3 < unseen.recall_high and abs(unseen.recall - 2 / 3) < 0.1
+    assert "drawn at random; recall 6" in table(days, unseen)
+    assert "not known" in table(days)
+
+
+def test_a_day_without_rows_cannot_be_drawn_from(scored: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="nothing to draw from"):
+        LabelStore(str(tmp_path)).draw(decided.read(str(scored), SCHEMA)[:0], START.date(), 5)

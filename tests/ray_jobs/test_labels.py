@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fraud.errors import ConfigError, DataError
+from fraud.schema import Schema
+from fraud.scored import arrow_schema
 from ray_jobs.labels import main
 
 
@@ -57,3 +62,27 @@ def test_a_file_of_nothing_but_mistakes_is_refused_with_the_first_one(folder: Pa
     (folder / "bad.csv").write_text("TRANSACTION_ID,TX_FRAUD\n1,2\n,1\n")
     with pytest.raises(DataError, match=r"none of 2 rows is a label; row 0, column 'is_fraud': '2'"):
         main(["ingest", "bad.csv", "--schema", "handbook"])
+
+
+def test_a_day_is_drawn_filled_in_and_taken_in(folder: Path, capsys: pytest.CaptureFixture[str]):
+    shape = arrow_schema(Schema.load("handbook"), with_label=False)
+    values = {
+        "TRANSACTION_ID": [str(n) for n in range(50)], "TX_DATETIME": [dt.datetime(2026, 1, 31, 9)] * 50,
+        "score": [n / 50 for n in range(50)], "is_fraud": [n > 40 for n in range(50)],
+    }  # fmt: skip
+    columns = [pa.array(values.get(field.name, [None] * 50), field.type) for field in shape]
+    pq.write_table(pa.table(columns, schema=shape), folder / "day.parquet")
+    command = ["draw", "--schema", "handbook", "--decisions", "day.parquet", "--day", "2026-01-31", "--rows", "20"]
+    assert main(command) == 0 and "20 of 50 rows of 2026-01-31" in capsys.readouterr().out
+    sheet = pd.read_csv(folder / "review.csv", dtype=str)
+    assert list(sheet.columns) == ["id", "day", "is_fraud"] and sheet["is_fraud"].isna().all(), (
+        "no score to sway who looks"
+    )
+    sheet.assign(is_fraud="0").to_csv(folder / "review.csv", index=False)
+    assert main(["ingest", "review.csv", "--schema", "handbook", "--source", "review"]) == 0
+    assert "20 labels from review, 0 of them frauds" in capsys.readouterr().out
+    for wrong in (["--rows", "0"], ["--out", "x.parquet"], ["--day", "soon"]):
+        with pytest.raises(ConfigError):
+            main([*command, *wrong])
+    with pytest.raises(DataError, match="nothing to draw from"):
+        main([*command, "--day", "2026-02-01"])

@@ -1,0 +1,52 @@
+"""What was decided on live rows, for those who judge it later: a decision log, or files that ray_jobs.score wrote."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from fraud.contract import Schema
+from fraud.errors import ConfigError, DataError
+from fraud.scored import name_of
+
+COLUMNS = ("id", "day", "score", "is_flagged")
+_INPUTS = "inputs"  # the column of a decision log with what was asked
+
+
+def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
+    """Decided rows, the columns `COLUMNS`: id (text), day (date, UTC), score, is_flagged; none without a score.
+
+    only_flagged, day: which rows; the others are not read into memory. The day is that of the decision in a log, of the
+    transaction in scored files. Of an id that was decided twice, as after a retry, the last counts. Raises ConfigError
+    for a schema without id or, for scored files, timestamp; DataError where `url` is neither.
+    """
+    if schema.id is None:
+        raise ConfigError(f"schema {schema.name!r} has no id column, so no label finds its row: add one (kind: id)")
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
+        if _INPUTS in files.schema.names:
+            named, time = ds.field(_INPUTS, schema.id.name), "time"
+        elif schema.timestamp is None:
+            raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
+        else:
+            named, time = ds.field(name_of(schema.id.name)), name_of(schema.timestamp.name)
+        wanted = ds.field("score").is_valid()
+        if only_flagged:
+            wanted &= ds.field("is_fraud")
+        if day is not None:
+            kind = files.schema.field(time).type
+            first, next_ = (pa.scalar(dt.datetime.combine(each, dt.time(), dt.UTC)).cast(pa.timestamp("us")).cast(kind)
+                            for each in (day, day + dt.timedelta(days=1)))  # fmt: skip
+            wanted &= (ds.field(time) >= first) & (ds.field(time) < next_)
+        columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
+        table = files.to_table(columns=columns, filter=wanted)
+    except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
+        raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
+    found = table.set_column(1, "day", pc.cast(table["day"], pa.date32())).to_pandas()
+    return found.drop_duplicates("id", keep="last").reset_index(drop=True)
