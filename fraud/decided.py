@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 import fsspec
 import pandas as pd
@@ -13,9 +14,15 @@ import pyarrow.dataset as ds
 from fraud.contract import Schema
 from fraud.errors import ConfigError, DataError
 from fraud.scored import name_of
+from fraud.settings import Settings
 
 COLUMNS = ("id", "day", "score", "is_flagged")
 _INPUTS = "inputs"  # the column of a decision log with what was asked
+
+
+def location(given: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
+    """Where to read: what a command was given, else where replicas write their decision log."""
+    return settings.locate(given or environment.get("FRAUD_DECISIONS") or str(settings.state / "decisions"))
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:

@@ -141,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     known_at = _moment("--known-at", given.known_at) if given.known_at else None
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
     if given.action == "draw":
-        decisions = given.decisions or os.environ.get("FRAUD_DECISIONS") or str(settings.state / "decisions")
+        decisions = decided.location(given.decisions, settings, os.environ)
         out, rows = settings.locate(given.out), given.rows
-        told = draw(store, settings.locate(decisions), schema, day=day, rows=rows, out=out, seed=given.seed)
+        told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed)
         sys.stdout.write(told)
         return 0
     quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"

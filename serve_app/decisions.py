@@ -166,7 +166,7 @@ class DecisionLog:
         if not has_room:
             self._lose(n)
             return
-        self._enter(block, n, is_block=True)
+        self._enter(block, n)
 
     def is_behind(self) -> bool:
         """Whether so many decisions of batches wait that a further block may be lost: batches can wait, and should."""
@@ -179,7 +179,7 @@ class DecisionLog:
         if len(self._queue) + self._held >= self._settings.queue or self._closing.is_set():
             self._lose(1)
             return
-        self._enter(decision, 1, is_block=False)
+        self._enter(decision, 1)
 
     def close(self, timeout: float = 15.0) -> None:
         """Write everything, as Parquet too if that works within `timeout` seconds; else the next start does it."""
@@ -203,9 +203,9 @@ class DecisionLog:
         with self._lost_lock:
             self._lost += n
 
-    def _enter(self, entry: Decision | DecisionBlock, n: int, *, is_block: bool) -> None:
+    def _enter(self, entry: Decision | DecisionBlock, n: int) -> None:
         """Encode it here and now: a thread of its own would take Python's lock for as long, and at a worse moment."""
-        fingerprint = entry.schema_fingerprint
+        fingerprint, is_block = entry.schema_fingerprint, isinstance(entry, DecisionBlock)
         try:
             encoder = self._encoders[fingerprint]
             line = encoder.block(entry) if isinstance(entry, DecisionBlock) else encoder.line(entry)
