@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +19,17 @@ from fraud.columns import Column
 from fraud.config import TrainConfig
 from fraud.errors import ConfigError, RegistryError
 from fraud.forest import ForestConfig
+from fraud.gate_limits import Limits
 from fraud.head import HeadConfig
 from fraud.schema import Schema, validate
 from fraud.settings import Settings
 from fraud.splits import SplitConfig
+from ray_jobs import gate
 from ray_jobs.promote import main
 
 ROWS = 12_000
 QUICK = ["--resamples", "100"]
+PATIENT = Limits(latency_budget_ms=1000)
 FORGIVING = ["--latency-budget-ms", "1000"]  # a busy machine decides nothing here
 
 
@@ -300,15 +304,23 @@ def test_a_first_champion_needs_what_can_be_judged_alone(place: Place, settings:
 
 
 def test_two_gates_at_once_leave_one_consistent_champion(place: Place, settings: Settings):
-    """A gate whose champion was replaced while it judged moves nothing, unless both wanted the same."""
-    from ray_jobs import gate
-
     register(settings, place.weak(), place.bundle("twin", seed=8), place.good())
-    request = gate.Request(reference="3", data=str(place.data), by="ann")
-    stale = registry.standing(settings)
-    late = gate.judge(request, registry.look_up("3", settings), stale.champion, settings)
+    requests = [
+        gate.Request(reference="3", data=str(place.data), by=by, plan={"resamples": 50}, limits=PATIENT,
+                     out=settings.locate(f"gate/{by}.json"))
+        for by in ("ann", "bob")
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda request: gate.decide(request, settings), requests))
+    assert [one["decision"] for one in found] == ["promoted"] * 2 and registry.champion_version(settings) == 3
+    entries = promotion.champions(registry.standing(settings).tags)
+    assert [entry.version for entry in entries] == [1, 3], "moved once"
+
+
+def test_a_champion_that_changed_while_it_was_judged_is_left_alone(place: Place, settings: Settings):
+    register(settings, place.weak(), place.bundle("twin", seed=8), place.good())
     assert main(["2", "--reason", "by hand"]) == 0
-    move = promotion.Promotion(version=3, time=late["time"], by="ann")
+    move = promotion.Promotion(version=3, time=promotion.now(), by="ann")
     with pytest.raises(RegistryError, match="moved to version 2 meanwhile"):
         registry.move_champion(settings, move, expected=1)
     assert registry.champion_version(settings) == 2
