@@ -20,9 +20,11 @@ def page(document: Mapping[str, Any]) -> str:
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    champion = document["champion"]
-    against = f" against version {champion['version']}" if champion else ", with no champion yet"
-    return f"Version {document['challenger']['version']} is {document['decision']}{against}"
+    number, champion = document["challenger"]["version"], document["champion"]
+    if document["decision"] == "promoted":
+        return f"Version {number} is champion" + (f", in place of version {champion['version']}" if champion else "")
+    stays = f"version {champion['version']} stays" if champion else "there is no champion"
+    return f"Version {number} is not promoted: {stays}"
 
 
 def _head(document: Mapping[str, Any]) -> str:
@@ -37,11 +39,11 @@ def _head(document: Mapping[str, Any]) -> str:
 
 
 def _checks(document: Mapping[str, Any]) -> str:
-    rows = [
-        [text(check["name"]), badge(*_BADGE[check["passed"]]), words(check["text"])] for check in document["checks"]
-    ]
-    weak = ["weak" if check["passed"] is False else "" for check in document["checks"]]
-    return section("checks", "What was checked", table(["check", "", "found"], rows, names=3, classes=weak))
+    told = "".join(
+        f"<li>{badge(*_BADGE[check['passed']])}<b>{words(check['name'])}</b>: {words(check['text'])}</li>"
+        for check in document["checks"]
+    )
+    return section("checks", "What was checked", f'<ul class="findings">{told}</ul>')
 
 
 def _figures(document: Mapping[str, Any]) -> str:

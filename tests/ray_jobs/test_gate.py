@@ -178,7 +178,7 @@ def test_a_better_model_is_promoted_in_writing(place: Place, settings: Settings,
     assert run.data.metrics["gate_average_precision_difference_low"] > 0
     assert [Path(name).suffix for name in sorted(names)] == [".html", ".json"]
     page = Path(settings.locate("gate/record.html")).read_text()
-    assert "Version 2 is promoted against version 1" in page and "money caught within the budget" in page
+    assert "Version 2 is champion, in place of version 1" in page and "money caught within the budget" in page
 
     # The same again: nothing is judged, and the record stays.
     assert judged(settings, place) == found and "already champion" in capsys.readouterr().out
