@@ -16,6 +16,7 @@ from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema, infer
 from fraud.thresholds import Threshold
 from monitoring.sides import ALERTS, SCORES, Side, read_side
+from monitoring.variation import Variation, own_variation
 from monitoring.verdict import ColumnVerdict, Limits, corrected, judge, share_finding, shortened, worst
 
 logger = logging.getLogger(__name__)
@@ -73,13 +74,23 @@ def compare(
     if ALERTS in drawn[0] and ALERTS in drawn[1]:
         kinds[ALERTS] = "boolean"
     refused = share_finding("refused rows", old.refused, old.total, new.refused, new.total, limits)
-    judged = judge(drawn[0], drawn[1], kinds, limits)
+    variation = _own_variation(old, new, schema, kinds, limits)
+    judged = judge(drawn[0], drawn[1], kinds, limits, variation.columns if variation else None)
     quality = ColumnVerdict("refused rows", "quality", (refused,))
     *columns, quality = corrected([*judged, quality], limits)
     found = _document(old, new, schema, columns, quality, limits)
     found["schema"] |= {"guessed": guessed}
+    found["own_variation"] = variation and {"block_days": variation.days, "blocks": variation.blocks}
     found["sampling"] = _sampling(old, new, drawn, sample, seed)
     return Comparison(found, drawn[0], drawn[1], kinds)
+
+
+def _own_variation(old: Side, new: Side, schema: Schema, kinds: dict[str, str], limits: Limits) -> Variation | None:
+    """What the reference's own days differ by, where both sides have times and it has enough days."""
+    if schema.timestamp is None or old.window is None or new.window is None:
+        return None
+    days = (new.window[1] - new.window[0]) / pd.Timedelta(days=1)
+    return own_variation(old.sample, schema.timestamp.name, kinds, days, limits)
 
 
 def _guess(path: str) -> Schema:

@@ -1,9 +1,9 @@
 """Has a day as many transactions, alerts and refused rows as it should? Judged by the manifests of the days before.
 
-Typical is the median of the newest earlier days, of the same weekday where there are enough of them; usual variation is
-the median absolute deviation, scaled to a standard deviation (Iglewicz and Hoaglin, How to detect and handle outliers,
-1993). A finding needs both a deviation far beyond that and one that matters in itself, so that neither a calm week nor
-a small change makes an alarm.
+Typical is the median of the newest earlier days, of the same weekday where there are enough of them; with fewer, a day
+must be unlike all days and unlike those. Usual variation is the median absolute deviation, scaled to a standard
+deviation (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). A finding needs both a deviation far beyond
+that and beyond chance, and one that matters in itself, so that neither a calm week nor a small day makes an alarm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -46,7 +46,7 @@ class Limits:
     flagged_rise: float = 0.002
     quarantined: tuple[float, float] = (0.01, 0.05)
     days: int = 56
-    fewest: int = 5
+    fewest: int = 7
     weekdays: int = 4
 
 
@@ -138,15 +138,27 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None
         found = [_quarantine(today, None, limits)]
         return _volume(day, found, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
     compared = alike if is_weekly else before
-    found = [
-        _ratio("rows", today.rows, [c.rows for c in compared], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
-        _ratio(
-            "flagged share", today.flagged_share, [c.flagged_share for c in compared], limits.flagged,
-            limits.deviations, limits.flagged_rise, "{:.2%} of rows flagged", floor=1 / max(today.scored, 1),
-        ),
-        _quarantine(today, [c.quarantined_share for c in compared], limits),
-    ]  # fmt: skip
+    found = _against(today, compared, limits)
+    if alike and not is_weekly:  # what the last Sunday did is no news on a Sunday
+        found = [
+            min(pair, key=lambda f: LEVELS.index(f.level))
+            for pair in zip(found, _against(today, alike, limits), strict=True)
+        ]
+    if today.model and (earlier := sorted({c.model for c in compared if c.model} - {today.model})):
+        told = f" (model {today.model}, before {', '.join(earlier)})"
+        found = [replace(f, text=f.text + told) if f.subject == "flagged share" else f for f in found]
     return _volume(day, found, today, compared, is_weekly)
+
+
+def _against(today: DayCount, before: Sequence[DayCount], limits: Limits) -> list[Finding]:
+    return [
+        _ratio("rows", today.rows, [c.rows for c in before], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
+        _ratio(
+            "flagged share", today.flagged_share, [c.flagged_share for c in before], limits.flagged,
+            limits.deviations, limits.flagged_rise, "{:.2%} of rows flagged", rows=max(today.scored, 1),
+        ),
+        _quarantine(today, [c.quarantined_share for c in before], limits),
+    ]  # fmt: skip
 
 
 def content(found: Volume) -> dict[str, Any]:
@@ -174,36 +186,37 @@ def content(found: Volume) -> dict[str, Any]:
 
 def _ratio(
     subject: str, value: float, before: Sequence[float], ratios: tuple[float, float], deviations: tuple[float, float],
-    rise: float, form: str, floor: float = 1.0,
+    rise: float, form: str, rows: int = 1,
 ) -> Finding:  # fmt: skip
-    """A figure that may be too large or too small. floor: the least that it may be divided by."""
+    """A figure that may be too large or too small: a count, or a share of `rows` of which one counts."""
     typical, variation = _usual(before)
-    least = max(min(value, typical), floor)
-    ratio, away = max(value, typical) / least, abs(value - typical)
-    spread = max(variation, _counting(typical, floor))
-    level = "ok"
-    if away >= rise:
-        reached = [ratio >= r and away >= d * spread for r, d in zip(ratios, deviations, strict=True)]
-        level = LEVELS[sum(reached)] if reached[0] else "ok"
+    ratio = max(value, typical) / max(min(value, typical), 1 / rows)
+    far = _deviations(value, typical, variation, rows, len(before))
+    reached = [ratio >= r and far >= d for r, d in zip(ratios, deviations, strict=True)]
+    level = LEVELS[sum(reached)] if reached[0] and abs(value - typical) >= rise else "ok"
     text = f"{form.format(value)}, usually {form.format(typical)}"
     return Finding(subject, "volume", level, value, text, typical, variation)
 
 
-def _counting(typical: float, floor: float) -> float:
-    """The chance variation of a count, or of a share of 1 / floor rows."""
-    return math.sqrt(max(typical, floor)) if floor == 1.0 else math.sqrt(max(typical, floor) * floor)
-
-
 def _quarantine(today: DayCount, before: Sequence[float] | None, limits: Limits) -> Finding:
     typical, variation = _usual(before) if before is not None else (0.0, 0.0)
-    rise = today.quarantined_share - typical
-    level = LEVELS[sum(rise >= limit for limit in limits.quarantined)]
-    if level == "warning" and rise < limits.deviations[0] * variation:
-        level = "ok"
-    if not today.scored:
-        level = "critical"
-    text = f"{today.quarantined_share:.2%} of {today.rows:,} rows refused, usually {typical:.2%}"
-    return Finding("refused rows", "missing_data", level, today.quarantined_share, text, typical, variation)
+    share = today.quarantined_share
+    far = _deviations(share, typical, variation, today.rows, len(before or ()))
+    reached = [share - typical >= rise and far >= limits.deviations[0] for rise in limits.quarantined]
+    level = LEVELS[sum(reached)] if today.scored else "critical"
+    text = f"{share:.2%} of {today.rows:,} rows refused, usually {typical:.2%}"
+    return Finding("refused rows", "missing_data", level, share, text, typical, variation)
+
+
+def _deviations(value: float, typical: float, variation: float, rows: int, days: int) -> float:
+    """How far a count, or a share of `rows`, is from typical: in usual variations, or by chance if that is less.
+
+    The square root of a count varies by a half, whatever the count (Anscombe, 1948); the median of `days` has a
+    variance of pi / 2 over their number.
+    """
+    by_chance = 2 * abs(math.sqrt(value * rows + 0.375) - math.sqrt(typical * rows + 0.375))
+    by_chance /= math.sqrt(1 + math.pi / 2 / days) if days else 1.0
+    return min(by_chance, abs(value - typical) / variation) if variation else by_chance
 
 
 def _usual(values: Sequence[float]) -> tuple[float, float]:
