@@ -143,7 +143,7 @@ class Collector:
 
     def blocks(self) -> Iterator[pa.Table]:
         """Yield what is rows in each block, and say now and then how far the work is."""
-        reported, before = time.monotonic(), 0
+        began, reported, before = time.monotonic(), 0.0, 0
         for block in self._stream:
             is_note = pc.is_valid(block[NOTE])
             notes = block.filter(is_note)
@@ -159,9 +159,12 @@ class Collector:
                     self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
                 yield rows
             now = time.monotonic()
-            if now - reported >= PROGRESS_SECONDS:
+            if not reported:  # what came before was starting up, and its speed says nothing
+                reported, before = now, self.read
+            elif now - reported >= PROGRESS_SECONDS:
                 self._report((self.read - before) / (now - reported))
                 reported, before = now, self.read
+        self._report(self.read / (time.monotonic() - began))
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the scored rows, `ROW_GROUP` a table but for the last; nothing if no row was good."""
