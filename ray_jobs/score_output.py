@@ -93,9 +93,13 @@ def day(text: str) -> dt.date:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How scored rows are written: a dictionary pays for texts only, and takes longer than all else on numbers."""
+    """How scored rows are written.
+
+    A dictionary pays for texts only, and takes longer than all else on numbers. zstd would make files a quarter smaller
+    and takes half as long again (0.44 against 0.27 us a row).
+    """
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return {"compression": "zstd", "use_dictionary": texts}
+    return {"compression": "snappy", "use_dictionary": texts}
 
 
 def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, int]:

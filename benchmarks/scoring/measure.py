@@ -95,7 +95,8 @@ def measure(material: Material, rows: int, sample: int, rounds: int, tell: Tell)
 
     found: dict[str, Any] = {
         "rows": rows, "sample": sample, "small": SMALL, "cpus": os.cpu_count(),
-        "ours": [], "reasons": [], "cold": [], "usual": [], "memory": {}, "small_runs": {}, "stages": {},
+        "ours": [], "ours_sample": [], "reasons": [], "cold": [], "usual": [],
+        "memory": {}, "small_runs": {}, "stages": {},
     }  # fmt: skip
     for n in (SMALL, sample, rows):
         material.rows(n)
@@ -105,6 +106,7 @@ def measure(material: Material, rows: int, sample: int, rounds: int, tell: Tell)
         address = ray.get_runtime_context().gcs_address
         for i in range(rounds):
             found["usual"].append(peer(material, sample))
+            found["ours_sample"].append(score(material, sample, "sample", ALWAYS, "--no-reasons", address=address))
             found["ours"].append(score(material, rows, "ours", ALWAYS, "--no-reasons", address=address))
             tell(f"round {i + 1}: {found['usual'][-1]['seconds']:.1f} s for {sample:,} rows the usual way, "
                  f"{found['ours'][-1]['wall_s']:.1f} s for {rows:,}")  # fmt: skip

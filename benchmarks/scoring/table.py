@@ -29,6 +29,12 @@ def full(found: Mapping[str, Any]) -> str:
         "|" + "---|" * 5,
         _line("pandas + scikit-learn + torch, one process, models loaded", sample, sample / usual, usual),
         _line("`ray_jobs.score`, whole job on a Ray that runs, no reasons", rows, _wall(found["ours"]), usual),
+        _line(
+            "its further rows, by the difference to a job of the rows above",
+            rows - sample,
+            _wall(found["ours"]) - _wall(found["ours_sample"]),
+            usual,
+        ),
         _line("the same with reasons", rows, _wall(found["reasons"]), usual),
         _line("the same without, on a Ray that it starts and stops", rows, _wall(found["cold"]), usual),
         "",
