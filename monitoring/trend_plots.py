@@ -25,7 +25,7 @@ def heat_map(found: Trend, path: Path) -> Path:
 
     The first `MOST_COLUMNS` are drawn.
     """
-    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 
     found = replace(found, columns=found.columns[:MOST_COLUMNS], psi=found.psi[:MOST_COLUMNS])
     n_columns, n_days = found.psi.shape
@@ -33,7 +33,7 @@ def heat_map(found: Trend, path: Path) -> Path:
     figure.set_figwidth(_WIDTH_INCHES)
     warning, drift = found.limits
     bounds = [0.0, warning / 4, warning / 2, warning, drift, 2 * drift, 4 * drift]
-    colours = ListedColormap(["#F1F5F8", "#DCE8F0", "#BBD4E4", "#FBD38A", "#EE8A4A", "#B5341F"])
+    colours: Colormap = ListedColormap(["#F1F5F8", "#DCE8F0", "#BBD4E4", "#FBD38A", "#EE8A4A", "#B5341F"])
     colours = colours.with_extremes(bad="white", over="#6E1423")
     drawn = axes.imshow(
         np.ma.masked_invalid(found.psi), aspect="auto", cmap=colours, norm=BoundaryNorm(bounds, colours.N),
