@@ -206,6 +206,17 @@ def find(path: str) -> tuple[Any, list[str]]:
     return filesystem, sorted(files)
 
 
+def is_nothing(path: str) -> bool:
+    """Whether a pattern matches no file, a folder holds no data, or there is no such path."""
+    filesystem, root = fsspec.core.url_to_fs(path)
+    if not any(mark in root for mark in "*?[") and not filesystem.exists(root):
+        return True
+    try:
+        return not find(path)[1]
+    except DataError:
+        return filesystem.isdir(root) or not filesystem.exists(root)
+
+
 def _neighbour(filesystem: Any, root: str) -> str:
     folder, name = posixpath.split(root)
     try:
