@@ -167,7 +167,7 @@ def down(settings: Settings, say: Say) -> None:
             raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
         say("stopped")
     _record(settings).unlink(missing_ok=True)
-    for folder in (_scratch(settings.state), _ingress_folder(settings.state)):
+    for folder in (scratch(settings.state), _ingress_folder(settings.state)):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -213,7 +213,7 @@ def _record(settings: Settings) -> Path:
     return settings.state / "local.json"
 
 
-def _scratch(state: Path) -> Path:
+def scratch(state: Path) -> Path:
     """Ray's session folder. It holds sockets, whose paths may have 107 characters, so it cannot lie below ours."""
     return Path(tempfile.gettempdir()) / f"fraud-ray-{_short_name(state)}"
 
@@ -271,10 +271,10 @@ def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
 def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
     ports = choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
-    scratch = _scratch(state)
-    shutil.rmtree(scratch, ignore_errors=True)
+    folder = scratch(state)
+    shutil.rmtree(folder, ignore_errors=True)
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
-    command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(scratch)]
+    command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(folder)]
     command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
     command += ["--port", str(ports["gcs"]), "--ray-client-server-port", str(ports["client"])]
     command += ["--dashboard-host", HOST, "--dashboard-port", str(ports["dashboard"])]

@@ -13,6 +13,8 @@ import pyarrow.dataset as ds
 
 from fraud.contract import Schema
 from fraud.errors import ConfigError, DataError
+from fraud.labels import id_of
+from fraud.partitions import published
 from fraud.scored import name_of
 from fraud.settings import Settings
 
@@ -32,17 +34,19 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     transaction in scored files. Of an id that was decided twice, as after a retry, the last counts. Raises ConfigError
     for a schema without id or, for scored files, timestamp; DataError where `url` is neither.
     """
-    if schema.id is None:
-        raise ConfigError(f"schema {schema.name!r} has no id column, so no label finds its row: add one (kind: id)")
+    row_id = id_of(schema)
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
+        counting = published(filesystem, files.files)
+        if len(counting) < len(files.files):
+            files = ds.dataset(counting, schema=files.schema, filesystem=filesystem, format="parquet")
         if _INPUTS in files.schema.names:
-            named, time = ds.field(_INPUTS, schema.id.name), "time"
+            named, time = ds.field(_INPUTS, row_id), "time"
         elif schema.timestamp is None:
             raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
         else:
-            named, time = ds.field(name_of(schema.id.name)), name_of(schema.timestamp.name)
+            named, time = ds.field(name_of(row_id)), name_of(schema.timestamp.name)
         wanted = ds.field("score").is_valid()
         if only_flagged:
             wanted &= ds.field("is_fraud")

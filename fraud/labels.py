@@ -6,8 +6,9 @@ Each ingestion is one Parquet file below the store's URL, named by what was inge
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import fsspec
 import numpy as np
@@ -54,34 +55,39 @@ class LabelStore:
 
     def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
         """Keep labels, columns `COLUMNS`, as the ingestion `name`, in place of one of that name. Raises DataError."""
-        before = self.read().set_index(ID)[IS_FRAUD]
-        data.write_parquet(labels[list(COLUMNS)].assign(**{_INGESTED_AT: _microseconds(ingested_at)}), self._file(name))
-        after = self.read().set_index(ID)[IS_FRAUD]
+        there = self._files()
+        before = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
+        there[name] = labels[list(COLUMNS)].assign(**{_INGESTED_AT: _microseconds(ingested_at)})
+        data.write_parquet(there[name], self._file(name))
+        after = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
         touched = labels[ID].drop_duplicates()
         known = touched[touched.isin(before.index)]
         changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
         return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
 
-    def read(self, *, known_until: dt.datetime | None = None, source: str | None = None) -> pd.DataFrame:
-        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC);
-        source: among those from there alone.
+    def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
+        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC).
 
         Of two that became known at one moment the one that was ingested later holds. Raises DataError.
         """
-        filesystem, folder = fsspec.core.url_to_fs(self.url)
-        files = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
-        frames = [data.read(filesystem.unstrip_protocol(path)) for path in files]
-        if not frames:
-            return _nothing()
-        labels = pd.concat(frames, ignore_index=True)
-        if set(labels.columns) != {*COLUMNS, _INGESTED_AT}:
-            raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
+        return newest(self.read_by_source(known_until=known_until))
+
+    def read_by_source(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
+        """As `read`, but the newest of every id from every source, in the order in which they count for `newest`."""
+        labels = _together(self._files().values())
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
-        if source is not None:
-            labels = labels[labels[SOURCE] == source]
-        labels = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable").drop_duplicates(ID, keep="last")
-        return labels[list(COLUMNS)].reset_index(drop=True)
+        in_order = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+        return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
+
+    def _files(self) -> dict[str, pd.DataFrame]:
+        """Every ingestion by name, as it was written."""
+        filesystem, folder = fsspec.core.url_to_fs(self.url)
+        paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
+        found = {PurePosixPath(path).stem: data.read(filesystem.unstrip_protocol(path)) for path in paths}
+        if any(set(labels.columns) != {*COLUMNS, _INGESTED_AT} for labels in found.values()):
+            raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
+        return found
 
     def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, seed: int = 7) -> pd.DataFrame:
         """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
@@ -119,6 +125,23 @@ class LabelStore:
         return f"{self.url.rstrip('/')}/{name}.parquet"
 
 
+def id_of(schema: Schema) -> str:
+    """The name of the schema's id column. Raises ConfigError where there is none."""
+    if schema.id is None:
+        raise ConfigError(f"schema {schema.name!r} has no id column, so no label finds its row: add one (kind: id)")
+    return schema.id.name
+
+
+def newest(labels: pd.DataFrame) -> pd.DataFrame:
+    """The label that holds of every id: the last that became known, of those the last that was ingested.
+
+    labels: as `LabelStore.read_by_source` gives them, or with the time of ingestion. Returns `COLUMNS`.
+    """
+    if _INGESTED_AT in labels:
+        labels = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+    return labels.drop_duplicates(ID, keep="last")[list(COLUMNS)].reset_index(drop=True)
+
+
 def check(
     path: str, schema: Schema, *, source: str, known_at: dt.datetime | None, now: dt.datetime
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -128,13 +151,10 @@ def check(
     `known_at`, or `now` (UTC). Refused are rows without id or label, and from the future. Raises ConfigError for
     a schema without an id, DataError and SchemaError as fraud.data.iter_checked does.
     """
-    if schema.id is None:
-        raise ConfigError(
-            f"schema {schema.name!r} has no id column, so no label finds its transaction: add one (kind: id)"
-        )
-    theirs = {schema.id.name: ID, **({schema.label.name: IS_FRAUD} if schema.label else {})}
+    named = id_of(schema)
+    theirs = {named: ID, **({schema.label.name: IS_FRAUD} if schema.label else {})}
     validator, total = Validator(_SCHEMA), 0
-    for name, frame in pieces(path, data.CHUNK_ROWS, (schema.id.name, ID)):
+    for name, frame in pieces(path, data.CHUNK_ROWS, (named, ID)):
         table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
         if KNOWN_AT not in table:
             table[KNOWN_AT] = None
@@ -165,9 +185,12 @@ _SCHEMA = Schema(
 )
 
 
-def _nothing() -> pd.DataFrame:
-    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str"}
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", _INGESTED_AT: "datetime64[us]"}
+    found = list(frames)
+    if not found:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    return pd.concat(found, ignore_index=True)
 
 
 def _microseconds(moment: dt.datetime) -> np.datetime64:

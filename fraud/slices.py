@@ -57,6 +57,24 @@ def segments(scored: Scored, plan: Plan) -> dict[str, Any]:
     are more frequent than overall beyond chance (99 % Wilson intervals), else None.
     Raises ConfigError when a wanted column is not in the schema.
     """
+    chosen = _segment_columns(scored, plan)
+    if not chosen or not len(scored.rows):
+        return {"missing": "no categorical or boolean column with few levels and no amount: name one with --segment"}
+    found = []
+    for name in chosen:
+        sliced = _sliced(scored, plan, list(_levels(scored, name)))
+        found.append({"column": name, **sliced})
+    return {"columns": found}
+
+
+def parts(scored: Scored, plan: Plan) -> list[tuple[str, str, np.ndarray]]:
+    """The segments that `segments` tells of: (column, level, its rows as bool (n_rows,)). Raises ConfigError."""
+    return [
+        (column, level, rows) for column in _segment_columns(scored, plan) for level, rows in _levels(scored, column)
+    ]
+
+
+def _segment_columns(scored: Scored, plan: Plan) -> list[str]:
     chosen = list(plan.segments)
     for name in chosen:
         if name not in scored.rows.columns:
@@ -68,13 +86,7 @@ def segments(scored: Scored, plan: Plan) -> dict[str, Any]:
         few = [c.name for c in scored.schema.features if c.kind in ("categorical", "boolean")]
         chosen = [name for name in few if 1 < scored.rows[name].nunique() <= MOST_LEVELS]
         chosen += [scored.amount] if scored.amount is not None else []
-    if not chosen or not len(scored.rows):
-        return {"missing": "no categorical or boolean column with few levels and no amount: name one with --segment"}
-    found = []
-    for name in dict.fromkeys(chosen):
-        sliced = _sliced(scored, plan, list(_levels(scored, name)))
-        found.append({"column": name, **sliced})
-    return {"columns": found}
+    return list(dict.fromkeys(chosen))
 
 
 def rarity(scored: Scored) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from fraud import data, decided, registry
 from fraud.errors import ConfigError, run_command
-from fraud.labels import ID, IS_FRAUD, REVIEW, LabelStore
+from fraud.labels import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring.live_precision import DayPrecision, by_day
@@ -28,11 +28,12 @@ def judge(
 ) -> tuple[list[DayPrecision], Missed | None]:
     """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began (UTC)."""
     moment = dt.datetime.combine(as_of, dt.time())
-    known = store.read(known_until=moment).set_index(ID)[IS_FRAUD]
+    by_source = store.read_by_source(known_until=moment)
+    known = newest(by_source).set_index(ID)[IS_FRAUD]
     alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(moment)]
     labels = alerts[ID].map(known.astype(np.float64)).astype(np.float64)
     days = by_day(alerts.assign(label=labels), as_of=as_of, delay_days=delay_days, seed=seed)
-    looked_at = store.read(known_until=moment, source=REVIEW)[ID]
+    looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
     return days, missed(store.drawn(), known.loc[looked_at], days)
 
 

@@ -19,7 +19,6 @@ from fraud import conclusions, data, evaluation, paired, slices
 from fraud.config import TrainConfig, from_mapping
 from fraud.errors import ConfigError, FraudError, RegistryError, run_command
 from fraud.evaluation import Plan, Scored
-from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.validation import Validated
 from ray_jobs import evaluate_rows
@@ -59,8 +58,8 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"--out {job.out!r} has another ending: name a file ending in .html")
     model = evaluate_rows.open_model(job.model, settings)
     schema = model.schema
-    plan = _plan(job.plan, model)
-    card, amount = _columns(job, model)
+    plan = evaluate_rows.plan_of(job.plan, model)
+    card, amount = evaluate_rows.columns_of(model, job.card, job.amount)
     fingerprint = data.fingerprint(job.data)
     checked = evaluate_rows.read(job.data, schema)
     rows = checked.rows
@@ -119,33 +118,6 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
 def json_path(out: str) -> str:
     """Where the JSON stands: beside the page."""
     return f"{out.removesuffix('.html')}.json"
-
-
-def _plan(given: Mapping[str, Any], model: Model) -> Plan:
-    """What the command line says, then what the model was trained with, then the defaults."""
-    config, costs = model.bundle.manifest.get("config") or {}, model.bundle.detector.threshold.settings
-    trained = {
-        "budget": config.get("alert_budget"),
-        "alert_cost": costs.get("cost_false_positive"),
-        "fraud_cost": costs.get("cost_false_negative"),
-    }
-    said = {key: value for key, value in given.items() if value is not None}
-    return Plan(**{**{key: value for key, value in trained.items() if value}, **said})
-
-
-def _columns(job: Job, model: Model) -> tuple[str | None, str | None]:
-    """The card and the amount column: as given, else the first entity, and what names money."""
-    schema: Schema = model.schema
-    card, amount = job.card, job.amount
-    for flag, name, kinds in (("--card", card, ("entity", "categorical")), ("--amount", amount, ("numeric",))):
-        if name is not None and schema.column(name).kind not in kinds:
-            kind = schema.column(name).kind
-            raise ConfigError(f"{flag} {name!r} is a {kind} column: name one of kind {' or '.join(kinds)}")
-    if card is None and schema.entities:
-        card = schema.entities[0].name
-    if amount is None:
-        amount = model.bundle.detector.threshold.settings.get("amount_column") or evaluation.amount_column(schema)
-    return card, amount
 
 
 def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray) -> np.ndarray | None:

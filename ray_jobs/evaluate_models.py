@@ -33,7 +33,7 @@ def comparison(found: Mapping[str, Any], scored: Scored, rival: Scored | None) -
         level = compared["verdict"]
         parts += [
             f"<p>{tag.badge(_BADGE[level], level)} <b>{tag.words(compared['text'])}</b></p>",
-            _figures(compared),
+            figures(compared),
         ]
         if compared["rows_only_one_takes"]:
             parts.append(
@@ -53,7 +53,8 @@ def comparison(found: Mapping[str, Any], scored: Scored, rival: Scored | None) -
     return "".join(parts)
 
 
-def _figures(compared: Mapping[str, Any]) -> str:
+def figures(compared: Mapping[str, Any]) -> str:
+    """The figures of a paired comparison side by side, as HTML."""
     cells = []
     for name, figure in compared["figures"].items():
         said, form = _FIGURES[name]

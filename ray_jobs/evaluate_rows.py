@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fraud import bundle, data
 from fraud.bundle import Bundle
 from fraud.engine import SCORE_COLUMNS, Engine
 from fraud.errors import ConfigError, DataError
+from fraud.evaluation import Plan, amount_column
 from fraud.schema import Schema
 from fraud.settings import Settings
 from fraud.validation import Validated
@@ -77,6 +78,32 @@ def read(path: str, schema: Schema) -> Validated:
     return checked
 
 
+def plan_of(given: Mapping[str, Any], model: Model) -> Plan:
+    """What the command line says (None: nothing), then what the model was trained with, then the defaults."""
+    config, costs = model.bundle.manifest.get("config") or {}, model.bundle.detector.threshold.settings
+    trained = {
+        "budget": config.get("alert_budget"),
+        "alert_cost": costs.get("cost_false_positive"),
+        "fraud_cost": costs.get("cost_false_negative"),
+    }
+    said = {key: value for key, value in given.items() if value is not None}
+    return Plan(**{**{key: value for key, value in trained.items() if value}, **said})
+
+
+def columns_of(model: Model, card: str | None, amount: str | None) -> tuple[str | None, str | None]:
+    """The card and the amount column: as given, else the first entity, and what names money. Raises ConfigError."""
+    schema: Schema = model.schema
+    for flag, name, kinds in (("--card", card, ("entity", "categorical")), ("--amount", amount, ("numeric",))):
+        if name is not None and schema.column(name).kind not in kinds:
+            kind = schema.column(name).kind
+            raise ConfigError(f"{flag} {name!r} is a {kind} column: name one of kind {' or '.join(kinds)}")
+    if card is None and schema.entities:
+        card = schema.entities[0].name
+    if amount is None:
+        amount = model.bundle.detector.threshold.settings.get("amount_column") or amount_column(schema)
+    return card, amount
+
+
 def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
     """int8 (n_rows,) of 1, 0, -1; all -1 without a label column."""
     if schema.label is None or schema.label.name not in rows:
@@ -117,6 +144,50 @@ def choose_window(
     if (labels >= 0).any():
         return _window(np.flatnonzero(labels >= 0), times, "all labelled rows of the data")
     return _window(np.arange(len(rows)), times, "all rows of the data, none of which is labelled")
+
+
+def unseen(
+    rows: pd.DataFrame, models: Sequence[Model], fingerprint: str, start: str | None = None, end: str | None = None
+) -> Window | str:
+    """The newest rows that none of the models learnt from, or in words why there are none.
+
+    From the end of every model's training and validation windows and the label delay on; with `start` or `end` (as for
+    `choose_window`) the rows between them that lie in no such window. Rows of a schema without times are told by their
+    numbers, in the data that the first model was trained on. Raises ConfigError, DataError as `choose_window`.
+    """
+    first = models[0]
+    times, learnt, last = times_of(rows, first.schema), np.zeros(len(rows), bool), None
+    for model in models:
+        same = fingerprint == model.bundle.manifest.get("data_fingerprint")
+        windows = [model.windows[name] for name in _LEARNT if name in model.windows]
+        numbered = [str(window["start"]).startswith("row ") for window in windows]
+        if not windows or (model is first and any(n != (times is None) or (n and not same) for n in numbered)):
+            return (
+                f"{model.name} does not tell which of these rows it learnt from: train it with ray_jobs.train on them"
+            )
+        for window in windows:
+            learnt[_positions(window, times, len(rows), same)] = True
+            if times is not None and not str(window["end"]).startswith("row "):
+                until = np.datetime64(str(window["end"]), "us")
+                last = until if last is None else max(last, until)
+    if start is not None or end is not None:
+        asked = choose_window(rows, first, fingerprint, start, end)
+        positions = asked.positions[~learnt[asked.positions]]
+        source = f"{asked.source}, less {len(asked.positions) - len(positions):,} rows that a model learnt from"
+    elif times is not None and last is not None:
+        split = (first.bundle.manifest.get("config") or {}).get("split") or {}
+        delay = max(first.schema.label_delay_days, float(split.get("delay_days") or 0.0))
+        begin = last + np.timedelta64(round(delay * 86_400e6), "us")
+        positions, source = (
+            np.flatnonzero(times > begin),
+            f"later than {begin.astype('datetime64[s]')}, up to which models learnt, with the labels' delay",
+        )
+    else:
+        positions = np.arange(int(np.flatnonzero(learnt).max(initial=-1)) + 1, len(rows))
+        source = "rows after the last one that a model learnt from"
+    if not positions.size:
+        return "no row of the data is one that neither model learnt from: give later rows, with labels"
+    return _window(positions, times, source)
 
 
 def doubts(rows: pd.DataFrame, window: Window, model: Model, fingerprint: str) -> list[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
+import json
 import logging
 import os
+import posixpath
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import pandas as pd
 
-from fraud import data, decided, registry
-from fraud.errors import ConfigError, DataError, run_command
+from fraud import data, decided, files, label_join, registry
+from fraud.errors import ConfigError, DataError, SchemaError, run_command
 from fraud.labels import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
@@ -26,14 +29,38 @@ def ingest(
     path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
     now: dt.datetime, force: bool = False,
 ) -> str:  # fmt: skip
-    """Take in a file of labels and return what came of it as text. The same file from the same source twice is once.
+    """Take in files of labels and return what came of each as text. A file twice from the same source is once.
 
-    Raises DataError where no row is good, ConfigError and SchemaError as fraud.labels.check does.
+    Of several files that a pattern or folder names each is an ingestion of its own, so that new ones may join old ones.
+    Raises DataError where no row of a file is good, ConfigError and SchemaError as fraud.labels.check does.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
         raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
     if known_at is not None and known_at > now:
         raise ConfigError(f"--known-at {known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
+    filesystem, names = files.find(path)
+    paths = [filesystem.unstrip_protocol(name) for name in names] if len(names) > 1 else [path]
+    told, refused = [], []
+    for place, each in enumerate(paths):
+        beside = quarantine if len(paths) == 1 else f"{quarantine.removesuffix('.parquet')}-{place}.parquet"
+        try:
+            text = _ingest(each, store, schema, source=source, known_at=known_at, quarantine=beside, now=now,
+                           force=force)  # fmt: skip
+        except (DataError, SchemaError) as error:
+            if len(paths) == 1:
+                raise
+            refused.append(str(error))  # the other files must not wait for this one to be mended
+            continue
+        told.append(text if len(paths) == 1 else f"{posixpath.basename(each)}: {text}")
+    if refused:
+        raise DataError(f"{len(refused)} of {len(paths)} files could not be taken in, the others were: {refused[0]}")
+    return "".join(told)
+
+
+def _ingest(
+    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
+    now: dt.datetime, force: bool,
+) -> str:  # fmt: skip
     name = f"{source}-{data.fingerprint(path)[:32]}"
     if store.has(name) and not force:
         return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
@@ -51,6 +78,33 @@ def ingest(
         f"{len(labels):,} labels from {source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new ids, "
         f"{added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
     )
+
+
+def join(
+    path: str, store: LabelStore, schema: Schema, policy: label_join.Policy, *, out: str, sources: Sequence[str]
+) -> str:
+    """Write the matured rows with the labels known by then, and a JSON beside it; return the counts as text.
+
+    Raises ConfigError, DataError and SchemaError as fraud.label_join.join does; what was at `out` stays then.
+    """
+    if not out.endswith(".parquet"):
+        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .parquet")
+    by_source = label_join.only(store.read_by_source(known_until=policy.moment), sources)
+    counts, about = label_join.join(path, by_source, schema, policy, out)
+    document = {
+        "output": out,
+        "output_fingerprint": data.fingerprint(out),
+        "input": path,
+        "schema": schema.name,
+        "as_of": policy.as_of.isoformat(),
+        "matured_days": policy.matured_days,
+        "unlabelled": policy.unlabelled,
+        "only_sources": list(sources),
+        "rows": dataclasses.asdict(counts),
+        "sources": about,
+    }
+    data.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
+    return f"{label_join.told(counts, policy, about)}→ {out}\n"
 
 
 def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int) -> str:
@@ -99,10 +153,11 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m ray_jobs.labels ingest chargebacks.parquet --source chargeback\n"
         "  python -m ray_jobs.labels ingest drawn.csv --source review --known-at 2026-01-31\n"
         "  python -m ray_jobs.labels draw --day 2026-01-31 --rows 200 --out review.csv\n"
+        "  python -m ray_jobs.labels join --data cards.parquet --out training.parquet --as-of 2026-01-31\n"
         "  python -m ray_jobs.labels show",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("ingest", "draw", "show"))
+    parser.add_argument("action", choices=("ingest", "draw", "join", "show"))
     parser.add_argument("file", nargs="?", help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument("--schema", help="name or YAML (default: the champion's)")
     parser.add_argument("--source", default="analyst", help="where they come from (default: %(default)s)")
@@ -112,7 +167,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decisions", help="draw: decision log, or scored Parquet (default: FRAUD_DECISIONS)")
     parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday, UTC)")
     parser.add_argument("--rows", type=int, default=100, help="draw: how many (default: %(default)s)")
-    parser.add_argument("--out", default="review.csv", help="draw: CSV to fill in (default: %(default)s)")
+    parser.add_argument("--out", help="draw: CSV to fill in (default: review.csv); join: Parquet to write")
+    parser.add_argument("--allow-empty", action="store_true", help="ingest: no file is nothing new, and no mistake")
+    parser.add_argument("--data", help="join: transactions, CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument("--as-of", help="join: labels known when this day began, YYYY-MM-DD (default: today, UTC)")
+    parser.add_argument("--matured-days", type=float, metavar="N", help="join: leave younger rows out (default: the "
+                        "schema's label_delay_days)")  # fmt: skip
+    parser.add_argument("--unlabelled", default="legitimate", choices=get_args(label_join.Unlabelled),
+                        help="join: what a matured row without a label is (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--sources", default="", metavar="A,B", help="join: labels of these sources alone")
+    parser.add_argument("--keep-labels", action="store_true", help="join: a label that the data bring counts where "
+                        "there is no other")  # fmt: skip
     parser.add_argument("--seed", type=int, default=7, help="draw: seed (default: %(default)s)")
     return parser
 
@@ -136,13 +201,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if given.action == "ingest" and not given.file:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
+    if given.action == "join" and not (given.data and given.out):
+        raise ConfigError("join needs --data FILE and --out FILE.parquet")
+    if given.action == "ingest" and given.allow_empty and files.is_nothing(settings.locate(given.file)):
+        sys.stdout.write(f"{given.file}: nothing new\n")
+        return 0
     now = dt.datetime.now(dt.UTC)
     day = _moment("--day", given.day).date() if given.day else now.date() - dt.timedelta(days=1)
     known_at = _moment("--known-at", given.known_at) if given.known_at else None
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
+    if given.action == "join":
+        policy = label_join.Policy(
+            as_of=_moment("--as-of", given.as_of).date() if given.as_of else now.date(), keep_own=given.keep_labels,
+            matured_days=schema.label_delay_days if given.matured_days is None else given.matured_days,
+            unlabelled=given.unlabelled,
+        )  # fmt: skip
+        sources = [name for name in given.sources.split(",") if name]
+        sys.stdout.write(join(settings.locate(given.data), store, schema, policy, out=settings.locate(given.out),
+                              sources=sources))  # fmt: skip
+        return 0
     if given.action == "draw":
         decisions = decided.location(given.decisions, settings, os.environ)
-        out, rows = settings.locate(given.out), given.rows
+        out, rows = settings.locate(given.out or "review.csv"), given.rows
         told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed)
         sys.stdout.write(told)
         return 0

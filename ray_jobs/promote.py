@@ -20,6 +20,7 @@ from fraud.history_state import plans
 from fraud.promotion import LiveThreshold, Promotion
 from fraud.registry import CHAMPION, TaggedVersion
 from fraud.settings import Settings, turn_telemetry_off
+from ray_jobs import gate, gate_flags
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m ray_jobs.promote --shadow on            score with the challenger, beside every answer\n"
         "  python -m ray_jobs.promote --canary 0.05          the challenger answers for 5 % of the cards\n"
         "  python -m ray_jobs.promote challenger --reason 'catches 4 % more at the same budget'\n"
+        "  python -m ray_jobs.promote challenger --gate --data training.parquet --out gate/2026-01-31.json\n"
         "  python -m ray_jobs.promote --threshold 0.61 --reason 'more alerts than analysts'\n"
         "  python -m ray_jobs.promote --rollback --reason 'alerts doubled'",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -222,8 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     does.add_argument("--canary", type=float, metavar="SHARE", help="share of the entities, 0 to 1, that the "
                       "challenger answers; 0 ends it")  # fmt: skip
     does.add_argument("--status", action="store_true", help="what serves now, and the champions before")
+    does.add_argument("--gate", action="store_true", help="judge the version against the champion on --data, and "
+                      "promote it or refuse it; both exit with 0")  # fmt: skip
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; kept with the decision")
     parser.add_argument("--by", metavar="NAME", help="who decides (default: the user that runs this)")
+    gate_flags.add(parser)
     return parser
 
 
@@ -244,7 +249,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{given.version!r} stands beside a flag that takes no version: leave one of them out")
     if given.threshold is not None and not given.reason:
         raise ConfigError("--threshold needs --reason TEXT: whoever reads GET /model later wants to know why")
-    if given.rollback:
+    if not given.gate and (flag := gate_flags.given_without_gate(given)):
+        raise ConfigError(f"{flag} belongs to --gate: add it, or leave {flag} out")
+    if given.gate:
+        text = gate_flags.told(gate.decide(gate_flags.request_of(given, author.by, settings), settings))
+    elif given.rollback:
         text = roll_back(settings, author)
     elif given.threshold is not None or given.reset_threshold:
         text = set_threshold(settings, given.version or CHAMPION, given.threshold, author)

@@ -5,6 +5,7 @@ It knows nothing of Ray Serve: `serve_app.deployment` gives it its place among t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from serve_app.metrics import Metrics
 from serve_app.scoring import Content, Hooks, Transaction
 from serve_app.shadow import Shadow, ShadowSettings
 from serve_app.state import ServedModel, State, load_model
-from serve_app.watch import ModelWatcher, WatchConfig
+from serve_app.watch import PATIENCE, ModelWatcher, WatchConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -44,6 +45,8 @@ class Replica:
         self, environment: Mapping[str, str], *, rank: int = 0, replicas: int = 1, is_id_echoed: bool = False
     ) -> None:
         settings = check(environment)
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         self._with_reasons = wants_reasons(environment)
         self._keys = ApiKeys.from_environment(settings, environment)
         self._limits, self._batch_limits = (

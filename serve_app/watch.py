@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fraud import bundle, promotion
-from fraud.errors import ConfigError, FraudError, RegistryUnreachableError
+from fraud.errors import ConfigError, FraudError
 from fraud.promotion import LiveThreshold
 from fraud.registry import Standing, TaggedVersion, fetch_version, standing
 from fraud.settings import Settings
@@ -29,7 +29,8 @@ from serve_app.state import ServedModel, State
 logger = logging.getLogger(__name__)
 
 POLL = "FRAUD_MODEL_POLL_S"
-_UNREACHABLE_RETRY_S = 60.0
+# A look that MLflow does not answer ends soon, because the next look asks again; else its client waits a minute.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 class ModelMetrics(Protocol):
@@ -42,16 +43,27 @@ class ModelMetrics(Protocol):
         """Count what the registry said and could not be served."""
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """A version that could not be loaded. wait_s: how long it is left alone, until_s: on the monotonic clock."""
+
+    version: TaggedVersion
+    wait_s: float
+    until_s: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
     """How often to look.
 
     poll_s: seconds between two looks, 0 for never (FRAUD_MODEL_POLL_S). retry_s: seconds until a version that was
-    refused is tried again, if the registry still means it.
+    refused is first tried again, if the registry still means it; twice as long after every further refusal, up to
+    longest_retry_s.
     """
 
     poll_s: float = 5.0
-    retry_s: float = 600.0
+    retry_s: float = 5.0
+    longest_retry_s: float = 600.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> WatchConfig:
@@ -84,7 +96,7 @@ class ModelWatcher:
         self._config = config or WatchConfig()
         self._metrics, self._rank = metrics, rank
         self._last_good = LastGood(settings, reference)
-        self._refused: dict[str, tuple[TaggedVersion, float]] = {}  # role: version, and when to try it again
+        self._refused: dict[str, _Refusal] = {}  # by role
         self._said: dict[str, str] = {}
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -181,7 +193,9 @@ class ModelWatcher:
     def _load(self, version: TaggedVersion, role: str) -> ServedModel | None:
         """Fetch and build a version; None where it is not sound, or was not a moment ago."""
         refused = self._refused.get(role)
-        if refused is not None and refused[0] == version and time.monotonic() < refused[1]:
+        if refused is not None and refused.version != version:
+            refused = None
+        if refused is not None and time.monotonic() < refused.until_s:
             return None
         serving = self._state.model
         try:
@@ -199,18 +213,16 @@ class ModelWatcher:
                 live_threshold=self._threshold(version, None),
             )
         except Exception as error:  # whatever a bundle does to its reader, the old one serves  # noqa: BLE001
-            wait = self._config.retry_s
-            if isinstance(error, RegistryUnreachableError):
-                wait = min(wait, _UNREACHABLE_RETRY_S)
-            is_known = refused is not None and refused[0] == version
-            self._refused[role] = (version, time.monotonic() + wait)
+            config = self._config
+            wait = config.retry_s if refused is None else min(2 * refused.wait_s, config.longest_retry_s)
+            self._refused[role] = _Refusal(version, wait, time.monotonic() + wait)
             if self._metrics is not None:
                 self._metrics.count_model_failure()
-            if not is_known:
+            if refused is None:
                 logger.error(
                     "version %d cannot be the %s (%s: %s); version %s goes on serving; it is tried again when the "
-                    "alias moves, or every %.0f s",
-                    version.number, role, type(error).__name__, error, serving.version, wait,
+                    "alias moves, after %.0f s, and ever more rarely, every %.0f s in the end",
+                    version.number, role, type(error).__name__, error, serving.version, wait, config.longest_retry_s,
                 )  # fmt: skip
             return None
         self._refused.pop(role, None)

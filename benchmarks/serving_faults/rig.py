@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ PORTS = {
     "dashboard_metrics": 22060, "haproxy_metrics": 22070, "haproxy_stats": 22080, "replicas": 33000,
 }  # fmt: skip
 SERVE_PORT = 22100
+LOGS = CODE / "var" / "benchmarks" / "serving_faults_logs"
 TRAINING_ROWS, BODIES = 4_000, 2_000
 DEPLOY_TIMEOUT_S = 240.0
 
@@ -258,6 +260,12 @@ def started(
         registry.set_alias("champion", first, rig.settings)
         rig.bodies = list(_bodies(shape))
         yield rig
+    except DataError:
+        shutil.rmtree(LOGS, ignore_errors=True)
+        with suppress(shutil.Error):  # what cannot be copied, such as a socket; the rest is
+            shutil.copytree(services.scratch(state), LOGS, symlinks=True)
+        say(f"what Ray's processes said: {LOGS}")
+        raise
     finally:
         services.down(settings, say)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fraud import data
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema
 from fraud.scored import arrow_schema
@@ -86,3 +88,105 @@ def test_a_day_is_drawn_filled_in_and_taken_in(folder: Path, capsys: pytest.Capt
             main([*command, *wrong])
     with pytest.raises(DataError, match="nothing to draw from"):
         main([*command, "--day", "2026-02-01"])
+
+
+def test_no_file_is_nothing_new_where_that_is_allowed(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "inbox").mkdir()
+    for path in ("inbox/*.csv", "inbox", "nobody.csv"):
+        assert main(["ingest", path, "--schema", "handbook", "--allow-empty"]) == 0
+        assert "nothing new" in capsys.readouterr().out
+        with pytest.raises(DataError):
+            main(["ingest", path, "--schema", "handbook"])
+
+
+def test_files_of_a_pattern_are_each_taken_in_once(folder: Path, capsys: pytest.CaptureFixture[str]):
+    for n in (1, 2):
+        (folder / f"day-{n}.csv").write_text(f"id,is_fraud\n{n},1\n")
+    command = ["ingest", "day-*.csv", "--schema", "handbook"]
+    assert main(command) == 0
+    (folder / "day-3.csv").write_text("id,is_fraud\n3,1\n")
+    (folder / "day-0.csv").write_text("id,is_fraud\n3,maybe\n")
+    capsys.readouterr()
+    with pytest.raises(DataError, match="1 of 4 files could not be taken in, the others were"):
+        main(command)
+    (folder / "day-0.csv").unlink()
+    assert main(command) == 0 and capsys.readouterr().out.count("already: nothing to do") == 3
+    assert len(list((folder / "var/labels").glob("*.parquet"))) == 3
+
+
+@pytest.fixture
+def month(folder: Path) -> Path:
+    """20 rows, two a day from January 1st; labels of ids 0, 2, 4, 6 came after a day, id 6's is corrected later."""
+    rows = pd.DataFrame(
+        {
+            "TRANSACTION_ID": [str(n) for n in range(20)],
+            "TX_DATETIME": [dt.datetime(2026, 1, 1 + n // 2, 12) for n in range(20)],
+            "CUSTOMER_ID": "c", "TERMINAL_ID": "t", "TX_AMOUNT": 1.5, "TX_FRAUD": 1,
+        }
+    )  # fmt: skip
+    rows.to_parquet(folder / "rows.parquet", index=False)
+    (folder / "analyst.csv").write_text(
+        "id,is_fraud,known_at\n0,1,2026-01-02\n2,0,2026-01-03\n4,1,2026-01-04\n99,1,2026-01-04\n"
+    )
+    (folder / "chargeback.csv").write_text("id,is_fraud,known_at\n2,1,2026-01-09\n4,0,2026-02-01\n")
+    for source in ("analyst", "chargeback"):
+        main(["ingest", f"{source}.csv", "--schema", "handbook", "--source", source])
+    return folder
+
+
+JOIN = ["join", "--schema", "handbook", "--data", "rows.parquet", "--out", "training.parquet", "--as-of", "2026-01-11"]
+
+
+def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    assert main([*JOIN, "--matured-days", "7"]) == 0
+    told = capsys.readouterr().out
+    rows = pd.read_parquet(month / "training.parquet").set_index("TRANSACTION_ID")
+    assert rows["TX_FRAUD"].to_dict() == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 1, "5": 0}, "the data's own are not used"
+    assert "6 written, 3 of them frauds" in told and "14 younger than 7 days, left out" in told
+    assert "3 matured without a label, counted as legitimate" in told and "1 labels of rows that are not" in told
+    found = json.loads((month / "training.labels.json").read_text())
+    assert found["output_fingerprint"] == data.fingerprint(str(month / "training.parquet"))
+    assert found["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
+    assert found["sources"]["conflicts"] == {"pairs": 1, "differ": 1}, "the one of February is not known yet"
+    assert found["sources"]["frauds_recent"] == {"analyst": 2, "chargeback": 1}
+    checked = data.load(str(month / "training.parquet"), Schema.load("handbook"), need_label=True)
+    assert len(checked.rows) == 6 and not len(checked.quarantine)
+
+
+@pytest.mark.parametrize(
+    ("more", "labels"),
+    [
+        (["--unlabelled", "drop"], {"0": 1, "2": 1, "4": 1}),
+        (["--unlabelled", "unknown"], {"0": 1, "1": -1, "2": 1, "3": -1, "4": 1, "5": -1}),
+        (["--keep-labels"], {"0": 1, "1": 1, "2": 1, "3": 1, "4": 1, "5": 1}),
+        (["--sources", "chargeback"], {"0": 0, "1": 0, "2": 1, "3": 0, "4": 0, "5": 0}),
+        (["--as-of", "2026-01-08"], {}),
+        (["--matured-days", "8"], {"0": 1, "1": 0, "2": 1, "3": 0}),
+    ],
+)
+def test_what_counts_as_a_label_can_be_chosen(month: Path, more: list[str], labels: dict[str, int]):
+    command = [*JOIN, *more]  # the schema's label_delay_days is 7
+    if not labels:
+        with pytest.raises(DataError, match="nothing to train on yet"):
+            main([*command, "--matured-days", "8"])
+        assert not list(month.glob("training*"))
+        return
+    assert main(command) == 0
+    rows = pd.read_parquet(month / "training.parquet").set_index("TRANSACTION_ID")["TX_FRAUD"]
+    assert rows.fillna(-1).to_dict() == labels
+
+
+def test_rows_that_no_label_can_find_are_a_mistake(month: Path):
+    rows = pd.read_parquet(month / "rows.parquet")
+    rows.loc[3, "TRANSACTION_ID"] = None
+    rows.to_parquet(month / "rows.parquet", index=False)
+    with pytest.raises(DataError, match="row 3 has no TRANSACTION_ID, so no label finds it"):
+        main(JOIN)
+    with pytest.raises(ConfigError, match="has no id column"):
+        main(["join", "--schema", "transactions", "--data", "rows.parquet", "--out", "x.parquet"])
+    for wrong in (["--matured-days", "-1"], ["--sources", "oracle"], ["--out", "x.csv"], ["--unlabelled", "fraud"]):
+        with pytest.raises(ConfigError):
+            main([*JOIN, *wrong])
+    with pytest.raises(ConfigError, match="join needs --data"):
+        main(["join", "--schema", "handbook"])

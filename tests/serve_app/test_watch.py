@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +25,7 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.models import ModelInfo
 from serve_app.state import ServedModel, State, load_model
-from serve_app.watch import ModelWatcher, WatchConfig
+from serve_app.watch import PATIENCE, ModelWatcher, WatchConfig
 
 Requests = dict[str, Mapping[str, object]]
 NOWHERE = "http://127.0.0.1:9"
@@ -229,15 +230,58 @@ def in_version(settings: Settings, folder: Path, version: int) -> bool:
     return registry.resolve(version, settings).run_id == folder.parents[1].name
 
 
-def test_a_refused_version_is_tried_again_after_a_while(
-    two: State, settings: Settings, metrics: Counted, tmp_path: Path
+def test_a_refused_version_is_tried_again_soon_and_then_more_and_more_rarely(
+    two: State, settings: Settings, metrics: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    watcher = ModelWatcher(two, settings, config=WatchConfig(retry_s=0.0), metrics=metrics)
+    now = 1000.0
+    monkeypatch.setattr("serve_app.watch.time.monotonic", lambda: now)
+    watcher = ModelWatcher(two, settings, config=WatchConfig(retry_s=5.0, longest_retry_s=15.0), metrics=metrics)
     version = registered(settings, save(tmp_path / "bad", failing(bundle.load(tmp_path / "v1").detector)))
     promoted(settings, version)
+    tried = []
+    for second in range(60):
+        now = 1000.0 + second
+        before = metrics.failures
+        watcher.poll()
+        if metrics.failures > before:
+            tried.append(second)
+    assert tried == [0, 5, 15, 30, 45] and two.model.version == "1"
+
+
+def test_what_failed_in_passing_serves_at_the_next_try(
+    two: State, settings: Settings, metrics: Counted, caplog: pytest.LogCaptureFixture
+):
+    watcher = ModelWatcher(two, settings, config=WatchConfig(retry_s=0.0), metrics=metrics)
+    promoted(settings, 2)
+    models = settings.state / "models"
+    shutil.rmtree(models)
+    models.write_text("in the way")
     watcher.poll()
+    assert metrics.failures == 1 and two.model.version == "1" and "version 2 cannot be the champion" in caplog.text
+    models.unlink()
     watcher.poll()
-    assert metrics.failures == 2 and two.model.version == "1"
+    assert metrics.failures == 1 and two.model.version == "2"
+
+
+def test_a_look_ends_soon_when_mlflow_takes_requests_and_answers_none(
+    two: State, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    assert float(PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 5
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", PATIENCE["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        port = silent.getsockname()[1]
+        ModelWatcher(two, replace(settings, tracking_uri=f"http://127.0.0.1:{port}")).poll()
+        silent.setblocking(False)
+        asked = 0
+        while True:
+            try:
+                silent.accept()[0].close()
+            except BlockingIOError:
+                break
+            asked += 1
+    assert 1 <= asked <= 2, "a look asks, and asks once more"
+    assert "version 1 goes on serving" in caplog.text
 
 
 def test_while_mlflow_is_down_the_model_goes_on(

@@ -1,0 +1,109 @@
+"""How often the gate would promote a challenger that is no better, and how much better one must be to be promoted.
+
+Two models with the same ability see the same frauds through noises of their own. Frauds come in bunches, a stolen card
+or a terminal, which both see alike, and on a calendar of days: what the gate's bootstraps have to allow for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fraud import gate
+from fraud.columns import Column
+from fraud.evaluation import Plan, Scored
+from fraud.gate_limits import Limits
+from fraud.resampling import wilson
+from fraud.schema import Schema
+from fraud.settings import Settings
+
+SCHEMA = Schema(
+    name="gate",
+    columns=(
+        Column(name="time", kind="timestamp"), Column(name="card", kind="entity"),
+        Column(name="terminal", kind="entity"), Column(name="amount", kind="numeric", minimum=0),
+        Column(name="is_fraud", kind="label"),
+    ),
+)  # fmt: skip
+GAINS = (0.0, 0.1, 0.2, 0.4)
+
+
+def window(rng: np.random.Generator, rows: int, days: int, gain: float) -> tuple[Scored, Scored]:
+    """Challenger and champion on one window; gain: standard deviations that the challenger sees frauds further out."""
+    fraud = rng.random(rows) < 0.02
+    card, terminal = rng.integers(0, rows // 8, rows), rng.integers(0, rows // 20, rows)
+    half = rng.random(rows) < 0.5  # of the frauds: on few terminals, or on few cards
+    card[fraud & half] = rng.integers(0, rows // 100, int((fraud & half).sum()))
+    terminal[fraud & ~half] = rng.integers(0, rows // 100, int((fraud & ~half).sum()))
+    bunch = np.where(half, card, terminal + rows)
+    _, code = np.unique(bunch, return_inverse=True)
+    seen = 2.0 * fraud + 0.5 * rng.normal(size=rows)
+    frame = pd.DataFrame({
+        "time": pd.Timestamp("2026-01-01") + pd.to_timedelta(np.sort(rng.random(rows)) * days, unit="D"),
+        "card": card.astype(str), "terminal": terminal.astype(str), "amount": np.exp(rng.normal(3, 1, rows)),
+    })  # fmt: skip
+    sides = []
+    for more in (gain, 0.0):
+        own = 0.5 * rng.normal(size=code.max() + 1)[code] * fraud + 0.5 * rng.normal(size=rows)
+        score = 1 / (1 + np.exp(-(seen + own + more * fraud)))
+        sides.append(Scored(SCHEMA, frame, {"joined": score}, fraud.astype(np.int8), 0.9, "amount", "card"))
+    return sides[0], sides[1]
+
+
+def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any]]:
+    """Share of windows on which `gate.better` and `gate.segments` let the challenger pass, by gain."""
+    limits, found = Limits(), []
+    for gain in GAINS:
+        rng = np.random.default_rng([seed, int(gain * 100)])
+        passed = {"better": 0, "nothing worse": 0, "segments": 0, "all": 0}
+        differences = []
+        n = windows if not gain else max(1, windows // 4)
+        for _ in range(n):
+            ours, theirs = window(rng, rows, days, gain)
+            plan = Plan(resamples=200, seed=int(rng.integers(1 << 30)))
+            checks, compared = gate.better(ours, theirs, plan, limits)
+            checks.append(gate.segments(ours, theirs, plan, limits))
+            for check in checks:
+                passed[check.name] += check.passed is not False
+            passed["all"] += not gate.failed(checks)
+            differences.append(compared["figures"]["average_precision"]["difference"])
+        found.append({"gain": gain, "windows": n, "rows": rows, "days": days,
+                      "mean_difference": float(np.mean(differences)), "passed": passed,
+                      "interval": wilson(passed["all"], n)})  # fmt: skip
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gate", description=__doc__)
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=400,
+        help="simulated windows without gain, a quarter of it with one (default: %(default)s)",
+    )
+    parser.add_argument("--rows", type=int, default=5000, help="rows a window (default: %(default)s)")
+    parser.add_argument("--days", type=int, default=14, help="days a window (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
+    parser.add_argument("--json", default="benchmarks/results/gate.json", help="(default: %(default)s)")
+    given = parser.parse_args(argv)
+    found = measure(given.windows, given.rows, given.days, given.seed)
+    out = Path(Settings.from_environment().locate(given.json))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"settings": vars(given), "found": found}, indent=2) + "\n")
+    for one in found:
+        low, high = one["interval"]
+        told = ", ".join(f"{name} {count / one['windows']:.1%}" for name, count in one["passed"].items())
+        sys.stdout.write(f"average precision {one['mean_difference']:+.3f}: {told} [{low:.1%}, {high:.1%}]\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
