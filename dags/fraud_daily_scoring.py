@@ -23,7 +23,7 @@ def build() -> DAG:
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         # A pause of a day or more leaves a gap that somebody closes with fraud_backfill, seen and in bounds.
         catchup=False,
-        # Days in order: the trend and the volume of a day look at those before it.
+        # Days in order: a day's volume is judged by those before it.
         max_active_runs=1,
         dagrun_timeout=timedelta(hours=hours + 12),
         deadline=pipeline.due("fraud_daily_scoring", hours + 3),
@@ -45,7 +45,15 @@ def build() -> DAG:
         )
         scored = pipeline.score(DAY)
         volume, drift = pipeline.volume(DAY), pipeline.drift(DAY)
-        labels = job("labels", "ray_jobs.labels", "ingest", setting("label_files"), "--allow-empty")
+        labels = job(
+            "labels",
+            "ray_jobs.labels",
+            "ingest",
+            setting("label_files"),
+            "--allow-empty",
+            "--schema",
+            setting("schema"),
+        )
         live = below("reports", f"performance/{day}.json")
         performance = job(
             "performance",
@@ -68,10 +76,8 @@ def build() -> DAG:
 
         awaited >> scored >> [volume, drift, review]
         [scored, labels] >> performance
-        trend = pipeline.trend()
-        drift >> trend
         [volume, drift, performance] >> alerts
-        [volume, drift, performance, review, trend, alerts] >> done
+        [volume, drift, performance, review, alerts] >> done
     return dag
 
 

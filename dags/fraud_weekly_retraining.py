@@ -40,19 +40,27 @@ def build() -> DAG:
         tags=["fraud", "weekly"],
     ) as dag:
         data, schema = below("training", f"{as_of}.parquet"), setting("schema")
-        labels = job("labels", "ray_jobs.labels", "ingest", setting("label_files"), "--allow-empty")
+        labels = job(
+            "labels",
+            "ray_jobs.labels",
+            "ingest",
+            setting("label_files"),
+            "--allow-empty",
+            "--schema",
+            setting("schema"),
+        )
         join = job(
             "join",
             "ray_jobs.labels",
             *["join", "--data", setting("history_data"), "--out", data, "--as-of", as_of],
-            *["--matured-days", setting("matured_days")],
+            *["--matured-days", setting("matured_days"), "--schema", schema],
             inlets=[pipeline.SCORED_DAY],
         )
-        # A sweep that is tried again goes on where it was: same name, same journal.
         sweep = job(
             "sweep",
             "tuning.sweep",
             *["--data", data, "--schema", schema, "--trials", setting("trials"), "--outdir", below("sweep", as_of)],
+            *[pipeline.flag("--config", "config"), pipeline.flag("--space", "space")],
             execution_timeout=timedelta(hours=8),
         )
         config = below("sweep", f"{as_of}/best.yaml")

@@ -34,6 +34,8 @@ DEFAULTS = {
     "artifacts": "artifacts",
     "evaluation": "evaluation",
     "gate": "gate",
+    "config": "",
+    "space": "",
     "trials": "24",
     "matured_days": "7",
     "await_hours": "6",
@@ -56,6 +58,12 @@ def setting(name: str, day: str | None = None) -> str:
     """A setting as a template, with {date} replaced by what the expression `day` gives."""
     value = f"var.value.get('fraud_{name}', {environment(name)!r})"
     return "{{ " + (f"{value}.replace('{{date}}', {day})" if day else value) + " }}"
+
+
+def flag(option: str, name: str) -> str:
+    """`option` with a setting, or nothing where that is empty."""
+    value = f"var.value.get('fraud_{name}', {environment(name)!r})"
+    return "{{ " + f"'{option}=' ~ {value} if {value} else ''" + " }}"
 
 
 def below(name: str, rest: str) -> str:
@@ -122,9 +130,3 @@ def drift(day: str, **options: Any) -> RayJobOperator:
     current = below("scored", f"date={value_of(day)}")
     arguments = ["--model", "champion", "--cur", current, "--out", below("reports", f"drift/{value_of(day)}.html")]
     return job("drift", "monitoring.drift", *arguments, **options)
-
-
-def trend(**options: Any) -> RayJobOperator:
-    """Draw drift over the days."""
-    arguments = ["--reports", below("reports", "drift"), "--out", below("reports", "drift/trend.html")]
-    return job("trend", "monitoring.trend", *arguments, **options)
