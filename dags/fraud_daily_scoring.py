@@ -26,7 +26,7 @@ def build() -> DAG:
         # Days in order: a day's volume is judged by those before it.
         max_active_runs=1,
         dagrun_timeout=timedelta(hours=hours + 12),
-        deadline=pipeline.due("fraud_daily_scoring", hours + 3),
+        deadline=pipeline.due("fraud_daily_scoring", 24 + hours + 3),
         default_args=pipeline.task_defaults(),
         params={"date": Param("", type="string", title="Day, YYYY-MM-DD (empty: the run's)")},
         tags=["fraud", "daily"],

@@ -34,7 +34,7 @@ def build() -> DAG:
         catchup=False,  # last week's model is not worth training any more
         max_active_runs=1,  # two would fight for the alias challenger
         dagrun_timeout=timedelta(hours=24),
-        deadline=pipeline.due("fraud_weekly_retraining", 18),
+        deadline=pipeline.due("fraud_weekly_retraining", 7 * 24 + 18),
         default_args=pipeline.task_defaults(),
         params={"date": Param("", type="string", title="As of the morning of, YYYY-MM-DD (empty: the run's)")},
         tags=["fraud", "weekly"],

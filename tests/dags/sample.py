@@ -24,7 +24,7 @@ VARIABLES = {
 def write(root: Path, last: dt.date, *, rows: int = 9_000, days: int = 2) -> None:
     """Write data below `root` whose last day is `last`."""
     cards = simulate.cards(rows, seed=3, fraud_rate=0.05)
-    cards["TX_DATETIME"] += pd.Timestamp(last, tz="UTC") - cards.TX_DATETIME.iloc[-1].floor("D")
+    cards["TX_DATETIME"] += pd.Timestamp(last) - cards.TX_DATETIME.iloc[-1].floor("D")
     (root / "data" / "daily").mkdir(parents=True)
     cards.to_parquet(root / "data" / "history.parquet", index=False)
     for number in range(days):
@@ -33,8 +33,11 @@ def write(root: Path, last: dt.date, *, rows: int = 9_000, days: int = 2) -> Non
         rows_of_day.to_parquet(root / "data" / "daily" / f"{day}.parquet", index=False)
     labels = cards[["TRANSACTION_ID", "TX_FRAUD"]].assign(known_at=cards.TX_DATETIME + pd.Timedelta(days=2))
     (root / "labels" / "incoming").mkdir(parents=True)
-    labels = labels[labels.known_at < pd.Timestamp.now(tz="UTC")]
+    labels = labels[labels.known_at < pd.Timestamp.now(tz="UTC").tz_localize(None)]
     labels.to_csv(root / "labels" / "incoming" / "first.csv", index=False)
     (root / "quick.yaml").write_text(yaml.safe_dump(QUICK))
-    space = {"forest": {"n_estimators": 20}, "autoencoder": {"epochs": 1, "lr": {"choice": [0.001, 0.002]}}}
+    space = {
+        "forest": {"max_samples": {"choice": [64, 256]}},
+        "autoencoder": {"epochs": 1, "lr": {"choice": [0.001, 0.002]}},
+    }
     (root / "space.yaml").write_text(yaml.safe_dump(space))

@@ -28,7 +28,7 @@ async def deadline_missed(dag_id: str, limit: str, **more: Any) -> None:
     """For a DeadlineAlert; runs in the triggerer."""
     run = (more.get("context") or {}).get("dag_run") or {}
     run_id = run.get("run_id", "") if isinstance(run, dict) else getattr(run, "run_id", "")
-    await tell("job_failure", dag_id, f"run {run_id} has not ended {limit} after it was queued")
+    await tell("job_failure", dag_id, f"run {run_id} has not ended {limit} after its interval began")
 
 
 async def tell(kind: str, subject: str, text: str) -> None:

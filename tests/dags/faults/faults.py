@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 from fraud_airflow.alerting import task_failed
+from fraud_airflow.pipeline import due
 from fraud_airflow.ray_operator import RayJobOperator
 
 JOB = (
@@ -22,7 +23,7 @@ JOB = (
 
 def fault(dag_id: str, *, deferrable: bool, timeout_s: float = 600.0, retries: int = 1) -> DAG:
     """A DAG with one Ray job."""
-    with DAG(dag_id, schedule=None, max_active_runs=8) as dag:
+    with DAG(dag_id, schedule=None, max_active_runs=8, deadline=due(dag_id, 24)) as dag:
         RayJobOperator(
             task_id="job",
             command=[
