@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,10 +79,25 @@ def iter_checked(
 
     Raises DataError and SchemaError as `load` does, but never because rows are bad.
     """
-    validator = Validator(schema, need_label=need_label)
     text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
-    total, columns = 0, None
-    for name, frame in pieces(path, chunk_rows, text):
+    yield from check_frames(pieces(path, chunk_rows, text), path, schema, need_label=need_label)
+
+
+def check_frames(
+    frames: Iterable[tuple[str, pd.DataFrame]],
+    path: str,
+    schema: Schema,
+    *,
+    need_label: bool = False,
+    first_row: int = 0,
+) -> Iterator[Validated]:
+    """Check frames of the files of `path`, each with its file's name, as `iter_checked` does.
+
+    first_row: the number of the first frame's first row.
+    """
+    validator = Validator(schema, need_label=need_label)
+    total, columns = first_row, None
+    for name, frame in frames:
         try:
             checked = validator.check(frame, first_row=total)
         except SchemaError as error:

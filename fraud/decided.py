@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from fraud.contract import Schema
 from fraud.errors import ConfigError, DataError
 from fraud.labels import id_of
+from fraud.partitions import published
 from fraud.scored import name_of
 from fraud.settings import Settings
 
@@ -37,6 +38,9 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
+        counting = published(filesystem, files.files)
+        if len(counting) < len(files.files):
+            files = ds.dataset(counting, schema=files.schema, filesystem=filesystem, format="parquet")
         if _INPUTS in files.schema.names:
             named, time = ds.field(_INPUTS, row_id), "time"
         elif schema.timestamp is None:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from fraud.columns import OTHER_DELIMITERS, closest
 from fraud.errors import DataError
+from fraud.partitions import published
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz")
@@ -40,6 +42,58 @@ def pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple
                     yield name, frame
     if not found:
         raise DataError(f"{path} has a header and no rows; give at least one transaction")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring row groups of a Parquet file that can be read on their own.
+
+    source: the path or URL that was given; name: of the file; first_row: its number among all rows of `source`.
+    """
+
+    source: str
+    name: str
+    groups: tuple[int, ...]
+    first_row: int
+    rows: int
+
+    def frames(self, rows: int) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yield what `pieces` would: (file, frame) of at most `rows` rows. Raises DataError."""
+        with reading(self.name):
+            filesystem, _ = fsspec.core.url_to_fs(self.source)
+            with filesystem.open(self.name, "rb") as raw:
+                for frame in _batches(pq.ParquetFile(raw), rows, self.groups):
+                    if len(frame):
+                        yield self.name, frame
+
+
+def parquet_pieces(path: str, rows: int) -> tuple[list[Piece], list[tuple[str, pa.Schema]]] | None:
+    """Row groups of `path` in order, in pieces of about `rows`, and the files' schemas; None where a file is CSV.
+
+    Reads the footers only. Raises DataError as `pieces` does, but for a `path` without rows, which has no piece.
+    """
+    with reading(path):
+        filesystem, files = find(path)
+    if not all(name.endswith(_PARQUET) for name in files):
+        return None
+    found: list[Piece] = []
+    schemas: list[tuple[str, pa.Schema]] = []
+    first = 0
+    for name in files:
+        with reading(name), filesystem.open(name, "rb") as raw:
+            if filesystem.size(name) == 0:
+                raise DataError(f"{name} is an empty file (0 bytes); write it again or take it away")
+            file = pq.ParquetFile(raw)
+            schemas.append((name, file.schema_arrow))
+            groups: list[int] = []
+            held = 0
+            for i in range(file.num_row_groups):
+                groups.append(i)
+                held += file.metadata.row_group(i).num_rows
+                if held >= rows or (i == file.num_row_groups - 1 and held):
+                    found.append(Piece(path, name, tuple(groups), first, held))
+                    first, held, groups = first + held, 0, []
+    return found, schemas
 
 
 @contextmanager
@@ -72,8 +126,12 @@ def _parquet_frames(raw: IO[bytes], name: str, rows: int | None, text: Collectio
     if rows is None:
         yield file.read().to_pandas()
         return
-    for batch in file.iter_batches(batch_size=rows):
-        yield batch.to_pandas()
+    yield from _batches(file, rows, None)
+
+
+def _batches(file: pq.ParquetFile, rows: int, groups: Collection[int] | None) -> Iterator[pd.DataFrame]:
+    for batch in file.iter_batches(batch_size=rows, row_groups=groups):
+        yield batch.to_pandas(split_blocks=True)
 
 
 def _csv_frames(raw: IO[bytes], name: str, rows: int | None, text: Collection[str]) -> Iterator[pd.DataFrame]:
@@ -135,7 +193,7 @@ def find(path: str) -> tuple[Any, list[str]]:
     elif filesystem.isdir(root):
         inside = [(name, name[len(root.rstrip("/")) :].strip("/").split("/")) for name in filesystem.find(root)]
         visible = [name for name, parts in inside if not any(part.startswith((".", "_")) for part in parts)]
-        files = [name for name in visible if name.endswith(_PARQUET + _CSV)]
+        files = published(filesystem, [name for name in visible if name.endswith(_PARQUET + _CSV)])
         if not files:
             raise DataError(f"folder {path} holds no .csv or .parquet file; put the data there or name another folder")
     elif filesystem.exists(root):

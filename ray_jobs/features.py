@@ -13,7 +13,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -51,9 +50,10 @@ def write_features(
         with connected(), terminable():
             found = Collector(_blocks(path, schema, partitions, date))
             parts = _write_parts(found, schema, filesystem, partial)
-        if found.refused:
+        refused = found.refused_rows()
+        if refused is not None:
             with filesystem.open(f"{partial}/{REFUSED}", "wb") as file:
-                pd.DataFrame(found.refused).to_parquet(file, index=False)
+                pq.write_table(refused, file, compression="zstd")
         if not parts:
             raise found.complaint(path)
         manifest = {
@@ -62,7 +62,7 @@ def write_features(
             "schema_name": schema.name,
             "schema_fingerprint": schema.fingerprint,
             "date": date.isoformat() if date else None,
-            "rows": {"written": found.rows, "quarantined": len(found.refused), "other_days": found.outside},
+            "rows": {"written": found.rows, "quarantined": found.refused, "other_days": found.outside},
             "features": len(raw_names(schema)[0]),
             "parts": parts,
             "warnings": found.warnings,

@@ -31,7 +31,7 @@ from fraud import history_partition, scored
 from fraud.history import entry_names, feature_names, microseconds_since_epoch, replay
 from fraud.history_state import HistoryState, plans
 from fraud.schema import Schema
-from ray_jobs.checked_stream import on_date, outside, with_notes, without_notes
+from ray_jobs.checked_blocks import on_date, outside, with_notes, without_notes
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def with_history(
     """Compute every history feature of a data set of canonical rows; returns when the replays are done.
 
     rows: Arrow or pandas blocks with `fraud.scored.ROW` (distinct; rows of one time count in its order) and the
-    schema's columns (`fraud.scored.name_of`), in any order of time; notes (ray_jobs.checked_stream) stay where they
+    schema's columns (`fraud.scored.name_of`), in any order of time; notes (ray_jobs.checked_blocks) stay where they
     are. states: where to go on from, or a function of the oldest row's time (microseconds since 1970) that says so.
     partitions: of each plan; by default one for every `PARTITION_ROWS` rows. date: rows of other days only feed the
     history. cpus: of each task. Raises ray.exceptions.RayError.

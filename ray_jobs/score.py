@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import json
 import logging
+import posixpath
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import fsspec
+import pyarrow as pa
 
 from cluster.session import connected, terminable
 from fraud import bundle, data
-from fraud.errors import run_command
+from fraud.bundle import Bundle
+from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs import score_output
-from ray_jobs.score_output import Job, day
-
-if TYPE_CHECKING:
-    from fraud.bundle import Bundle
-    from ray_jobs.score_stream import Model
+from ray_jobs import score_file, score_source
+from ray_jobs.score_blocks import Model, Work
+from ray_jobs.score_output import Collector, Job, day
+from ray_jobs.score_partitions import Days
+from ray_jobs.score_publish import locked
 
 logger = logging.getLogger(__name__)
 
 
 def score(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score a file on Ray, and return the manifest; `already_scored` in it says that nothing had to be done.
+    """Score a file, and return the manifest; `already_scored` in it says that nothing had to be done.
 
-    Connects to Ray unless the caller did. Raises DataError (no good row; an output of something else is in the way),
-    SchemaError (the file is not what the model's schema describes), BundleError, RegistryError.
+    A file of more than `rows_on_ray` rows, or with entity history, is scored on Ray: on the caller's, or one that this
+    connects to. Raises DataError (no good row; an output of something else is in the way), SchemaError (the file is not
+    what the model's schema describes), ConfigError, BundleError, RegistryError.
     """
     began = time.monotonic()
     model, loaded = _model(job.model, settings)
+    schema = loaded.detector.schema
+    if job.is_partitioned and job.date is None and schema.timestamp is None:
+        raise ConfigError(
+            f"schema {schema.name!r} has no timestamp column, so rows have no day: give --date, "
+            "or an --out that ends in .parquet"
+        )
     identity = {
         "input_fingerprint": data.fingerprint(job.data),
         "bundle_sha256": model.sha256,
@@ -41,54 +51,53 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         "reasons": job.reasons,
         "date": job.date.isoformat() if job.date else None,
     }
-    done = score_output.already_there(job, identity)
-    if done is not None:
-        logger.info("already scored: %s matches its manifest, this input and this model", job.out)
-        return {**done, "already_scored": True}
+    days = Days(job, identity) if job.is_partitioned else None
+    filesystem, out = fsspec.core.url_to_fs(job.out)
+    lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
+    with locked(filesystem, lock):
+        done = days.already_there() if days else score_file.already_there(job, identity)
+        if done is not None:
+            logger.info("already scored: %s matches its manifest, this input and this model", job.out)
+            return {**done, "already_scored": True}
+        if job.date and schema.timestamp is None:
+            logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
+        pieces, total = score_source.pieces_of(job.data, schema)
+        work = Work(model=model, reasons=job.reasons, date=job.date, in_parts=job.is_partitioned, pieces=pieces)
+        threshold = loaded.detector.threshold
+        about = {
+            "input": job.data,
+            "output": job.out,
+            "model": job.model,
+            "schema_name": schema.name,
+            "schema_fingerprint": schema.fingerprint,
+            "threshold": {"value": threshold.value, "policy": threshold.policy},
+            "replayed_history": bool(schema.history),
+        }
+        with _stream(job, work, loaded, total) as stream:
+            if days:
+                manifest = days.write(stream, total, about, began)
+            else:
+                manifest = score_file.write(job, Collector(stream, total), identity, about, began)
+    return {**manifest, "already_scored": False}
+
+
+@contextmanager
+def _stream(job: Job, work: Work, loaded: Bundle, total: int | None) -> Iterator[Iterator[pa.Table]]:
+    """The scored blocks: from this process where there are few, else from Ray."""
+    limit = score_source.ROWS_ON_RAY if job.rows_on_ray is None else job.rows_on_ray
     schema = loaded.detector.schema
-    if job.date and schema.timestamp is None:
-        logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
+    if not schema.history and score_source.is_small(job.data, total, limit):
+        with terminable():
+            yield score_source.in_this_process(job.data, work, schema)
+        return
     with connected(), terminable():
         from ray_jobs.score_stream import stream
 
-        found = score_output.Collector(
-            stream(
-                job.data, model, loaded.detector, reasons=job.reasons, date=job.date,
-                history_partitions=job.history_partitions,
-            )
-        )  # fmt: skip
-        score_output.write(job, found, identity)
-    threshold = loaded.detector.threshold
-    manifest = {
-        **identity,
-        "input": job.data,
-        "output": job.out,
-        "output_fingerprint": data.fingerprint(job.out),
-        "quarantine": job.quarantine if found.refused else None,
-        "rows": {
-            "read": found.rows + found.outside + len(found.refused),
-            "scored": found.rows,
-            "flagged": found.flagged,
-            "quarantined": len(found.refused),
-            "other_days": found.outside,
-        },
-        "model": job.model,
-        "schema_name": schema.name,
-        "schema_fingerprint": schema.fingerprint,
-        "threshold": {"value": threshold.value, "policy": threshold.policy},
-        "replayed_history": bool(schema.history),
-        "warnings": found.warnings,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - began, 2),
-    }
-    data.write_text(json.dumps(manifest, indent=2) + "\n", job.manifest)
-    return {**manifest, "already_scored": False}
+        yield stream(job.data, work, loaded.detector, job.history_partitions)
 
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
     """The model that an alias, a version or a bundle folder names, and its loaded bundle."""
-    from ray_jobs.score_stream import Model
-
     folder, number = Path(settings.locate(reference)), None
     if not folder.is_dir():
         from fraud import registry
@@ -104,20 +113,29 @@ def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.score",
-        description="Score a file of transactions with a model. Rows that break the schema go to a quarantine file "
-        "with the reason; the rest get scores, a decision and, when flagged, reasons. The output appears when it is "
-        "complete, beside a manifest; running again with the same input and model checks that and does nothing.",
+        description="Score a file of transactions with a model. Rows that break the schema go to quarantine "
+        "with the reason; the rest get scores, a decision and, when flagged, reasons. The output, a file or a folder "
+        "with a folder a day, appears when it is complete, with a manifest; running again with the same input and "
+        "model checks that and does nothing.",
         epilog="examples:\n"
         "  python -m ray_jobs.score --data data/transactions.csv --out scored.parquet\n"
         "  python -m ray_jobs.score --data 'days/2026-01-*.parquet' --out scored.parquet --model 3 --force\n"
-        "  python -m ray_jobs.score --data cards.parquet --out day.parquet --date 2026-01-31 --model artifacts/bundle",
+        "  python -m ray_jobs.score --data cards.parquet --out scored --date 2026-01-31    scored/date=2026-01-31/\n"
+        "  python -m ray_jobs.score --data cards.parquet --out scored --model 3    every day in the file",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
-    parser.add_argument("--out", required=True, help="Parquet file to write; <out>.manifest.json comes beside it")
+    parser.add_argument("--data", "--input", required=True, help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument(
+        "--out",
+        "--output",
+        required=True,
+        help="Parquet file to write (<out>.manifest.json comes beside it); or, without the ending .parquet, a folder: "
+        "date=<day>/part-*.parquet and _manifest.json in it for each day (UTC), refused rows in _quarantine",
+    )
     parser.add_argument("--model", default="champion", help="alias, version or bundle folder (default: %(default)s)")
     parser.add_argument(
-        "--quarantine", help="Parquet file for refused rows (default: <out without .parquet>.quarantine.parquet)"
+        "--quarantine",
+        help="Parquet file for refused rows of a single file (default: <out without .parquet>.quarantine.parquet)",
     )
     parser.add_argument(
         "--reasons", action=argparse.BooleanOptionalAction, default=True, help="explain flagged rows (default: yes)"
@@ -136,6 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         help="split the replay of entity history into N parts by a hash of the entity; memory is bounded by a part "
         "(default: one for a million rows). The scores do not depend on it",
     )
+    parser.add_argument(
+        "--rows-on-ray",
+        type=int,
+        metavar="N",
+        help=f"score a file of more than N rows on Ray (default {score_source.ROWS_ON_RAY:,}; 0: always), a smaller "
+        "one in this process, which takes less time than Ray needs to start. With entity history it is always Ray",
+    )
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     return parser
 
@@ -149,13 +174,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = Job(
         data=settings.locate(arguments.data),
         out=out,
-        quarantine=settings.locate(
-            arguments.quarantine or f"{arguments.out.removesuffix('.parquet')}.quarantine.parquet"
-        ),
+        quarantine=settings.locate(arguments.quarantine) if arguments.quarantine else None,
         model=arguments.model,
         reasons=arguments.reasons,
         date=arguments.date,
         history_partitions=arguments.history_partitions,
+        rows_on_ray=arguments.rows_on_ray,
         force=arguments.force,
     )
     found = score(job, settings)
@@ -163,8 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     told = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
     told += f"; {rows['quarantined']:,} refused, see {found['quarantine']}" if rows["quarantined"] else ""
     told += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
+    told += f"; {len(found['days']):,} days" if "days" in found else ""
     verb = "already scored, verified" if found["already_scored"] else f"{found['seconds']:.1f} s"
-    sys.stdout.write(f"{told} → {job.out} (model {found['model_version']}, {verb})\n")
+    sys.stdout.write(f"{told} → {found['output']} (model {found['model_version']}, {verb})\n")
     return 0
 
 

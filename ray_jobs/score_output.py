@@ -1,31 +1,33 @@
-"""What batch scoring leaves behind: the scored file, the quarantine and the manifest, each whole or not at all."""
+"""What batch scoring is asked for, and what its stream brings: rows, parts, refused rows, counts, progress."""
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud import data
 from fraud.errors import BundleError, ConfigError, DataError, FraudError, RegistryError, SchemaError
+from fraud.partitions import QUARANTINE
 
 logger = logging.getLogger(__name__)
 
 NOTE = "_note"  # the stream's column for what is said about rows rather than scored, as JSON
 ROW_GROUP = 262_144  # rows; fixed, so that the same input and model give the same bytes however many actors scored
-IDENTITY = b"fraud.score"  # key in the Parquet file's own metadata: what the file was made of
 PROGRESS_SECONDS = 5.0
+PART = "_part"  # the stream's column for encoded parts of the output, each beside its note
+Put = Callable[[str, dict[str, Any], memoryview], None]
 _MOST_REFUSED = 1_000_000
+_OTHER_KINDS = (".csv", ".gz", ".pq", ".parq", ".json", ".jsonl", ".ndjson", ".xlsx")
 _FAILURES = {kind.__name__: kind for kind in (SchemaError, DataError, ConfigError, BundleError, RegistryError)}
 
 
@@ -33,33 +35,53 @@ _FAILURES = {kind.__name__: kind for kind in (SchemaError, DataError, ConfigErro
 class Job:
     """What to score, and where the answers go.
 
-    data, out, quarantine: paths or URLs. model: alias, version or bundle folder. reasons: explain flagged rows. date:
-    with a timestamp column, only the rows of this day (UTC) are written. history_partitions: parts of the replay of
-    entity history; None lets their number follow the rows. force: replace what is there.
+    data, out, quarantine: paths or URLs; an `out` that does not end in .parquet is a folder with a folder a day in it.
+    model: alias, version or bundle folder. reasons: explain flagged rows. date: with a timestamp column, only the rows
+    of this day (UTC) are written. history_partitions: parts of the replay of entity history; None lets their number
+    follow the rows. rows_on_ray: from how many rows on Ray is started or joined. force: replace what is there.
     """
 
     data: str
     out: str
-    quarantine: str
+    quarantine: str | None = None
     model: str = "champion"
     reasons: bool = True
     date: dt.date | None = None
     history_partitions: int | None = None
+    rows_on_ray: int | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
-        for flag, path in (("--out", self.out), ("--quarantine", self.quarantine)):
-            if not path.endswith(".parquet"):
-                raise ConfigError(f"{flag} {path!r} has another ending: name a file ending in .parquet")
+        if self.is_partitioned:
+            extension = PurePosixPath(self.out).suffix.lower()
+            if extension in _OTHER_KINDS:
+                raise ConfigError(
+                    f"--out {self.out!r} ends in {extension}: name a file ending in .parquet, or a folder for many days"
+                )
+            if self.quarantine is not None:
+                raise ConfigError(
+                    "--quarantine is for a single file: refused rows go to _quarantine in the folder --out"
+                )
+        elif not self.refused.endswith(".parquet"):
+            raise ConfigError(f"--quarantine {self.refused!r} has another ending: name a file ending in .parquet")
         if self.history_partitions is not None and self.history_partitions < 1:
             raise ConfigError(f"--history-partitions {self.history_partitions} must be 1 or more")
-        if len({self.data, self.out, self.quarantine}) < 3:
+        if self.rows_on_ray is not None and self.rows_on_ray < 0:
+            raise ConfigError(f"--rows-on-ray {self.rows_on_ray} must be 0 or more")
+        if len({self.data, self.out, self.refused}) < 3:
             raise ConfigError("--data, --out and --quarantine must be three different files")
 
     @property
-    def manifest(self) -> str:
-        """Where the manifest goes: beside the output."""
-        return f"{self.out}.manifest.json"
+    def is_partitioned(self) -> bool:
+        """Whether the output is a folder with a folder a day in it."""
+        return not self.out.endswith(".parquet")
+
+    @property
+    def refused(self) -> str:
+        """Where refused rows go: a file, or a folder with a folder a day in it."""
+        if self.is_partitioned:
+            return f"{self.out.rstrip('/')}/{QUARANTINE}"
+        return self.quarantine or f"{self.out.removesuffix('.parquet')}.quarantine.parquet"
 
 
 def day(text: str) -> dt.date:
@@ -70,28 +92,81 @@ def day(text: str) -> dt.date:
         raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
 
 
-class Collector:
-    """Takes the stream apart: scored tables in whole row groups; counts, refused rows and warnings on the side."""
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How scored rows are written: a dictionary pays for texts only, and takes longer than all else on numbers."""
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    return {"compression": "zstd", "use_dictionary": texts}
 
-    def __init__(self, stream: Iterator[pa.Table]) -> None:
+
+def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, int]:
+    """The rows of a manifest."""
+    return {
+        "read": scored + refused + outside,
+        "scored": scored,
+        "flagged": flagged,
+        "quarantined": refused,
+        "other_days": outside,
+    }
+
+
+def ended(began: float) -> dict[str, Any]:
+    """When a job ended and how long it took, for its manifest; began: by time.monotonic."""
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    return {"created": now, "seconds": round(time.monotonic() - began, 2)}
+
+
+class Collector:
+    """Takes the stream apart: scored tables in whole row groups; counts, refused rows and warnings on the side.
+
+    total: rows to read, where that is known. put: takes refused rows and parts that come encoded, each as the kind and
+    content of its note and its bytes; without one, refused rows are kept.
+    """
+
+    def __init__(self, stream: Iterator[pa.Table], total: int | None = None, put: Put | None = None) -> None:
         self._stream = stream
-        self.rows = self.flagged = self.outside = 0
-        self.refused: list[dict[str, Any]] = []
+        self._total = total
+        self._put = put
+        self.rows = self.flagged = self.outside = self.refused = 0
+        self._dated = 0  # refused rows whose day is known
         self.warnings: list[str] = []
+        self._kept: list[pa.Table] = []
+        self._example = ""
+
+    @property
+    def read(self) -> int:
+        """Rows that were read so far, good or not."""
+        return self.rows + self.outside + self.refused
+
+    def refused_rows(self) -> pa.Table | None:
+        """Refused rows that were kept, in their order; None without one."""
+        return pa.concat_tables(self._kept, promote_options="default").sort_by("row") if self._kept else None
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yield what is rows in each block, and say now and then how far the work is."""
+        reported, before = time.monotonic(), 0
+        for block in self._stream:
+            is_note = pc.is_valid(block[NOTE])
+            notes = block.filter(is_note)
+            parts = notes[PART] if PART in notes.column_names else [None] * len(notes)
+            for note, part in zip(notes[NOTE], parts, strict=True):
+                self._take(json.loads(note.as_py()), None if part is None else part.as_buffer())
+            rows = block.filter(pc.invert(is_note)).drop_columns(
+                [name for name in (NOTE, PART) if name in block.column_names]
+            )
+            if rows.column_names and len(rows):
+                self.rows += len(rows)
+                if "is_fraud" in rows.column_names:
+                    self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
+                yield rows
+            now = time.monotonic()
+            if now - reported >= PROGRESS_SECONDS:
+                self._report((self.read - before) / (now - reported))
+                reported, before = now, self.read
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the scored rows, `ROW_GROUP` a table but for the last; nothing if no row was good."""
-        start = reported = time.monotonic()
         waiting: list[pa.Table] = []
-        for block in self._stream:
-            is_note = pc.is_valid(block[NOTE])
-            self._take_notes(block[NOTE].filter(is_note).to_pylist())
-            rows = block.filter(pc.invert(is_note)).drop_columns([NOTE])
-            if not rows.column_names:  # nothing but notes
-                continue
-            self.rows += len(rows)
-            if "is_fraud" in rows.column_names:
-                self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
+        for rows in self.blocks():
             waiting.append(rows)
             if sum(map(len, waiting)) >= ROW_GROUP:
                 whole = pa.concat_tables(waiting)
@@ -99,104 +174,60 @@ class Collector:
                 for at in range(0, cut, ROW_GROUP):
                     yield whole.slice(at, ROW_GROUP).combine_chunks()
                 waiting = [whole.slice(cut)]
-            now = time.monotonic()
-            if now - reported >= PROGRESS_SECONDS:
-                reported = now
-                logger.info("%s rows, %s rows/s", f"{self.rows:,}", f"{self.rows / (now - start):,.0f}")
         rest = pa.concat_tables(waiting) if waiting else None
         if rest is not None and len(rest):
             yield rest.combine_chunks()
 
+    def check_total(self) -> None:
+        """Raise DataError where other rows came out than were to be read."""
+        if self._total is not None and self.read != self._total:
+            raise DataError(f"{self.read:,} rows came back of {self._total:,} that were read: run it again")
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no row was good and some of those that were asked for were refused."""
+        return not self.rows and bool(self._dated or (self.refused and not self.outside))
+
     def complaint(self, path: str) -> DataError:
         """Say why there is nothing to write."""
-        if not self.outside:
-            return DataError(f"{path}: none of {len(self.refused):,} rows fits the schema; {self._example()}")
+        if self.is_hopeless:
+            return DataError(f"{path}: none of {self.refused:,} rows fits the schema; {self._example}")
         return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date, which is UTC")
 
-    def _take_notes(self, notes: list[str]) -> None:
-        for note in map(json.loads, notes):
-            if "failure" in note:
-                raise _FAILURES.get(note["failure"], FraudError)(note["text"])
-            if "refused" in note:
-                self.refused.append(note["refused"])
-            elif "warning" in note:
+    def _report(self, rate: float) -> None:
+        if self._total:
+            share, left = self.read / self._total, (self._total - self.read) / max(rate, 1.0)
+            told = f"{self.read:,} of {self._total:,} rows ({share:.0%}), {rate:,.0f} rows/s, about {left:,.0f} s left"
+        else:
+            told = f"{self.read:,} rows, {rate:,.0f} rows/s"
+        logger.info("%s", told)
+
+    def _take(self, note: dict[str, Any], part: pa.Buffer | None) -> None:
+        if "failure" in note:
+            raise _FAILURES.get(note["failure"], FraudError)(note["text"])
+        if "part" in note:
+            self.rows += note["part"]["rows"]
+            self.flagged += note["part"]["flagged"]
+            assert self._put is not None and part is not None
+            self._put("part", note["part"], memoryview(part))
+        elif "quarantine" in note:
+            told = note["quarantine"]
+            data = base64.b64decode(told.pop("data"))
+            self.refused += told["rows"]
+            self._dated += told["rows"] if told.pop("is_dated") else 0
+            self._example = told.pop("example")
+            if self._put is not None:
+                self._put("quarantine", told, memoryview(data))
+            else:
+                self._kept.append(pq.read_table(pa.BufferReader(data)))
+            if self.refused > max(self.rows, _MOST_REFUSED):
+                raise DataError(
+                    f"{self.refused:,} rows were refused and only {self.rows:,} scored: the file does not fit the "
+                    f"model's schema; most recently, {self._example}"
+                )
+        elif "warning" in note:
+            if note["warning"] not in self.warnings:
                 self.warnings.append(note["warning"])
                 logger.warning("%s", note["warning"])
-            else:
-                self.outside += note["outside"]
-        if len(self.refused) > max(self.rows, _MOST_REFUSED):
-            raise DataError(
-                f"{len(self.refused):,} rows were refused and only {self.rows:,} scored: the file does not fit the "
-                f"model's schema; most recently, {self._example()}"
-            )
-
-    def _example(self) -> str:
-        last = self.refused[-1]
-        return f"row {last['row']}, column {last['column']!r}: {last['value']!r} {last['reason']}"
-
-
-def write(job: Job, found: Collector, identity: Mapping[str, Any]) -> None:
-    """Drain the stream into the output and the quarantine. Raises DataError if there is no good row.
-
-    identity: what the output is made of, kept in its own metadata so that one rename publishes both.
-    """
-
-    def put(file: Any) -> None:
-        writer = None
-        for table in found.tables():
-            if writer is None:
-                metadata = {IDENTITY: json.dumps(identity, sort_keys=True).encode()}
-                writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata), compression="zstd")
-            writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
-        if found.refused:
-            data.write_parquet(pd.DataFrame(found.refused), job.quarantine)
-        if writer is None:
-            raise found.complaint(job.data)
-        writer.close()
-
-    data.write(job.out, put)
-    if not found.refused:
-        filesystem, stale = fsspec.core.url_to_fs(job.quarantine)
-        if filesystem.exists(stale):
-            filesystem.rm(stale)
-
-
-def already_there(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest of an output that is what this job would write; None when there is work to do.
-
-    Raises DataError when the output is there, is something else, and may not be replaced.
-    """
-    filesystem, path = fsspec.core.url_to_fs(job.out)
-    if job.force or not filesystem.exists(path):
-        return None
-    made_of = _identity(filesystem, path)
-    if made_of is None:
-        raise DataError(
-            f"--out {job.out} exists and ray_jobs.score did not write it: name another file, or use --force"
-        )
-    differing = [name for name in identity if made_of.get(name) != identity[name]]
-    if differing:
-        raise DataError(
-            f"--out {job.out} was made with another {', '.join(differing)}: name another file or replace it by --force"
-        )
-    manifest = _manifest(job)
-    if manifest.get("output_fingerprint") == data.fingerprint(job.out):
-        return manifest
-    logger.warning("%s does not match its manifest (cut short, or altered): scoring again", job.out)
-    return None
-
-
-def _identity(filesystem: Any, path: str) -> dict[str, Any] | None:
-    try:
-        with filesystem.open(path, "rb") as file:
-            return dict(json.loads((pq.ParquetFile(file).schema_arrow.metadata or {})[IDENTITY]))
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return None
-
-
-def _manifest(job: Job) -> dict[str, Any]:
-    try:
-        with fsspec.open(job.manifest, "rt") as text:
-            return dict(json.load(text))
-    except (OSError, ValueError, TypeError):
-        return {}
+        else:
+            self.outside += note["outside"]

@@ -42,6 +42,7 @@ def job(folder: Path, **changes: object) -> Job:
         "out": str(folder / "scored.parquet"),
         "quarantine": str(folder / "refused.parquet"),
         "model": str(folder / "bundle"),
+        "rows_on_ray": 0,
     }
     return Job(**{**given, **changes})
 
@@ -147,12 +148,13 @@ def test_manifest_says_what_the_output_was_made_of(five: Done):
 
 
 def test_a_rerun_verifies_and_does_nothing(five: Done, caplog: pytest.LogCaptureFixture):
-    before = {path.name: path.stat().st_mtime_ns for path in five.folder.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in five.folder.iterdir() if path.suffix != ".lock"}
     with caplog.at_level("INFO"):
         again = score.score(five.job(), Settings.from_environment())
     assert again["already_scored"] and again["rows"] == five.manifest["rows"]
     assert "already scored" in caplog.text
-    assert {path.name: path.stat().st_mtime_ns for path in five.folder.iterdir()} == before
+    after = {path.name: path.stat().st_mtime_ns for path in five.folder.iterdir() if path.suffix != ".lock"}
+    assert after == before
 
 
 def test_an_altered_output_is_replaced_by_the_same_bytes(five: Done):
@@ -204,7 +206,9 @@ def test_a_day_is_scored_with_the_history_before_it(with_history: Done, tmp_path
     found = score.score(with_history.job(**places, date=day), Settings.from_environment())
     rows = pd.read_parquet(tmp_path / "day.parquet")
     assert rows["row"].tolist() == wanted["row"].tolist() and rows["score"].tolist() == wanted["score"].tolist()
-    assert found["rows"]["other_days"] == len(with_history.rows) - len(rows)
+    refused = pd.read_parquet(with_history.folder / "day.parquet").iloc[5]
+    assert refused["TX_DATETIME"].date() != day, "it is refused on its own day"
+    assert found["rows"]["other_days"] == len(with_history.rows) + 1 - len(rows) and not found["rows"]["quarantined"]
     with pytest.raises(DataError, match="--date"):
         other = {**places, "out": str(tmp_path / "none.parquet")}
         score.score(with_history.job(**other, date=dt.date(1999, 1, 1)), Settings.from_environment())
@@ -239,7 +243,7 @@ def test_no_good_row_fails_and_keeps_the_quarantine(five: Done, tmp_path: Path):
     places = {name: str(tmp_path / f"{name}.parquet") for name in ("out", "quarantine")}
     with pytest.raises(DataError, match=r"none of 50 rows.*'hour'"):
         score.score(five.job(data=str(tmp_path / "bad.csv"), **places), Settings.from_environment())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "quarantine.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.parquet.lock", "bad.csv", "quarantine.parquet"]
     assert len(pd.read_parquet(tmp_path / "quarantine.parquet")) == 50
 
 
@@ -254,7 +258,7 @@ def test_a_failure_half_way_leaves_the_old_output(five: Done, tmp_path: Path):
     with pytest.raises(SchemaError, match=r"2\.csv.*'hour' is missing") as caught:
         score.score(five.job(**places, force=True), Settings.from_environment())
     assert type(caught.value) is SchemaError and "\n" not in str(caught.value), "not Ray's wrapping of it"
-    assert [path.name for path in out.parent.iterdir()] == ["scored.parquet"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".scored.parquet.lock", "scored.parquet"]
     assert out.read_bytes() == b"yesterday's"
 
 
@@ -281,6 +285,8 @@ def test_command_line_with_the_champion_of_the_registry(
     ("arguments", "kind", "words"),
     [
         (["--out", "scored.csv"], ConfigError, "ending in .parquet"),
+        (["--out", "scored", "--quarantine", "x.parquet"], ConfigError, "single file"),
+        (["--out", "x.parquet", "--rows-on-ray", "-1"], ConfigError, "0 or more"),
         (["--out", "day.parquet", "--quarantine", "day.parquet"], ConfigError, "different"),
         (["--out", "x.parquet", "--history-partitions", "0"], ConfigError, "1 or more"),
         (["--out", "x.parquet", "--date", "31.01.2026"], ConfigError, "2026-01-31"),
