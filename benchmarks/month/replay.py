@@ -116,7 +116,7 @@ class Month:
         scored = self._scored(day)
         found = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
         judged = found.found["columns"] + found.found["score"]["columns"]
-        psi = {one["column"]: f["effects"]["psi"] for one in judged for f in one["findings"] if "psi" in f["effects"]}
+        psi = {one["column"]: one["statistics"]["psi"] for one in judged if "psi" in one["statistics"]}
         alerts = decided.read(str(self.folder / "scored"), self.schema, only_flagged=True)
         as_of = date_of(day + 1)
         live, _ = performance.judge(alerts, self.store, as_of=as_of, delay_days=LABEL_DAYS, seed=self.plan.world.seed)
