@@ -62,10 +62,12 @@ def save(
     data_fingerprint: str | None = None,
     windows: list[dict[str, Any]] | None = None,
     config: Mapping[str, Any] | None = None,
+    reference_sha256: str | None = None,
 ) -> str:
     """Write a detector to `folder`, replacing a bundle that is there only once the new one is complete.
 
-    metrics, windows, config: kept in the manifest as given (JSON types). Returns the SHA-256 of the manifest.
+    metrics, windows, config: kept in the manifest as given (JSON types). reference_sha256: of the reference for drift
+    that lies beside the bundle (fraud.reference), which the manifest pins so. Returns the SHA-256 of the manifest.
     Raises BundleError when `folder` exists and is not a bundle.
     """
     folder = Path(folder)
@@ -89,6 +91,7 @@ def save(
             "windows": windows or [],
             "config": dict(config or {}),
             "metrics": dict(metrics or {}),
+            "reference_sha256": reference_sha256,
             "files": files,
         }
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n")

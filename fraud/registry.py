@@ -246,6 +246,16 @@ def fetch_version(version: Version, settings: Settings) -> Path:
         return _kept(version, cache, settings)
 
 
+def fetch_artifact(reference: str | int, name: str, target: Path, settings: Settings) -> None:
+    """Copy the artifact `name` of a version's run to `target`, whole or not at all. Raises RegistryError."""
+    version = resolve(reference, settings)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as draft:
+        with answers(settings, f"fetching {name} of version {version.number} of {settings.model_name!r}") as client:
+            found = Path(client.download_artifacts(version.run_id, name, draft))
+        found.replace(target)
+
+
 def _kept(version: Version, cache: Path, settings: Settings) -> Path:
     """The version's folder in the cache, which the caller has locked; fetched where it is not there or damaged."""
     folder = cache / str(version.number)

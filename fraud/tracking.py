@@ -98,6 +98,11 @@ class Run:
         with answers(self.settings, f"storing the artifacts of {folder}") as client:
             client.log_artifacts(self.run_id, str(folder), under)
 
+    def log_file(self, path: Path, under: str | None = None) -> None:
+        """Store a file as an artifact of its name, below `under`."""
+        with answers(self.settings, f"storing {path.name}") as client:
+            client.log_artifact(self.run_id, str(path), under)
+
     def log_text(self, text: str, name: str) -> None:
         """Store a text as the artifact `name`."""
         with answers(self.settings, f"storing {name}") as client:

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import fsspec
-import numpy as np
 import pandas as pd
 
 from fraud import data, scored
-from fraud.errors import ConfigError, DataError, SchemaError
-from fraud.schema import Column, Schema, Validated, infer, validate
+from fraud.errors import ConfigError, DataError
+from fraud.schema import Schema, infer
 from fraud.thresholds import Threshold
+from monitoring.sides import ALERTS, SCORES, Side, read_side
+from monitoring.variation import Variation, own_variation
 from monitoring.verdict import ColumnVerdict, Limits, corrected, judge, share_finding, shortened, worst
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-SCORES = ("score", "forest_score", "autoencoder_score", "head_score")
-ALERTS = "alert rate"
 _LEADING = ("score", ALERTS)
 _KINDS = ("numeric", "categorical", "boolean")
 _NAMED = 3
-_DECISION = "__decision"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two files: good rows (canonical), scores (some of `SCORES`), decisions, and what was refused."""
-
-    path: str
-    rows: pd.DataFrame
-    scores: pd.DataFrame
-    decisions: pd.Series | None
-    models: tuple[str, ...]
-    quarantine: pd.DataFrame
-    warnings: tuple[str, ...]
-    refused_earlier: int = 0
-
-    @property
-    def refused(self) -> int:
-        """Rows refused here, and before when the file was scored."""
-        return len(self.quarantine) + self.refused_earlier
-
-    @property
-    def total(self) -> int:
-        """Rows in the file, and those that scoring kept out of it."""
-        return len(self.rows) + self.refused
 
 
 @dataclass(frozen=True)
@@ -63,6 +35,13 @@ class Comparison:
     reference: pd.DataFrame
     current: pd.DataFrame
     kinds: dict[str, str]
+
+    def most_changed(self, columns: int) -> list[str]:
+        """The names of at most so many columns, scores first, then the most changed."""
+        score = self.found["score"]
+        scores = [column["column"] for column in score["columns"]] if score else []
+        others = sorted(self.found["columns"], key=lambda c: -c["size"])
+        return [*scores, *(column["column"] for column in others)][:columns]
 
 
 def compare(
@@ -87,19 +66,31 @@ def compare(
         raise ConfigError(f"seed (--seed) is {seed}: give a whole number that is not negative, such as 7")
     guessed = schema is None
     schema = schema or _guess(reference)
-    old, new = (_side(path, schema, threshold) for path in (reference, current))
-    drawn = [_draw(side, sample, seed + i) for i, side in enumerate((old, new))]
+    old, new = (
+        read_side(path, schema, threshold, sample=sample, seed=seed + i) for i, path in enumerate((reference, current))
+    )
+    drawn = [old.sample, new.sample]
     kinds = {c.name: c.kind for c in schema.features} | {n: "score" for n in SCORES if n in drawn[0] and n in drawn[1]}
     if ALERTS in drawn[0] and ALERTS in drawn[1]:
         kinds[ALERTS] = "boolean"
     refused = share_finding("refused rows", old.refused, old.total, new.refused, new.total, limits)
-    judged = judge(drawn[0], drawn[1], kinds, limits)
+    variation = _own_variation(old, new, schema, kinds, limits)
+    judged = judge(drawn[0], drawn[1], kinds, limits, variation.columns if variation else None)
     quality = ColumnVerdict("refused rows", "quality", (refused,))
     *columns, quality = corrected([*judged, quality], limits)
     found = _document(old, new, schema, columns, quality, limits)
     found["schema"] |= {"guessed": guessed}
+    found["own_variation"] = variation and {"block_days": variation.days, "blocks": variation.blocks}
     found["sampling"] = _sampling(old, new, drawn, sample, seed)
     return Comparison(found, drawn[0], drawn[1], kinds)
+
+
+def _own_variation(old: Side, new: Side, schema: Schema, kinds: dict[str, str], limits: Limits) -> Variation | None:
+    """What the reference's own days differ by, where both sides have times and it has enough days."""
+    if schema.timestamp is None or old.window is None or new.window is None:
+        return None
+    days = (new.window[1] - new.window[0]) / pd.Timedelta(days=1)
+    return own_variation(old.sample, schema.timestamp.name, kinds, days, limits)
 
 
 def _guess(path: str) -> Schema:
@@ -120,64 +111,6 @@ def _guess(path: str) -> Schema:
     return replace(schema, columns=tuple(columns), history=(), label_delay_days=0.0)
 
 
-def _side(path: str, schema: Schema, threshold: Threshold | None) -> Side:
-    names = {column.name for column in schema.columns}
-    head = next(data.iter_frames(path, rows=1))
-    is_scored = scored.is_scored(head)
-    held = [name for name in SCORES if name in head.columns and name not in names]
-    checked, models = _read_scored(path, schema, held) if is_scored else (_read_raw(path, schema, held), ())
-    scores = checked.rows[held]
-    decisions = checked.rows.get(_DECISION)
-    if threshold is not None and "score" in held:
-        decisions = pd.Series(threshold.decide(scores["score"].to_numpy()), index=scores.index)
-    rows = checked.rows[[name for name in checked.rows.columns if name in names]]
-    earlier = _refused_by_scoring(path) if is_scored else 0
-    return Side(path, rows, scores, decisions, models, checked.quarantine, checked.warnings, earlier)
-
-
-def _refused_by_scoring(path: str) -> int:
-    """Rows that batch scoring quarantined, by the manifest beside its output; 0 without one."""
-    try:
-        with fsspec.open(f"{path}.manifest.json", "rt") as text:
-            return int(json.load(text)["rows"]["quarantined"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _read_raw(path: str, schema: Schema, held: Sequence[str]) -> Validated:
-    """Read raw data, whose scores are more numbers beside the schema's columns."""
-    more = tuple(Column(name=name, kind="numeric", nullable=True) for name in held)
-    return data.load(path, replace(schema, columns=schema.columns + more))
-
-
-def _read_scored(path: str, schema: Schema, held: Sequence[str]) -> tuple[Validated, tuple[str, ...]]:
-    """Read what batch scoring wrote, with the decisions as a column of their own."""
-    frame = data.read(path)
-    try:
-        checked = validate(scored.source_columns(frame, schema), schema)
-    except SchemaError as error:
-        raise SchemaError(f"{path}: {error}") from None
-    if not len(checked.rows):
-        first = checked.quarantine.iloc[0]
-        told = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
-        raise DataError(f"{path}: none of {len(frame):,} rows fits schema {schema.name!r}; {told}")
-    beside = frame[list(held)].assign(**{_DECISION: frame["is_fraud"].astype(bool)})
-    rows = checked.rows.join(beside, validate="one_to_one")
-    models = tuple(sorted(str(version) for version in frame["model_version"].dropna().unique()))
-    return replace(checked, rows=rows), models
-
-
-def _draw(side: Side, sample: int, seed: int) -> pd.DataFrame:
-    """The rows to test on, with scores and decisions beside the schema's columns."""
-    frame = pd.concat([side.rows, side.scores], axis=1)
-    if side.decisions is not None:
-        frame[ALERTS] = side.decisions.astype(np.float64)
-    if len(frame) <= sample:
-        return frame
-    chosen = np.sort(np.random.default_rng(seed).choice(len(frame), sample, replace=False))
-    return frame.iloc[chosen]
-
-
 def _document(
     old: Side, new: Side, schema: Schema, columns: list[ColumnVerdict], quality: ColumnVerdict, limits: Limits
 ) -> dict[str, Any]:
@@ -188,22 +121,21 @@ def _document(
     entities = [_unseen_entities(old, new, column.name) for column in schema.entities]
     warnings = [*old.warnings, *new.warnings]
     if not scores:
-        lacking = [side.path for side in (old, new) if "score" not in side.scores]
+        lacking = [side.path for side in (old, new) if "score" not in side.sample]
         warnings.append(f"score drift was not judged: no score column in {' and '.join(lacking)}")
     if old.models and new.models and old.models != new.models:
         warnings.append(
             f"the files were scored by different models ({', '.join(old.models)}; {', '.join(new.models)}): a change "
             "of scores may come from the model"
         )
-    timestamp = schema.timestamp.name if schema.timestamp else None
     return {
         "format_version": FORMAT_VERSION,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "verdict": verdict,
         "reason": reason,
         "schema": {"name": schema.name, "fingerprint": schema.fingerprint},
-        "reference": _facts(old, timestamp),
-        "current": _facts(new, timestamp),
+        "reference": _facts(old),
+        "current": _facts(new),
         "limits": _limits(limits),
         "columns": [_told(column) for column in features],
         "score": {"level": worst([c.level for c in scores]), "drifted": any(c.drifted for c in scores),
@@ -228,9 +160,9 @@ def _overall(
     """The verdict on the data set and the sentence that gives the reason."""
     everything = [*scores, *features, quality]
     level = worst([column.level for column in everything])
-    few = [side for side in (old, new) if len(side.rows) < limits.min_rows]
+    few = [side for side in (old, new) if side.usable < limits.min_rows]
     if level == "ok" and few:
-        return "warning", f"too few rows to judge: {few[0].path} has {len(few[0].rows)}, {limits.min_rows} are needed"
+        return "warning", f"too few rows to judge: {few[0].path} has {few[0].usable}, {limits.min_rows} are needed"
     if level == "ok":
         return level, f"no column of {len(features)} changed by more than the limits" + (
             ", nor did the score" if scores else ""
@@ -255,13 +187,14 @@ def _told(column: ColumnVerdict) -> dict[str, Any]:
     return {**column.to_dict(), "size": round(column.size, 4)}
 
 
-def _facts(side: Side, timestamp: str | None) -> dict[str, Any]:
-    times = side.rows[timestamp].dropna() if timestamp else pd.Series(dtype="datetime64[us]")
-    window = {"start": f"{times.min():%F %T}", "end": f"{times.max():%F %T}"} if len(times) else None
+def _facts(side: Side) -> dict[str, Any]:
+    window = (
+        {end: f"{time:%F %T}" for end, time in zip(("start", "end"), side.window, strict=True)} if side.window else None
+    )
     return {
         "path": side.path,
         "rows": side.total,
-        "usable_rows": len(side.rows),
+        "usable_rows": side.usable,
         "refused_rows": side.refused,
         "models": list(side.models),
         "window": window,
@@ -270,7 +203,7 @@ def _facts(side: Side, timestamp: str | None) -> dict[str, Any]:
 
 def _sampling(old: Side, new: Side, drawn: list[pd.DataFrame], sample: int, seed: int) -> dict[str, Any]:
     taken = [len(frame) for frame in drawn]
-    if taken == [len(old.rows), len(new.rows)]:
+    if taken == [old.usable, new.usable]:
         stated = "Every usable row was tested."
     else:
         stated = (
@@ -281,15 +214,14 @@ def _sampling(old: Side, new: Side, drawn: list[pd.DataFrame], sample: int, seed
 
 def _unseen_entities(old: Side, new: Side, name: str) -> dict[str, Any]:
     """How many of the current rows and entities the reference did not have, counted on all rows."""
-    known = set(old.rows[name].dropna().unique())
-    now = new.rows[name].dropna()
-    strange = ~now.isin(known)
+    known, now = old.entities[name].index, new.entities[name]
+    strange = now[~now.index.isin(known)]
     return {
         "column": name,
         "reference_entities": len(known),
-        "current_entities": int(now.nunique()),
-        "unseen_entities_share": round(now[strange].nunique() / max(now.nunique(), 1), 6),
-        "unseen_rows_share": round(float(strange.mean()) if len(now) else 0.0, 6),
+        "current_entities": len(now),
+        "unseen_entities_share": round(len(strange) / max(len(now), 1), 6),
+        "unseen_rows_share": round(int(strange.sum()) / max(int(now.sum()), 1), 6),
     }
 
 
@@ -303,12 +235,12 @@ def _quality_lines(
 ) -> list[str]:
     lines = [f"{quality.findings[0].change} ({old.refused:,} and {new.refused:,}): {quality.level}"]
     for side in (old, new):
-        counts = side.quarantine.groupby(["column", "reason"], sort=False).size().sort_values(ascending=False)
+        counts = sorted(side.reasons.items(), key=lambda item: -item[1])
         if side.refused_earlier:
             lines.append(
                 f"{side.path}: {side.refused_earlier:,} rows were refused when it was scored, see its quarantine"
             )
-        lines += [f"{side.path}: {n:,} × {column!r} {reason}" for (column, reason), n in list(counts.items())[:_NAMED]]
+        lines += [f"{side.path}: {n:,} × {column!r} {reason}" for (column, reason), n in counts[:_NAMED]]
     lines += [
         f"{e['column']}: {e['unseen_entities_share']:.1%} of {e['current_entities']:,} values are not in the reference "
         f"({e['unseen_rows_share']:.1%} of rows)"

@@ -41,7 +41,8 @@ def report(
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .html")
     compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
     logger.info("verdict: %s; drawing the report", compared.found["verdict"])
-    drawn = pages.evidently_page(compared.reference, compared.current, compared.kinds, compared.found["limits"])
+    shown = {name: compared.kinds[name] for name in compared.most_changed(pages.PICTURED_COLUMNS)}
+    drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.found["limits"])
     found = {**compared.found, "report": out}
     data.write_text(pages.page(found, drawn), out)
     data.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
@@ -54,12 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Say whether a file of transactions differs from a reference: data quality, every column, and the "
         "score where both files hold one. Writes an HTML report, and a JSON verdict (ok, warning or drift) beside it.",
         epilog="examples:\n"
-        "  python -m monitoring.drift --ref artifacts/reference.parquet --cur scored.parquet --model champion\n"
+        "  python -m monitoring.drift --model champion --cur scored/date=2026-01-31 --out reports/drift/31.html\n"
         "  python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--ref", required=True, help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL"
+        "--ref",
+        help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL (default: what the training "
+        "of --model kept for this, rows that it did not learn from, with this model's scores)",
     )
     parser.add_argument("--cur", required=True, help="what to compare with it")
     what = parser.add_mutually_exclusive_group()
@@ -78,21 +81,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _contract(schema: str | None, model: str | None, settings: Settings) -> tuple[Schema | None, Threshold | None]:
-    """The schema and threshold that the flags name."""
-    if schema is not None:
-        return Schema.load(settings.locate(schema) if schema.endswith((".yaml", ".yml")) else schema), None
+def _contract(
+    schema: str | None, model: str | None, ref: str | None, settings: Settings
+) -> tuple[Schema | None, Threshold | None, str]:
+    """The schema, the threshold and the reference that the flags name."""
     if model is None:
-        return None, None
-    from fraud import bundle
+        if ref is None:
+            raise ConfigError(
+                "there is nothing to compare with: give --ref, or --model for the reference of its training"
+            )
+        if schema is None:
+            return None, None, settings.locate(ref)
+        return Schema.load(settings.locate_yaml(schema)), None, settings.locate(ref)
+    from fraud import bundle, reference, registry
 
-    folder = Path(settings.locate(model))
-    if not folder.is_dir():
-        from fraud import registry
-
-        folder = registry.fetch(model, settings)
+    if ref is None:
+        folder, path = reference.locate(model, settings)
+    else:
+        folder, path = Path(settings.locate(model)), Path()
+        folder = folder if folder.is_dir() else registry.fetch(model, settings)
     detector = bundle.load(folder).detector
-    return detector.schema, detector.threshold
+    return detector.schema, detector.threshold, str(path) if ref is None else settings.locate(ref)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,9 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    schema, threshold = _contract(arguments.schema, arguments.model, settings)
+    schema, threshold, reference = _contract(arguments.schema, arguments.model, arguments.ref, settings)
     found = report(
-        settings.locate(arguments.ref),
+        reference,
         settings.locate(arguments.cur),
         settings.locate(arguments.out),
         schema,

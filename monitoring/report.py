@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 20
 SHOWN_COLUMNS = 15
+# Evidently's figures say as much of this many rows; of every column and row it draws it takes its time.
+PICTURED_ROWS, PICTURED_COLUMNS = 5_000, 30
 _LONGEST_NAME = 60
 _UNSAFE = str.maketrans({"<": "‹", ">": "›", "&": "＆", '"': "”", "'": "’", "`": "‵", "\\": "＼"})
 # The page may run its own scripts and draw, and nothing else: whatever slips through, no request leaves it.
@@ -47,11 +49,13 @@ def evidently_page(
     """Let Evidently compare the columns of `kinds` (as `monitoring.verdict.judge` takes them); returns its whole page.
 
     Names and values are made harmless first: Evidently writes them into a script as they are. Long lists of levels are
-    cut to the commonest. limits: psi's drift limit, which Evidently's own tests use too.
+    cut to the commonest. limits: psi's drift limit, which Evidently's own tests use too. Of longer frames
+    `PICTURED_ROWS` are drawn (`pictured`).
     """
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
 
+    reference, current = pictured(reference), pictured(current)
     old, new = pd.DataFrame(index=reference.index), pd.DataFrame(index=current.index)
     numeric, categorical = [], []
     for name, kind in kinds.items():
@@ -89,6 +93,13 @@ def evidently_page(
         Dataset.from_pandas(new, data_definition=definition), Dataset.from_pandas(old, data_definition=definition)
     )
     return str(snapshot.get_html_str(as_iframe=False))
+
+
+def pictured(frame: pd.DataFrame) -> pd.DataFrame:
+    """`PICTURED_ROWS` of its rows, the same ones every time; all of a shorter frame."""
+    if len(frame) <= PICTURED_ROWS:
+        return frame
+    return frame.iloc[np.sort(np.random.default_rng(len(frame)).choice(len(frame), PICTURED_ROWS, replace=False))]
 
 
 def _no_tests() -> ValueStatsTests:
@@ -165,8 +176,9 @@ def _summary(found: Mapping[str, Any]) -> str:
         _list(found["quality"]["told"]),
         '<p class="quiet">A column counts as changed when the effect is large enough to matter (PSI from '
         f"{found['limits']['psi']['warning']:g} a warning, from {found['limits']['psi']['drift']:g} drift) and its "
-        f"p-value, corrected for the number of tests, is below {found['limits']['alpha']:g}. Evidently's report on "
-        "the same sample follows; jobs act on this verdict, not on Evidently's share of drifted columns.</p>",
+        f"p-value, corrected for the number of tests, is below {found['limits']['alpha']:g}. Evidently's "
+        f"report follows, on at most {PICTURED_ROWS:,} of these rows and the {PICTURED_COLUMNS} most changed columns; "
+        "jobs act on this verdict, not on Evidently's share of drifted columns.</p>",
         "</section>",
     ]
     return "".join(parts)

@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from fraud.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monitoring.variation import Own
 
 Level = Literal["ok", "warning", "drift"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "drift")
@@ -131,21 +134,26 @@ class ColumnVerdict:
 
 
 def judge(
-    reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], limits: Limits | None = None
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    kinds: Mapping[str, str],
+    limits: Limits | None = None,
+    own: Mapping[str, Own] | None = None,
 ) -> tuple[ColumnVerdict, ...]:
     """Compare every column of `kinds` ({name: "numeric" | "score" | "boolean" | "categorical"}) between two frames.
 
-    Both are canonical (fraud.schema.validate) and hold the columns; missing values are NaN or None. All p-values are
-    corrected together.
+    Both are canonical (fraud.schema.validate) and hold the columns; missing values are NaN or None. own: how much a
+    column varies by itself (monitoring.variation). All p-values are corrected together.
     """
-    limits = limits or Limits()
+    limits, own = limits or Limits(), own or {}
     found = []
     for name, kind in kinds.items():
         old, new = reference[name], current[name]
-        findings = [_numeric(old, new, limits) if kind in ("numeric", "score") else _levels(old, new, kind, limits)]
-        findings.append(
-            share_finding("missing", int(old.isna().sum()), len(old), int(new.isna().sum()), len(new), limits)
-        )
+        usual = own.get(name)
+        is_number = kind in ("numeric", "score")
+        findings = [_numeric(old, new, limits, usual) if is_number else _levels(old, new, kind, limits, usual)]
+        gaps = int(old.isna().sum()), len(old), int(new.isna().sum()), len(new)
+        findings.append(share_finding("missing", *gaps, limits, usual))
         if kind == "categorical":
             findings.append(_unseen(old.dropna(), new.dropna(), limits))
         found.append(ColumnVerdict(name, kind, tuple(findings)))
@@ -180,20 +188,23 @@ def population_stability_index(old: np.ndarray, new: np.ndarray) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def share_finding(what: str, old_hits: int, old_rows: int, new_hits: int, new_rows: int, limits: Limits) -> Finding:
+def share_finding(
+    what: str, old_hits: int, old_rows: int, new_hits: int, new_rows: int, limits: Limits, own: Own | None = None
+) -> Finding:
     """Compare two shares of rows (missing values, refused rows): two-proportion z test."""
     old_share, new_share = old_hits / max(old_rows, 1), new_hits / max(new_rows, 1)
     pooled = (old_hits + new_hits) / max(old_rows + new_rows, 1)
     error = math.sqrt(pooled * (1 - pooled) * (1 / max(old_rows, 1) + 1 / max(new_rows, 1)))
     p_value = math.erfc(abs(new_share - old_share) / error / math.sqrt(2)) if error else 1.0
     change = abs(new_share - old_share)
+    bounds = own.raised("change", limits.share) if own else limits.share
     return Finding(
         what=what,
         test="two-proportion z test",
         effects={"reference_share": old_share, "current_share": new_share, "change": change},
-        limits={"change": limits.share},
+        limits={"change": bounds},
         p_value=p_value,
-        level_if_real=_level(change, limits.share),
+        level_if_real=_level(change, bounds),
         change=f"{what} {old_share:.2%} → {new_share:.2%}",
     )
 
@@ -209,15 +220,17 @@ def shortened(text: object, length: int = _LONGEST) -> str:
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
-def _numeric(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
+def _numeric(old: pd.Series, new: pd.Series, limits: Limits, own: Own | None) -> Finding:
     from scipy.stats import ks_2samp
 
     a, b = (np.sort(values.dropna().to_numpy(dtype=np.float64)) for values in (old, new))
     test = "Kolmogorov-Smirnov + PSI"
     bounds = {"psi": limits.psi, "ks": limits.ks}
+    if own:
+        bounds = {name: own.raised(name, pair) for name, pair in bounds.items()}
     if not len(a) or not len(b):
         return Finding("distribution", test, {}, bounds, 1.0, "ok", "no values to compare")
-    edges = _edges(a, limits.bins)
+    edges = inner_edges(a, limits.bins)
     counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)]
     distance, p_value = ks_2samp(a, b, method="asymp")
     effects = {"psi": population_stability_index(*counts), "ks": float(distance)}
@@ -226,16 +239,17 @@ def _numeric(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
     return Finding("distribution", test, effects, bounds, float(p_value), level, change)
 
 
-def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits) -> Finding:
+def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits, own: Own | None) -> Finding:
     """Compare the shares of the levels of a categorical or yes/no column."""
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
 
     test = "chi-square + PSI"
+    bounds = own.raised("psi", limits.psi) if own else limits.psi
     counts = pd.concat([old.dropna().value_counts(), new.dropna().value_counts()], axis=1).fillna(0.0)
     table = counts.to_numpy(dtype=np.float64).T
     if table.size == 0 or (table.sum(axis=1) == 0).any():
-        return Finding("distribution", test, {}, {"psi": limits.psi}, 1.0, "ok", "no values to compare")
+        return Finding("distribution", test, {}, {"psi": bounds}, 1.0, "ok", "no values to compare")
     # The chi-square law holds for cells that expect five rows; rarer levels are counted together.
     expected = table.sum(axis=0) * table.sum(axis=1).min() / table.sum()
     pooled = np.column_stack([table[:, expected >= 5], table[:, expected < 5].sum(axis=1)])
@@ -247,15 +261,21 @@ def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits) -> Findin
         "jensen_shannon": float(np.nan_to_num(jensenshannon(shares[0], shares[1], base=2))),
     }
     moved = shares[1] - shares[0]
-    ratio = np.maximum(shares[0], shares[1]) / np.maximum(np.minimum(shares[0], shares[1]), 1e-12)
-    multiplied = bool(((ratio >= limits.ratio) & (np.abs(moved) >= limits.share[0])).any())
-    level = worst([_level(effects["psi"], limits.psi), "warning" if multiplied else "ok"])
+    level = _level(effects["psi"], bounds)
+    if level == "ok" and not (own and own.multiplied) and multiplied(shares[0], shares[1], limits).any():
+        level = "warning"
     most = int(np.abs(moved).argmax())
     if kind == "boolean" and 1.0 in counts.index:
         most = int(counts.index.get_loc(1.0))
     name = "yes" if kind == "boolean" and counts.index[most] == 1.0 else repr(shortened(counts.index[most]))
     change = f"{name} {shares[0][most]:.1%} → {shares[1][most]:.1%}"
-    return Finding("distribution", test, effects, {"psi": limits.psi}, float(p_value), level, change)
+    return Finding("distribution", test, effects, {"psi": bounds}, float(p_value), level, change)
+
+
+def multiplied(old: np.ndarray, new: np.ndarray, limits: Limits) -> np.ndarray:
+    """Which levels' shares, float64 (n_levels,), grew or shrank `ratio` times and by more than a trifle."""
+    ratio = np.maximum(old, new) / np.maximum(np.minimum(old, new), 1e-12)
+    return np.asarray((ratio >= limits.ratio) & (np.abs(new - old) >= limits.share[0]))
 
 
 def _unseen(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
@@ -275,7 +295,7 @@ def _unseen(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
     )
 
 
-def _edges(values: np.ndarray, bins: int) -> np.ndarray:
+def inner_edges(values: np.ndarray, bins: int) -> np.ndarray:
     """Upper edges of all bins but the last, at quantiles; a value that fills several of them has its own bin."""
     quantiles = np.quantile(values, np.linspace(0, 1, bins + 1), method="inverted_cdf")
     edges, times = np.unique(quantiles, return_counts=True)

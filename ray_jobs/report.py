@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import data, outdir
+from fraud import data, outdir, reference
 from fraud.config import TrainConfig
 from fraud.detector import Detector
-from fraud.engine import Engine
 from fraud.fitting import Evaluation, Prepared
 
 logger = logging.getLogger(__name__)
 
 # What an output folder holds; a later training knows it by these names.
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
-QUARANTINE, REFERENCE = "quarantine.parquet", "reference.parquet"
+QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
 OURS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
 
-REFERENCE_ROWS = 50_000
 _DETECTORS = ("forest", "autoencoder", "label_light", "head", "joined")
 
 
@@ -61,19 +59,17 @@ def write_quarantine(quarantine: pd.DataFrame, folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_reference(
-    prepared: Prepared, detector: Detector, evaluation: Evaluation, config: TrainConfig, folder: Path
-) -> None:
-    """Write a seeded sample of validation rows and their scores, in time order: what later days are compared with.
+def write_reference(prepared: Prepared, evaluation: Evaluation, config: TrainConfig, folder: Path) -> str:
+    """Write what later days are compared with (fraud.reference); returns its SHA-256.
 
-    The scores are those before a refit of the head, which has seen these rows and would flatter them.
+    It is drawn from the test window: the newest rows, which no part of the detector has seen, as it will have seen none
+    of the later days'.
     """
-    rows = np.arange(len(prepared.split.validation))
-    if len(rows) > REFERENCE_ROWS:
-        rows = np.sort(np.random.default_rng(config.seed).choice(rows, REFERENCE_ROWS, replace=False))
-    frame = prepared.rows.iloc[prepared.split.validation[rows]].reset_index(drop=True)
-    scores = pd.DataFrame(evaluation.validation_scores[rows], columns=list(Engine(detector).score_names))
-    data.write_parquet(pd.concat([frame, scores], axis=1), str(folder / REFERENCE))
+    names = {"score": "joined", "forest_score": "forest", "autoencoder_score": "autoencoder", "head_score": "head"}
+    scores = {name: evaluation.scores[of] for name, of in names.items() if of in evaluation.scores}
+    frame = reference.draw(prepared.rows.iloc[prepared.split.test], scores, seed=config.seed)
+    data.write_parquet(frame, str(folder / REFERENCE))
+    return reference.sha256(folder / REFERENCE)
 
 
 def write_plots(

@@ -13,7 +13,7 @@ from fraud.settings import Settings
 from fraud.tracking import Run, continue_run, start_run
 from fraud.validation import Validated
 from ray_jobs.order import Order
-from ray_jobs.report import BUNDLE, METRICS, PLOTS
+from ray_jobs.report import BUNDLE, METRICS, PLOTS, REFERENCE
 from ray_jobs.resume import TrainingFolder
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Tracker:
             manifest = bundle.load(order.outdir / BUNDLE).manifest
             run.set_tags({"mlflow.source.git.commit": manifest["git_commit"] or "unknown", "epochs": len(epochs)})
             run.log_folder(order.outdir / PLOTS, PLOTS)
+            run.log_file(order.outdir / REFERENCE)
             run.log_text((order.outdir / METRICS).read_text(), METRICS)
             run.log_text(order.schema.to_yaml(), "schema.yaml")
             version = registry.register(self._settings, run, order.outdir / BUNDLE)

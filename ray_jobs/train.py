@@ -50,7 +50,7 @@ def train(order: Order, settings: Settings) -> str:
                 content = report.summary(prepared, detector, evaluation, state["epochs"], order.config)
                 report.write_weights(state["best_weights"], order.outdir)
                 report.write_quarantine(checked.quarantine, order.outdir)
-                report.write_reference(prepared, detector, evaluation, order.config, order.outdir)
+                reference_sha256 = report.write_reference(prepared, evaluation, order.config, order.outdir)
                 report.write_plots(prepared, detector, evaluation, state["epochs"], order.config, order.outdir)
                 report.write_json(detector.threshold.to_dict(), order.outdir / report.THRESHOLD)
                 sha256 = bundle.save(
@@ -60,6 +60,7 @@ def train(order: Order, settings: Settings) -> str:
                     data_fingerprint=fingerprint,
                     windows=[dataclasses.asdict(window) for window in prepared.windows],
                     config=order.config.to_dict(),
+                    reference_sha256=reference_sha256,
                 )
                 content |= {"bundle_sha256": sha256, "data": order.data, "data_fingerprint": fingerprint}
                 content |= {"rows": len(checked.rows), "quarantined": len(checked.quarantine), "registry": None}

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from fraud import bundle, data, fitting, registry, simulate
+from fraud import reference as fraud_reference
 from fraud.autoencoder import AutoencoderConfig, Training
 from fraud.config import TrainConfig, configure, from_mapping
 from fraud.engine import Engine
@@ -96,10 +97,10 @@ def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
     assert refused["row"].tolist() == [11, 12] and refused["column"].tolist() == ["amount", "hour"]
     reference = pd.read_parquet(order.outdir / "reference.parquet")
     again = Engine(loaded.detector).score_frame(reference[[c.name for c in SCHEMA.columns]])
-    assert len(reference) == 449
-    np.testing.assert_array_equal(reference["forest_score"], again["forest_score"])
-    assert loaded.detector.head is not None
-    assert not reference["head_score"].equals(again["head_score"]), "the refitted head has seen these rows"
+    assert loaded.detector.head is not None and len(reference) == 750, "the test window"
+    for name in ("score", "forest_score", "autoencoder_score", "head_score"):
+        np.testing.assert_array_equal(reference[name], again[name])
+    assert loaded.manifest["reference_sha256"] == fraud_reference.sha256(order.outdir / "reference.parquet")
     plots = {path.name for path in (order.outdir / "plots").iterdir()}
     assert {"pr_curve.png", "roc_curve.png", "score_histogram.png", "loss_curve.png", "threshold_cost.png"} <= plots
 
@@ -157,8 +158,10 @@ def test_mlflow_has_the_whole_training(place: Place, champion: tuple[Order, str]
     assert [m.value for m in history] == [epoch["validation_error"] for epoch in content["epochs"]]
     assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(order.data)[:36]
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"bundle", "plots", "schema.yaml", "metrics.json"} <= artifacts
-    fetched = registry.fetch("champion", settings)
+    assert {"bundle", "plots", "schema.yaml", "metrics.json", "reference.parquet"} <= artifacts
+    fetched, reference = fraud_reference.locate(str(version.version), settings)
+    assert reference.read_bytes() == (order.outdir / "reference.parquet").read_bytes()
+    assert fraud_reference.locate(str(order.outdir / "bundle"), settings)[1] == order.outdir / "reference.parquet"
     assert bundle.load(fetched).sha256 == content["bundle_sha256"]
     assert not list((settings.state / "training").glob("training-*/")), "a complete training leaves nothing to resume"
 

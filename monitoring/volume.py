@@ -1,0 +1,292 @@
+"""Has a day as many transactions, alerts and refused rows as it should? Judged by the manifests of the days before.
+
+Typical is the median of the newest earlier days, of the same weekday where there are enough of them; with fewer, a day
+must be unlike all days and unlike those. Usual variation is the median absolute deviation, scaled to a standard
+deviation (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). A finding needs both a deviation far beyond
+that and beyond chance, and one that matters in itself, so that neither a calm week nor a small day makes an alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import fsspec
+
+from fraud import data
+from fraud.errors import ConfigError, DataError, run_command
+from fraud.settings import Settings, turn_telemetry_off
+
+MANIFEST = "_manifest.json"
+FORMAT_VERSION = 1
+LEVELS = ("ok", "warning", "critical")
+_TO_SIGMA = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is out of the ordinary. Pairs are (warning, critical).
+
+    deviations: in usual variations. rows: ratio of the rows to the typical number, or of that to them. flagged: the
+    same of the flagged share, and flagged_rise: by how much of all rows it must have moved as well. quarantined: rise
+    of the refused share. days, fewest: earlier days that are looked at, and that are needed to judge at all. weekdays:
+    same weekdays that are needed to be compared with those alone.
+    """
+
+    deviations: tuple[float, float] = (3.5, 6.0)
+    rows: tuple[float, float] = (1.3, 2.0)
+    flagged: tuple[float, float] = (1.5, 3.0)
+    flagged_rise: float = 0.002
+    quarantined: tuple[float, float] = (0.01, 0.05)
+    days: int = 56
+    fewest: int = 7
+    weekdays: int = 4
+
+
+@dataclass(frozen=True)
+class DayCount:
+    """What became of a day's rows, by its manifest."""
+
+    day: dt.date
+    scored: int
+    flagged: int
+    quarantined: int
+    model: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the day, refused ones among them."""
+        return self.scored + self.quarantined
+
+    @property
+    def flagged_share(self) -> float:
+        """Of the scored rows."""
+        return self.flagged / self.scored if self.scored else 0.0
+
+    @property
+    def quarantined_share(self) -> float:
+        """Of all rows."""
+        return self.quarantined / self.rows if self.rows else 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of the day against the days before. kind: "volume" or "missing_data", as monitoring.alerts calls it.
+
+    typical: their median; variation: their usual variation; both None without enough days.
+    """
+
+    subject: str
+    kind: str
+    level: str
+    value: float
+    text: str
+    typical: float | None = None
+    variation: float | None = None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The verdict on a day. compared: earlier days that it was judged by, same weekdays alone if same_weekday."""
+
+    day: dt.date
+    verdict: str
+    reason: str
+    findings: tuple[Finding, ...]
+    count: DayCount | None = None
+    compared: tuple[dt.date, ...] = field(default=())
+    same_weekday: bool = False
+
+
+def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
+    """The counts of the day `until` and of at most `days` before it, oldest first, from `scored/date=*/_manifest.json`.
+
+    scored: folder or URL. A manifest that cannot be read is as none. Raises DataError where `scored` cannot be reached.
+    """
+    try:
+        filesystem, root = fsspec.core.url_to_fs(scored)
+        paths = filesystem.glob(f"{root.rstrip('/')}/date=*/{MANIFEST}")
+    except (OSError, ImportError, ValueError) as error:
+        raise DataError(f"{scored} cannot be read: {error}; check the address") from None
+    dated = sorted((day, path) for path in paths if (day := _day_of(path)) is not None and day <= until)
+    counts = [_count(filesystem, path, day) for day, path in dated[-days - 1 :]]
+    return [count for count in counts if count is not None]
+
+
+def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None) -> Volume:
+    """Judge a day by the days before it. counts: in any order; days without one are not there."""
+    limits = limits or Limits()
+    today = next((count for count in counts if count.day == day), None)
+    if today is None:
+        text = f"{day} was not scored, or its manifest cannot be read"
+        return _volume(day, [Finding("day", "missing_data", "critical", 0.0, text)])
+    oldest = day - dt.timedelta(days=limits.days)
+    before = sorted((c for c in counts if oldest <= c.day < day and c.rows), key=lambda c: c.day)
+    alike = [count for count in before if count.day.weekday() == day.weekday()]
+    is_weekly = len(alike) >= limits.weekdays
+    if not today.rows:
+        empty = Finding("rows", "volume", "critical", 0.0, f"{day} has no rows at all")
+        return _volume(day, [empty], today, before, is_weekly)
+    if len(before) < limits.fewest:
+        found = [_quarantine(today, None, limits)]
+        return _volume(day, found, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
+    compared = alike if is_weekly else before
+    found = _against(today, compared, limits)
+    if alike and not is_weekly:  # what the last Sunday did is no news on a Sunday
+        found = [
+            min(pair, key=lambda f: LEVELS.index(f.level))
+            for pair in zip(found, _against(today, alike, limits), strict=True)
+        ]
+    if today.model and (earlier := sorted({c.model for c in compared if c.model} - {today.model})):
+        told = f" (model {today.model}, before {', '.join(earlier)})"
+        found = [replace(f, text=f.text + told) if f.subject == "flagged share" else f for f in found]
+    return _volume(day, found, today, compared, is_weekly)
+
+
+def _against(today: DayCount, before: Sequence[DayCount], limits: Limits) -> list[Finding]:
+    return [
+        _ratio("rows", today.rows, [c.rows for c in before], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
+        _ratio(
+            "flagged share", today.flagged_share, [c.flagged_share for c in before], limits.flagged,
+            limits.deviations, limits.flagged_rise, "{:.2%} of rows flagged", rows=max(today.scored, 1),
+        ),
+        _quarantine(today, [c.quarantined_share for c in before], limits),
+    ]  # fmt: skip
+
+
+def content(found: Volume) -> dict[str, Any]:
+    """The verdict for machines; what is not ok is in `alerts`, as monitoring.alerts tells it."""
+    count = found.count
+    alerts = [
+        {"kind": f.kind, "subject": f.subject, "severity": f.level, "text": f"{found.day}: {f.text}"}
+        for f in found.findings
+        if f.level != "ok"
+    ]
+    return {
+        "format_version": FORMAT_VERSION,
+        "date": found.day.isoformat(),
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "model_version": count.model if count else None,
+        "rows": None if count is None else {"all": count.rows, "scored": count.scored, "flagged": count.flagged,
+                                            "quarantined": count.quarantined},
+        "findings": [asdict(finding) for finding in found.findings],
+        "compared_with": [day.isoformat() for day in found.compared],
+        "same_weekday": found.same_weekday,
+        "alerts": alerts,
+    }  # fmt: skip
+
+
+def _ratio(
+    subject: str, value: float, before: Sequence[float], ratios: tuple[float, float], deviations: tuple[float, float],
+    rise: float, form: str, rows: int = 1,
+) -> Finding:  # fmt: skip
+    """A figure that may be too large or too small: a count, or a share of `rows` of which one counts."""
+    typical, variation = _usual(before)
+    ratio = max(value, typical) / max(min(value, typical), 1 / rows)
+    far = _deviations(value, typical, variation, rows, len(before))
+    reached = [ratio >= r and far >= d for r, d in zip(ratios, deviations, strict=True)]
+    level = LEVELS[sum(reached)] if reached[0] and abs(value - typical) >= rise else "ok"
+    text = f"{form.format(value)}, usually {form.format(typical)}"
+    return Finding(subject, "volume", level, value, text, typical, variation)
+
+
+def _quarantine(today: DayCount, before: Sequence[float] | None, limits: Limits) -> Finding:
+    typical, variation = _usual(before) if before is not None else (0.0, 0.0)
+    share = today.quarantined_share
+    far = _deviations(share, typical, variation, today.rows, len(before or ()))
+    reached = [share - typical >= rise and far >= limits.deviations[0] for rise in limits.quarantined]
+    level = LEVELS[sum(reached)] if today.scored else "critical"
+    text = f"{share:.2%} of {today.rows:,} rows refused, usually {typical:.2%}"
+    return Finding("refused rows", "missing_data", level, share, text, typical, variation)
+
+
+def _deviations(value: float, typical: float, variation: float, rows: int, days: int) -> float:
+    """How far a count, or a share of `rows`, is from typical: in usual variations, or by chance if that is less.
+
+    The square root of a count varies by a half, whatever the count (Anscombe, 1948); the median of `days` has a
+    variance of pi / 2 over their number.
+    """
+    by_chance = 2 * abs(math.sqrt(value * rows + 0.375) - math.sqrt(typical * rows + 0.375))
+    by_chance /= math.sqrt(1 + math.pi / 2 / days) if days else 1.0
+    return min(by_chance, abs(value - typical) / variation) if variation else by_chance
+
+
+def _usual(values: Sequence[float]) -> tuple[float, float]:
+    """Median, and median absolute deviation in standard deviations of a normal distribution."""
+    typical = statistics.median(values)
+    return typical, _TO_SIGMA * statistics.median(abs(value - typical) for value in values)
+
+
+def _volume(
+    day: dt.date, findings: list[Finding], count: DayCount | None = None, before: Sequence[DayCount] = (),
+    same_weekday: bool = False, few: str = "",
+) -> Volume:  # fmt: skip
+    verdict = max((finding.level for finding in findings), key=LEVELS.index)
+    told = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
+    if count is not None and not told:
+        told = [f"{count.rows:,} rows" + (f": too few days to judge ({few})" if few else ", as usual")]
+    return Volume(day, verdict, "; ".join(told), tuple(findings), count, tuple(c.day for c in before), same_weekday)
+
+
+def _day_of(path: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(path.rstrip("/").split("/")[-2].removeprefix("date="))
+    except (ValueError, IndexError):
+        return None
+
+
+def _count(filesystem: Any, path: str, day: dt.date) -> DayCount | None:
+    try:
+        with filesystem.open(path, "rt", encoding="utf-8") as text:
+            manifest: Mapping[str, Any] = json.load(text)
+        rows = manifest["rows"]
+        model = str(manifest.get("model_version") or "")
+        return DayCount(day, int(rows["scored"]), int(rows["flagged"]), int(rows["quarantined"]), model)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.volume",
+        description="Say whether a scored day has as many rows, alerts and refused rows as the days before it, of the "
+        "same weekday where there are enough. Reads the manifests that ray_jobs.score leaves in each day's folder. A "
+        "day that was not scored, or is empty, is critical. Writes JSON; the exit code is 0 whatever the verdict.",
+        epilog="example:\n"
+        "  python -m monitoring.volume --scored scored --date 2026-01-31 --out reports/volume/2026-01-31.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scored", required=True, help="folder or URL with date=YYYY-MM-DD folders")
+    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD (UTC)")
+    parser.add_argument("--out", default="volume.json", help="JSON to write (default: %(default)s)")
+    parser.add_argument("--days", type=int, default=56, help="earlier days to judge by (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    given = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    try:
+        day = dt.date.fromisoformat(given.date)
+    except ValueError:
+        raise ConfigError(f"--date {given.date!r} is not a day: write it as 2026-01-31") from None
+    limits = Limits(days=given.days)
+    found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
+    out = settings.locate(given.out)
+    data.write_text(json.dumps(content(found), indent=2) + "\n", out)
+    sys.stdout.write(f"{found.verdict}: {found.reason}\n{day} → {out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
