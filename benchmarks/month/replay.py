@@ -34,7 +34,6 @@ from ray_jobs import labels, promote, score
 
 logger = logging.getLogger(__name__)
 
-WARM_UP = 14  # days that the champion scored before the month begins, so that some labels have matured
 CONFIG = TrainConfig(
     forest=ForestConfig(n_estimators=100),
     autoencoder=AutoencoderConfig(epochs=6, batch_size=512),
@@ -48,7 +47,8 @@ CONFIG = TrainConfig(
 class Plan:
     """When what happens. retrain: days in whose evening a challenger is trained and judged. bad: on which of them the
     gate is shown a deliberately worse model and one of poisoned labels first. train_days, validate_days, judge_days:
-    the newest matured days are judged, those before them validate, those before train. review: rows drawn a day.
+    the newest matured days are judged, those before them validate, those before train. review: rows drawn a day;
+    review_alerts: alerts drawn besides on a day of drift. warm_up: days that the champion scored before the month.
     """
 
     world: World = field(default_factory=World)
@@ -58,6 +58,8 @@ class Plan:
     validate_days: int = 2
     judge_days: int = 3
     review: int = 60
+    review_alerts: int = 20
+    warm_up: int = 14
     config: TrainConfig = CONFIG
     gate: tuple[str, ...] = ()
 
@@ -97,8 +99,8 @@ class Month:
         return {"days": self.days, "gates": self.gates, "seconds": round(time.monotonic() - began, 1)}
 
     def _start(self) -> None:
-        """The champion, trained two weeks before the month, and what it scored since."""
-        first = 1 - WARM_UP
+        """The champion, trained before the month, and what it scored since, so that some labels have matured."""
+        first = 1 - self.plan.warm_up
         for day in range(1 - self.plan.world.before, first - LABEL_DAYS):
             self._deliver(f"old{day}", [(day, name, int(is_fraud)) for name, is_fraud in self.truth[day].items()])
         self._train("first", first - 1)
@@ -111,11 +113,11 @@ class Month:
     def _day(self, day: int) -> dict[str, Any]:
         self._score(day)
         self._labels_of(day - LABEL_DAYS)
-        self._review(day)
         champion = registry.champion_version(self.settings)
         scored = self._scored(day)
         found = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
         judged = found.found["columns"] + found.found["score"]["columns"]
+        self._review(day, self.plan.review_alerts if found.found["verdict"] == "drift" else 0)
         psi = {one["column"]: one["statistics"]["psi"] for one in judged if "psi" in one["statistics"]}
         alerts = decided.read(str(self.folder / "scored"), self.schema, only_flagged=True)
         as_of = date_of(day + 1)
@@ -226,11 +228,11 @@ class Month:
         self._deliver(f"verdicts{day}", [(day, name, int(truth[name])) for name in flagged])
         self._deliver(f"missed{day}", [(day, name, 1) for name in missed], "chargeback")
 
-    def _review(self, day: int) -> None:
-        """Some rows of the day, drawn at random, are looked at on the next morning."""
+    def _review(self, day: int, flagged: int = 0) -> None:
+        """Some rows of the day, drawn at random, are looked at by the next morning; after an alarm some alerts too."""
         sheet = self.folder / f"review/{day}.csv"
         where = ["--decisions", str(self._scored(day)), "--schema", str(self.schema_file), "--out", str(sheet)]
-        rows = ["--day", f"{date_of(day)}", "--rows", str(self.plan.review)]
+        rows = ["--day", f"{date_of(day)}", "--rows", str(self.plan.review), "--flagged", str(flagged)]
         self._quietly(labels.main, ["draw", *where, *rows])
         drawn = pd.read_csv(sheet, dtype=str)["id"]
         self._deliver(
