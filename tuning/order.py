@@ -28,6 +28,9 @@ REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
 DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
 OBJECTIVES = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
 _FIXED = ("data", "schema_yaml", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
+_ORDERED = (
+    "name", "data", "schema", "config", "space", "detector", "folds", "seed", "set", "objectives", "scheduler",
+)  # fmt: skip
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -144,8 +147,7 @@ def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resu
         "should_track": False if given.no_mlflow else None,
     }
     if given.resume:
-        fixed = "name data schema config space detector folds seed set objectives scheduler".split()
-        if named := [name for name in fixed if getattr(given, name) not in (None, [])]:
+        if named := [name for name in _ORDERED if getattr(given, name) not in (None, [])]:
             raise ConfigError(
                 f"--resume {given.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or start "
                 "a new sweep"
