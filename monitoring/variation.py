@@ -85,20 +85,19 @@ def _numeric(
     numbers = values.to_numpy(dtype=np.float64)
     if not len(numbers):
         return [], [], []
-    order = np.argsort(numbers)
-    ordered = numbers[order]
+    ordered = np.sort(numbers)
     edges = inner_edges(ordered, limits.bins)
     bins = np.searchsorted(edges, numbers)
     total = np.bincount(bins, minlength=len(edges) + 1)
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    below = (ends + 1) / len(ordered)
+    below, upto = (np.searchsorted(ordered, numbers, side=side) / len(ordered) for side in ("left", "right"))
     psi, ks = [], []
     for i in inside:
         n = int(i.sum())
         psi.append(
             _less_chance(population_stability_index(total, np.bincount(bins[i], minlength=len(total))), total, n)
         )
-        distance = float(np.abs(np.cumsum(i[order])[ends] / n - below).max())
+        steps = np.arange(n + 1) / n  # of the block's distribution function, which is furthest away where it steps
+        distance = float(max((steps[1:] - np.sort(upto[i])).max(), (np.sort(below[i]) - steps[:-1]).max()))
         ks.append(max(distance - 0.87 / math.sqrt(n), 0.0))  # the mean distance of n rows by chance
     return psi, ks, []
 
