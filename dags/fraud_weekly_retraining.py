@@ -60,6 +60,7 @@ def build() -> DAG:
             "sweep",
             "tuning.sweep",
             *["--data", data, "--schema", schema, "--trials", setting("trials"), "--outdir", below("sweep", as_of)],
+            *["--name", f"weekly-{as_of}"],
             *[pipeline.flag("--config", "config"), pipeline.flag("--space", "space")],
             execution_timeout=timedelta(hours=8),
         )

@@ -89,10 +89,11 @@ class LabelStore:
             raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
         return found
 
-    def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, seed: int = 7) -> pd.DataFrame:
+    def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
         """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
 
-        decided: all rows of the day, as fraud.decided.read gives them. A day is drawn once: again gives the same rows.
+        decided: all rows of the day, as fraud.decided.read gives them. flagged: so many more of the flagged ones.
+        A day is drawn once: again gives the same rows.
         Returns id, day, score, is_flagged, and how many rows, and not flagged ones, the day has: n_rows, n_unflagged.
         Raises DataError for a day without rows.
         """
@@ -105,6 +106,8 @@ class LabelStore:
         rng = np.random.default_rng([seed, day.toordinal()])
         in_order = decided.sort_values("id").reset_index(drop=True)  # the draw must not depend on the files' order
         picked = np.sort(rng.choice(len(in_order), min(rows, len(in_order)), replace=False))
+        others = np.setdiff1d(np.flatnonzero(in_order["is_flagged"].to_numpy(dtype=bool)), picked)
+        picked = np.union1d(picked, rng.choice(others, min(flagged, len(others)), replace=False))
         counts = {"n_rows": len(decided), "n_unflagged": int((~decided["is_flagged"].astype(bool)).sum())}
         drawn = in_order.iloc[picked].assign(day=pd.Timestamp(day), **counts).reset_index(drop=True)
         data.write_parquet(drawn, path)

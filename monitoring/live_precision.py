@@ -6,7 +6,8 @@ regression on the alerts that are labelled (confidence-based estimation of perfo
 scores first do not flatter the figure this way, as the mere share of frauds among what they saw would. Days differ by
 more than chance, so each has an offset of its own, whose spread is learnt from the days that are known (a random
 intercept, by Gauss-Hermite quadrature); the interval holds that, the chance of each alert, and what is not known of the
-regression.
+regression. All of that is learnt from mature days and knows nothing of a younger change: where enough of a day's alerts
+were drawn at random and looked at, these speak for the day alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PRIOR = 0.1  # rows' worth of curvature that holds the coefficients where a few
 _SPREADS = np.linspace(0.0, 2.0, 41)  # of the days' offsets, in logits
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _DRAWS = 1000
-FEWEST_LABELS, FEWEST_DAYS = 20, 3
+FEWEST_LABELS, FEWEST_DAYS, FEWEST_DRAWN = 20, 3, 15
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ def by_day(
 ) -> list[DayPrecision]:
     """The precision of every day with alerts, oldest first.
 
-    alerts: the flagged rows, with day (date), score (0 to 1) and label (1.0, 0.0, NaN where there is none by `as_of`).
-    delay_days: after which a label may be taken for known. window_days: mature days before a day that its estimate
-    learns from. seed: of the interval's draws.
+    alerts: the flagged rows, with day (date), score (0 to 1) and label (1.0, 0.0, NaN where there is none by `as_of`),
+    and perhaps is_drawn (bool): labelled because it was drawn at random among the day's rows or alerts. delay_days:
+    after which a label may be taken for known. window_days: mature days before a day that its estimate learns from.
+    seed: of the interval's draws.
     """
     rng = np.random.default_rng(seed)
+    is_drawn = alerts["is_drawn"].to_numpy(dtype=bool) if "is_drawn" in alerts else np.zeros(len(alerts), bool)
     score = alerts["score"].to_numpy(dtype=np.float64).clip(_CLIP, 1 - _CLIP)
     x, y = np.log(score / (1 - score)), alerts["label"].to_numpy(dtype=np.float64)
     days = pd.to_datetime(alerts["day"]).to_numpy(dtype="datetime64[D]")
@@ -76,6 +79,11 @@ def by_day(
         precision = low = high = None
         if labelled == count:
             precision = low = high = frauds / count
+        elif (seen & is_drawn).sum() >= FEWEST_DRAWN:
+            # The others are like those drawn (Jeffreys' prior), whatever the score says of them.
+            n, k = int((seen & is_drawn).sum()), int(y[seen & is_drawn].sum())
+            values = (frauds + rng.binomial(count - labelled, rng.beta(k + 0.5, n - k + 0.5, _DRAWS))) / count
+            precision, (low, high) = float(values.mean()), interval(values) or (None, None)
         elif (drawn := _draws(x[known], y[known], days[known], x[is_open], x[seen], y[seen], rng)) is not None:
             values = (frauds + drawn) / count
             precision = float(values.mean())

@@ -33,8 +33,9 @@ def judge(
     known = newest(by_source).set_index(ID)[IS_FRAUD]
     alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(moment)]
     labels = alerts[ID].map(known.astype(np.float64)).astype(np.float64)
-    days = by_day(alerts.assign(label=labels), as_of=as_of, delay_days=delay_days, seed=seed)
     looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
+    alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
+    days = by_day(alerts, as_of=as_of, delay_days=delay_days, seed=seed)
     return days, missed(store.drawn(), known.loc[looked_at], days)
 
 

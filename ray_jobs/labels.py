@@ -107,16 +107,17 @@ def join(
     return f"{label_join.told(counts, policy, about)}→ {out}\n"
 
 
-def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int) -> str:
+def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int,
+         flagged: int = 0) -> str:  # fmt: skip
     """Draw rows of a day for somebody to label, write them to a CSV with an empty column, and say how many.
 
     Raises ConfigError and DataError, as fraud.decided.read and LabelStore.draw do.
     """
-    if rows < 1:
-        raise ConfigError(f"--rows {rows} must be 1 or more")
+    if rows < 1 or flagged < 0:
+        raise ConfigError(f"--rows {rows} must be 1 or more, --flagged {flagged} 0 or more")
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
-    drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, seed=seed)
+    drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, flagged=flagged, seed=seed)
     sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # without score and decision, which would sway who looks
     data.write_csv(sheet, out)
     n_rows = int(drawn["n_rows"].iloc[0])
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decisions", help="draw: decision log, or scored Parquet (default: FRAUD_DECISIONS)")
     parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday, UTC)")
     parser.add_argument("--rows", type=int, default=100, help="draw: how many (default: %(default)s)")
+    parser.add_argument("--flagged", type=int, default=0, help="draw: so many more of the alerts (default: 0)")
     parser.add_argument("--out", help="draw: CSV to fill in (default: review.csv); join: Parquet to write")
     parser.add_argument("--allow-empty", action="store_true", help="ingest: no file is nothing new, and no mistake")
     parser.add_argument("--data", help="join: transactions, CSV or Parquet: a file, folder, glob or URL")
@@ -223,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.action == "draw":
         decisions = decided.location(given.decisions, settings, os.environ)
         out, rows = settings.locate(given.out or "review.csv"), given.rows
-        told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed)
+        told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed, flagged=given.flagged)
         sys.stdout.write(told)
         return 0
     quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"

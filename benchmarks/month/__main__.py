@@ -1,0 +1,99 @@
+"""Thirty simulated days through the real commands: scored, labelled late, watched, retrained, gated; one picture.
+
+    python -m benchmarks.month                       # three months of different seeds, two at a time; minutes
+    python -m benchmarks.month --seeds 1 --rows 600  # one, smaller
+    python -m benchmarks.month --small               # does it run? A dozen days of few rows
+
+Exits with 1 when a month does not show what it must (benchmarks/month/demands.py). The picture is the first seed's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.month import demands, picture
+from benchmarks.month.replay import CONFIG, Month, Plan
+from benchmarks.month.world import World
+from fraud.autoencoder import AutoencoderConfig
+from fraud.forest import ForestConfig
+from fraud.settings import Settings, turn_telemetry_off
+
+SMALL = Plan(
+    world=World(rows=300, days=13, before=35, drift_day=4),
+    retrain=(13,), bad=(13,), train_days=14, validate_days=1, judge_days=1, warm_up=9, gate=("--min-frauds", "5"),
+    config=replace(CONFIG, forest=ForestConfig(n_estimators=20), autoencoder=AutoencoderConfig(epochs=2)),
+)  # fmt: skip
+
+
+def month(seed: int, plan: Plan, quiet: bool = False) -> dict[str, Any]:
+    """Replay and judge one month in a folder of its own, which is removed."""
+    for name in [name for name in os.environ if name.startswith(("FRAUD_LABELS", "FRAUD_DECISIONS", "MLFLOW_"))]:
+        del os.environ[name]
+    turn_telemetry_off()
+    logging.disable(logging.WARNING)
+    plan = replace(plan, world=replace(plan.world, seed=seed))
+    folder = Path(tempfile.mkdtemp(prefix="fraud-month-"))
+    try:
+        found = Month(plan, folder, lambda text: None if quiet else print(f"[{seed}] {text}", flush=True)).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"seed": seed, **found, "judged": demands.judge(found, plan.world.drift_day)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.month", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="a month each (default: 1 2 3)")
+    parser.add_argument("--rows", type=int, default=1200, help="transactions a day (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="a dozen days of few rows, one seed")
+    parser.add_argument("--out", default="benchmarks/results/month.json", help="(default: %(default)s)")
+    parser.add_argument("--picture", default="docs/images/month.png", help="(default: %(default)s)")
+    parser.add_argument("--redraw", action="store_true", help="draw the picture of --out again, and nothing else")
+    given = parser.parse_args(argv)
+    settings = Settings.from_environment()
+    out, image = Path(settings.locate(given.out)), Path(settings.locate(given.picture))
+    if given.redraw:
+        document = json.loads(out.read_text())
+        picture.draw(document["months"][0], document["world"]["drift_day"], image)
+        return 0
+    plan = SMALL if given.small else Plan(world=World(rows=given.rows))
+    seeds = given.seeds[:1] if given.small else given.seeds
+    began = time.monotonic()
+    # Processes of their own: each month has its own environment, and two fit on two cores.
+    with ProcessPoolExecutor(min(2, len(seeds)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        months = list(pool.map(partial(month, plan=plan), seeds))
+    seconds = round(time.monotonic() - began, 1)
+    document = {"world": asdict(plan.world), "seconds": seconds, "months": months}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    picture.draw(months[0], plan.world.drift_day, image)
+    for one in months:
+        judged = one["judged"]
+        sys.stdout.write(
+            f"seed {one['seed']}: alarm on day {judged['alarm_day']}, {len(judged['false_alarms'])} false alarms, "
+            f"{judged['covered']:.0%} of days covered\n"
+        )
+        for name, holds in judged["demands"].items():
+            sys.stdout.write(f"  {'yes' if holds else 'NO '}  {name}\n")
+    sys.stdout.write(f"{seconds:.0f} s → {out}, {image}\n")
+    return 0 if all(holds for one in months for holds in one["judged"]["demands"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
