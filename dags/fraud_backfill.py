@@ -49,7 +49,7 @@ def build() -> DAG:
         tags=["fraud", "by hand"],
     ) as dag:
         listed = days()
-        each.expand(day=listed)
+        each.expand(day=listed) >> pipeline.trend()
     return dag
 
 

@@ -76,8 +76,10 @@ def build() -> DAG:
 
         awaited >> scored >> [volume, drift, review]
         [scored, labels] >> performance
+        trend = pipeline.trend()
+        drift >> trend
         [volume, drift, performance] >> alerts
-        [volume, drift, performance, review, alerts] >> done
+        [volume, drift, performance, review, trend, alerts] >> done
     return dag
 
 

@@ -133,3 +133,9 @@ def drift(day: str, **options: Any) -> RayJobOperator:
     current = below("scored", f"date={value_of(day)}")
     arguments = ["--model", "champion", "--cur", current, "--out", below("reports", f"drift/{value_of(day)}.html")]
     return job("drift", "monitoring.drift", *arguments, **options)
+
+
+def trend(**options: Any) -> RayJobOperator:
+    """Draw drift over the days."""
+    arguments = ["--reports", below("reports", "drift"), "--out", below("reports", "drift/trend.html")]
+    return job("trend", "monitoring.trend", *arguments, **options)
