@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.installed
 UV ?= uv
+# Airflow has an environment of its own: its caps shall not drive the versions that Ray and the rest run with.
+AIRFLOW_VENV ?= .venv-airflow
+AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
 
 # A name on PATH may be a shim that cannot run, so ask each candidate to start.
 CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -21,8 +24,10 @@ CONFIG ?=
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
+export AIRFLOW_VENV
 
-.PHONY: help setup demo up down status test lint format bench lock clean
+.PHONY: help setup demo up airflow down status test lint format bench lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -40,13 +45,23 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(AIRFLOW_STAMP): requirements-airflow.lock
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with its venv module found on PATH" >&2; exit 1; }
+	@echo "installing Airflow into $(AIRFLOW_VENV) ..."
+	@test -x $(AIRFLOW_VENV)/bin/python || "$(PYTHON)" -m venv $(AIRFLOW_VENV)
+	@$(AIRFLOW_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-airflow.lock
+	@touch $@
+
 demo: $(STAMP) ## data, training, registry, live /score, a scored day and a drift report on a local Ray
 	@$(PY) -m deploy.local demo $(if $(DATA),--data '$(DATA)') $(if $(SCHEMA),--schema '$(SCHEMA)') $(if $(CONFIG),--config '$(CONFIG)')
 
 up: $(STAMP) ## start Ray and MLflow on this machine (safe to repeat)
 	@$(PY) -m deploy.local up
 
-down: ## stop what demo or up started, and only that
+airflow: $(STAMP) $(AIRFLOW_STAMP) ## up, and Airflow with the DAGs beside it (safe to repeat)
+	@$(PY) -m deploy.local airflow
+
+down: ## stop what demo, up or airflow started, and only that
 	@if test -x $(PY); then $(PY) -m deploy.local down; else echo "nothing is installed, so nothing runs"; fi
 
 status: $(STAMP) ## say what runs, and where
@@ -55,10 +70,11 @@ status: $(STAMP) ## say what runs, and where
 test: lint ## lint, types, and every test with the coverage floor
 	@OMP_NUM_THREADS=1 $(PY) -m tests
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) $(AIRFLOW_STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=dags/plugins $(BIN)/mypy --python-executable $(AIRFLOW_VENV)/bin/python dags
 
 format: $(STAMP) ## rewrite the code in the house format
 	@$(BIN)/ruff check --fix --exit-zero .
@@ -68,10 +84,12 @@ bench: $(STAMP) ## measure detection, speed and memory; prints tables and writes
 	@for file in benchmarks/bench_*.py benchmarks/*/__main__.py; do test -e "$$file" || continue; \
 		module=$${file%.py}; module=$${module%/__main__}; echo "== $$module"; $(PY) -m "$${module//\//.}" || exit 1; done
 
-lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev --annotation-style line \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+LOCK := pip compile --quiet --universal --python-version 3.11 --annotation-style line \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+lock: ## resolve both lock files anew from pyproject.toml (needs uv)
+	@$(UV) $(LOCK) --extra dev pyproject.toml -o requirements.lock
+	@$(UV) $(LOCK) --group pyproject.toml:airflow -o requirements-airflow.lock
 
 clean: down ## remove the environment and caches; data/, artifacts/ and var/ stay
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
+	@rm -rf $(VENV) $(AIRFLOW_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

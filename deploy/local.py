@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|demo|down|status`: the whole system on this machine, on the loopback interface only."""
+"""`python -m deploy.local up|demo|airflow|down|status`: the whole system on this machine, on loopback only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deploy import services
+from deploy import airflow, services
 from deploy.processes import ours
 from deploy.services import Stack
 from fraud.errors import run_command
@@ -34,14 +34,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|down|status")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|airflow|down|status")
     verbs.add_parser("up", help="start Ray and MLflow, or reuse those that we started and that are healthy")
     demo = verbs.add_parser("demo", help="up, then data, training, /score, a scored day and a drift report")
     demo.add_argument("--data", help="your transactions, CSV or Parquet (default: synthetic ones, made now)")
     demo.add_argument("--schema", default="transactions", help="schema YAML or a shipped name (default: %(default)s)")
     demo.add_argument("--config", help="training configuration YAML (default: the one that training itself takes)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic transactions (default: %(default)s)")
-    verbs.add_parser("down", help="stop what up and demo started, and nothing else")
+    verbs.add_parser("airflow", help="up, then Airflow with our DAGs, beside it")
+    verbs.add_parser("down", help="stop what the others started, and nothing else")
     verbs.add_parser("status", help="say what runs and where")
     return top
 
@@ -58,6 +59,9 @@ def addresses(stack: Stack) -> list[str]:
         f"Ray dashboard  {stack.url('dashboard')}   (it asks for the token in {stack.token_path})",
         f"MLflow         {stack.url('mlflow')}",
     ]
+    if airflow.name_of("api-server") in stack.services:
+        user, password = airflow.login(stack.settings)
+        lines.append(f"Airflow        {stack.url('airflow')}   (user {user}, password {password})")
     if stack.serve_port:
         lines.append(f"/score, /docs  http://{services.HOST}:{stack.serve_port}/docs")
     return lines
@@ -75,7 +79,7 @@ def shell_line(stack: Stack) -> str:
 def status(settings: Settings) -> int:
     """Say what runs; returns 0 when the whole stack does, otherwise 1."""
     stack = Stack.read(settings)
-    if set(stack.services) != {"ray", "mlflow"}:
+    if not set(stack.services) >= services.SERVERS:
         left = len(ours(settings.state))
         say(
             "not running: start it with `make up`"
@@ -95,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.verb == "down":
         services.down(settings, say)
     elif arguments.verb == "status":
+        return status(settings)
+    elif arguments.verb == "airflow":
+        airflow.binary()  # before anything starts
+        services.up(settings, say)
+        airflow.up(settings, say)
         return status(settings)
     elif arguments.verb == "up":
         services.up(settings, say)

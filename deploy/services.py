@@ -39,6 +39,7 @@ RAY_PORTS = {
     "replicas": ingress.REPLICA_PORT,
 }
 MLFLOW_PORTS = {"mlflow": 5000}
+SERVERS = {"ray", "mlflow"}
 # Logical processors: two replicas, a job's driver and its tasks must fit beside each other on a machine with two cores.
 LEAST_CPUS = 4
 OBJECT_STORE_BYTES = 2_000_000_000
@@ -56,7 +57,7 @@ class Stack:
     """What runs, as recorded in <state>/local.json; build with `Stack.read`.
 
     settings: where the state folder and the user's files are.
-    services: by name, "ray" and "mlflow".
+    services: by name, "ray" and "mlflow"; Airflow's four begin with "airflow-".
     serve_port: the port of /score, once it was deployed.
     """
 
@@ -138,18 +139,18 @@ def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType
     settings.state.mkdir(parents=True, exist_ok=True)
     stack = Stack.read(settings)
     _make_token(stack.token_path)
-    if set(stack.services) != {"ray", "mlflow"} and (left := processes.ours(settings.state)):
+    if not set(stack.services) >= SERVERS and (left := processes.ours(settings.state)):
         # Half a stack is of no use: Ray's processes know MLflow's address from their environment.
         say(f"stopping {len(left)} processes of an earlier, incomplete start")
         down(settings, say)
         stack = Stack(settings)
-    if not stack.services:
+    if not set(stack.services) >= SERVERS:
         stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
         stack.write()
         stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, say)
         stack.write()
-    _wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
-    _wait(stack, "ray", lambda: _takes_jobs(stack), say)
+    wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
+    wait(stack, "ray", lambda: _takes_jobs(stack), say)
     return stack
 
 
@@ -171,11 +172,21 @@ def down(settings: Settings, say: Say) -> None:
 
 
 def ask(
-    url: str, *, headers: Mapping[str, str] | None = None, body: str | None = None, timeout_s: float = 5.0
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: str | None = None,
+    method: str | None = None,
+    timeout_s: float = 5.0,
 ) -> tuple[int, str]:
-    """Ask a server on this machine; `body` makes it a POST of JSON. Returns (status, text), status 0 for no answer."""
+    """Ask a server on this machine; `body` makes it a POST of JSON unless `method` says otherwise.
+
+    Returns (status, text), status 0 for no answer.
+    """
     data = None if body is None else body.encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json", **(headers or {})})
+    request = urllib.request.Request(
+        url, data=data, method=method, headers={"Content-Type": "application/json", **(headers or {})}
+    )
     # The loopback interface needs no proxy, whatever the environment names.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -236,7 +247,8 @@ def _make_token(path: Path) -> None:
         path.write_text(secrets.token_hex(32), encoding="utf-8")
 
 
-def _choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
+def choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
+    """Find a free port for every purpose, from the wanted one up."""
     chosen: dict[str, int] = {}
     for purpose, preferred in wanted.items():
         chosen[purpose] = processes.free_port(preferred, avoid=chosen.values())
@@ -247,7 +259,7 @@ def _choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
 
 def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
-    ports = _choose_ports({name: wanted[name] for name in MLFLOW_PORTS}, say)
+    ports = choose_ports({name: wanted[name] for name in MLFLOW_PORTS}, say)
     # One worker: several that create one SQLite store at once lock each other out.
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{state}/mlflow.db"]
@@ -258,7 +270,7 @@ def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
 
 def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
-    ports = _choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
+    ports = choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
     folder = scratch(state)
     shutil.rmtree(folder, ignore_errors=True)
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
@@ -276,7 +288,8 @@ def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     return processes.start("ray", command, state=state, environment=environment, ports=ports)
 
 
-def _wait(stack: Stack, name: str, is_healthy: Callable[[], bool], say: Say) -> None:
+def wait(stack: Stack, name: str, is_healthy: Callable[[], bool], say: Say) -> None:
+    """Wait until a service is healthy. Raises StackError with the end of its log when it ends, or after 180 s."""
     service, began, told = stack.services[name], time.monotonic(), 0.0
     while not is_healthy():
         waited = time.monotonic() - began

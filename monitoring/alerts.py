@@ -16,14 +16,17 @@ import json
 import logging
 import os
 import smtplib
+import statistics
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+
+import fsspec
 
 from fraud import data
 from fraud.errors import ConfigError, DataError, run_command
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 KINDS = ("drift", "performance", "volume", "missing_data", "job_failure")
 SEVERITIES = ("warning", "critical")
 TIMEOUT_S = 10.0
+_FEWEST_MATURE = 5
 RUNBOOK = "docs/runbook.md"
 _OWN = (("http", "127.0.0.1"), ("http", "localhost"))
 
@@ -140,8 +144,16 @@ def of_drift(verdict: Mapping[str, Any]) -> list[Alert]:
     return [Alert(kind="drift", subject=verdict["schema"]["name"], severity=severity, text=verdict["reason"])]
 
 
-def of_performance(found: Mapping[str, Any], least: float) -> list[Alert]:
-    """Days whose precision is below `least` beyond doubt: the upper end of their interval is."""
+def of_performance(found: Mapping[str, Any], least: float | None = None) -> list[Alert]:
+    """Days whose precision is below `least` beyond doubt: the upper end of their interval is.
+
+    least: by default half the median of the days whose labels have matured; nothing is told while those are too few.
+    """
+    if least is None:
+        mature = [day["precision"] for day in found["days"] if day["is_mature"] and day["precision"] is not None]
+        if len(mature) < _FEWEST_MATURE:
+            return []
+        least = statistics.median(mature) / 2
     low = [day for day in found["days"] if day["high"] is not None and day["high"] < least]
     return [
         Alert(
@@ -151,6 +163,28 @@ def of_performance(found: Mapping[str, Any], least: float) -> list[Alert]:
         )
         for day in low
     ]  # fmt: skip
+
+
+def of_volume(found: Mapping[str, Any]) -> list[Alert]:
+    """What the JSON of monitoring.volume has to tell."""
+    return [
+        Alert(**{name: alert[name] for name in ("kind", "subject", "severity", "text")}) for alert in found["alerts"]
+    ]
+
+
+def of_report(path: str, what: str, tell_of: Callable[[Mapping[str, Any]], list[Alert]]) -> list[Alert]:
+    """What a job's JSON has to tell; that it is not there, or is no such report, is an alert itself."""
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            content = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        text = f"{path} is not there or cannot be read ({type(error).__name__}): did the job that writes it run?"
+        return [Alert(kind="missing_data", subject=f"{what} report", severity="critical", text=text)]
+    try:
+        return tell_of(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        text = f"{path} is no report of monitoring.{what}: the job that writes it was cut off, or wrote something else"
+        return [Alert(kind="job_failure", subject=f"{what} report", severity="critical", text=text)]
 
 
 def _is_due(alert: Alert, before: Mapping[str, Any] | None, cooldown: dt.timedelta, now: dt.datetime) -> bool:
@@ -222,14 +256,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.alerts", description=__doc__,
         epilog="examples:\n"
-        "  python -m monitoring.alerts --drift monitoring/drift_report.json\n"
+        "  python -m monitoring.alerts --drift drift.json --volume volume.json --performance performance.json\n"
         "  python -m monitoring.alerts --performance performance.json --least-precision 0.3\n"
         "  python -m monitoring.alerts --kind job_failure --subject scoring --severity critical --text 'exit code 2'",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--drift", help="JSON of monitoring.drift: told unless it says ok")
-    parser.add_argument("--performance", help="JSON of monitoring.performance")
-    parser.add_argument("--least-precision", type=float, help="with --performance: tell days that are surely below it")
+    parser.add_argument("--volume", help="JSON of monitoring.volume: what it calls a warning or critical is told")
+    parser.add_argument("--performance", help="JSON of monitoring.performance: days that are surely too bad are told")
+    parser.add_argument(
+        "--least-precision", type=float, help="which are too bad (default: below half the median of the mature days)"
+    )
     parser.add_argument("--kind", choices=KINDS, help="an alert of your own")
     parser.add_argument("--subject", default="", help="what it is about")
     parser.add_argument("--severity", choices=SEVERITIES, default="warning", help="(default: %(default)s)")
@@ -242,28 +279,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    alerts = of_drift(_read(settings.locate(given.drift))) if given.drift else []
-    if given.performance:
-        if given.least_precision is None or not 0 < given.least_precision < 1:
-            raise ConfigError("--performance needs --least-precision, a share above 0 and below 1")
-        alerts += of_performance(_read(settings.locate(given.performance)), given.least_precision)
+    least = given.least_precision
+    if least is not None and not 0 < least < 1:
+        raise ConfigError(f"--least-precision {least} is no share above 0 and below 1")
+    sources: dict[str, Callable[[Mapping[str, Any]], list[Alert]]] = {
+        "drift": of_drift, "volume": of_volume, "performance": lambda found: of_performance(found, least),
+    }  # fmt: skip
+    named = {what: path for what in sources if (path := getattr(given, what))}
+    if not named and not given.kind:
+        raise ConfigError("there is nothing to tell: give --drift, --volume, --performance or --kind; --help explains")
+    alerts = [alert for what, path in named.items() for alert in of_report(settings.locate(path), what, sources[what])]
     if given.kind:
         alerts.append(Alert(kind=given.kind, subject=given.subject, severity=given.severity, text=given.text))
-    elif not given.drift and not given.performance:
-        raise ConfigError("there is nothing to tell: give --drift, --performance or --kind; --help explains")
     channels = Channels.from_environment(os.environ)
     told = tell(alerts, channels, settings.state / "alerts", now=dt.datetime.now(dt.UTC))
     sys.stdout.write(
         f"{len(told)} of {len(alerts)} alerts told, the others lately\n" if alerts else "nothing to tell\n"
     )
     return 0
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
 
 
 if __name__ == "__main__":

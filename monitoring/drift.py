@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fraud import data
 from fraud.errors import ConfigError, run_command
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.thresholds import Threshold
+from monitoring import exports
 from monitoring.comparison import compare
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ def report(
     threshold: Threshold | None = None,
     sample: int = 50_000,
     seed: int = 7,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Compare two files (`monitoring.comparison.compare`), write the page to `out`, the verdict beside it; return that.
 
     Raises ConfigError, DataError or SchemaError; nothing is written then.
@@ -78,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"exit with {DRIFT_EXIT_CODE} when the verdict is drift (otherwise 0)",
     )
+    exports.add_flags(parser)
     return parser
 
 
@@ -119,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sample=arguments.sample,
         seed=arguments.seed,
     )
+    exports.export(exports.of_drift(found), arguments, settings, os.environ, page=str(found["report"]))
     sys.stdout.write(f"{found['verdict']}: {found['reason']}\nreport: {found['report']}\n")
     return DRIFT_EXIT_CODE if arguments.fail_on_drift and found["verdict"] == "drift" else 0
 

@@ -130,8 +130,7 @@ def _fit(x: np.ndarray, y: np.ndarray, days: np.ndarray) -> _Fit:
     coefficients, prior = center.copy(), np.eye(2) * _PRIOR
     for _ in range(50):
         chances = _sigmoid(X @ coefficients)
-        hessian = (X * (chances * (1 - chances))[:, None]).T @ X + prior
-        step = np.linalg.solve(hessian, X.T @ (y - chances) - prior @ (coefficients - center))
+        step = np.linalg.solve(_curvature(X, chances) + prior, X.T @ (y - chances) - prior @ (coefficients - center))
         coefficients = coefficients + np.clip(step, -2.0, 2.0)
         if np.abs(step).max() < 1e-9:
             break
@@ -139,10 +138,14 @@ def _fit(x: np.ndarray, y: np.ndarray, days: np.ndarray) -> _Fit:
     residuals = X * (y - chances)[:, None]
     _, places = np.unique(days, return_inverse=True)
     by_day = np.column_stack([np.bincount(places, weights=residuals[:, i]) for i in range(2)])
-    inverse = np.linalg.inv((X * (chances * (1 - chances))[:, None]).T @ X + prior)
+    inverse = np.linalg.inv(_curvature(X, chances) + prior)
     robust = inverse @ (by_day.T @ by_day) @ inverse * len(by_day) / (len(by_day) - 1)
     # Both added: with few days the robust one alone is too small.
     return _Fit(coefficients, robust + inverse, _spread(X @ coefficients, y, places))
+
+
+def _curvature(X: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    return np.asarray((X * (chances * (1 - chances))[:, None]).T @ X)
 
 
 def _spread(logits: np.ndarray, y: np.ndarray, places: np.ndarray) -> float:

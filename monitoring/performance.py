@@ -19,6 +19,7 @@ from fraud.errors import ConfigError, run_command
 from fraud.labels import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
+from monitoring import exports
 from monitoring.live_precision import DayPrecision, by_day
 from monitoring.missed import Missed, missed
 
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, UTC)")
     parser.add_argument("--out", default="performance.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the intervals (default: %(default)s)")
+    exports.add_flags(parser)
     return parser
 
 
@@ -107,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = LabelStore.from_environment(settings, os.environ)
     found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed)
     out = settings.locate(given.out)
-    data.write_text(json.dumps(content(found, unseen, as_of=as_of, schema=schema), indent=2) + "\n", out)
+    told = content(found, unseen, as_of=as_of, schema=schema)
+    data.write_text(json.dumps(told, indent=2) + "\n", out)
+    exports.export(exports.of_performance(told), given, settings, os.environ)
     sys.stdout.write(f"{table(found, unseen)}{len(found)} days → {out}\n")
     return 0
 

@@ -12,6 +12,7 @@ import argparse
 import datetime as dt
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import fsspec
 from fraud import data
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings, turn_telemetry_off
+from monitoring import exports
 
 MANIFEST = "_manifest.json"
 FORMAT_VERSION = 1
@@ -268,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD (UTC)")
     parser.add_argument("--out", default="volume.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--days", type=int, default=56, help="earlier days to judge by (default: %(default)s)")
+    exports.add_flags(parser)
     return parser
 
 
@@ -283,7 +286,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = Limits(days=given.days)
     found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
     out = settings.locate(given.out)
-    data.write_text(json.dumps(content(found), indent=2) + "\n", out)
+    told = content(found)
+    data.write_text(json.dumps(told, indent=2) + "\n", out)
+    exports.export(exports.of_volume(told), given, settings, os.environ)
     sys.stdout.write(f"{found.verdict}: {found.reason}\n{day} → {out}\n")
     return 0
 

@@ -93,9 +93,13 @@ def day(text: str) -> dt.date:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How scored rows are written: a dictionary pays for texts only, and takes longer than all else on numbers."""
+    """How scored rows are written.
+
+    A dictionary pays for texts only, and takes longer than all else on numbers. zstd would make files a quarter smaller
+    and takes half as long again (0.44 against 0.27 us a row).
+    """
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return {"compression": "zstd", "use_dictionary": texts}
+    return {"compression": "snappy", "use_dictionary": texts}
 
 
 def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, int]:
@@ -143,7 +147,7 @@ class Collector:
 
     def blocks(self) -> Iterator[pa.Table]:
         """Yield what is rows in each block, and say now and then how far the work is."""
-        reported, before = time.monotonic(), 0
+        began, reported, before = time.monotonic(), 0.0, 0
         for block in self._stream:
             is_note = pc.is_valid(block[NOTE])
             notes = block.filter(is_note)
@@ -159,9 +163,12 @@ class Collector:
                     self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
                 yield rows
             now = time.monotonic()
-            if now - reported >= PROGRESS_SECONDS:
+            if not reported:  # what came before was starting up, and its speed says nothing
+                reported, before = now, self.read
+            elif now - reported >= PROGRESS_SECONDS:
                 self._report((self.read - before) / (now - reported))
                 reported, before = now, self.read
+        self._report(self.read / (time.monotonic() - began))
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the scored rows, `ROW_GROUP` a table but for the last; nothing if no row was good."""

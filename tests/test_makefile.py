@@ -24,7 +24,7 @@ def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProces
 
 def test_help_lists_every_target_of_the_house():
     listed = make("help").stdout
-    for target in ("help", "demo", "up", "down", "test", "lint", "format", "bench", "clean"):
+    for target in ("help", "demo", "up", "airflow", "down", "test", "lint", "format", "bench", "clean"):
         assert f"make {target} " in listed
 
 

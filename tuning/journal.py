@@ -155,12 +155,17 @@ def fold(events: list[dict[str, Any]]) -> dict[int, Trial]:
     return dict(sorted(trials.items()))
 
 
+def folder_of(root: Path, sweep_id: str) -> Path:
+    """Where a sweep's journal lies below `root`. Raises ConfigError for a malformed id."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", sweep_id):
+        raise ConfigError(f"sweep {sweep_id!r} is no name: use letters, digits, '-', '_' and '.'")
+    return root / sweep_id
+
+
 @contextmanager
 def held(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
     """Hold a sweep's folder. Raises ConfigError: unknown or malformed id, or another driver works on it."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", sweep_id):
-        raise ConfigError(f"sweep {sweep_id!r} is no name: use letters, digits, '-', '_' and '.'")
-    folder = root / sweep_id
+    folder = folder_of(root, sweep_id)
     if must_exist and not (folder / ORDER).exists():
         known = sorted(path.parent.name for path in root.glob(f"*/{ORDER}"))[-5:]
         raise ConfigError(

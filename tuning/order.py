@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import re
 import secrets
@@ -20,12 +21,16 @@ from fraud.errors import ConfigError
 from fraud.outdir import check_outdir
 from fraud.schema import Schema
 from fraud.settings import Settings
-from tuning.journal import Detector
+from tuning.journal import ORDER, Detector, Journal, folder_of
 from tuning.space import Space
 
 REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
 DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
 OBJECTIVES = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
+_FIXED = ("data", "schema_yaml", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
+_ORDERED = (
+    "name", "data", "schema", "config", "space", "detector", "folds", "seed", "set", "objectives", "scheduler",
+)  # fmt: skip
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -142,16 +147,26 @@ def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resu
         "should_track": False if given.no_mlflow else None,
     }
     if given.resume:
-        fixed = ("data", "schema", "config", "space", "detector", "folds", "seed", "set", "objectives", "scheduler")
-        if named := [name for name in fixed if getattr(given, name) not in (None, [])]:
+        if named := [name for name in _ORDERED if getattr(given, name) not in (None, [])]:
             raise ConfigError(
                 f"--resume {given.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or start "
                 "a new sweep"
             )
         return Resume(given.resume, changes, given.retry_failed)
-    if given.retry_failed:
+    if given.retry_failed and not given.name:
         raise ConfigError("--retry-failed runs the failed trials of an earlier sweep again: name it with --resume")
-    return _new(given, settings, changes)
+    order = _new(given, settings, changes)
+    begun = folder_of(settings.state / "sweeps", order.sweep_id)
+    if given.name is None or not (begun / ORDER).exists():
+        return order
+    recorded = Journal(begun).read_order()
+    for key, value in json.loads(json.dumps(order.to_dict())).items():
+        if key in _FIXED and value != recorded.get(key):
+            raise ConfigError(
+                f"--name {order.sweep_id}: that sweep was begun with another {key}: give what it was begun with, or "
+                "another name"
+            )
+    return Resume(order.sweep_id, changes, given.retry_failed)
 
 
 def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> Order:
@@ -163,13 +178,13 @@ def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, An
     for detector in detectors:
         space.parameters_of(detector)  # raises where there is nothing to search
     schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
-    name = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     named = {name: value for name, value in changes.items() if value is not None}
     if "outdir" not in named:
         named["outdir"] = check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS})
     return Order(
         **named,
-        sweep_id=re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("._-"),
+        sweep_id=given.name or re.sub(r"[^A-Za-z0-9._-]", "_", generated).lstrip("._-"),
         is_resumed=False,
         data=settings.locate(given.data),
         schema=schema,
@@ -221,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable")
     add("--outdir", help="folder for the report and best.yaml (default sweep)")
     add("--no-mlflow", action="store_true", help="write the report only, leave MLflow alone")
+    add("--name", metavar="ID", help="the sweep's id; given again with the same order, the sweep goes on where it was")
     add("--resume", metavar="ID", help="go on with a sweep that was stopped or killed")
     add("--retry-failed", action="store_true", help="with --resume: run the failed trials again too")
     return parser

@@ -151,7 +151,7 @@ def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path):
     command = [sys.executable, "-c", "raise SystemExit('the disk is full')"]
     service = processes.start("mlflow", command, state=settings.state, environment=dict(os.environ), ports={})
     with pytest.raises(StackError, match="mlflow ended"):
-        services._wait(Stack(settings, {"mlflow": service}), "mlflow", lambda: False, said.append)
+        services.wait(Stack(settings, {"mlflow": service}), "mlflow", lambda: False, said.append)
     assert "the disk is full" in "\n".join(said)
 
 

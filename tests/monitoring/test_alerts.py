@@ -136,6 +136,13 @@ def test_verdicts_become_alerts():
     days = [day, {**day, "high": 0.4}, {**day, "precision": None, "low": None, "high": None}]
     (found,) = of_performance({"days": days}, least=0.3)
     assert found.subject == "2026-01-02" and "below 30%" in found.text
+    usual = [
+        {**day, "day": f"2026-02-0{i}", "precision": 0.5, "low": 0.4, "high": 0.6, "is_mature": True}
+        for i in (1, 2, 3, 4, 5)
+    ]
+    young = {**day, "is_mature": False}
+    assert [alert.subject for alert in of_performance({"days": [*usual, young]})] == ["2026-01-02"]
+    assert of_performance({"days": [*usual[1:], young]}) == [], "four mature days tell nothing"
 
 
 def test_the_command_reads_what_the_jobs_wrote(
@@ -151,11 +158,22 @@ def test_the_command_reads_what_the_jobs_wrote(
     (tmp_path / "d.json").write_text(json.dumps({**verdict, "verdict": "ok"}))
     assert main(["--drift", "d.json"]) == 0 and "nothing to tell" in capsys.readouterr().out
     assert main(["--kind", "volume", "--subject", "today", "--text", "no rows"]) == 0 and len(hook.got) == 2
-    for arguments in ([], ["--performance", "d.json"], ["--kind", "volume", "--text", "no subject"]):
+    for arguments in (
+        [],
+        ["--performance", "d.json", "--least-precision", "2"],
+        ["--kind", "volume", "--text", "no subject"],
+    ):
         with pytest.raises(ConfigError):
             main(arguments)
-    with pytest.raises(DataError, match=r"absent\.json"):
-        main(["--drift", "absent.json"])
+    hook.got.clear()
+    told = {"kind": "volume", "subject": "rows", "severity": "critical", "text": "no rows"}
+    (tmp_path / "v.json").write_text(json.dumps({"alerts": [told]}))
+    (tmp_path / "p.json").write_text('{"days": [{}]}')
+    assert main(["--drift", "absent.json", "--volume", "v.json", "--performance", "p.json"]) == 0
+    posts = {post["kind"]: post["alerts"][0] for post in hook.got}
+    assert posts["volume"]["subject"] == "rows"
+    assert posts["missing_data"]["subject"] == "drift report" and "absent.json" in posts["missing_data"]["text"]
+    assert posts["job_failure"]["subject"] == "performance report" and posts["job_failure"]["severity"] == "critical"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from fraud.errors import ConfigError, SchemaError
 from tests.tuning.small import SPACE, Place
+from tuning.journal import held
 from tuning.order import Order, Resume, read_command
 
 
@@ -149,6 +150,21 @@ def test_resuming_keeps_the_order_but_for_what_may_change(place: Place, tmp_path
 def test_resuming_refuses_what_was_ordered_already(place: Place, flag: list[str]):
     with pytest.raises(ConfigError, match=f"leave out {flag[0]}"):
         read_command(["--resume", "x", *flag], place.settings)
+
+
+def test_a_named_sweep_goes_on_when_it_is_ordered_again(place: Place):
+    first = order(place, "--name", "week-5", "--trials", "8")
+    assert first.sweep_id == "week-5"
+    again = place.command("--name", "week-5")
+    assert isinstance(read_command(again, place.settings), Order), "nothing was begun yet"
+    with held(place.settings.state / "sweeps", "week-5", must_exist=False) as journal:
+        journal.write_order(first.to_dict())
+    taken_up = read_command([*again, "--trials", "9"], place.settings)
+    assert isinstance(taken_up, Resume) and taken_up.applied_to(first).trials == 9
+    with pytest.raises(ConfigError, match="another detector"):
+        read_command([*again, "--detector", "forest"], place.settings)
+    with pytest.raises(ConfigError, match="is no name"):
+        read_command([*again[:-1], "../elsewhere"], place.settings)
 
 
 def test_resuming_cannot_take_trials_away(place: Place):

@@ -1,0 +1,64 @@
+"""Batch scoring of 10 million rows beside pandas, scikit-learn and torch in one process; its memory; its fixed costs.
+
+    python -m benchmarks.scoring                  # about six minutes on 2 quiet CPUs
+    python -m benchmarks.scoring --rows 1000000   # quicker
+    python -m benchmarks.scoring --table          # the tables of docs/scoring.md anew
+
+The usual way scores a sample of the same rows, as its time grows with them, and is timed without imports and loading;
+our job is timed as a whole, from the start of its process to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.scoring import measure, table
+from fraud.errors import DataError, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON and the tables."""
+    given = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
+    out = Path(given.out)
+    if given.table:
+        if not out.exists():
+            raise DataError(f"{out} is missing: run python -m benchmarks.scoring first")
+        found = json.loads(out.read_text())
+        table.write(found)
+    else:
+        scratch = Path(tempfile.mkdtemp(prefix="bench-scoring-"))
+        try:
+            sample = min(given.sample, given.rows)
+            found = measure.measure(
+                measure.prepare(scratch), given.rows, sample, given.rounds, lambda text: print(text, flush=True)
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table.full(found))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scoring", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rows", type=int, default=10_000_000, help="rows of our job (default %(default)s)")
+    add("--sample", type=int, default=1_000_000, help="rows of the usual way, and of the smaller look at memory")
+    add("--rounds", type=int, default=2, help="timed rounds (default %(default)s)")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/scoring.md from --out")
+    add("--out", default=str(table.RESULTS), help="JSON of results")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,51 @@
+"""Scoring a file as most people write it, in one process: pandas, scikit-learn's IsolationForest, a torch autoencoder.
+
+    python -m benchmarks.scoring.peer --data rows.parquet --out scored.parquet
+
+Read the file, scale, score with both, join, decide, write Parquet. The models are those of benchmarks.bench_engine;
+what is timed begins when they are loaded and warm. It writes no reasons and no single scores, and checks no value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+
+import pandas as pd
+
+from benchmarks.bench_engine import build
+from fraud.errors import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score, and print rows and seconds as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="Parquet file")
+    parser.add_argument("--out", required=True, help="Parquet file")
+    given = parser.parse_args(argv)
+    engine, usual, rows = build()
+    usual.score(rows.head(1_000))
+    stages = {}
+    began = last = time.perf_counter()
+
+    def mark(stage: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        stages[stage], last = now - last, now
+
+    frame = pd.read_parquet(given.data)
+    mark("read")
+    frame["score"] = usual.score(frame)
+    mark("score")
+    frame["is_fraud"] = frame["score"] >= engine.threshold.value
+    frame["model_version"] = "1"
+    frame.to_parquet(given.out, index=False)
+    mark("write")
+    print(json.dumps({"rows": len(frame), "seconds": time.perf_counter() - began, "stages": stages}))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

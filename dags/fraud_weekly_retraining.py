@@ -1,0 +1,90 @@
+"""Every week: labels, search, training, evaluation, and the gate that promotes the challenger or refuses it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
+from airflow.sdk.exceptions import AirflowSkipException
+from fraud_airflow import pipeline
+from fraud_airflow.pipeline import AS_OF, below, job, setting, value_of
+
+
+@task(outlets=[pipeline.CHAMPION], pool="default_pool", retries=0)
+def champion(decided: Any, *, outlet_events: Any = None) -> str:
+    """A new champion, or skipped when the gate refused. Replicas follow the registry by themselves."""
+    lines = [line for line in decided["last_lines"] if line.startswith(("promoted:", "refused:"))]
+    if not lines or lines[-1].startswith("refused:"):
+        raise AirflowSkipException(lines[-1] if lines else "the gate had nothing to decide")
+    outlet_events[pipeline.CHAMPION].extra = {"job": decided["job_id"]}
+    return str(lines[-1])
+
+
+def build() -> DAG:
+    """The DAG."""
+    line = pipeline.schedule("FRAUD_WEEKLY_SCHEDULE", "0 5 * * 1")
+    as_of = value_of(AS_OF)
+    with DAG(
+        "fraud_weekly_retraining",
+        description=__doc__,
+        # Mondays, after the day was scored; by time, not by asset: a week's labels matter, not a day's rows.
+        schedule=CronDataIntervalTimetable(line, timezone="UTC") if line else None,
+        start_date=datetime(2026, 1, 1, tzinfo=UTC),
+        catchup=False,  # last week's model is not worth training any more
+        max_active_runs=1,  # two would fight for the alias challenger
+        dagrun_timeout=timedelta(hours=24),
+        deadline=pipeline.due("fraud_weekly_retraining", 7 * 24 + 18),
+        default_args=pipeline.task_defaults(),
+        params={"date": Param("", type="string", title="As of the morning of, YYYY-MM-DD (empty: the run's)")},
+        tags=["fraud", "weekly"],
+    ) as dag:
+        data, schema = below("training", f"{as_of}.parquet"), setting("schema")
+        labels = job(
+            "labels",
+            "ray_jobs.labels",
+            "ingest",
+            setting("label_files"),
+            "--allow-empty",
+            "--schema",
+            setting("schema"),
+        )
+        join = job(
+            "join",
+            "ray_jobs.labels",
+            *["join", "--data", setting("history_data"), "--out", data, "--as-of", as_of],
+            *["--matured-days", setting("matured_days"), "--schema", schema],
+            inlets=[pipeline.SCORED_DAY],
+        )
+        sweep = job(
+            "sweep",
+            "tuning.sweep",
+            *["--data", data, "--schema", schema, "--trials", setting("trials"), "--outdir", below("sweep", as_of)],
+            *["--name", f"weekly-{as_of}"],
+            *[pipeline.flag("--config", "config"), pipeline.flag("--space", "space")],
+            execution_timeout=timedelta(hours=8),
+        )
+        config = below("sweep", f"{as_of}/best.yaml")
+        train = job(
+            "train",
+            "ray_jobs.train",
+            *["--data", data, "--schema", schema, "--config", config, "--outdir", below("artifacts", as_of)],
+            execution_timeout=timedelta(hours=6),
+        )
+        evaluate = job(
+            "evaluate",
+            "ray_jobs.evaluate",
+            *["--data", data, "--model", "challenger", "--against", "champion"],
+            *["--out", below("evaluation", f"{as_of}.html")],
+        )
+        gate = job(
+            "gate",
+            "ray_jobs.promote",
+            *["challenger", "--gate", "--data", data, "--by", "airflow", "--out", below("gate", f"{as_of}.json")],
+        )
+        labels >> join >> sweep >> train >> evaluate >> gate
+        champion(gate.output)
+    return dag
+
+
+dag = build()

@@ -1,0 +1,57 @@
+"""Tell people when a task has failed for good or a run is late: a Ray job of monitoring.alerts, else a log line."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from typing import Any
+
+from fraud_airflow.jobs_api import RayJobs, RayJobsError
+from fraud_airflow.watching import finish
+
+logger = logging.getLogger(__name__)
+
+LONGEST_TEXT = 600  # characters
+
+
+def task_failed(context: Any) -> None:
+    """For on_failure_callback: an alert of kind job_failure, or missing_data where a task waited for data in vain."""
+    ti = context["ti"]
+    kind = "missing_data" if ti.task_id.startswith("await_") else "job_failure"
+    reason = str(context.get("exception") or "no reason given").strip()
+    text = f"run {ti.run_id}, try {ti.try_number}: {_cut(reason)}"
+    finish(tell(kind, f"{ti.dag_id}.{ti.task_id}", text))
+
+
+async def deadline_missed(dag_id: str, limit: str, **more: Any) -> None:
+    """For a DeadlineAlert; runs in the triggerer."""
+    run = (more.get("context") or {}).get("dag_run") or {}
+    run_id = run.get("run_id", "") if isinstance(run, dict) else getattr(run, "run_id", "")
+    await tell("job_failure", dag_id, f"run {run_id} has not ended {limit} after its interval began")
+
+
+async def tell(kind: str, subject: str, text: str) -> None:
+    """Submit the alert as a Ray job and do not wait for it; a log line where Ray takes none."""
+    command = ["python", "-m", "monitoring.alerts", "--kind", kind, "--subject", subject]
+    command += ["--severity", "critical", "--text", text]
+    # The same alert twice, as when a callback is repeated, is one job.
+    job_id = f"alert.{hashlib.sha256(' '.join(command).encode()).hexdigest()[:16]}"
+    address = os.environ.get("FRAUD_RAY_ADDRESS") or "http://127.0.0.1:8265"
+    try:
+        async with RayJobs(address) as jobs:
+            await jobs.submit(job_id, command, runtime_env=job_environment(), metadata={"alert": subject})
+    except RayJobsError as error:
+        logger.error("ALERT %s, %s: %s (Ray took no job for it: %s)", kind, subject, text, error)
+    else:
+        logger.warning("alert %s, %s: %s", kind, subject, text)
+
+
+def job_environment() -> dict[str, Any]:
+    """The runtime environment of every job: FRAUD_RAY_WORKING_DIR, a URI of the code where Ray's image has none."""
+    where = os.environ.get("FRAUD_RAY_WORKING_DIR")
+    return {"working_dir": where} if where else {}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} ... {text[-LONGEST_TEXT // 2 :]}"

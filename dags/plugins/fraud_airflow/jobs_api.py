@@ -1,0 +1,182 @@
+"""Ray's Jobs REST interface, asynchronous: submit, look, stop, follow the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+REQUEST_TIMEOUT_S = 30.0
+# A stopped job that never started is not ended by Ray itself (its issue 58353): end what would start it.
+END_PENDING = (
+    "import sys, ray; from ray.dashboard.modules.job import common; ray.init(); "
+    "ray.kill(ray.get_actor(common.JOB_ACTOR_NAME_TEMPLATE.format(job_id=sys.argv[1]), "
+    "namespace=common.SUPERVISOR_ACTOR_RAY_NAMESPACE))"
+)
+
+
+class RayJobsError(Exception):
+    """Ray refused a request, and asking again would not help."""
+
+
+class RayUnreachableError(RayJobsError):
+    """Nobody answered, or only a gateway or a starting Ray did: worth asking again."""
+
+
+class JobUnknownError(RayJobsError):
+    """Ray has no job of that name."""
+
+
+def token() -> str | None:
+    """Ray's token, from RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names; None where neither is set.
+
+    Raises RayJobsError when the file cannot be read.
+    """
+    if direct := os.environ.get("RAY_AUTH_TOKEN"):
+        return direct.strip()
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise RayJobsError(f"RAY_AUTH_TOKEN_PATH={path} cannot be read: {error.strerror}") from None
+
+
+class RayJobs:
+    """A connection to the Jobs interface at `address`, the URL of Ray's dashboard; use it with `async with`."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> RayJobs:
+        held = token()
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {held}"} if held else {},
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def submit(
+        self, job_id: str, command: Sequence[str], *, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> bool:
+        """Submit `command` as job `job_id`. Returns False where a job of that name is there already.
+
+        A request whose answer was lost can be sent again: the name decides, never a second job starts.
+        """
+        body = {
+            "submission_id": job_id,
+            "entrypoint": shlex.join(command),
+            "runtime_env": dict(runtime_env),
+            "metadata": dict(metadata),
+        }
+        status, answer = await self._ask("POST", "/api/jobs/", json=body)
+        if status == 200:
+            return True
+        if "already exists" in answer:
+            return False
+        raise self._refusal(status, answer)
+
+    async def look(self, job_id: str) -> dict[str, Any]:
+        """What Ray says of a job: "status", "message", "driver_exit_code" and more. Raises JobUnknownError."""
+        status, answer = await self._ask("GET", f"/api/jobs/{job_id}")
+        if status == 404:
+            raise JobUnknownError(f"Ray knows no job {job_id}")
+        if status != 200:
+            raise self._refusal(status, answer)
+        with contextlib.suppress(ValueError):
+            found = json.loads(answer)
+            if isinstance(found, dict) and "status" in found:
+                return found
+        raise RayUnreachableError(f"{self.address} answered something else than a job")
+
+    async def stop(self, job_id: str, *, patience_s: float) -> bool:
+        """Stop a job and wait until it has ended, at most `patience_s`. Returns whether it has.
+
+        Ray sends SIGTERM, and SIGKILL after 3 s. It forgets the wish for a job that has not started yet, so the wish
+        is repeated, and one that still waits after half of the patience is ended by what would have started it.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        is_ended_otherwise = False
+        while True:
+            with contextlib.suppress(RayUnreachableError):
+                try:
+                    state = (await self.look(job_id))["status"]
+                except JobUnknownError:
+                    return True
+                if state in TERMINAL:
+                    return True
+                await self._ask("POST", f"/api/jobs/{job_id}/stop")
+                if state == "PENDING" and not is_ended_otherwise and loop.time() - began > patience_s / 2:
+                    is_ended_otherwise = True
+                    command = ["python", "-c", END_PENDING, job_id]
+                    await self.submit(f"end.{job_id}", command, runtime_env={}, metadata={})
+            if loop.time() - began > patience_s:
+                return False
+            await asyncio.sleep(0.5)
+
+    async def log(self, job_id: str, *, skip: int = 0, quiet_s: float = 20.0) -> AsyncIterator[str]:
+        """The job's log from character `skip` on, as it grows, in pieces; ends with the job.
+
+        An empty piece: nothing was written for `quiet_s`. Raises RayUnreachableError when the connection breaks.
+        """
+        assert self._session is not None
+        url = f"{self.address}/api/jobs/{job_id}/logs/tail"
+        try:
+            async with self._session.ws_connect(url, heartbeat=30.0) as socket:
+                while True:
+                    try:
+                        message = await socket.receive(timeout=quiet_s)
+                    except TimeoutError:
+                        yield ""
+                        continue
+                    if message.type is not aiohttp.WSMsgType.TEXT:
+                        return
+                    text = message.data
+                    if skip >= len(text):
+                        skip -= len(text)
+                        continue
+                    yield text[skip:]
+                    skip = 0
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise RayUnreachableError(f"the log of {job_id} broke off: {type(error).__name__}") from None
+
+    async def _ask(self, method: str, path: str, **content: Any) -> tuple[int, str]:
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self.address + path, allow_redirects=False, **content) as answer:
+                text = await answer.text()
+                status = answer.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise RayUnreachableError(f"{self.address} does not answer: {type(error).__name__}: {error}") from None
+        if status in (408, 429, 502, 503, 504):
+            raise RayUnreachableError(f"{self.address} answered {status}")
+        return status, text
+
+    def _refusal(self, status: int, answer: str) -> RayJobsError:
+        if status in (401, 403):
+            return RayJobsError(
+                f"{self.address} refused the token ({status}): set RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN "
+                "for Airflow's scheduler, workers and triggerer to the one that Ray was started with"
+            )
+        reason = answer.strip().splitlines()[-1][:500] if answer.strip() else "no reason given"
+        # A dashboard whose agent is not up yet, as after a restart of Ray's head, answers 500.
+        kind = RayUnreachableError if status >= 500 and "agent" in answer.lower() else RayJobsError
+        return kind(f"{self.address} answered {status}: {reason}")

@@ -1,0 +1,208 @@
+"""Start a Ray job once, and follow it to its end: the same for a task process and for a trigger."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from fraud_airflow.jobs_api import TERMINAL, JobUnknownError, RayJobs, RayUnreachableError
+
+LAST_LINES = 30
+LONGEST_LINE = 2_000  # characters
+MOST_LINES = 20_000  # of one job in the task's log; all of them are in Ray's
+LONGEST_ID = 180  # characters; a submission id becomes a file name with a prefix
+
+T = TypeVar("T")
+
+
+class Log(Protocol):
+    """What takes lines: Python's logger, or Airflow's."""
+
+    def info(self, message: str, /, *values: Any) -> Any:
+        """Take a line."""
+
+    def warning(self, message: str, /, *values: Any) -> Any:
+        """Take a line that matters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended.
+
+    job_id: its submission id.
+    status: SUCCEEDED, FAILED or STOPPED; LOST: Ray no longer knows it; UNREACHABLE: Ray was silent for too long.
+    message: Ray's reason.
+    exit_code: of the driver process, where it had one.
+    last_lines: the end of its log.
+    """
+
+    job_id: str
+    status: str
+    message: str = ""
+    exit_code: int | None = None
+    last_lines: list[str] = field(default_factory=list)
+
+    def as_event(self) -> dict[str, Any]:
+        """Plain values, for Airflow's database."""
+        return asdict(self)
+
+
+def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> str:
+    """The one name of a task's job: the same for the same try, so that no second job can start for it."""
+    parts = [dag_id, run_id, task_id, *([str(map_index)] if map_index >= 0 else []), f"try{try_number}"]
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", ".".join(parts))
+    exact = hashlib.sha256("\0".join(map(str, (dag_id, run_id, task_id, map_index))).encode()).hexdigest()[:8]
+    return f"{plain[: LONGEST_ID - 20]}.{exact}.{try_number}"
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a thread: also from a signal handler, and where another loop runs already."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
+            failure.append(error)
+
+    thread = threading.Thread(target=target, name="ray-jobs", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # a join without an end would keep signals waiting
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], *, unreachable_s: float, log: Log, pause_s: float = 5.0) -> T:
+    """Ask again while Ray is unreachable, for at most `unreachable_s` on end. Raises RayUnreachableError after that."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        try:
+            return await ask()
+        except RayUnreachableError as error:
+            if loop.time() - began > unreachable_s:
+                raise
+            log.warning("%s; asking again", error)
+            await asyncio.sleep(min(pause_s, unreachable_s))
+
+
+async def start(
+    jobs: RayJobs,
+    job_id: str,
+    earlier: Sequence[str],
+    command: Sequence[str],
+    *,
+    is_retry: bool,
+    runtime_env: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    unreachable_s: float,
+    log: Log,
+) -> str:
+    """Submit `command` as `job_id`, unless a job of this task is there already. Returns the id of the job to follow.
+
+    earlier: ids of the tries before, newest first. A retry takes over what the newest of them that Ray knows still
+    does, or its success: its task process died, not the job. Otherwise (the task was cleared) a job that still runs is
+    stopped, for a clear means: from the start.
+    """
+    for other in earlier:
+        try:
+            found = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
+        except JobUnknownError:
+            continue
+        if is_retry and found["status"] not in ("FAILED", "STOPPED"):
+            log.info("an earlier try's job %s is %s: following it instead of starting another", other, found["status"])
+            return other
+        if found["status"] not in TERMINAL:
+            log.info("stopping the job %s of before the clear", other)
+            await jobs.stop(other, patience_s=30.0)
+        break
+
+    def submit() -> Awaitable[bool]:
+        return jobs.submit(job_id, command, runtime_env=runtime_env, metadata=metadata)
+
+    if await patiently(submit, unreachable_s=unreachable_s, log=log):
+        log.info("submitted Ray job %s: %s", job_id, " ".join(command))
+    else:
+        log.info("Ray job %s was submitted before: following it", job_id)
+    return job_id
+
+
+async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: float, log: Log) -> Outcome:
+    """Copy a job's log into ours until it ends, through breaks of the connection. Holds its last lines only."""
+    copied = _Copy(log)
+    while True:
+        try:
+            found = await patiently(lambda: jobs.look(job_id), unreachable_s=unreachable_s, log=log, pause_s=poll_s)
+        except RayUnreachableError as error:
+            return Outcome(job_id=job_id, status="UNREACHABLE", message=str(error), last_lines=copied.end())
+        except JobUnknownError as error:
+            return Outcome(job_id=job_id, status="LOST", message=str(error), last_lines=copied.end())
+        has_ended = found["status"] in TERMINAL
+        try:
+            async for piece in jobs.log(job_id, skip=copied.characters):
+                copied.add(piece)
+                if not piece and (await jobs.look(job_id))["status"] in TERMINAL:
+                    break
+        except (RayUnreachableError, JobUnknownError) as error:
+            if not has_ended:
+                log.warning("%s; looking again", error)
+        if has_ended:
+            return Outcome(
+                job_id=job_id,
+                status=found["status"],
+                # Ray appends the log, which we have.
+                message=(found.get("message") or "").split(", last available logs")[0].strip()[:2000],
+                exit_code=found.get("driver_exit_code"),
+                last_lines=copied.end(),
+            )
+        await asyncio.sleep(min(1.0, poll_s) if copied.is_new() else poll_s)
+
+
+class _Copy:
+    """A job's log on its way into ours: whole lines, the long ones cut, the last ones kept."""
+
+    def __init__(self, log: Log) -> None:
+        self.characters = 0
+        self._log = log
+        self._begun = ""
+        self._lines = 0
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._seen = 0
+
+    def add(self, piece: str) -> None:
+        self.characters += len(piece)
+        *whole, self._begun = (self._begun + piece).split("\n")
+        for line in whole:
+            self._put(line)
+        if len(self._begun) > LONGEST_LINE:
+            self._put(self._begun)
+            self._begun = ""
+
+    def is_new(self) -> bool:
+        """Whether anything came since the last question."""
+        before, self._seen = self._seen, self.characters
+        return self._seen > before
+
+    def end(self) -> list[str]:
+        if self._begun:
+            self._put(self._begun)
+            self._begun = ""
+        return list(self._last)
+
+    def _put(self, line: str) -> None:
+        line = line.rstrip()[:LONGEST_LINE]
+        self._lines += 1
+        self._last.append(line)
+        if self._lines <= MOST_LINES:
+            self._log.info("%s", line)
+        elif self._lines == MOST_LINES + 1:
+            self._log.warning("more than %d lines: the rest is in Ray's dashboard only", MOST_LINES)

@@ -1,0 +1,55 @@
+"""The drift benchmark: every change of its cases is found, and the page says what the last run measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_drift
+from benchmarks.pages import replaced
+from fraud import data
+
+
+@pytest.mark.parametrize("name", ["", "9 % of a column missing"])
+def test_a_case_compares_the_sample_with_all_rows(name: str, tmp_path: Path):
+    reference = str(tmp_path / "reference.parquet")
+    data.write_parquet(bench_drift.rows_of(4_000, 1), reference)
+    found = bench_drift.case(name, 101, 3_000, reference, str(tmp_path))
+    assert found["case"] == (name or "no drift") and found["columns"] == found["columns_alike"] == bench_drift.COLUMNS
+    assert found["sampled"] == found["all_rows"] == ("drift" if name else "ok")
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.parquet"]
+
+
+def test_every_change_changes_something_and_the_table_counts_the_cases():
+    frame = bench_drift.rows_of(2_000, 1)
+    for name, change in bench_drift.CHANGES.items():
+        changed = change(frame, np.random.default_rng(1))
+        assert 1 <= sum(not changed[c].equals(frame[c]) for c in frame) <= 3, name
+    case = {"case": "no drift", "sampled": "ok", "all_rows": "ok", "columns": 30, "columns_alike": 30}
+    moved = {**case, "case": "moved", "sampled": "warning", "all_rows": "drift", "columns_alike": 29}
+    results = {
+        "rows": 9_000,
+        "columns": 30,
+        "sample": 500,
+        "seconds": 12.4,
+        "cpu_s": 11.0,
+        "peak_mib": 512.3,
+        "cases": [case, moved],
+    }
+    table = bench_drift.table(results)
+    assert "| 12 s | 60 s |" in table and "| 512 MiB | 2 GB |" in table
+    assert "| 1 of 2 cases | 19 of 20 |" in table and "| 59 of 60 |" in table
+    assert "| moved | warning | drift | 29 of 30 |" in table
+
+
+def test_the_page_says_what_the_last_run_measured():
+    page = bench_drift.PAGE.read_text(encoding="utf-8")
+    assert bench_drift.BEGIN in page
+    if not bench_drift.RESULTS.exists():
+        pytest.skip(f"{bench_drift.RESULTS.name} is not measured yet")
+    results = json.loads(bench_drift.RESULTS.read_text(encoding="utf-8"))
+    found = replaced(page, bench_drift.table(results), bench_drift.BEGIN)
+    assert found == page, "run python -m benchmarks.bench_drift --table"

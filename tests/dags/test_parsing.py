@@ -1,0 +1,93 @@
+"""The DAG files: what parsing them imports and costs, what they hold, and that nothing in them is left to chance."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import airflow
+from tests.test_layering import FOREIGN_TO_DAG_PARSING
+
+ROOT = Path(__file__).parents[2]
+DAGS = ("fraud_backfill", "fraud_daily_scoring", "fraud_weekly_retraining")
+pytestmark = pytest.mark.airflow
+# Airflow itself is imported first: what is measured is ours. CPU time, since a busy machine is slow by the clock.
+PARSE = """
+import importlib.util, json, sys, time
+import aiohttp, airflow.sdk, airflow.triggers.base
+import airflow.sdk.definitions.deadline, airflow.sdk.definitions.callback
+import airflow.providers.standard.operators.empty
+found, began = {}, time.process_time()
+for path in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location(path.rsplit("/", 1)[1][:-3], path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dag = module.dag
+    found[dag.dag_id] = {
+        "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "deadline": bool(dag.deadline),
+        "schedule": type(dag.timetable).__name__, "is_dated": dag.start_date is not None,
+        "tasks": {task.task_id: {
+            "pool": task.pool, "retries": task.retries, "backoff": bool(task.retry_exponential_backoff),
+            "timeout": task.execution_timeout.total_seconds() if task.execution_timeout else None,
+            "told": bool(task.on_failure_callback), "command": list(getattr(task, "command", [])),
+            "after": sorted(task.upstream_task_ids),
+        } for task in dag.tasks},
+    }
+print(json.dumps({"cpu_s": time.process_time() - began, "modules": sorted(sys.modules), "dags": found}))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW__", "FRAUD_"))},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "PYTHONPATH": str(ROOT / "dags" / "plugins"),
+    }
+    files = [str(path) for path in sorted((ROOT / "dags").glob("*.py"))]
+    command = [str(airflow.binary().parent / "python"), "-W", "ignore", "-c", PARSE, *files]
+    ended = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def test_parsing_is_thin(parsed: dict[str, Any]):
+    loaded = {name.split(".")[0] for name in parsed["modules"]}
+    assert not loaded & (FOREIGN_TO_DAG_PARSING | {"pandas", "numpy", "evidently"})
+    assert parsed["cpu_s"] < 1.0
+
+
+def test_the_three_dags_are_there(parsed: dict[str, Any]):
+    assert tuple(parsed["dags"]) == DAGS
+    daily, weekly = (parsed["dags"][name] for name in DAGS[1:])
+    for dag in (daily, weekly):
+        assert dag["schedule"] == "CronDataIntervalTimetable"
+        assert dag["deadline"]
+    for dag in parsed["dags"].values():
+        assert (dag["catchup"], dag["max_active_runs"], dag["is_dated"]) == (False, 1, True)
+    assert daily["tasks"]["score"]["after"] == ["await_data"]
+    assert weekly["tasks"]["gate"]["after"] == ["evaluate"]
+
+
+def test_every_ray_job_is_retried_bounded_and_told_about(parsed: dict[str, Any]):
+    for name, dag in parsed["dags"].items():
+        jobs = {task_id: task for task_id, task in dag["tasks"].items() if task["command"]}
+        assert jobs
+        for task_id, task in jobs.items():
+            where = f"{name}.{task_id}"
+            assert task["retries"] == 2 and task["backoff"] and task["timeout"] and task["told"], where
+            expected = "default_pool" if task_id == "await_data" else None
+            assert task["pool"] == (expected or ("fraud_backfill" if name == "fraud_backfill" else "fraud_ray")), where
+
+
+def test_the_pools_of_the_dags_are_made_here(parsed: dict[str, Any]):
+    used = {task["pool"] for dag in parsed["dags"].values() for task in dag["tasks"].values()}
+    assert used == {*airflow.POOLS, "default_pool"}
+    assert all(pool["include_deferred"] for pool in airflow.POOLS.values())
