@@ -11,47 +11,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.month import demands, picture
-from benchmarks.month.replay import CONFIG, Month, Plan
+from benchmarks.month import picture
+from benchmarks.month.replay import CONFIG, Plan, month
 from benchmarks.month.world import World
 from fraud.autoencoder import AutoencoderConfig
 from fraud.forest import ForestConfig
-from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings import Settings
 
 SMALL = Plan(
     world=World(rows=300, days=13, before=35, drift_day=4),
     retrain=(13,), bad=(13,), train_days=14, validate_days=1, judge_days=1, warm_up=9, gate=("--min-frauds", "5"),
     config=replace(CONFIG, forest=ForestConfig(n_estimators=20), autoencoder=AutoencoderConfig(epochs=2)),
 )  # fmt: skip
-
-
-def month(seed: int, plan: Plan, quiet: bool = False) -> dict[str, Any]:
-    """Replay and judge one month in a folder of its own, which is removed."""
-    for name in [name for name in os.environ if name.startswith(("FRAUD_LABELS", "FRAUD_DECISIONS", "MLFLOW_"))]:
-        del os.environ[name]
-    turn_telemetry_off()
-    logging.disable(logging.WARNING)
-    plan = replace(plan, world=replace(plan.world, seed=seed))
-    folder = Path(tempfile.mkdtemp(prefix="fraud-month-"))
-    try:
-        found = Month(plan, folder, lambda text: None if quiet else print(f"[{seed}] {text}", flush=True)).run()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return {"seed": seed, **found, "judged": demands.judge(found, plan.world.drift_day)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

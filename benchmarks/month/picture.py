@@ -18,9 +18,9 @@ _LIMITS = {"warning": 0.1, "drift": 0.25}
 def draw(found: Mapping[str, Any], drift_day: int, path: Path) -> Path:
     """Write the PNG of one month that `demands.judge` has judged."""
     figure, (alerts, drift, precision, champion) = style.new_figure(
-        1, 4, height=10.0, sharex=True, height_ratios=[1.0, 0.9, 1.15, 0.75]
+        1, 4, height=9.0, sharex=True, height_ratios=[1.0, 0.9, 1.15, 0.75]
     )
-    figure.set_figwidth(10.0)
+    figure.set_figwidth(9.4)
     days = found["days"]
     x = np.array([one["day"] for one in days])
     for axes in (alerts, drift, precision, champion):
@@ -32,7 +32,7 @@ def draw(found: Mapping[str, Any], drift_day: int, path: Path) -> Path:
     _champion(champion, found, x)
     alerts.annotate(
         "amounts inflate, a new fraud begins", (drift_day - 0.5, 1.0), xycoords=alerts.get_xaxis_transform(),
-        xytext=(-5, -3), textcoords="offset points", ha="right", va="top", fontsize=9, color=style.INK,
+        xytext=(6, -5), textcoords="offset points", ha="left", va="top", fontsize=9, color=style.INK,
     )  # fmt: skip
     champion.set_xlim(x[0] - 0.7, x[-1] + 0.7)
     champion.set_xticks([day for day in x if day == 1 or day % 7 == 0 or day == x[-1]])

@@ -8,6 +8,8 @@ import io
 import json
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.month import demands
 from benchmarks.month.world import LABEL_DAYS, World, date_of, schema
 from fraud import bundle, data, decided, fitting, registry, tracking
 from fraud.autoencoder import AutoencoderConfig
@@ -26,7 +29,7 @@ from fraud.forest import ForestConfig
 from fraud.head import HeadConfig
 from fraud.labels import LabelStore
 from fraud.schema import Schema
-from fraud.settings import Settings
+from fraud.settings import Settings, turn_telemetry_off
 from fraud.splits import SplitConfig
 from fraud.thresholds import ThresholdConfig
 from monitoring import comparison, performance
@@ -264,3 +267,18 @@ def poisoned(rows: pd.DataFrame, seed: int) -> np.ndarray:
     found = np.where(rows.index.isin(dearest), 1, truth)
     found[hidden] = 0
     return found.astype(np.int8)
+
+
+def month(seed: int, plan: Plan) -> dict[str, Any]:
+    """Replay and judge one month in a folder of its own, which is removed."""
+    for name in [name for name in os.environ if name.startswith(("FRAUD_LABELS", "FRAUD_DECISIONS", "MLFLOW_"))]:
+        del os.environ[name]
+    turn_telemetry_off()
+    logging.disable(logging.WARNING)
+    plan = replace(plan, world=replace(plan.world, seed=seed))
+    folder = Path(tempfile.mkdtemp(prefix="fraud-month-"))
+    try:
+        found = Month(plan, folder, lambda text: print(f"[{seed}] {text}", flush=True)).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"seed": seed, **found, "judged": demands.judge(found, plan.world.drift_day)}

@@ -89,3 +89,23 @@ def test_what_became_known_later_changes_nothing_and_the_same_seed_says_the_same
     young = alerts.assign(label=alerts["truth"].where(pd.to_datetime(alerts["day"]) < pd.Timestamp(AS_OF)))
     day_before = by_day(young, as_of=START + dt.timedelta(days=8), delay_days=DELAY)
     assert not any(day.is_mature for day in day_before[1:])
+
+
+def test_alerts_that_were_drawn_speak_for_a_day_that_is_unlike_the_days_before():
+    """The model learns from mature days; on the last ones half of what it takes for frauds is none any more."""
+    alerts = world(3, offset=0.0)
+    days = pd.to_datetime(alerts["day"])
+    is_new = days >= pd.Timestamp(AS_OF) - pd.Timedelta(days=5)
+    rng = np.random.default_rng(0)
+    alerts["truth"] = np.where(is_new, alerts["truth"] * (rng.random(len(alerts)) < 0.4), alerts["truth"])
+    is_drawn = is_new & (alerts.groupby("day")["score"].transform(lambda s: rng.permutation(len(s))) < 18)
+    is_mature = days < pd.Timestamp(AS_OF) - pd.Timedelta(days=DELAY)
+    labelled = alerts.assign(label=alerts["truth"].where(is_mature | is_drawn))
+    truth = alerts.groupby("day")["truth"].mean()
+
+    def held(given: pd.DataFrame) -> list[bool]:
+        found = by_day(given, as_of=AS_OF, delay_days=DELAY)[-5:]
+        return [day.low <= truth[day.day] <= day.high for day in found if day.low is not None and day.high is not None]
+
+    assert sum(held(labelled.assign(is_drawn=is_drawn))) >= 4
+    assert sum(held(alerts.assign(label=alerts["truth"].where(is_mature)))) <= 2, "by the score alone it cannot know"

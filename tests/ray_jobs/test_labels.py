@@ -83,7 +83,13 @@ def test_a_day_is_drawn_filled_in_and_taken_in(folder: Path, capsys: pytest.Capt
     sheet.assign(is_fraud="0").to_csv(folder / "review.csv", index=False)
     assert main(["ingest", "review.csv", "--schema", "handbook", "--source", "review"]) == 0
     assert "20 labels from review, 0 of them frauds" in capsys.readouterr().out
-    for wrong in (["--rows", "0"], ["--out", "x.parquet"], ["--day", "soon"]):
+    more = ["--flagged", "2", "--out", "more.csv"]
+    (folder / "var/labels/drawn/2026-01-31.parquet").unlink()
+    assert main([*command, *more]) == 0
+    drawn = pd.read_parquet(folder / "var/labels/drawn/2026-01-31.parquet")
+    assert len(drawn) == 22 and drawn["id"].is_unique and set(sheet["id"]) < set(drawn["id"])
+    assert drawn[~drawn["id"].isin(sheet["id"])]["is_flagged"].all()
+    for wrong in (["--rows", "0"], ["--out", "x.parquet"], ["--day", "soon"], ["--flagged", "-1"]):
         with pytest.raises(ConfigError):
             main([*command, *wrong])
     with pytest.raises(DataError, match="nothing to draw from"):
