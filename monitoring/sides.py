@@ -8,20 +8,18 @@ again. Of Parquet that scoring wrote only the columns that are compared are read
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud import data, scored
+from fraud import data, partitions, scored
 from fraud.errors import DataError, SchemaError
 from fraud.files import find, reading
 from fraud.schema import Column, Schema, validate
@@ -244,16 +242,7 @@ def _example(quarantine: pd.DataFrame) -> str:
 
 def _refused_by_scoring(path: str) -> int:
     """Rows that batch scoring quarantined, by the manifest beside its output or in its partitions; 0 without one."""
-    filesystem, root = fsspec.core.url_to_fs(path)
-    root = root.rstrip("/")
-    names = [f"{root}.manifest.json", f"{root}/_manifest.json"]
-    names += filesystem.glob(f"{root}/date=*/_manifest.json")
-    return sum(_quarantined(filesystem, name) for name in names)
-
-
-def _quarantined(filesystem: Any, name: str) -> int:
     try:
-        with filesystem.open(name, "rt") as text:
-            return int(json.load(text)["rows"]["quarantined"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return sum(int(manifest["rows"]["quarantined"]) for manifest in partitions.manifests(path))
+    except (KeyError, TypeError, ValueError):
         return 0

@@ -15,18 +15,17 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import fsspec
 
-from fraud import data
+from fraud import data, partitions
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring import exports
 
-MANIFEST = "_manifest.json"
 FORMAT_VERSION = 1
 LEVELS = ("ok", "warning", "critical")
 _TO_SIGMA = 1.4826  # of a normal distribution: standard deviation over median absolute deviation
@@ -114,7 +113,7 @@ def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
     """
     try:
         filesystem, root = fsspec.core.url_to_fs(scored)
-        paths = filesystem.glob(f"{root.rstrip('/')}/date=*/{MANIFEST}")
+        paths = filesystem.glob(f"{root.rstrip('/')}/date=*/{partitions.MANIFEST}")
     except (OSError, ImportError, ValueError) as error:
         raise DataError(f"{scored} cannot be read: {error}; check the address") from None
     dated = sorted((day, path) for path in paths if (day := _day_of(path)) is not None and day <= until)
@@ -246,13 +245,12 @@ def _day_of(path: str) -> dt.date | None:
 
 
 def _count(filesystem: Any, path: str, day: dt.date) -> DayCount | None:
+    manifest = partitions.read_json(filesystem, path)
     try:
-        with filesystem.open(path, "rt", encoding="utf-8") as text:
-            manifest: Mapping[str, Any] = json.load(text)
         rows = manifest["rows"]
         model = str(manifest.get("model_version") or "")
         return DayCount(day, int(rows["scored"]), int(rows["flagged"]), int(rows["quarantined"]), model)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
