@@ -1,6 +1,7 @@
 """Run every test as three pytest processes side by side: `python -m tests`, which is what `make test` does.
 
 One computes; one shares a Ray for its tests; one starts Rays, servers, browsers and commands that it mostly waits for.
+What needs Airflow, whose processes are many, begins when the first has ended.
 Two cores are kept busy so, which one process after the other would leave idle half of the time. Only the first
 measures coverage: Python's tracer costs half as much again, and sees nothing of what runs in Ray's workers.
 """
@@ -21,36 +22,44 @@ PYTEST = [sys.executable, "-m", "pytest", "--durations=10"]
 PARTS = {  # tests/conftest.py marks modules so
     "quick": [*PYTEST, "-m", "not (shared_ray or live)", *COVERAGE],
     "shared Ray": [*PYTEST, "-m", "shared_ray"],
-    "live": [*PYTEST, "-m", "live"],
+    "live": [*PYTEST, "-m", "live and not airflow"],
 }
+LATER = {"Airflow": [*PYTEST, "-m", "live and airflow"]}
 INTERRUPTED = 130
 UNWIND_SECONDS = 120  # a pytest that is interrupted stops the servers that its tests started
 
 logger = logging.getLogger(__name__)
 
 
-def run(commands: Mapping[str, Sequence[str]]) -> int:
+def run(commands: Mapping[str, Sequence[str]], later: Mapping[str, Sequence[str]] | None = None) -> int:
     """Run commands at the same time and show their outputs one after the other, the first as it comes.
 
-    Returns the largest exit code, or 130 after ctrl-C or SIGTERM, which every command gets once.
+    later: commands that begin when the first one has ended. Returns the largest exit code, or 130 after ctrl-C or
+    SIGTERM, which every command gets once.
     """
     began = time.monotonic()
     running: dict[str, subprocess.Popen[bytes]] = {}
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="fraud-tests-") as folder:
-        try:
-            for name, command in commands.items():
+
+        def begin(parts: Mapping[str, Sequence[str]]) -> None:
+            for name, command in parts.items():
                 with (Path(folder) / name).open("wb") as output:
                     # In a group of its own, or ctrl-C would reach it twice: from the terminal and from here.
                     running[name] = subprocess.Popen(
                         command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
                     )
-            for name, process in running.items():
+
+        try:
+            begin(commands)
+            for place, name in enumerate([*commands, *(later or {})]):
                 logger.info("=== %s tests", name)
-                for piece in follow(Path(folder) / name, process):
+                for piece in follow(Path(folder) / name, running[name]):
                     sys.stdout.buffer.write(piece)
                     sys.stdout.flush()
-                logger.info("=== %s tests: exit code %d", name, process.returncode)
+                logger.info("=== %s tests: exit code %d", name, running[name].returncode)
+                if place == 0:
+                    begin(later or {})
         except KeyboardInterrupt:
             logger.info("interrupted: stopping what the tests started")
             return INTERRUPTED
@@ -90,4 +99,4 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    raise SystemExit(run(PARTS))
+    raise SystemExit(run(PARTS, LATER))

@@ -40,6 +40,20 @@ def test_both_run_at_once_and_any_failure_counts(
     assert capfdbinary.readouterr().out.split() == b"begin a end a begin b end b".split()
 
 
+def test_a_later_part_begins_after_the_first_and_counts(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    first = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()", str(tmp_path / "first")]
+    second = [sys.executable, "-c", "print('second')"]
+    last = [
+        sys.executable,
+        "-c",
+        "import pathlib, sys; print('last'); sys.exit(4 * pathlib.Path(sys.argv[1]).exists())",
+    ]
+    assert side_by_side.run({"first": first, "second": second}, {"last": [*last, str(tmp_path / "first")]}) == 4
+    assert capfdbinary.readouterr().out.split() == [b"second", b"last"]
+
+
 def test_a_part_that_is_killed_is_a_failure() -> None:
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
     assert side_by_side.run({"killed": killed, "fine": [sys.executable, "-c", ""]}) == signal.SIGKILL
@@ -72,7 +86,13 @@ def test_ctrl_c_unwinds_every_part_once(tmp_path: Path, number: signal.Signals) 
 
 
 def test_every_test_is_in_one_part() -> None:
-    chosen = {name: command[command.index("-m", 3) + 1] for name, command in side_by_side.PARTS.items()}
-    assert chosen == {"quick": "not (shared_ray or live)", "shared Ray": "shared_ray", "live": "live"}
-    measured = [name for name, command in side_by_side.PARTS.items() if "--cov-fail-under=90" in command]
+    parts = {**side_by_side.PARTS, **side_by_side.LATER}
+    chosen = {name: command[command.index("-m", 3) + 1] for name, command in parts.items()}
+    assert chosen == {
+        "quick": "not (shared_ray or live)",
+        "shared Ray": "shared_ray",
+        "live": "live and not airflow",
+        "Airflow": "live and airflow",
+    }
+    measured = [name for name, command in parts.items() if "--cov-fail-under=90" in command]
     assert measured == ["quick"]
