@@ -73,6 +73,8 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
         # Airflow's own processes talk to each other over HTTP, which a proxy has no business in.
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
         "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), HOST, "localhost"])),
+        # Else the api-server's new title is written over its environment, and `make down` would not know it for ours.
+        "SPT_NOENV": "1",
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(CODE / "dags" / "plugins"),

@@ -89,8 +89,10 @@ def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> lis
     """
     everything = {process.pid: process for process in ours(state)}
     for root in roots:
-        if root.is_alive and root.pid in everything:
-            _signal(everything[root.pid], kill=False)
+        if root.is_alive:
+            # One that changes its title may have written over its environment, and the mark in it.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                _signal(everything.setdefault(root.pid, psutil.Process(root.pid)), kill=False)
     _, left = psutil.wait_procs(list(everything.values()), timeout=grace_s)
     for kill in (False, True):
         left = _unique([*left, *ours(state)])

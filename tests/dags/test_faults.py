@@ -32,7 +32,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
     root = tmp_path_factory.mktemp("local")
     sample.write(root, TODAY)
     with running(root, FAULTS) as started:
+        components = [started.process(component) for component in airflow.COMPONENTS]
         yield started
+    assert not [process for process in components if process.is_running()], "down stops every component"
 
 
 def whole_run(local: LocalAirflow, dag_id: str, tmp_path: Path, date: dt.date) -> None:
