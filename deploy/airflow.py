@@ -16,11 +16,12 @@ from deploy.services import CODE, HOST, Say, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 
+# The scheduler comes last, when the api-server answers: a task that it starts before fails, and uses up a try.
 COMPONENTS = {
     "api-server": ["api-server", "--workers", "1"],
-    "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
 }
 PORTS = {"airflow": 8080}
 USER = "admin"
@@ -121,6 +122,8 @@ def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType
             command(["pools", "import", str(pools)], variables, folder / "setup.log", say)
             (folder / "pools.made").touch()
     for component, arguments in COMPONENTS.items():
+        if component == "scheduler":
+            services.wait(stack, name_of("api-server"), lambda: health(port) is not None, say)
         if name_of(component) not in stack.services:
             start_component(stack, component, [str(binary()), *arguments], variables, port)
     for component in COMPONENTS:
@@ -140,13 +143,17 @@ def start_component(
     stack.write()
 
 
-def is_healthy(port: int) -> bool:
-    """Whether the database and all four components are."""
+def health(port: int) -> dict[str, str] | None:
+    """What the api-server says of the database and the components; None where it does not answer."""
     status, answer = services.ask(f"http://{HOST}:{port}/api/v2/monitor/health")
     if status != 200:
-        return False
-    parts = json.loads(answer)
-    return all((part or {}).get("status") == "healthy" for part in parts.values())
+        return None
+    return {name: (part or {}).get("status") or "" for name, part in json.loads(answer).items()}
+
+
+def is_healthy(port: int) -> bool:
+    """Whether the database and all four components are."""
+    return set((health(port) or {"api-server": ""}).values()) == {"healthy"}
 
 
 def command(arguments: list[str], variables: Mapping[str, str], log: Path, say: Say) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy import processes, services
+from deploy import access, processes, services
 from deploy.services import BIN, CODE, HOST, Say, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
@@ -96,24 +96,26 @@ class Demo:
             config = ["--config", self.config] if self.config else []
             where = ["--data", material.training, "--schema", self.schema, "--outdir", "artifacts"]
             self._job("train", "ray_jobs.train", *where, *config)
-            self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", EVALUATION)
+            evaluation, scored, report = (self._kept(name) for name in (EVALUATION, SCORED, REPORT))
+            self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", evaluation)
             with self._step("deploy /score"):
                 self._deploy()
             with self._step("score one transaction"):
                 self._score_one(material.request)
-            self._job("score a day", "ray_jobs.score", *material.scoring, "--out", SCORED, "--force")
-            files = ["--ref", REFERENCE, "--cur", SCORED, "--model", "champion", "--out", REPORT]
+            self._job("score a day", "ray_jobs.score", *material.scoring, "--out", scored, "--force")
+            # On shared storage the reference is the champion's own, among its artifacts, not this machine's file.
+            ref = [] if self.settings.store else ["--ref", REFERENCE]
+            files = [*ref, "--cur", scored, "--model", "champion", "--out", report]
             self._job("compare the day with the training", "monitoring.drift", *files)
         self.say("")
         self._close(time.monotonic() - began, memory)
 
     def _synthetic(self) -> Material:
-        folder = self.settings.root / "data"
-        data, day = folder / "transactions.csv", folder / "today.csv"
+        data, day = (self.settings.stored(f"data/{name}.csv") for name in ("transactions", "today"))
         make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
-        self._job("make transactions", *make, str(self.rows), "--out", str(data))
-        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", str(day))
-        return Material(str(data), ["--data", str(day)], SEED_REQUEST)
+        self._job("make transactions", *make, str(self.rows), "--out", data)
+        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", day)
+        return Material(data, ["--data", day], SEED_REQUEST)
 
     def _own(self) -> Material:
         from deploy.sample import cut_last_day, request_from
@@ -128,6 +130,10 @@ class Demo:
                 ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
             )
             return Material(self.data, scoring, request_from(last.rows, schema))
+
+    def _kept(self, name: str) -> str:
+        """Where a result goes: as a relative path, or below FRAUD_STORE."""
+        return self.settings.stored(name) if self.settings.store else name
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:
@@ -218,9 +224,9 @@ class Demo:
             self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
         self.stack.serve_port = port
         self.stack.write()
-        if port == wanted and self.model_name == self.settings.model_name:
+        if port == wanted and self.model_name == self.settings.model_name and access.host() == HOST:
             return SERVE_CONFIG
-        http.update(host=HOST, port=port)
+        http.update(host=access.host(), port=port)
         for application in config["applications"]:
             variables = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
             variables["FRAUD_MODEL_NAME"] = self.model_name
@@ -229,7 +235,7 @@ class Demo:
         return copy
 
     def _score_one(self, request: dict[str, Any]) -> None:
-        url, body = f"http://{HOST}:{self.stack.serve_port}/score", json.dumps(request)
+        url, body = f"http://{access.reached_at()}:{self.stack.serve_port}/score", json.dumps(request)
         self.say(f"    curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'")
         deadline = time.monotonic() + 30
         while True:
@@ -249,9 +255,9 @@ class Demo:
 
         for line in addresses(self.stack):
             self.say(line)
-        self.say(f"evaluation     {self.settings.root / EVALUATION}")
-        self.say(f"drift report   {self.settings.root / REPORT}")
-        self.say(f"scored day     {self.settings.root / SCORED}")
+        self.say(f"evaluation     {self.settings.stored(EVALUATION)}")
+        self.say(f"drift report   {self.settings.stored(REPORT)}")
+        self.say(f"scored day     {self.settings.stored(SCORED)}")
         held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
         self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
         self.say("stop everything with: make down")

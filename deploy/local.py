@@ -1,4 +1,7 @@
-"""`python -m deploy.local up|demo|airflow|down|status`: the whole system on this machine, on loopback only."""
+"""`python -m deploy.local up|demo|airflow|down|status`: the whole system on this machine.
+
+It listens on loopback only. FRAUD_HOST, an IP address, opens Ray's dashboard and /score to others, with API keys only.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deploy import airflow, services
+from deploy import access, airflow, services
 from deploy.processes import ours
 from deploy.services import Stack
 from fraud.errors import run_command
@@ -63,7 +66,7 @@ def addresses(stack: Stack) -> list[str]:
         user, password = airflow.login(stack.settings)
         lines.append(f"Airflow        {stack.url('airflow')}   (user {user}, password {password})")
     if stack.serve_port:
-        lines.append(f"/score, /docs  http://{services.HOST}:{stack.serve_port}/docs")
+        lines.append(f"/score, /docs  http://{access.reached_at()}:{stack.serve_port}/docs")
     return lines
 
 

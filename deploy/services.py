@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -18,15 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from cluster import ingress
-from deploy import processes
+from cluster import exposure, ingress
+from deploy import access, mlflow_server, processes
 from deploy.processes import Service
 from fraud.errors import ConfigError, FraudError
 from fraud.settings import TELEMETRY_OFF, Settings, git_commit
 
 CODE = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-HOST = "127.0.0.1"
+HOST = exposure.LOOPBACK  # of everything but what FRAUD_HOST opens, see deploy.access
 RAY_PORTS = {
     "dashboard": 8265,
     "gcs": 6379,
@@ -95,19 +94,25 @@ class Stack:
 
     def url(self, purpose: str) -> str:
         """The address of "dashboard" or "mlflow"."""
-        return f"http://{HOST}:{self.port(purpose)}"
+        return f"http://{access.reached_at() if purpose == 'dashboard' else HOST}:{self.port(purpose)}"
 
     @property
     def token_path(self) -> Path:
         """File with the token that Ray's dashboard, jobs and clients must show."""
         return self.settings.state / "ray_token"
 
+    @property
+    def metrics_key_path(self) -> Path:
+        """File with a key for Prometheus; outside dev mode its hash must be among the accepted keys."""
+        return self.settings.state / "metrics_key"
+
     def environment(self) -> dict[str, str]:
         """What the servers, the jobs and the command lines run with: loopback, a token, our MLflow, no telemetry."""
         path = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
         numba_cache = self.settings.state / "numba"
+        inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
         return {
-            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+            **mlflow_server.without_secrets(inherited),
             **TELEMETRY_OFF,
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONPATH": os.pathsep.join(path),
@@ -134,11 +139,15 @@ def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType
     """Start Ray and MLflow where they do not run already, wait until both are healthy, and record them.
 
     ports: others than those of RAY_PORTS and MLFLOW_PORTS to look for a free one from, by purpose. Raises StackError
-    with the end of the log when one does not come up.
+    with the end of the log when one does not come up, ConfigError for a token that others can read or an address that
+    others reach without token and key.
     """
-    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     stack = Stack.read(settings)
-    _make_token(stack.token_path)
+    for path in (stack.token_path, stack.metrics_key_path):
+        access.make_token(path)
+    if warning := access.check(stack.environment()):
+        say(f"warning: {warning}")
     if not set(stack.services) >= SERVERS and (left := processes.ours(settings.state)):
         # Half a stack is of no use: Ray's processes know MLflow's address from their environment.
         say(f"stopping {len(left)} processes of an earlier, incomplete start")
@@ -241,12 +250,6 @@ def _short_name(state: Path) -> str:
     return hashlib.sha256(str(state).encode()).hexdigest()[:10]
 
 
-def _make_token(path: Path) -> None:
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32), encoding="utf-8")
-
-
 def choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
     """Find a free port for every purpose, from the wanted one up."""
     chosen: dict[str, int] = {}
@@ -262,22 +265,20 @@ def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     ports = choose_ports({name: wanted[name] for name in MLFLOW_PORTS}, say)
     # One worker: several that create one SQLite store at once lock each other out.
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{state}/mlflow.db"]
-    command += ["--artifacts-destination", str(state / "mlartifacts")]
     environment = {name: value for name, value in stack.environment().items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= mlflow_server.environment(stack.settings)  # not by flags: they may hold a password
     return processes.start("mlflow", command, state=state, environment=environment, ports=ports)
 
 
 def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     state = stack.settings.state
     ports = choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
-    folder = scratch(state)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = access.own_folder(scratch(state))
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
-    command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(folder)]
+    command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(folder / "r")]
     command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
     command += ["--port", str(ports["gcs"]), "--ray-client-server-port", str(ports["client"])]
-    command += ["--dashboard-host", HOST, "--dashboard-port", str(ports["dashboard"])]
+    command += ["--dashboard-host", access.host(), "--dashboard-port", str(ports["dashboard"])]
     command += ["--dashboard-agent-listen-port", str(ports["agent"])]
     environment = {
         **stack.environment(),

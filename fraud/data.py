@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 
+from fraud import filesystems
 from fraud.contract import Schema
-from fraud.errors import DataError, SchemaError
+from fraud.errors import DataError, ObjectStoreError, SchemaError
 from fraud.files import find, pieces, reading
+from fraud.spreadsheets import without_formulas
 from fraud.validation import Validated, Validator
 
 CHUNK_ROWS = 250_000
@@ -204,8 +205,10 @@ def write_parquet(frame: pd.DataFrame, path: str) -> None:
 
 
 def write_csv(frame: pd.DataFrame, path: str) -> None:
-    """Write `frame` as UTF-8 CSV without its index, as atomically as `write_parquet`. Raises DataError."""
-    write(path, lambda stream: frame.to_csv(stream, index=False))
+    """Write `frame` as UTF-8 CSV without its index, as atomically as `write_parquet`, for people: no text in it is a
+    formula (fraud.spreadsheets). Raises DataError."""
+    safe = without_formulas(frame)
+    write(path, lambda stream: safe.to_csv(stream, index=False))
 
 
 def write_text(text: str, path: str) -> None:
@@ -215,8 +218,12 @@ def write_text(text: str, path: str) -> None:
 
 def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
     """Write what `put` writes to the file it is given; when it raises, what was at `path` stays. Raises DataError."""
-    filesystem, target = fsspec.core.url_to_fs(path)
+    filesystem, target = filesystems.of(path)
     try:
+        if filesystems.is_s3(filesystem):
+            with filesystems.whole(filesystem, target) as stream:
+                put(stream)
+            return
         if "file" not in filesystem.protocol:
             # Object stores show a file once it is closed, and an exception closes it: so write beside it, and move.
             folder, _, name = target.rpartition("/")
@@ -238,5 +245,7 @@ def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
+    except ObjectStoreError as error:  # says itself what to check
+        raise DataError(f"{path} cannot be written: {error}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}; check the folder and its permissions") from None

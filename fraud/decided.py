@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from fraud import filesystems
 from fraud.contract import Schema
 from fraud.errors import ConfigError, DataError
 from fraud.labels import id_of
@@ -36,7 +36,7 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     """
     row_id = id_of(schema)
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = filesystems.of(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
         counting = published(filesystem, files.files)
         if len(counting) < len(files.files):

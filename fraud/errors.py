@@ -19,6 +19,14 @@ class DataError(FraudError):
     """A file is missing, empty, unreadable, or holds no usable row."""
 
 
+class ObjectStoreError(DataError, OSError):
+    """An object store cannot be reached, lacks the bucket, or fails. An OSError too, as a disk's faults are."""
+
+
+class ObjectStoreRefusedError(ObjectStoreError, PermissionError):
+    """An object store does not let these keys do this."""
+
+
 class ConfigError(FraudError):
     """A setting, flag or YAML key is unknown or out of range."""
 
@@ -45,6 +53,8 @@ USER_ERROR_EXIT_CODE = 2
 def run_command(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a command's `main(argv)` and exit: its own code, or 2 with one line on stderr for a FraudError."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in ("aiobotocore", "botocore"):  # who say at every start where they found the keys
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         code = main(None)
     except FraudError as error:

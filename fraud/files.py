@@ -17,8 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fraud import filesystems
 from fraud.columns import OTHER_DELIMITERS, closest
-from fraud.errors import DataError
+from fraud.errors import DataError, ObjectStoreError
 from fraud.partitions import published
 
 _PARQUET = (".parquet", ".pq")
@@ -60,7 +61,7 @@ class Piece:
     def frames(self, rows: int) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield what `pieces` would: (file, frame) of at most `rows` rows. Raises DataError."""
         with reading(self.name):
-            filesystem, _ = fsspec.core.url_to_fs(self.source)
+            filesystem, _ = filesystems.of(self.source)
             with filesystem.open(self.name, "rb") as raw:
                 for frame in _batches(pq.ParquetFile(raw), rows, self.groups):
                     if len(frame):
@@ -113,6 +114,8 @@ def reading(name: str) -> Iterator[None]:
         raise DataError(
             f"{name} cannot be read as Parquet ({_line(error)}); it may be cut off: write it again"
         ) from None
+    except ObjectStoreError as error:  # says itself what to check
+        raise DataError(f"{name} cannot be read: {error}") from None
     except (OSError, EOFError) as error:
         raise DataError(f"{name} cannot be read: {_line(error)}; check the file and its permissions") from None
 
@@ -183,7 +186,7 @@ def _header(stream: IO[bytes], name: str) -> list[str]:
 def find(path: str) -> tuple[Any, list[str]]:
     """The filesystem and the data files of `path`, sorted by name. Raises DataError when there is none."""
     try:
-        filesystem, root = fsspec.core.url_to_fs(path)
+        filesystem, root = filesystems.of(path)
     except (ImportError, ValueError) as error:
         raise DataError(f"{path}: {error}; install that filesystem's package or use another kind of address") from None
     if any(mark in root for mark in "*?["):
@@ -208,7 +211,7 @@ def find(path: str) -> tuple[Any, list[str]]:
 
 def is_nothing(path: str) -> bool:
     """Whether a pattern matches no file, a folder holds no data, or there is no such path."""
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = filesystems.of(path)
     if not any(mark in root for mark in "*?[") and not filesystem.exists(root):
         return True
     try:

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import fsspec
 import numpy as np
 import pandas as pd
 
-from fraud import data
+from fraud import data, filesystems
 from fraud.columns import Column
 from fraud.contract import Schema
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.files import pieces
 from fraud.settings import Settings
+from fraud.spreadsheets import as_it_was
 from fraud.validation import Validator
 
 URL = "FRAUD_LABELS"
@@ -50,7 +50,7 @@ class LabelStore:
 
     def has(self, name: str) -> bool:
         """Whether an ingestion of this name is there."""
-        filesystem, path = fsspec.core.url_to_fs(self._file(name))
+        filesystem, path = filesystems.of(self._file(name))
         return bool(filesystem.exists(path))
 
     def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
@@ -82,7 +82,7 @@ class LabelStore:
 
     def _files(self) -> dict[str, pd.DataFrame]:
         """Every ingestion by name, as it was written."""
-        filesystem, folder = fsspec.core.url_to_fs(self.url)
+        filesystem, folder = filesystems.of(self.url)
         paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
         found = {PurePosixPath(path).stem: data.read(filesystem.unstrip_protocol(path)) for path in paths}
         if any(set(labels.columns) != {*COLUMNS, _INGESTED_AT} for labels in found.values()):
@@ -98,7 +98,7 @@ class LabelStore:
         Raises DataError for a day without rows.
         """
         path = self._drawn(f"{day}")
-        filesystem, target = fsspec.core.url_to_fs(path)
+        filesystem, target = filesystems.of(path)
         if filesystem.exists(target):
             return data.read(path)
         if not len(decided):
@@ -115,7 +115,7 @@ class LabelStore:
 
     def drawn(self) -> pd.DataFrame:
         """Everything that was drawn; empty, without columns, if nothing was."""
-        filesystem, folder = fsspec.core.url_to_fs(self._drawn("*"))
+        filesystem, folder = filesystems.of(self._drawn("*"))
         files = sorted(filesystem.glob(folder))
         if not files:
             return pd.DataFrame()
@@ -159,6 +159,8 @@ def check(
     validator, total = Validator(_SCHEMA), 0
     for name, frame in pieces(path, data.CHUNK_ROWS, (named, ID)):
         table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
+        if ID in table and not name.endswith((".parquet", ".pq")):
+            table[ID] = table[ID].map(as_it_was)  # a sheet that was drawn comes back
         if KNOWN_AT not in table:
             table[KNOWN_AT] = None
         try:

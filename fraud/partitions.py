@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import fsspec
+from fraud import filesystems
+from fraud.errors import ObjectStoreError
 
 MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine"
@@ -59,7 +60,7 @@ def manifests(path: str) -> list[dict[str, Any]]:
 
     path: a scored file (the manifest lies beside it), a day's folder, or a folder of days.
     """
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = filesystems.of(path)
     root = root.rstrip("/")
     if path.endswith(".parquet"):
         places = [f"{root}.manifest.json"]
@@ -72,9 +73,11 @@ def manifests(path: str) -> list[dict[str, Any]]:
 
 
 def read_json(filesystem: Any, path: str) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none that can be read."""
+    """A JSON object from a file; empty where there is none that can be read. Raises ObjectStoreError."""
     try:
         with filesystem.open(path, "rb") as file:
             return dict(json.load(file))
+    except ObjectStoreError:  # away is another thing than not there
+        raise
     except (OSError, ValueError, TypeError):
         return {}

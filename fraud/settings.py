@@ -32,6 +32,7 @@ class Settings:
     model_name: name in the model registry (FRAUD_MODEL_NAME).
     mode: "production" or "dev" (FRAUD_MODE); only dev serves without an API key.
     shared_data: folder with the published data sets, for benchmarks (FRAUD_SHARED_DATA).
+    store: folder or URL below which `make demo` keeps data, scored rows, pages (FRAUD_STORE; default `root`).
     history_url: where serving keeps the live entity history: "memory", or redis://, rediss:// or unix:// with the
         password in it (FRAUD_HISTORY_URL). Never shown nor logged.
     history_timeout_ms: longest wait of a request for it (FRAUD_HISTORY_TIMEOUT_MS).
@@ -44,6 +45,7 @@ class Settings:
     model_name: str = "fraud-detector"
     mode: str = "production"
     shared_data: Path
+    store: str = ""
     history_url: str = field(default="memory", repr=False)
     history_timeout_ms: float = 100.0
 
@@ -75,6 +77,7 @@ class Settings:
             model_name=env.get("FRAUD_MODEL_NAME") or "fraud-detector",
             mode=mode,
             shared_data=root / (env.get("FRAUD_SHARED_DATA") or "../shared/data"),
+            store=(env.get("FRAUD_STORE") or "").rstrip("/"),
             history_url=history_url,
             history_timeout_ms=timeout_ms,
         )
@@ -92,6 +95,10 @@ class Settings:
                 "give an absolute path or a URL, or start Ray with FRAUD_ROOT set to your folder (`make up` does)"
             )
         return str(self.root / path)
+
+    def stored(self, name: str) -> str:
+        """Where the demo keeps a file: below `store`, or `root`."""
+        return self.locate(f"{self.store}/{name}" if self.store else name)
 
     def locate_yaml(self, path_or_name: str) -> str:
         """`locate` for what may be a YAML file or the name of a shipped one."""

@@ -26,9 +26,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from fraud import data
+from fraud import data, filesystems
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.locks import exclusive
 from fraud.settings import Settings, turn_telemetry_off
@@ -175,7 +173,8 @@ def of_volume(found: Mapping[str, Any]) -> list[Alert]:
 def of_report(path: str, what: str, tell_of: Callable[[Mapping[str, Any]], list[Alert]]) -> list[Alert]:
     """What a job's JSON has to tell; that it is not there, or is no such report, is an alert itself."""
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
+        filesystem, place = filesystems.of(path)
+        with filesystem.open(place, "rt", encoding="utf-8") as file:
             content = file.read()
     except (OSError, ValueError, ImportError) as error:
         text = f"{path} is not there or cannot be read ({type(error).__name__}): did the job that writes it run?"

@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import fsspec
-
-from fraud import data
+from fraud import data, filesystems
 from fraud.errors import RegistryError
 from fraud.settings import Settings
 
@@ -159,7 +157,8 @@ def to_mlflow(found: Found, settings: Settings, page: str = "") -> str:
     day_ms = (found.day - _EPOCH).days * 86_400_000
     run.log_metrics({_key(sample): sample.value for sample in found.samples}, (found.day - _EPOCH).days, day_ms)
     if page:
-        with fsspec.open(page, "rt", encoding="utf-8") as html:
+        filesystem, place = filesystems.of(page)
+        with filesystem.open(place, "rt", encoding="utf-8") as html:
             run.log_text(html.read(), f"{found.what}/{found.day}.html")
     run.finish()
     return run.run_id

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from fraud import data, page
+from fraud import data, filesystems, page
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings, turn_telemetry_off
 
@@ -72,7 +71,7 @@ def read_reports(folder: str) -> list[DayReport]:
 
     Raises DataError where there is none.
     """
-    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem, root = filesystems.of(folder)
     found = []
     for path in sorted(filesystem.glob(f"{root.rstrip('/')}/*.json")):
         try:

@@ -19,9 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import fsspec
-
-from fraud import data, partitions
+from fraud import data, filesystems, partitions
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring import exports
@@ -112,7 +110,7 @@ def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
     scored: folder or URL. A manifest that cannot be read is as none. Raises DataError where `scored` cannot be reached.
     """
     try:
-        filesystem, root = fsspec.core.url_to_fs(scored)
+        filesystem, root = filesystems.of(scored)
         paths = filesystem.glob(f"{root.rstrip('/')}/date=*/{partitions.MANIFEST}")
     except (OSError, ImportError, ValueError) as error:
         raise DataError(f"{scored} cannot be read: {error}; check the address") from None

@@ -6,18 +6,18 @@ import argparse
 import datetime as dt
 import json
 import os
+import posixpath
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
-from fraud import data, scored
+from fraud import data, filesystems, scored
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
 from fraud.history import microseconds_since_epoch
@@ -40,7 +40,7 @@ def write_features(
     feed the history. Connects to Ray unless the caller did. Raises DataError, SchemaError.
     """
     began = time.monotonic()
-    filesystem, target = fsspec.core.url_to_fs(out)
+    filesystem, target = filesystems.of(out)
     target = target.rstrip("/")
     if filesystem.exists(target) and not filesystem.exists(f"{target}/{MANIFEST}"):
         raise DataError(f"--out {out} exists and ray_jobs.features did not write it: name another folder")
@@ -73,7 +73,11 @@ def write_features(
             file.write((json.dumps(manifest, indent=2) + "\n").encode())
         if filesystem.exists(target):
             filesystem.rm(target, recursive=True)
-        filesystem.mv(partial, target, recursive=True)
+        if filesystems.is_s3(filesystem):  # file by file, so the manifest last
+            for name in sorted(filesystem.find(partial), key=lambda name: (name.endswith(f"/{MANIFEST}"), name)):
+                filesystem.mv(name, f"{target}/{posixpath.basename(name)}")
+        else:
+            filesystem.mv(partial, target, recursive=True)
     except OSError as error:
         raise DataError(f"--out {out} cannot be written: {error}; check the folder and its permissions") from None
     finally:

@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Resources:
 
 def check_resources(workers: int, use_gpu: bool) -> Resources:
     """Divide what the cluster has. Raises ConfigError at once for what it could never give, rather than wait."""
-    total, free = ray.cluster_resources(), ray.available_resources()
+    total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
     if workers > cpus:
         raise ConfigError(f"--workers {workers} is more than the {cpus} CPUs of this Ray cluster: use at most {cpus}")
@@ -51,10 +51,27 @@ def check_resources(workers: int, use_gpu: bool) -> Resources:
         raise ConfigError(
             f"--gpu with --workers {workers} needs {workers} GPUs and this Ray cluster has {gpus}: {remedy}"
         )
-    share = min(1.0, math.floor(free.get("CPU", 0.0) / workers * 100) / 100)
+    share = _share_of_cpus(_free_cpus_by_node(), workers)
     if share < _SMALLEST_SHARE:
         logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
     return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
+
+
+def _free_cpus_by_node() -> list[float]:
+    from ray._private.state import available_resources_per_node  # ray.available_resources() adds the nodes up
+
+    return [resources.get("CPU", 0.0) for resources in available_resources_per_node().values()]
+
+
+def _share_of_cpus(free: Sequence[float], workers: int) -> float:
+    """The largest share, at most 1 and in hundredths, that so many workers find on nodes with so many free CPUs each.
+
+    A worker cannot take half of its share from one node and half from another: three workers on two nodes of one CPU
+    get a half each, not two thirds.
+    """
+    hundredths = [math.floor(cpus * 100 + 1e-6) for cpus in free]
+    shares = {min(100, cpus // n) for cpus in hundredths for n in range(1, workers + 1)} - {0}
+    return max((share for share in shares if sum(cpus // share for cpus in hundredths) >= workers), default=0) / 100
 
 
 def fit_autoencoder(
@@ -94,7 +111,11 @@ def fit_autoencoder(
             "state": state,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker=per_worker
+            num_workers=resources.workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker=per_worker,
+            # A dead node takes as few workers as can be; GPUs talk to each other quickest within a node.
+            placement_strategy="PACK" if resources.use_gpu else "SPREAD",
         ),
         run_config=ray.train.RunConfig(
             name=attempt.name,
@@ -127,7 +148,8 @@ class EpochLog(ray.train.UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Ray Train has the checkpoint of the epoch."""
-        self._write({**metrics[0], "time": time.time()})
+        nodes = [worker["node"] for worker in metrics]
+        self._write({**metrics[0], "nodes": nodes, "time": time.time()})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A worker died or raised; Ray Train starts the workers anew from the last checkpoint."""
@@ -201,6 +223,7 @@ def _train_loop(given: dict[str, Any]) -> str | None:
             "validation_error": epoch.validation_error,
             "is_best": epoch.is_best,
             "seconds": time.perf_counter() - started,
+            "node": ray.get_runtime_context().get_node_id(),
         }
         # The checkpoint before this one is committed by now, or waited for: a kill costs one finished epoch at most.
         if rank == 0 and epoch.number > 1:

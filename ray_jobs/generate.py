@@ -103,17 +103,22 @@ def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, rows
 @contextmanager
 def _atomic(path: str) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that takes its name when all went well and is removed when not."""
-    import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
+    from fraud import filesystems
+
     try:
-        filesystem, target = fsspec.core.url_to_fs(path)
+        filesystem, target = filesystems.of(path)
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"output (--out) {path!r} cannot be opened: {error}; give a local path or install it"
         ) from error
     if filesystem.isdir(target):
         raise ConfigError(f"output (--out) {path!r} is a folder: name a file in it, such as {path}/transactions.csv")
+    if filesystems.is_s3(filesystem):
+        with filesystems.whole(filesystem, target) as file:
+            yield file
+        return
     folder, _, name = target.rpartition("/")
     partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
     filesystem.makedirs(folder, exist_ok=True)

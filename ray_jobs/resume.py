@@ -75,6 +75,10 @@ class TrainingFolder:
             lines += read_epochs(attempt / EPOCHS_FILE)
         return lines
 
+    def nodes(self) -> list[str]:
+        """Ids of the Ray nodes that took part in the training, in order of appearance."""
+        return list(dict.fromkeys(node for line in self.reported_epochs() for node in line.get("nodes", ())))
+
     def remove(self) -> None:
         """Forget the training."""
         shutil.rmtree(self.path, ignore_errors=True)

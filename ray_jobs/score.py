@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from cluster.session import connected, terminable
-from fraud import bundle, data
+from fraud import bundle, data, filesystems
 from fraud.bundle import Bundle
 from fraud.errors import ConfigError, run_command
 from fraud.settings import Settings, turn_telemetry_off
@@ -52,9 +51,11 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         "date": job.date.isoformat() if job.date else None,
     }
     days = Days(job, identity) if job.is_partitioned else None
-    filesystem, out = fsspec.core.url_to_fs(job.out)
+    filesystem, out = filesystems.of(job.out)
     lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
-    with locked(filesystem, lock):
+    with locked(filesystem, lock) as lease:
+        if days:
+            days.lease = lease
         done = days.already_there() if days else score_file.already_there(job, identity)
         if done is not None:
             logger.info("already scored: %s matches its manifest, this input and this model", job.out)

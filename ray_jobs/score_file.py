@@ -7,12 +7,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud import data
-from fraud.errors import DataError
+from fraud import data, filesystems
+from fraud.errors import DataError, ObjectStoreError
 from fraud.partitions import read_json
 from ray_jobs.score_output import ROW_GROUP, Collector, Job, counts, ended, parquet_options
 
@@ -47,7 +46,7 @@ def write(
 
     data.write(job.out, put)
     if not found.refused:
-        filesystem, stale = fsspec.core.url_to_fs(job.refused)
+        filesystem, stale = filesystems.of(job.refused)
         if filesystem.exists(stale):
             filesystem.rm(stale)
     manifest = {
@@ -68,7 +67,7 @@ def already_there(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | Non
 
     Raises DataError when the output is there, is something else, and may not be replaced.
     """
-    filesystem, path = fsspec.core.url_to_fs(job.out)
+    filesystem, path = filesystems.of(job.out)
     if job.force or not filesystem.exists(path):
         return None
     made_of = _identity(filesystem, path)
@@ -92,6 +91,8 @@ def _identity(filesystem: Any, path: str) -> dict[str, Any] | None:
     try:
         with filesystem.open(path, "rb") as file:
             return dict(json.loads((pq.ParquetFile(file).schema_arrow.metadata or {})[IDENTITY]))
+    except ObjectStoreError:
+        raise
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
 

@@ -10,12 +10,14 @@ import posixpath
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
-from fraud.errors import DataError
+from fraud import filesystems
+from fraud.errors import DataError, ObjectStoreError
+from fraud.leases import Lease
 from fraud.partitions import MANIFEST, QUARANTINE, folder_of, is_part, part_of, read_json
 from ray_jobs import score_publish
 from ray_jobs.score_output import Collector, Job, counts, ended
@@ -34,13 +36,14 @@ class Days:
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
         self._job = job
         self._identity = identity
-        self._filesystem, root = fsspec.core.url_to_fs(job.out)
+        self._filesystem, root = filesystems.of(job.out)
         self._root = root.rstrip("/")
         self._key = job.date.isoformat() if job.date else ALL_DAYS
         content = json.dumps(identity, sort_keys=True).encode()
         self._record = f"{self._root}/{RUNS}/{hashlib.sha256(content).hexdigest()[:16]}.json"
         self._parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self._stage = ""
+        self.lease: Lease | None = None  # on what the job is for, where the caller holds it in S3
 
     def already_there(self) -> dict[str, Any] | None:
         """Return the manifest of what this job would write, if it is there and whole; None when there is work to do.
@@ -75,13 +78,16 @@ class Days:
                 raise AssertionError("rows came that are in no part")
             found.check_total()
             return self._publish(found, {**about, **ended(began)})
+        except ObjectStoreError:  # says itself what to check
+            raise
         except OSError as error:
             raise DataError(
                 f"--out {self._job.out} cannot be written: {error}; check the folder, its permissions and its room"
             ) from None
         finally:
-            if self._filesystem.exists(self._stage):
-                self._filesystem.rm(self._stage, recursive=True)
+            with suppress(ObjectStoreError):  # what is left, a later run removes
+                if self._filesystem.exists(self._stage):
+                    self._filesystem.rm(self._stage, recursive=True)
 
     def _clear(self) -> None:
         """Remove what dead runs left: this job holds their lock, or they are old."""
@@ -134,8 +140,11 @@ class Days:
         manifests = {day: self._manifest(day, found, about) for day in days}
         for day in days:
             if day not in done:
-                with score_publish.locked(self._filesystem, self.lock_of(day), held=day == self._key):
-                    self._publish_day(day, manifests[day])
+                with ExitStack() as stack:
+                    lease = self.lease
+                    if day != self._key:  # else the caller holds it already
+                        lease = stack.enter_context(score_publish.locked(self._filesystem, self.lock_of(day)))
+                    self._publish_day(day, manifests[day], lease)
         if self._job.date:
             return manifests[self._key]
         whole = {
@@ -164,7 +173,7 @@ class Days:
             "parts": scored, "quarantine_parts": refused, "warnings": found.warnings,
         }  # fmt: skip
 
-    def _publish_day(self, day: str, manifest: Mapping[str, Any]) -> None:
+    def _publish_day(self, day: str, manifest: Mapping[str, Any], lease: Lease | None) -> None:
         """Refused rows first: the manifest, which comes with or after the scored rows, names both."""
         target, refused = self._folders(day)
         staged = self._staged("part", day)
@@ -175,10 +184,14 @@ class Days:
             self._swap("quarantine", day, refused)
             self._swap("part", day, target)
             return
+        if lease is not None:
+            lease.check()
         if self._filesystem.exists(f"{target}/{MANIFEST}"):
             self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day does not count
         self._swap("quarantine", day, refused)
         self._swap("part", day, target)
+        if lease is not None:
+            lease.check()
         self._filesystem.pipe_file(f"{target}/{MANIFEST}", content)
 
     def _swap(self, kind: str, day: str, target: str) -> None:

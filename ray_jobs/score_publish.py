@@ -13,7 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fraud import filesystems, leases
 from fraud.errors import DataError
+from fraud.leases import Lease
 from fraud.locks import HeldElsewhereError, exclusive
 
 logger = logging.getLogger(__name__)
@@ -27,13 +29,17 @@ def is_local(filesystem: Any) -> bool:
 
 
 @contextmanager
-def locked(filesystem: Any, path: str, *, held: bool = False) -> Iterator[None]:
-    """Hold a lock file while working, and wait for whoever holds it. A store that is not local has no locks.
+def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
+    """Hold a lock file, or a lease in S3, while working, and wait for whoever holds it. Other stores have no locks.
 
-    held: the caller has it already.
+    Gives the lease, which is to be checked before what counts is written.
     """
-    if held or not is_local(filesystem):
-        yield
+    if filesystems.is_s3(filesystem):
+        with leases.held(filesystem, path) as lease:
+            yield lease
+        return
+    if not is_local(filesystem):
+        yield None
         return
     with ExitStack() as stack:
         try:
@@ -44,7 +50,7 @@ def locked(filesystem: Any, path: str, *, held: bool = False) -> Iterator[None]:
                 stack.enter_context(exclusive(Path(path)))
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error}; check the folder, its permissions and room") from None
-        yield
+        yield None
 
 
 def replace_folder(filesystem: Any, staged: str, target: str) -> None:

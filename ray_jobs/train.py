@@ -63,7 +63,12 @@ def train(order: Order, settings: Settings) -> str:
                     reference_sha256=reference_sha256,
                 )
                 content |= {"bundle_sha256": sha256, "data": order.data, "data_fingerprint": fingerprint}
-                content |= {"rows": len(checked.rows), "quarantined": len(checked.quarantine), "registry": None}
+                content |= {
+                    "nodes": folder.nodes(),
+                    "rows": len(checked.rows),
+                    "quarantined": len(checked.quarantine),
+                    "registry": None,
+                }
                 report.write_json(content, order.outdir / report.METRICS)
             text = report.table(prepared, detector, evaluation, order.config)
             if tracker:

@@ -8,14 +8,13 @@ import os
 from pathlib import Path
 from typing import IO
 
-import fsspec
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from fraud import data
+from fraud import data, filesystems
 from serve_app.decision_rows import blocks_of, table_schemas
 
 _BLOCK = 8 << 20  # bytes; no line may be longer, and a transaction of a thousand columns is a megabyte at most
@@ -94,7 +93,7 @@ def _write(table: pa.Table, path: str) -> None:
             os.fsync(stream.fileno())
 
     data.write(path, put)
-    filesystem, target = fsspec.core.url_to_fs(path)
+    filesystem, target = filesystems.of(path)
     if "file" in filesystem.protocol:
         folder = os.open(Path(target).parent, os.O_RDONLY)
         try:
@@ -104,6 +103,6 @@ def _write(table: pa.Table, path: str) -> None:
 
 
 def _make_private(url: str) -> None:
-    filesystem, target = fsspec.core.url_to_fs(url)
+    filesystem, target = filesystems.of(url)
     if "file" in filesystem.protocol:
         Path(target).mkdir(mode=0o700, parents=True, exist_ok=True)

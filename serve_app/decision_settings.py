@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fsspec
-
+from fraud import filesystems
 from fraud.columns import closest
 from fraud.errors import ConfigError
 from fraud.schema import Schema
@@ -55,7 +54,7 @@ class DecisionSettings:
         url = None if given.lower() == "off" else settings.locate(given) if given else str(folder)
         if url is not None:
             try:
-                fsspec.core.url_to_fs(url)
+                filesystems.of(url)
             except (ImportError, ValueError) as error:
                 raise ConfigError(
                     f"{URL}={url!r}: {error}; install that filesystem's package or name a folder"

@@ -11,11 +11,11 @@ import datetime as dt
 import sys
 from collections.abc import Sequence
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from fraud import filesystems
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.settings import Settings
 
@@ -31,7 +31,7 @@ _COLUMNS = pa.schema(
 def read(url: str, since: dt.date | None = None) -> pa.Table:
     """The decisions below a folder or URL, without inputs and reasons. Raises DataError where there is none."""
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = filesystems.of(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS)
         wanted = None
         if since is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -20,9 +21,12 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from cluster import exposure
 from fraud import bundle
 from fraud.errors import FraudError
+from fraud.settings import Settings
 from serve_app import scaling
+from serve_app.auth import ApiKeys
 from serve_app.direct import MIDDLEWARES, answer_with
 from serve_app.replica import Replica, check
 
@@ -67,10 +71,11 @@ class Scorer:
         _close_to_other_networks()
         self._use = scaling.Use()
         place = serve.get_replica_context()
+        everything = {**os.environ, **environment}
         try:
-            self._replica = Replica(
-                {**os.environ, **environment}, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True
-            )
+            if warning := check_exposure(_host_of_serve(), everything):
+                logger.warning("%s", warning)
+            self._replica = Replica(everything, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True)
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
             raise
@@ -113,6 +118,26 @@ def app(arguments: Mapping[str, str]) -> Application:
     if folder := environment.get("FRAUD_BUNDLE"):
         bundle.load(settings.locate(folder))
     return Scorer.bind(environment)  # type: ignore[attr-defined]
+
+
+def check_exposure(host: str, environment: Mapping[str, str]) -> str:
+    """What to warn of when Serve listens on `host`.
+
+    Raises ConfigError where others reach it and Ray asks for no token, or /score for no key.
+    """
+    keys = ApiKeys.from_environment(Settings.from_environment(environment), environment)
+    has_token = exposure.asks_for_token(environment)
+    return exposure.check(host, has_token=has_token, has_keys=keys.is_required, what="Ray Serve")
+
+
+def _host_of_serve() -> str:
+    """The address on which Serve's proxies listen, as its controller has it."""
+    from ray.serve.context import _get_global_client
+
+    # A replica's constructor may run on its event loop, where Ray warns of a call that waits.
+    with ThreadPoolExecutor(1) as pool:
+        config = pool.submit(lambda: _get_global_client().http_config).result()
+    return str(config.host or exposure.LOOPBACK)
 
 
 def _close_to_other_networks() -> None:

@@ -28,7 +28,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 REQUEST_ID = "X-Request-ID"
 CLIENT_LEFT = 499  # nobody is told; it is what access logs write for it
 _KEY, _ID, _DEADLINE = (name.lower().encode() for name in (HEADER, REQUEST_ID, DEADLINE_HEADER))
-_READ = frozenset({_KEY, _ID, _DEADLINE})
+_AUTHORIZATION, _BEARER = b"authorization", b"Bearer "
+_READ = frozenset({_KEY, _ID, _DEADLINE, _AUTHORIZATION})
 _SOUND_ID = re.compile(rb"[!-~]{1,128}")
 _random = random.Random()  # names are unique, not secret: the system's generator costs a system call for each
 
@@ -100,7 +101,7 @@ class Guard:
             state = scope["state"]
             key = None
             if self._keys.is_required:
-                key = self._keys.find(given.get(_KEY))
+                key = self._keys.find(given.get(_KEY) or _key_of_prometheus(path, given))
                 if key is None:
                     raise _unauthorized()
                 state["key_name"] = key.name
@@ -145,6 +146,12 @@ def _headers(scope: Scope) -> dict[bytes, bytes | None]:
         if name in _READ:
             found[name] = None if name in found else value
     return found
+
+
+def _key_of_prometheus(path: str, given: dict[bytes, bytes | None]) -> bytes | None:
+    """Prometheus 2.42, Debian's, sends its credentials in Authorization only; no other path takes a key from there."""
+    said = given.get(_AUTHORIZATION) or b""
+    return said.removeprefix(_BEARER) if path == "/metrics" and said.startswith(_BEARER) else None
 
 
 def _request_id(given: bytes | None) -> tuple[str, bool]:

@@ -19,8 +19,16 @@ from fraud.settings import TELEMETRY_OFF, Settings
 SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 # A developer's own settings must not steer a test, and a test must never reach a cluster that already runs.
-FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "FRAUD_ROOT", "FRAUD_MODE")
-FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "MLFLOW_")
+FOREIGN = (
+    "RAY_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "FRAUD_ROOT",
+    "FRAUD_MODE",
+    "FRAUD_STORE",
+)
+FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "FRAUD_MLFLOW", "MLFLOW_", "AWS_", "PGPASS")
 
 # Tests that start other processes and wait for them.
 WAITING = ("ray", "airflow", "browser", "slow")

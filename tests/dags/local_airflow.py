@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import sys
@@ -51,9 +52,10 @@ class LocalAirflow:
         return json.loads(answer)
 
     def trigger(self, dag_id: str, **conf: Any) -> str:
-        """Start a run; returns its id."""
+        """Start a run as the page's button does, with the logical date now; returns its id."""
         eventually(lambda: services.ask(f"{self.api}/dags/{dag_id}", headers=self._headers)[0] == 200, dag_id)
-        return str(self.ask(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+        now = dt.datetime.now(dt.UTC).isoformat()
+        return str(self.ask(f"/dags/{dag_id}/dagRuns", {"logical_date": now, "conf": conf})["dag_run_id"])
 
     def task(self, dag_id: str, run_id: str, task_id: str = "job") -> dict[str, Any]:
         """A task of a run."""
@@ -84,15 +86,20 @@ class LocalAirflow:
         mine = [job for job in listed if (job.get("metadata") or {}).get("airflow_run") == run_id]
         return {job["submission_id"]: job["status"] for job in mine}
 
-    def until_job(self, run_id: str, status: str) -> str:
-        """Wait until the one job of a run has a status; returns its id. More than one is an error."""
+    def status(self, job: str) -> str | None:
+        """A Ray job's status; None where Ray knows no such job."""
+        code, answer = services.ask_ray(self.stack, f"/api/jobs/{job}")
+        return str(json.loads(answer)["status"]) if code == 200 else None
+
+    def until_job(self, run_id: str, *statuses: str) -> str:
+        """Wait until the one job of a run has one of `statuses`; returns its id. More than one is an error."""
 
         def found() -> str | None:
             jobs = self.jobs(run_id)
             assert len(jobs) <= 1, jobs
-            return next((job for job, is_in in jobs.items() if is_in == status), None)
+            return next((job for job, status in jobs.items() if status in statuses), None)
 
-        return str(eventually(found, f"the Ray job of {run_id} is {status}"))
+        return str(eventually(found, f"the Ray job of {run_id} is {' or '.join(statuses)}"))
 
     def restart(self, component: str) -> None:
         """Start a component again that has ended."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import signal
 import sqlite3
 import stat
 import subprocess
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from deploy import airflow
+from deploy import airflow, services
 from deploy.services import CODE
 from tests.dags import sample
 from tests.dags.local_airflow import LocalAirflow, eventually, running
@@ -37,27 +40,54 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
     assert not [process for process in components if process.is_running()], "down stops every component"
 
 
-def whole_run(local: LocalAirflow, dag_id: str, tmp_path: Path, date: dt.date) -> None:
-    """`airflow dags test` of a real DAG, on a copy of the database, which the running scheduler does not see."""
-    variables = airflow.environment(local.stack, local.stack.port("airflow"))
+@pytest.fixture(scope="module")
+def whole_runs(local: LocalAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
+    """A training, then `airflow dags test` of both real DAGs, beside the tests of faults, which mostly wait.
+
+    On a copy of the database, which the running scheduler does not see.
+    """
+    folder = tmp_path_factory.mktemp("whole")
     with sqlite3.connect(airflow.home(local.stack.settings) / "airflow.db") as ours:
-        ours.backup(sqlite3.connect(tmp_path / "airflow.db"))
-    variables |= {
+        ours.backup(sqlite3.connect(folder / "airflow.db"))
+    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
         **sample.VARIABLES,
         "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
         "FRAUD_DAILY_SCHEDULE": "none",
         "FRAUD_WEEKLY_SCHEDULE": "none",
         "FRAUD_DEADLINES": "off",
     }
-    command = [str(airflow.binary()), "dags", "test", dag_id, "--conf", json.dumps({"date": str(date)})]
-    ended = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-6000:]
+    for_ray = local.stack.environment() | {"RAY_API_SERVER_ADDRESS": local.stack.url("dashboard")}
+    test = [str(airflow.binary()), "dags", "test"]
+    commands = [
+        (["ray", "job", "submit", "--", *TRAIN, "--config", "quick.yaml", "--outdir", "artifacts/first"], for_ray),
+        *(
+            ([*test, dag_id, "--conf", json.dumps({"date": str(TODAY)})], variables)
+            for dag_id in ("fraud_daily_scoring", "fraud_weekly_retraining")
+        ),
+    ]
+    begun: list[subprocess.Popen[str]] = []
+
+    def run_all() -> None:
+        for command, environment in commands:
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            begun.append(subprocess.Popen(command, env=environment, cwd=folder, text=True, **pipes))
+            output = begun[-1].communicate()[0]
+            assert begun[-1].returncode == 0, output[-6000:]
+
+    with ThreadPoolExecutor(1) as pool:
+        runs = pool.submit(run_all)
+        yield runs
+        if not runs.done():  # nobody waited for it
+            begun[-1].terminate()
 
 
+@pytest.mark.usefixtures("whole_runs")  # they begin here; the last test waits for their end
 def test_what_make_airflow_starts_is_ours_and_its_secrets_are_closed(local: LocalAirflow):
     again = airflow.up(local.stack.settings, [].append)
     assert again.services == local.stack.services  # safe to repeat
+    begun = {name: service.started for name, service in again.services.items()}
+    assert max(begun, key=lambda name: begun[name]) == "airflow-scheduler"  # whose first tasks need all the others
     folder = airflow.home(local.stack.settings)
     for name in ("passwords.json", "secrets.json"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
@@ -72,25 +102,6 @@ def test_what_make_airflow_starts_is_ours_and_its_secrets_are_closed(local: Loca
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
-
-
-def test_a_day_and_a_retraining_run_green(local: LocalAirflow, tmp_path: Path):
-    root, environment = local.stack.settings.root, local.stack.environment()
-    environment |= {"RAY_API_SERVER_ADDRESS": local.stack.url("dashboard")}
-    submit = ["ray", "job", "submit", "--", *TRAIN, "--config", "quick.yaml", "--outdir", "artifacts/first"]
-    trained = subprocess.run(submit, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert trained.returncode == 0, trained.stdout[-3000:]
-
-    whole_run(local, "fraud_daily_scoring", tmp_path, TODAY)
-    assert list((root / "scored" / f"date={TODAY}").glob("part-*.parquet"))
-    for kind in ("drift", "volume", "performance"):
-        assert (root / "reports" / kind / f"{TODAY}.json").exists()
-    assert (root / "review" / f"{TODAY}.csv").exists()
-
-    whole_run(local, "fraud_weekly_retraining", tmp_path, TODAY)
-    decided = json.loads((root / "gate" / f"{TODAY}.json").read_text())
-    assert decided["decision"] in ("promoted", "refused")
-    assert (root / "sweep" / str(TODAY) / "best.yaml").exists()
 
 
 def task_process(local: LocalAirflow, run_id: str) -> psutil.Process:
@@ -149,13 +160,62 @@ def test_a_triggerer_that_is_restarted_follows_the_same_job(local: LocalAirflow,
         for child in family[1:]:
             child.kill()
     psutil.wait_procs(family, timeout=60)
-    local.restart("triggerer")
     assert local.jobs(run) == {job: "RUNNING"}
+    # What is marked before a triggerer took it has no job, or one that is stopped at once.
+    unwanted = local.trigger("deferred")
+    local.until("deferred", unwanted, "deferred")
+    local.mark("deferred", unwanted, "failed")
+    local.restart("triggerer")
     assert local.until("deferred", run, "success")["try_number"] == 1
     assert local.until_job(run, "SUCCEEDED") == job
+    assert set(local.jobs(unwanted).values()) <= {"STOPPED", "FAILED"}
 
 
 def test_a_task_out_of_time_stops_its_job(local: LocalAirflow):
     run = local.trigger("hasty")
     local.until("hasty", run, "failed")
+    local.until_job(run, "STOPPED", "FAILED")  # the latter where it had not started yet
+
+
+def test_a_job_that_was_stopped_before_it_started_never_runs(local: LocalAirflow, tmp_path: Path):
+    package = tmp_path / "package.zip"
+    os.mkfifo(package)
+    run = local.trigger("pending", package=str(package))
+    try:
+        local.until("pending", run, "deferred")
+        job = local.until_job(run, "PENDING")
+        local.mark("pending", run, "failed")
+        eventually(lambda: local.status(f"end.{job}"), "its end is ordered")
+        assert local.until_job(run, "PENDING") == job
+    finally:  # Ray starts no job as long as it waits for this one's code; for both, so as not to wait for it here
+        with os.fdopen(os.open(package, os.O_RDWR), "wb") as pipe, zipfile.ZipFile(pipe, "w") as content:
+            content.writestr("code/empty.py", "")
+    eventually(lambda: local.status(job) in ("STOPPED", "FAILED"), "the job has ended")
+    eventually(lambda: local.status(f"end.{job}") == "SUCCEEDED", "and what was to end it")
+    assert "second 0" not in services.ask_ray(local.stack, f"/api/jobs/{job}/logs")[1]
+
+
+def test_a_run_that_is_late_is_told(local: LocalAirflow):
+    run = local.trigger("late")
+    alerts = local.stack.settings.state / "alerts" / "alerts.jsonl"
+
+    def told() -> list[str]:
+        lines = map(json.loads, alerts.read_text().splitlines()) if alerts.exists() else ()
+        return [line["text"] for line in lines if line["subject"] == "late"]
+
+    eventually(told, "the alert of the deadline")
+    assert told() == [f"run {run} is running {1 / 3600:g} hours after its interval began"]
+    local.mark("late", run, "failed")
     local.until_job(run, "STOPPED")
+
+
+def test_a_day_and_a_retraining_run_green(local: LocalAirflow, whole_runs: Future[None]):
+    whole_runs.result()
+    root = local.stack.settings.root
+    assert list((root / "scored" / f"date={TODAY}").glob("part-*.parquet"))
+    for kind in ("drift", "volume", "performance"):
+        assert (root / "reports" / kind / f"{TODAY}.json").exists()
+    assert (root / "review" / f"{TODAY}.csv").exists()
+    decided = json.loads((root / "gate" / f"{TODAY}.json").read_text())
+    assert decided["decision"] in ("promoted", "refused")
+    assert (root / "sweep" / str(TODAY) / "best.yaml").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fraud import data
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.labels import COLUMNS, LabelStore, check
 from fraud.schema import Schema
@@ -87,6 +88,14 @@ def test_a_file_without_labels_and_a_schema_without_ids_are_refused(tmp_path: Pa
         checked(path)
     with pytest.raises(ConfigError, match="no id column"):
         list(check(str(path), Schema.load("transactions"), source="analyst", known_at=None, now=DAY))
+
+
+def test_a_drawn_sheet_comes_back_with_its_ids_as_they_were(tmp_path: Path):
+    sheet = tmp_path / "sheet.csv"
+    data.write_csv(pd.DataFrame({"id": ["=1+1", "7"], "is_fraud": [1, 0]}), str(sheet))
+    assert "'=1+1" in sheet.read_text()
+    kept, refused = checked(sheet)
+    assert kept["id"].tolist() == ["=1+1", "7"] and not len(refused)
 
 
 def test_the_store_is_where_the_environment_says(tmp_path: Path):

@@ -252,6 +252,15 @@ def test_metrics_are_open_only_where_that_is_set():
     assert asyncio.run(call(is_open, scope_of("/model", "GET"))).status == 401
 
 
+def test_prometheus_sends_its_key_as_a_bearer_token_and_only_for_metrics():
+    def status(path: str, method: str, value: str) -> int | None:
+        return asyncio.run(call(Guard(echo, KEYS), scope_of(path, method, {"Authorization": value}))).status
+
+    assert status("/metrics", "GET", "Bearer one") == 200
+    assert [status("/metrics", "GET", value) for value in ("Bearer wrong", "Bearer ", "one", "Basic one")] == [401] * 4
+    assert status("/score", "POST", "Bearer one") == 401
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [json.loads(record.getMessage()) for record in caplog.records if record.name == "serve_app.access"]
 

@@ -16,10 +16,12 @@ import aiohttp
 
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 REQUEST_TIMEOUT_S = 30.0
-# A stopped job that never started is not ended by Ray itself (its issue 58353): end what would start it.
+# A stopped job that never started is ended by Ray as soon as it starts (its issue 58353), if what was told still runs
+# then. End what would start it; without that name it has ended.
 END_PENDING = (
-    "import sys, ray; from ray.dashboard.modules.job import common; ray.init(); "
-    "ray.kill(ray.get_actor(common.JOB_ACTOR_NAME_TEMPLATE.format(job_id=sys.argv[1]), "
+    "import contextlib, sys, ray; from ray.dashboard.modules.job import common; ray.init()\n"
+    "with contextlib.suppress(ValueError):\n"
+    "    ray.kill(ray.get_actor(common.JOB_ACTOR_NAME_TEMPLATE.format(job_id=sys.argv[1]), "
     "namespace=common.SUPERVISOR_ACTOR_RAY_NAMESPACE))"
 )
 
@@ -82,7 +84,8 @@ class RayJobs:
         """
         body = {
             "submission_id": job_id,
-            "entrypoint": shlex.join(command),
+            # Ray starts it in a shell. A stop in that moment would end the shell, and leave what it just started.
+            "entrypoint": f"exec {shlex.join(command)}",
             "runtime_env": dict(runtime_env),
             "metadata": dict(metadata),
         }
@@ -109,8 +112,9 @@ class RayJobs:
     async def stop(self, job_id: str, *, patience_s: float) -> bool:
         """Stop a job and wait until it has ended, at most `patience_s`. Returns whether it has.
 
-        Ray sends SIGTERM, and SIGKILL after 3 s. It forgets the wish for a job that has not started yet, so the wish
-        is repeated, and one that still waits after half of the patience is ended by what would have started it.
+        Ray sends SIGTERM, and SIGKILL after 3 s. A job that has not started waits on, to be ended when it starts; the
+        process that remembers this may not live so long. So the wish is repeated, and a job that still waits after
+        half of the patience is ended by a job of ours, which outlives us: it waits as long as the other does.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.ray_trigger import RayJobTrigger
-from fraud_airflow.watching import Outcome, finish, follow, start, submission_id
+from fraud_airflow.watching import Order, Outcome, finish, follow, submission_id, submit, take_over
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -89,7 +90,7 @@ class RayJobOperator(BaseOperator):
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or take over the one that is there, and wait for it."""
+        """Start the job, or take over the one that is there, and wait for it; deferred, the trigger does both."""
         ti = context["ti"]
 
         def name(try_number: int) -> str:
@@ -100,21 +101,24 @@ class RayJobOperator(BaseOperator):
         # A clear raises max_tries by what was tried already, so this counts from the last clear.
         tries_since_clear = ti.try_number - ((ti.max_tries or 0) - (self.retries or 0))
         before = range(ti.try_number - 1, max(0, ti.try_number - 1 - MOST_EARLIER_TRIES), -1)
-        self._job_id = name(ti.try_number)
-        self._job_id = finish(self._start([name(number) for number in before], tries_since_clear > 1, context))
-        if self._is_killed:  # while the job was on its way to Ray
-            self.on_kill()
-            raise AirflowException(f"killed; Ray job {self._job_id} was told to stop")
-        ti.xcom_push(key=JOB_KEY, value=self._job_id)
+        earlier = finish(self._take_over([name(number) for number in before], tries_since_clear > 1))
+        order = Order(job_id=earlier) if earlier else self._order(name(ti.try_number), ti)
+        self._job_id = order.job_id
+        ti.xcom_push(key=JOB_KEY, value=order.job_id)
         dashboard = os.environ.get("FRAUD_RAY_DASHBOARD") or self.address
-        ti.xcom_push(key=LINK_KEY, value=f"{dashboard.rstrip('/')}/#/jobs/{self._job_id}")
+        ti.xcom_push(key=LINK_KEY, value=f"{dashboard.rstrip('/')}/#/jobs/{order.job_id}")
         if self.deferrable:
             self.defer(
-                trigger=RayJobTrigger(self.address, self._job_id, self.poll_s, self.unreachable_s),
+                trigger=RayJobTrigger(self.address, asdict(order), self.poll_s, self.unreachable_s),
                 method_name="execute_complete",
                 timeout=self.execution_timeout if isinstance(self.execution_timeout, timedelta) else None,
             )
-        return self.execute_complete(context, finish(self._follow(self._job_id)).as_event())
+        if order.command:
+            finish(self._submit(order))
+        if self._is_killed:  # while the job was on its way to Ray
+            self.on_kill()
+            raise AirflowException(f"killed; Ray job {order.job_id} was told to stop")
+        return self.execute_complete(context, finish(self._follow(order.job_id)).as_event())
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return what the job left, or raise AirflowException with the end of its log and the driver's exit code."""
@@ -146,22 +150,18 @@ class RayJobOperator(BaseOperator):
             self.log.info("stopping Ray job %s", self._job_id)
             self._stop(self._job_id, KILL_PATIENCE_S)
 
-    async def _start(self, earlier: Sequence[str], is_retry: bool, context: Context) -> str:
-        assert self._job_id is not None
-        ti = context["ti"]
+    def _order(self, job_id: str, ti: Any) -> Order:
+        command = [part for part in map(str, self.command) if part]
         metadata = {"airflow_dag": ti.dag_id, "airflow_run": ti.run_id, "airflow_task": ti.task_id}
+        return Order(job_id=job_id, command=command, runtime_env=dict(self.runtime_env), metadata=metadata)
+
+    async def _take_over(self, earlier: Sequence[str], is_retry: bool) -> str | None:
         async with RayJobs(self.address) as jobs:
-            return await start(
-                jobs,
-                self._job_id,
-                earlier,
-                [part for part in map(str, self.command) if part],
-                is_retry=is_retry,
-                runtime_env=self.runtime_env,
-                metadata=metadata,
-                unreachable_s=self.unreachable_s,
-                log=self.log,
-            )
+            return await take_over(jobs, earlier, is_retry=is_retry, unreachable_s=self.unreachable_s, log=self.log)
+
+    async def _submit(self, order: Order) -> None:
+        async with RayJobs(self.address) as jobs:
+            await submit(jobs, order, unreachable_s=self.unreachable_s, log=self.log)
 
     async def _follow(self, job_id: str) -> Outcome:
         async with RayJobs(self.address) as jobs:

@@ -7,7 +7,7 @@ import hashlib
 import re
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -36,7 +36,8 @@ class Outcome:
     """How a job ended.
 
     job_id: its submission id.
-    status: SUCCEEDED, FAILED or STOPPED; LOST: Ray no longer knows it; UNREACHABLE: Ray was silent for too long.
+    status: SUCCEEDED, FAILED or STOPPED; REFUSED: Ray did not take it; LOST: Ray no longer knows it; UNREACHABLE: Ray
+        was silent for too long.
     message: Ray's reason.
     exit_code: of the driver process, where it had one.
     last_lines: the end of its log.
@@ -51,6 +52,19 @@ class Outcome:
     def as_event(self) -> dict[str, Any]:
         """Plain values, for Airflow's database."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A job to submit, or, without a command, one to follow only.
+
+    job_id: its submission id. command: its command line. runtime_env, metadata: as Ray takes them.
+    """
+
+    job_id: str
+    command: list[str] = field(default_factory=list)
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> str:
@@ -95,19 +109,10 @@ async def patiently(ask: Callable[[], Awaitable[T]], *, unreachable_s: float, lo
             await asyncio.sleep(min(pause_s, unreachable_s))
 
 
-async def start(
-    jobs: RayJobs,
-    job_id: str,
-    earlier: Sequence[str],
-    command: Sequence[str],
-    *,
-    is_retry: bool,
-    runtime_env: Mapping[str, Any],
-    metadata: Mapping[str, str],
-    unreachable_s: float,
-    log: Log,
-) -> str:
-    """Submit `command` as `job_id`, unless a job of this task is there already. Returns the id of the job to follow.
+async def take_over(
+    jobs: RayJobs, earlier: Sequence[str], *, is_retry: bool, unreachable_s: float, log: Log
+) -> str | None:
+    """The id of a job of an earlier try that this try shall follow; None where it shall submit one of its own.
 
     earlier: ids of the tries before, newest first. A retry takes over what the newest of them that Ray knows still
     does, or its success: its task process died, not the job. Otherwise (the task was cleared) a job that still runs is
@@ -125,15 +130,19 @@ async def start(
             log.info("stopping the job %s of before the clear", other)
             await jobs.stop(other, patience_s=30.0)
         break
+    return None
 
-    def submit() -> Awaitable[bool]:
-        return jobs.submit(job_id, command, runtime_env=runtime_env, metadata=metadata)
 
-    if await patiently(submit, unreachable_s=unreachable_s, log=log):
-        log.info("submitted Ray job %s: %s", job_id, " ".join(command))
+async def submit(jobs: RayJobs, order: Order, *, unreachable_s: float, log: Log) -> None:
+    """Submit a job, unless it was before: the name decides, so to ask again never starts a second one."""
+
+    def ask() -> Awaitable[bool]:
+        return jobs.submit(order.job_id, order.command, runtime_env=order.runtime_env, metadata=order.metadata)
+
+    if await patiently(ask, unreachable_s=unreachable_s, log=log):
+        log.info("submitted Ray job %s: %s", order.job_id, " ".join(order.command))
     else:
-        log.info("Ray job %s was submitted before: following it", job_id)
-    return job_id
+        log.info("Ray job %s was submitted before: following it", order.job_id)
 
 
 async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: float, log: Log) -> Outcome:

@@ -1,8 +1,9 @@
-"""DAGs for the fault tests: one Ray job each, whose length, exit code and last words the run's conf gives."""
+"""DAGs for the fault tests: one Ray job each, whose length, exit code and package the run's conf gives."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG
 from fraud_airflow.alerting import task_failed
@@ -21,9 +22,11 @@ JOB = (
 )
 
 
-def fault(dag_id: str, *, deferrable: bool, timeout_s: float = 600.0, retries: int = 1) -> DAG:
+def fault(
+    dag_id: str, *, deferrable: bool, timeout_s: float = 600.0, retries: int = 1, due_h: float = 24.0, **more: Any
+) -> DAG:
     """A DAG with one Ray job."""
-    with DAG(dag_id, schedule=None, max_active_runs=8, deadline=due(dag_id, 24)) as dag:
+    with DAG(dag_id, schedule=None, max_active_runs=8, deadline=due(dag_id, due_h)) as dag:
         RayJobOperator(
             task_id="job",
             command=[
@@ -40,6 +43,7 @@ def fault(dag_id: str, *, deferrable: bool, timeout_s: float = 600.0, retries: i
             hopeless_exit_codes=[7],
             execution_timeout=timedelta(seconds=timeout_s),
             on_failure_callback=[task_failed],
+            **more,
         )
     return dag
 
@@ -47,3 +51,6 @@ def fault(dag_id: str, *, deferrable: bool, timeout_s: float = 600.0, retries: i
 deferred = fault("deferred", deferrable=True)
 held = fault("held", deferrable=False)
 hasty = fault("hasty", deferrable=True, timeout_s=8, retries=0)
+late = fault("late", deferrable=True, due_h=1 / 3600)
+# Its code comes from a pipe, so that the job waits until somebody writes to that.
+pending = fault("pending", deferrable=True, runtime_env={"working_dir": "file://{{ dag_run.conf.get('package') }}"})

@@ -1,0 +1,72 @@
+"""Where the MLflow server that we start keeps its tables and files: below FRAUD_STATE, or where two settings say.
+
+FRAUD_MLFLOW_BACKEND    database: postgresql://USER:PASSWORD@HOST:PORT/NAME, or without the password, which libpq then
+                        takes from PGPASSFILE; default SQLite below FRAUD_STATE
+FRAUD_MLFLOW_ARTIFACTS  folder or s3://BUCKET/PREFIX of the artifacts, which the server alone reads and writes
+
+Both reach the server by its environment, not its command line, which every user of a machine can list. Nobody else gets
+them: Ray, the jobs and Airflow know the server's address only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from fraud import filesystems
+from fraud.errors import ConfigError
+from fraud.settings import Settings
+
+BACKEND, ARTIFACTS = "FRAUD_MLFLOW_BACKEND", "FRAUD_MLFLOW_ARTIFACTS"
+_POSTGRESQL = ("postgresql://", "postgresql+psycopg2://")
+_CONNECT_S = 5
+# What only these servers may know, by the beginning of its name.
+_SECRET = (BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "PGPASS")
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the databases' addresses and passwords."""
+    return {name: value for name, value in environment.items() if not name.startswith(_SECRET)}
+
+
+def environment(settings: Settings, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What MLflow's server is told of its stores, both of which answered.
+
+    given: default os.environ. Raises ConfigError or ObjectStoreError naming the setting, never the password.
+    """
+    env = os.environ if given is None else given
+    backend = env.get(BACKEND) or f"sqlite:///{settings.state}/mlflow.db"
+    artifacts = settings.locate(env.get(ARTIFACTS) or str(settings.state / "mlartifacts"))
+    if env.get(BACKEND):
+        check_database(backend, env, BACKEND)
+        if backend.startswith("postgresql://"):  # whose driver depends on SQLAlchemy's version
+            backend = backend.replace("://", "+psycopg2://", 1)
+    filesystems.check(artifacts, ARTIFACTS)
+    found = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
+    return found | {name: value for name, value in env.items() if name.startswith("PGPASS")}
+
+
+def check_database(url: str, env: Mapping[str, str], setting: str) -> None:
+    """Connect to PostgreSQL once. Raises ConfigError where the address is none, or nobody answers or lets us in."""
+    if url.startswith("sqlite:///"):
+        return
+    if not url.startswith(_POSTGRESQL):
+        raise ConfigError(f"{setting} is neither sqlite:///... nor postgresql://USER:PASSWORD@HOST:5432/NAME")
+    import psycopg2
+    from psycopg2.extensions import parse_dsn
+
+    plain = "postgresql://" + url.partition("://")[2]
+    try:
+        parts = parse_dsn(plain)
+        if env.get("PGPASSFILE"):
+            parts.setdefault("passfile", env["PGPASSFILE"])
+        psycopg2.connect(**parts, connect_timeout=_CONNECT_S).close()
+    except psycopg2.ProgrammingError:
+        raise ConfigError(f"{setting} is no address: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
+    except psycopg2.Error as error:
+        place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+        line = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{setting}: PostgreSQL at {place} does not let user {parts.get('user', '')!r} in ({line}): check that it "
+            "runs, the database, the user and the password"
+        ) from None
