@@ -288,7 +288,13 @@ class Servers:
         told = self.environment()
         keys = {"key": told["AWS_ACCESS_KEY_ID"], "secret": told["AWS_SECRET_ACCESS_KEY"]}
         where = {"endpoint_url": told["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
-        S3(**where, **keys, skip_instance_cache=True).check(BUCKET)
+        store = S3(**where, **keys, skip_instance_cache=True)
+        store.check(BUCKET)
+        # The bucket is known before the server that holds the files has told which it has.
+        probe = f"{BUCKET}/.started-{os.getpid()}"
+        store.pipe_file(probe, b"started")
+        store.cat_file(probe)
+        store.rm_file(probe)
 
 
 def _tool(name: str) -> str:

@@ -10,10 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -23,15 +22,12 @@ import pytest
 import yaml
 
 from deploy import processes, services
-from deploy.demo import SEED_REQUEST, SERVE_CONFIG, Demo
+from deploy.demo import SEED_REQUEST, Demo
 from deploy.local import main, parser
 from deploy.services import CODE, Stack, StackError
-from fraud import bundle, fitting, simulate
-from fraud.config import TrainConfig, from_mapping
 from fraud.errors import ConfigError
-from fraud.schema import Schema
 from fraud.settings import Settings
-from fraud.validation import validate
+from tests.deploy.live_stack import eventually, serve_config
 
 
 def settings_for(tmp_path: Path) -> Settings:
@@ -66,15 +62,6 @@ def answering(status: int, text: str) -> Iterator[int]:
         server.server_close()
 
 
-def bundle_folder(tmp_path: Path) -> Path:
-    """A small model."""
-    schema = Schema.load("transactions")
-    rows = validate(simulate.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
-    config = from_mapping(TrainConfig, {"forest": {"n_estimators": 10}, "autoencoder": {"epochs": 1}})
-    bundle.save(tmp_path / "bundle", fitting.fit_locally(rows, schema, config)[0])
-    return tmp_path / "bundle"
-
-
 def listening(state: Path) -> dict[str, set[str]]:
     """{name of one of our processes: addresses it listens on}."""
     found: dict[str, set[str]] = {}
@@ -94,14 +81,6 @@ def haproxies(state: Path, config: str) -> list[psutil.Process]:
             if process.name() == "haproxy" and any(part.endswith(config) for part in process.cmdline()):
                 found.append((process.create_time(), process))
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    ends = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < ends
-        time.sleep(0.1)
 
 
 def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
@@ -166,7 +145,7 @@ def test_status_and_down_of_nothing(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     settings, said = settings_for(tmp_path), []
     environment = {**os.environ, "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(settings.state)}
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -209,11 +188,8 @@ def test_up_job_serving_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert "some.pdf" in "\n".join(said)
 
         # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
-        config = yaml.safe_load(SERVE_CONFIG.read_text())
-        config["http_options"]["port"] = port = processes.free_port(8123)
-        config["applications"][0]["args"] = {"bundle": str(bundle_folder(tmp_path))}
-        (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
-        monkeypatch.setattr(demo, "_config", lambda: tmp_path / "serve.yaml")
+        port = processes.free_port(8123)
+        monkeypatch.setattr(demo, "_config", lambda: serve_config(tmp_path, small_bundle, port=port))
         demo._deploy()
         url, body = f"http://127.0.0.1:{port}/score", json.dumps(SEED_REQUEST)
         eventually(lambda: services.ask(url, body=body)[0] == 200)
