@@ -125,7 +125,7 @@ class Scorer:
 def _parts(table: pa.Table, schema: Schema, date: dt.date | None, notes: pa.ChunkedArray) -> pa.Table:
     """Scored rows as one encoded part for each of their days, each with its note, and the other notes."""
     told_of: list[str] = notes.to_pylist()
-    parts: list[memoryview | None] = [None] * len(notes)
+    parts: list[bytes | None] = [None] * len(notes)
     for day, rows in _days(table, schema, date):
         encoded = encode(rows)
         first = rows[scored.ROW][0].as_py()
@@ -156,8 +156,9 @@ def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tup
         yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if whole else table.filter(pa.array(at))
 
 
-def encode(table: pa.Table) -> memoryview:
+def encode(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file; the same table gives the same bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(None), sink, **parquet_options(table.schema))
-    return memoryview(sink.getvalue())
+    # Not a memoryview: pyarrow 25 never frees one that it made a binary array of.
+    return bytes(sink.getvalue().to_pybytes())
