@@ -10,6 +10,7 @@ is left of a publication that was cut off, in a store that cannot rename a folde
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import posixpath
 import re
@@ -17,13 +18,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from fraud import filesystems
-from fraud.errors import ObjectStoreError
+from fraud.errors import ConfigError, ObjectStoreError
 
 MANIFEST = "_manifest.json"
 QUARANTINE = "_quarantine"
 UNKNOWN = "unknown"  # the day of rows whose time is missing or cannot be read
 _PART = re.compile(r"part-\d{12}\.parquet")
 _FOLDER = re.compile(r"date=(\d{4}-\d\d-\d\d|unknown)")
+
+
+def day_named(text: str, flag: str = "--date") -> dt.date:
+    """The day that an argument names. Raises ConfigError."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is not a day: write it as 2026-01-31") from None
 
 
 def folder_of(day: str) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import data, decided, registry
-from fraud.errors import ConfigError, run_command
+from fraud import data, decided, partitions, registry
+from fraud.errors import run_command
 from fraud.labels import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
-    as_of = _day(given.as_of) if given.as_of else dt.datetime.now(dt.UTC).date()
+    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else dt.datetime.now(dt.UTC).date()
     alerts = decided.read(decided.location(given.decisions, settings, os.environ), schema, only_flagged=True)
     store = LabelStore.from_environment(settings, os.environ)
     found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed)
@@ -114,13 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     exports.export(exports.of_performance(told), given, settings, os.environ)
     sys.stdout.write(f"{table(found, unseen)}{len(found)} days → {out}\n")
     return 0
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--as-of {text!r} is not a day: write it as 2026-01-31") from None
 
 
 if __name__ == "__main__":

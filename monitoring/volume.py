@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fraud import data, filesystems, partitions
-from fraud.errors import ConfigError, DataError, run_command
+from fraud.errors import DataError, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring import exports
 
@@ -275,10 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    try:
-        day = dt.date.fromisoformat(given.date)
-    except ValueError:
-        raise ConfigError(f"--date {given.date!r} is not a day: write it as 2026-01-31") from None
+    day = partitions.day_named(given.date)
     limits = Limits(days=given.days)
     found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
     out = settings.locate(given.out)

@@ -21,9 +21,10 @@ from fraud import data, filesystems, scored
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
 from fraud.history import microseconds_since_epoch
+from fraud.partitions import day_named
 from fraud.schema import Schema, shipped_names
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs.score_output import Collector, day
+from ray_jobs.score_output import Collector
 
 # Readers of the folder pass over names with an underscore (fraud.data, Spark, pyarrow).
 MANIFEST, REFUSED = "_features.json", "_refused.parquet"
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--date",
-        type=day,
+        type=day_named,
         metavar="YYYY-MM-DD",
         help="write only the rows of this day (UTC); the file's earlier rows still feed their entities' history",
     )

@@ -18,10 +18,11 @@ from cluster.session import connected, terminable
 from fraud import bundle, data, filesystems
 from fraud.bundle import Bundle
 from fraud.errors import ConfigError, run_command
+from fraud.partitions import day_named
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_file, score_source
 from ray_jobs.score_blocks import Model, Work
-from ray_jobs.score_output import Collector, Job, day
+from ray_jobs.score_output import Collector, Job
 from ray_jobs.score_partitions import Days
 from ray_jobs.score_publish import locked
 
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--date",
-        type=day,
+        type=day_named,
         metavar="YYYY-MM-DD",
         help="write only the rows of this day (UTC); the file's earlier rows still feed their customers' history. "
         "Without a timestamp column the date is only noted in the manifest",

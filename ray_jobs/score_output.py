@@ -84,14 +84,6 @@ class Job:
         return self.quarantine or f"{self.out.removesuffix('.parquet')}.quarantine.parquet"
 
 
-def day(text: str) -> dt.date:
-    """The day that --date names. Raises ConfigError."""
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--date {text!r} is not a day: write it as 2026-01-31") from None
-
-
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """How scored rows are written.
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from fraud import filesystems
-from fraud.errors import ConfigError, DataError, run_command
+from fraud import filesystems, partitions
+from fraud.errors import DataError, run_command
 from fraud.settings import Settings
 
 _COLUMNS = pa.schema(
@@ -96,10 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", help="what FRAUD_DECISIONS names, by default decisions/ below FRAUD_STATE")
     parser.add_argument("--since", metavar="DATE", help="only decisions from this day on, UTC, e.g. 2026-01-31")
     arguments = parser.parse_args(argv)
-    try:
-        since = dt.date.fromisoformat(arguments.since) if arguments.since else None
-    except ValueError:
-        raise ConfigError(f"--since {arguments.since!r} is no date; write it as 2026-01-31") from None
+    since = partitions.day_named(arguments.since, "--since") if arguments.since else None
     table = read(Settings.from_environment().locate(arguments.folder), since)
     sys.stdout.write(summary(table))
     return 0
