@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import glob
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -85,6 +86,11 @@ def files_of(settings: DecisionSettings) -> list[Path]:
     """The Parquet files there are, by name."""
     assert settings.url is not None
     return sorted(Path(settings.url).glob("date=*/*.parquet"))
+
+
+def journals_of(settings: DecisionSettings) -> list[Path]:
+    """The journals there are. Unlike `Path.glob`, it does not mind a folder that goes while it looks."""
+    return [Path(path) for path in glob.glob(f"{settings.journal}/*/*.jsonl")]  # noqa: PTH207
 
 
 def rows_of(settings: DecisionSettings) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from serve_app.decision_files import read
 from serve_app.decision_rows import DecisionBlock, blocks_of
 from serve_app.decisions import DecisionLog
 from serve_app.state import NO_LIVE_HISTORY, ServedModel
-from tests.serve_app.decision_cases import Counts, a_decision, eventually, ids_of, rows_of, settings_of
+from tests.serve_app.decision_cases import Counts, a_decision, eventually, ids_of, journals_of, rows_of, settings_of
 
 HIDDEN = {
     "transactions": {"FRAUD_DECISIONS_HASH": "amount", "FRAUD_DECISIONS_OMIT": "hour"},
@@ -94,7 +94,7 @@ def test_blocks_and_single_decisions_share_a_journal_and_a_cut_block_costs_only_
     log.put(a_decision(2))
     log.put_block(blocks(models, requests, log))
     eventually(lambda: counts.decisions["written"] == 6)
-    journal = next(settings.journal.glob("*/*.jsonl"))
+    journal = journals_of(settings)[0]
     table, skipped = read(journal)
     assert sorted(table["request_id"].to_pylist()) == ["1", "2", "7", "7", "7", "7"] and skipped == 0
     content = journal.read_bytes()

@@ -32,6 +32,7 @@ from tests.serve_app.decision_cases import (
     eventually,
     files_of,
     ids_of,
+    journals_of,
     rows_of,
     settings_of,
 )
@@ -116,9 +117,9 @@ def test_card_data_can_be_left_out_or_hashed(tmp_path: Path):
     assert KEY not in repr(settings)
     log = DecisionLog(settings, SCHEMA)
     log.put(a_decision(1))
-    eventually(lambda: list(settings.journal.glob("*/*.jsonl")))
-    eventually(lambda: b'"request_id":"1"' in next(settings.journal.glob("*/*.jsonl")).read_bytes())
-    journal = next(settings.journal.glob("*/*.jsonl")).read_bytes()
+    eventually(lambda: journals_of(settings))
+    eventually(lambda: b'"request_id":"1"' in journals_of(settings)[0].read_bytes())
+    journal = journals_of(settings)[0].read_bytes()
     assert b"57.1" not in journal and b'"5"' not in journal, "neither does the journal hold it"
     log.close()
     (row,) = rows_of(settings)
@@ -257,7 +258,7 @@ def test_a_full_disk_loses_nothing_within_the_bound(small_disk: Path, counts: Co
     eventually(lambda: counts.depth == 0 and counts.decisions["written"])
     log.put(a_decision(150))
     log.close()
-    left = list(settings.journal.glob("*/*.jsonl"))
+    left = journals_of(settings)
     if left:  # the Parquet did not fit beside the journal
         settings = replace(settings, url=str(small_disk.parent / "elsewhere"))
         DecisionLog(settings, SCHEMA).close()
@@ -328,7 +329,7 @@ def test_what_a_killed_process_left_becomes_parquet_at_the_next_start(tmp_path: 
     said = 700 + len(victim.stdout.read().split())
     victim.wait()
     assert not files_of(settings), "the living one's journal was nobody else's to publish"
-    (journal,) = settings.journal.glob("*/*.jsonl")
+    (journal,) = journals_of(settings)
     with journal.open("ab") as file:
         file.write(b'{"time":1750000000000000,"request_id":"torn')
     successor = DecisionLog(settings, SCHEMA, metrics=counts)
@@ -347,8 +348,8 @@ def test_a_journal_published_twice_is_there_once(tmp_path: Path):
     settings = settings_of(tmp_path)
     log = DecisionLog(settings, SCHEMA)
     log.put(a_decision(1))
-    eventually(lambda: any(path.stat().st_size > 500 for path in settings.journal.glob("*/*.jsonl")))
-    (journal,) = settings.journal.glob("*/*.jsonl")
+    eventually(lambda: any(path.stat().st_size > 500 for path in journals_of(settings)))
+    (journal,) = journals_of(settings)
     content, dead = journal.read_bytes(), journal.parent
     log.close()
     assert ids_of(settings) == [1]
