@@ -38,7 +38,12 @@ for path in sys.argv[1:]:
             "after": sorted(task.upstream_task_ids),
         } for task in dag.tasks},
     }
-print(json.dumps({"cpu_s": time.process_time() - began, "modules": sorted(sys.modules), "dags": found}))
+cpu_s = time.process_time() - began
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from fraud_airflow.alerting import kind_of
+kinds = [[task, type(reason).__name__, kind_of(task, reason)] for task in ("await_data", "score")
+         for reason in (AirflowFailException(), AirflowException(), None)]
+print(json.dumps({"cpu_s": cpu_s, "modules": sorted(sys.modules), "dags": found, "kinds": kinds}))
 """
 
 
@@ -91,3 +96,10 @@ def test_the_pools_of_the_dags_are_made_here(parsed: dict[str, Any]):
     used = {task["pool"] for dag in parsed["dags"].values() for task in dag["tasks"].values()}
     assert used == {*airflow.POOLS, "default_pool"}
     assert all(pool["include_deferred"] for pool in airflow.POOLS.values())
+
+
+def test_only_data_that_did_not_come_are_told_as_missing(parsed: dict[str, Any]):
+    assert len(parsed["kinds"]) == 6
+    for task, reason, kind in parsed["kinds"]:
+        in_vain = (task, reason) == ("await_data", "AirflowFailException")
+        assert kind == ("missing_data" if in_vain else "job_failure"), (task, reason)

@@ -41,23 +41,23 @@ def live(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Iterat
     lines = [f"{hashlib.sha256(key.encode()).hexdigest()} {name}\n" for name, key in keys.items()]
     (root / "keys").write_text("".join(lines))
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("MLFLOW_TRACKING_URI", "FRAUD_STATE", "FRAUD_ROOT"):
-            environment.delenv(name, raising=False)
-        variables = {"FRAUD_MODE": "production", "FRAUD_API_KEY_FILE": str(root / "keys"), **SECRETS}
-        for name, value in {**variables, "FRAUD_DECISIONS_HASH": "device_score"}.items():
-            environment.setenv(name, value)
-        try:
+    try:
+        with pytest.MonkeyPatch.context() as environment:  # other tests shall not find these variables
+            for name in ("MLFLOW_TRACKING_URI", "FRAUD_STATE", "FRAUD_ROOT"):
+                environment.delenv(name, raising=False)
+            variables = {"FRAUD_MODE": "production", "FRAUD_API_KEY_FILE": str(root / "keys"), **SECRETS}
+            for name, value in {**variables, "FRAUD_DECISIONS_HASH": "device_score"}.items():
+                environment.setenv(name, value)
             stack = services.up(settings, said.append)
             demo = Demo.from_arguments(parser().parse_args(["demo"]), settings, said.append)
             demo.stack = stack
             port = processes.free_port(8123)
             environment.setattr(demo, "_config", lambda: serve_config(root, small_bundle, port=port))
             demo._deploy()
-            found = Live(stack, port)
-            eventually(lambda: found.ask("/score", SEED_REQUEST)[0] == 200)
-            yield found
-        finally:
-            left = processes.stop(settings.state, [])
-            services.down(settings, said.append)
+        found = Live(stack, port)
+        eventually(lambda: found.ask("/score", SEED_REQUEST)[0] == 200)
+        yield found
+    finally:
+        left = processes.stop(settings.state, [])
+        services.down(settings, said.append)
     assert not left

@@ -22,7 +22,7 @@ from fraud.settings import Settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-EPOCHS = 16
+EPOCHS = 40
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "forest": {"n_estimators": 10},

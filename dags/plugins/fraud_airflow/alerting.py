@@ -7,6 +7,8 @@ import logging
 import os
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.watching import finish
 
@@ -16,12 +18,16 @@ LONGEST_TEXT = 600  # characters
 
 
 def task_failed(context: Any) -> None:
-    """For on_failure_callback: an alert of kind job_failure, or missing_data where a task waited for data in vain."""
-    ti = context["ti"]
-    kind = "missing_data" if ti.task_id.startswith("await_") else "job_failure"
-    reason = str(context.get("exception") or "no reason given").strip()
-    text = f"run {ti.run_id}, try {ti.try_number}: {_cut(reason)}"
-    finish(tell(kind, f"{ti.dag_id}.{ti.task_id}", text))
+    """For on_failure_callback: an alert of the kind that `kind_of` says."""
+    ti, reason = context["ti"], context.get("exception")
+    text = f"run {ti.run_id}, try {ti.try_number}: {_cut(str(reason or 'no reason given').strip())}"
+    finish(tell(kind_of(ti.task_id, reason), f"{ti.dag_id}.{ti.task_id}", text))
+
+
+def kind_of(task_id: str, reason: object) -> str:
+    """missing_data where a task waited for data in vain, which alone of its failures is hopeless; else job_failure."""
+    in_vain = task_id.startswith("await_") and isinstance(reason, AirflowFailException)
+    return "missing_data" if in_vain else "job_failure"
 
 
 async def deadline_missed(dag_id: str, limit: str, context: Any = None) -> None:
