@@ -99,7 +99,7 @@ class Demo:
             evaluation, scored, report = (self._kept(name) for name in (EVALUATION, SCORED, REPORT))
             self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", evaluation)
             with self._step("deploy /score"):
-                self._deploy()
+                self.deploy()
             with self._step("score one transaction"):
                 self._score_one(material.request)
             self._job("score a day", "ray_jobs.score", *material.scoring, "--out", scored, "--force")
@@ -187,7 +187,7 @@ class Demo:
             raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; the whole log is {log}")
         return log
 
-    def _deploy(self) -> None:
+    def deploy(self) -> None:
         """Deploy serve_app and wait until it runs, because `serve deploy` exits with 0 before anything happened."""
         self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
         began = time.monotonic()

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -135,9 +135,15 @@ class Stack:
         }
 
 
-def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType({})) -> Stack:
+def up(
+    settings: Settings,
+    say: Say,
+    ports: Mapping[str, int] = MappingProxyType({}),
+    servers: Set[str] = frozenset(SERVERS),
+) -> Stack:
     """Start Ray and MLflow where they do not run already, wait until both are healthy, and record them.
 
+    servers: only these, where MLflow is elsewhere or not needed.
     ports: others than those of RAY_PORTS and MLFLOW_PORTS to look for a free one from, by purpose. Raises StackError
     with the end of the log when one does not come up, ConfigError for a token that others can read or an address that
     others reach without token and key.
@@ -148,17 +154,19 @@ def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType
         access.make_token(path)
     if warning := access.check(stack.environment()):
         say(f"warning: {warning}")
-    if not set(stack.services) >= SERVERS and (left := processes.ours(settings.state)):
+    if not set(stack.services) >= servers and (left := processes.ours(settings.state)):
         # Half a stack is of no use: Ray's processes know MLflow's address from their environment.
         say(f"stopping {len(left)} processes of an earlier, incomplete start")
         down(settings, say)
         stack = Stack(settings)
-    if not set(stack.services) >= SERVERS:
-        stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
-        stack.write()
+    if not set(stack.services) >= servers:
+        if "mlflow" in servers:
+            stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
+            stack.write()
         stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, say)
         stack.write()
-    wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
+    if "mlflow" in servers:
+        wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
     wait(stack, "ray", lambda: _takes_jobs(stack), say)
     return stack
 

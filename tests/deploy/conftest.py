@@ -53,7 +53,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Iterat
             demo.stack = stack
             port = processes.free_port(8123)
             environment.setattr(demo, "_config", lambda: serve_config(root, small_bundle, port=port))
-            demo._deploy()
+            demo.deploy()
         found = Live(stack, port)
         eventually(lambda: found.ask("/score", SEED_REQUEST)[0] == 200)
         yield found

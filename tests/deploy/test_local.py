@@ -190,7 +190,7 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
         port = processes.free_port(8123)
         monkeypatch.setattr(demo, "_config", lambda: serve_config(tmp_path, small_bundle, port=port))
-        demo._deploy()
+        demo.deploy()
         url, body = f"http://127.0.0.1:{port}/score", json.dumps(SEED_REQUEST)
         eventually(lambda: services.ask(url, body=body)[0] == 200)
         request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})

@@ -1,0 +1,74 @@
+"""Serve a model in the foreground, as the image does: a Ray of its own that asks for its token, and /score with keys.
+
+    FRAUD_BUNDLE=/model FRAUD_API_KEY_FILE=/run/secrets/api_keys python -m deploy.serving
+    python -m deploy.serving --check    # exit code 0 where /score can answer; the health check of the image
+
+The model is the bundle in FRAUD_BUNDLE, else the champion of the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy import access, services
+from deploy.demo import Demo
+from deploy.local import parser as local_parser
+from deploy.services import Stack, StackError
+from fraud.errors import run_command
+from fraud.settings import Settings, turn_telemetry_off
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or ctrl-C. Raises StackError when Ray ends or the model cannot be served."""
+    stack = services.up(settings, _say, servers={"ray"})
+    try:
+        demo = Demo.from_arguments(local_parser().parse_args(["demo"]), settings, _say)
+        demo.stack = stack
+        demo.deploy()
+        _say(f"/score answers on {access.host()}:{stack.serve_port}")
+        while stack.services["ray"].is_alive:
+            time.sleep(1.0)
+        raise StackError(f"Ray ended; its log is {stack.services['ray'].log}")
+    except KeyboardInterrupt:
+        _say("asked to end")
+    finally:
+        services.down(settings, _say)
+
+
+def is_ready(settings: Settings) -> bool:
+    """Whether /score can answer: a replica has a model."""
+    port = Stack.read(settings).serve_port
+    return port is not None and services.ask(f"http://{access.reached_at()}:{port}/readyz")[0] == 200
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve, or look whether it is ready."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether it is ready: exit code 0 or 1")
+    given = parser.parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    if given.check:
+        return 0 if is_ready(settings) else 1
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not Path(os.environ.get("FRAUD_BUNDLE") or "absent").is_dir():
+        raise StackError("there is no model: set FRAUD_BUNDLE to a bundle's folder, or MLFLOW_TRACKING_URI")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(settings)
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_command(main)
