@@ -20,11 +20,11 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 # The versions of the lock, without what only tests and linters need: its lines constrain pyproject's own.
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN python3 -m venv /opt/fraud && \
+RUN python3 -m venv /venv && \
     sed -E 's/\[[^]]*\]//' requirements.lock > constraints.txt && \
-    /opt/fraud/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > wanted.txt && \
-    /opt/fraud/bin/pip install --quiet --constraint constraints.txt --requirement wanted.txt && \
-    /opt/fraud/bin/python -c "import sys, torch; has = torch.version.cuda is not None; sys.exit(None if has == (sys.argv[1] == 'gpu') else f'VARIANT={sys.argv[1]}, but pip found torch {torch.__version__}: give it another index')" "$VARIANT"
+    /venv/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > wanted.txt && \
+    /venv/bin/pip install --quiet --constraint constraints.txt --requirement wanted.txt && \
+    /venv/bin/python -c "import sys, torch; has = torch.version.cuda is not None; sys.exit(None if has == (sys.argv[1] == 'gpu') else f'VARIANT={sys.argv[1]}, but pip found torch {torch.__version__}: give it another index')" "$VARIANT"
 
 FROM ${BASE_IMAGE}
 ARG VARIANT=cpu
@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="ray-fraud" \
 RUN groupadd --gid 10001 fraud && \
     useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/fraud --shell /usr/sbin/nologin fraud && \
     install -d -o 10001 -g 10001 -m 0700 /var/lib/fraud
-COPY --from=build /opt/fraud /opt/fraud
+COPY --from=build /venv /venv
 WORKDIR /app
 COPY fraud fraud
 COPY cluster cluster
@@ -49,10 +49,10 @@ COPY serve_app serve_app
 COPY monitoring monitoring
 COPY deploy deploy
 # As pip did for the packages: nothing can be written beside the code later.
-RUN /opt/fraud/bin/python -m compileall -q /app
+RUN /venv/bin/python -m compileall -q /app
 # Closed by default: it listens for others, so it starts only with API keys, and Ray asks for a token that is drawn at
 # the first start. All that is written goes to /var/lib/fraud and /tmp.
-ENV PATH=/opt/fraud/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 \
     RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1 RAY_AUTH_MODE=token \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \

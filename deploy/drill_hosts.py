@@ -160,8 +160,10 @@ def why_not() -> str | None:
         return "drill hosts need Linux and root"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"drill hosts need {', '.join(missing)} (Debian: openssh-server, rsync, iproute2, util-linux)"
-    if any(Path(path).is_relative_to("/tmp") for path in (sys.prefix, sys.base_prefix)):
-        return "drill hosts have a /tmp of their own, which hides the environment that they share"
+    hidden = [place for place in ("/tmp", "/home", "/srv") for path in (sys.prefix, sys.base_prefix)
+              if Path(path).is_relative_to(place)]  # fmt: skip
+    if hidden:
+        return f"drill hosts have a {hidden[0]} of their own, which hides the environment that they share"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True)
     made = subprocess.run(["ip", "link", "add", f"{_BRIDGE}0", "type", "bridge"], capture_output=True, text=True)
     subprocess.run(["ip", "link", "delete", f"{_BRIDGE}0"], capture_output=True)
