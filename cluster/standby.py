@@ -20,6 +20,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ from pathlib import Path
 LINGER_S = 45.0
 KEEP = "--keep"
 _LOOK_S = 1.0
+_SOON_S = 0.05
+_RELOAD_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
 _SET_PARENT_DEATH_SIGNAL = 1
 # What two processes cannot share: the sockets and pages of statistics, the file of the servers' state.
@@ -73,7 +76,8 @@ class _Keeper:
     """Keeps one HAProxy, master and worker, running. folder: of its configuration."""
 
     def __init__(self, binary: str, folder: Path) -> None:
-        self._command = [binary, "-W", "-db", "-f", str(folder / "standby.cfg")]
+        self._socket = str(folder / "standby.sock")
+        self._command = [binary, "-W", "-db", "-f", str(folder / "standby.cfg"), "-S", f"{self._socket},mode,600"]
         self._folder = folder
 
     def run(self) -> int:
@@ -90,17 +94,18 @@ class _Keeper:
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         pause, began, last_seen = _FIRST_PAUSE_S, time.monotonic(), time.monotonic()
-        process = self._start()
+        process, is_stale = self._start(), False
         while time.monotonic() - last_seen < LINGER_S:
-            told = signal.sigtimedwait(awaited, _LOOK_S)
+            told = signal.sigtimedwait(awaited, _SOON_S if is_stale else _LOOK_S)
+            is_stale |= told is not None and told.si_signo == signal.SIGHUP
             if told is not None and told.si_signo == signal.SIGTERM:
                 break
             if process.poll() is not None:
                 pause = _FIRST_PAUSE_S if time.monotonic() - began > _LONGEST_PAUSE_S else pause * 2
                 time.sleep(min(pause, _LONGEST_PAUSE_S))
                 process, began = self._start(), time.monotonic()
-            elif told is not None and told.si_signo == signal.SIGHUP:
-                process.send_signal(signal.SIGUSR2)  # the master starts a worker with the new routes
+            elif is_stale:
+                is_stale = not self._reload()
             manager, raylet = map(int, (self._folder / "standby.manager").read_text(encoding="utf-8").split())
             if not _lives(raylet):
                 break
@@ -114,6 +119,20 @@ class _Keeper:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+
+    def _reload(self) -> bool:
+        """Whether the master took the order to start a worker with the new routes; one that still starts does not.
+
+        Its socket and not SIGUSR2, which a starting master loses.
+        """
+        answer = b""
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as master:
+            master.settimeout(_RELOAD_S)
+            master.connect(self._socket)
+            master.sendall(b"reload\n")
+            while b"Success=" not in answer and (part := master.recv(4096)):
+                answer += part
+        return b"Success=" in answer
 
 
 def _end_with_parent() -> None:

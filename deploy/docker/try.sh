@@ -18,7 +18,10 @@ buildah "${options[@]}" inspect --format "$format" "$container" | sed '/^$/d' >"
 user=$(buildah "${options[@]}" inspect --format '{{.OCIv1.Config.User}}' "$container")
 key=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
 printf '%s gateway\n' "$(printf %s "$key" | sha256sum | cut -d' ' -f1)" >"$work/api_keys"
+chmod 0755 "$work"
 chmod 0644 "$work/api_keys"
+cp -r "$bundle" "$work/bundle" # where the image's user can read it
+chmod -R a+rX "$work/bundle"
 cat >"$work/request.json" <<'JSON'
 {"amount": 250.0, "hour": 3, "distance": 900.0, "device_score": 0.9, "country_mismatch": true}
 JSON
@@ -89,4 +92,4 @@ wait $serving || true
 tail -1 "$work/serving.log"
 [ "${answer%% *}" = 200 ]
 INSIDE
-unshare --mount-proc --pid --net --fork --kill-child bash "$work/inside" "$work" "$root" "$bundle" "$user" "$key"
+unshare --mount-proc --pid --net --fork --kill-child bash "$work/inside" "$work" "$root" "$work/bundle" "$user" "$key"
