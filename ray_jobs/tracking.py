@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,9 +79,13 @@ class Tracker:
         try:
             run = self._run or self._begin()
             self._run = run
-            for line in self._folder.reported_epochs():  # those of a killed driver too; known ones are kept once
-                if "epoch" in line:
-                    self._log(run, line)
+            reported = [line for line in self._folder.reported_epochs() if "epoch" in line]
+            for line in reported:  # those of a killed driver too; known ones are kept once
+                self._log(run, line)
+            known = {line["epoch"] for line in reported}
+            for epoch in epochs:  # a driver killed between an epoch's checkpoint and its report left no line
+                if epoch["number"] not in known:
+                    self._log(run, {**epoch, "epoch": epoch["number"], "time": time.time()})
             run.log_metrics(metrics)
             manifest = bundle.load(order.outdir / BUNDLE).manifest
             run.set_tags({"mlflow.source.git.commit": manifest["git_commit"] or "unknown", "epochs": len(epochs)})

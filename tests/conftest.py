@@ -34,7 +34,7 @@ FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "FRAUD_MLFLOW", "MLFLOW_"
 # Tests that start other processes and wait for them.
 WAITING = ("ray", "airflow", "browser", "slow")
 # What the floor of coverage is measured by; the tracer would only slow the others down.
-CORE_TESTS = Path(__file__).parent / "fraud"
+CORE_TESTS = (Path(__file__).parent / "fraud", Path(__file__).parent / "ray_jobs" / "test_gate.py")
 
 _SESSION_STATE = pytest.StashKey[Path]()
 
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif any(item.get_closest_marker(name) for name in WAITING):
             needs[item.path].add("live")
     for item in items:
-        is_core = item.path.is_relative_to(CORE_TESTS)
+        is_core = any(item.path.is_relative_to(tests) for tests in CORE_TESTS)
         if not is_core and needs[item.path]:
             item.add_marker(max(needs[item.path]))  # shared_ray before live
         if not is_core or item.get_closest_marker("slow"):
