@@ -1,0 +1,65 @@
+"""What a million transactions cost in every stage on one CPU and on two, and what that foretells for a hundred nodes.
+
+    python -m benchmarks.scaling            # some ten minutes on 2 quiet CPUs
+    python -m benchmarks.scaling --table    # the tables of docs/scaling.md anew
+
+Each stage runs as its own command on a Ray of one CPU, then of two, on two sizes: the difference is what a row costs,
+the rest is fixed. The price of a CPU hour is an assumption (--usd-per-cpu-hour): put your own in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.scaling import measure, table
+from fraud.errors import DataError, run_command
+from fraud.settings import turn_telemetry_off
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON and the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rounds", type=int, default=2, help="runs of each; the quickest counts (default %(default)s)")
+    add("--usd-per-cpu-hour", type=float, default=0.05, help="price of a CPU hour (default %(default)s)")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/scaling.md from --out")
+    add("--out", default=str(table.RESULTS), help="JSON of results")
+    given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
+    turn_telemetry_off()
+    out = Path(given.out)
+    if given.table:
+        if not out.exists():
+            raise DataError(f"{out} is missing: run python -m benchmarks.scaling first")
+        found = json.loads(out.read_text())
+        table.write(found)
+    else:
+        from benchmarks.scoring.measure import prepare
+
+        scratch = Path(tempfile.mkdtemp(prefix="bs-"))  # short: Ray's sockets lie in it
+        try:
+            prepare(scratch)
+            runs = measure.measure(measure.STAGES, (1, 2), scratch, given.rounds, lambda text: print(text, flush=True))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        found = {
+            "usd_per_cpu_hour": given.usd_per_cpu_hour,
+            "stages": {name: [dataclasses.asdict(run) for run in of] for name, of in runs.items()},
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table.full(found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

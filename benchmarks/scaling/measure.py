@@ -1,0 +1,159 @@
+"""Each stage as a user runs it, on a Ray of one CPU and of two, at two sizes: what is fixed, and what a row costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.sweep.processes import ROOT
+from deploy.processes import free_port
+from fraud.errors import DataError
+
+START_SECONDS = 60.0
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command. rows: its two sizes; module and arguments: `{rows}` is the file, `{out}` a folder to write.
+
+    kind: of ray_jobs.generate's rows. is_parallel: whether it uses Ray's CPUs; other stages run in their own process.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    rows: tuple[int, int]
+    kind: str = "transactions"
+    is_parallel: bool = True
+    workers_flag: str = ""
+
+
+# No early stop, so that a row costs the same at both sizes.
+_FIT = ("--set", "autoencoder.epochs=10", "--set", "autoencoder.patience=10", "--set", "head.use=never")
+STAGES = (
+    Stage("score", ("ray_jobs.score", "--input", "{rows}", "--output", "{out}", "--model", "{model}", "--rows-on-ray",
+          "0", "--date", "2026-01-31", "--force"), (2_000_000, 10_000_000)),
+    Stage("history features", ("ray_jobs.features", "--data", "{rows}", "--schema", "handbook", "--out", "{out}",
+          "--history-partitions", "4"), (200_000, 1_000_000), "cards"),
+    Stage("train, 10 epochs", ("ray_jobs.train", "--data", "{rows}", "--outdir", "{out}", "--no-register", *_FIT),
+          (50_000, 400_000), workers_flag="--workers"),
+    Stage("sweep, a trial", ("tuning.sweep", "--data", "{rows}", "--detector", "forest", "--trials", "{trials}",
+          "--no-mlflow", "--outdir", "{out}"), (4, 24)),
+    Stage("evaluate", ("ray_jobs.evaluate", "--data", "{rows}", "--model", "{model}", "--out", "{out}/page.html",
+          "--no-mlflow"), (100_000, 500_000), is_parallel=False),
+    Stage("drift report", ("monitoring.drift", "--ref", "{reference}", "--cur", "{rows}", "--schema", "transactions",
+          "--out", "{out}/page.html"), (200_000, 1_000_000), is_parallel=False),
+)  # fmt: skip
+SWEEP_ROWS = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """A run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the job's own process, without Ray's workers."""
+
+    rows: int
+    cpus: int
+    seconds: float
+    driver_cpu_s: float
+
+
+@contextmanager
+def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
+    """A Ray of this machine that has `cpus` CPUs and no more; yields what a job's environment must say to join it."""
+    port = free_port(6379)
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": str(ROOT)}  # fmt: skip
+    command = ["ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port)]
+    command += ["--num-cpus", str(cpus), "--include-dashboard", "false", "--temp-dir", str(folder)]
+    affinity = sorted(os.sched_getaffinity(0))[:cpus]
+    if len(affinity) < cpus:
+        raise DataError(f"this machine lends {len(affinity)} CPUs, not {cpus}: measure fewer with --cpus")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, affinity)  # what starts from here stays on these, the jobs too
+    try:
+        with (folder / "ray.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("ray")), *command[1:]], env=environment, stdout=log, stderr=log
+            )
+        try:
+            end = time.monotonic() + START_SECONDS
+            while b"Ray runtime started" not in (folder / "ray.log").read_bytes():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise DataError(f"Ray did not start: {(folder / 'ray.log').read_text()[-1000:]}")
+                time.sleep(0.2)
+            yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        finally:
+            process.terminate()
+            process.wait(START_SECONDS)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Ran:
+    """Run a stage on so many rows. Raises DataError with the end of its log where it fails."""
+    is_sweep = "{trials}" in stage.command
+    names = {
+        "rows": rows_file(folder, SWEEP_ROWS if is_sweep else rows, stage.kind), "trials": str(rows),
+        "model": str(folder / "bundle"), "reference": rows_file(folder, 100_000, "transactions"),
+        "out": str(folder / f"out-{time.time_ns()}"),
+    }  # fmt: skip
+    command = [word.format(**names) for word in stage.command]
+    if stage.workers_flag:
+        command += [stage.workers_flag, str(cpus)]
+    log = folder / "job.log"
+    with log.open("wb") as written:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, stdout=written, stderr=written,
+            env={**environment, "FRAUD_STATE": str(folder / "state"), "FRAUD_ROOT": str(folder)},
+        )  # fmt: skip
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise DataError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
+    return Ran(rows, cpus, seconds, used.ru_utime + used.ru_stime)
+
+
+def rows_file(folder: Path, rows: int, kind: str) -> str:
+    """A Parquet file of so many rows, made once."""
+    from ray_jobs.generate import generate
+
+    path = folder / f"{kind}_{rows}.parquet"
+    if not path.exists():
+        generate(str(path), rows, kind=kind)
+    return str(path)
+
+
+def measure(
+    stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, tell: Tell
+) -> dict[str, list[Ran]]:
+    """Every stage at both of its sizes with each number of CPUs; `rounds` times, the quickest counts."""
+    found: dict[str, list[Ran]] = {stage.name: [] for stage in stages}
+    for stage in stages:
+        for rows in stage.rows:
+            rows_file(folder, SWEEP_ROWS if "{trials}" in stage.command else rows, stage.kind)
+    for count in cpus:
+        temporary = folder / f"r{count}"
+        temporary.mkdir()
+        with ray_with(count, temporary) as environment:
+            for stage in stages:
+                if not stage.is_parallel and count != cpus[0]:
+                    continue
+                for rows in stage.rows:
+                    runs = [run(stage, rows, count, folder, environment) for _ in range(rounds)]
+                    best = min(runs, key=lambda one: one.seconds)
+                    found[stage.name].append(best)
+                    tell(f"{stage.name}, {count} CPU, {rows:,}: {best.seconds:.1f} s, driver {best.driver_cpu_s:.1f} s")
+    return found
