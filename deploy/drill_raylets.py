@@ -28,7 +28,7 @@ from deploy.drill_cluster import inhabitants, wait_until
 from deploy.drill_hosts import CODE, DrillError, Host, Hosts, drill_hosts
 
 PACKAGES = ("fraud", "cluster", "ray_jobs", "tuning", "serve_app", "monitoring", "deploy")
-REDIS_PORT, SERVE_PORT = 6379, 8000
+REDIS_PORT, SERVE_PORT = 16379, 8000
 CPUS = 2  # of each node, whatever the machine has
 
 
