@@ -176,7 +176,7 @@ def _write_private(path: Path, text: str) -> None:
 @contextmanager
 def _redis(program: str, hosts: Hosts, password: str) -> Iterator[None]:
     """A Redis that both nodes reach; its settings by standard input, so that no command line holds the password."""
-    lines = f"bind {hosts.gateway}\nport {REDIS_PORT}\nrequirepass {password}\nsave \"\"\ndir {hosts.folder}\n"
+    lines = f'bind {hosts.gateway}\nport {REDIS_PORT}\nrequirepass {password}\nsave ""\ndir {hosts.folder}\n'
     with (hosts.folder / "redis.log").open("wb") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", program, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log
