@@ -48,14 +48,18 @@ def score(nodes: Nodes) -> dict[str, Any]:
 SPACE = """
 forest:
   n_estimators: {choice: [25, 50]}
+  max_samples: {choice: [64, 128, 256]}
 autoencoder:
   hidden: {choice: [[8, 4], [6, 3]]}
   lr: {log: [1e-3, 1e-2]}
   batch_size: 8
   epochs: 24
 """
-SETTINGS = {"forest": {"n_estimators": 30}, "autoencoder": {"hidden": [6, 3], "epochs": 24, "batch_size": 8, "patience": 99},
-            "head": {"use": "never"}}  # fmt: skip
+SETTINGS = {
+    "forest": {"n_estimators": 30},
+    "autoencoder": {"hidden": [6, 3], "epochs": 24, "batch_size": 8, "patience": 99},
+    "head": {"use": "never"},
+}
 TRIALS = 4
 
 
