@@ -1,0 +1,51 @@
+"""Kill a node under each kind of work, for real, and say what it costs: two Ray nodes on hosts of namespaces.
+
+    python -m deploy.drill_nodes          # everything
+    python -m deploy.drill_nodes score    # a day of partitions scored on both nodes, the worker node killed
+
+The nodes start as cluster.yaml says, with the head's state in a Redis. A kill is SIGKILL to everything of Ray on a
+host. Needs root on Linux, redis-server, openssh-server, rsync and iproute2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from deploy.drill_node_jobs import score, sweep
+from deploy.drill_raylets import Nodes, drill_nodes
+from fraud.errors import run_command
+from fraud.settings import turn_telemetry_off
+
+DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType({"score": score, "sweep": sweep})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Drill, and print what was found as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.drill_nodes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="which of them (default: all)")
+    given = parser.parse_args(argv)
+    if unknown := set(given.which) - set(DRILLS):
+        parser.error(f"no drill {', '.join(sorted(unknown))}: there are {', '.join(DRILLS)}")
+    turn_telemetry_off()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: end the hosts
+    found: dict[str, Any] = {}
+    began = time.monotonic()
+    with drill_nodes() as nodes:
+        found["start_s"] = round(time.monotonic() - began, 1)
+        for name in given.which or DRILLS:
+            found[name] = DRILLS[name](nodes)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
