@@ -37,8 +37,9 @@ from tuning.windows import Windows
 
 logger = logging.getLogger(__name__)
 
-# A trial whose process dies is started again once: a second death is taken for the trial's own.
-MAX_FAILURES = 1
+# A trial whose process dies is started again twice (a node that dies can take the trial and its next start with it): a
+# third death is taken for the trial's own.
+MAX_FAILURES = 2
 _FOREST_REDUCTION = 2.0
 # Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
 _TUNE = {

@@ -45,12 +45,9 @@ class Record(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or begins again after its process died."""
-        named = {name: trial.config[name] for name in ("number", "detector", "params")}
         if trial.config["number"] in self._begun:
             logger.warning("the process of trial %d died; it goes on from what it kept", trial.config["number"])
-        self._begun.add(trial.config["number"])
-        self._append({"event": "started", **named})
-        self._progress.started(**named)
+        self._start(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -83,7 +80,15 @@ class Record(tune.Callback):
         memory = " (killed, perhaps for want of memory)" if "memory" in said.lower() or "died" in said.lower() else ""
         self._end(trial, "failed", f"its process died{memory}: {said}", None)
 
+    def _start(self, trial: Any) -> None:
+        named = {name: trial.config[name] for name in ("number", "detector", "params")}
+        self._begun.add(trial.config["number"])
+        self._append({"event": "started", **named})
+        self._progress.started(**named)
+
     def _end(self, trial: Any, status: str, reason: str, result: dict[str, Any] | None) -> None:
+        if trial.config["number"] not in self._begun:  # its process died, with its node, before it said a word
+            self._start(trial)
         told = {"number": trial.config["number"], "status": status, "reason": reason, "result": result}
         self._append({"event": "ended", "worker": trial.last_result.get("worker", ""), **told})
         self._progress.ended(trial.config["number"], trial.config["detector"], status, reason, result)
