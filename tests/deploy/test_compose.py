@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: closed by default, pinned, and every name in it one that exists; each rule refuses its breach."""
+"""deploy/compose.yaml: closed by default, pinned, and every name in it exists; each rule refuses its breach."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def faults(compose: dict[str, Any]) -> list[str]:
             found.append(f"{name}: no health check")
         found += [f"{name}: port {p}" for p in service.get("ports", []) if not re.match(r"127\.0\.0\.1:\d+:\d+$", p)]
         for variable, value in service.get("environment", {}).items():
-            if variable.startswith("FRAUD_") and variable not in CODE_TEXT and variable != "FRAUD_DASHBOARDS":
+            if (
+                variable.startswith("FRAUD_")
+                and not re.search(rf"\b{variable}\b", CODE_TEXT)
+                and variable != "FRAUD_DASHBOARDS"
+            ):
                 found.append(f"{name}: nobody reads {variable}")
             if not variable.startswith(("FRAUD_", *OTHERS)):
                 found.append(f"{name}: unknown {variable}")
@@ -61,7 +65,9 @@ def faults(compose: dict[str, Any]) -> list[str]:
                 found.append(f"{name}: no volume {source}")
         found += [f"{name}: waits for {other}" for other in service.get("depends_on", {}) if other not in
                   compose["services"]]  # fmt: skip
-    found += [f"secret {name}" for name, secret in compose["secrets"].items() if secret != {"file": f"./secrets/{name}"}]
+    found += [
+        f"secret {name}" for name, secret in compose["secrets"].items() if secret != {"file": f"./secrets/{name}"}
+    ]
     return found
 
 
