@@ -36,7 +36,7 @@ def test_only_code_goes_in_and_all_of_it():
     packages = {path.parent.name for path in CODE.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert copied == packages
     allowed = {line[1:] for line in (CODE / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert allowed == copied | {"pyproject.toml", "requirements.lock"}
+    assert allowed == copied | {"pyproject.toml", "requirements.lock", "requirements-airflow.lock", "dags"}
     assert not re.search(r"(?i)(https?://|password|secret=|/wheels)", DOCKERFILE)
 
 

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Airflow's four components in one container; when one ends, all do, and the engine starts them again.
+set -euo pipefail
+airflow db migrate
+# A change made in Airflow afterwards stays.
+if [ ! -e "$AIRFLOW_HOME/pools.made" ]; then
+    airflow pools import /app/airflow-pools.json && touch "$AIRFLOW_HOME/pools.made"
+fi
+trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+trap 'exit 143' TERM INT
+airflow api-server --workers 1 --host 0.0.0.0 --port 8080 &
+until python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=2)" \
+    2>/dev/null; do
+    kill -0 $! # ends here when the api-server did
+    sleep 1
+done
+airflow dag-processor &
+airflow triggerer --skip-serve-logs &
+airflow scheduler --skip-serve-logs &
+wait -n
+exit 1
