@@ -10,6 +10,9 @@ UV ?= uv
 # Airflow has an environment of its own: its caps shall not drive the versions that Ray and the rest run with.
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
+AUDIT_VENV ?= .venv-audit
+AUDIT_STAMP := $(AUDIT_VENV)/.installed
+SBOM ?= sbom
 
 # A name on PATH may be a shim that cannot run, so ask each candidate to start.
 CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -27,7 +30,7 @@ export DO_NOT_TRACK := 1
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 export AIRFLOW_VENV
 
-.PHONY: help setup demo up airflow down status test lint format bench lock clean
+.PHONY: help setup demo up airflow down status test lint format bench lock audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -86,10 +89,25 @@ bench: $(STAMP) ## measure detection, speed and memory; prints tables and writes
 
 LOCK := pip compile --quiet --universal --python-version 3.11 --annotation-style line \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
-lock: ## resolve both lock files anew from pyproject.toml (needs uv)
+lock: ## resolve the lock files anew from pyproject.toml (needs uv)
 	@$(UV) $(LOCK) --extra dev pyproject.toml -o requirements.lock
 	@$(UV) $(LOCK) --group pyproject.toml:airflow -o requirements-airflow.lock
+	@$(UV) $(LOCK) --group pyproject.toml:audit -o requirements-audit.lock
+
+$(AUDIT_STAMP): requirements-audit.lock
+	@test -x $(AUDIT_VENV)/bin/python || "$(PYTHON)" -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-audit.lock
+	@touch $@
+
+audit: $(AUDIT_STAMP) ## known vulnerabilities of every pinned package; fails where PyPI cannot be asked
+	@for lock in requirements.lock requirements-airflow.lock; do echo "== $$lock"; \
+		$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r $$lock || exit 1; done
+
+sbom: $(AUDIT_STAMP) ## bills of materials (CycloneDX JSON) of the locks into sbom/; asks nobody
+	@mkdir -p $(SBOM)
+	@for lock in requirements requirements-airflow; do $(AUDIT_VENV)/bin/cyclonedx-py requirements $$lock.lock \
+		--output-reproducible -o $(SBOM)/$$lock.cdx.json && echo "$(SBOM)/$$lock.cdx.json" || exit 1; done
 
 clean: down ## remove the environment and caches; data/, artifacts/ and var/ stay
-	@rm -rf $(VENV) $(AIRFLOW_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
+	@rm -rf $(VENV) $(AIRFLOW_VENV) $(AUDIT_VENV) sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Airflow's four components in one container; when one ends, all do, and the engine starts them again.
 set -euo pipefail
+# Airflow opens its file of passwords for writing; the secret is read-only.
+(umask 077 && cp "$AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE" "$AIRFLOW_HOME/passwords.json")
+export AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE="$AIRFLOW_HOME/passwords.json"
 airflow db migrate
 # A change made in Airflow afterwards stays.
 if [ ! -e "$AIRFLOW_HOME/pools.made" ]; then
