@@ -19,11 +19,14 @@ from types import MappingProxyType
 from typing import Any
 
 from deploy.drill_node_jobs import score, sweep
+from deploy.drill_node_serving import serve
 from deploy.drill_raylets import Nodes, drill_nodes
 from fraud.errors import run_command
 from fraud.settings import turn_telemetry_off
 
-DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType({"score": score, "sweep": sweep})
+DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType(
+    {"score": score, "sweep": sweep, "serve": serve}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,12 +34,16 @@ CPUS = 2  # of each node, whatever the machine has
 
 @dataclass
 class Nodes:
-    """Two nodes that run. port: where this machine reaches the head's dashboard; key: of /score; folder: they share."""
+    """Two nodes that run.
+
+    port, serve_port: where this machine reaches the head's dashboard and ingress; key: of /score.
+    """
 
     hosts: Hosts
     token: str
     key: str
     port: int
+    serve_port: int
 
     @property
     def head(self) -> Host:
@@ -135,7 +139,7 @@ def drill_nodes() -> Iterator[Nodes]:
     redis = binary("redis-server")
     with drill_hosts(("head", "worker")) as hosts:
         password = secrets.token_hex(16)
-        nodes = Nodes(hosts, secrets.token_hex(32), secrets.token_urlsafe(24), processes.free_port(18265))
+        nodes = Nodes(hosts, secrets.token_hex(32), secrets.token_urlsafe(24), *_ports())
         _install(nodes, password)
         with _redis(redis, hosts, password), _dashboard(nodes):
             nodes.start(nodes.head)
@@ -143,6 +147,11 @@ def drill_nodes() -> Iterator[Nodes]:
             nodes.start(nodes.worker)
             nodes.wait_for(2)
             yield nodes
+
+
+def _ports() -> tuple[int, int]:
+    dashboard = processes.free_port(18265)
+    return dashboard, processes.free_port(18000, avoid={dashboard})
 
 
 def _install(nodes: Nodes, redis_password: str) -> None:
@@ -193,9 +202,11 @@ def _redis(program: str, hosts: Hosts, password: str) -> Iterator[None]:
 
 @contextmanager
 def _dashboard(nodes: Nodes) -> Iterator[None]:
-    """The head's dashboard on a port of this machine's loopback; it stays while the head's Ray is dead."""
+    """The head's dashboard and ingress on ports of this machine's loopback; it stays while the head's Ray is dead."""
     command = nodes.hosts.ssh_command(nodes.head)
-    command[1:1] = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{nodes.port}:127.0.0.1:8265"]
+    command[1:1] = ["-N", "-o", "ExitOnForwardFailure=yes"]
+    for here, there in ((nodes.port, 8265), (nodes.serve_port, SERVE_PORT)):
+        command[1:1] = ["-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
