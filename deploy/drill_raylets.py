@@ -44,6 +44,7 @@ class Nodes:
     key: str
     port: int
     serve_port: int
+    is_worker_dead: bool = False
 
     @property
     def head(self) -> Host:
@@ -83,6 +84,7 @@ class Nodes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(ours, timeout=30)
+        self.is_worker_dead |= host is self.worker
 
     def alive(self) -> set[str]:
         """Addresses of the nodes that the head takes for alive; none while it does not answer."""
@@ -98,8 +100,10 @@ class Nodes:
 
     def mend(self) -> None:
         """Start the worker node again where it is dead."""
-        if self.worker.address not in self.alive():
+        if self.is_worker_dead:
+            self.wait_for(1)  # the head takes a dead node for alive for some 20 s
             self.start(self.worker)
+            self.is_worker_dead = False
         self.wait_for(2)
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Two Ray nodes on hosts of namespaces: scoring and a sweep outlive the death of one of them."""
+"""Two Ray nodes on hosts of namespaces: scoring, a sweep and serving outlive the death of one of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from deploy import drill_hosts
 from deploy.drill_node_jobs import FILES, score, sweep
+from deploy.drill_node_serving import serve
 from deploy.drill_raylets import Nodes, drill_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -31,3 +32,11 @@ def test_a_sweep_outlives_its_worker_node(nodes: Nodes):
     found = sweep(nodes)
     assert found["killed_trials"] and found["ended_at_kill"] < found["trials"]
     assert found["ended"] == list(range(1, found["trials"] + 1)) and not found["failed"] and found["best_is_there"]
+
+
+def test_serving_outlives_its_worker_node(nodes: Nodes):
+    found = serve(nodes)
+    assert found["undisturbed"]["failed"] == 0
+    assert found["killed"]["requests"] > 100
+    assert found["killed"]["failed"] <= 2, "those that were under way on the dead node"
+    assert found["mended"]["failed"] == 0
