@@ -194,16 +194,23 @@ def drill_hosts(names: Sequence[str]) -> Iterator[Hosts]:
     finally:
         for host in hosts.hosts:
             host.cut()
-        subprocess.run(["ip", "link", "delete", bridge], capture_output=True)
+        _remove_links(bridge)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_stale() -> None:
-    """Bridges of drills that were killed; their hosts are gone with them."""
-    for link in Path("/sys/class/net").iterdir():
-        found = re.fullmatch(rf"{_BRIDGE}(\d+)", link.name)
-        if found and not Path(f"/proc/{found[1]}").exists():
+def _remove_links(bridge: str) -> None:
+    """Delete a bridge and what leads to its hosts, which the kernel would do some time after the hosts are gone."""
+    for link in list(Path("/sys/class/net").iterdir()):
+        if re.fullmatch(rf"{bridge}([vp]\d+)?", link.name):
             subprocess.run(["ip", "link", "delete", link.name], capture_output=True)
+
+
+def _remove_stale() -> None:
+    """What drills that were killed have left; their hosts are gone with them."""
+    for link in list(Path("/sys/class/net").iterdir()):
+        found = re.fullmatch(rf"({_BRIDGE}(\d+))([vp]\d+)?", link.name)
+        if found and not Path(f"/proc/{found[2]}").exists():
+            _remove_links(found[1])
 
 
 def _call(*command: str) -> None:
