@@ -48,10 +48,13 @@ COPY tuning tuning
 COPY serve_app serve_app
 COPY monitoring monitoring
 COPY deploy deploy
-# As pip did for the packages: nothing can be written beside the code later.
-RUN /venv/bin/python -m compileall -q /app
+# As pip did for the packages: nothing can be written beside the code later. KubeRay starts Ray in a login shell, which
+# begins with a PATH of its own.
+RUN /venv/bin/python -m compileall -q /app && \
+    echo "export PATH=/venv/bin:\$PATH" > /etc/profile.d/fraud.sh
 # Closed by default: it listens for others, so it starts only with API keys, and Ray asks for a token that is drawn at
-# the first start. All that is written goes to /var/lib/fraud and /tmp.
+# the first start. All that is written goes to /var/lib/fraud and /tmp. The key below is a file's name, no secret.
+# hadolint ignore=DL3064
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 \
     RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1 RAY_AUTH_MODE=token \

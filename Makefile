@@ -73,11 +73,12 @@ status: $(STAMP) ## say what runs, and where
 test: lint ## lint, types, and every test with the coverage floor
 	@OMP_NUM_THREADS=1 $(PY) -m tests
 
-lint: $(STAMP) $(AIRFLOW_STAMP) ## ruff and mypy
+lint: $(STAMP) $(AIRFLOW_STAMP) ## ruff, mypy and hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@MYPYPATH=dags/plugins $(BIN)/mypy --python-executable $(AIRFLOW_VENV)/bin/python dags
+	@$(BIN)/hadolint Dockerfile deploy/docker/Airflow.Dockerfile
 
 format: $(STAMP) ## rewrite the code in the house format
 	@$(BIN)/ruff check --fix --exit-zero .

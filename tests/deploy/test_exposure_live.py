@@ -52,6 +52,12 @@ def test_no_socket_listens_on_an_address_that_others_reach(live: Live):
     assert {live.port, live.stack.port("dashboard"), live.stack.port("mlflow")} <= {port for _, _, port in found}
 
 
+def test_what_kubernetes_probes_answers_without_token_and_says_nothing_more(live: Live):
+    status, said = services.ask(f"http://127.0.0.1:{live.stack.port('agent')}/api/healthz")
+    assert (status, said.split()) == (200, ["raylet:", "success", "gcs:", "success"])
+    assert services.ask(f"http://127.0.0.1:{live.port}/-/healthz") == (200, "success")
+
+
 @pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss (Debian: iproute2)")
 def test_ss_shows_our_listeners_on_loopback_only(live: Live):
     pids = {str(process.pid) for process in processes.ours(live.state)}
