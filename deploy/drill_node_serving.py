@@ -26,9 +26,13 @@ BEFORE_S = 3.0  # of asking between what is done
 
 @dataclass
 class Client:
-    """A payment service: asks one after the other, and notes when which status came; 0 is no answer."""
+    """A payment service: asks one after the other, and notes when which status came; 0 is no answer.
+
+    port: the ingress that it asks, on this machine.
+    """
 
     nodes: Nodes
+    port: int
     answers: list[tuple[float, int]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -43,7 +47,7 @@ class Client:
 
     def _ask(self) -> None:
         while not self._over.wait(PAUSE_S):
-            self.answers.append((time.monotonic(), scored(self.nodes)))
+            self.answers.append((time.monotonic(), scored(self.nodes, self.port)))
 
     def told(self, since: float) -> dict[str, Any]:
         """How many requests since then, how many not answered by 200, and the longest time without a 200."""
@@ -58,10 +62,10 @@ class Client:
         }
 
 
-def scored(nodes: Nodes) -> int:
-    """Ask /score on the head's ingress once; the status, or 0."""
+def scored(nodes: Nodes, port: int) -> int:
+    """Ask /score on an ingress once; the status, or 0."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{nodes.serve_port}/score",
+        f"http://127.0.0.1:{port}/score",
         data=json.dumps(TRANSACTION).encode(),
         headers={"Content-Type": "application/json", "X-API-Key": nodes.key},
     )
@@ -97,14 +101,24 @@ def replicas(nodes: Nodes) -> list[str]:
     return sorted(one["node_ip"] for one in found if one["state"] == "RUNNING")
 
 
-def serve(nodes: Nodes) -> dict[str, Any]:
-    """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
+def _answer(nodes: Nodes) -> bool:
+    return all(scored(nodes, port) == 200 for port in nodes.serve_ports)
+
+
+def deploy_on_both(nodes: Nodes) -> list[str]:
+    """Serve with a replica on each node, both ingresses answering; returns the addresses. Raises DrillError."""
     nodes.mend()
     save_bundle(nodes.folder / "bundle")
     deploy(nodes)
     both = sorted(host.address for host in nodes.hosts.hosts)
-    wait_until(lambda: replicas(nodes) == both and scored(nodes) == 200, "replicas on both nodes")
-    with Client(nodes) as client:
+    wait_until(lambda: replicas(nodes) == both and _answer(nodes), "replicas on both nodes")
+    return both
+
+
+def serve(nodes: Nodes) -> dict[str, Any]:
+    """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
+    both = deploy_on_both(nodes)
+    with Client(nodes, nodes.serve_ports[0]) as client:
         began = time.monotonic()
         time.sleep(BEFORE_S)
         found: dict[str, Any] = {"undisturbed": client.told(began)}

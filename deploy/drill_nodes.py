@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from deploy.drill_node_head import head
 from deploy.drill_node_jobs import score, sweep
 from deploy.drill_node_serving import serve
 from deploy.drill_raylets import Nodes, drill_nodes
@@ -25,7 +26,7 @@ from fraud.errors import run_command
 from fraud.settings import turn_telemetry_off
 
 DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType(
-    {"score": score, "sweep": sweep, "serve": serve}
+    {"score": score, "sweep": sweep, "serve": serve, "head": head}
 )
 
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +36,14 @@ CPUS = 2  # of each node, whatever the machine has
 class Nodes:
     """Two nodes that run.
 
-    port, serve_port: where this machine reaches the head's dashboard and ingress; key: of /score.
+    port: where this machine reaches the head's dashboard; serve_ports: the ingress of head and worker; key: of /score.
     """
 
     hosts: Hosts
     token: str
     key: str
     port: int
-    serve_port: int
+    serve_ports: tuple[int, int]
     is_worker_dead: bool = False
 
     @property
@@ -145,7 +145,12 @@ def drill_nodes() -> Iterator[Nodes]:
         password = secrets.token_hex(16)
         nodes = Nodes(hosts, secrets.token_hex(32), secrets.token_urlsafe(24), *_ports())
         _install(nodes, password)
-        with _redis(redis, hosts, password), _dashboard(nodes):
+        to_head = {nodes.port: 8265, nodes.serve_ports[0]: SERVE_PORT}
+        with (
+            _redis(redis, hosts, password),
+            _tunnel(nodes, nodes.head, to_head),
+            _tunnel(nodes, nodes.worker, {nodes.serve_ports[1]: SERVE_PORT}),
+        ):
             nodes.start(nodes.head)
             wait_until(lambda: len(nodes.alive()) == 1, "head", pause_s=0.2)
             nodes.start(nodes.worker)
@@ -153,9 +158,10 @@ def drill_nodes() -> Iterator[Nodes]:
             yield nodes
 
 
-def _ports() -> tuple[int, int]:
+def _ports() -> tuple[int, tuple[int, int]]:
     dashboard = processes.free_port(18265)
-    return dashboard, processes.free_port(18000, avoid={dashboard})
+    of_head = processes.free_port(18000, avoid={dashboard})
+    return dashboard, (of_head, processes.free_port(18100, avoid={dashboard, of_head}))
 
 
 def _install(nodes: Nodes, redis_password: str) -> None:
@@ -205,11 +211,11 @@ def _redis(program: str, hosts: Hosts, password: str) -> Iterator[None]:
 
 
 @contextmanager
-def _dashboard(nodes: Nodes) -> Iterator[None]:
-    """The head's dashboard and ingress on ports of this machine's loopback; it stays while the head's Ray is dead."""
-    command = nodes.hosts.ssh_command(nodes.head)
+def _tunnel(nodes: Nodes, host: Host, ports: Mapping[int, int]) -> Iterator[None]:
+    """Ports of this machine's loopback that lead to those of a host's; they stay while its Ray is dead."""
+    command = nodes.hosts.ssh_command(host)
     command[1:1] = ["-N", "-o", "ExitOnForwardFailure=yes"]
-    for here, there in ((nodes.port, 8265), (nodes.serve_port, SERVE_PORT)):
+    for here, there in ports.items():
         command[1:1] = ["-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
