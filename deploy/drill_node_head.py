@@ -57,11 +57,12 @@ def head(nodes: Nodes) -> dict[str, Any]:
         time.sleep(BEFORE_S)
         found["with_new_head"] = client.told(began)
     found["same_replica"] = bool(before) and before == _scorers(nodes.worker)
-    wait_until(lambda: job_status(nodes, job) in ENDED, "the end of the job whose driver died")
-    found["job_of_the_dead_head"] = job_status(nodes, job)
+    found["lost_job"] = job_status(nodes, job)
     after = submit(nodes, "python -c 'import ray; ray.init(); print(ray.cluster_resources())'")
     wait_until(lambda: job_status(nodes, after) in ENDED, "a job after the restart")
     found["job_after"] = job_status(nodes, after)
+    wait_until(lambda: job_status(nodes, job) in ENDED, "the end of the job whose driver died")
+    found["lost_job_after_another"] = job_status(nodes, job)
     if found["undisturbed"]["failed"]:
         raise DrillError(f"requests failed before anything was killed: {found}")
     return found

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from deploy import drill_hosts
+from deploy.drill_cluster import wait_until
+from deploy.drill_node_head import head, job_status
 from deploy.drill_node_jobs import FILES, score, sweep
 from deploy.drill_node_serving import serve
 from deploy.drill_raylets import Nodes, drill_nodes
+from deploy.services import CODE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -40,3 +47,35 @@ def test_serving_outlives_its_worker_node(nodes: Nodes):
     assert found["killed"]["requests"] > 100
     assert found["killed"]["failed"] <= 2, "those that were under way on the dead node"
     assert found["mended"]["failed"] == 0
+
+
+def test_serving_outlives_the_head_and_the_next_head_knows_it(nodes: Nodes):
+    found = head(nodes)
+    assert found["undisturbed"]["failed"] == 0
+    assert found["without_head"]["requests"] > 100 and found["without_head"]["failed"] == 0
+    assert found["with_new_head"]["failed"] <= 2, "those under way while HAProxy learns the new replica"
+    assert found["same_replica"], "the worker's replica should not notice"
+    assert (found["job_after"], found["lost_job_after_another"]) == ("SUCCEEDED", "FAILED")
+
+
+def test_airflow_gives_up_a_job_that_died_with_the_head(nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [str(CODE / "dags" / "plugins"), *sys.path])
+    monkeypatch.setenv("RAY_AUTH_TOKEN", nodes.token)
+    from fraud_airflow import jobs_api, watching
+
+    log, ended = logging.getLogger("test"), []
+
+    async def follow() -> None:
+        async with jobs_api.RayJobs(f"http://127.0.0.1:{nodes.port}") as jobs:
+            order = watching.Order(job_id="long", command=["python", "-c", "import time; time.sleep(600)"])
+            await watching.submit(jobs, order, unreachable_s=60.0, log=log)
+            ended.append(await watching.follow(jobs, "long", poll_s=1.0, unreachable_s=120.0, log=log))
+
+    thread = threading.Thread(target=lambda: asyncio.run(follow()), daemon=True)
+    thread.start()
+    wait_until(lambda: job_status(nodes, "long") == "RUNNING", "the job")
+    nodes.kill(nodes.head)
+    nodes.start(nodes.head)
+    thread.join(120.0)
+    assert not thread.is_alive(), "Airflow still waits for it"
+    assert ended[0].status == "FAILED"

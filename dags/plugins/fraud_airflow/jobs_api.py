@@ -97,7 +97,11 @@ class RayJobs:
         raise self._refusal(status, answer)
 
     async def look(self, job_id: str) -> dict[str, Any]:
-        """What Ray says of a job: "status", "message", "driver_exit_code" and more. Raises JobUnknownError."""
+        """What Ray says of a job: "status", "message", "driver_exit_code" and more. Raises JobUnknownError.
+
+        A head that came back with its state from Redis calls a job RUNNING whose driver died with the one before,
+        until it has another job to start. Such a job is FAILED here.
+        """
         status, answer = await self._ask("GET", f"/api/jobs/{job_id}")
         if status == 404:
             raise JobUnknownError(f"Ray knows no job {job_id}")
@@ -106,6 +110,9 @@ class RayJobs:
         with contextlib.suppress(ValueError):
             found = json.loads(answer)
             if isinstance(found, dict) and "status" in found:
+                node = found.get("driver_node_id")
+                if found["status"] == "RUNNING" and node and await self._is_dead(node):
+                    found |= {"status": "FAILED", "message": f"the node of its driver, {node}, is dead"}
                 return found
         raise RayUnreachableError(f"{self.address} answered something else than a job")
 
@@ -161,6 +168,13 @@ class RayJobs:
                     skip = 0
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RayUnreachableError(f"the log of {job_id} broke off: {type(error).__name__}") from None
+
+    async def _is_dead(self, node: str) -> bool:
+        only = {"filter_keys": "node_id", "filter_predicates": "=", "filter_values": node}
+        status, answer = await self._ask("GET", "/api/v0/nodes", params=only)
+        if status != 200:
+            return False
+        return [one["state"] for one in json.loads(answer)["data"]["result"]["result"]] == ["DEAD"]
 
     async def _ask(self, method: str, path: str, **content: Any) -> tuple[int, str]:
         assert self._session is not None
