@@ -11,7 +11,7 @@ from deploy.drill_hosts import DrillError, Host
 from deploy.drill_node_serving import BEFORE_S, Client, deploy_on_both, replicas
 from deploy.drill_raylets import Nodes
 
-AWAY_S = 15.0  # how long there is no head; a worker gives up after 60 s (RAY_gcs_rpc_server_reconnect_timeout_s)
+AWAY_S = 15.0  # how long there is no head; deploy/node.sh lets workers wait longer than Ray's 60 s
 JOBS = "/api/jobs/"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 

@@ -12,6 +12,9 @@ export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 export NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$HOME/.cache/fraud-numba}"
 # A node gives memory back by ending tasks before the kernel ends whatever it likes.
 export RAY_memory_usage_threshold="${RAY_memory_usage_threshold:-0.9}"
+# With Redis a head comes back with what it knew: workers wait for it 10 min instead of one.
+[ -z "${RAY_REDIS_ADDRESS:-}" ] ||
+    export RAY_gcs_rpc_server_reconnect_timeout_s="${RAY_gcs_rpc_server_reconnect_timeout_s:-600}"
 # torch asks the host's name for the address at which other workers reach it, and many hosts answer 127.0.1.1.
 if [ -z "${GLOO_SOCKET_IFNAME:-}" ]; then
     GLOO_SOCKET_IFNAME=$(ip -o route get 192.0.2.1 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p')
