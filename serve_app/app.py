@@ -27,6 +27,7 @@ from serve_app.openapi import openapi
 from serve_app.problems import Rejected, problem, problem_response
 from serve_app.scoring import Hooks, Scoring, json_response
 from serve_app.state import State
+from serve_app.tracing import TracedRequests, Tracing
 
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
 # The page loads nothing from anywhere: Swagger UI would fetch itself from a public CDN, and be blank without one.
@@ -73,17 +74,22 @@ def create_app(
     limits: Limits | None = None,
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
+    tracing: Tracing | None = None,
     is_id_echoed: bool = False,
     with_reasons: bool = False,
 ) -> FastAPI:
     """Make the app that serves `state.model` to holders of `keys`.
 
-    hooks: who else takes part in an answer. is_id_echoed: as for `Guard`; with_reasons: as for `Scoring`.
+    hooks: who else takes part in an answer. tracing: where spans go, if anywhere. is_id_echoed: as for `Guard`;
+    with_reasons: as for `Scoring`.
     """
     limits, metrics = limits or Limits(), metrics or Metrics()
     guard = Middleware(
         Guard, keys=keys, limits=limits, metrics=metrics, access_log=access_log, is_id_echoed=is_id_echoed
     )
+    traced = []
+    if tracing is not None:
+        hooks, traced = tracing.watched(hooks), [Middleware(TracedRequests, tracing=tracing)]
     scoring, batch = Scoring(state, hooks, with_reasons=with_reasons), Batch(state, hooks, batch_limits)
     handlers = {"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain}
     app = FastAPI(
@@ -92,7 +98,7 @@ def create_app(
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
-        middleware=[guard, Middleware(HotPath, handlers=handlers)],
+        middleware=[*traced, guard, Middleware(HotPath, handlers=handlers)],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
     app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below

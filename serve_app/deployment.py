@@ -32,7 +32,7 @@ from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
 
-_OURS = ("FRAUD_", "MLFLOW_TRACKING_URI")
+_OURS = ("FRAUD_", "MLFLOW_TRACKING_URI", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME")
 
 
 class Options(BaseModel):

@@ -26,6 +26,7 @@ from serve_app.metrics import Metrics
 from serve_app.scoring import Content, Hooks, Transaction
 from serve_app.shadow import Shadow, ShadowSettings
 from serve_app.state import ServedModel, State, load_model
+from serve_app.tracing import Tracing, check_tracing
 from serve_app.watch import PATIENCE, ModelWatcher, WatchConfig
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Replica:
         self.state = State(model)
         self._is_id_echoed = is_id_echoed
         self._access_log = AccessLog.from_environment(environment, version=lambda: self.state.model.version)
+        self._tracing = Tracing.from_environment(environment)
         self._metrics = Metrics(settings.state / "serving" / "metrics")
         self._metrics.set_model(model.version, model.sha256, model.loaded_at)
         self._log = DecisionLog(
@@ -92,6 +94,7 @@ class Replica:
             limits=self._limits,
             metrics=self._metrics,
             access_log=self._access_log,
+            tracing=self._tracing,
             is_id_echoed=self._is_id_echoed,
             with_reasons=self._with_reasons,
         )
@@ -113,6 +116,8 @@ class Replica:
         if self.state.model.history:
             self.state.model.history.close()
         self._metrics.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _choose(self, state: State, scope: Scope, transaction: Transaction) -> ServedModel:
         """The challenger for the entities of the canary share, where it reads the same inputs; else the champion."""
@@ -180,6 +185,7 @@ def check(environment: Mapping[str, str]) -> Settings:
     ShadowSettings.from_environment(environment)
     WatchConfig.from_environment(environment)
     wants_reasons(environment)
+    check_tracing(environment)
     return settings
 
 

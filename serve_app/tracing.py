@@ -1,0 +1,162 @@
+"""Traces by OpenTelemetry, where FRAUD_TRACES says so: a span for a request, and for /score what took its time.
+
+Sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT, in the background; a collector that is away costs its spans only.
+A caller's `traceparent` is continued. No header, no field and no score is in a span.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fraud.errors import ConfigError
+from serve_app.hot_path import path_of
+from serve_app.scoring import Content, Hooks, Transaction
+from serve_app.state import ServedModel, State
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+SHARE, ENDPOINT = "FRAUD_TRACES", "OTEL_EXPORTER_OTLP_ENDPOINT"
+MARKS = "fraud.trace"  # in the scope of a request: {name: time_ns}
+PATHS = frozenset({"/score", "/score/batch", "/explain", "/model", "/metrics", "/healthz", "/readyz", "/docs"})
+STAGES = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
+
+
+class Tracing:
+    """Makes the spans. share: of requests that are traced, drawn by the trace's id, so that all services agree."""
+
+    def __init__(self, exporter: SpanExporter, *, share: float = 1.0, service: str = "fraud-score") -> None:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+
+        # Not the process's own provider: MLflow has one, too.
+        self._provider = TracerProvider(
+            sampler=TraceIdRatioBased(share),
+            resource=Resource.create({"service.name": service}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("serve_app")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Tracing | None:
+        """None without FRAUD_TRACES. Raises ConfigError as `check_tracing`."""
+        wanted = check_tracing(environment)
+        if wanted is None:
+            return None
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        share, endpoint = wanted
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        return cls(exporter, share=share, service=environment.get("OTEL_SERVICE_NAME") or "fraud-score")
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+    def watched(self, hooks: Hooks | None) -> Hooks:
+        """The same hooks, which note in the request's scope when each came."""
+        hooks = hooks or Hooks()
+
+        def choose(state: State, scope: Scope, transaction: Transaction) -> ServedModel:
+            _mark(scope, "read")
+            model = state.model if hooks.choose is None else hooks.choose(state, scope, transaction)
+            _mark(scope, "chosen")
+            return model
+
+        def decided(scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
+            _mark(scope, "scored")
+            if hooks.decided is not None:
+                hooks.decided(scope, model, transaction, answer)
+            _mark(scope, "recorded")
+
+        return replace(hooks, choose=choose, decided=decided)
+
+    async def trace(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request by `app`, in a span."""
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        path = path_of(scope)
+        sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        marks = scope[MARKS] = {"asked": time.time_ns()}
+        span = self._tracer.start_span(
+            f"{scope['method']} {path if path in PATHS else 'other'}",
+            TraceContextTextMapPropagator().extract(sent),
+            trace.SpanKind.SERVER,
+            {"http.request.method": scope["method"], "http.route": path if path in PATHS else "other"},
+            start_time=marks["asked"],
+        )
+        status = 500
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, note)
+        finally:
+            span.set_attribute("http.response.status_code", status)
+            state = scope.get("state") or {}
+            for attribute, name in (("fraud.request_id", "request_id"), ("fraud.model_version", "model_version")):
+                if name in state:
+                    span.set_attribute(attribute, str(state[name]))
+            if status >= 500:
+                span.set_status(trace.StatusCode.ERROR)
+            within = trace.set_span_in_context(span)
+            for stage, first, last in STAGES:
+                if first in marks and last in marks:
+                    part = self._tracer.start_span(stage, within, start_time=marks[first])
+                    part.end(marks[last])
+            span.end()
+
+
+class TracedRequests:
+    """ASGI middleware: each request in a span."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        await self._tracing.trace(self._app, scope, receive, send)
+
+
+def check_tracing(environment: Mapping[str, str]) -> tuple[float, str] | None:
+    """(share, collector) as set; None without FRAUD_TRACES. Raises ConfigError."""
+    text = environment.get(SHARE) or "0"
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"{SHARE}={text!r} is no share of the requests: set it from 0 (none) to 1 (all)")
+    if not share:
+        return None
+    endpoint = environment.get(ENDPOINT) or ""
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{SHARE}={text}, but {ENDPOINT}={endpoint!r} is no collector: name one, as in http://HOST:4318"
+        )
+    if find_spec("opentelemetry.exporter.otlp.proto.http") is None:
+        raise ConfigError(f"{SHARE}={text} needs a package: pip install opentelemetry-exporter-otlp-proto-http")
+    return share, endpoint
+
+
+def _mark(scope: Scope, name: str) -> None:
+    marks = scope.get(MARKS)
+    if marks is not None:
+        marks[name] = time.time_ns()
