@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.drill_cluster import inhabitants, wait_until
 from deploy.drill_hosts import DrillError, Host
-from deploy.drill_node_serving import BEFORE_S, Client, deploy_on_both, replicas
+from deploy.drill_node_serving import BEFORE_S, Client, deploy_on_both, replicas, undisturbed
 from deploy.drill_raylets import Nodes
 
 AWAY_S = 15.0  # how long there is no head; deploy/node.sh lets workers wait longer than Ray's 60 s
@@ -41,9 +41,7 @@ def head(nodes: Nodes) -> dict[str, Any]:
     wait_until(lambda: job_status(nodes, job) == "RUNNING", "a job on the head")
     before = _scorers(nodes.worker)
     with Client(nodes, nodes.serve_ports[1]) as client:
-        began = time.monotonic()
-        time.sleep(BEFORE_S)
-        found: dict[str, Any] = {"undisturbed": client.told(began)}
+        found: dict[str, Any] = {"undisturbed": undisturbed(client)}
         began = time.monotonic()
         nodes.kill(nodes.head)
         time.sleep(AWAY_S)

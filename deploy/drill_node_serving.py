@@ -115,13 +115,18 @@ def deploy_on_both(nodes: Nodes) -> list[str]:
     return both
 
 
+def undisturbed(client: Client) -> dict[str, Any]:
+    """What a client is told while nothing is killed."""
+    began = time.monotonic()
+    time.sleep(BEFORE_S)
+    return client.told(began)
+
+
 def serve(nodes: Nodes) -> dict[str, Any]:
     """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
     both = deploy_on_both(nodes)
     with Client(nodes, nodes.serve_ports[0]) as client:
-        began = time.monotonic()
-        time.sleep(BEFORE_S)
-        found: dict[str, Any] = {"undisturbed": client.told(began)}
+        found: dict[str, Any] = {"undisturbed": undisturbed(client)}
         began = time.monotonic()
         nodes.kill(nodes.worker)
         wait_until(lambda: replicas(nodes) == [nodes.head.address], "end of the dead replica")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraud.errors import ConfigError
@@ -26,6 +27,7 @@ SHARE, ENDPOINT = "FRAUD_TRACES", "OTEL_EXPORTER_OTLP_ENDPOINT"
 MARKS = "fraud.trace"  # in the scope of a request: {name: time_ns}
 PATHS = frozenset({"/score", "/score/batch", "/explain", "/model", "/metrics", "/healthz", "/readyz", "/docs"})
 STAGES = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
+_CALLERS = TraceContextTextMapPropagator()
 
 
 class Tracing:
@@ -82,15 +84,12 @@ class Tracing:
 
     async def trace(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request by `app`, in a span."""
-        from opentelemetry import trace
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
         path = path_of(scope)
         sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         marks = scope[MARKS] = {"asked": time.time_ns()}
         span = self._tracer.start_span(
             f"{scope['method']} {path if path in PATHS else 'other'}",
-            TraceContextTextMapPropagator().extract(sent),
+            _CALLERS.extract(sent),
             trace.SpanKind.SERVER,
             {"http.request.method": scope["method"], "http.route": path if path in PATHS else "other"},
             start_time=marks["asked"],
@@ -151,12 +150,8 @@ def check_tracing(environment: Mapping[str, str]) -> tuple[float, str] | None:
         raise ConfigError(
             f"{SHARE}={text}, but {ENDPOINT}={endpoint!r} is no collector: name one, as in http://HOST:4318"
         )
-    if find_spec("opentelemetry.exporter.otlp.proto.http") is None:
-        raise ConfigError(f"{SHARE}={text} needs a package: pip install opentelemetry-exporter-otlp-proto-http")
     return share, endpoint
 
 
 def _mark(scope: Scope, name: str) -> None:
-    marks = scope.get(MARKS)
-    if marks is not None:
-        marks[name] = time.time_ns()
+    scope[MARKS][name] = time.time_ns()
