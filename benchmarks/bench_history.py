@@ -39,14 +39,15 @@ from fraud.config import TrainConfig
 from fraud.engine import Engine
 from fraud.errors import run_command
 from fraud.forest import ForestConfig
-from fraud.history import replay
-from fraud.history_state import FRAUD_RECORD, EntityPlan, HistoryState, plans
-from fraud.memory_store import MemoryStore
-from fraud.redis_store import RedisStore
+from fraud.history.definition import FRAUD_RECORD, EntityPlan, plans
+from fraud.history.replay import replay
+from fraud.history.state import HistoryState
+from fraud.history.stores.memory import MemoryStore
+from fraud.history.stores.redis import RedisStore
+from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
 from fraud.settings import Settings
 from fraud.simulate import cards
-from fraud.state_store import StateStore
 from fraud.validation import validate
 
 WINDOWS = ("1d", "7d", "30d")

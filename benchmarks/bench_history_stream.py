@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 
 from fraud import data
 from fraud.errors import run_command
-from fraud.history import feature_names, replay
+from fraud.history.definition import feature_names
+from fraud.history.replay import replay
 from fraud.schema import Schema
 from fraud.settings import Settings
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fraud import history_state, tree_checks
+from fraud import tree_checks
 from fraud.autoencoder_score import Autoencoder
 from fraud.calibration import Calibration, Tail
 from fraud.detector import Detector
@@ -33,6 +33,8 @@ from fraud.errors import BundleError, FraudError
 from fraud.features import FeatureMap, raw_names
 from fraud.forest import Forest
 from fraud.head import Head
+from fraud.history import definition as history_definition
+from fraud.history import state as history_state
 from fraud.schema import Schema
 from fraud.settings import git_commit
 from fraud.thresholds import Threshold
@@ -188,7 +190,7 @@ def _read_parts(folder: Path) -> Detector:
     tails = {name: part(Tail, f"calibration.{name}") for name in _TAILS + (_HEAD_TAILS if has_head else ())}
     return Detector(
         schema=schema,
-        history=history_state.from_arrays(arrays, history_state.plans(schema)),
+        history=history_state.from_arrays(arrays, history_definition.plans(schema)),
         calibration=Calibration(
             **tails,
             forest_weight=float(settings["forest_weight"]),
@@ -238,7 +240,7 @@ def _check(detector: Detector, folder: Path) -> None:
         "head": detector.head is None or tree_checks.is_head(detector.head, n_raw),
         "history": all(
             history_state.is_sound(state, plan)
-            for state, plan in zip(detector.history, history_state.plans(detector.schema), strict=True)
+            for state, plan in zip(detector.history, history_definition.plans(detector.schema), strict=True)
         ),
     }
     for name, is_sound in sound.items():

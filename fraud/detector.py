@@ -9,7 +9,7 @@ from fraud.calibration import Calibration
 from fraud.features import FeatureMap
 from fraud.forest import Forest
 from fraud.head import Head
-from fraud.history import HistoryState
+from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
 

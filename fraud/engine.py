@@ -20,12 +20,12 @@ from fraud.calibration import to_score
 from fraud.detector import Detector
 from fraud.errors import DataError, StoreError
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
-from fraud.history import microseconds_since_epoch, replay
-from fraud.history_online import OnlineHistory
+from fraud.history.online import OnlineHistory
+from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.stores.store import Snapshot, StateStore
 from fraud.reasons import Explainer, Reason
 from fraud.row_values import microseconds, number
 from fraud.schema import Schema
-from fraud.state_store import Snapshot, StateStore
 from fraud.thresholds import Threshold
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class Explanation:
 class Engine:
     """Scores rows with a fitted detector. Safe to share between threads.
 
-    store: the live history that single rows read and enter (fraud.state_store); without one they read the history as it
-    was at the end of the training data, and leave no trace.
+    store: the live history that single rows read and enter (fraud.history.stores); without one they read the history as
+    it was at the end of the training data, and leave no trace.
     """
 
     def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:

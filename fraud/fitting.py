@@ -21,7 +21,8 @@ from fraud.engine import Engine
 from fraud.errors import ConfigError, DataError
 from fraud.features import FeatureMap
 from fraud.head import Head, HeadConfig
-from fraud.history import HistoryState, replay
+from fraud.history.replay import replay
+from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from fraud.splits import Split, SplitConfig, Window, split_by_time
 from fraud.thresholds import ThresholdConfig

@@ -11,7 +11,7 @@ from fraud import features, fitting, forest
 from fraud.config import TrainConfig
 from fraud.features import FeatureMap
 from fraud.fitting import Fold
-from fraud.history import replay
+from fraud.history.replay import replay
 from fraud.schema import Schema
 from fraud.splits import prequential
 

@@ -18,9 +18,8 @@ import numpy as np
 from fraud import kernels
 from fraud.columns import History
 from fraud.features import CALENDAR_WIDTH, MICROSECONDS_A_DAY, FeatureMap, calendar
-from fraud.history import feature_statistics
-from fraud.history_kernels import LARGEST_RATIO
-from fraud.history_state import plans
+from fraud.history.definition import feature_statistics, plans
+from fraud.history.kernels import LARGEST_RATIO
 from fraud.reason_numbers import as_given, duration, percent, plural, rounded
 from fraud.schema import Schema
 

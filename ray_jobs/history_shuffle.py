@@ -27,9 +27,11 @@ import pyarrow as pa
 import ray
 from ray.data.block import BlockAccessor
 
-from fraud import history_partition, scored
-from fraud.history import entry_names, feature_names, microseconds_since_epoch, replay
-from fraud.history_state import HistoryState, plans
+from fraud import scored
+from fraud.history import partition as history_partition
+from fraud.history.definition import entry_names, feature_names, plans
+from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from ray_jobs.checked_blocks import on_date, outside, with_notes, without_notes
 
@@ -51,7 +53,7 @@ class WithHistory:
     """Rows with their history features, and what is remembered after them.
 
     dataset: the blocks that came in, in their order: rows (of the wanted day), one float64 column a feature
-    (fraud.history.feature_names), notes. n_partitions: of each plan. oldest: the first row's time, microseconds since
+    (fraud.history.definition), notes. n_partitions: of each plan. oldest: the first row's time, microseconds since
     1970; None without a row.
     """
 

@@ -16,7 +16,7 @@ from fraud import bundle, promotion, registry
 from fraud.bundle import Bundle
 from fraud.engine import Engine
 from fraud.errors import BundleError, ConfigError, FraudError, RegistryError, run_command
-from fraud.history_state import plans
+from fraud.history.definition import plans
 from fraud.promotion import LiveThreshold, Promotion
 from fraud.registry import CHAMPION, TaggedVersion
 from fraud.settings import Settings, turn_telemetry_off

@@ -25,7 +25,7 @@ from fraud.engine import Engine
 from fraud.errors import FraudError
 from fraud.features import raw_features
 from fraud.files import Piece
-from fraud.history import feature_names
+from fraud.history.definition import feature_names
 from fraud.reasons import Reason
 from fraud.schema import Schema
 from fraud.settings import Settings

@@ -17,7 +17,7 @@ import ray
 
 from fraud.detector import Detector
 from fraud.engine import Engine
-from fraud.history_state import HistoryState
+from fraud.history.state import HistoryState
 from ray_jobs.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
 from ray_jobs.history_shuffle import with_history
 from ray_jobs.score_blocks import PIECE, Scorer, Work

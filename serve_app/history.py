@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fraud.detector import Detector
 from fraud.errors import StoreError
-from fraud.history_state import plans
-from fraud.memory_store import MemoryStore
-from fraud.redis_store import RedisStore
+from fraud.history.definition import plans
+from fraud.history.stores.memory import MemoryStore
+from fraud.history.stores.redis import RedisStore
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)

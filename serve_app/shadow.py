@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fraud.errors import ConfigError
-from fraud.memory_store import MemoryStore
+from fraud.history.stores.memory import MemoryStore
 from serve_app.decision_rows import Decision
 
 if TYPE_CHECKING:

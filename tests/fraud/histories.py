@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fraud.columns import Column, History
-from fraud.history import microseconds_since_epoch
-from fraud.history_online import OnlineHistory
+from fraud.history.online import OnlineHistory
+from fraud.history.replay import microseconds_since_epoch
+from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
-from fraud.state_store import StateStore
 from fraud.validation import validate
 
 SCHEMA = Schema(

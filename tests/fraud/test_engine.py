@@ -18,7 +18,7 @@ from fraud.detector import Detector
 from fraud.engine import Engine
 from fraud.errors import DataError
 from fraud.features import FeatureConfig
-from fraud.history import replay
+from fraud.history.replay import replay
 from fraud.schema import Column, Schema
 from fraud.thresholds import Threshold
 from fraud.validation import validate

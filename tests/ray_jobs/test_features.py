@@ -12,7 +12,7 @@ import pytest
 from fraud import data
 from fraud.errors import ConfigError, DataError
 from fraud.features import raw_features, raw_names
-from fraud.history import replay
+from fraud.history.replay import replay
 from fraud.schema import Schema
 from fraud.simulate import cards, transactions
 from ray_jobs import features

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from fraud import scored
-from fraud.history import feature_names, replay
-from fraud.history_state import HistoryState, is_sound, plans
+from fraud.history.definition import feature_names, plans
+from fraud.history.replay import replay
+from fraud.history.state import HistoryState, is_sound
 from fraud.schema import Column, History, Schema, validate
 from ray_jobs import history_shuffle
 from ray_jobs.checked_stream import stream_settings, tables

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from fraud import bundle
 from fraud.errors import BundleError, ConfigError
-from fraud.history_state import plans
-from fraud.memory_store import MemoryStore
+from fraud.history.definition import plans
+from fraud.history.stores.memory import MemoryStore
 from serve_app.deployment import Options, Scorer, app
 from serve_app.state import ServedModel
 

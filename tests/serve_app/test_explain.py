@@ -14,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fraud.features import raw_features
-from fraud.memory_store import MemoryStore
+from fraud.history.stores.memory import MemoryStore
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys

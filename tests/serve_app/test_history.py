@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from fraud import bundle
 from fraud.errors import ConfigError
-from fraud.history import feature_names
-from fraud.memory_store import MemoryStore
+from fraud.history.definition import feature_names
+from fraud.history.stores.memory import MemoryStore
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys

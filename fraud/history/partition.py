@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fraud.history_state import EntityPlan, HistoryState, count_kept, frauds_that_matter, starts_of
+from fraud.history.definition import EntityPlan
+from fraud.history.state import HistoryState, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
 
 

@@ -18,16 +18,16 @@ import redis
 
 from fraud.engine import Engine
 from fraud.errors import ConfigError, StoreError
-from fraud.history import feature_names, replay
-from fraud.history_online import OnlineHistory
-from fraud.history_state import plans
-from fraud.redis_store import RedisStore
+from fraud.history.definition import feature_names, plans
+from fraud.history.online import OnlineHistory
+from fraud.history.replay import replay
+from fraud.history.stores.redis import RedisStore
 from fraud.schema import Schema
 from fraud.simulate import cards
 from fraud.validation import validate
 from tests.fraud.conftest import Fitted
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
-from tests.fraud.test_state_store import DAY, HOUR, NOW, row
+from tests.fraud.history.test_stores import DAY, HOUR, NOW, row
 
 PASSWORD = "never-in-a-log"
 
@@ -110,7 +110,7 @@ def test_cards_row_by_row_equal_the_batch_over_seeding_and_a_new_connection(serv
 def test_replicas_that_start_together_seed_each_entity_once(
     server: Server, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud.redis_store._SEED_ENTITIES", 7)
+    monkeypatch.setattr("fraud.history.stores.redis._SEED_ENTITIES", 7)
     rows = random_rows(rng, 3000).assign(card=[f"card {i % 500}" for i in range(3000)])
     _, states = replay(rows, SCHEMA)
     entered = []

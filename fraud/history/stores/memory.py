@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from fraud.errors import StoreError
-from fraud.history_state import FRAUD_RECORD, EntityPlan, HistoryState, from_arrays, is_sound, to_arrays
-from fraud.state_store import Remembered, Visit
+from fraud.history.definition import FRAUD_RECORD, EntityPlan
+from fraud.history.state import HistoryState, from_arrays, is_sound, to_arrays
+from fraud.history.stores.store import Remembered, Visit
 
 _TIME = struct.Struct("<q")
 _NEVER = -(2**63)

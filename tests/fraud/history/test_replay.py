@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fraud.columns import Column, History
 from fraud.errors import SchemaError
-from fraud.history import feature_columns, feature_names, feature_transforms, replay
-from fraud.history_kernels import EARTH_RADIUS_KM, SPREAD_PRIOR
-from fraud.history_state import hashed
+from fraud.history.definition import feature_columns, feature_names, feature_transforms, hashed
+from fraud.history.kernels import EARTH_RADIUS_KM, SPREAD_PRIOR
+from fraud.history.replay import replay
 from fraud.schema import Schema
 from tests.fraud.histories import SCHEMA, random_rows
 
@@ -173,7 +173,7 @@ def test_order_of_the_frame_does_not_matter(rng: np.random.Generator) -> None:
 def test_many_chunks_on_threads_equal_one(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_rows(rng, 500)
     expected, _ = replay(rows, SCHEMA)
-    monkeypatch.setattr("fraud.history._CHUNK", 37)
+    monkeypatch.setattr("fraud.history.replay._CHUNK", 37)
     np.testing.assert_array_equal(replay(rows, SCHEMA)[0], expected)
 
 

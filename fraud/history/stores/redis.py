@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fraud.errors import ConfigError, StoreError
-from fraud.history_state import DAY, EntityPlan, HistoryState
-from fraud.state_store import Remembered, Visit
+from fraud.history.definition import DAY, EntityPlan
+from fraud.history.state import HistoryState
+from fraud.history.stores.store import Remembered, Visit
 
 if TYPE_CHECKING:
     import redis

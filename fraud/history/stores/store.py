@@ -1,8 +1,8 @@
 """Where the live history is kept: what a state store can do, and the history that comes with the model.
 
 A store keeps bytes: per plan and entity a log of records (EntityPlan.record) and one of frauds (FRAUD_RECORD). It knows
-nothing of statistics; fraud.history_online reads the bytes. The stores are fraud.memory_store and
-fraud.redis_store.
+nothing of statistics; fraud.history.online reads the bytes. The stores are fraud.history.stores.memory and
+fraud.history.stores.redis.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from fraud.history_state import HistoryState
+from fraud.history.state import HistoryState
 
 
 class Visit(NamedTuple):
-    """One entity of one transaction. plan: position among `history_state.plans`; record: bytes to remember."""
+    """One entity of one transaction. plan: position among `history.definition.plans`; record: bytes to remember."""
 
     plan: int
     key: str

@@ -2,7 +2,7 @@
 
 Batches and single requests call the same `window_statistics` on the same events in the same order, so their features
 are equal to the last bit. (They share this file because numba, asked whether its cached code is stale, looks at no
-other file.) Times are int64 microseconds since 1970; events are sorted by time. See fraud/history.py.
+other file.) Times are int64 microseconds since 1970; events are sorted by time. See fraud/history/replay.py.
 """
 
 from __future__ import annotations

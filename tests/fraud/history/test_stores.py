@@ -13,14 +13,14 @@ import pytest
 
 from fraud import data
 from fraud.errors import StoreError
-from fraud.history import feature_names, microseconds_since_epoch, replay
-from fraud.history_online import OnlineHistory
-from fraud.history_state import EntityPlan, plans
-from fraud.memory_store import MemoryStore
+from fraud.history.definition import EntityPlan, feature_names, plans
+from fraud.history.online import OnlineHistory
+from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.stores.memory import MemoryStore
+from fraud.history.stores.store import Snapshot, Visit
 from fraud.schema import Schema
 from fraud.settings import Settings
 from fraud.simulate import cards
-from fraud.state_store import Snapshot, Visit
 from fraud.validation import validate
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
 

@@ -7,7 +7,7 @@ newest `Schema.history_events` transactions, no older than the longest window, a
 an event, however busy the entity is. A row's features use only what was known before it: transactions with an earlier
 time (or the same time and an earlier arrival), and frauds older than the label delay.
 
-`replay` computes them for millions of rows; `fraud.history_online` for one row from the events that a state store
+`replay` computes them for millions of rows; `fraud.history.online` for one row from the events that a state store
 remembers. Both run `history_kernels.window_statistics` over the same records, so they are equal.
 """
 
@@ -22,55 +22,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fraud import history_kernels
-from fraud.columns import WINDOWED, History, Statistic
-from fraud.history_state import (
-    FRAUD_RECORD,
-    LARGEST_FLOAT32,
-    EntityPlan,
-    HistoryState,
-    count_kept,
-    frauds_that_matter,
-    plans,
-    starts_of,
-)
+from fraud.columns import History, Statistic
+from fraud.history import kernels as history_kernels
+from fraud.history.definition import FRAUD_RECORD, LARGEST_FLOAT32, EntityPlan, entry_names, feature_names, plans
+from fraud.history.state import HistoryState, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
 # Rows a thread takes at a time; fewer are not worth a thread.
 _CHUNK = 50_000
-
-
-def feature_names(schema: Schema) -> list[str]:
-    """Names of the history features, in the column order of `replay`'s array."""
-    return [name for plan in plans(schema) for entry in plan.entries for name in entry_names(entry)]
-
-
-def feature_statistics(schema: Schema) -> list[tuple[History, str, str]]:
-    """For each history feature its entry, statistic and window ("" where the statistic has none)."""
-    return [
-        (entry, statistic, window)
-        for plan in plans(schema)
-        for entry in plan.entries
-        for statistic in entry.statistics
-        for window in (entry.windows if statistic in WINDOWED else ("",))
-    ]
-
-
-def feature_columns(schema: Schema) -> list[str]:
-    """For each history feature the column a reader would blame: what it looks at, or else the entity."""
-    of_places = ("distance_from_last", "speed_from_last")
-    return [
-        entry.location[0] if statistic in of_places else _looked_at(entry, statistic) or entry.entity
-        for entry, statistic, _ in feature_statistics(schema)
-    ]
-
-
-def feature_transforms(schema: Schema) -> list[str]:
-    """For each history feature the transform that suits its statistic: "none", "log" or "signed_log"."""
-    transforms = dict.fromkeys(("sum", "mean", "max"), "signed_log")
-    transforms |= dict.fromkeys(("risk", "first_seen", "zscore"), "none")
-    return [transforms.get(statistic, "log") for _, statistic, _ in feature_statistics(schema)]
 
 
 def replay(
@@ -111,23 +71,6 @@ def replay(
 def microseconds_since_epoch(times: pd.Series | np.ndarray) -> np.ndarray:
     """Convert canonical timestamps to int64 microseconds since 1970, shape (n_rows,)."""
     return np.asarray(times, dtype="datetime64[us]").astype(np.int64)
-
-
-def entry_names(entry: History) -> list[str]:
-    """Names of the features of one history entry, in their order."""
-    names = []
-    for statistic in entry.statistics:
-        of = _looked_at(entry, statistic)
-        name = f"{of} {statistic} by {entry.entity}" if of else f"{statistic} by {entry.entity}"
-        names += [f"{name} ({window})" for window in entry.windows] if statistic in WINDOWED else [name]
-    return names
-
-
-def _looked_at(entry: History, statistic: str) -> str | None:
-    """The `value` or `of` column that a statistic reads, if it reads one."""
-    if statistic in ("distinct", "first_seen"):
-        return entry.of
-    return entry.value if statistic in ("sum", "mean", "std", "max", "ratio", "zscore") else None
 
 
 @dataclass(frozen=True)

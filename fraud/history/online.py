@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fraud import history_kernels
-from fraud.history import EntryArguments, entry_names
-from fraud.history_state import DAY, LARGEST_FLOAT32, EntityPlan, hashed, plans, starts_of
+from fraud.history import kernels as history_kernels
+from fraud.history.definition import DAY, LARGEST_FLOAT32, EntityPlan, entry_names, hashed, plans
+from fraud.history.replay import EntryArguments
+from fraud.history.state import starts_of
+from fraud.history.stores.store import Remembered, StateReader, StateStore, Visit
 from fraud.schema import Schema
-from fraud.state_store import Remembered, StateReader, StateStore, Visit
 
 _NO_RECORDS = Remembered(b"", b"")
 _NO_WORDS = np.empty(0, dtype="<u4")
