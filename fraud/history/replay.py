@@ -21,11 +21,11 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from fraud.columns import History, Statistic
 from fraud.history import kernels as history_kernels
-from fraud.history.definition import FRAUD_RECORD, LARGEST_FLOAT32, EntityPlan, entry_names, feature_names, plans
+from fraud.history.definition import FRAUD_RECORD, EntityPlan, entry_names, feature_names, plans
+from fraud.history.records import id_hashes, microseconds_since_epoch, remembered_column
 from fraud.history.state import HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
 
@@ -66,9 +66,7 @@ def replay(
     is_fraud = np.zeros(len(rows), dtype=bool)
     if frauds is None and schema.label is not None and schema.label.name in rows:
         is_fraud = rows[schema.label.name].to_numpy() == 1
-    ids = np.zeros(len(rows), dtype=np.uint32)
-    if learn and schema.id is not None and schema.id.name in rows:
-        ids = _hashes(rows[schema.id.name])
+    ids = id_hashes(rows, schema) if learn else np.zeros(len(rows), dtype=np.uint32)
     after, column = [], 0
     states = states or tuple(HistoryState.empty(plan) for plan in found)
     for i, (plan, state) in enumerate(zip(found, states, strict=True)):
@@ -79,11 +77,6 @@ def replay(
             column += width
         after.append(batch.remembered() if learn else state)
     return out, tuple(after)
-
-
-def microseconds_since_epoch(times: pd.Series | np.ndarray) -> np.ndarray:
-    """Convert canonical timestamps to int64 microseconds since 1970, shape (n_rows,)."""
-    return np.asarray(times, dtype="datetime64[us]").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ class _Batch:
         """A kept column of the events, and of the rows in the order they are computed; empty without a name."""
         if not name:
             return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
-        values = _kept(self._rows, name)
+        values = remembered_column(self._rows, name)
         events = np.concatenate([self._state.events[name], values[self._order] if self._learn else values[:0]])
         return events[self._sorting], values[self._row_of]
 
@@ -228,7 +221,7 @@ class _Batch:
         events["time"] = self._events[kept]
         events["id"][~is_old] = self._ids[rows]
         for name in plan.record.names[2:] if plan.record.names else ():
-            events[name][~is_old] = _kept(self._rows.iloc[rows], name)
+            events[name][~is_old] = remembered_column(self._rows.iloc[rows], name)
         frauds = np.empty(len(self._fraud_sorting), dtype=FRAUD_RECORD)
         is_old = self._fraud_sorting < len(self._state.frauds)
         frauds["time"] = self._frauds
@@ -242,26 +235,6 @@ class _Batch:
             self._keys[alive], events, starts_of(per_entity[alive]), frauds[kept_frauds],
             starts_of(frauds_per_entity[alive]),
         )  # fmt: skip
-
-
-def _kept(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as a record keeps it: float32 of numbers, 32-bit hashes of the rest."""
-    kind, _, column = name.partition(" ")
-    if kind == "value":
-        return np.clip(rows[column].to_numpy(dtype=np.float64), -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
-    return _hashes(rows[column])
-
-
-def _hashes(texts: pd.Series) -> np.ndarray:
-    """`hashed` of every value: uint32 (n_rows,)."""
-    column = pa.array(texts, type=pa.large_string(), from_pandas=True)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    _, offsets, letters = column.buffers()
-    begin = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-    out = np.empty(len(column), dtype=np.uint32)
-    history_kernels.crc32_of_texts(np.frombuffer(letters or b"", dtype=np.uint8), begin, out)
-    out[np.asarray(column.is_null())] = 0
-    return out
 
 
 def _part(values: np.ndarray, part: slice) -> np.ndarray:
