@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fraud import days
 from fraud.errors import ConfigError
 
 # Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
@@ -37,6 +38,7 @@ class Settings:
     history_url: where serving keeps the live entity history: "memory", or redis://, rediss:// or unix:// with the
         password in it (FRAUD_HISTORY_URL). Never shown nor logged.
     history_timeout_ms: longest wait of a request for it (FRAUD_HISTORY_TIMEOUT_MS).
+    day_zone: the time zone of days where no schema says it, an IANA name; empty where it is not set (FRAUD_DAY_ZONE).
     """
 
     root: Path
@@ -50,6 +52,7 @@ class Settings:
     history: str = ""
     history_url: str = field(default="memory", repr=False)
     history_timeout_ms: float = 100.0
+    day_zone: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -71,6 +74,11 @@ class Settings:
             timeout_ms = 0.0
         if not 1 <= timeout_ms <= 60_000:
             raise ConfigError(f"FRAUD_HISTORY_TIMEOUT_MS={timeout!r} is not a number of milliseconds, 1 to 60000")
+        day_zone = env.get(days.VARIABLE) or ""
+        try:
+            days.Zone(day_zone or days.UTC)
+        except ConfigError as error:
+            raise ConfigError(f"{days.VARIABLE}: {error}") from None
         return cls(
             root=root,
             state=state,
@@ -83,6 +91,7 @@ class Settings:
             history=_located(env.get("FRAUD_HISTORY") or str(state / "history"), root),
             history_url=history_url,
             history_timeout_ms=timeout_ms,
+            day_zone=day_zone,
         )
 
     def locate(self, path: str) -> str:
