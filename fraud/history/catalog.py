@@ -161,7 +161,7 @@ class Catalog:
         parts: Sequence[Sequence[Part]],
         *,
         made_by: str,
-        sources: Mapping[str, Sequence[Any]],
+        sources: Mapping[str, Sequence[Any]] | None = None,
         own_labels: bool = False,
     ) -> list[dt.date]:
         """Make a day count: its parts, of each plan. Returns the later days whose history changes by it, which are
@@ -184,7 +184,7 @@ class Catalog:
             previous = self.read(plan, day - _DAY)
             manifest = Day(
                 day=day, plan=plan.fingerprint, zone=self._zone_name, previous=previous.chain if previous else "",
-                parts=tuple(plan_parts), made_by=made_by, own_labels=own_labels, sources=sources, created=now,
+                parts=tuple(plan_parts), made_by=made_by, own_labels=own_labels, sources=sources or {}, created=now,
             )  # fmt: skip
             is_changed = is_changed or (old is not None and old.fingerprint != manifest.fingerprint)
             self._write(plan, manifest)
