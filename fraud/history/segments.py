@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from fraud.history.definition import EntityPlan
 from fraud.history.records import fingerprint_of, long_hashes, record_hashes, records_of
+from fraud.history.state import KnownFrauds
 from fraud.schema import Schema
 
 ENTITY, IS_FRAUD, ID_HASH = "entity", "is_fraud", "id_hash"
@@ -72,12 +73,19 @@ class Part:
 
 
 def encode(
-    rows: pd.DataFrame, schema: Schema, plan: EntityPlan, partition: tuple[int, int] = (0, 1), *, own_labels: bool
+    rows: pd.DataFrame,
+    schema: Schema,
+    plan: EntityPlan,
+    partition: tuple[int, int] = (0, 1),
+    *,
+    own_labels: bool,
+    frauds: KnownFrauds | None = None,
 ) -> tuple[Part, dict[str, bytes]]:
     """The files of canonical rows, {name: content}, and what a manifest says of them. Rows without the entity have no
     history.
 
-    own_labels: the rows' own label column says which were frauds; else labels come from the label store alone.
+    own_labels: the rows' own label column says which were frauds. frauds: transactions that are frauds by an earlier
+    word of the data.
     """
     rows = rows[rows[plan.column].notna()]
     keys = np.asarray(rows[plan.column].astype(str), dtype=object)
@@ -85,6 +93,9 @@ def encode(
     is_fraud = np.zeros(len(rows), dtype=bool)
     if own_labels and plan.keeps_frauds and schema.label is not None and schema.label.name in rows:
         is_fraud = rows[schema.label.name].to_numpy() == 1
+    if frauds is not None and len(frauds):
+        named = pd.MultiIndex.from_arrays([frauds.keys, frauds.times, frauds.ids])
+        is_fraud |= pd.MultiIndex.from_arrays([keys, records["time"], records["id"]]).isin(named)
     codes, entities = pd.factorize(keys, sort=True)
     order = np.lexsort((records["time"], codes))
     dictionary = pa.array(entities, pa.string())
@@ -109,7 +120,7 @@ def encode(
         with pa.ipc.new_file(sink, index.schema) as writer:
             writer.write_table(index.combine_chunks())
         contents["ids"] = bytes(sink.getvalue().to_pybytes())
-    sums = fingerprint_of(record_hashes(keys, records) + is_fraud.astype(np.uint64))
+    sums = fingerprint_of(record_hashes(keys, records))
     files = {}
     for kind, content in contents.items():
         sha256 = hashlib.sha256(content).hexdigest()

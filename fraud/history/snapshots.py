@@ -15,13 +15,14 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import IO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fraud import filesystems
+from fraud import data, filesystems
 from fraud.errors import DataError, ObjectStoreError
 from fraud.history import segments
 from fraud.history.catalog import ALL, Catalog
@@ -138,9 +139,21 @@ class Snapshots(Catalog):
             found = found.merge(other, on=["id", "time"], how="outer")
         return found.reset_index(drop=True)
 
-    def content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
-        """A part's file, checked against its manifest. Raises DataError where it is missing, altered or cut short."""
-        return self._content(plan, day, part, kind)
+    def write_part(
+        self, i: int, day: dt.date, rows: pd.DataFrame, partition: tuple[int, int] = ALL, *, own_labels: bool = False
+    ) -> Part:
+        """Write the files of a day's canonical rows for plan number `i`. They do not count before `publish` names them.
+
+        own_labels: the rows' own label column counts. Without it, what the day's data said of its labels before goes
+        on to count. Raises DataError where the files cannot be written.
+        """
+        plan = self.plans[i]
+        before = None if own_labels else self.read(plan, day)
+        frauds = KnownFrauds.join([self._own_frauds(plan, before, part) for part in before.parts] if before else [])
+        part, contents = segments.encode(rows, self.schema, plan, partition, own_labels=own_labels, frauds=frauds)
+        for name, content in contents.items():
+            data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
+        return part
 
     def _remembered_days(self, plan: EntityPlan, through: dt.date) -> list[Day]:
         """The days up to `through` that the plan can look at from the end of it, oldest first."""
@@ -212,18 +225,6 @@ def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, mome
     return HistoryState(np.asarray(keys, dtype=object), state.events, event_starts, records[matter], starts)
 
 
-def sources_of(path: str) -> dict[str, list[Any]]:
-    """The data files of a path with their size and when they were modified, as manifests note them."""
-    from fraud.files import find, reading
-
-    with reading(path):
-        filesystem, names = find(path)
-        infos = {name: filesystem.info(name) for name in names}
-    stamps = {name: next((info[key] for key in ("ETag", "mtime", "created") if key in info), "") for name, info in
-              infos.items()}  # fmt: skip
-    return {name: [int(info.get("size") or 0), str(stamps[name])] for name, info in infos.items()}
-
-
 def _of_partition(table: pa.Table, part: Part, partition: tuple[int, int]) -> pa.Table:
     if part.lies_in(partition):
         return table
@@ -251,3 +252,7 @@ def _always(transactions: KnownFrauds) -> KnownFrauds:
 def partitions_for(rows: Iterable[int], of_rows: int) -> int:
     """A power of two, so that partitions of different days lie in one another: parts of about `of_rows` rows."""
     return 1 << max(0, (sum(rows) - 1) // of_rows).bit_length()
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
