@@ -84,18 +84,25 @@ class Snapshots(Catalog):
         nothing = np.zeros(len(keys) + 1, dtype=np.int64)
         return HistoryState(keys, events, starts_of(counts), np.empty(0, FRAUD_RECORD), nothing)
 
-    def known_frauds(self, through: dt.date, labels: pd.DataFrame | None) -> tuple[KnownFrauds, ...]:
+    def remembered_rows(self, plan: EntityPlan, through: dt.date) -> int:
+        """How many transactions the days that a plan remembers at the end of `through` hold."""
+        return sum(day.rows for day in self._remembered_days(plan, through))
+
+    def known_frauds(
+        self, through: dt.date, labels: pd.DataFrame | None, *, since: dt.date | None = None
+    ) -> tuple[KnownFrauds, ...]:
         """The frauds among the transactions remembered at the end of `through`, one for each plan.
 
         The label store's word counts from the moment it was known; until there is one, the data's own label does.
-        labels: LabelStore.ledger, or None. Raises DataError.
+        labels: LabelStore.ledger, or None. since: also those that were remembered at the end of that earlier day.
+        Raises DataError.
         """
         intervals = label_intervals(labels)
         hashes = np.unique(intervals.id_hashes)
         frauds = []
         for plan in self.plans:
             parts: list[KnownFrauds] = []
-            for day in self._remembered_days(plan, through) if plan.keeps_frauds else ():
+            for day in self._remembered_days(plan, through, since) if plan.keeps_frauds else ():
                 for part in day.parts:
                     own = self._own_frauds(plan, day, part)
                     if len(hashes) and part.file("ids"):
@@ -155,10 +162,10 @@ class Snapshots(Catalog):
             data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
         return part
 
-    def _remembered_days(self, plan: EntityPlan, through: dt.date) -> list[Day]:
-        """The days up to `through` that the plan can look at from the end of it, oldest first."""
+    def _remembered_days(self, plan: EntityPlan, through: dt.date, since: dt.date | None = None) -> list[Day]:
+        """The days up to `through` that the plan can look at from the end of it (or of `since`), oldest first."""
         days: list[Day] = []
-        for back in range(self.memory_days(plan)):
+        for back in range(self.memory_days(plan) + max(0, (through - (since or through)).days)):
             manifest = self.read(plan, through - back * _DAY)
             if manifest is None:
                 break
