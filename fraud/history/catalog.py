@@ -193,6 +193,11 @@ class Catalog:
                 back += 1
         return sorted(set(linked))
 
+    def replace_parts(self, plan: EntityPlan, day: Day, parts: Sequence[Part]) -> None:
+        """Let a day of one plan consist of other parts; later days are linked to it anew."""
+        self._write(plan, replace(day, parts=tuple(parts)))
+        self._link(day.day)
+
     def drop(self, day: dt.date) -> int:
         """Remove a day of every plan, the manifest first; return how many bytes went."""
         filesystem, freed = None, 0

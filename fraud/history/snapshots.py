@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import IO
@@ -59,7 +59,7 @@ class Snapshots(Catalog):
         """
         plan = self.plans[i]
         tables = [
-            _of_partition(segments.decode_events(self._content(plan, day, part, "events")), part, partition)
+            _of_partition(self.table(plan, day, part, "events"), part, partition)
             for day in self._remembered_days(plan, through)
             for part in day.parts
             if part.rows and part.may_hold(partition)
@@ -158,9 +158,24 @@ class Snapshots(Catalog):
         before = None if own_labels else self.read(plan, day)
         frauds = KnownFrauds.join([self._own_frauds(plan, before, part) for part in before.parts] if before else [])
         part, contents = segments.encode(rows, self.schema, plan, partition, own_labels=own_labels, frauds=frauds)
+        self.write_files(plan, day, contents)
+        return part
+
+    def write_files(self, plan: EntityPlan, day: dt.date, contents: Mapping[str, bytes]) -> None:
+        """Write files of a day, {name: content}; they count once a manifest names them. Raises DataError."""
         for name, content in contents.items():
             data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
-        return part
+
+    def check_files(self, day: dt.date) -> None:
+        """Read every file of a day. Raises DataError for the first that is not as its manifest says."""
+        for plan in self.plans:
+            manifest = self.read(plan, day)
+            if manifest is None:
+                continue
+            for part in manifest.parts:
+                for kind in ("events", "ids"):
+                    if part.file(kind) is not None:
+                        self.table(plan, manifest, part, kind)
 
     def _remembered_days(self, plan: EntityPlan, through: dt.date, since: dt.date | None = None) -> list[Day]:
         """The days up to `through` that the plan can look at from the end of it (or of `since`), oldest first."""
@@ -174,7 +189,8 @@ class Snapshots(Catalog):
                 break
         return days
 
-    def _content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
+    def table(self, plan: EntityPlan, day: Day, part: Part, kind: str, columns: list[str] | None = None) -> pa.Table:
+        """A part's "events" or "ids". Raises DataError where the file is missing, altered or cut short."""
         name = part.file(kind)
         assert name is not None
         size, sha256 = part.files[name]
@@ -189,22 +205,20 @@ class Snapshots(Catalog):
             raise DataError(f"{url} cannot be read ({error}): {_AGAIN}") from None
         if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
             raise DataError(f"{url} does not match its manifest (altered or cut short): {_AGAIN}")
-        return content
+        return segments.decode(content, kind, columns)
 
     def _index(self, plan: EntityPlan, day: Day, part: Part) -> pa.Table:
         name = part.file("ids")
         assert name is not None
         if name not in self._indexes:
-            with pa.ipc.open_file(pa.BufferReader(self._content(plan, day, part, "ids"))) as reader:
-                self._indexes[name] = reader.read_all()
+            self._indexes[name] = self.table(plan, day, part, "ids")
         return self._indexes[name]
 
     def _own_frauds(self, plan: EntityPlan, day: Day, part: Part) -> KnownFrauds:
         """Frauds by the data's own labels. A day that brought none is not read."""
         if not day.own_labels or not part.rows:
             return KnownFrauds.join(())
-        content = self._content(plan, day, part, "events")
-        table = segments.decode_events(content, [ENTITY, "time", "id", IS_FRAUD])
+        table = self.table(plan, day, part, "events", [ENTITY, "time", "id", IS_FRAUD])
         rows = table.filter(table[IS_FRAUD])
         return _always(_transactions(rows))
 
