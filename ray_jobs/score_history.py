@@ -111,14 +111,14 @@ class HistoryOfJob:
                 )
             self.report |= {"through": carried.isoformat(), "begins": None, "is_stale": carried != before,
                            "chain": "the model's own"}  # fmt: skip
-            return Beginning(states=self._detector.history, frauds=self._frauds(ledger, None), labels=labels)
+            return Beginning(states=self._detector.history, frauds=self._frauds(ledger, before), labels=labels)
         self.report |= {"through": None, "begins": first.isoformat(), "is_stale": self._job.stale_history,
                        "chain": None}  # fmt: skip
         if warning := Engine(self._detector).history_warning(self._row_at(oldest)):
             self._warn(warning)
         if self._job.stale_history:
             self._warn(f"STALE HISTORY: {first} is scored without any entity history, as --stale-history asks")
-        return Beginning(frauds=self._frauds(ledger, None), labels=labels)
+        return Beginning(frauds=self._frauds(ledger, before), labels=labels)
 
     def publish(self) -> None:
         """Make the days that the job scored count. Raises DataError."""
@@ -182,8 +182,10 @@ class HistoryOfJob:
             return False
         return not re.match(r"\d{4}-", self._learnt_from) or self._day_of_text(self._learnt_from) >= first
 
-    def _frauds(self, ledger: pd.DataFrame | None, before: dt.date | None) -> tuple[KnownFrauds, ...]:
-        """Frauds of remembered transactions; where a file holds days that are remembered, of those as well."""
+    def _frauds(self, ledger: pd.DataFrame | None, before: dt.date) -> tuple[KnownFrauds, ...]:
+        """Frauds of the transactions remembered at the end of `before`; where a file holds remembered days, of those
+        as well.
+        """
         newest = before if self._job.date is not None else self.snapshots.newest_day()
         if newest is None:
             return tuple(KnownFrauds.join(()) for _ in self.snapshots.plans)
