@@ -139,7 +139,7 @@ def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, in
     return Part(partition=partition, rows=len(events), sums=sums, files=files), contents
 
 
-def decode(content: bytes, kind: str, columns: list[str] | None = None) -> pa.Table:
+def decode(content: pa.Buffer, kind: str, columns: list[str] | None = None) -> pa.Table:
     """The table of a file, `ENTITY` as a dictionary. Raises pyarrow.ArrowException."""
     if kind == "events":
         return pq.read_table(pa.BufferReader(content), columns=columns, read_dictionary=[ENTITY])
