@@ -49,7 +49,7 @@ class Schema:
     history: tuple[History, ...] = ()
     history_events: int = 200
     label_delay_days: float = 0.0
-    day_zone: str = UTC
+    day_zone: str = UTC.name
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

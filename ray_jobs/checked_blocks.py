@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from fraud import data, partitions, scored
 from fraud.conversion import convert
+from fraud.days import zone_of
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
 from fraud.validation import QUARANTINE_COLUMNS
@@ -48,10 +49,11 @@ def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_othe
 
 
 def on_date(rows: pd.DataFrame, schema: Schema, date: dt.date | None) -> np.ndarray:
-    """Which rows happened on `date` (UTC): bool (n_rows,); all of them without a date or a timestamp column."""
+    """Which rows happened on `date` in the schema's zone: bool (n_rows,); all without a date or a timestamp column."""
     if date is None or schema.timestamp is None:
         return np.ones(len(rows), dtype=bool)
-    return (rows[schema.timestamp.name].to_numpy(dtype="datetime64[D]") == np.datetime64(date)).astype(bool)
+    days = zone_of(schema).day_of(rows[schema.timestamp.name].to_numpy())
+    return np.asarray(days == np.datetime64(date), dtype=bool)
 
 
 def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date | None) -> list[str]:
@@ -88,7 +90,7 @@ def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iter
         yield partitions.UNKNOWN if date is None else date.isoformat(), refused
         return
     read = convert(refused[f"raw_{schema.timestamp.name}"].reset_index(drop=True), schema.timestamp)
-    days = np.array(read.values).astype("datetime64[D]")
+    days = zone_of(schema).day_of(np.array(read.values))
     for fault in read.faults:
         days[fault.mask] = np.datetime64("NaT")
     names = np.where(np.isnat(days), partitions.UNKNOWN, np.datetime_as_string(days))
