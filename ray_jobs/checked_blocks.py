@@ -23,6 +23,7 @@ from fraud.conversion import convert
 from fraud.days import zone_of
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
+from fraud.time_limits import TimeLimits
 from fraud.validation import QUARANTINE_COLUMNS
 from ray_jobs.score_output import NOTE
 
@@ -85,14 +86,15 @@ def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date |
 
 
 def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Refused rows by the day in their own text; UNKNOWN where it cannot be read, for all where there is no time."""
+    """Refused rows by the day in their own text; UNKNOWN where it cannot be read or believed, or there is no time."""
     if schema.timestamp is None or f"raw_{schema.timestamp.name}" not in refused:
         yield partitions.UNKNOWN if date is None else date.isoformat(), refused
         return
+    limits = TimeLimits(schema.timestamp)
     read = convert(refused[f"raw_{schema.timestamp.name}"].reset_index(drop=True), schema.timestamp)
-    days = zone_of(schema).day_of(np.array(read.values))
-    for fault in read.faults:
-        days[fault.mask] = np.datetime64("NaT")
+    days = zone_of(schema).day_of(np.asarray(read.values))
+    for mask in (*(fault.mask for fault in read.faults), *(mask for mask, _ in limits.refusals(read.values))):
+        days[mask] = np.datetime64("NaT")
     names = np.where(np.isnat(days), partitions.UNKNOWN, np.datetime_as_string(days))
     for name in np.unique(names):
         yield str(name), refused[names == name]
