@@ -10,7 +10,8 @@ import base64
 import datetime as dt
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -63,11 +64,11 @@ def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date |
     With a date, refused rows whose time can be read and is of another day are that day's.
     """
     notes: list[dict[str, object]] = [{"warning": warning} for warning in checked.warnings]
-    others = int((~wanted).sum())
+    others: Counter[str] = Counter()
     if len(checked.quarantine):
         for day, rows in _by_day(checked.quarantine, schema, date):
             if date is not None and day not in (date.isoformat(), partitions.UNKNOWN):
-                others += len(rows)
+                others[day] += len(rows)
                 continue
             named = day if date is None else date.isoformat()
             data = io.BytesIO()
@@ -82,7 +83,7 @@ def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date |
                 "data": base64.b64encode(data.getbuffer()).decode(),
             }
             notes.append({"quarantine": quarantine})
-    return [json.dumps(note) for note in notes] + ([json.dumps({"outside": others})] if others else [])
+    return [json.dumps(note) for note in notes] + outside(checked.rows, wanted, schema, date, others)
 
 
 def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -106,9 +107,27 @@ def failure(error: FraudError) -> pa.Table:
     return pa.table({NOTE: pa.array([json.dumps(note)], pa.string())})
 
 
-def outside(wanted: np.ndarray) -> list[str]:
-    """The note on rows of other days."""
-    return [] if wanted.all() else [json.dumps({"outside": int((~wanted).sum())})]
+def outside(
+    rows: pd.DataFrame,
+    wanted: np.ndarray,
+    schema: Schema,
+    date: dt.date | None,
+    refused: Mapping[str, int] | None = None,
+) -> list[str]:
+    """The note on rows of other days than `date` (`ray_jobs.score_other_days`); none without a date or a timestamp.
+
+    rows: good ones, of any day. wanted: which of them are of `date`. refused: how many more are of which other day.
+    """
+    if date is None or schema.timestamp is None:
+        return []
+    times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
+    days = zone_of(schema).day_of(times[~wanted])
+    names, counts = np.unique(np.where(np.isnat(days), partitions.UNKNOWN, days.astype(str)), return_counts=True)
+    others = Counter(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    others.update(refused)
+    known = times[~np.isnat(times)].astype(np.int64)
+    span = [int(known.min()), int(known.max())] if len(known) else None
+    return [json.dumps({"outside": others, "span": span})] if others or span else []
 
 
 def with_notes(rows: pa.Table, notes: list[str] | pa.ChunkedArray) -> pa.Table:
