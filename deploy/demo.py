@@ -126,9 +126,9 @@ class Demo:
             schema = Schema.load(self.schema)
             last = cut_last_day(self.data, schema, self.settings.state / "demo")
             # The whole file where the day can be named, so that its customers come with their history.
-            scoring = (
-                ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
-            )
+            scoring = ["--data", str(last.rows)]
+            if last.date is not None:
+                scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
             return Material(self.data, scoring, request_from(last.rows, schema))
 
     def _kept(self, name: str) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from fraud import head, head_kernels, kernels
 from fraud.calibration import to_score
+from fraud.days import zone_of
 from fraud.detector import Detector
 from fraud.errors import DataError, StoreError
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
@@ -75,6 +76,7 @@ class Engine:
     def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:
         self.detector = detector
         self.schema: Schema = detector.schema
+        self._zone = zone_of(self.schema)
         self.threshold: Threshold = threshold or detector.threshold
         c = detector.calibration
         self._arguments = (
@@ -287,7 +289,8 @@ class Engine:
             return np.array(raw), True
         now = self._now(row)
         if self.schema.timestamp.calendar:
-            raw += list(calendar(np.array([now / MICROSECONDS_A_DAY]), self.schema.timestamp.calendar)[0])
+            days = self._zone.local_us(np.array([now])) / MICROSECONDS_A_DAY
+            raw += list(calendar(days, self.schema.timestamp.calendar)[0])
         if self._history is None:
             return np.array(raw), True
         history, is_live = self._read_history(row, self._known_time(now), learn)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import data, decided, partitions, registry
+from fraud import data, days, decided, partitions, registry
+from fraud.days import UTC, Zone
 from fraud.errors import run_command
 from fraud.labels import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
 from fraud.schema import Schema
@@ -25,13 +26,21 @@ from monitoring.missed import Missed, missed
 
 
 def judge(
-    alerts: pd.DataFrame, store: LabelStore, *, as_of: dt.date, delay_days: float, seed: int = 7
+    alerts: pd.DataFrame,
+    store: LabelStore,
+    *,
+    as_of: dt.date,
+    delay_days: float,
+    seed: int = 7,
+    zone: Zone = UTC,
 ) -> tuple[list[DayPrecision], Missed | None]:
-    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began (UTC)."""
-    moment = dt.datetime.combine(as_of, dt.time())
-    by_source = store.read_by_source(known_until=moment)
+    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began.
+
+    zone: whose days they are.
+    """
+    by_source = store.read_by_source(known_until=zone.moment_of(as_of))
     known = newest(by_source).set_index(ID)[IS_FRAUD]
-    alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(moment)]
+    alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(as_of)]
     labels = alerts[ID].map(known.astype(np.float64)).astype(np.float64)
     looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
     alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
@@ -91,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
     parser.add_argument("--schema", help="name or YAML (default: the champion's)")
-    parser.add_argument("--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, UTC)")
+    parser.add_argument(
+        "--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, in the schema's day_zone)"
+    )
     parser.add_argument("--out", default="performance.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the intervals (default: %(default)s)")
     exports.add_flags(parser)
@@ -104,10 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
-    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else dt.datetime.now(dt.UTC).date()
+    zone = days.agreed(schema, settings.day_zone)
+    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
     alerts = decided.read(decided.location(given.decisions, settings, os.environ), schema, only_flagged=True)
     store = LabelStore.from_environment(settings, os.environ)
-    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed)
+    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed, zone=zone)
     out = settings.locate(given.out)
     told = content(found, unseen, as_of=as_of, schema=schema)
     data.write_text(json.dumps(told, indent=2) + "\n", out)

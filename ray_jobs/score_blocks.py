@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud import bundle, data, partitions, registry, scored
+from fraud.days import zone_of
 from fraud.engine import Engine
 from fraud.errors import FraudError
 from fraud.features import raw_features
@@ -60,7 +61,7 @@ class Model:
 class Work:
     """What to do with a block.
 
-    reasons: explain flagged rows; date: only rows of this day (UTC); in_parts: give encoded parts, one for each day.
+    reasons: explain flagged rows; date: only rows of this day; in_parts: give encoded parts, one for each day.
     """
 
     model: Model
@@ -149,9 +150,9 @@ def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tup
     if date is not None or schema.timestamp is None:
         yield (partitions.UNKNOWN if date is None else date.isoformat()), table
         return
-    times = table[scored.name_of(schema.timestamp.name)].to_numpy().astype("datetime64[D]")
-    for day in np.unique(times):  # NaT is the last
-        at = np.isnat(times) if np.isnat(day) else times == day
+    days = zone_of(schema).day_of(table[scored.name_of(schema.timestamp.name)].to_numpy())
+    for day in np.unique(days):  # NaT is the last
+        at = np.isnat(days) if np.isnat(day) else days == day
         whole = at.all()
         yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if whole else table.filter(pa.array(at))
 

@@ -77,6 +77,7 @@ class Days:
             for _ in found.blocks():
                 raise AssertionError("rows came that are in no part")
             found.check_total()
+            found.check_other_days(self._job, about["day_zone"])
             return self._publish(found, {**about, **ended(began)})
         except ObjectStoreError:  # says itself what to check
             raise
@@ -170,6 +171,7 @@ class Days:
             "output_fingerprint": hashlib.sha256(content).hexdigest(),
             "quarantine": f"{self._job.refused}/{folder_of(day)}" if refused else None,
             "rows": counts(rows, flagged, sum(part["rows"] for part in refused), found.outside),
+            "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
             "parts": scored, "quarantine_parts": refused, "warnings": found.warnings,
         }  # fmt: skip
 

@@ -223,3 +223,18 @@ def test_warming_up_compiles_without_changing_answers(five_columns: Fitted) -> N
     before = engine.score_frame(five_columns.rows.head(5))
     engine.warm_up()
     pd.testing.assert_frame_equal(engine.score_frame(five_columns.rows.head(5)), before)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_row_has_the_hour_of_its_zone_alone_and_in_a_batch(card_detector: Fitted, zone: str) -> None:
+    schema = replace(card_detector.detector.schema, day_zone=zone)
+    engine = Engine(replace(card_detector.detector, schema=schema))
+    rows = card_detector.rows.iloc[::500]
+    names = card_detector.detector.features.names
+    j = [names.index(name) for name in names if name.startswith("TX_DATETIME ")]
+
+    batch = engine.raw(rows, learn_history=False)[:, j]
+
+    alone = [engine.encode_row(row)[j] for row in rows.to_dict(orient="records")]
+    assert np.array_equal(batch, np.array(alone))
+    assert not np.array_equal(batch, card_detector.engine.raw(rows, learn_history=False)[:, j])

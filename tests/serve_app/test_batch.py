@@ -284,8 +284,8 @@ def test_arrow_reasons_and_metadata(clients: Clients, requests: Requests):
     "times",
     [
         pa.array([1535796900123456789, None, -1, 2**62], pa.timestamp("ns")),
-        pa.array([1535796900, None, -2208988801, 7258118400, 2**60], pa.timestamp("s")),
-        pa.array([1535796900, None], pa.timestamp("ms", tz="Asia/Kolkata")),
+        pa.array([1535796900, None, -2208988801, 4102444800, 7258118400, 2**60], pa.timestamp("s")),
+        pa.array([1535796900000, None, 1535796900], pa.timestamp("ms", tz="Asia/Kolkata")),
         pa.array([17000, None, 10**6], pa.date32()),
         pa.array(["2018-09-01T10:15:00+05:30", "2018-02-30", None, "soon"]),
     ],
