@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +46,15 @@ def judge(
     alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
     days = by_day(alerts, as_of=as_of, delay_days=delay_days, seed=seed)
     return days, missed(store.drawn(), known.loc[looked_at], days)
+
+
+def without_learnt_days(alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+    """The alerts but for those of days that the model which scored them learnt from, and those days, in order.
+
+    manifests: what ray_jobs.score wrote about the days; a decision log has none, and is scored as it happens.
+    """
+    learnt = sorted({str(manifest["date"]) for manifest in manifests if manifest.get("learnt_rows")})
+    return alerts[~alerts["day"].astype(str).isin(learnt)], learnt
 
 
 def table(found: Sequence[DayPrecision], unseen: Missed | None = None) -> str:
@@ -117,7 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
     zone = days.agreed(schema, settings.day_zone)
     as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
-    alerts = decided.read(decided.location(given.decisions, settings, os.environ), schema, only_flagged=True)
+    place = decided.location(given.decisions, settings, os.environ)
+    alerts = decided.read(place, schema, only_flagged=True)
+    alerts, learnt = without_learnt_days(alerts, partitions.manifests(place))
+    if learnt:
+        sys.stdout.write(
+            f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model that scored them learnt from\n"
+        )
     store = LabelStore.from_environment(settings, os.environ)
     found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed, zone=zone)
     out = settings.locate(given.out)

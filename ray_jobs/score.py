@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 
 from cluster.session import connected, terminable
@@ -71,7 +72,15 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         if job.date and schema.timestamp is None:
             logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
         pieces, total = score_source.pieces_of(job.data, schema)
-        work = Work(model=model, reasons=job.reasons, date=job.date, in_parts=job.is_partitioned, pieces=pieces)
+        learnt_until = _learnt_until(loaded)
+        work = Work(
+            model=model,
+            reasons=job.reasons,
+            date=job.date,
+            in_parts=job.is_partitioned,
+            learnt_until=learnt_until,
+            pieces=pieces,
+        )
         threshold = loaded.detector.threshold
         about = {
             "input": job.data,
@@ -83,6 +92,7 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             "threshold": {"value": threshold.value, "policy": threshold.policy},
             "replayed_history": bool(schema.history),
             "history": history.report if history else None,
+            "learnt_until": None if learnt_until is None else str(learnt_until),
         }
         with _stream(job, work, loaded, total, history) as stream:
             if days:
@@ -109,6 +119,15 @@ def _stream(
         from ray_jobs.score_stream import stream
 
         yield stream(job.data, work, loaded.detector, job.history_partitions, history)
+
+
+def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
+    """The last moment of the training and validation windows; None where the bundle does not tell, or has no times."""
+    windows = [window for window in loaded.manifest.get("windows") or [] if window["name"] in ("train", "validation")]
+    if loaded.detector.schema.timestamp is None or not windows:
+        return None
+    ends = [str(window["end"]) for window in windows]
+    return None if any(end.startswith("row ") for end in ends) else max(np.datetime64(end, "us") for end in ends)
 
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:

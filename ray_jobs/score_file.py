@@ -39,6 +39,7 @@ def write(
                     writer = stack.enter_context(pq.ParquetWriter(file, schema, **parquet_options(schema)))
                 writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
             found.check_other_days(job, about["day_zone"])
+            found.check_learnt(about["learnt_until"])
             refused = found.refused_rows()
             if refused is not None:
                 data.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
@@ -57,6 +58,7 @@ def write(
         "output_fingerprint": data.fingerprint(job.out),
         "quarantine": job.refused if found.refused else None,
         "rows": counts(found.rows, found.flagged, found.refused, found.outside),
+        "learnt_rows": found.learnt,
         "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
         "warnings": found.warnings,
         **ended(began),

@@ -128,7 +128,7 @@ class Collector:
         self._stream = stream
         self._total = total
         self._put = put
-        self.rows = self.flagged = self.refused = 0
+        self.rows = self.flagged = self.refused = self.learnt = 0
         self.other_days = OtherDays()
         self._dated = 0  # refused rows whose day is known
         self.warnings: list[str] = []
@@ -201,6 +201,14 @@ class Collector:
             for warning in self.other_days.check(job.data, job.date, zone, own_rows, job.other_days):
                 self._warn(warning)
 
+    def check_learnt(self, learnt_until: str | None) -> None:
+        """Warn where rows are no newer than what the model learnt from."""
+        if self.learnt:
+            self._warn(
+                f"{self.learnt:,} of {self.rows:,} scored rows are from the time that the model learnt from (through "
+                f"{learnt_until}): how well it does on them says nothing, and monitoring.performance leaves them out"
+            )
+
     @property
     def is_hopeless(self) -> bool:
         """Whether no row was good and some of those that were asked for were refused."""
@@ -231,6 +239,7 @@ class Collector:
         if "part" in note:
             self.rows += note["part"]["rows"]
             self.flagged += note["part"]["flagged"]
+            self.learnt += note["part"]["learnt"]
             assert self._put is not None and part is not None
             self._put("part", note["part"], memoryview(part))
         elif "quarantine" in note:
@@ -250,5 +259,7 @@ class Collector:
                 )
         elif "warning" in note:
             self._warn(note["warning"])
+        elif "learnt" in note:
+            self.learnt += note["learnt"]
         else:
             self.other_days.take(note)
