@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from fraud.columns import Column, History, Kind, closest, is_number, require
-from fraud.errors import SchemaError
+from fraud.days import UTC, Zone
+from fraud.errors import ConfigError, SchemaError
 
 SHIPPED_FOLDER = Path(__file__).parent / "schemas"
 _AT_MOST_ONE: tuple[Kind, ...] = ("timestamp", "id", "label")
@@ -37,8 +38,9 @@ class Schema:
     """The data contract: every column in order, the histories to keep, how late labels arrive, what to ignore.
 
     history_events: how many of its newest transactions are remembered of an entity; a window never reaches further.
-    label_delay_days: how long after a transaction its label is known. ignore: columns that may be in the files and
-    are never used. Raises SchemaError when two columns claim one role, or a history names a column that cannot serve.
+    label_delay_days: how long after a transaction its label is known. day_zone: the time zone in which a day begins and
+    ends, and by whose clocks an hour or a weekend is meant. ignore: columns that may be in the files and are never
+    used. Raises SchemaError when two columns claim one role, or a history names a column that cannot serve.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Schema:
     history: tuple[History, ...] = ()
     history_events: int = 200
     label_delay_days: float = 0.0
+    day_zone: str = UTC
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -78,6 +81,11 @@ class Schema:
         events = self.history_events
         whole = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
         require(whole, where, f"history_events {events!r} must be a whole number, 1 to 100000")
+        require(isinstance(self.day_zone, str), where, f"day_zone {self.day_zone!r} must be a text; put it in quotes")
+        try:
+            Zone(self.day_zone)
+        except ConfigError as error:
+            raise SchemaError(f"schema {where}: {error}") from None
         for history in self.history:
             self._check_history(history)
 

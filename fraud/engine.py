@@ -21,7 +21,8 @@ from fraud.detector import Detector
 from fraud.errors import DataError, StoreError
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
 from fraud.history.online import OnlineHistory
-from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.records import microseconds_since_epoch
+from fraud.history.replay import replay
 from fraud.history.stores.store import Snapshot, StateStore
 from fraud.reasons import Explainer, Reason
 from fraud.row_values import microseconds, number

@@ -19,7 +19,7 @@ from fraud import kernels
 from fraud.columns import closest
 from fraud.errors import ConfigError, DataError
 from fraud.history.definition import feature_columns, feature_names, feature_transforms
-from fraud.history.replay import microseconds_since_epoch
+from fraud.history.records import microseconds_since_epoch
 from fraud.schema import Schema
 
 MICROSECONDS_A_DAY = 86_400e6

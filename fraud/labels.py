@@ -80,6 +80,11 @@ class LabelStore:
         in_order = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
         return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
 
+    def ledger(self) -> pd.DataFrame:
+        """Every label that was ever ingested, columns `COLUMNS`, in the order in which they count. Raises DataError."""
+        labels = _together(self._files().values()).sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+        return labels[list(COLUMNS)].reset_index(drop=True)
+
     def _files(self) -> dict[str, pd.DataFrame]:
         """Every ingestion by name, as it was written."""
         filesystem, folder = filesystems.of(self.url)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fraud import days
 from fraud.errors import ConfigError
 
 # Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
@@ -33,9 +34,11 @@ class Settings:
     mode: "production" or "dev" (FRAUD_MODE); only dev serves without an API key.
     shared_data: folder with the published data sets, for benchmarks (FRAUD_SHARED_DATA).
     store: folder or URL below which `make demo` keeps data, scored rows, pages (FRAUD_STORE; default `root`).
+    history: folder or URL of the daily snapshots of entity history (FRAUD_HISTORY; default `history` below `state`).
     history_url: where serving keeps the live entity history: "memory", or redis://, rediss:// or unix:// with the
         password in it (FRAUD_HISTORY_URL). Never shown nor logged.
     history_timeout_ms: longest wait of a request for it (FRAUD_HISTORY_TIMEOUT_MS).
+    day_zone: the time zone of days where no schema says it, an IANA name; empty where it is not set (FRAUD_DAY_ZONE).
     """
 
     root: Path
@@ -46,8 +49,10 @@ class Settings:
     mode: str = "production"
     shared_data: Path
     store: str = ""
+    history: str = ""
     history_url: str = field(default="memory", repr=False)
     history_timeout_ms: float = 100.0
+    day_zone: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -69,6 +74,11 @@ class Settings:
             timeout_ms = 0.0
         if not 1 <= timeout_ms <= 60_000:
             raise ConfigError(f"FRAUD_HISTORY_TIMEOUT_MS={timeout!r} is not a number of milliseconds, 1 to 60000")
+        day_zone = env.get(days.VARIABLE) or ""
+        try:
+            days.Zone(day_zone or days.UTC)
+        except ConfigError as error:
+            raise ConfigError(f"{days.VARIABLE}: {error}") from None
         return cls(
             root=root,
             state=state,
@@ -78,8 +88,10 @@ class Settings:
             mode=mode,
             shared_data=root / (env.get("FRAUD_SHARED_DATA") or "../shared/data"),
             store=(env.get("FRAUD_STORE") or "").rstrip("/"),
+            history=_located(env.get("FRAUD_HISTORY") or str(state / "history"), root),
             history_url=history_url,
             history_timeout_ms=timeout_ms,
+            day_zone=day_zone,
         )
 
     def locate(self, path: str) -> str:
@@ -103,6 +115,10 @@ class Settings:
     def locate_yaml(self, path_or_name: str) -> str:
         """`locate` for what may be a YAML file or the name of a shipped one."""
         return self.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name
+
+
+def _located(path: str, root: Path) -> str:
+    return path.rstrip("/") if "://" in path or Path(path).is_absolute() else str(root / path)
 
 
 def turn_telemetry_off() -> None:

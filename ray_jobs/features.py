@@ -20,7 +20,7 @@ from cluster.session import connected, terminable
 from fraud import data, filesystems, scored
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
-from fraud.history.replay import microseconds_since_epoch
+from fraud.history.records import microseconds_since_epoch
 from fraud.partitions import day_named
 from fraud.schema import Schema, shipped_names
 from fraud.settings import Settings, turn_telemetry_off

@@ -30,7 +30,8 @@ from ray.data.block import BlockAccessor
 from fraud import scored
 from fraud.history import partition as history_partition
 from fraud.history.definition import entry_names, feature_names, plans
-from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.records import microseconds_since_epoch
+from fraud.history.replay import replay
 from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from ray_jobs.checked_blocks import on_date, outside, with_notes, without_notes

@@ -68,13 +68,15 @@ def is_in_scan(other, table, stamps, stamp):  # pragma: no cover - compiled
 @njit(cache=True, nogil=True)
 def window_statistics(
     times, values, others, latitudes, longitudes, start, stop, fraud_times, fraud_start, fraud_stop,
+    known_from, known_until, moment,
     now, value, other, latitude, longitude, statistics, windows, delay, memory, capacity, table, stamps, stamp, out,
 ):  # pragma: no cover - compiled  # fmt: skip
     """Write one row's statistics of one history entry: for each statistic, one number a window (or one, see above).
 
     times, values, others, latitudes, longitudes: the entity's remembered events are [start, stop), all before the row;
-    arrays that the entry does not use are empty. fraud_times: when the known frauds of [fraud_start, fraud_stop)
-    happened. now, value, other, latitude, longitude: the row itself. windows: int64, ascending; delay, memory: int64
+    arrays that the entry does not use are empty. fraud_times: when the frauds of [fraud_start, fraud_stop) happened,
+    ascending. known_from, known_until: a fraud counts where known_from <= moment < known_until; empty where all of them
+    count. now, value, other, latitude, longitude: the row itself. windows: int64, ascending; delay, memory: int64
     microseconds; capacity: events remembered.
     table: uint32, stamps: int64, both of one power of two above twice the events; stamp: never used before.
     out: float64 (n_outputs,).
@@ -178,9 +180,17 @@ def window_statistics(
             fraud_end = count_up_to(fraud_times, fraud_start, fraud_stop, known_by)
             first_fraud = max(fraud_start, fraud_end - capacity)
             end = count_up_to(times, start, stop, known_by)
+            counted, k = 0, fraud_end - 1
             for w in range(n_windows):
                 oldest = known_by - windows[w]
-                frauds = fraud_end - count_up_to(fraud_times, first_fraud, fraud_end, oldest)
+                if len(known_from) == 0:
+                    frauds = fraud_end - count_up_to(fraud_times, first_fraud, fraud_end, oldest)
+                else:
+                    while k >= fraud_start and fraud_times[k] > oldest and counted < capacity:
+                        if known_from[k] <= moment < known_until[k]:
+                            counted += 1
+                        k -= 1
+                    frauds = counted
                 out[column + w] = frauds
                 if statistic == RISK:
                     # One legitimate pseudo-transaction: a single fraud among few does not make a certainty.
@@ -191,10 +201,11 @@ def window_statistics(
 @njit(cache=True, nogil=True)
 def replay_rows(
     starts, stops, groups, fraud_starts, times, values, others, latitudes, longitudes, fraud_times,
+    known_from, known_until, moments,
     now, value, other, latitude, longitude, targets, statistics, windows, delay, memory, capacity, table_size, out,
 ):  # pragma: no cover - compiled  # fmt: skip
     """`window_statistics` of many rows. Row i reads the events [starts[i], stops[i]) and the frauds of groups[i] (-1:
-    it has no entity) and writes out[targets[i]]. value, other, latitude, longitude: (n_rows,) or empty, as the events.
+    it has no entity) and writes out[targets[i]]. value, other, latitude, longitude, moments: (n_rows,) or empty.
     """
     table = np.zeros(table_size, dtype=np.uint32)
     stamps = np.zeros(table_size, dtype=np.int64)
@@ -204,6 +215,7 @@ def replay_rows(
             fraud_start, fraud_stop = fraud_starts[groups[i]], fraud_starts[groups[i] + 1]
         window_statistics(
             times, values, others, latitudes, longitudes, starts[i], stops[i], fraud_times, fraud_start, fraud_stop,
+            known_from, known_until, moments[i] if len(moments) > 0 else now[i],
             now[i], np.float64(value[i]) if len(value) > 0 else 0.0, other[i] if len(other) > 0 else np.uint32(0),
             np.float64(latitude[i]) if len(latitude) > 0 else 0.0,
             np.float64(longitude[i]) if len(longitude) > 0 else 0.0,
@@ -317,7 +329,7 @@ def read_row(
             columns[other] if other >= 0 else columns[0, :0],
             numbers[latitude] if latitude >= 0 else numbers[0, :0],
             numbers[longitude] if longitude >= 0 else numbers[0, :0],
-            start, n, fraud_times, 0, n_frauds, now,
+            start, n, fraud_times, 0, n_frauds, fraud_times[:0], fraud_times[:0], now, now,
             np.float64(mine[value]) if value >= 0 else 0.0,
             row[_FIRST_COLUMN + other] if other >= 0 else np.uint32(0),
             np.float64(mine[latitude]) if latitude >= 0 else 0.0,

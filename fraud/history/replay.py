@@ -14,33 +14,45 @@ remembers. Both run `history_kernels.window_statistics` over the same records, s
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from fraud.columns import History, Statistic
 from fraud.history import kernels as history_kernels
-from fraud.history.definition import FRAUD_RECORD, LARGEST_FLOAT32, EntityPlan, entry_names, feature_names, plans
-from fraud.history.state import HistoryState, count_kept, frauds_that_matter, starts_of
+from fraud.history.definition import FRAUD_RECORD, EntityPlan, entry_names, feature_names, plans
+from fraud.history.records import id_hashes, microseconds_since_epoch, remembered_column
+from fraud.history.state import HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
 # Rows a thread takes at a time; fewer are not worth a thread.
 _CHUNK = 50_000
+_NO_TIMES = np.empty(0, dtype=np.int64)
+_EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 def replay(
-    rows: pd.DataFrame, schema: Schema, states: tuple[HistoryState, ...] = (), *, learn: bool = True
+    rows: pd.DataFrame,
+    schema: Schema,
+    states: tuple[HistoryState, ...] = (),
+    *,
+    learn: bool = True,
+    frauds: Sequence[KnownFrauds] | None = None,
+    moments: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[HistoryState, ...]]:
     """Compute the history features of every row, as if the rows came one by one in time order after `states`.
 
     rows: canonical frame (fraud.schema.validate), any order; rows of one time count as coming in the frame's order.
     learn: every row is remembered for the rows after it, and its label once the delay is over; False reads `states` as
     they stand.
+    frauds: one for each plan: the frauds that count beside those of `states`, each while it was known; the rows' own
+    labels then do not count. None: the rows' own labels do, and are known once the label delay is over. moments: int64
+    (n_rows,) microseconds since 1970, the knowledge that each row is given; default its own time.
     Returns float64 (n_rows, n_history_features) in the order of `rows`, and the states after the last row (of the same
     plans; events that can no longer matter are forgotten).
     """
@@ -52,25 +64,19 @@ def replay(
     times = microseconds_since_epoch(rows[schema.timestamp.name])
     order = np.argsort(times, kind="stable")
     is_fraud = np.zeros(len(rows), dtype=bool)
-    if schema.label is not None and schema.label.name in rows:
+    if frauds is None and schema.label is not None and schema.label.name in rows:
         is_fraud = rows[schema.label.name].to_numpy() == 1
-    ids = np.zeros(len(rows), dtype=np.uint32)
-    if learn and schema.id is not None and schema.id.name in rows:
-        ids = _hashes(rows[schema.id.name])
+    ids = id_hashes(rows, schema) if learn else np.zeros(len(rows), dtype=np.uint32)
     after, column = [], 0
-    for plan, state in zip(found, states or tuple(HistoryState.empty(plan) for plan in found), strict=True):
-        batch = _Batch(plan, rows, times, order, is_fraud, ids, state, learn)
+    states = states or tuple(HistoryState.empty(plan) for plan in found)
+    for i, (plan, state) in enumerate(zip(found, states, strict=True)):
+        batch = _Batch(plan, rows, times, order, is_fraud, ids, state, learn, frauds[i] if frauds else None, moments)
         for entry in plan.entries:
             width = len(entry_names(entry))
             batch.compute(entry, out[:, column : column + width])
             column += width
         after.append(batch.remembered() if learn else state)
     return out, tuple(after)
-
-
-def microseconds_since_epoch(times: pd.Series | np.ndarray) -> np.ndarray:
-    """Convert canonical timestamps to int64 microseconds since 1970, shape (n_rows,)."""
-    return np.asarray(times, dtype="datetime64[us]").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class _Batch:
         ids: np.ndarray,
         state: HistoryState,
         learn: bool,
+        known_frauds: KnownFrauds | None,
+        moments: np.ndarray | None,
     ) -> None:
         self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, ids, learn
         codes, uniques = pd.factorize(rows[plan.column], use_na_sentinel=True)
@@ -135,9 +143,12 @@ class _Batch:
         self._now = times[self._row_of]
         self._begins = np.maximum(starts[self._groups], self._stops - plan.capacity)
         self._begins[self._groups == nobody] = self._stops[self._groups == nobody]
-        self._load_frauds(is_fraud, times, groups, n)
+        self._load_frauds(is_fraud, times, groups, n, known_frauds)
+        self._moments = _NO_TIMES if moments is None else moments[self._row_of]
 
-    def _load_frauds(self, is_fraud: np.ndarray, times: np.ndarray, groups: np.ndarray, n: int) -> None:
+    def _load_frauds(
+        self, is_fraud: np.ndarray, times: np.ndarray, groups: np.ndarray, n: int, known_frauds: KnownFrauds | None
+    ) -> None:
         state = self._state
         old = np.repeat(np.arange(len(state.keys)), np.diff(state.fraud_starts))
         is_new = is_fraud[self._order] & (groups != n - 1) & (self._learn and self._plan.keeps_frauds)
@@ -148,6 +159,19 @@ class _Batch:
         self._fraud_sorting = np.lexsort((fraud_times, fraud_groups))
         self._frauds = fraud_times[self._fraud_sorting]
         self._fraud_starts = np.searchsorted(fraud_groups[self._fraud_sorting], np.arange(n + 1))
+        self._counted = (self._frauds, self._fraud_starts, _NO_TIMES, _NO_TIMES)
+        if known_frauds is None or not self._plan.keeps_frauds:
+            return
+        positions = pd.Index(self._keys).get_indexer(pd.Index(known_frauds.keys, dtype=object))
+        known_frauds, positions = known_frauds.take(positions >= 0), positions[positions >= 0]
+        n_always = len(fraud_times)
+        fraud_times = np.concatenate([fraud_times, known_frauds.times])
+        fraud_groups = np.concatenate([fraud_groups, positions])
+        known_from = np.concatenate([np.full(n_always, _EARLIEST), known_frauds.known_from])
+        known_until = np.concatenate([np.full(n_always, _LATEST), known_frauds.known_until])
+        sorting = np.lexsort((fraud_times, fraud_groups))
+        starts = np.searchsorted(fraud_groups[sorting], np.arange(n + 1))
+        self._counted = (fraud_times[sorting], starts, known_from[sorting], known_until[sorting])
 
     def compute(self, entry: History, out: np.ndarray) -> None:
         """Write the entry's features, float64 (n_rows, width), in the order of the frame."""
@@ -155,11 +179,13 @@ class _Batch:
         columns = [(f"value {name}" if name else "") for name in (entry.value, *(entry.location or (None, None)))]
         value, latitude, longitude = (self._column(name, np.float32) for name in columns)
         other = self._column(f"hash {entry.of}" if entry.of else "", np.uint32)
+        fraud_times, fraud_starts, known_from, known_until = self._counted
 
         def run(part: slice) -> None:
             history_kernels.replay_rows(
-                self._begins[part], self._stops[part], self._groups[part], self._fraud_starts, self._events,
-                value[0], other[0], latitude[0], longitude[0], self._frauds, self._now[part],
+                self._begins[part], self._stops[part], self._groups[part], fraud_starts, self._events,
+                value[0], other[0], latitude[0], longitude[0], fraud_times, known_from, known_until,
+                _part(self._moments, part), self._now[part],
                 _part(value[1], part), _part(other[1], part), _part(latitude[1], part), _part(longitude[1], part),
                 self._row_of[part], arguments.statistics, arguments.windows, self._plan.delay, self._plan.memory,
                 self._plan.capacity, arguments.table_size, out,
@@ -176,7 +202,7 @@ class _Batch:
         """A kept column of the events, and of the rows in the order they are computed; empty without a name."""
         if not name:
             return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
-        values = _kept(self._rows, name)
+        values = remembered_column(self._rows, name)
         events = np.concatenate([self._state.events[name], values[self._order] if self._learn else values[:0]])
         return events[self._sorting], values[self._row_of]
 
@@ -195,7 +221,7 @@ class _Batch:
         events["time"] = self._events[kept]
         events["id"][~is_old] = self._ids[rows]
         for name in plan.record.names[2:] if plan.record.names else ():
-            events[name][~is_old] = _kept(self._rows.iloc[rows], name)
+            events[name][~is_old] = remembered_column(self._rows.iloc[rows], name)
         frauds = np.empty(len(self._fraud_sorting), dtype=FRAUD_RECORD)
         is_old = self._fraud_sorting < len(self._state.frauds)
         frauds["time"] = self._frauds
@@ -209,26 +235,6 @@ class _Batch:
             self._keys[alive], events, starts_of(per_entity[alive]), frauds[kept_frauds],
             starts_of(frauds_per_entity[alive]),
         )  # fmt: skip
-
-
-def _kept(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as a record keeps it: float32 of numbers, 32-bit hashes of the rest."""
-    kind, _, column = name.partition(" ")
-    if kind == "value":
-        return np.clip(rows[column].to_numpy(dtype=np.float64), -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
-    return _hashes(rows[column])
-
-
-def _hashes(texts: pd.Series) -> np.ndarray:
-    """`hashed` of every value: uint32 (n_rows,)."""
-    column = pa.array(texts, type=pa.large_string(), from_pandas=True)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    _, offsets, letters = column.buffers()
-    begin = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-    out = np.empty(len(column), dtype=np.uint32)
-    history_kernels.crc32_of_texts(np.frombuffer(letters or b"", dtype=np.uint8), begin, out)
-    out[np.asarray(column.is_null())] = 0
-    return out
 
 
 def _part(values: np.ndarray, part: slice) -> np.ndarray:

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fraud.history.definition import FRAUD_RECORD, EntityPlan
+
+
+@dataclass(frozen=True)
+class KnownFrauds:
+    """Frauds of one plan, and between which moments each was known to be one.
+
+    keys: str (n,); times: int64 (n,), when the transactions happened; ids: uint32 (n,); known_from, known_until: int64
+    (n,): a fraud counts for what is scored with the knowledge of a moment in [known_from, known_until). All times are
+    microseconds since 1970.
+    """
+
+    keys: np.ndarray
+    times: np.ndarray
+    ids: np.ndarray
+    known_from: np.ndarray
+    known_until: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def join(cls, parts: Sequence[KnownFrauds]) -> KnownFrauds:
+        """All frauds of several; none where `parts` is empty."""
+        names = ("times", "ids", "known_from", "known_until")
+        kinds = (np.int64, np.uint32, np.int64, np.int64)
+        keys = np.concatenate([np.empty(0, dtype=object), *(part.keys for part in parts)])
+        return cls(keys, *(
+            np.concatenate([np.empty(0, dtype=kind), *(getattr(part, name) for part in parts)])
+            for name, kind in zip(names, kinds, strict=True)
+        ))  # fmt: skip
+
+    def take(self, chosen: np.ndarray) -> KnownFrauds:
+        """The frauds at some positions, or where a mask is True."""
+        return KnownFrauds(
+            self.keys[chosen], self.times[chosen], self.ids[chosen], self.known_from[chosen], self.known_until[chosen]
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fraud.columns import Column, History
 from fraud.history.online import OnlineHistory
-from fraud.history.replay import microseconds_since_epoch
+from fraud.history.records import microseconds_since_epoch
 from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
 from fraud.validation import validate

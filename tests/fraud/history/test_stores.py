@@ -15,7 +15,8 @@ from fraud import data
 from fraud.errors import StoreError
 from fraud.history.definition import EntityPlan, feature_names, plans
 from fraud.history.online import OnlineHistory
-from fraud.history.replay import microseconds_since_epoch, replay
+from fraud.history.records import microseconds_since_epoch
+from fraud.history.replay import replay
 from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.store import Snapshot, Visit
 from fraud.schema import Schema

@@ -1,0 +1,138 @@
+"""What one day adds to the history of one entity column, as files: its transactions by entity, and where an id is.
+
+    events-<hash>.parquet   entity, time, id, what the plan remembers of a transaction, whether it is labelled fraud
+    ids-<hash>.arrow        64-bit hash of the id (ascending), time, entity; only for plans that count frauds
+
+A file holds one partition of the entities (fraud.history.partition), or all of them. Files are named by their content,
+so that two jobs which write the same day do not disturb each other. A manifest (fraud.history.snapshots) says which
+count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fraud.history.definition import EntityPlan
+from fraud.history.records import fingerprint_of, long_hashes, record_hashes, records_of
+from fraud.schema import Schema
+
+ENTITY, IS_FRAUD, ID_HASH = "entity", "is_fraud", "id_hash"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One partition of a day: counts and the names, sizes and hashes of its files.
+
+    partition: (p, n): entities of partition p of n. sums: `fingerprint_of` its rows. files: {name: (bytes, SHA-256)}.
+    """
+
+    partition: tuple[int, int]
+    rows: int
+    sums: tuple[int, int]
+    files: dict[str, tuple[int, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a manifest."""
+        return {
+            "partition": list(self.partition), "rows": self.rows, "sums": [f"{n:016x}" for n in self.sums],
+            "files": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in self.files.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Part:
+        """Reverse `to_dict`. Raises KeyError, ValueError or TypeError for anything else."""
+        (p, n), (first, second) = plain["partition"], plain["sums"]
+        files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in plain["files"].items()}
+        return cls(
+            partition=(int(p), int(n)), rows=int(plain["rows"]), sums=(int(first, 16), int(second, 16)), files=files
+        )
+
+    def file(self, kind: str) -> str | None:
+        """The name of its file of a kind, "events" or "ids"."""
+        return next((name for name in self.files if name.startswith(f"{kind}-")), None)
+
+    def may_hold(self, partition: tuple[int, int]) -> bool:
+        """Whether entities of another division's partition can be in it."""
+        (p, n), (q, m) = self.partition, partition
+        common = int(np.gcd(n, m))
+        return p % common == q % common
+
+    def lies_in(self, partition: tuple[int, int]) -> bool:
+        """Whether all its entities are of that partition."""
+        (p, n), (q, m) = self.partition, partition
+        return n % m == 0 and p % m == q
+
+
+def encode(
+    rows: pd.DataFrame, schema: Schema, plan: EntityPlan, partition: tuple[int, int] = (0, 1), *, own_labels: bool
+) -> tuple[Part, dict[str, bytes]]:
+    """The files of canonical rows, {name: content}, and what a manifest says of them. Rows without the entity have no
+    history.
+
+    own_labels: the rows' own label column says which were frauds; else labels come from the label store alone.
+    """
+    rows = rows[rows[plan.column].notna()]
+    keys = np.asarray(rows[plan.column].astype(str), dtype=object)
+    records = records_of(rows, schema, plan)
+    is_fraud = np.zeros(len(rows), dtype=bool)
+    if own_labels and plan.keeps_frauds and schema.label is not None and schema.label.name in rows:
+        is_fraud = rows[schema.label.name].to_numpy() == 1
+    codes, entities = pd.factorize(keys, sort=True)
+    order = np.lexsort((records["time"], codes))
+    dictionary = pa.array(entities, pa.string())
+
+    def entity_column(positions: np.ndarray) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(codes[positions].astype(np.int32)), dictionary)
+
+    columns = {ENTITY: entity_column(order)}
+    columns |= {name: pa.array(np.ascontiguousarray(records[name][order])) for name in records.dtype.names or ()}
+    columns[IS_FRAUD] = pa.array(is_fraud[order])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=[ENTITY])
+    contents = {"events": bytes(sink.getvalue().to_pybytes())}
+    if plan.keeps_frauds and schema.id is not None and schema.id.name in rows:
+        hashes = long_hashes(rows[schema.id.name])
+        by_id = np.argsort(hashes, kind="stable")
+        index = pa.table(
+            {ID_HASH: hashes[by_id], "time": records["time"][by_id], "id": records["id"][by_id],
+             ENTITY: entity_column(by_id)}
+        )  # fmt: skip
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, index.schema) as writer:
+            writer.write_table(index.combine_chunks())
+        contents["ids"] = bytes(sink.getvalue().to_pybytes())
+    sums = fingerprint_of(record_hashes(keys, records) + is_fraud.astype(np.uint64))
+    files = {}
+    for kind, content in contents.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        files[f"{kind}-{sha256[:16]}.{'parquet' if kind == 'events' else 'arrow'}"] = (len(content), sha256)
+    part = Part(partition=partition, rows=len(rows), sums=sums, files=files)
+    return part, dict(zip(files, contents.values(), strict=True))
+
+
+def decode_events(content: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The events of a file, `ENTITY` as a dictionary. Raises pyarrow.ArrowException."""
+    return pq.read_table(pa.BufferReader(content), columns=columns, read_dictionary=[ENTITY])
+
+
+def look_up(index: pa.Table, hashes: np.ndarray) -> tuple[np.ndarray, pa.Table]:
+    """Which of the id hashes (uint64, ascending, distinct) an ids file holds, by position, and their rows."""
+    there = index[ID_HASH].to_numpy()
+    first, last = np.searchsorted(there, hashes, side="left"), np.searchsorted(there, hashes, side="right")
+    counts = last - first
+    position = np.repeat(np.arange(len(hashes)), counts)
+    at = np.arange(len(position)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    return position, index.take(pa.array(at))
+
+
+def entity_texts(table: pa.Table) -> np.ndarray:
+    """The entities of a table's rows as texts, object (n,)."""
+    return np.asarray(pc.cast(table[ENTITY], pa.string()).to_pylist(), dtype=object)

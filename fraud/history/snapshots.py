@@ -1,0 +1,253 @@
+"""The history of every day, kept below FRAUD_HISTORY: what a replay of everything up to a day's end would remember.
+
+    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/_manifest.json     counts, sources, chain; made last
+    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/events-....parquet what that day added (fraud.history.segments)
+
+A snapshot is a day's manifest and those before it, as far back as the plan remembers: a day costs what a day holds,
+and a corrected day is written again alone. Each manifest carries the chain hash of the day before, so that a changed
+day is noticed by every later one. Labels are not in it: which frauds were known at a moment comes from the label store
+(`fraud.labels`), and from the data's own labels where a training brought them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from fraud import filesystems
+from fraud.errors import DataError, ObjectStoreError
+from fraud.history import segments
+from fraud.history.catalog import ALL, Catalog
+from fraud.history.definition import EntityPlan
+from fraud.history.known import label_intervals
+from fraud.history.manifest import Day
+from fraud.history.partition import partition_of
+from fraud.history.records import long_hashes
+from fraud.history.segments import ENTITY, IS_FRAUD, Part
+from fraud.history.state import FRAUD_RECORD, HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
+
+_DAY = dt.timedelta(days=1)
+_EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+class Snapshots(Catalog):
+    """What is remembered at the end of each day of a catalog."""
+
+    def states(self, through: dt.date, labels: pd.DataFrame | None = None) -> tuple[HistoryState, ...]:
+        """What is remembered at the end of `through`, one state for each plan, with the frauds that are known now.
+
+        labels: as LabelStore.read or LabelStore.ledger gives them. Raises DataError for a file that was altered.
+        """
+        frauds = self.known_frauds(through, labels)
+        return tuple(
+            with_frauds(self.events(i, through), self.plans[i], frauds[i], self.zone.end_of(through))
+            for i in range(len(self.plans))
+        )
+
+    def events(self, i: int, through: dt.date, partition: tuple[int, int] = ALL) -> HistoryState:
+        """The transactions that plan number `i` remembers at the end of `through`, without frauds.
+
+        partition: of the entities (fraud.history.partition), which bounds the memory. Raises DataError.
+        """
+        plan = self.plans[i]
+        tables = [
+            _of_partition(segments.decode_events(self._content(plan, day, part, "events")), part, partition)
+            for day in self._remembered_days(plan, through)
+            for part in day.parts
+            if part.rows and part.may_hold(partition)
+        ]
+        if not tables:
+            return HistoryState.empty(plan)
+        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        del tables
+        entities = table[ENTITY].combine_chunks()
+        entities = entities.chunk(0) if isinstance(entities, pa.ChunkedArray) else entities
+        codes, times = entities.indices.to_numpy(), table["time"].to_numpy()
+        order = np.lexsort((times, codes))
+        order = order[times[order] >= self.zone.end_of(through) - plan.memory]
+        codes = codes[order]
+        ends = np.searchsorted(codes, codes, side="right")
+        order = order[np.arange(len(order)) >= ends - plan.kept]
+        events = np.empty(len(order), dtype=plan.record)
+        for name in plan.record.names or ():
+            events[name] = table[name].to_numpy()[order]
+        there, counts = np.unique(entities.indices.to_numpy()[order], return_counts=True)
+        keys = np.asarray(entities.dictionary.take(pa.array(there)).to_pylist(), dtype=object)
+        nothing = np.zeros(len(keys) + 1, dtype=np.int64)
+        return HistoryState(keys, events, starts_of(counts), np.empty(0, FRAUD_RECORD), nothing)
+
+    def known_frauds(self, through: dt.date, labels: pd.DataFrame | None) -> tuple[KnownFrauds, ...]:
+        """The frauds among the transactions remembered at the end of `through`, one for each plan.
+
+        The label store's word counts from the moment it was known; until there is one, the data's own label does.
+        labels: LabelStore.ledger, or None. Raises DataError.
+        """
+        intervals = label_intervals(labels)
+        hashes = np.unique(intervals.id_hashes)
+        frauds = []
+        for plan in self.plans:
+            parts: list[KnownFrauds] = []
+            for day in self._remembered_days(plan, through) if plan.keeps_frauds else ():
+                for part in day.parts:
+                    own = self._own_frauds(plan, day, part)
+                    if len(hashes) and part.file("ids"):
+                        position, rows = segments.look_up(self._index(plan, day, part), hashes)
+                        labelled = _transactions(rows)
+                        parts.append(intervals.of(hashes[position], labelled))
+                        own = intervals.until_first_label(own, hashes[position], labelled)
+                    parts.append(own)
+            frauds.append(KnownFrauds.join(parts))
+        return tuple(frauds)
+
+    def find(self, ids: Sequence[str], through: dt.date | None = None) -> pd.DataFrame:
+        """Transactions by id: "id", "time" (datetime64[us]) and the entity columns whose frauds are counted.
+
+        Ids that are in no remembered day are left out. Raises DataError.
+        """
+        texts = np.asarray(list(dict.fromkeys(ids)), dtype=object)
+        hashes = long_hashes(texts) if len(texts) else np.empty(0, dtype=np.uint64)
+        order = np.argsort(hashes)
+        newest = through or self.newest_day()
+        columns: dict[str, pd.DataFrame] = {}
+        for plan in self.plans:
+            if newest is None or not plan.keeps_frauds or not len(texts):
+                continue
+            pieces = []
+            for day in self._remembered_days(plan, newest):
+                for part in day.parts:
+                    if part.file("ids"):
+                        position, rows = segments.look_up(self._index(plan, day, part), hashes[order])
+                        times = rows["time"].to_numpy().astype("datetime64[us]")
+                        id_texts = texts[order][position]
+                        pieces.append(
+                            pd.DataFrame({"id": id_texts, "time": times, plan.column: segments.entity_texts(rows)})
+                        )
+            if pieces:
+                columns[plan.column] = pd.concat(pieces, ignore_index=True).drop_duplicates("id", keep="last")
+        if not columns:
+            return pd.DataFrame({"id": [], "time": np.empty(0, "datetime64[us]")})
+        found, *others = columns.values()
+        for other in others:
+            found = found.merge(other, on=["id", "time"], how="outer")
+        return found.reset_index(drop=True)
+
+    def content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
+        """A part's file, checked against its manifest. Raises DataError where it is missing, altered or cut short."""
+        return self._content(plan, day, part, kind)
+
+    def _remembered_days(self, plan: EntityPlan, through: dt.date) -> list[Day]:
+        """The days up to `through` that the plan can look at from the end of it, oldest first."""
+        days: list[Day] = []
+        for back in range(self.memory_days(plan)):
+            manifest = self.read(plan, through - back * _DAY)
+            if manifest is None:
+                break
+            days.insert(0, manifest)
+            if not manifest.previous:
+                break
+        return days
+
+    def _content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
+        name = part.file(kind)
+        assert name is not None
+        size, sha256 = part.files[name]
+        url = f"{self._folder(plan, day.day)}/{name}"
+        filesystem, path = filesystems.of(url)
+        try:
+            with filesystem.open(path, "rb") as file:
+                content = bytes(file.read())
+        except ObjectStoreError:
+            raise
+        except OSError as error:
+            raise DataError(f"{url} cannot be read ({error}): {_AGAIN}") from None
+        if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+            raise DataError(f"{url} does not match its manifest (altered or cut short): {_AGAIN}")
+        return content
+
+    def _index(self, plan: EntityPlan, day: Day, part: Part) -> pa.Table:
+        name = part.file("ids")
+        assert name is not None
+        if name not in self._indexes:
+            with pa.ipc.open_file(pa.BufferReader(self._content(plan, day, part, "ids"))) as reader:
+                self._indexes[name] = reader.read_all()
+        return self._indexes[name]
+
+    def _own_frauds(self, plan: EntityPlan, day: Day, part: Part) -> KnownFrauds:
+        """Frauds by the data's own labels. A day that brought none is not read."""
+        if not day.own_labels or not part.rows:
+            return KnownFrauds.join(())
+        content = self._content(plan, day, part, "events")
+        table = segments.decode_events(content, [ENTITY, "time", "id", IS_FRAUD])
+        rows = table.filter(table[IS_FRAUD])
+        return _always(_transactions(rows))
+
+
+_AGAIN = "run `python -m ray_jobs.history build` with the daily data to make the day again"
+
+
+def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, moment: int) -> HistoryState:
+    """The state with the frauds that are known at `moment` (microseconds since 1970) and can still matter.
+
+    state: one without frauds, whose entities may lack some of the frauds'.
+    """
+    known = frauds.take((frauds.known_from <= moment) & (moment < frauds.known_until))
+    keys = pd.Index(state.keys, dtype=object)
+    new = pd.unique(known.keys[keys.get_indexer(pd.Index(known.keys, dtype=object)) < 0])
+    keys = keys.append(pd.Index(new, dtype=object))
+    owners = keys.get_indexer(pd.Index(known.keys, dtype=object))
+    order = np.lexsort((known.times, owners))
+    records = np.empty(len(known), dtype=FRAUD_RECORD)
+    records["time"], records["id"] = known.times[order], known.ids[order]
+    starts = starts_of(np.bincount(owners, minlength=len(keys)))
+    matter = frauds_that_matter(records["time"], starts, plan, moment)
+    starts = starts_of(count_kept(matter, starts))
+    event_starts = np.concatenate([state.starts, np.full(len(new), state.starts[-1], dtype=np.int64)])
+    return HistoryState(np.asarray(keys, dtype=object), state.events, event_starts, records[matter], starts)
+
+
+def sources_of(path: str) -> dict[str, list[Any]]:
+    """The data files of a path with their size and when they were modified, as manifests note them."""
+    from fraud.files import find, reading
+
+    with reading(path):
+        filesystem, names = find(path)
+        infos = {name: filesystem.info(name) for name in names}
+    stamps = {name: next((info[key] for key in ("ETag", "mtime", "created") if key in info), "") for name, info in
+              infos.items()}  # fmt: skip
+    return {name: [int(info.get("size") or 0), str(stamps[name])] for name, info in infos.items()}
+
+
+def _of_partition(table: pa.Table, part: Part, partition: tuple[int, int]) -> pa.Table:
+    if part.lies_in(partition):
+        return table
+    entities = table[ENTITY].combine_chunks()
+    entities = entities.chunk(0) if isinstance(entities, pa.ChunkedArray) else entities
+    keys = np.asarray(entities.dictionary.to_pylist(), dtype=object)
+    mine = partition_of(keys, np.zeros(len(keys), dtype=np.int64), partition[1]) == partition[0]
+    return table.filter(pa.array(mine[entities.indices.to_numpy()]))
+
+
+def _transactions(rows: pa.Table) -> KnownFrauds:
+    """Transactions of an index or of events, as frauds of no moment yet."""
+    n = len(rows)
+    return KnownFrauds(
+        segments.entity_texts(rows), rows["time"].to_numpy(), rows["id"].to_numpy(), np.zeros(n, np.int64),
+        np.zeros(n, np.int64),
+    )  # fmt: skip
+
+
+def _always(transactions: KnownFrauds) -> KnownFrauds:
+    n = len(transactions)
+    return replace(transactions, known_from=np.full(n, _EARLIEST), known_until=np.full(n, _LATEST))
+
+
+def partitions_for(rows: Iterable[int], of_rows: int) -> int:
+    """A power of two, so that partitions of different days lie in one another: parts of about `of_rows` rows."""
+    return 1 << max(0, (sum(rows) - 1) // of_rows).bit_length()
