@@ -8,9 +8,10 @@ scikit-learn and torch).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,8 @@ class RowScore:
     """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
 
     head_score: what the supervised head alone says; None without one. is_history_live: False where the state store
-    failed, so that the row was scored with the model's own history.
+    failed, so that the row was scored with the model's own history. is_changed: the row's id was remembered before with
+    another time or other values, so that this row was not.
     """
 
     score: float
@@ -49,6 +51,17 @@ class RowScore:
     is_fraud: bool
     head_score: float | None = None
     is_history_live: bool = True
+    is_changed: bool = False
+
+
+class _HistoryRead(NamedTuple):
+    """How a row's history was read; see RowScore."""
+
+    is_live: bool
+    is_changed: bool
+
+
+_LIVE, _NOT_LIVE, _CHANGED = _HistoryRead(True, False), _HistoryRead(False, False), _HistoryRead(True, True)
 
 
 @dataclass(frozen=True)
@@ -133,23 +146,27 @@ class Engine:
         history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
 
-    def raw_in_turn(self, columns: Mapping[str, np.ndarray], *, learn: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def raw_in_turn(
+        self, columns: Mapping[str, np.ndarray], *, learn: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Raw features of rows that come one after another, as single requests do with the live history.
 
         columns: the schema's inputs, each (n_rows,), float64, datetime64[us] or, for texts, objects, None where one is
-        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and bool (n_rows,): whether the history
-        was the live one. A time must be there where the schema has a history.
+        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and twice bool (n_rows,): whether the
+        history was the live one, and whether the id had come before as another row. A time must be there where the
+        schema has a history.
         """
         n_rows = len(next(iter(columns.values()), ()))
-        is_live = np.ones(n_rows, dtype=bool)
+        is_live, is_changed = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
         history = np.empty((n_rows, self._history.width if self._history else 0))
         if self._history is not None:
             assert self.schema.timestamp is not None
             times = microseconds_since_epoch(columns[self.schema.timestamp.name]).tolist()
             rows = zip(*(values.tolist() for values in columns.values()), strict=True)
             for i, row in enumerate(rows):
-                history[i], is_live[i] = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
-        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live
+                read = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
+                history[i], (is_live[i], is_changed[i]) = read
+        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live, is_changed
 
     def history_warning(self, rows: pd.DataFrame) -> str | None:
         """What to tell the user when some rows are no newer than the entity history in the detector, else None.
@@ -200,8 +217,8 @@ class Engine:
 
         learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
         """
-        raw, is_live = self._encode(row, learn)
-        return self._answer(self._singly(raw[None])[0], is_live)
+        raw, how = self._encode(row, learn)
+        return self._answer(self._singly(raw[None])[0], how)
 
     def score_and_explain(
         self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
@@ -210,24 +227,22 @@ class Engine:
 
         only_flagged: name none for a transaction below the threshold, which is several times as quick.
         """
-        raw, is_live = self._encode(row, learn)
+        raw, how = self._encode(row, learn)
         if only_flagged:
-            answer = self._answer(self._singly(raw[None])[0], is_live)
+            answer = self._answer(self._singly(raw[None])[0], how)
             if not answer.is_fraud:
                 return answer, []
         found = self._singly(self._explainer.probes(raw[None]))
         contributions = self._explainer.contributions(found[:, -1])[0]
-        return self._answer(found[0], is_live), self._explainer.reasons(
-            raw, contributions, row, self._time_of(row), top
-        )
+        return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
 
     def explain(self, row: Mapping[str, object]) -> Explanation:
         """Score one transaction and account for every column. Nothing is learnt."""
-        raw, is_live = self._encode(row, learn=False)
+        raw, how = self._encode(row, learn=False)
         found = self._singly(self._explainer.probes(raw[None]))
         evidence = found[:, -1]
         columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
-        return Explanation(self._answer(found[0], is_live), float(evidence[0]), float(evidence[1]), columns)
+        return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
@@ -236,6 +251,15 @@ class Engine:
         """
         if self._history and self.store is not None:
             self._history.learn_fraud(row, self._known_time(self._now(row)), self.store, is_fraud=is_fraud)
+
+    def remember(self, row: Mapping[str, object], only: Collection[int]) -> None:
+        """Enter a transaction into the plans at the positions `only`, unless its id is there; no score is made.
+
+        Raises StoreError, and DataError for a value that is none of its column's.
+        """
+        if self._history and self.store is not None:
+            visits = self._history.visits(row, self._known_time(self._now(row)), self._value)
+            self._history.remember([v if v.plan in only else v._replace(key="") for v in visits], self.store)
 
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
         """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
@@ -273,8 +297,8 @@ class Engine:
         """
         return self._encode(row, learn=False)[0]
 
-    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, bool]:
-        """Raw features, and whether their history is the live one."""
+    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, _HistoryRead]:
+        """Raw features, and how their history was read."""
         raw: list[float] = []
         for column in self.schema.features:
             value = row.get(column.name)
@@ -284,25 +308,27 @@ class Engine:
             else:
                 raw.append(np.nan if value is None else number(column, value))
         if self.schema.timestamp is None:
-            return np.array(raw), True
+            return np.array(raw), _LIVE
         now = self._now(row)
         if self.schema.timestamp.calendar:
             raw += list(calendar(np.array([now / MICROSECONDS_A_DAY]), self.schema.timestamp.calendar)[0])
         if self._history is None:
-            return np.array(raw), True
-        history, is_live = self._read_history(row, self._known_time(now), learn)
-        return np.concatenate([raw, history]), is_live
+            return np.array(raw), _LIVE
+        history, how = self._read_history(row, self._known_time(now), learn)
+        return np.concatenate([raw, history]), how
 
-    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, bool]:
+    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, _HistoryRead]:
         assert self._history is not None
         visits = self._history.visits(row, now, self._value)
         if self.store is not None:
             try:
-                read = self._history.exchange if learn else self._history.read
-                return read(visits, self.store), True
+                if not learn:
+                    return self._history.read(visits, self.store), _LIVE
+                seen = self._history.remember(visits, self.store)
+                return seen.features, _CHANGED if seen.is_changed else _LIVE
             except StoreError as error:
                 logger.debug("scored with the model's own history: %s", error)
-        return self._history.read(visits, self._snapshot), self.store is None
+        return self._history.read(visits, self._snapshot), _LIVE if self.store is None else _NOT_LIVE
 
     @cached_property
     def _snapshot(self) -> Snapshot:
@@ -334,7 +360,7 @@ class Engine:
             head_kernels.add_head_singly(raw, *self._head_arguments, out)
         return out
 
-    def _answer(self, found: np.ndarray, is_history_live: bool) -> RowScore:
+    def _answer(self, found: np.ndarray, how: _HistoryRead) -> RowScore:
         forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
         head_score = others[1] if others else None
-        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, is_history_live)
+        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)

@@ -20,7 +20,7 @@ from fraud.history.state import HistoryState, from_arrays, is_sound, to_arrays
 from fraud.history.stores.records import NEVER, Records, time_of, without
 from fraud.history.stores.store import Remembered, Visit
 
-_SEED_ENTITIES = 200  # entered at a time, so that a request waits for no more
+_PART = 200  # entities entered at a time, so that a request waits for no more
 
 
 class MemoryStore:
@@ -33,6 +33,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._logs = [_Logs(plan) for plan in plans]
         self._values: dict[str, bytes] = {}
+        self.loaded: tuple[str, ...] = ()  # fingerprints of the plans that a saved file went on
         for logs, state in zip(self._logs, states, strict=False):
             logs.add(state, after=NEVER)
 
@@ -55,9 +56,10 @@ class MemoryStore:
 
     def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
         """See StateStore."""
-        with self._lock:
-            for visit in visits:
-                self._logs[visit.plan].learn_fraud(visit.key, visit.record, is_fraud)
+        for part in _parts(len(visits)):
+            with self._lock:
+                for i in part:
+                    self._logs[visits[i].plan].learn_fraud(visits[i].key, visits[i].record, is_fraud)
 
     @property
     def newest(self) -> int | None:
@@ -171,6 +173,7 @@ class MemoryStore:
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise StoreError(f"{path} cannot be read ({error}); delete it to begin with the model's history") from error
         store = cls(plans)
+        store.loaded = tuple(found)
         for i, (logs, plan) in enumerate(zip(store._logs, plans, strict=True)):
             state, after = found.get(plan.fingerprint), NEVER
             if state is not None:
@@ -278,7 +281,7 @@ class _Logs:
 
 
 def _parts(n: int) -> Iterator[range]:
-    return (range(start, min(start + _SEED_ENTITIES, n)) for start in range(0, n, _SEED_ENTITIES))
+    return (range(start, min(start + _PART, n)) for start in range(0, n, _PART))
 
 
 def _state(plan: EntityPlan, events: dict[str, bytes], frauds: dict[str, bytes]) -> HistoryState:
