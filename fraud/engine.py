@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +24,7 @@ from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.stores.store import Snapshot, StateStore
 from fraud.reasons import Explainer, Reason
+from fraud.row_score import CHANGED, LIVE, NOT_LIVE, Explanation, HistoryRead, RowScore
 from fraud.row_values import microseconds, number
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
@@ -34,48 +33,6 @@ logger = logging.getLogger(__name__)
 
 SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
 HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
-
-
-@dataclass(frozen=True)
-class RowScore:
-    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
-
-    head_score: what the supervised head alone says; None without one. is_history_live: False where the state store
-    failed, so that the row was scored with the model's own history. is_changed: the row's id was remembered before with
-    another time or other values, so that this row was not.
-    """
-
-    score: float
-    forest_score: float
-    autoencoder_score: float
-    is_fraud: bool
-    head_score: float | None = None
-    is_history_live: bool = True
-    is_changed: bool = False
-
-
-class _HistoryRead(NamedTuple):
-    """How a row's history was read; see RowScore."""
-
-    is_live: bool
-    is_changed: bool
-
-
-_LIVE, _NOT_LIVE, _CHANGED = _HistoryRead(True, False), _HistoryRead(False, False), _HistoryRead(True, True)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One row's answer with the whole account of it.
-
-    evidence: of the row, in powers of ten; typical_evidence: of a typical row. columns: every column, from the most to
-    the least suspicious; their contributions add up to evidence - typical_evidence.
-    """
-
-    answer: RowScore
-    evidence: float
-    typical_evidence: float
-    columns: list[Reason]
 
 
 class Engine:
@@ -297,7 +254,7 @@ class Engine:
         """
         return self._encode(row, learn=False)[0]
 
-    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, _HistoryRead]:
+    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, HistoryRead]:
         """Raw features, and how their history was read."""
         raw: list[float] = []
         for column in self.schema.features:
@@ -308,27 +265,27 @@ class Engine:
             else:
                 raw.append(np.nan if value is None else number(column, value))
         if self.schema.timestamp is None:
-            return np.array(raw), _LIVE
+            return np.array(raw), LIVE
         now = self._now(row)
         if self.schema.timestamp.calendar:
             raw += list(calendar(np.array([now / MICROSECONDS_A_DAY]), self.schema.timestamp.calendar)[0])
         if self._history is None:
-            return np.array(raw), _LIVE
+            return np.array(raw), LIVE
         history, how = self._read_history(row, self._known_time(now), learn)
         return np.concatenate([raw, history]), how
 
-    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, _HistoryRead]:
+    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, HistoryRead]:
         assert self._history is not None
         visits = self._history.visits(row, now, self._value)
         if self.store is not None:
             try:
                 if not learn:
-                    return self._history.read(visits, self.store), _LIVE
+                    return self._history.read(visits, self.store), LIVE
                 seen = self._history.remember(visits, self.store)
-                return seen.features, _CHANGED if seen.is_changed else _LIVE
+                return seen.features, CHANGED if seen.is_changed else LIVE
             except StoreError as error:
                 logger.debug("scored with the model's own history: %s", error)
-        return self._history.read(visits, self._snapshot), _LIVE if self.store is None else _NOT_LIVE
+        return self._history.read(visits, self._snapshot), LIVE if self.store is None else NOT_LIVE
 
     @cached_property
     def _snapshot(self) -> Snapshot:
@@ -360,7 +317,7 @@ class Engine:
             head_kernels.add_head_singly(raw, *self._head_arguments, out)
         return out
 
-    def _answer(self, found: np.ndarray, how: _HistoryRead) -> RowScore:
+    def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
         forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
         head_score = others[1] if others else None
         return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)

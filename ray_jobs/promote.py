@@ -17,6 +17,7 @@ from fraud.bundle import Bundle
 from fraud.engine import Engine
 from fraud.errors import BundleError, ConfigError, FraudError, RegistryError, run_command
 from fraud.history.definition import plans
+from fraud.history.snapshots import Snapshots
 from fraud.promotion import LiveThreshold, Promotion
 from fraud.registry import CHAMPION, TaggedVersion
 from fraud.settings import Settings, turn_telemetry_off
@@ -35,16 +36,17 @@ class Author:
     reason: str = ""
 
 
-def promote(settings: Settings, reference: str, author: Author) -> str:
+def promote(settings: Settings, reference: str, author: Author, *, force: bool = False) -> str:
     """Make a version, named by number or alias, the champion; return what changes as text.
 
-    Raises RegistryError (no such version, champion already) or BundleError (its bundle is not sound).
+    force: also where its entity history is older than the champion's. Raises RegistryError (no such version, champion
+    already), BundleError (its bundle is not sound) or ConfigError (its history is behind).
     """
     target = registry.look_up(reference, settings)
     before = registry.standing(settings).champion
     if before is not None and before.number == target.number:
         raise RegistryError(f"version {before.number} is the champion already")
-    return _move(settings, target, before, author, promotion.PROMOTED)
+    return _move(settings, target, before, author, promotion.PROMOTED, force=force)
 
 
 def roll_back(settings: Settings, author: Author) -> str:
@@ -120,13 +122,39 @@ def status(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _move(settings: Settings, target: TaggedVersion, before: TaggedVersion | None, author: Author, how: str) -> str:
+def _move(
+    settings: Settings, target: TaggedVersion, before: TaggedVersion | None, author: Author, how: str, *, force: bool
+) -> str:
     loaded = _loaded(settings, target)
+    if before is not None and not force:
+        _check_history(settings, target, loaded, before)
     text = f"champion    version {target.number}, in place of {before.number if before else 'none'}\n"
     text += _changes(settings, target, loaded, before)
     move = Promotion(version=target.number, time=promotion.now(), by=author.by, reason=author.reason, how=how)
     registry.move_champion(settings, move, expected=before.number if before else None)
     return text + _FOLLOW + "back: python -m ray_jobs.promote --rollback\n"
+
+
+def _check_history(settings: Settings, target: TaggedVersion, loaded: Bundle, before: TaggedVersion) -> None:
+    """Raise ConfigError where replicas would begin the new champion's history from an older day than the old one's."""
+    try:
+        was = _loaded(settings, before).detector.schema
+    except FraudError as error:
+        logger.warning("the champion's history cannot be compared with: %s", error)
+        return
+    schema = loaded.detector.schema
+    prints = [[plan.fingerprint for plan in plans(each)] for each in (was, schema)]
+    if not prints[1] or set(prints[1]) <= set(prints[0]):
+        return  # without history, or the live history goes on
+    theirs = Snapshots.open(settings, was).newest_day() if prints[0] else None
+    own = Snapshots.open(settings, schema).newest_day()
+    if theirs is not None and (own is None or own < theirs):
+        missing = "there is no daily snapshot of it" if own is None else f"its newest daily snapshot is of {own}"
+        raise ConfigError(
+            f"the entity history of version {target.number} is behind: {missing}, the champion's is of {theirs}. Build "
+            f"it with `python -m ray_jobs.history build --model {target.number} --through {theirs} --data ...`, or "
+            "promote with --force, and replicas begin from what there is"
+        )
 
 
 def _loaded(settings: Settings, version: TaggedVersion) -> Bundle:
@@ -160,7 +188,7 @@ def _changes(settings: Settings, target: TaggedVersion, loaded: Bundle, before: 
     known = {plan.fingerprint for plan in plans(was)}
     anew = [plan.column for plan in plans(is_now) if plan.fingerprint not in known]
     if plans(is_now):
-        told = f"that of {', '.join(anew)} begins with the new model's own" if anew else "goes on"
+        told = f"that of {', '.join(anew)} begins from its snapshots, or the model's own" if anew else "goes on"
         lines.append(f"history     {told}")
     return "\n".join(lines) + "\n"
 
@@ -228,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
                       "promote it or refuse it; both exit with 0")  # fmt: skip
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; kept with the decision")
     parser.add_argument("--by", metavar="NAME", help="who decides (default: the user that runs this)")
+    parser.add_argument("--force", action="store_true", help="promote although the version's entity history is behind")
     gate_flags.add(parser)
     return parser
 
@@ -262,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif given.canary is not None:
         text = set_canary(settings, given.canary)
     elif given.version:
-        text = promote(settings, given.version, author)
+        text = promote(settings, given.version, author, force=given.force)
     else:
         text = status(settings)
     sys.stdout.write(text)

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from fraud.engine import RowScore
 from fraud.errors import DataError
 from fraud.reasons import Reason
+from fraud.row_score import RowScore
 from fraud.schema import Column, Schema
 from serve_app.problems import Rejected, problem
 from serve_app.state import MOST_REASONS, ServedModel

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fraud import bundle
-from fraud.engine import Engine, RowScore
+from fraud.engine import Engine
 from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
 from fraud.promotion import LiveThreshold
+from fraud.row_score import RowScore
 from fraud.settings import Settings
 from serve_app import source
 from serve_app.history import LiveHistory

@@ -71,7 +71,8 @@ class TransactionIndex:
         parts = [table.filter(pc.is_in(table[self._id], value_set=wanted)) for table in self._tables]
         decided = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=[self._id])
         decided = decided.drop_duplicates(self._id).rename(columns={self._id: ID, self._time: "time"})
-        rest = [each for each in ids if each not in set(decided[ID])]
+        there = set(decided[ID])
+        rest = [each for each in ids if each not in there]
         if self._snapshots is None or self._day is None or not rest:
             return decided
         known = self._snapshots.find(rest, self._day)

@@ -27,6 +27,7 @@ from fraud.schema import Schema
 
 logger = logging.getLogger(__name__)
 
+_FILE = "ingestion"  # which one a label came with
 _ROWS = 20_000  # ids looked up at a time
 Find = Callable[[Sequence[str]], pd.DataFrame]
 
@@ -71,7 +72,7 @@ class LabelFeed:
         return pd.concat(frames).drop_duplicates().tolist() if frames else []
 
     def newest(self, ids: Collection[str], now: int) -> pd.DataFrame:
-        """The label that holds of each id at `now`, microseconds: ID, IS_FRAUD, KNOWN_AT, INGESTED_AT, by ID."""
+        """The label that holds of each id at `now`, microseconds: ID, IS_FRAUD, KNOWN_AT, INGESTED_AT, _FILE."""
         return _newest(self._of(ids), now)
 
     def later(self, ids: Collection[str], now: int) -> list[str]:
@@ -81,7 +82,8 @@ class LabelFeed:
 
     def _of(self, ids: Collection[str]) -> pd.DataFrame:
         wanted = pd.Index(list(ids), dtype="str")
-        frames = [frame for each in self._frames.values() if len(frame := each[each[ID].isin(wanted)])]
+        parts = [(name, each[each[ID].isin(wanted)]) for name, each in self._frames.items()]
+        frames = [part.assign(**{_FILE: name}) for name, part in parts if len(part)]
         return pd.concat(frames, ignore_index=True) if frames else _EMPTY
 
 
@@ -142,7 +144,7 @@ class LabelFollower:
             found.unmatched = len(self.pending)
             return found
         for ids in _portions(sorted(touched)):
-            self._apply(ids, fresh, now, oldest, found)
+            self._apply(ids, changed, now, oldest, found)
         self._future |= set(self._feed.later(fresh, now)) if fresh else set()
         if is_due:
             self._future = set(self._feed.later(self._future, now))
@@ -151,7 +153,7 @@ class LabelFollower:
         found.unmatched = len(self.pending)
         return found
 
-    def _apply(self, ids: Sequence[str], fresh: set[str], now: int, oldest: int, found: Applied) -> None:
+    def _apply(self, ids: Sequence[str], changed: Sequence[str], now: int, oldest: int, found: Applied) -> None:
         labels = self._feed.newest(ids, now)
         transactions = self._find(labels[ID].tolist())
         labels = labels.merge(transactions, on=ID, how="left") if len(transactions) else labels.assign(time=pd.NaT)
@@ -170,7 +172,7 @@ class LabelFollower:
         if ready.any():
             found.newest = max(found.newest or 0, int(known[ready].max()))
         ingested = _microseconds(labels[INGESTED_AT])
-        counted = ready & (ingested >= self._since) & labels[ID].isin(fresh).to_numpy()
+        counted = ready & (ingested >= self._since) & labels[_FILE].isin(changed).to_numpy()
         found.lags += ((time.time_ns() // 1000 - ingested[counted]) / 1e6).tolist()
 
     def _visits(self, labels: pd.DataFrame, micros: np.ndarray, rows: np.ndarray) -> Iterator[Visit]:
@@ -214,7 +216,7 @@ def _portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _newest(labels: pd.DataFrame, now: int) -> pd.DataFrame:
     known = labels[_microseconds(labels[KNOWN_AT]) <= now].sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
-    return known.drop_duplicates(ID, keep="last")[[ID, IS_FRAUD, KNOWN_AT, INGESTED_AT]].reset_index(drop=True)
+    return known.drop_duplicates(ID, keep="last")[[ID, IS_FRAUD, KNOWN_AT, INGESTED_AT, _FILE]].reset_index(drop=True)
 
 
 def _known_since(labels: pd.DataFrame, oldest: int) -> pd.DataFrame:
@@ -229,5 +231,6 @@ _EMPTY = pd.DataFrame(
     {
         ID: pd.Series(dtype="str"), IS_FRAUD: pd.Series(dtype="bool"),
         KNOWN_AT: pd.Series(dtype="datetime64[us]"), INGESTED_AT: pd.Series(dtype="datetime64[us]"),
+        _FILE: pd.Series(dtype="str"),
     }
 )  # fmt: skip

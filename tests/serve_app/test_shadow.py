@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fraud.engine import RowScore
+from fraud.row_score import RowScore
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 from serve_app.decisions import Decision, DecisionLog

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -156,10 +157,13 @@ class RedisStore:
         """See LiveStore."""
         held = self._run(self._patient, redis_scripts.LEASE, [self._value(f"lease {name}")],
                          [self._token, round(seconds * 1e3)])  # fmt: skip
+        if held:
+            self._leases.add(name)
         return bool(held)
 
     def release(self, name: str) -> None:
         """See LiveStore."""
+        self._leases.discard(name)
         self._run(self._patient, redis_scripts.RELEASE, [self._value(f"lease {name}")], [self._token])
 
     def check_eviction(self) -> str | None:
@@ -215,7 +219,10 @@ class RedisStore:
         self._try(self._client.ping)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and let others lead."""
+        with suppress(StoreError):  # a lease that is not given back ends by itself
+            for name in list(self._leases):
+                self.release(name)
         self._client.close()
         self._patient.close()
 
