@@ -16,9 +16,8 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +27,15 @@ import ray
 from ray.data.block import BlockAccessor
 
 from fraud import scored
+from fraud.days import zone_of
 from fraud.history import partition as history_partition
+from fraud.history.beginning import Beginning, BeginningPart, day_starts, frauds_of_rows, is_new
 from fraud.history.definition import entry_names, feature_names, plans
-from fraud.history.records import microseconds_since_epoch
+from fraud.history.known import LabelIntervals
+from fraud.history.records import microseconds_since_epoch, records_of
 from fraud.history.replay import replay
+from fraud.history.segments import Part
+from fraud.history.snapshots import Snapshots, partitions_for
 from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from ray_jobs.checked_blocks import on_date, outside, with_notes, without_notes
@@ -64,6 +68,16 @@ class WithHistory:
     _schema: Schema
     _newest: int
     _states: tuple[tuple[ray.ObjectRef, ...], ...]
+    _parts: tuple[tuple[ray.ObjectRef, ...], ...]
+
+    def parts(self) -> dict[dt.date, list[list[Part]]]:
+        """What each day adds to the history, for Snapshots.publish; empty where nothing was to be left."""
+        by_day: dict[dt.date, list[list[Part]]] = {}
+        for k, refs in enumerate(self._parts):
+            for parts in ray.get(list(refs)):
+                for day, part in parts.items():
+                    by_day.setdefault(day, [[] for _ in self._parts])[k].append(part)
+        return by_day
 
     def states(self) -> States:
         """The states after the last row, one for each plan, as one replay over all rows leaves them."""
@@ -79,7 +93,9 @@ def with_history(
     rows: ray.data.Dataset,
     schema: Schema,
     *,
-    states: Callable[[int], States] | States = (),
+    begin: Callable[[int], Beginning] | Beginning | None = None,
+    leave: Snapshots | None = None,
+    remembered: int = 0,
     partitions: int | None = None,
     date: dt.date | None = None,
     cpus: float = 1.0,
@@ -88,12 +104,14 @@ def with_history(
 
     rows: Arrow or pandas blocks with `fraud.scored.ROW` (distinct; rows of one time count in its order) and the
     schema's columns (`fraud.scored.name_of`), in any order of time; notes (ray_jobs.checked_blocks) stay where they
-    are. states: where to go on from, or a function of the oldest row's time (microseconds since 1970) that says so.
-    partitions: of each plan; by default one for every `PARTITION_ROWS` rows. date: rows of other days only feed the
+    are. begin: where to begin, or a function of the oldest row's time (microseconds since 1970) that says so; default
+    with nothing. leave: write what each day adds (of the wanted day, with late rows that came with it), for
+    `WithHistory.parts`. remembered: about how many transactions each plan remembers in snapshots. partitions: of each
+    plan; by default a power of two, of at most `PARTITION_ROWS` rows each. date: rows of other days only feed the
     history. cpus: of each task. Raises ray.exceptions.RayError.
     """
     blocks = [entry for bundle in rows.iter_internal_ref_bundles() for entry in bundle.blocks]
-    found, n = plans(schema), partitions or _partitions(blocks)
+    found, n = plans(schema), partitions or _partitions(blocks, remembered)
     split_rows = ray.remote(_split).options(num_cpus=cpus, num_returns=2 + len(found) * n)
     splits = [
         split_rows.remote(schema, n, date, *(block.ref for block in group)) for group in _groups(blocks, n * SHARD_ROWS)
@@ -102,22 +120,24 @@ def with_history(
     _wait([split[1] for split in splits], "split")
     spans = [span for span in ray.get([split[1] for split in splits]) if span is not None]
     oldest = min((first for first, _ in spans), default=None)
-    begin = () if oldest is None else states(oldest) if callable(states) else states
-    begins: list[Sequence[HistoryState | None]] = [[None] * n for _ in found]
-    begins = [history_partition.split(state, n) for state in begin] or begins
-    replay_part = ray.remote(_replay).options(num_cpus=cpus, num_returns=2 + len(splits))
-    replays = [
-        [
-            replay_part.remote(plan_schema, begins[k][p], REPLAY_ROWS, *(split[2 + k * n + p] for split in splits))
-            for p in range(n)
+    beginning = begin(oldest) if callable(begin) and oldest is not None else begin
+    beginning = beginning if isinstance(beginning, Beginning) else Beginning()
+    labels = ray.put(beginning.labels)
+    replay_part = ray.remote(_replay).options(num_cpus=cpus, num_returns=3 + len(splits))
+    replays = []
+    for k, plan in enumerate(found):
+        work = [
+            _Work(history_partition.cut(schema, plan), part, leave, date, REPLAY_ROWS)
+            for part in beginning.divided(k, n)
         ]
-        for k, plan_schema in enumerate(history_partition.cut(schema, plan) for plan in found)
-    ]
+        replays.append(
+            [replay_part.remote(work[p], labels, *(split[2 + k * n + p] for split in splits)) for p in range(n)]
+        )
     kept = [split[0] for split in splits]
     del splits  # each shard goes when its replay is done
     _wait([part[0] for parts in replays for part in parts], "replayed")
     # One object for each split: a task that knew the features of all splits would unpack thousands of references.
-    sources = [ray.put((kept[i], [[part[2 + i] for part in parts] for parts in replays])) for i in range(len(kept))]
+    sources = [ray.put((kept[i], [[part[3 + i] for part in parts] for parts in replays])) for i in range(len(kept))]
     order = ray.data.from_items([{"split": i} for i in range(len(sources))], override_num_blocks=len(sources))
     return WithHistory(
         dataset=order.map_batches(
@@ -128,11 +148,13 @@ def with_history(
         _schema=schema,
         _newest=max((last for _, last in spans), default=0),
         _states=tuple(tuple(part[1] for part in parts) for parts in replays),
+        _parts=tuple(tuple(part[2] for part in parts) for parts in replays),
     )
 
 
-def _partitions(blocks: list[Any]) -> int:
-    return max(1, math.ceil(sum(block.metadata.num_rows or 0 for block in blocks) / PARTITION_ROWS))
+def _partitions(blocks: list[Any], remembered: int) -> int:
+    # A remembered transaction is a quarter of a row that is scored: a record, and no row number, position or feature.
+    return partitions_for([remembered // 4, *(block.metadata.num_rows or 0 for block in blocks)], PARTITION_ROWS)
 
 
 def _groups(blocks: list[Any], rows: int) -> Iterator[list[Any]]:
@@ -187,32 +209,69 @@ def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[
     return (kept, (int(times.min()), int(times.max())) if len(times) else None, *shards)
 
 
-def _replay(schema: Schema, state: HistoryState | None, chunk: int, *shards: pa.Table | None) -> tuple[Any, ...]:
-    """How many rows, the state after them; for each split their positions, int32 (n,), and features, (n, width)."""
+@dataclass(frozen=True)
+class _Work:
+    """What a replay does with one partition of one plan. See `with_history`. schema: of that plan alone."""
+
+    schema: Schema
+    begin: BeginningPart
+    leave: Snapshots | None
+    date: dt.date | None
+    chunk: int
+
+
+def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None) -> tuple[Any, ...]:
+    """How many rows, the state after them, what each day adds; for each split their positions, int32 (n,), and
+    features, (n, width).
+    """
+    schema, begin = work.schema, work.begin
     (plan,) = plans(schema)
     names = feature_names(schema)
     nothing = (np.empty(0, dtype=np.int32), np.empty((0, len(names))))
-    states: States = (HistoryState.empty(plan) if state is None else state,)
     there = [shard for shard in shards if shard is not None]
-    if not there:
-        return (0, states[0], *([nothing] * len(shards)))
+    if not there or not any(map(len, there)):
+        return (0, HistoryState.empty(plan), {}, *([nothing] * len(shards)))
+    state = begin.remembered() or HistoryState.empty(plan)
     table = pa.concat_tables(there, promote_options="default")
     position, number = table[_POSITION].to_numpy(), table[scored.ROW].to_numpy()
     rows = scored.source_columns(table.drop_columns([_POSITION, scored.ROW]).to_pandas(), schema)
+    zone = zone_of(schema)
     assert schema.timestamp is not None
-    in_time = np.lexsort((number, microseconds_since_epoch(rows[schema.timestamp.name])))
+    times = microseconds_since_epoch(rows[schema.timestamp.name])
+    frauds, moments, is_used = None, None, np.ones(len(rows), dtype=bool)
+    if begin.frauds is not None or begin.has_earlier_days:
+        keys, records = np.asarray(rows[plan.column], dtype=object), records_of(rows, schema, plan)
+        if begin.has_earlier_days and work.date is not None:
+            is_used = position >= 0
+            late = np.flatnonzero(~is_used & (times < zone.start_of(work.date)))
+            is_used[late] = is_new(keys[late], records[late], state)
+        if begin.frauds is not None:
+            ids = np.asarray(rows[schema.id.name], dtype=object) if schema.id and schema.id.name in rows else None
+            frauds = [frauds_of_rows(begin.frauds, labels, keys, records, ids)]
+            moments = day_starts(times, zone)
+    in_time = np.lexsort((number, times))
+    in_time = in_time[is_used[in_time]]
     is_wanted = position >= 0
     place = np.cumsum(is_wanted) - 1
-    found = np.empty((int(is_wanted.sum()), len(names)))
-    for start in range(0, len(rows), chunk):
-        piece = in_time[start : start + chunk]
-        features, states = replay(rows.iloc[piece], schema, states)
-        found[place[piece][is_wanted[piece]]] = features[is_wanted[piece]]
+    features = np.empty((int(is_wanted.sum()), len(names)))
+    states: States = (state,)
+    for start in range(0, len(in_time), work.chunk):
+        piece = in_time[start : start + work.chunk]
+        values, states = replay(
+            rows.iloc[piece], schema, states, frauds=frauds, moments=None if moments is None else moments[piece]
+        )
+        features[place[piece][is_wanted[piece]]] = values[is_wanted[piece]]
+    parts = {}
+    if work.leave is not None:
+        days = zone.day_of(times) if work.date is None else np.full(len(rows), np.datetime64(work.date))
+        for day in np.unique(days[is_used]):
+            date, of_day = day.astype(dt.date), rows[is_used & (days == day)]
+            parts[date] = work.leave.write_part(begin.plan, date, of_day, begin.partition)
     ends = np.cumsum([0 if shard is None else len(shard) for shard in shards])
     bounds = np.concatenate([[0], np.concatenate([[0], np.cumsum(is_wanted)])[ends]])
     position = position[is_wanted]
-    pieces = [slice(begin, end) for begin, end in itertools.pairwise(bounds.tolist())]
-    return (len(rows), states[0], *((position[piece], found[piece]) for piece in pieces))
+    pieces = [slice(first, last) for first, last in itertools.pairwise(bounds.tolist())]
+    return (len(rows), states[0], parts, *((position[piece], features[piece]) for piece in pieces))
 
 
 def _join(block: pa.Table, schema: Schema, sources: list[ray.ObjectRef]) -> Iterator[pa.Table]:

@@ -26,6 +26,7 @@ class Order:
     use_gpu: bool = False
     should_register: bool = True
     should_restart: bool = False
+    should_bundle_history: bool = False
 
 
 def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
@@ -42,6 +43,7 @@ def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
         use_gpu=given.gpu,
         should_register=not given.no_register,
         should_restart=given.restart,
+        should_bundle_history=given.history_in_bundle,
     )
 
 
@@ -67,5 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable"
     )
     parser.add_argument("--no-register", action="store_true", help="write the artifacts only, leave MLflow alone")
+    parser.add_argument(
+        "--history-in-bundle",
+        action="store_true",
+        help="the bundle carries its customers' transactions too, for a service that cannot read FRAUD_HISTORY, where "
+        "a training leaves a snapshot of each of its days",
+    )
     parser.add_argument("--restart", action="store_true", help="start anew instead of resuming a killed training")
     return parser

@@ -22,6 +22,7 @@ from fraud.partitions import day_named
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_file, score_source
 from ray_jobs.score_blocks import Model, Work
+from ray_jobs.score_history import HistoryOfJob
 from ray_jobs.score_output import Collector, Job
 from ray_jobs.score_partitions import Days
 from ray_jobs.score_publish import locked
@@ -58,7 +59,10 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         if days:
             days.lease = lease
         done = days.already_there() if days else score_file.already_there(job, identity)
+        history = HistoryOfJob(job, loaded, settings) if schema.history else None
         if done is not None:
+            if history is not None:
+                history.repair()
             logger.info("already scored: %s matches its manifest, this input and this model", job.out)
             return {**done, "already_scored": True}
         if job.date and schema.timestamp is None:
@@ -74,17 +78,22 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             "schema_fingerprint": schema.fingerprint,
             "threshold": {"value": threshold.value, "policy": threshold.policy},
             "replayed_history": bool(schema.history),
+            "history": history.report if history else None,
         }
-        with _stream(job, work, loaded, total) as stream:
+        with _stream(job, work, loaded, total, history) as stream:
             if days:
                 manifest = days.write(stream, total, about, began)
             else:
                 manifest = score_file.write(job, Collector(stream, total), identity, about, began)
+        if history is not None:
+            history.publish()
     return {**manifest, "already_scored": False}
 
 
 @contextmanager
-def _stream(job: Job, work: Work, loaded: Bundle, total: int | None) -> Iterator[Iterator[pa.Table]]:
+def _stream(
+    job: Job, work: Work, loaded: Bundle, total: int | None, history: HistoryOfJob | None
+) -> Iterator[Iterator[pa.Table]]:
     """The scored blocks: from this process where there are few, else from Ray."""
     limit = score_source.ROWS_ON_RAY if job.rows_on_ray is None else job.rows_on_ray
     schema = loaded.detector.schema
@@ -95,7 +104,7 @@ def _stream(job: Job, work: Work, loaded: Bundle, total: int | None) -> Iterator
     with connected(), terminable():
         from ray_jobs.score_stream import stream
 
-        yield stream(job.data, work, loaded.detector, job.history_partitions)
+        yield stream(job.data, work, loaded.detector, job.history_partitions, history)
 
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
@@ -146,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--date",
         type=day_named,
         metavar="YYYY-MM-DD",
-        help="write only the rows of this day (UTC); the file's earlier rows still feed their customers' history. "
+        help="write only the rows of this day (UTC); their history comes from the days before (FRAUD_HISTORY). "
         "Without a timestamp column the date is only noted in the manifest",
     )
     parser.add_argument(
@@ -155,6 +164,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="split the replay of entity history into N parts by a hash of the entity; memory is bounded by a part "
         "(default: one for a million rows). The scores do not depend on it",
+    )
+    parser.add_argument(
+        "--history-data",
+        metavar="PATH",
+        help="daily transactions (a glob such as 'daily/*.parquet') from which days that the entity history below "
+        "FRAUD_HISTORY lacks before the first row are made; without it, earlier rows of --data serve",
+    )
+    parser.add_argument(
+        "--stale-history",
+        action="store_true",
+        help="where days before are missing and cannot be made, score with the history that there is instead of "
+        "stopping; the manifest and a warning say so",
     )
     parser.add_argument(
         "--rows-on-ray",
@@ -181,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reasons=arguments.reasons,
         date=arguments.date,
         history_partitions=arguments.history_partitions,
+        history_data=settings.locate(arguments.history_data) if arguments.history_data else None,
+        stale_history=arguments.stale_history,
         rows_on_ray=arguments.rows_on_ray,
         force=arguments.force,
     )

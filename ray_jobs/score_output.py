@@ -38,7 +38,9 @@ class Job:
     data, out, quarantine: paths or URLs; an `out` that does not end in .parquet is a folder with a folder a day in it.
     model: alias, version or bundle folder. reasons: explain flagged rows. date: with a timestamp column, only the rows
     of this day (UTC) are written. history_partitions: parts of the replay of entity history; None lets their number
-    follow the rows. rows_on_ray: from how many rows on Ray is started or joined. force: replace what is there.
+    follow the rows. history_data: daily transactions, to make missing days of the entity history. stale_history: score
+    with the history that there is. rows_on_ray: from how many rows on Ray is started or joined. force: replace what is
+    there.
     """
 
     data: str
@@ -48,6 +50,8 @@ class Job:
     reasons: bool = True
     date: dt.date | None = None
     history_partitions: int | None = None
+    history_data: str | None = None
+    stale_history: bool = False
     rows_on_ray: int | None = None
     force: bool = False
 

@@ -10,42 +10,46 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import ray
 
 from fraud.detector import Detector
-from fraud.engine import Engine
-from fraud.history.state import HistoryState
 from ray_jobs.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
 from ray_jobs.history_shuffle import with_history
 from ray_jobs.score_blocks import PIECE, Scorer, Work
+from ray_jobs.score_history import HistoryOfJob
 from ray_jobs.score_output import NOTE
 
 
-def stream(path: str, work: Work, detector: Detector, history_partitions: int | None = None) -> Iterator[pa.Table]:
-    """Yield what `Scorer` gives for a data file, in the order of its rows.
+def stream(
+    path: str,
+    work: Work,
+    detector: Detector,
+    history_partitions: int | None = None,
+    history: HistoryOfJob | None = None,
+) -> Iterator[pa.Table]:
+    """Yield what `Scorer` gives for a data file, in the order of its rows. history: of a schema that has one.
 
     Needs a live Ray. A mistake in the file is a note (`failure`, `text`); raises DataError if Ray itself fails.
     """
     with stream_settings(path):
         cpus, actors = cpus_of_a_task()
         schema = detector.schema
-        told: list[str] = []
+        with_features = None
         if schema.history:
+            assert history is not None
             rows = checked_rows(path, schema, work.date, cpus, with_others=True)
-
-            def states(oldest: int) -> tuple[HistoryState, ...]:
-                assert schema.timestamp is not None
-                first = pd.DataFrame({schema.timestamp.name: np.array([oldest], dtype="datetime64[us]")})
-                warning = Engine(detector).history_warning(first)
-                told.extend([warning] if warning else [])
-                return () if warning else detector.history
-
-            found = with_history(
-                rows, schema, states=states, partitions=history_partitions, date=work.date, cpus=cpus
-            ).dataset
+            with_features = with_history(
+                rows,
+                schema,
+                begin=history.begin,
+                leave=history.snapshots if history.leaves_days else None,
+                remembered=history.remembered,
+                partitions=history_partitions,
+                date=work.date,
+                cpus=cpus,
+            )
+            found = with_features.dataset
         elif work.pieces:
             order = [{PIECE: i} for i in range(len(work.pieces))]
             found = ray.data.from_items(order, override_num_blocks=len(order))
@@ -53,8 +57,9 @@ def stream(path: str, work: Work, detector: Detector, history_partitions: int | 
         else:
             # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
             found = checked_rows(path, schema, work.date, cpus / 2)
-        if told:
-            yield pa.table({NOTE: pa.array([json.dumps({"warning": warning}) for warning in told], pa.string())})
+        if history is not None and history.warnings:
+            notes = [json.dumps({"warning": warning}) for warning in history.warnings]
+            yield pa.table({NOTE: pa.array(notes, pa.string())})
         scores = found.map_batches(
             Scorer,
             fn_constructor_args=(work,),
@@ -64,3 +69,5 @@ def stream(path: str, work: Work, detector: Detector, history_partitions: int | 
             batch_size=None,
         )
         yield from tables(scores)
+        if with_features is not None and history is not None:
+            history.parts = with_features.parts()

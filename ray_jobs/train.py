@@ -13,7 +13,7 @@ from cluster.session import connected, terminable
 from fraud import bundle, data, fitting, stages
 from fraud.errors import run_command
 from fraud.settings import Settings
-from ray_jobs import report, resume
+from ray_jobs import report, resume, train_history
 from ray_jobs.order import Order, read_order
 from ray_jobs.tracking import Tracker, discard, ended
 
@@ -55,7 +55,9 @@ def train(order: Order, settings: Settings) -> str:
                 report.write_json(detector.threshold.to_dict(), order.outdir / report.THRESHOLD)
                 sha256 = bundle.save(
                     order.outdir / report.BUNDLE,
-                    detector,
+                    train_history.leave(
+                        detector, checked.rows, order.data, settings, in_bundle=order.should_bundle_history
+                    ),
                     metrics=evaluation.metrics,
                     data_fingerprint=fingerprint,
                     windows=[dataclasses.asdict(window) for window in prepared.windows],

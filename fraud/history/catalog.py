@@ -6,16 +6,13 @@ import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import IO, Any, Self
+from typing import Any, Self
 
-import pandas as pd
 import pyarrow as pa
 
 from fraud import data, filesystems
 from fraud.days import Zone, zone_of
 from fraud.errors import DataError, ObjectStoreError
-from fraud.history import segments
 from fraud.history.definition import EntityPlan, plans
 from fraud.history.manifest import Day
 from fraud.history.segments import Part
@@ -142,19 +139,6 @@ class Catalog:
         self._manifests[plan.fingerprint, day] = manifest
         return manifest
 
-    def write_part(
-        self, i: int, day: dt.date, rows: pd.DataFrame, partition: tuple[int, int] = ALL, *, own_labels: bool = False
-    ) -> Part:
-        """Write the files of a day's canonical rows for plan number `i`. They do not count before `publish` names them.
-
-        Raises DataError where they cannot be written.
-        """
-        plan = self.plans[i]
-        part, contents = segments.encode(rows, self.schema, plan, partition, own_labels=own_labels)
-        for name, content in contents.items():
-            data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
-        return part
-
     def publish(
         self,
         day: dt.date,
@@ -167,12 +151,14 @@ class Catalog:
         """Make a day count: its parts, of each plan. Returns the later days whose history changes by it, which are
         linked to it anew: what was scored on them used the older history.
 
+        own_labels: the parts carry the data's own labels; a day that once did goes on so (`Snapshots.write_part`).
+
         Raises DataError where earlier days are there but not the one before, which would leave a gap.
         """
         self._manifests.clear()
         there = self.days()
         before = [earlier for earlier in there if earlier < day]
-        if before and before[-1] != day - _DAY:
+        if before and before[-1] != day - _DAY and (day - before[-1]).days <= self.longest_memory_days:
             raise DataError(
                 f"the history ends on {before[-1]} and {day} comes after a gap: build the days between "
                 f"(python -m ray_jobs.history build --through {day - _DAY} --data ...)"
@@ -184,7 +170,8 @@ class Catalog:
             previous = self.read(plan, day - _DAY)
             manifest = Day(
                 day=day, plan=plan.fingerprint, zone=self._zone_name, previous=previous.chain if previous else "",
-                parts=tuple(plan_parts), made_by=made_by, own_labels=own_labels, sources=sources or {}, created=now,
+                parts=tuple(plan_parts), made_by=made_by,
+                own_labels=own_labels or (old is not None and old.own_labels), sources=sources or {}, created=now,
             )  # fmt: skip
             is_changed = is_changed or (old is not None and old.fingerprint != manifest.fingerprint)
             self._write(plan, manifest)
@@ -205,6 +192,11 @@ class Catalog:
                     linked.append(before.day)
                 back += 1
         return sorted(set(linked))
+
+    def replace_parts(self, plan: EntityPlan, day: Day, parts: Sequence[Part]) -> None:
+        """Let a day of one plan consist of other parts; later days are linked to it anew."""
+        self._write(plan, replace(day, parts=tuple(parts)))
+        self._link(day.day)
 
     def drop(self, day: dt.date) -> int:
         """Remove a day of every plan, the manifest first; return how many bytes went."""
@@ -247,7 +239,3 @@ class Catalog:
 
     def _folder(self, plan: EntityPlan, day: dt.date) -> str:
         return f"{self.url}/{plan.fingerprint}/{folder_of(day.isoformat())}"
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

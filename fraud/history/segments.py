@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from fraud.history.definition import EntityPlan
 from fraud.history.records import fingerprint_of, long_hashes, record_hashes, records_of
+from fraud.history.state import KnownFrauds
 from fraud.schema import Schema
 
 ENTITY, IS_FRAUD, ID_HASH = "entity", "is_fraud", "id_hash"
@@ -72,12 +73,19 @@ class Part:
 
 
 def encode(
-    rows: pd.DataFrame, schema: Schema, plan: EntityPlan, partition: tuple[int, int] = (0, 1), *, own_labels: bool
+    rows: pd.DataFrame,
+    schema: Schema,
+    plan: EntityPlan,
+    partition: tuple[int, int] = (0, 1),
+    *,
+    own_labels: bool,
+    frauds: KnownFrauds | None = None,
 ) -> tuple[Part, dict[str, bytes]]:
     """The files of canonical rows, {name: content}, and what a manifest says of them. Rows without the entity have no
     history.
 
-    own_labels: the rows' own label column says which were frauds; else labels come from the label store alone.
+    own_labels: the rows' own label column says which were frauds. frauds: transactions that are frauds by an earlier
+    word of the data.
     """
     rows = rows[rows[plan.column].notna()]
     keys = np.asarray(rows[plan.column].astype(str), dtype=object)
@@ -85,6 +93,9 @@ def encode(
     is_fraud = np.zeros(len(rows), dtype=bool)
     if own_labels and plan.keeps_frauds and schema.label is not None and schema.label.name in rows:
         is_fraud = rows[schema.label.name].to_numpy() == 1
+    if frauds is not None and len(frauds):
+        named = pd.MultiIndex.from_arrays([frauds.keys, frauds.times, frauds.ids])
+        is_fraud |= pd.MultiIndex.from_arrays([keys, records["time"], records["id"]]).isin(named)
     codes, entities = pd.factorize(keys, sort=True)
     order = np.lexsort((records["time"], codes))
     dictionary = pa.array(entities, pa.string())
@@ -95,32 +106,45 @@ def encode(
     columns = {ENTITY: entity_column(order)}
     columns |= {name: pa.array(np.ascontiguousarray(records[name][order])) for name in records.dtype.names or ()}
     columns[IS_FRAUD] = pa.array(is_fraud[order])
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=[ENTITY])
-    contents = {"events": bytes(sink.getvalue().to_pybytes())}
+    tables = {"events": pa.table(columns)}
     if plan.keeps_frauds and schema.id is not None and schema.id.name in rows:
         hashes = long_hashes(rows[schema.id.name])
         by_id = np.argsort(hashes, kind="stable")
-        index = pa.table(
+        tables["ids"] = pa.table(
             {ID_HASH: hashes[by_id], "time": records["time"][by_id], "id": records["id"][by_id],
              ENTITY: entity_column(by_id)}
         )  # fmt: skip
+    return pack(tables, plan, partition)
+
+
+def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, int]) -> tuple[Part, dict[str, bytes]]:
+    """The files of tables "events" and perhaps "ids", {name: content}, and what a manifest says of them."""
+    files, contents = {}, {}
+    for kind, table in tables.items():
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, index.schema) as writer:
-            writer.write_table(index.combine_chunks())
-        contents["ids"] = bytes(sink.getvalue().to_pybytes())
-    sums = fingerprint_of(record_hashes(keys, records) + is_fraud.astype(np.uint64))
-    files = {}
-    for kind, content in contents.items():
+        if kind == "events":
+            pq.write_table(table, sink, compression="zstd", use_dictionary=[ENTITY])
+        else:
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table.unify_dictionaries().combine_chunks())
+        content = bytes(sink.getvalue().to_pybytes())
         sha256 = hashlib.sha256(content).hexdigest()
-        files[f"{kind}-{sha256[:16]}.{'parquet' if kind == 'events' else 'arrow'}"] = (len(content), sha256)
-    part = Part(partition=partition, rows=len(rows), sums=sums, files=files)
-    return part, dict(zip(files, contents.values(), strict=True))
+        name = f"{kind}-{sha256[:16]}.{'parquet' if kind == 'events' else 'arrow'}"
+        files[name], contents[name] = (len(content), sha256), content
+    events = tables["events"]
+    records = np.empty(len(events), dtype=plan.record)
+    for name in plan.record.names or ():
+        records[name] = events[name].to_numpy()
+    sums = fingerprint_of(record_hashes(entity_texts(events), records))
+    return Part(partition=partition, rows=len(events), sums=sums, files=files), contents
 
 
-def decode_events(content: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The events of a file, `ENTITY` as a dictionary. Raises pyarrow.ArrowException."""
-    return pq.read_table(pa.BufferReader(content), columns=columns, read_dictionary=[ENTITY])
+def decode(content: pa.Buffer, kind: str, columns: list[str] | None = None) -> pa.Table:
+    """The table of a file, `ENTITY` as a dictionary. Raises pyarrow.ArrowException."""
+    if kind == "events":
+        return pq.read_table(pa.BufferReader(content), columns=columns, read_dictionary=[ENTITY])
+    with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+        return reader.read_all()
 
 
 def look_up(index: pa.Table, hashes: np.ndarray) -> tuple[np.ndarray, pa.Table]:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import IO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fraud import filesystems
+from fraud import data, filesystems
 from fraud.errors import DataError, ObjectStoreError
 from fraud.history import segments
 from fraud.history.catalog import ALL, Catalog
@@ -58,7 +59,7 @@ class Snapshots(Catalog):
         """
         plan = self.plans[i]
         tables = [
-            _of_partition(segments.decode_events(self._content(plan, day, part, "events")), part, partition)
+            _of_partition(self.table(plan, day, part, "events"), part, partition)
             for day in self._remembered_days(plan, through)
             for part in day.parts
             if part.rows and part.may_hold(partition)
@@ -83,18 +84,25 @@ class Snapshots(Catalog):
         nothing = np.zeros(len(keys) + 1, dtype=np.int64)
         return HistoryState(keys, events, starts_of(counts), np.empty(0, FRAUD_RECORD), nothing)
 
-    def known_frauds(self, through: dt.date, labels: pd.DataFrame | None) -> tuple[KnownFrauds, ...]:
+    def remembered_rows(self, plan: EntityPlan, through: dt.date) -> int:
+        """How many transactions the days that a plan remembers at the end of `through` hold."""
+        return sum(day.rows for day in self._remembered_days(plan, through))
+
+    def known_frauds(
+        self, through: dt.date, labels: pd.DataFrame | None, *, since: dt.date | None = None
+    ) -> tuple[KnownFrauds, ...]:
         """The frauds among the transactions remembered at the end of `through`, one for each plan.
 
         The label store's word counts from the moment it was known; until there is one, the data's own label does.
-        labels: LabelStore.ledger, or None. Raises DataError.
+        labels: LabelStore.ledger, or None. since: also those that were remembered at the end of that earlier day.
+        Raises DataError.
         """
         intervals = label_intervals(labels)
         hashes = np.unique(intervals.id_hashes)
         frauds = []
         for plan in self.plans:
             parts: list[KnownFrauds] = []
-            for day in self._remembered_days(plan, through) if plan.keeps_frauds else ():
+            for day in self._remembered_days(plan, through, since) if plan.keeps_frauds else ():
                 for part in day.parts:
                     own = self._own_frauds(plan, day, part)
                     if len(hashes) and part.file("ids"):
@@ -138,14 +146,41 @@ class Snapshots(Catalog):
             found = found.merge(other, on=["id", "time"], how="outer")
         return found.reset_index(drop=True)
 
-    def content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
-        """A part's file, checked against its manifest. Raises DataError where it is missing, altered or cut short."""
-        return self._content(plan, day, part, kind)
+    def write_part(
+        self, i: int, day: dt.date, rows: pd.DataFrame, partition: tuple[int, int] = ALL, *, own_labels: bool = False
+    ) -> Part:
+        """Write the files of a day's canonical rows for plan number `i`. They do not count before `publish` names them.
 
-    def _remembered_days(self, plan: EntityPlan, through: dt.date) -> list[Day]:
-        """The days up to `through` that the plan can look at from the end of it, oldest first."""
+        own_labels: the rows' own label column counts. Without it, what the day's data said of its labels before goes
+        on to count. Raises DataError where the files cannot be written.
+        """
+        plan = self.plans[i]
+        before = None if own_labels else self.read(plan, day)
+        frauds = KnownFrauds.join([self._own_frauds(plan, before, part) for part in before.parts] if before else [])
+        part, contents = segments.encode(rows, self.schema, plan, partition, own_labels=own_labels, frauds=frauds)
+        self.write_files(plan, day, contents)
+        return part
+
+    def write_files(self, plan: EntityPlan, day: dt.date, contents: Mapping[str, bytes]) -> None:
+        """Write files of a day, {name: content}; they count once a manifest names them. Raises DataError."""
+        for name, content in contents.items():
+            data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
+
+    def check_files(self, day: dt.date) -> None:
+        """Read every file of a day. Raises DataError for the first that is not as its manifest says."""
+        for plan in self.plans:
+            manifest = self.read(plan, day)
+            if manifest is None:
+                continue
+            for part in manifest.parts:
+                for kind in ("events", "ids"):
+                    if part.file(kind) is not None:
+                        self.table(plan, manifest, part, kind)
+
+    def _remembered_days(self, plan: EntityPlan, through: dt.date, since: dt.date | None = None) -> list[Day]:
+        """The days up to `through` that the plan can look at from the end of it (or of `since`), oldest first."""
         days: list[Day] = []
-        for back in range(self.memory_days(plan)):
+        for back in range(self.memory_days(plan) + max(0, (through - (since or through)).days)):
             manifest = self.read(plan, through - back * _DAY)
             if manifest is None:
                 break
@@ -154,37 +189,40 @@ class Snapshots(Catalog):
                 break
         return days
 
-    def _content(self, plan: EntityPlan, day: Day, part: Part, kind: str) -> bytes:
+    def table(self, plan: EntityPlan, day: Day, part: Part, kind: str, columns: list[str] | None = None) -> pa.Table:
+        """A part's "events" or "ids". Raises DataError where the file is missing, altered or cut short."""
         name = part.file(kind)
         assert name is not None
         size, sha256 = part.files[name]
         url = f"{self._folder(plan, day.day)}/{name}"
         filesystem, path = filesystems.of(url)
         try:
-            with filesystem.open(path, "rb") as file:
-                content = bytes(file.read())
+            if kind == "ids" and "file" in filesystem.protocol:
+                # A look-up touches a few pages of it: the machine's cache holds it, and not each replica's memory.
+                content = pa.memory_map(path).read_buffer()
+            else:
+                with filesystem.open(path, "rb") as file:
+                    content = pa.py_buffer(file.read())
         except ObjectStoreError:
             raise
         except OSError as error:
             raise DataError(f"{url} cannot be read ({error}): {_AGAIN}") from None
-        if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+        if content.size != size or hashlib.sha256(content).hexdigest() != sha256:
             raise DataError(f"{url} does not match its manifest (altered or cut short): {_AGAIN}")
-        return content
+        return segments.decode(content, kind, columns)
 
     def _index(self, plan: EntityPlan, day: Day, part: Part) -> pa.Table:
         name = part.file("ids")
         assert name is not None
         if name not in self._indexes:
-            with pa.ipc.open_file(pa.BufferReader(self._content(plan, day, part, "ids"))) as reader:
-                self._indexes[name] = reader.read_all()
+            self._indexes[name] = self.table(plan, day, part, "ids")
         return self._indexes[name]
 
     def _own_frauds(self, plan: EntityPlan, day: Day, part: Part) -> KnownFrauds:
         """Frauds by the data's own labels. A day that brought none is not read."""
         if not day.own_labels or not part.rows:
             return KnownFrauds.join(())
-        content = self._content(plan, day, part, "events")
-        table = segments.decode_events(content, [ENTITY, "time", "id", IS_FRAUD])
+        table = self.table(plan, day, part, "events", [ENTITY, "time", "id", IS_FRAUD])
         rows = table.filter(table[IS_FRAUD])
         return _always(_transactions(rows))
 
@@ -210,18 +248,6 @@ def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, mome
     starts = starts_of(count_kept(matter, starts))
     event_starts = np.concatenate([state.starts, np.full(len(new), state.starts[-1], dtype=np.int64)])
     return HistoryState(np.asarray(keys, dtype=object), state.events, event_starts, records[matter], starts)
-
-
-def sources_of(path: str) -> dict[str, list[Any]]:
-    """The data files of a path with their size and when they were modified, as manifests note them."""
-    from fraud.files import find, reading
-
-    with reading(path):
-        filesystem, names = find(path)
-        infos = {name: filesystem.info(name) for name in names}
-    stamps = {name: next((info[key] for key in ("ETag", "mtime", "created") if key in info), "") for name, info in
-              infos.items()}  # fmt: skip
-    return {name: [int(info.get("size") or 0), str(stamps[name])] for name, info in infos.items()}
 
 
 def _of_partition(table: pa.Table, part: Part, partition: tuple[int, int]) -> pa.Table:
@@ -251,3 +277,7 @@ def _always(transactions: KnownFrauds) -> KnownFrauds:
 def partitions_for(rows: Iterable[int], of_rows: int) -> int:
     """A power of two, so that partitions of different days lie in one another: parts of about `of_rows` rows."""
     return 1 << max(0, (sum(rows) - 1) // of_rows).bit_length()
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from fraud import scored
+from fraud.history.beginning import Beginning
 from fraud.history.definition import feature_names, plans
 from fraud.history.replay import replay
 from fraud.history.state import HistoryState, is_sound
@@ -135,11 +136,11 @@ def test_a_state_is_gone_on_from(ray_session: None, rows: pd.DataFrame, small_pi
     expected, after = replay(later, SCHEMA, before)
     asked = []
 
-    def states(oldest: int) -> tuple[HistoryState, ...]:
+    def begin(oldest: int) -> Beginning:
         asked.append(oldest)
-        return before
+        return Beginning(states=before)
 
-    found, back = shuffled(later, partitions=4, states=states)
+    found, back = shuffled(later, partitions=4, begin=begin)
     np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected)
     assert asked == [later["at"].min().value // 1_000]
     assert [by_entity(state) for state in found.states()] == [by_entity(state) for state in after]

@@ -1,0 +1,57 @@
+"""The daily snapshots that a training leaves, so that days and requests after it begin where its data end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import replace
+
+import pandas as pd
+
+from fraud import stages
+from fraud.detector import Detector
+from fraud.errors import DataError
+from fraud.history.building import Built, DayWriter, sources_of
+from fraud.history.definition import plans
+from fraud.history.snapshots import Snapshots
+from fraud.history.state import HistoryState
+from fraud.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings, *, in_bundle: bool) -> Detector:
+    """Leave the days of the training data below FRAUD_HISTORY, but for those that are there; return the detector to
+    bundle, which carries no customer's transactions.
+
+    rows: canonical, all that were read from `path`. in_bundle: the bundle carries the history all the same. It also
+    does where the snapshots cannot be written, which is logged.
+    """
+    schema = detector.schema
+    if not schema.history or not len(rows):
+        return detector
+    with stages.stage(f"entity history in {settings.history}", logger) as done:
+        try:
+            built = _leave(Snapshots.open(settings, schema), rows, path)
+        except DataError as error:
+            logger.error("the bundle carries the entity history, because no snapshot could be left: %s", error)
+            return detector
+        done(f"{len(built.made)} days")
+    if in_bundle:
+        return detector
+    return replace(detector, history=tuple(HistoryState.empty(plan) for plan in plans(schema)))
+
+
+def _leave(snapshots: Snapshots, rows: pd.DataFrame, path: str) -> Built:
+    there, built = set(snapshots.days()), Built()
+    label = snapshots.schema.label
+    writer = DayWriter(snapshots, own_labels=label is not None and label.name in rows)
+    writer.add(rows, source=sources_of(path), wanted=lambda day: day not in there)
+    days = writer.days
+    if days:
+        span = [days[0] + dt.timedelta(days=n) for n in range((days[-1] - days[0]).days + 1)]
+        writer.publish([day for day in span if day not in there], built, made_by="train")
+    if built.later:
+        logger.warning("days before %s came into the history: %d days were scored without them", built.later[0],
+                       len(built.later))  # fmt: skip
+    return built
