@@ -95,6 +95,11 @@ class Settings:
             day_zone=day_zone,
         )
 
+    @property
+    def live(self) -> Path:
+        """The folder of the live entity history that this machine keeps."""
+        return self.state / "live" / self.model_name
+
     def locate(self, path: str) -> str:
         """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
 

@@ -17,11 +17,10 @@ from fraud.bundle import Bundle
 from fraud.engine import Engine
 from fraud.errors import BundleError, ConfigError, FraudError, RegistryError, run_command
 from fraud.history.definition import plans
-from fraud.history.snapshots import Snapshots
 from fraud.promotion import LiveThreshold, Promotion
 from fraud.registry import CHAMPION, TaggedVersion
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs import gate, gate_flags
+from ray_jobs import gate, gate_flags, history_ready
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,8 @@ def roll_back(settings: Settings, author: Author) -> str:
     target = registry.standing(settings, line[-2]).champion
     if target is None:
         raise RegistryError(f"version {line[-2]}, the champion before, was deleted: promote another by its number")
-    return _move(settings, target, found.champion, author, promotion.ROLLED_BACK)
+    # The way back must not depend on anything.
+    return _move(settings, target, found.champion, author, promotion.ROLLED_BACK, force=True)
 
 
 def set_threshold(settings: Settings, reference: str, value: float | None, author: Author) -> str:
@@ -127,34 +127,12 @@ def _move(
 ) -> str:
     loaded = _loaded(settings, target)
     if before is not None and not force:
-        _check_history(settings, target, loaded, before)
+        history_ready.check(settings, target.number, loaded.detector.schema, before)
     text = f"champion    version {target.number}, in place of {before.number if before else 'none'}\n"
     text += _changes(settings, target, loaded, before)
     move = Promotion(version=target.number, time=promotion.now(), by=author.by, reason=author.reason, how=how)
     registry.move_champion(settings, move, expected=before.number if before else None)
     return text + _FOLLOW + "back: python -m ray_jobs.promote --rollback\n"
-
-
-def _check_history(settings: Settings, target: TaggedVersion, loaded: Bundle, before: TaggedVersion) -> None:
-    """Raise ConfigError where replicas would begin the new champion's history from an older day than the old one's."""
-    try:
-        was = _loaded(settings, before).detector.schema
-    except FraudError as error:
-        logger.warning("the champion's history cannot be compared with: %s", error)
-        return
-    schema = loaded.detector.schema
-    prints = [[plan.fingerprint for plan in plans(each)] for each in (was, schema)]
-    if not prints[1] or set(prints[1]) <= set(prints[0]):
-        return  # without history, or the live history goes on
-    theirs = Snapshots.open(settings, was).newest_day() if prints[0] else None
-    own = Snapshots.open(settings, schema).newest_day()
-    if theirs is not None and (own is None or own < theirs):
-        missing = "there is no daily snapshot of it" if own is None else f"its newest daily snapshot is of {own}"
-        raise ConfigError(
-            f"the entity history of version {target.number} is behind: {missing}, the champion's is of {theirs}. Build "
-            f"it with `python -m ray_jobs.history build --model {target.number} --through {theirs} --data ...`, or "
-            "promote with --force, and replicas begin from what there is"
-        )
 
 
 def _loaded(settings: Settings, version: TaggedVersion) -> Bundle:

@@ -14,8 +14,8 @@ from fraud.detector import Detector
 from fraud.errors import ConfigError, StoreError
 from fraud.history.definition import plans
 from fraud.history.stores.memory import MemoryStore
-from fraud.history.stores.node import NodeStore
 from fraud.history.stores.redis import RedisStore
+from fraud.history.stores.shared import open_shared
 from fraud.history.stores.store import LiveStore
 from fraud.settings import Settings
 from serve_app.history_begin import SAVED, Begun, Surroundings, begin, catch_up
@@ -142,31 +142,27 @@ class LiveHistory:
             self.store.close()
 
     def _opened(self, settings: Settings) -> LiveStore:
-        around, folder = self.around, settings.state / "live" / settings.model_name
-        if settings.history_url == "node":
-            if around.nodes > 1:
-                self._note(
-                    f"{around.nodes} nodes: replicas of different nodes do not share their history, so each sees a part"
-                    " of the transactions; set FRAUD_HISTORY_URL=redis://... to share it"
-                )
-            return NodeStore(folder, self.plans)
-        if settings.history_url == "memory":
+        around, store = self.around, open_shared(settings, self.plans)
+        if store is None:
             if around.replicas > 1:
                 raise ConfigError(
                     f"FRAUD_HISTORY_URL=memory with {around.replicas} replicas: each would keep a part of the history, "
                     "and answer differently; set FRAUD_HISTORY_URL=node (the default) or redis://..., or deploy one "
                     "replica"
                 )
-            self._path = folder / "memory.safetensors"
+            self._path = settings.live / "memory.safetensors"
             return self._loaded(self._path)
-        store = RedisStore(
-            settings.history_url, self.plans, namespace=settings.model_name, timeout_ms=settings.history_timeout_ms
-        )
-        try:
-            if warning := store.check_eviction():
-                self._note(warning)
-        except StoreError as error:
-            self._note(f"it is not known whether Redis may evict: {error}")
+        if isinstance(store, RedisStore):
+            try:
+                if warning := store.check_eviction():
+                    self._note(warning)
+            except StoreError as error:
+                self._note(f"it is not known whether Redis may evict: {error}")
+        elif around.nodes > 1:
+            self._note(
+                f"{around.nodes} nodes: replicas of different nodes do not share their history, so each sees a part of "
+                "the transactions; set FRAUD_HISTORY_URL=redis://... to share it"
+            )
         return store
 
     def _loaded(self, path: Path) -> MemoryStore:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fraud.row_score import RowScore
 from fraud.errors import ConfigError
+from fraud.row_score import RowScore
 from fraud.settings import Settings
 from serve_app.decisions import Decision, DecisionLog
 from serve_app.shadow import Shadow, ShadowSettings
