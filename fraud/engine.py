@@ -8,8 +8,7 @@ and among any others (tests/fraud/test_row_scores.py), and scikit-learn's and to
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +25,7 @@ from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.stores.store import Snapshot, StateStore
 from fraud.reasons import Explainer, Reason
+from fraud.row_score import CHANGED, LIVE, NOT_LIVE, Explanation, HistoryRead, RowScore
 from fraud.row_values import microseconds, number
 from fraud.schema import Schema
 from fraud.thresholds import Threshold
@@ -34,36 +34,6 @@ logger = logging.getLogger(__name__)
 
 SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
 HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
-
-
-@dataclass(frozen=True)
-class RowScore:
-    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
-
-    head_score: what the supervised head alone says; None without one. is_history_live: False where the state store
-    failed, so that the row was scored with the model's own history.
-    """
-
-    score: float
-    forest_score: float
-    autoencoder_score: float
-    is_fraud: bool
-    head_score: float | None = None
-    is_history_live: bool = True
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One row's answer with the whole account of it.
-
-    evidence: of the row, in powers of ten; typical_evidence: of a typical row. columns: every column, from the most to
-    the least suspicious; their contributions add up to evidence - typical_evidence.
-    """
-
-    answer: RowScore
-    evidence: float
-    typical_evidence: float
-    columns: list[Reason]
 
 
 class Engine:
@@ -134,23 +104,27 @@ class Engine:
         history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
 
-    def raw_in_turn(self, columns: Mapping[str, np.ndarray], *, learn: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def raw_in_turn(
+        self, columns: Mapping[str, np.ndarray], *, learn: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Raw features of rows that come one after another, as single requests do with the live history.
 
         columns: the schema's inputs, each (n_rows,), float64, datetime64[us] or, for texts, objects, None where one is
-        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and bool (n_rows,): whether the history
-        was the live one. A time must be there where the schema has a history.
+        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and twice bool (n_rows,): whether the
+        history was the live one, and whether the id had come before as another row. A time must be there where the
+        schema has a history.
         """
         n_rows = len(next(iter(columns.values()), ()))
-        is_live = np.ones(n_rows, dtype=bool)
+        is_live, is_changed = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
         history = np.empty((n_rows, self._history.width if self._history else 0))
         if self._history is not None:
             assert self.schema.timestamp is not None
             times = microseconds_since_epoch(columns[self.schema.timestamp.name]).tolist()
             rows = zip(*(values.tolist() for values in columns.values()), strict=True)
             for i, row in enumerate(rows):
-                history[i], is_live[i] = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
-        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live
+                read = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
+                history[i], (is_live[i], is_changed[i]) = read
+        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live, is_changed
 
     def history_warning(self, rows: pd.DataFrame) -> str | None:
         """What to tell the user when some rows are no newer than the entity history in the detector, else None.
@@ -198,8 +172,8 @@ class Engine:
 
         learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
         """
-        raw, is_live = self._encode(row, learn)
-        return self._answer(self.evidence(raw[None])[0], is_live)
+        raw, how = self._encode(row, learn)
+        return self._answer(self.evidence(raw[None])[0], how)
 
     def score_and_explain(
         self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
@@ -208,24 +182,22 @@ class Engine:
 
         only_flagged: name none for a transaction below the threshold, which is several times as quick.
         """
-        raw, is_live = self._encode(row, learn)
+        raw, how = self._encode(row, learn)
         if only_flagged:
-            answer = self._answer(self.evidence(raw[None])[0], is_live)
+            answer = self._answer(self.evidence(raw[None])[0], how)
             if not answer.is_fraud:
                 return answer, []
         found = self.evidence(self._explainer.probes(raw[None]))
         contributions = self._explainer.contributions(found[:, -1])[0]
-        return self._answer(found[0], is_live), self._explainer.reasons(
-            raw, contributions, row, self._time_of(row), top
-        )
+        return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
 
     def explain(self, row: Mapping[str, object]) -> Explanation:
         """Score one transaction and account for every column. Nothing is learnt."""
-        raw, is_live = self._encode(row, learn=False)
+        raw, how = self._encode(row, learn=False)
         found = self.evidence(self._explainer.probes(raw[None]))
         evidence = found[:, -1]
         columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
-        return Explanation(self._answer(found[0], is_live), float(evidence[0]), float(evidence[1]), columns)
+        return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
@@ -234,6 +206,15 @@ class Engine:
         """
         if self._history and self.store is not None:
             self._history.learn_fraud(row, self._known_time(self._now(row)), self.store, is_fraud=is_fraud)
+
+    def remember(self, row: Mapping[str, object], only: Collection[int]) -> None:
+        """Enter a transaction into the plans at the positions `only`, unless its id is there; no score is made.
+
+        Raises StoreError, and DataError for a value that is none of its column's.
+        """
+        if self._history and self.store is not None:
+            visits = self._history.visits(row, self._known_time(self._now(row)), self._value)
+            self._history.remember([v if v.plan in only else v._replace(key="") for v in visits], self.store)
 
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
         """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
@@ -271,8 +252,8 @@ class Engine:
         """
         return self._encode(row, learn=False)[0]
 
-    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, bool]:
-        """Raw features, and whether their history is the live one."""
+    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, HistoryRead]:
+        """Raw features, and how their history was read."""
         raw: list[float] = []
         for column in self.schema.features:
             value = row.get(column.name)
@@ -282,26 +263,28 @@ class Engine:
             else:
                 raw.append(np.nan if value is None else number(column, value))
         if self.schema.timestamp is None:
-            return np.array(raw), True
+            return np.array(raw), LIVE
         now = self._now(row)
         if self.schema.timestamp.calendar:
             days = self._zone.local_us(np.array([now])) / MICROSECONDS_A_DAY
             raw += list(calendar(days, self.schema.timestamp.calendar)[0])
         if self._history is None:
-            return np.array(raw), True
-        history, is_live = self._read_history(row, self._known_time(now), learn)
-        return np.concatenate([raw, history]), is_live
+            return np.array(raw), LIVE
+        history, how = self._read_history(row, self._known_time(now), learn)
+        return np.concatenate([raw, history]), how
 
-    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, bool]:
+    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, HistoryRead]:
         assert self._history is not None
         visits = self._history.visits(row, now, self._value)
         if self.store is not None:
             try:
-                read = self._history.exchange if learn else self._history.read
-                return read(visits, self.store), True
+                if not learn:
+                    return self._history.read(visits, self.store), LIVE
+                seen = self._history.remember(visits, self.store)
+                return seen.features, CHANGED if seen.is_changed else LIVE
             except StoreError as error:
                 logger.debug("scored with the model's own history: %s", error)
-        return self._history.read(visits, self._snapshot), self.store is None
+        return self._history.read(visits, self._snapshot), LIVE if self.store is None else NOT_LIVE
 
     @cached_property
     def _snapshot(self) -> Snapshot:
@@ -325,8 +308,8 @@ class Engine:
             raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
         return int(now)
 
-    def _answer(self, found: np.ndarray, is_history_live: bool) -> RowScore:
+    def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
         # `others`: both detectors, then the head. Plain numbers: numpy would take a microsecond longer.
         forest, autoencoder, *others, score = map(to_score, found.tolist())
         head_score = others[1] if others else None
-        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, is_history_live)
+        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)

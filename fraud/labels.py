@@ -24,7 +24,7 @@ from fraud.validation import Validator
 
 URL = "FRAUD_LABELS"
 ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
-_INGESTED_AT = "ingested_at"
+INGESTED_AT = "ingested_at"
 REVIEW = "review"  # the source of verdicts on rows that were drawn at random, which alone speak for all rows
 
 
@@ -57,7 +57,7 @@ class LabelStore:
         """Keep labels, columns `COLUMNS`, as the ingestion `name`, in place of one of that name. Raises DataError."""
         there = self._files()
         before = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
-        there[name] = labels[list(COLUMNS)].assign(**{_INGESTED_AT: _microseconds(ingested_at)})
+        there[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
         data.write_parquet(there[name], self._file(name))
         after = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
         touched = labels[ID].drop_duplicates()
@@ -77,12 +77,12 @@ class LabelStore:
         labels = _together(self._files().values())
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
-        in_order = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+        in_order = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
         return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
 
     def ledger(self) -> pd.DataFrame:
         """Every label that was ever ingested, columns `COLUMNS`, in the order in which they count. Raises DataError."""
-        labels = _together(self._files().values()).sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+        labels = _together(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
         return labels[list(COLUMNS)].reset_index(drop=True)
 
     def _files(self) -> dict[str, pd.DataFrame]:
@@ -90,9 +90,30 @@ class LabelStore:
         filesystem, folder = filesystems.of(self.url)
         paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
         found = {PurePosixPath(path).stem: data.read(filesystem.unstrip_protocol(path)) for path in paths}
-        if any(set(labels.columns) != {*COLUMNS, _INGESTED_AT} for labels in found.values()):
+        if any(set(labels.columns) != {*COLUMNS, INGESTED_AT} for labels in found.values()):
             raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
         return found
+
+    def listing(self) -> dict[str, str]:
+        """Every ingestion by name, with what changes when its file does. Raises ObjectStoreError."""
+        filesystem, folder = filesystems.of(self.url)
+        filesystem.invalidate_cache()
+        if not filesystem.exists(folder):
+            return {}
+        found = {}
+        for info in filesystem.ls(folder, detail=True):
+            path = PurePosixPath(info["name"])
+            if path.suffix == ".parquet" and info.get("type") == "file":
+                stamp = next((info[key] for key in ("ETag", "mtime", "created") if key in info), "")
+                found[path.stem] = f"{info.get('size')} {stamp}"
+        return found
+
+    def read_ingestion(self, name: str) -> pd.DataFrame:
+        """One ingestion as it was written: `COLUMNS` and INGESTED_AT. Raises DataError."""
+        labels = data.read(self._file(name))
+        if set(labels.columns) != {*COLUMNS, INGESTED_AT}:
+            raise DataError(f"{self._file(name)} is a Parquet file that holds no labels: take it away")
+        return labels[[*COLUMNS, INGESTED_AT]]
 
     def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
         """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
@@ -145,8 +166,8 @@ def newest(labels: pd.DataFrame) -> pd.DataFrame:
 
     labels: as `LabelStore.read_by_source` gives them, or with the time of ingestion. Returns `COLUMNS`.
     """
-    if _INGESTED_AT in labels:
-        labels = labels.sort_values([KNOWN_AT, _INGESTED_AT], kind="stable")
+    if INGESTED_AT in labels:
+        labels = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
     return labels.drop_duplicates(ID, keep="last")[list(COLUMNS)].reset_index(drop=True)
 
 
@@ -196,7 +217,7 @@ _SCHEMA = Schema(
 
 
 def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", _INGESTED_AT: "datetime64[us]"}
+    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", INGESTED_AT: "datetime64[us]"}
     found = list(frames)
     if not found:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})

@@ -35,8 +35,9 @@ class Settings:
     shared_data: folder with the published data sets, for benchmarks (FRAUD_SHARED_DATA).
     store: folder or URL below which `make demo` keeps data, scored rows, pages (FRAUD_STORE; default `root`).
     history: folder or URL of the daily snapshots of entity history (FRAUD_HISTORY; default `history` below `state`).
-    history_url: where serving keeps the live entity history: "memory", or redis://, rediss:// or unix:// with the
-        password in it (FRAUD_HISTORY_URL). Never shown nor logged.
+    history_url: where serving keeps the live entity history: "node" (a file that the replicas of a machine share),
+        "memory" (of one replica), or redis://, rediss:// or unix:// with the password in it (FRAUD_HISTORY_URL). Never
+        shown nor logged.
     history_timeout_ms: longest wait of a request for it (FRAUD_HISTORY_TIMEOUT_MS).
     day_zone: the time zone of days where no schema says it, an IANA name; empty where it is not set (FRAUD_DAY_ZONE).
     """
@@ -50,7 +51,7 @@ class Settings:
     shared_data: Path
     store: str = ""
     history: str = ""
-    history_url: str = field(default="memory", repr=False)
+    history_url: str = field(default="node", repr=False)
     history_timeout_ms: float = 100.0
     day_zone: str = ""
 
@@ -63,10 +64,10 @@ class Settings:
         mode = env.get("FRAUD_MODE") or "production"
         if mode not in ("production", "dev"):
             raise ConfigError(f"FRAUD_MODE={mode!r} is unknown: set it to 'production' or 'dev'")
-        history_url = env.get("FRAUD_HISTORY_URL") or "memory"
-        if history_url != "memory" and not history_url.startswith(("redis://", "rediss://", "unix://")):
+        history_url = env.get("FRAUD_HISTORY_URL") or "node"
+        if history_url not in ("node", "memory") and not history_url.startswith(("redis://", "rediss://", "unix://")):
             # Not shown: it may hold a password.
-            raise ConfigError("FRAUD_HISTORY_URL is neither 'memory' nor redis://..., rediss://... or unix://...")
+            raise ConfigError("FRAUD_HISTORY_URL is none of node, memory, redis://..., rediss://... and unix://...")
         timeout = env.get("FRAUD_HISTORY_TIMEOUT_MS") or "100"
         try:
             timeout_ms = float(timeout)
@@ -93,6 +94,11 @@ class Settings:
             history_timeout_ms=timeout_ms,
             day_zone=day_zone,
         )
+
+    @property
+    def live(self) -> Path:
+        """The folder of the live entity history that this machine keeps."""
+        return self.state / "live" / self.model_name
 
     def locate(self, path: str) -> str:
         """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.

@@ -23,7 +23,7 @@ from fraud.promotion import Promotion
 from fraud.registry import CHALLENGER, Standing, TaggedVersion
 from fraud.settings import Settings
 from fraud.validation import Validated
-from ray_jobs import evaluate_rows
+from ray_jobs import evaluate_rows, history_ready
 from ray_jobs.evaluate_rows import Model, Window
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,9 @@ def decide(request: Request, settings: Settings) -> dict[str, Any]:
     out = request.out or settings.locate(f"gate/version-{target.number}.json")
     if found.champion is not None and found.champion.number == target.number:
         return _already(request, target, out)
+    if found.champion is not None and not request.override:
+        schema = evaluate_rows.open_model(str(target.number), settings).schema
+        history_ready.check(settings, target.number, schema, found.champion)
     document = judge(request, target, found.champion, settings)
     if document["decision"] == PROMOTED:
         move = Promotion(version=target.number, time=document["time"], by=request.by, reason=_reason(document))

@@ -20,7 +20,7 @@ from fraud.history.definition import plans
 from fraud.promotion import LiveThreshold, Promotion
 from fraud.registry import CHAMPION, TaggedVersion
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs import gate, gate_flags
+from ray_jobs import gate, gate_flags, history_ready
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,17 @@ class Author:
     reason: str = ""
 
 
-def promote(settings: Settings, reference: str, author: Author) -> str:
+def promote(settings: Settings, reference: str, author: Author, *, force: bool = False) -> str:
     """Make a version, named by number or alias, the champion; return what changes as text.
 
-    Raises RegistryError (no such version, champion already) or BundleError (its bundle is not sound).
+    force: also where its entity history is older than the champion's. Raises RegistryError (no such version, champion
+    already), BundleError (its bundle is not sound) or ConfigError (its history is behind).
     """
     target = registry.look_up(reference, settings)
     before = registry.standing(settings).champion
     if before is not None and before.number == target.number:
         raise RegistryError(f"version {before.number} is the champion already")
-    return _move(settings, target, before, author, promotion.PROMOTED)
+    return _move(settings, target, before, author, promotion.PROMOTED, force=force)
 
 
 def roll_back(settings: Settings, author: Author) -> str:
@@ -57,7 +58,8 @@ def roll_back(settings: Settings, author: Author) -> str:
     target = registry.standing(settings, line[-2]).champion
     if target is None:
         raise RegistryError(f"version {line[-2]}, the champion before, was deleted: promote another by its number")
-    return _move(settings, target, found.champion, author, promotion.ROLLED_BACK)
+    # The way back must not depend on anything.
+    return _move(settings, target, found.champion, author, promotion.ROLLED_BACK, force=True)
 
 
 def set_threshold(settings: Settings, reference: str, value: float | None, author: Author) -> str:
@@ -120,8 +122,12 @@ def status(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _move(settings: Settings, target: TaggedVersion, before: TaggedVersion | None, author: Author, how: str) -> str:
+def _move(
+    settings: Settings, target: TaggedVersion, before: TaggedVersion | None, author: Author, how: str, *, force: bool
+) -> str:
     loaded = _loaded(settings, target)
+    if before is not None and not force:
+        history_ready.check(settings, target.number, loaded.detector.schema, before)
     text = f"champion    version {target.number}, in place of {before.number if before else 'none'}\n"
     text += _changes(settings, target, loaded, before)
     move = Promotion(version=target.number, time=promotion.now(), by=author.by, reason=author.reason, how=how)
@@ -160,7 +166,7 @@ def _changes(settings: Settings, target: TaggedVersion, loaded: Bundle, before: 
     known = {plan.fingerprint for plan in plans(was)}
     anew = [plan.column for plan in plans(is_now) if plan.fingerprint not in known]
     if plans(is_now):
-        told = f"that of {', '.join(anew)} begins with the new model's own" if anew else "goes on"
+        told = f"that of {', '.join(anew)} begins from its snapshots, or the model's own" if anew else "goes on"
         lines.append(f"history     {told}")
     return "\n".join(lines) + "\n"
 
@@ -228,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
                       "promote it or refuse it; both exit with 0")  # fmt: skip
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; kept with the decision")
     parser.add_argument("--by", metavar="NAME", help="who decides (default: the user that runs this)")
+    parser.add_argument("--force", action="store_true", help="promote although the version's entity history is behind")
     gate_flags.add(parser)
     return parser
 
@@ -262,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif given.canary is not None:
         text = set_canary(settings, given.canary)
     elif given.version:
-        text = promote(settings, given.version, author)
+        text = promote(settings, given.version, author, force=given.force)
     else:
         text = status(settings)
     sys.stdout.write(text)

@@ -145,8 +145,10 @@ def create_app(
     @app.get("/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"])
     async def readyz() -> Response:
         """Readiness: a model is loaded and scores. Needs no key."""
-        is_able = state.model.is_able()
-        return JSONResponse({"status": "ready" if is_able else "unable to score"}, 200 if is_able else 503)
+        is_able, history = state.model.is_able(), state.model.history
+        detail = None if history is None else history.describe()
+        content = {"status": "ready" if is_able else "unable to score", **({"history": detail} if detail else {})}
+        return JSONResponse(content, 200 if is_able else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse, responses={401: _ERRORS[401]}, tags=["health"])
     async def prometheus(request: Request) -> Response:

@@ -76,7 +76,10 @@ class ArrowRows:
         for name, values in scored.values.items():
             columns[name] = _spread(values, missing, pa.float64())
         columns["is_fraud"] = _spread(scored.is_fraud, missing, pa.bool_())
-        columns["is_history_live"] = _spread(scored.is_history_live, missing, pa.bool_())
+        history = scored.model.history
+        is_live = scored.is_history_live if history is None else scored.is_history_live & (not history.is_behind)
+        columns["is_history_live"] = _spread(is_live, missing, pa.bool_())
+        columns["is_id_seen_before"] = _spread(scored.is_changed, missing, pa.bool_())
         errors = {place: "; ".join(_told(problem) for problem in told) for place, told in part.rejected.items()}
         told_of = [errors.get(place) for place in range(size)] if errors else None
         columns["error"] = pa.nulls(size, pa.string()) if told_of is None else pa.array(told_of, pa.string())

@@ -12,16 +12,15 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from fraud.engine import RowScore
 from fraud.errors import DataError
 from fraud.reasons import Reason
+from fraud.row_score import RowScore
 from fraud.schema import Column, Schema
 from serve_app.problems import Rejected, problem
-from serve_app.state import MOST_REASONS, NO_LIVE_HISTORY, ServedModel
+from serve_app.state import MOST_REASONS, ServedModel
 
 Problems = tuple[dict[str, Any], ...]
-_NO_WARNING: list[str] = []
-_NOT_LIVE = [NO_LIVE_HISTORY]
+_BOTH = (True, False)
 PART_S = 0.010  # for so long a batch may keep other requests waiting
 
 
@@ -57,8 +56,8 @@ class Part:
 class ScoredPart:
     """What the engine says of a part's good rows.
 
-    values: {name of engine.score_names: float64 (n_good,)}; is_fraud, is_history_live: bool (n_good,); reasons: of each
-    row, or None where nobody asked.
+    values: {name of engine.score_names: float64 (n_good,)}; is_fraud, is_history_live, is_changed: bool (n_good,), see
+    RowScore; reasons: of each row, or None where nobody asked.
     """
 
     model: ServedModel
@@ -66,6 +65,7 @@ class ScoredPart:
     values: dict[str, np.ndarray]
     is_fraud: np.ndarray
     is_history_live: np.ndarray
+    is_changed: np.ndarray
     reasons: list[list[Reason]] | None
 
     def answers(self) -> Sequence[Any]:
@@ -82,15 +82,17 @@ class ScoredPart:
         same = {name: repeat(value, n) for name, value in first.items()}
         return list(map(_record(tuple(first)), *(same | columns).values()))
 
-    @property
+    @cached_property
     def warnings(self) -> Sequence[list[str]]:
         """What each score had to do without, as in an answer."""
-        return [_NO_WARNING if is_live else _NOT_LIVE for is_live in self.is_history_live.tolist()]
+        warnings = {(live, changed): self.model.warnings_of(live, changed) for live in _BOTH for changed in _BOTH}
+        return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
 
     def _content(self, place: int) -> dict[str, Any]:
         score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
         is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
-        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, is_live)
+        how = is_live, bool(self.is_changed[place])
+        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
         column = self.model.engine.schema.id
         named = {} if column is None else {column.name: self.part.columns[column.name][place]}
         return self.model.content_of(found, named)
@@ -119,14 +121,16 @@ def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: boo
     engine = model.engine
     if not part.places:
         nothing, no = np.empty(0), np.empty(0, dtype=bool)
-        return ScoredPart(model, part, dict.fromkeys(engine.score_names, nothing), no, no, [] if with_reasons else None)
-    raw, is_live = engine.raw_in_turn(part.columns, learn=learn)
+        values = dict.fromkeys(engine.score_names, nothing)
+        return ScoredPart(model, part, values, no, no, no, [] if with_reasons else None)
+    raw, is_live, is_changed = engine.raw_in_turn(part.columns, learn=learn)
     scores = engine.score_raw(raw)
     if not np.isfinite(scores).all():
         raise ValueError("the engine gives no number")
     values = {name: scores[:, i] for i, name in enumerate(engine.score_names)}
     reasons = engine.reasons(_frame(part.columns), MOST_REASONS, raw=raw) if with_reasons else None
-    return ScoredPart(model, part, values, np.asarray(engine.threshold.decide(scores[:, 0])), is_live, reasons)
+    is_fraud = np.asarray(engine.threshold.decide(scores[:, 0]))
+    return ScoredPart(model, part, values, is_fraud, is_live, is_changed, reasons)
 
 
 def columns_of(schema: Schema, transactions: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:

@@ -45,10 +45,7 @@ def read(journal: Path) -> tuple[pa.Table, int]:
     """The decisions of a journal, and how many of its lines are cut short. Raises UnreadableJournalError."""
     content = journal.read_bytes()
     start = content.find(b"\n") + 1
-    try:
-        schemas = table_schemas(content[:start])
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableJournalError(f"{journal}: no first line that says what it holds ({error})") from None
+    schemas = _schemas(journal, content[:start])
     singles, blocks, skipped = blocks_of(content[start:], schemas[0])
     in_blocks = pa.Table.from_batches(blocks, schemas[0])
     try:
@@ -57,20 +54,54 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         pass
     whole = []
     for line in singles.split(b"\n"):
-        if not line:
-            continue
-        try:
-            is_whole = isinstance(msgspec.json.decode(line), dict)
-        except msgspec.MsgspecError:
-            is_whole = False
-        if is_whole:
+        if _is_json(line):
             whole.append(line)
-        else:
+        elif line:
             skipped += 1
     try:
         return pa.concat_tables([_parsed(pa.py_buffer(b"\n".join(whole)), *schemas), in_blocks]), skipped
     except pa.ArrowInvalid as error:
         raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
+
+
+def read_from(journal: Path, start: int) -> tuple[pa.Table, int]:
+    """The decisions of a journal from byte `start` (0: all) to its last whole line, and where that ends.
+
+    It may be written meanwhile. Lines that are cut short are left out. Raises UnreadableJournalError, OSError.
+    """
+    with journal.open("rb") as file:
+        header = file.readline()
+        if not header.endswith(b"\n"):  # not even that is written yet
+            return pa.table({}), start
+        schemas = _schemas(journal, header)
+        file.seek(max(start, len(header)))
+        lines = file.read()
+    lines = lines[: lines.rfind(b"\n") + 1]
+    singles, blocks, _ = blocks_of(lines, schemas[0])
+    try:
+        parsed = _parsed(pa.py_buffer(singles), *schemas)
+    except pa.ArrowInvalid:
+        good = [line for line in singles.split(b"\n") if line and _is_json(line)]
+        try:
+            parsed = _parsed(pa.py_buffer(b"\n".join(good)), *schemas)
+        except pa.ArrowInvalid as error:
+            raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
+    table = pa.concat_tables([parsed, pa.Table.from_batches(blocks, schemas[0])])
+    return table, max(start, len(header)) + len(lines)
+
+
+def _schemas(journal: Path, header: bytes) -> tuple[pa.Schema, pa.Schema]:
+    try:
+        return table_schemas(header)
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableJournalError(f"{journal}: no first line that says what it holds ({error})") from None
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except msgspec.MsgspecError:
+        return False
 
 
 def _parsed(lines: pa.Buffer, schema: pa.Schema, as_sent: pa.Schema) -> pa.Table:

@@ -75,7 +75,7 @@ class Scorer:
         try:
             if warning := check_exposure(_host_of_serve(), everything):
                 logger.warning("%s", warning)
-            self._replica = Replica(everything, rank=place.rank.rank, replicas=place.world_size, is_id_echoed=True)
+            self._replica = Replica(everything, replicas=place.world_size, nodes=_nodes(), is_id_echoed=True)
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
             raise
@@ -128,6 +128,13 @@ def check_exposure(host: str, environment: Mapping[str, str]) -> str:
     keys = ApiKeys.from_environment(Settings.from_environment(environment), environment)
     has_token = exposure.asks_for_token(environment)
     return exposure.check(host, has_token=has_token, has_keys=keys.is_required, what="Ray Serve")
+
+
+def _nodes() -> int:
+    """How many nodes the cluster has."""
+    import ray
+
+    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def _host_of_serve() -> str:

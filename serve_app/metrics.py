@@ -18,8 +18,9 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fraud.history.label_feed import Applied
 from serve_app.metrics_files import Key, MetricsFolder, Totals
-from serve_app.metrics_page import LATENCY_S, SCORES, page
+from serve_app.metrics_page import LAGS_S, LATENCY_S, SCORES, page
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _FROM_ZERO: dict[str, tuple[str, ...]] = {
     "fraud_decision_records": ("written", "lost", "retried"),
     "fraud_fallbacks": ("approve", "review", "decline"),
 }
+_COUNTS_OF_HISTORY = ("fraud_history_losses", "fraud_history_caught_up", "fraud_labels_applied", "fraud_labels_too_old")
 
 
 def known_path(path: str) -> str:
@@ -55,6 +57,9 @@ class Metrics:
         self._totals = Totals()
         self._totals.gauges["fraud_replicas", ()] = 1
         self._totals.counters["fraud_model_load_failures", ()] = 0
+        self._totals.gauges["fraud_history_behind", ()] = 0
+        for name in _COUNTS_OF_HISTORY:
+            self._totals.counters[name, ()] = 0
         for name, labels in _FROM_ZERO.items():
             self._totals.counters.update({(name, (label,)): 0 for label in labels})
         self.in_progress = 0  # requests being answered; changed by the event loop alone, so without the lock
@@ -131,6 +136,35 @@ class Metrics:
         """`depth` entries wait in a queue."""
         with self._lock:
             self._set(("fraud_queue_depth", (queue,)), depth)
+
+    def set_history(self, *, is_behind: bool, newest_event: int | None) -> None:
+        """How this replica's live history stands. newest_event: microseconds since 1970."""
+        with self._lock:
+            self._set(("fraud_history_behind", ()), int(is_behind))
+            if newest_event is not None:
+                self._set(("fraud_history_newest_event_timestamp_seconds", ()), newest_event / 1e6)
+
+    def count_history_loss(self) -> None:
+        """The live history was emptied, removed, evicted from, or went back in time."""
+        with self._lock:
+            self._count(("fraud_history_losses", ()))
+
+    def count_caught_up(self, n: int) -> None:
+        """`n` decisions entered the live history from the decision log."""
+        with self._lock:
+            self._count(("fraud_history_caught_up", ()), n)
+
+    def observe_labels(self, applied: Applied) -> None:
+        """Labels were applied to the live history."""
+        with self._lock:
+            self._count(("fraud_labels_applied", ()), applied.applied)
+            self._count(("fraud_labels_too_old", ()), applied.too_old)
+            self._set(("fraud_labels_unmatched", ()), applied.unmatched)
+            for lag in applied.lags:
+                self._observe(("fraud_label_lag_seconds", ()), LAGS_S, lag)
+            if applied.newest is not None:
+                key = ("fraud_label_newest_applied_timestamp_seconds", ())
+                self._set(key, max(applied.newest / 1e6, self._totals.gauges.get(key, 0.0)))
 
     def set_model(self, version: str, sha256: str, loaded_at: float) -> None:
         """This replica serves this model now. loaded_at: seconds since 1970."""

@@ -22,7 +22,14 @@ from fraud.locks import exclusive
 logger = logging.getLogger(__name__)
 
 # Gauges of which the largest counts, and not the sum.
-NEWEST = frozenset({"fraud_model_loaded_timestamp_seconds"})
+NEWEST = frozenset(
+    {
+        "fraud_model_loaded_timestamp_seconds",
+        "fraud_history_newest_event_timestamp_seconds",
+        "fraud_label_newest_applied_timestamp_seconds",
+        "fraud_labels_unmatched",  # whoever followed the labels before counted the same ones
+    }
+)
 _RETIRED = "retired.json"
 _MOST_TRIES = 5
 Key = tuple[str, tuple[str, ...]]

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 # Upper bounds of buckets, both ends of what matters: an engine call takes 0.1 ms, a caller gives up after a second.
 LATENCY_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+LAGS_S = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 600.0, 3600.0, 86400.0)
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
@@ -38,10 +39,15 @@ COUNTERS = (
     Family("fraud_model_load_failures", "Models that were not taken up because they did not load or score."),
     Family("fraud_shadow", "Transactions for the challenger, by what became of them.", ("outcome",)),
     Family("fraud_decision_records", "Records of the decision log, by what became of them.", ("outcome",)),
+    Family("fraud_history_losses", "Times that the live history was emptied, evicted from or went back in time."),
+    Family("fraud_history_caught_up", "Decisions entered into the live history from the decision log."),
+    Family("fraud_labels_applied", "Labels that entered the live history, or took a fraud out of it."),
+    Family("fraud_labels_too_old", "Labels of transactions that are too old for the live history to remember."),
 )
 HISTOGRAMS = (
     Family("fraud_request_seconds", "Time from arrival in the replica to the last byte.", ("path",), LATENCY_S),
     Family("fraud_score", "Risk scores.", ("version",), SCORES),
+    Family("fraud_label_lag_seconds", "From a label's ingestion until the live history knows it.", (), LAGS_S),
 )
 # Each is the sum over the replicas that live, except the one in NEWEST.
 GAUGES = (
@@ -50,6 +56,10 @@ GAUGES = (
     Family("fraud_queue_depth", "Entries that wait in a queue.", ("queue",)),
     Family("fraud_model_info", "Replicas that serve this model.", ("version", "sha256")),
     Family("fraud_model_loaded_timestamp_seconds", "When the model was loaded, in seconds since 1970.", ("version",)),
+    Family("fraud_history_behind", "Replicas whose live history is being filled."),
+    Family("fraud_history_newest_event_timestamp_seconds", "Time of the newest transaction in the live history."),
+    Family("fraud_label_newest_applied_timestamp_seconds", "When the newest label became known that was applied."),
+    Family("fraud_labels_unmatched", "Labels that wait for their transaction."),
 )
 
 

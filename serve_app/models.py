@@ -113,10 +113,34 @@ class BatchAnswers(BaseModel):
     model_version: str = Field(description="The model that answered all of them.")
 
 
+class PlanStatus(BaseModel):
+    """The live history of one entity column."""
+
+    entity: str = Field(description="The column.")
+    plan: str = Field(description="Fingerprint of what is remembered.")
+    began_from: str | None = Field(description="snapshots, bundle, saved or nothing; null until it has begun.")
+    through: str | None = Field(default=None, description="The day or time up to which it began with.")
+    decisions: int = Field(default=0, description="Decisions that were entered from the decision log on top.")
+    at: str | None = Field(default=None, description="When it began.")
+    note: str = Field(default="", description="What is not as good as it could be.")
+
+
+class HistoryStatus(BaseModel):
+    """The live history of this replica."""
+
+    store: str = Field(description="node, memory, redis, rediss or unix.")
+    is_behind: bool = Field(description="Whether it is still being filled.")
+    plans: list[PlanStatus]
+    newest_event: str | None = Field(description="Time of the newest transaction in it.")
+    newest_label: str | None = Field(description="When the newest label became known that this replica applied.")
+    notes: list[str] = Field(description="What the operator should know.")
+
+
 class Status(BaseModel):
     """Answer of the health endpoints."""
 
     status: str = Field(examples=["ok"])
+    history: HistoryStatus | None = Field(default=None, description="GET /readyz, where the model has history.")
 
 
 class ModelInfo(BaseModel):

@@ -5,14 +5,15 @@ It knows nothing of Ray Serve: `serve_app.deployment` gives it its place among t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
-from fraud.errors import ConfigError
+from fraud.errors import ConfigError, DataError, StoreError
 from fraud.settings import Settings
 from serve_app.access_log import AccessLog
 from serve_app.app import create_app
@@ -21,6 +22,9 @@ from serve_app.batch import BatchLimits
 from serve_app.canary import CanaryChoice
 from serve_app.decisions import DecisionLog, DecisionSettings
 from serve_app.fallback import fallback_answer
+from serve_app.history import LiveHistory
+from serve_app.history_begin import Surroundings
+from serve_app.history_keeper import HistoryKeeper, poll_seconds
 from serve_app.limits import Deadline, ExpectedTime, Limits
 from serve_app.metrics import Metrics
 from serve_app.scoring import Content, Hooks, Transaction
@@ -33,17 +37,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve_app.batch_scores import ScoredPart
+logger = logging.getLogger(__name__)
 
 
 class Replica:
     """Loads the model and starts what runs beside it; `close` at the end.
 
-    environment: of the deployment. rank, replicas: which of how many it is. is_id_echoed: the server in front sends
+    environment: of the deployment. replicas, nodes: how many there are. is_id_echoed: the server in front sends
     X-Request-ID back by itself. Raises FraudError without a sound bundle, an API key or sensible settings.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], *, rank: int = 0, replicas: int = 1, is_id_echoed: bool = False
+        self, environment: Mapping[str, str], *, replicas: int = 1, nodes: int = 1, is_id_echoed: bool = False
     ) -> None:
         settings = check(environment)
         for name, value in PATIENCE.items():
@@ -55,16 +60,17 @@ class Replica:
             BatchLimits.from_environment(environment),
         )
         folder, reference = environment.get("FRAUD_BUNDLE") or None, environment.get("FRAUD_MODEL") or "champion"
-        model = load_model(settings, folder=folder, reference=reference, rank=rank, replicas=replicas)
+        self._metrics = Metrics(settings.state / "serving" / "metrics")
+        around = Surroundings.from_environment(
+            settings, environment, replicas=replicas, nodes=nodes, metrics=self._metrics
+        )
+        model = load_model(settings, folder=folder, reference=reference, around=around)
         self.state = State(model)
         self._is_id_echoed = is_id_echoed
         self._access_log = AccessLog.from_environment(environment, version=lambda: self.state.model.version)
         self._tracing = Tracing.from_environment(environment)
-        self._metrics = Metrics(settings.state / "serving" / "metrics")
         self._metrics.set_model(model.version, model.sha256, model.loaded_at)
-        self._log = DecisionLog(
-            DecisionSettings.from_environment(settings, environment), model.engine.schema, metrics=self._metrics
-        )
+        self._log = DecisionLog(around.decisions, model.engine.schema, metrics=self._metrics)
         self._shadow = Shadow(
             self.state, self._log.put, ShadowSettings.from_environment(environment), metrics=self._metrics
         )
@@ -74,9 +80,13 @@ class Replica:
         if folder is None:
             config = WatchConfig.from_environment(environment)
             self._watcher = ModelWatcher(
-                self.state, settings, reference=reference, config=config, metrics=self._metrics, rank=rank
+                self.state, settings, reference=reference, config=config, metrics=self._metrics, around=around
             )
             self._watcher.start()
+        self._keeper = HistoryKeeper(
+            self._histories, around.labels, poll_s=poll_seconds(environment), metrics=self._metrics
+        )
+        self._keeper.start()
 
     def app(self) -> FastAPI:
         """The app to serve."""
@@ -100,24 +110,28 @@ class Replica:
         )
 
     def check_health(self) -> None:
-        """Keep the history in order. Raises RuntimeError when the model no longer scores."""
-        model = self.state.model
-        if not model.is_able():
+        """Raise RuntimeError when the model no longer scores."""
+        if not self.state.model.is_able():
             raise RuntimeError("the engine no longer scores a typical transaction")
-        if model.history:
-            model.history.maintain()
 
     def close(self) -> None:
         """Stop what runs and keep what there is: decisions, counts, history."""
         if self._watcher is not None:
             self._watcher.stop()
+        self._keeper.stop()
         self._shadow.close()
         self._log.close()
-        if self.state.model.history:
-            self.state.model.history.close()
+        for history in self._histories():
+            if history is not None:
+                history.close()
         self._metrics.close()
         if self._tracing is not None:
             self._tracing.close()
+
+    def _histories(self) -> list[LiveHistory | None]:
+        """Those of the champion and of the challenger."""
+        challenger = self.state.challenger
+        return [self.state.model.history, *([] if challenger is None else [challenger.history])]
 
     def _choose(self, state: State, scope: Scope, transaction: Transaction) -> ServedModel:
         """The challenger for the entities of the canary share, where it reads the same inputs; else the champion."""
@@ -148,6 +162,8 @@ class Replica:
             self._metrics.observe_decision(answer["score"], answer["is_fraud"], model.version)
             if (began := state.pop("scoring", None)) is not None:
                 self._expected.observe(time.perf_counter() - began)
+        if fallback is None:
+            self._remember(model, [transaction])
         self._keep(state, model, transaction, answer)
 
     def _decided_part(self, scope: Scope, scored: ScoredPart) -> None:
@@ -155,6 +171,8 @@ class Replica:
         state: dict[str, Any] = scope["state"]
         state["model_version"] = scored.model.version
         self._metrics.observe_decisions(scored.values["score"], scored.is_fraud, scored.model.version)
+        if self.state.challenger is not None:
+            self._remember(scored.model, scored.part.transactions)
         if self._shadow.is_wanted:
             for transaction, answer in zip(scored.part.transactions, scored.contents, strict=True):
                 self._keep(state, scored.model, transaction, answer)
@@ -173,6 +191,21 @@ class Replica:
         )
         self._shadow.submit(transaction, decision)
 
+    def _remember(self, decided_by: ServedModel, transactions: Sequence[Transaction]) -> None:
+        """Enter transactions into the history of the model that did not decide, where it is another one."""
+        champion, challenger = self.state.model, self.state.challenger
+        other = challenger if decided_by is champion else champion
+        if challenger is None or other is None or other.history is None:
+            return
+        only = other.history.own_plans(decided_by.history)
+        if not only:
+            return
+        try:
+            for transaction in transactions:
+                other.engine.remember(transaction, only)
+        except (DataError, StoreError) as error:
+            logger.debug("version %s does not remember what %s decided: %s", other.version, decided_by.version, error)
+
 
 def check(environment: Mapping[str, str]) -> Settings:
     """Read every setting, so that a mistake is said before anything is loaded. Raises ConfigError."""
@@ -184,6 +217,7 @@ def check(environment: Mapping[str, str]) -> Settings:
     DecisionSettings.from_environment(settings, environment)
     ShadowSettings.from_environment(environment)
     WatchConfig.from_environment(environment)
+    poll_seconds(environment)
     wants_reasons(environment)
     check_tracing(environment)
     return settings

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fraud.errors import ConfigError
-from fraud.history.stores.memory import MemoryStore
 from serve_app.decision_rows import Decision
 
 if TYPE_CHECKING:
@@ -216,8 +215,8 @@ class Shadow:
             worker.model, worker.since = challenger, began
             try:
                 if self._can_score(champion, challenger):
-                    learn = _learns_alone(champion, challenger)
-                    found = challenger.engine.score_row(waiting.transaction, learn=learn)
+                    # The replica has entered the transaction into every history that there is.
+                    found = challenger.engine.score_row(waiting.transaction, learn=False)
             except Exception as error:  # noqa: BLE001 - whatever a challenger raises; its text may hold card data
                 self._tell(challenger, f"raises {type(error).__name__}")
             finally:
@@ -284,9 +283,3 @@ class Shadow:
                 challenger = self._models.challenger
                 waiting.decision.shadow_version = None if challenger is None else challenger.version
                 self._complete(waiting.decision, "late")
-
-
-def _learns_alone(champion: ServedModel, challenger: ServedModel) -> bool:
-    """Whether the challenger keeps a live history of its own, which nobody else enters transactions into."""
-    store = challenger.engine.store
-    return isinstance(store, MemoryStore) and store is not champion.engine.store

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from fraud import bundle
-from fraud.engine import Engine, RowScore
+from fraud.engine import Engine
 from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
 from fraud.promotion import LiveThreshold
+from fraud.row_score import RowScore
 from fraud.settings import Settings
 from serve_app import source
 from serve_app.history import LiveHistory
+from serve_app.history_begin import Surroundings
 from serve_app.models import example_of
 from serve_app.problems import Rejected, problem
 from serve_app.reader import TransactionReader
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 MOST_REASONS = 3
 NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
+ID_SEEN_BEFORE = (
+    "this id was seen before with another time or other values: scored as it is now, but the first one is remembered"
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,20 @@ class ServedModel:
             "forest_score": found.forest_score,
             "autoencoder_score": found.autoencoder_score,
             "model_version": self.version,
-            "warnings": [] if found.is_history_live else [NO_LIVE_HISTORY],
+            "warnings": self.warnings_of(found.is_history_live, found.is_changed),
         }
         if found.head_score is not None:
             content["head_score"] = found.head_score
         if self.engine.schema.id is not None:
             content["id"] = transaction[self.engine.schema.id.name]
         return content
+
+    def warnings_of(self, is_history_live: bool, is_changed: bool) -> list[str]:
+        """What a score had to do without."""
+        if is_history_live and not is_changed and (self.history is None or not self.history.warnings):
+            return []
+        general = self.history.warnings if self.history is not None else ()
+        return [*(() if is_history_live else (NO_LIVE_HISTORY,)), *general, *((ID_SEEN_BEFORE,) if is_changed else ())]
 
     def shares_history_with(self, other: ServedModel) -> bool:
         """Whether both enter the same live history: the one that only watches must then not learn."""
@@ -178,20 +190,21 @@ class State:
 
 
 def load_model(
-    settings: Settings, *, folder: str | None = None, reference: str = "champion", rank: int = 0, replicas: int = 1
+    settings: Settings, *, folder: str | None = None, reference: str = "champion", around: Surroundings | None = None
 ) -> ServedModel:
     """Load the bundle in `folder`, or the one that the registry's alias or version `reference` means, and open the live
-    history of its entities. rank, replicas: which of how many replicas asks.
+    history of its entities. around: what that is begun from; default what `settings` name.
 
     Where the registry does not answer, or means a bundle that is not sound, the last good one is served, with a
     warning. Raises BundleError (missing, altered, unknown format) or RegistryError (no such version, MLflow
     unreachable) where there is none.
     """
+    around = around or Surroundings.from_environment(settings, {})
     if folder is not None:
-        return _opened(source.Found(bundle.load(settings.locate(folder))), settings, rank, replicas)
+        return _opened(source.Found(bundle.load(settings.locate(folder))), around)
     kept = source.LastGood(settings, reference)
     try:
-        model = _opened(source.from_registry(settings, reference), settings, rank, replicas)
+        model = _opened(source.from_registry(settings, reference), around)
     except (RegistryError, BundleError, SchemaError) as error:
         last = kept.load()
         if last is not None:
@@ -200,16 +213,16 @@ def load_model(
             last = source.from_cache(settings, reference)
         else:
             raise
-        return _opened(last, settings, rank, replicas)
+        return _opened(last, around)
     kept.keep(model.version, model.sha256, model.live_threshold)
     return model
 
 
-def _opened(found: source.Found, settings: Settings, rank: int, replicas: int) -> ServedModel:
-    history = LiveHistory(found.bundle.detector, settings, rank=rank, replicas=replicas)
+def _opened(found: source.Found, around: Surroundings) -> ServedModel:
+    history = LiveHistory(found.bundle.detector, around)
     model = ServedModel.from_bundle(
         found.bundle,
-        name=settings.model_name,
+        name=around.settings.model_name,
         version=found.version,
         history=history,
         live_threshold=found.live_threshold,

@@ -23,6 +23,7 @@ from fraud.promotion import LiveThreshold
 from fraud.registry import Standing, TaggedVersion, fetch_version, standing
 from fraud.settings import Settings
 from serve_app.history import LiveHistory
+from serve_app.history_begin import Surroundings
 from serve_app.source import LastGood
 from serve_app.state import ServedModel, State
 
@@ -80,7 +81,10 @@ class WatchConfig:
 
 
 class ModelWatcher:
-    """Has `state` follow the registry. reference: alias or version that is the champion here; rank: of the replica."""
+    """Has `state` follow the registry. reference: alias or version that is the champion here.
+
+    around: what live histories are begun from, where the serving model has none.
+    """
 
     def __init__(
         self,
@@ -90,11 +94,11 @@ class ModelWatcher:
         reference: str = "champion",
         config: WatchConfig | None = None,
         metrics: ModelMetrics | None = None,
-        rank: int = 0,
+        around: Surroundings | None = None,
     ) -> None:
         self._state, self._settings, self._reference = state, settings, reference
         self._config = config or WatchConfig()
-        self._metrics, self._rank = metrics, rank
+        self._metrics, self._around = metrics, around
         self._last_good = LastGood(settings, reference)
         self._refused: dict[str, _Refusal] = {}  # by role
         self._said: dict[str, str] = {}
@@ -149,9 +153,6 @@ class ModelWatcher:
         if model is None:
             return
         self._state.model = model
-        challenger = self._state.challenger
-        if challenger is not None and serving.shares_history_with(challenger) > model.shares_history_with(challenger):
-            self._state.challenger = None  # it shares a history that ends here: made again
         logger.info("version %s serves in place of %s", model.version, serving.version)
         if model.engine.schema.fingerprint != serving.engine.schema.fingerprint:
             logger.warning("version %s has another schema: requests must follow GET /docs now", model.version)
@@ -203,7 +204,9 @@ class ModelWatcher:
             history = (
                 serving.history.successor(loaded.detector)
                 if serving.history
-                else LiveHistory(loaded.detector, self._settings, rank=self._rank)
+                else LiveHistory(
+                    loaded.detector, self._around or Surroundings.from_environment(self._settings, os.environ)
+                )
             )
             model = ServedModel.from_bundle(
                 loaded,
@@ -229,12 +232,9 @@ class ModelWatcher:
         return model
 
     def _warm_challenger(self, wanted: TaggedVersion) -> ServedModel | None:
-        """The challenger, if it is what is promoted, and its history has seen what the champion's has."""
+        """The challenger, if it is what is promoted; its history has seen what the champion's has."""
         challenger = self._state.challenger
         if challenger is None or not _is(challenger, wanted):
-            return None
-        has_history = challenger.history is not None and challenger.history.store is not None
-        if has_history and not (self._state.shadow or challenger.shares_history_with(self._state.model)):
             return None
         return self._with_its_threshold(challenger, wanted)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,16 @@ _NO_RECORDS = Remembered(b"", b"")
 _NO_WORDS = np.empty(0, dtype="<u4")
 _NO_WORDS.flags.writeable = False  # as np.frombuffer's arrays are: numba compiles once
 Number = Callable[[str, object], float]
+
+
+class Seen(NamedTuple):
+    """What remembering a row gave. features: float64 (width,).
+
+    is_changed: its id was remembered already with another time or other values; what was there stays.
+    """
+
+    features: np.ndarray
+    is_changed: bool
 
 
 class OnlineHistory:
@@ -60,12 +71,20 @@ class OnlineHistory:
 
     def exchange(self, visits: Sequence[Visit], store: StateStore) -> np.ndarray:
         """History features, float64 (width,); the row is remembered for the rows after it. Raises StoreError."""
+        return self.remember(visits, store).features
+
+    def remember(self, visits: Sequence[Visit], store: StateStore) -> Seen:
+        """As `exchange`, and whether the row's id came before as another row. Raises StoreError."""
         if int.from_bytes(visits[0].record[:8], "little", signed=True) > time.time() * 1e6 + DAY:
-            return self.read(visits, store)
-        out, repeated = self._features(visits, store.exchange([visit for visit in visits if visit.key]))
-        if repeated:
-            store.take_back(repeated)
-        return out
+            return Seen(self.read(visits, store), False)
+        named = [visit for visit in visits if visit.key]
+        remembered = store.exchange(named)
+        out, repeated = self._features(visits, remembered)
+        if not repeated:
+            return Seen(out, False)
+        store.take_back(repeated)
+        before = dict(zip(named, remembered, strict=True))
+        return Seen(out, any(_first_of(visit, before[visit].events) != visit.record for visit in repeated))
 
     def learn_fraud(self, row: Mapping[str, object], now: int, store: StateStore, *, is_fraud: bool = True) -> None:
         """Enter a fraud that became known, or take it out again (is_fraud False). Twice is as once. Raises StoreError.
@@ -134,6 +153,13 @@ class _PlanReader:
             np.frombuffer(frauds, "<u4") if frauds else _NO_WORDS,
             np.frombuffer(record, "<u4"), *self._arguments, out,
         )  # fmt: skip
+
+
+def _first_of(visit: Visit, events: bytes) -> bytes:
+    """The oldest of the remembered records with the id of a visit's; its own where none is left."""
+    width, row_id = len(visit.record), visit.record[8:12]
+    starts = range(0, len(events), width)
+    return next((events[s : s + width] for s in starts if events[s + 8 : s + 12] == row_id), visit.record)
 
 
 def _key(value: object) -> str:

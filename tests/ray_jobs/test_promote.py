@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fraud import bundle, fitting, promotion, registry, simulate, tracking
 from fraud.config import TrainConfig, from_mapping
 from fraud.errors import BundleError, ConfigError, FraudError, RegistryError
+from fraud.history.snapshots import Snapshots
 from fraud.promotion import Promotion
 from fraud.schema import Schema, validate
 from fraud.settings import Settings
@@ -87,6 +89,55 @@ def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.Captur
         (1, "found"), (2, "promoted"), (3, "promoted"), (2, "rolled back"), (1, "rolled back")
     ]  # fmt: skip
     assert entries[1].by == "ann" and entries[1].time.startswith("20")
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles with entity history, of which the second remembers more."""
+    schema = Schema.load("handbook")
+    config = from_mapping(TrainConfig, {"forest": {"n_estimators": 5}, "autoencoder": {"epochs": 1},
+                                        "head": {"iterations": 5}})  # fmt: skip
+    detector, _ = fitting.fit_locally(validate(simulate.cards(1500, seed=1), schema).rows, schema, config)
+    more = replace(detector, schema=replace(schema, history_events=schema.history_events + 5))
+    folder = tmp_path_factory.mktemp("cards")
+    for name, each in (("1", detector), ("2", more)):
+        bundle.save(folder / name, each)
+    return folder / "1", folder / "2"
+
+
+def leave_days(settings: Settings, schema: Schema, *days: str) -> None:
+    snapshots = Snapshots.open(settings, schema)
+    rows = validate(simulate.cards(20, seed=1), schema).rows
+    for day in days:
+        at = rows.assign(TX_DATETIME=np.datetime64(f"{day}T10:00", "us"))
+        parts = [[snapshots.write_part(i, dt.date.fromisoformat(day), at)] for i in range(len(snapshots.plans))]
+        snapshots.publish(dt.date.fromisoformat(day), parts, made_by="test")
+
+
+def test_a_version_whose_history_is_behind_is_refused(settings: Settings, cards: tuple[Path, Path]):
+    for folder in (*cards, cards[0]):
+        registered(settings, folder)
+    main(["2"])  # nobody has snapshots: there is nothing to compare
+    main(["--rollback"])
+    was, more = (bundle.load(folder).detector.schema for folder in cards)
+    leave_days(settings, was, "2024-02-01", "2024-02-02")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"behind: .* champion's is of 2024-02-02\. .*history build --model 2 --thro"
+        ):
+            main(["2"])
+        leave_days(settings, more, "2024-02-01")
+    assert champion(settings) == 1
+    main(["3"])  # the same plans: the live history goes on
+    main(["--rollback"])
+    main(["2", "--force"])
+    main(["--rollback"])
+    leave_days(settings, more, "2024-02-02")
+    main(["2"])
+    assert champion(settings) == 2
+    leave_days(settings, was, "2024-02-03")
+    main(["--rollback"])
+    assert champion(settings) == 1
 
 
 def test_a_champion_set_by_hand_is_gone_back_to(three: Settings):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from pydantic import ValidationError
 
 from fraud import bundle
 from fraud.errors import BundleError, ConfigError
-from fraud.history.definition import plans
-from fraud.history.stores.memory import MemoryStore
 from serve_app.deployment import Options, Scorer, app
 from serve_app.state import ServedModel
 
@@ -93,20 +92,56 @@ def test_two_replicas_answer_the_seed_request(
         assert ray.util.get_node_ip_address() in {ip.removeprefix("::ffff:") for ip in heard}
 
 
-def test_a_replica_saves_its_history_when_it_ends(
+def kept_connection(address: str) -> Callable[[str, object], tuple[int, Any]]:
+    """As `fetch` of a POST, over one connection that is kept."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+
+    def post(path: str, body: object) -> tuple[int, Any]:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+    return post
+
+
+def test_two_replicas_answer_from_one_history_which_outlives_a_redeploy(
     address: str, bundles: dict[str, Path], requests: dict[str, Mapping[str, object]], tmp_path: Path
 ):
     from ray import serve
 
     settings = {"FRAUD_MODE": "dev", "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(tmp_path)}
-    scorer = Scorer.options(num_replicas=1).bind({**settings, "FRAUD_BUNDLE": str(bundles["handbook"])})
+    scorer = Scorer.options(num_replicas=2).bind({**settings, "FRAUD_BUNDLE": str(bundles["handbook"])})
     serve.run(scorer, name="historic", route_prefix="/historic")
-    request = {**requests["handbook"], "TX_DATETIME": "2025-09-01T10:15:00", "CUSTOMER_ID": "somebody new"}
-    assert fetch(f"{address}/historic/score", request)[0] == 200
+    post = kept_connection(address)
+    row, answers = {**requests["handbook"], "CUSTOMER_ID": "somebody new"}, []
+    for i in range(40):
+        body = row | {"TRANSACTION_ID": i, "TX_DATETIME": f"2025-09-01T10:{i:02d}:00"}
+        replies = [post("/historic/score", body)] + [fetch(f"{address}/historic/score", body) for _ in range(5)]
+        assert replies == [(200, replies[0][1])] * 6 and replies[0][1]["warnings"] == []
+        answers.append((body, replies[0]))
+    asked = row | {"TRANSACTION_ID": "asks", "TX_DATETIME": "2025-09-01T11:00:00"}
+    explained = [fetch(f"{address}/historic/explain", asked) for _ in range(20)]
+    assert explained == [explained[0]] * 20
+    assert fetch(f"{address}/historic/readyz")[1]["history"]["store"] == "node"
     serve.delete("historic")
-    (saved,) = (tmp_path / "history").iterdir()
-    found = MemoryStore.load(saved, plans(bundle.load(bundles["handbook"]).detector.schema))
-    assert "somebody new" in found.states()[0].keys
+
+    serve.run(scorer, name="historic", route_prefix="/historic")
+    assert fetch(f"{address}/historic/explain", asked) == explained[0]
+    for body, reply in answers[-10:]:
+        assert fetch(f"{address}/historic/score", body) == reply
+    serve.delete("historic")
+
+
+def test_several_replicas_with_memory_are_refused(address: str, bundles: dict[str, Path], tmp_path: Path):
+    from ray import serve
+
+    settings = {"FRAUD_MODE": "dev", "FRAUD_ROOT": str(tmp_path), "FRAUD_HISTORY_URL": "memory"}
+    scorer = Scorer.options(num_replicas=2).bind({**settings, "FRAUD_BUNDLE": str(bundles["handbook"])})
+    with pytest.raises(RuntimeError, match="Scorer"):
+        serve.run(scorer, name="split", route_prefix="/split")
+    message = serve.status().applications["split"].deployments["Scorer"].message
+    assert "FRAUD_HISTORY_URL=memory with 2 replicas" in message
+    serve.delete("split")
 
 
 def test_a_replica_that_cannot_work_says_why(address: str, tmp_path: Path):

@@ -52,7 +52,7 @@ def test_a_column_that_speaks_for_the_transaction_is_listed(client: TestClient, 
 
 
 def test_it_leaves_no_trace_and_refuses_as_score_does(bundles: dict[str, Path], requests: Requests, tmp_path: Path):
-    settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path)})
+    settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path), "FRAUD_HISTORY_URL": "memory"})
     model = load_model(settings, folder=str(bundles["handbook"]))
     client = TestClient(create_app(State(model), ApiKeys()))
     row = {**requests["handbook"], "TX_DATETIME": "2025-09-01T10:15:00"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,11 +14,11 @@ from starlette.testclient import TestClient
 from fraud import bundle
 from fraud.errors import ConfigError
 from fraud.history.definition import feature_names
-from fraud.history.stores.memory import MemoryStore
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.history import LiveHistory
+from serve_app.history_begin import Surroundings
 from serve_app.state import ServedModel, State, load_model
 
 Requests = dict[str, Mapping[str, object]]
@@ -72,9 +71,11 @@ def test_asking_what_if_leaves_no_trace(served: ServedModel, requests: Requests)
     assert count(served, second) == 0, "what is refused is not remembered"
 
 
-def test_the_history_outlives_the_replica(
-    served: ServedModel, bundles: dict[str, Path], settings: Settings, requests: Requests
+def test_the_history_of_one_process_outlives_the_replica(
+    bundles: dict[str, Path], settings: Settings, requests: Requests
 ):
+    settings = replace(settings, history_url="memory")
+    served = load_model(settings, folder=str(bundles["handbook"]))
     first = transaction(requests)
     second = first | {"TRANSACTION_ID": 18, "TX_DATETIME": "2025-09-01T10:16:00"}
     client_of(served).post("/score", json=first)
@@ -82,7 +83,7 @@ def test_the_history_outlives_the_replica(
     served.history.close()
     again = load_model(settings, folder=str(bundles["handbook"]))
     assert count(again, second) == 1
-    (path,) = (settings.state / "history").iterdir()
+    (path,) = (settings.state / "live").rglob("*.safetensors")
     path.write_bytes(b"damaged")
     assert count(load_model(settings, folder=str(bundles["handbook"])), second) == 0
 
@@ -100,21 +101,16 @@ def test_without_its_store_a_score_still_comes_and_says_so(
     assert answer["score"] == alone["score"] and alone["warnings"] == []
 
 
-def test_two_replicas_in_memory_are_warned_of(
-    bundles: dict[str, Path], settings: Settings, caplog: pytest.LogCaptureFixture
-):
-    detector = bundle.load(bundles["handbook"]).detector
-    with caplog.at_level(logging.WARNING):
-        LiveHistory(detector, settings, replicas=1)
-    assert not caplog.records
-    with caplog.at_level(logging.WARNING):
-        live = LiveHistory(detector, settings, rank=1, replicas=2)
-    assert "FRAUD_HISTORY_URL" in caplog.text and isinstance(live.store, MemoryStore)
+def test_two_replicas_in_memory_are_refused(bundles: dict[str, Path], settings: Settings):
+    detector, settings = bundle.load(bundles["handbook"]).detector, replace(settings, history_url="memory")
+    LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=1)).close()
+    with pytest.raises(ConfigError, match=r"memory with 2 replicas.*FRAUD_HISTORY_URL=node"):
+        LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=2))
 
 
 def test_a_schema_without_history_keeps_none(bundles: dict[str, Path], settings: Settings):
     detector = bundle.load(bundles["transactions"]).detector
-    live = LiveHistory(detector, settings, replicas=2)
+    live = LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=2))
     live.close()
     assert live.store is None and not feature_names(detector.schema) and not settings.state.exists()
 

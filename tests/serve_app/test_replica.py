@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
 from starlette.testclient import TestClient
 
+from fraud import bundle
 from fraud.errors import ConfigError
 from serve_app.replica import Replica
+from serve_app.state import ServedModel
 
 
 @contextmanager
@@ -108,3 +111,34 @@ def test_a_key_is_named_in_what_is_kept(bundles: dict[str, Path], body: dict[str
 def test_a_wrong_setting_is_said_before_anything_is_loaded(name: str, value: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=name):
         Replica({"FRAUD_MODE": "dev", "FRAUD_BUNDLE": str(tmp_path / "none"), name: value})
+
+
+@pytest.mark.parametrize("store", ["node", "memory"])
+def test_a_challenger_that_remembers_otherwise_sees_what_the_champion_decides_and_the_reverse(
+    bundles: dict[str, Path], requests: dict[str, Mapping[str, object]], tmp_path: Path, store: str
+):
+    detector = bundle.load(bundles["handbook"]).detector
+    more = replace(detector, schema=replace(detector.schema, history_events=detector.schema.history_events + 5))
+    first = {**requests["handbook"], "TX_DATETIME": "2025-09-01T10:00:00", "CUSTOMER_ID": "new"}
+    with running(bundles["handbook"], tmp_path, FRAUD_HISTORY_URL=store) as (replica, client):
+        state = replica.state
+        assert state.model.history is not None
+        loaded = replace(bundle.load(bundles["handbook"]), detector=more)
+        history = state.model.history.successor(more)
+        state.challenger = ServedModel.from_bundle(loaded, name="fraud-detector", version="8", history=history)
+        state.shadow = True
+
+        def seen(model: ServedModel) -> float:
+            names = list(model.engine.detector.features.names)
+            row = {**first, "TRANSACTION_ID": "asks", "TX_DATETIME": "2025-09-01T10:30:00"}
+            return float(model.engine.encode_row(row)[names.index("count by CUSTOMER_ID (1d)")])
+
+        client.post("/score", json=first)
+        client.post("/score", json=first)  # a retry
+        batch = [first | {"TRANSACTION_ID": 30 + i, "TX_DATETIME": f"2025-09-01T10:0{i}:00"} for i in range(1, 4)]
+        assert client.post("/score/batch", json=batch).json()["scored"] == 3
+        assert (seen(state.model), seen(state.challenger)) == (4, 4)
+        state.canary_share = 1.0
+        taken = client.post("/score", json=first | {"TRANSACTION_ID": 40, "TX_DATETIME": "2025-09-01T10:10:00"})
+        assert taken.json()["model_version"] == "8"
+        assert (seen(state.model), seen(state.challenger)) == (5, 5)

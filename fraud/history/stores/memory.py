@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,10 @@ import numpy as np
 from fraud.errors import StoreError
 from fraud.history.definition import FRAUD_RECORD, EntityPlan
 from fraud.history.state import HistoryState, from_arrays, is_sound, to_arrays
+from fraud.history.stores.records import NEVER, Records, time_of, without
 from fraud.history.stores.store import Remembered, Visit
 
-_TIME = struct.Struct("<q")
-_NEVER = -(2**63)
+_PART = 200  # entities entered at a time, so that a request waits for no more
 
 
 class MemoryStore:
@@ -33,8 +32,10 @@ class MemoryStore:
     def __init__(self, plans: Sequence[EntityPlan], states: Sequence[HistoryState] = ()) -> None:
         self._lock = threading.Lock()
         self._logs = [_Logs(plan) for plan in plans]
+        self._values: dict[str, bytes] = {}
+        self.loaded: tuple[str, ...] = ()  # fingerprints of the plans that a saved file went on
         for logs, state in zip(self._logs, states, strict=False):
-            logs.add(state, after=_NEVER)
+            logs.add(state, after=NEVER)
 
     def exchange(self, visits: Sequence[Visit]) -> list[Remembered]:
         """See StateStore."""
@@ -50,13 +51,72 @@ class MemoryStore:
         """See StateStore."""
         with self._lock:
             for visit in visits:
-                self._logs[visit.plan].events.remove(visit.key, visit.record)
+                events = self._logs[visit.plan].events
+                events.put(visit.key, without(events.get(visit.key), visit.record))
 
     def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
         """See StateStore."""
+        for part in _parts(len(visits)):
+            with self._lock:
+                for i in part:
+                    self._logs[visits[i].plan].learn_fraud(visits[i].key, visits[i].record, is_fraud)
+
+    @property
+    def newest(self) -> int | None:
+        """See LiveStore."""
+        newest = max((logs.newest for logs in self._logs), default=NEVER)
+        return None if newest == NEVER else newest
+
+    def seed(self, states: Sequence[HistoryState], only: Collection[int] | None = None) -> int:
+        """See LiveStore."""
+        changed = 0
+        for i, (logs, state) in enumerate(zip(self._logs, states, strict=True)):
+            for part in _parts(len(state.keys) if only is None or i in only else 0):
+                with self._lock:
+                    changed += sum(logs.merge(state, row) for row in part)
+        return changed
+
+    def enter_frauds(self, states: Sequence[HistoryState]) -> int:
+        """See LiveStore."""
+        entered = 0
+        for logs, state in zip(self._logs, states, strict=True):
+            for part in _parts(len(state.keys)):
+                with self._lock:
+                    entered += sum(logs.merge_frauds(state, row) for row in part)
+        return entered
+
+    def get(self, name: str) -> bytes | None:
+        """See LiveStore."""
+        return self._values.get(name)
+
+    def put(self, name: str, value: bytes | None) -> None:
+        """See LiveStore."""
+        if value is None:
+            self._values.pop(name, None)
+        else:
+            self._values[name] = value
+
+    def lease(self, name: str, seconds: float) -> bool:
+        """See LiveStore: nobody shares it."""
+        return True
+
+    def release(self, name: str) -> None:
+        """See LiveStore."""
+
+    def maintain(self) -> list[str]:
+        """See LiveStore: there is nothing to do."""
+        return []
+
+    def erase(self, plan: int, key: str) -> bool:
+        """See LiveStore."""
         with self._lock:
-            for visit in visits:
-                self._logs[visit.plan].learn_fraud(visit.key, visit.record, is_fraud)
+            logs, was_there = self._logs[plan], any(self._logs[plan].remembered(key))
+            logs.events.put(key, b"")
+            logs.frauds.put(key, b"")
+        return was_there
+
+    def close(self) -> None:
+        """See LiveStore."""
 
     def states(self) -> tuple[HistoryState, ...]:
         """What is remembered now, one state for each plan."""
@@ -113,13 +173,14 @@ class MemoryStore:
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise StoreError(f"{path} cannot be read ({error}); delete it to begin with the model's history") from error
         store = cls(plans)
+        store.loaded = tuple(found)
         for i, (logs, plan) in enumerate(zip(store._logs, plans, strict=True)):
-            state, after = found.get(plan.fingerprint), _NEVER
+            state, after = found.get(plan.fingerprint), NEVER
             if state is not None:
                 if not is_sound(state, plan):
                     raise StoreError(f"{path} is damaged; delete it to begin with the model's history")
-                logs.add(state, after=_NEVER)
-                after = _NEVER if state.last_time is None else state.last_time
+                logs.add(state, after=NEVER)
+                after = NEVER if state.last_time is None else state.last_time
             if states:
                 logs.add(states[i], after=after)
         return store
@@ -144,13 +205,6 @@ class _Generations:
         else:
             self.young.pop(key, None)
 
-    def remove(self, key: str, record: bytes) -> None:
-        records, width = self.get(key), len(record)
-        for place in range(len(records) - width, -1, -width):
-            if records[place : place + width] == record:
-                self.put(key, records[:place] + records[place + width :])
-                return
-
     def turn(self) -> None:
         self.old, self.young = self.young, {}
 
@@ -164,70 +218,70 @@ class _Logs:
     def __init__(self, plan: EntityPlan) -> None:
         self.plan = plan
         self.events, self.frauds = _Generations(), _Generations()
-        self._width, self._most, self._memory = plan.record.itemsize, plan.kept * plan.record.itemsize, plan.memory
-        self._newest = self._turned = _NEVER
+        self._records = Records(plan)
+        self.newest = self._turned = NEVER
 
     def remembered(self, key: str) -> Remembered:
         return Remembered(self.events.get(key), self.frauds.get(key))
 
     def exchange(self, key: str, record: bytes) -> Remembered:
         remembered = self.remembered(key)
-        self._insert(key, remembered.events, record)
+        self.events.put(key, self._records.insert(remembered.events, record))
+        self._see(time_of(record))
         return remembered
 
     def add(self, state: HistoryState, *, after: int) -> None:
         """Enter the events of a state that are newer than `after`, and all its frauds."""
-        if after == _NEVER:
-            blob, width = state.events.tobytes(), self._width
+        if after == NEVER:
+            blob, width = state.events.tobytes(), self.plan.record.itemsize
             for key, start, stop in zip(state.keys.tolist(), state.starts[:-1], state.starts[1:], strict=True):
                 if stop > start:
                     self.events.young[key] = blob[start * width : stop * width]
-            self._newest = self._turned = _NEVER if state.last_time is None else state.last_time
+            self.newest = self._turned = NEVER if state.last_time is None else state.last_time
         else:
             owners = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
             for i in np.flatnonzero(state.events["time"] > after):
-                key = state.keys[owners[i]]
-                self._insert(key, self.events.get(key), state.events[i].tobytes())
-        owners = np.repeat(np.arange(len(state.keys)), np.diff(state.fraud_starts))
-        for owner, fraud in zip(owners.tolist(), state.frauds, strict=True):
-            self.learn_fraud(state.keys[owner], fraud.tobytes(), True)
+                self.exchange(state.keys[owners[i]], state.events[i].tobytes())
+        for row in range(len(state.keys)):
+            self.merge_frauds(state, row)
 
-    def learn_fraud(self, key: str, record: bytes, is_fraud: bool) -> None:
-        frauds, width = self.frauds.get(key), FRAUD_RECORD.itemsize
-        known = [frauds[place : place + width] for place in range(0, len(frauds), width)]
-        if not is_fraud:
-            self.frauds.remove(key, record)
-        elif record not in known:
-            known = sorted([*known, record], key=_time)
-            while known and _time(known[0]) < self._newest - self._memory:
-                del known[0]
-            n_known = sum(_time(fraud) < self._newest - self.plan.delay for fraud in known)
-            self.frauds.put(key, b"".join(known[max(0, n_known - self.plan.capacity) :]))
+    def merge(self, state: HistoryState, row: int) -> bool:
+        """Enter what a state remembers of one entity and this does not; return whether that was anything."""
+        key, before = state.keys[row], self.events.get(state.keys[row])
+        records = state.events[state.starts[row] : state.starts[row + 1]]
+        after = self._records.merge(before, records.tobytes())
+        if after != before:
+            self.events.put(key, after)
+            self._see(int(records["time"][-1]))
+        return bool(self.merge_frauds(state, row)) or after != before
 
-    def _insert(self, key: str, records: bytes, record: bytes) -> None:
-        time, width = _time(record), self._width
-        place = len(records)
-        while place and _TIME.unpack_from(records, place - width)[0] > time:
-            place -= width
-        records = records[:place] + record + records[place:]
-        if len(records) > self._most:
-            records = records[-self._most :]
-        oldest = _TIME.unpack_from(records, len(records) - width)[0] - self._memory
-        first = 0
-        while _TIME.unpack_from(records, first)[0] < oldest:
-            first += width
-        self.events.put(key, records[first:] if first else records)
-        if time > self._newest:
-            self._newest = time
-            if time - self._turned >= self._memory:
+    def merge_frauds(self, state: HistoryState, row: int) -> int:
+        """Enter the frauds of one entity; return how many were new."""
+        frauds = state.frauds[state.fraud_starts[row] : state.fraud_starts[row + 1]]
+        return sum(self.learn_fraud(state.keys[row], fraud.tobytes(), True) for fraud in frauds)
+
+    def learn_fraud(self, key: str, record: bytes, is_fraud: bool) -> bool:
+        """Enter or remove a fraud; return whether that changed anything."""
+        before = self.frauds.get(key)
+        after = self._records.with_fraud(before, record, self.newest) if is_fraud else without(before, record)
+        if after != before:
+            self.frauds.put(key, after)
+        return after != before
+
+    def _see(self, time: int) -> None:
+        if time > self.newest:
+            self.newest = time
+            if self._turned == NEVER:
+                self._turned = time
+            if time - self._turned >= self.plan.memory:
                 # What was idle for a whole memory by the second turn cannot matter any more.
                 self.events.turn()
                 self.frauds.turn()
                 self._turned = time
 
 
-def _time(record: bytes) -> int:
-    return _TIME.unpack_from(record)[0]
+def _parts(n: int) -> Iterator[range]:
+    return (range(start, min(start + _PART, n)) for start in range(0, n, _PART))
 
 
 def _state(plan: EntityPlan, events: dict[str, bytes], frauds: dict[str, bytes]) -> HistoryState:

@@ -1,15 +1,19 @@
 """The state store in Redis, for several replicas and across restarts. See docs/history.md on how to run it safely.
 
-Of each entity a LIST of records in the order of their arrival, and a ZSET of frauds by time, in keys named
-`NAMESPACE:PLAN:e:ENTITY` and `NAMESPACE:PLAN:f:ENTITY`, where PLAN is EntityPlan.fingerprint: a new model version that
-remembers the same goes on with the live history. Both expire when idle. A request is one script call, one round trip.
+Of each entity a LIST of records in order of time, and a ZSET of frauds by time, in keys named `NAMESPACE:PLAN:e:ENTITY`
+and `NAMESPACE:PLAN:f:ENTITY`, where PLAN is EntityPlan.fingerprint: a new model version that remembers the same goes on
+with the live history. Both expire when idle; named values (`NAMESPACE:v:NAME`) do not. A request is one script call,
+one round trip.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +22,8 @@ import numpy as np
 from fraud.errors import ConfigError, StoreError
 from fraud.history.definition import DAY, EntityPlan
 from fraud.history.state import HistoryState
+from fraud.history.stores import redis_scripts
+from fraud.history.stores.records import NEVER, time_of
 from fraud.history.stores.store import Remembered, Visit
 
 if TYPE_CHECKING:
@@ -27,45 +33,10 @@ logger = logging.getLogger(__name__)
 
 # After a failure no request tries, and waits, for this long.
 _PAUSE_SECONDS = 1.0
-_SEED_SECONDS, _SEED_ENTITIES, _SEED_BYTES = 30.0, 1_000, 1_000_000
+# Work beside requests may wait longer for an answer, in portions that keep Redis busy for milliseconds.
+_LONG_SECONDS, _SEED_ENTITIES, _SEED_BYTES, _VISITS = 30.0, 1_000, 1_000_000, 1_000
+_BEAT, _NEWEST = "beat", "newest"
 T = TypeVar("T")
-
-# KEYS: events and frauds of each visit. ARGV: of each its record, most events to keep, seconds to live; none to read.
-# The records come back as one string: the client would take a microsecond for each element of a list.
-_EXCHANGE = """
-local out = {}
-for i = 1, #KEYS / 2 do
-    local events = KEYS[2 * i - 1]
-    out[2 * i - 1] = table.concat(redis.call('LRANGE', events, 0, -1))
-    out[2 * i] = table.concat(redis.call('ZRANGE', KEYS[2 * i], 0, -1))
-    if #ARGV > 0 then
-        local kept = tonumber(ARGV[3 * i - 1])
-        if redis.call('RPUSH', events, ARGV[3 * i - 2]) > kept then redis.call('LTRIM', events, -kept, -1) end
-        redis.call('EXPIRE', events, ARGV[3 * i])
-    end
-end
-return out
-"""
-# KEYS: progress, then lists. ARGV: progress expected, progress to set, bytes a record, seconds to live, then the
-# records of each list, oldest first, to put before what is there. Does nothing if another replica got further.
-_SEED = """
-local progress = redis.call('GET', KEYS[1]) or '0'
-if progress ~= ARGV[1] then return {0, progress} end
-local width = tonumber(ARGV[3])
-for i = 2, #KEYS do
-    local records, part = ARGV[i + 3], {}
-    for place = #records - width + 1, 1, -width do
-        part[#part + 1] = string.sub(records, place, place + width - 1)
-        if #part == 1000 or place == 1 then
-            redis.call('LPUSH', KEYS[i], unpack(part))
-            part = {}
-        end
-    end
-    redis.call('EXPIRE', KEYS[i], ARGV[4])
-end
-redis.call('SET', KEYS[1], ARGV[2])
-return {1, ARGV[2]}
-"""
 
 
 class RedisStore:
@@ -85,6 +56,7 @@ class RedisStore:
 
         self._errors = redis.RedisError
         self._missing_script = redis.exceptions.NoScriptError
+        self._refused = (redis.exceptions.NoPermissionError, redis.exceptions.ResponseError)
         try:
             parts = urlsplit(url)
             self._place = f"{parts.scheme}://{parts.hostname or parts.path}:{parts.port or 6379}"  # no password in it
@@ -96,10 +68,14 @@ class RedisStore:
             self._client: redis.Redis = self._connect(timeout_ms / 1e3)
         except ValueError:
             raise ConfigError("FRAUD_HISTORY_URL is not a Redis URL; write redis://:PASSWORD@HOST:6379/0") from None
-        self._plans = list(plans)
+        self._plans, self._namespace = list(plans), namespace
         self._prefixes = [f"{namespace}:{plan.fingerprint}:" for plan in plans]
         self._lives = [round((plan.memory + DAY) / 1e6) for plan in plans]
         self._shas: dict[str, str] = {}
+        self._patient: redis.Redis = self._connect(_LONG_SECONDS)
+        self._token, self._leases = secrets.token_hex(8), set[str]()
+        self._newest, self._beat, self._evicted = NEVER, 0, -1
+        self._maintaining = threading.Lock()
         self._closed_until = 0.0
         self._is_failing = False
 
@@ -108,7 +84,10 @@ class RedisStore:
         arguments: list[Any] = []
         for plan, _, record in visits:
             arguments += (record, self._plans[plan].kept, self._lives[plan])
-        return self._remembered(visits, arguments)
+        remembered = self._remembered(visits, arguments)
+        if visits:
+            self._newest = max(self._newest, time_of(visits[0].record))
+        return remembered
 
     def peek(self, visits: Sequence[Visit]) -> list[Remembered]:
         """See StateReader."""
@@ -123,72 +102,169 @@ class RedisStore:
 
     def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
         """See StateStore."""
-        if not visits:
-            return
-        pipeline = self._client.pipeline(transaction=False)
-        for plan, key, record in visits:
-            name = self._frauds(plan, key)
-            if is_fraud:
-                when, most = int.from_bytes(record[:8], "little", signed=True), 4 * self._plans[plan].kept
-                pipeline.zadd(name, {record: when})
-                pipeline.zremrangebyscore(name, "-inf", when - 2 * self._plans[plan].memory)
-                pipeline.zremrangebyrank(name, 0, -most - 1)
-                pipeline.expire(name, self._lives[plan])
-            else:
-                pipeline.zrem(name, record)
-        self._try(pipeline.execute)
+        client = self._client if len(visits) < 10 else self._patient
+        for start in range(0, len(visits), _VISITS):
+            pipeline = client.pipeline(transaction=False)
+            for plan, key, record in visits[start : start + _VISITS]:
+                name = self._frauds(plan, key)
+                if is_fraud:
+                    when, most = time_of(record), 4 * self._plans[plan].kept
+                    pipeline.zadd(name, {record: when})
+                    pipeline.zremrangebyscore(name, "-inf", when - 2 * self._plans[plan].memory)
+                    pipeline.zremrangebyrank(name, 0, -most - 1)
+                    pipeline.expire(name, self._lives[plan])
+                else:
+                    pipeline.zrem(name, record)
+            self._try(pipeline.execute)
 
-    def seed(self, states: Sequence[HistoryState]) -> int:
-        """Enter a model's own history where no replica has done so yet; return how many entities this call entered.
+    def seed(self, states: Sequence[HistoryState], only: Collection[int] | None = None) -> int:
+        """See LiveStore."""
+        changed = 0
+        for plan, state in enumerate(states):
+            if only is None or plan in only:
+                for rows in self._portions(plan, state):
+                    changed += sum(self._enter(plan, state, rows, with_events=True))
+        newest = [state.last_time for state in states if state.last_time is not None]
+        self._newest = max([self._newest, *newest])
+        self._keep_newest()
+        return changed
 
-        Replicas that start together share the work; a replica that dies leaves the rest to the others. Raises
-        StoreError.
+    def enter_frauds(self, states: Sequence[HistoryState]) -> int:
+        """See LiveStore."""
+        return sum(
+            sum(self._enter(plan, state, rows, with_events=False))
+            for plan, state in enumerate(states)
+            for rows in self._portions(plan, state)
+        )
+
+    @property
+    def newest(self) -> int | None:
+        """See LiveStore."""
+        newest = max(self._newest, int(self.get(_NEWEST) or NEVER))
+        return None if newest == NEVER else newest
+
+    def get(self, name: str) -> bytes | None:
+        """See LiveStore."""
+        value: bytes | None = self._try(lambda: self._patient.get(self._value(name)))  # type: ignore[assignment]
+        return value
+
+    def put(self, name: str, value: bytes | None) -> None:
+        """See LiveStore."""
+        key = self._value(name)
+        self._try(lambda: self._patient.delete(key) if value is None else self._patient.set(key, value))
+
+    def lease(self, name: str, seconds: float) -> bool:
+        """See LiveStore."""
+        held = self._run(self._patient, redis_scripts.LEASE, [self._value(f"lease {name}")],
+                         [self._token, round(seconds * 1e3)])  # fmt: skip
+        if held:
+            self._leases.add(name)
+        return bool(held)
+
+    def release(self, name: str) -> None:
+        """See LiveStore."""
+        self._leases.discard(name)
+        self._run(self._patient, redis_scripts.RELEASE, [self._value(f"lease {name}")], [self._token])
+
+    def check_eviction(self) -> str | None:
+        """Refuse a Redis that may evict: it would forget cards, and nobody would know.
+
+        Returns a warning where Redis does not say. Raises ConfigError where it may evict, StoreError where it is away.
         """
-        with self._connect(_SEED_SECONDS) as client:
-            return sum(self._seed(client, plan, state) for plan, state in enumerate(states))
+        try:
+            about = self._try(lambda: self._patient.info("memory"))
+            limit, policy = int(about["maxmemory"]), str(about["maxmemory_policy"])
+        except (KeyError, ValueError):
+            return self._unknown_policy()
+        except StoreError as error:
+            if isinstance(error.__cause__, self._refused):
+                self._closed_until = 0.0
+                return self._unknown_policy()
+            raise
+        if limit > 0 and policy != "noeviction":
+            raise ConfigError(
+                f"Redis at {self._place} has maxmemory-policy {policy} with maxmemory {limit:,}: a full one would "
+                "forget cards, and score their next transactions as new ones. Set `maxmemory-policy noeviction` "
+                "(CONFIG SET maxmemory-policy noeviction, and in redis.conf), then start again"
+            )
+        return None
+
+    def maintain(self) -> list[str]:
+        """See LiveStore: whether Redis evicted entities or went back in time (a restored or promoted copy)."""
+        with self._maintaining:
+            losses = []
+            self._keep_newest()
+            key, seen = self._value(_BEAT), self._beat
+            beat = int(self._run(self._patient, redis_scripts.BEAT, [key], [seen]))
+            if beat < seen:
+                losses.append("went back in time" if beat else "was emptied")
+            self._beat = max(beat, seen) + 1
+            try:
+                evicted = int(self._try(lambda: self._patient.info("stats"))["evicted_keys"])
+            except (StoreError, KeyError, ValueError):
+                self._closed_until = 0.0
+                return losses
+            if 0 <= self._evicted < evicted:
+                losses.append(f"evicted {evicted - self._evicted:,} entities (set maxmemory-policy noeviction)")
+            self._evicted = evicted
+            return losses
+
+    def erase(self, plan: int, key: str) -> bool:
+        """See LiveStore."""
+        names = [self._events(plan, key), self._frauds(plan, key)]
+        return bool(self._try(lambda: self._patient.delete(*names)))
 
     def ping(self) -> None:
         """Raise StoreError unless Redis answers."""
         self._try(self._client.ping)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and let others lead."""
+        with suppress(StoreError):  # a lease that is not given back ends by itself
+            for name in list(self._leases):
+                self.release(name)
         self._client.close()
+        self._patient.close()
 
-    def _seed(self, client: redis.Redis, plan: int, state: HistoryState) -> int:
-        marker, width = self._prefixes[plan] + "seeded", self._plans[plan].record.itemsize
-        events, n, entered = state.events.tobytes(), len(state.keys), 0
-        # Chunks of bounded size, so that other requests to Redis do not wait long.
-        sizes = (state.starts[1:] - state.starts[:-1]) * width
-        ends = np.cumsum(sizes)
-        progress = self._try(lambda: client.get(marker)) or b"0"
-        while progress != b"done":
-            start = int(progress)
-            if start > n:  # by a larger model's history; this one has nothing to add
-                _, progress = self._run(client, _SEED, [marker], [progress, b"done", width, 0])
-                continue
+    def _portions(self, plan: int, state: HistoryState) -> Iterator[range]:
+        """The entities of a state in portions of bounded size, so that other requests to Redis do not wait long."""
+        width = self._plans[plan].record.itemsize
+        ends, start, n = np.cumsum(np.diff(state.starts) * width), 0, len(state.keys)
+        while start < n:
             done = int(ends[start - 1]) if start else 0
-            stop = max(
-                min(start + _SEED_ENTITIES, int(np.searchsorted(ends, done + _SEED_BYTES, side="right"))), start + 1
-            )
-            stop = min(stop, n)
-            pipeline = self._client.pipeline(transaction=False)
-            for row in range(start, stop):
-                name = self._frauds(plan, str(state.keys[row]))
-                frauds = state.frauds[state.fraud_starts[row] : state.fraud_starts[row + 1]]
-                if len(frauds):
-                    pipeline.zadd(name, {fraud.tobytes(): int(fraud["time"]) for fraud in frauds})
-                    pipeline.expire(name, self._lives[plan])
-            self._try(pipeline.execute)
-            rows = [row for row in range(start, stop) if sizes[row]]
-            keys = [self._events(plan, str(state.keys[row])) for row in rows]
-            blobs = [events[state.starts[row] * width : state.starts[row + 1] * width] for row in rows]
-            after = b"done" if stop == n else str(stop).encode()
-            is_ours, progress = self._run(
-                client, _SEED, [marker, *keys], [progress, after, width, self._lives[plan], *blobs]
-            )
-            entered += (stop - start) * is_ours
-        return entered
+            by_size = int(np.searchsorted(ends, done + _SEED_BYTES, side="right"))
+            stop = min(n, max(start + 1, min(start + _SEED_ENTITIES, by_size)))
+            yield range(start, stop)
+            start = stop
+
+    def _enter(self, plan: int, state: HistoryState, rows: range, *, with_events: bool) -> list[int]:
+        """Enter what is not there; of each entity the number of new frauds or, with events, whether it changed."""
+        width = self._plans[plan].record.itemsize
+        names: list[bytes] = []
+        arguments: list[Any] = [width, self._plans[plan].kept, self._lives[plan], 4 * self._plans[plan].kept,
+                                int(with_events)]  # fmt: skip
+        for row in rows:
+            frauds = state.frauds[state.fraud_starts[row] : state.fraud_starts[row + 1]].tobytes()
+            events = state.events[state.starts[row] : state.starts[row + 1]].tobytes() if with_events else b""
+            if frauds or events:
+                names += [self._events(plan, str(state.keys[row])), self._frauds(plan, str(state.keys[row]))]
+                arguments += [events, frauds]
+        found: list[int] = self._run(self._patient, redis_scripts.ENTER, names, arguments) if names else []
+        return found
+
+    def _keep_newest(self) -> None:
+        """Tell the others the newest event that this process has seen, and hear theirs."""
+        newest = self._run(self._patient, redis_scripts.LARGEST, [self._value(_NEWEST)], [self._newest])
+        self._newest = max(self._newest, int(newest))
+
+    def _unknown_policy(self) -> str:
+        return (
+            f"Redis at {self._place} does not say whether it may evict (its INFO is not permitted): see to it that its "
+            "maxmemory-policy is noeviction, or cards are forgotten without a word"
+        )
+
+    def _value(self, name: str) -> str:
+        return f"{self._namespace}:v:{name}"
 
     def _events(self, plan: int, key: str) -> bytes:
         return f"{self._prefixes[plan]}e:{key}".encode(errors="surrogatepass")
@@ -200,7 +276,7 @@ class RedisStore:
         if not visits:
             return []
         keys = [name for plan, key, _ in visits for name in (self._events(plan, key), self._frauds(plan, key))]
-        found = self._run(self._client, _EXCHANGE, keys, arguments)
+        found = self._run(self._client, redis_scripts.EXCHANGE, keys, arguments)
         return [Remembered(found[i], found[i + 1]) for i in range(0, len(found), 2)]
 
     def _run(self, client: redis.Redis, script: str, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:

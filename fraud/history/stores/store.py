@@ -1,13 +1,13 @@
 """Where the live history is kept: what a state store can do, and the history that comes with the model.
 
 A store keeps bytes: per plan and entity a log of records (EntityPlan.record) and one of frauds (FRAUD_RECORD). It knows
-nothing of statistics; fraud.history.online reads the bytes. The stores are fraud.history.stores.memory and
-fraud.history.stores.redis.
+nothing of statistics; fraud.history.online reads the bytes. The stores are fraud.history.stores.memory (one process),
+node (all processes of one machine) and redis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from fraud.history.state import HistoryState
@@ -46,6 +46,48 @@ class StateStore(StateReader, Protocol):
 
     def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
         """Enter the records, FRAUD_RECORDs here, among the frauds, each once; or remove them. Raises StoreError."""
+
+
+class LiveStore(StateStore, Protocol):
+    """A state store that a replica can begin, watch and hand over. Every method may raise StoreError.
+
+    It also keeps small named values beside the entities, which vanish with them: so that a store that was emptied is
+    recognised, and whoever follows knows what was entered already.
+    """
+
+    @property
+    def newest(self) -> int | None:
+        """Time of the newest event, microseconds since 1970; None without any."""
+
+    def seed(self, states: Sequence[HistoryState], only: Collection[int] | None = None) -> int:
+        """Enter the events and frauds of states, one for each plan, that are not there; return the entities changed.
+
+        Several processes may do so at once, and twice is as once. only: positions of the plans to enter, default all.
+        """
+
+    def enter_frauds(self, states: Sequence[HistoryState]) -> int:
+        """Enter the frauds of states, one for each plan, that are not there; return how many were new."""
+
+    def get(self, name: str) -> bytes | None:
+        """A named value; None where there is none."""
+
+    def put(self, name: str, value: bytes | None) -> None:
+        """Keep a named value, or with None remove it."""
+
+    def lease(self, name: str, seconds: float) -> bool:
+        """Whether this store leads in what `name` says, among those who share it: for so long, or until it dies."""
+
+    def release(self, name: str) -> None:
+        """Lead no longer."""
+
+    def maintain(self) -> list[str]:
+        """Do the small regular work; return what was lost since the last call, each as the end of a sentence."""
+
+    def erase(self, plan: int, key: str) -> bool:
+        """Forget an entity; return whether anything was remembered of it."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Snapshot:

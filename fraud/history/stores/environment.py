@@ -1,0 +1,218 @@
+"""One LMDB file that all processes of a machine share: opened once a process, synced, looked after when it breaks.
+
+A commit is a write to the page cache: a process that is killed loses nothing, a power cut at most what came after the
+last sync, `SYNC_S`. LMDB allows one opening a process, and its writers wait for one another (a lock that the operating
+system passes on when its holder dies).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fraud.errors import StoreError
+from fraud.locks import exclusive
+
+logger = logging.getLogger(__name__)
+
+SYNC_S = 1.0
+# Address space, not memory nor disk: the file grows as it is filled.
+LARGEST_BYTES = 256 << 30
+_READERS = 1024
+_FILE, _LOCKS, _BOOT_MARK = "data.mdb", "lock.mdb", "boot"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# Reads every page; a damaged one may end the process, which must not be ours.
+_CHECK = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], readonly=True, lock=False, map_size=int(sys.argv[2])) as env, env.begin() as txn:
+    for _ in txn.cursor(): pass
+"""
+_CHECK_S = 600.0
+T = TypeVar("T")
+
+_opened: dict[str, Environment] = {}
+_opening = threading.Lock()
+
+
+def shared(folder: Path) -> Environment:
+    """The environment in `folder`, one for all stores of this process; `Environment.close` for each call.
+
+    Raises StoreError where it cannot be opened.
+    """
+    name = str(folder.resolve())
+    with _opening:
+        environment = _opened.get(name) or Environment(folder)
+        environment.users += 1
+        _opened[name] = environment
+    return environment
+
+
+class Environment:
+    """An open file. users: stores of this process that use it; made by `shared`. Safe to share between threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.users = folder, 0
+        self._is_failing = False
+        self._guard = threading.Lock()
+        self._is_dirty, self._has_ended = threading.Event(), threading.Event()
+        self._env: Any = self._open()
+        self._thread = threading.Thread(target=self._sync_regularly, name="history-sync", daemon=True)
+        self._thread.start()
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """Do `work` with a transaction that is kept whole or, where it raises, not at all. Raises StoreError."""
+        found = self._try(work, write=True)
+        self._is_dirty.set()
+        return found
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """Do `work` with a transaction that sees one moment and hinders nobody. Raises StoreError."""
+        return self._try(work, write=False)
+
+    def sync(self) -> None:
+        """Return once everything written is on the disk. Raises StoreError."""
+        import lmdb
+
+        self._is_dirty.clear()
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            self._is_dirty.set()
+            raise self._failure(error) from error
+
+    def look_after(self) -> bool:
+        """Free what killed readers hold; return whether the file is no longer the one that was opened.
+
+        Then what is at its place, or a new one, is opened. Raises StoreError.
+        """
+        import lmdb
+
+        try:
+            self._env.reader_check()
+            is_same = (self.folder / _FILE).stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_same = False
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        if not is_same:
+            self._reopen()
+        return not is_same
+
+    def close(self) -> None:
+        """One user fewer; the last one closes the file, on the disk."""
+        with _opening:
+            self.users -= 1
+            if self.users > 0:
+                return
+            _opened.pop(str(self.folder.resolve()), None)
+        self._has_ended.set()
+        self._is_dirty.set()
+        self._thread.join()
+        try:
+            self.sync()
+        except StoreError as error:
+            logger.warning("the live history is not forced to disk: %s", error)
+        self._env.close()
+
+    def _try(self, work: Callable[[Any], T], *, write: bool) -> T:
+        import lmdb
+
+        try:
+            with self._env.begin(write=write) as transaction:
+                found = work(transaction)
+        except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+            failure = self._failure(error)
+            self._reopen(is_suspect=True)
+            raise failure from error
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        if self._is_failing:
+            logger.info("the live history in %s can be used again", self.folder)
+            self._is_failing = False
+        return found
+
+    def _failure(self, error: Exception) -> StoreError:
+        """What to raise; said in the log once an outage."""
+        import lmdb
+
+        remedy = "check the disk's free space and the folder's rights"
+        if isinstance(error, lmdb.MapFullError):
+            remedy = f"it holds {LARGEST_BYTES >> 30} GiB, the most there is: use FRAUD_HISTORY_URL=redis://..."
+        message = f"the live history in {self.folder} failed ({type(error).__name__}: {error}); {remedy}"
+        if not self._is_failing:
+            logger.warning("%s. Until it works, rows are scored with the model's own history", message)
+        self._is_failing = True
+        return StoreError(message)
+
+    def _open(self, *, is_suspect: bool = False) -> Any:
+        import lmdb
+
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with exclusive(self.folder / "open.lock"):
+                self._set_aside_if_damaged(is_suspect)
+                env = lmdb.open(
+                    str(self.folder), map_size=LARGEST_BYTES, mode=0o600, max_readers=_READERS,
+                    sync=False, metasync=False, writemap=False, readahead=False, max_spare_txns=8,
+                )  # fmt: skip
+                self._inode = (self.folder / _FILE).stat().st_ino
+                return env
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(
+                f"the live history in {self.folder} cannot be opened ({error}): it must be a folder of a local disk "
+                "that this user may write, or set FRAUD_HISTORY_URL to another store"
+            ) from error
+
+    def _set_aside_if_damaged(self, is_suspect: bool) -> None:
+        """Read the whole file where it may be damaged; move it away where it is. Nobody else opens it meanwhile."""
+        path, mark = self.folder / _FILE, self.folder / _BOOT_MARK
+        boot = _BOOT.read_text(encoding="utf-8").strip() if _BOOT.exists() else ""
+        # Only a machine that stopped can have lost pages; a process that was killed cannot.
+        has_restarted = mark.exists() and mark.read_text(encoding="utf-8").strip() != boot
+        if path.exists() and (is_suspect or has_restarted or not _begins_like_one(path)):
+            command = [sys.executable, "-c", _CHECK, str(self.folder), str(LARGEST_BYTES)]
+            try:
+                is_sound = subprocess.run(command, capture_output=True, timeout=_CHECK_S, check=False).returncode == 0
+            except subprocess.TimeoutExpired:
+                is_sound = False
+            if not is_sound:
+                aside = self.folder / f"damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.mdb"
+                path.rename(aside)
+                (self.folder / _LOCKS).unlink(missing_ok=True)
+                logger.error("the live history in %s is damaged: it begins anew, the file is kept as %s", path, aside)
+        mark.write_text(boot, encoding="utf-8")
+
+    def _reopen(self, *, is_suspect: bool = False) -> None:
+        """Open what is at the file's place now. Raises StoreError."""
+        import lmdb
+
+        with self._guard:
+            try:
+                self._env.close()
+            except lmdb.Error as error:
+                logger.warning("the old file of the live history cannot be closed: %s", error)
+            self._env = self._open(is_suspect=is_suspect)
+
+    def _sync_regularly(self) -> None:
+        while not self._has_ended.is_set():
+            self._is_dirty.wait()
+            if self._has_ended.wait(SYNC_S):
+                return
+            try:
+                self.sync()
+            except StoreError:
+                time.sleep(SYNC_S)  # said in the log already
+
+
+def _begins_like_one(path: Path) -> bool:
+    """Whether a file has the magic number of LMDB in its first page, or is empty."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    return not head or head[16:20] == (0xBEEFC0DE).to_bytes(4, sys.byteorder)
