@@ -75,8 +75,9 @@ def build() -> DAG:
         # Without it the run would be green whenever the alerts went out.
         done = EmptyOperator(task_id="done", pool="default_pool")
 
-        awaited >> scored >> [volume, drift, review]
-        [scored, labels] >> performance
+        # A day is scored with the labels that were known when it began.
+        [awaited, labels] >> scored >> [volume, drift, review]
+        scored >> performance
         trend = pipeline.trend()
         drift >> trend
         [volume, drift, performance] >> alerts

@@ -120,8 +120,12 @@ def value_of(expression: str) -> str:
 
 
 def score(day: str, *more: str, **options: Any) -> RayJobOperator:
-    """Score a day into its partition; done already, it verifies that and does nothing."""
+    """Score a day into its partition; done already, it verifies that and does nothing.
+
+    It begins with the history of the day before, of which missing days are made from the daily data.
+    """
     paths = ["--data", setting("daily_data", day), "--out", setting("scored"), "--date", value_of(day)]
+    paths += ["--history-data", setting("history_data")]
     paths += [flag("--other-days", "other_days")]
     outlet = {"outlets": [SCORED_DAY], "inlets": [CHAMPION], "outlet_extra": {"date": value_of(day)}}
     return job("score", "ray_jobs.score", *paths, *more, **outlet, **options)
