@@ -1,10 +1,12 @@
 """The compiled loops of the autoencoder: its forward pass, and what makes a row unusual to it.
 
-A row's score is its own: the same bits alone, among any other rows and at any position, on any processor with the same
-C library. Every sum has one order, from the bias over the inputs in turn, and one row never enters another's. So the
-loops may run along the outputs (one row) or along the rows (a block), and the compiler may use vectors of any width:
-without `fastmath` it neither reorders a sum nor fuses a product with it. A BLAS promises none of this: OpenBLAS rounds
-differently by processor and by the number of rows.
+A row's score is its own: the same bits alone, among any other rows and at any position. Every sum has one order, from
+the bias over the inputs in turn, and one row never enters another's. So the loops may run along the outputs (one row)
+or along the rows (a block), and the compiler may use vectors of any width: without `fastmath` it neither reorders a sum
+nor fuses a product with it. A BLAS promises none of this: OpenBLAS rounds by processor and by the number of rows.
+
+Between processors, the C library's log and exp are left: its variants with and without FMA, and its versions, may
+differ in the last bit of a float64 (2e-16).
 
 numba, asked whether its cached code is stale, looks at a function's own file only: after an edit here, touch
 fraud/kernels.py as well.
