@@ -69,7 +69,9 @@ class OtherDays:
         if not self.days:
             return
         counts = [f"{day}: {self.by_day[day]:,}" for day in self.days]
-        named = ", ".join(counts[:_MOST_NAMED]) + (f" and {len(counts) - _MOST_NAMED} more" if len(counts) > _MOST_NAMED else "")
+        named = ", ".join(counts[:_MOST_NAMED]) + (
+            f" and {len(counts) - _MOST_NAMED} more" if len(counts) > _MOST_NAMED else ""
+        )
         rows = sum(self.by_day[day] for day in self.days)
         if self._is_long(own_rows):
             logger.info("%s rows of %s other days are left alone: %s was asked for", f"{rows:,}", len(counts), date)
@@ -89,7 +91,7 @@ class OtherDays:
         raise DataError(
             f"{path}: {rows:,} rows are not of {date} ({zone}), {own_rows:,} are; {named}. Nothing was written. "
             f"{remedy} Late rows belong to their own day: leave them alone here by `--other-days skip`, and score that "
-            "day again with both files (--data takes a pattern) and the same flag"
+            "day again with both files (--data takes a pattern), the same flag and --force"
         )
 
     def _is_long(self, own_rows: int) -> bool:
