@@ -108,6 +108,7 @@ class Engine:
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
         self._singly(raw[:1])
+        self._zone.local_us(np.zeros(1))
         if self._history:
             self._history.warm_up()
             self._snapshot.peek([])
