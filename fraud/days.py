@@ -105,8 +105,10 @@ def zone_of(schema: Schema) -> Zone:
 def agreed(schema: Schema, day_zone: str) -> Zone:
     """The zone of a schema, where the environment names none or the same. Raises ConfigError where it names another.
 
-    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set.
+    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set. It holds for a schema without a timestamp.
     """
+    if schema.timestamp is None:
+        return Zone(day_zone or schema.day_zone)
     if day_zone and day_zone != schema.day_zone:
         raise ConfigError(
             f"{VARIABLE}={day_zone!r} and day_zone {schema.day_zone!r} of schema {schema.name!r} differ: write "

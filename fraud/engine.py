@@ -78,6 +78,7 @@ class Engine:
         """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
+        self._zone.local_us(np.zeros(1))
         if self._history:
             self._history.warm_up()
             self._snapshot.peek([])

@@ -270,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scored", required=True, help="folder or URL with date=YYYY-MM-DD folders")
-    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD (UTC)")
+    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD, as ray_jobs.score --date had it")
     parser.add_argument("--out", default="volume.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--days", type=int, default=56, help="earlier days to judge by (default: %(default)s)")
     exports.add_flags(parser)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import bundle, data
+from fraud import bundle, data, days
 from fraud.bundle import Bundle
 from fraud.days import Zone, zone_of
 from fraud.engine import SCORE_COLUMNS, Engine
@@ -59,7 +59,7 @@ class Window:
 
 
 def open_model(reference: str, settings: Settings) -> Model:
-    """Load what an alias, a version or a bundle folder names. Raises BundleError, RegistryError."""
+    """Load what an alias, a version or a bundle folder names. Raises BundleError, ConfigError, RegistryError."""
     folder, number = Path(settings.locate(reference)), None
     if not folder.is_dir():
         from fraud import registry
@@ -67,6 +67,7 @@ def open_model(reference: str, settings: Settings) -> Model:
         folder = registry.fetch(reference, settings)
         number = int(folder.name)
     loaded = bundle.load(folder)
+    days.agreed(loaded.detector.schema, settings.day_zone)
     name = f"version {number}" if number is not None else f"{'/'.join(folder.parts[-2:])} ({loaded.sha256[:8]})"
     return Model(name, number, loaded)
 

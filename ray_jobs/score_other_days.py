@@ -91,7 +91,7 @@ class OtherDays:
         raise DataError(
             f"{path}: {rows:,} rows are not of {date} ({zone}), {own_rows:,} are; {named}. Nothing was written. "
             f"{remedy} Late rows belong to their own day: leave them alone here by `--other-days skip`, and score that "
-            "day again with both files (--data takes a pattern) and the same flag"
+            "day again with both files (--data takes a pattern), the same flag and --force"
         )
 
     def _is_long(self, own_rows: int) -> bool:

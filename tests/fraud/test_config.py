@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud.config import SHIPPED, TrainConfig, from_mapping
+from fraud.config import SHIPPED, TrainConfig, configure, from_mapping
 from fraud.errors import ConfigError
 
 
@@ -68,3 +68,9 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_configuration_lists_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="handbook"):
         TrainConfig.load("no-such-file.yaml")
+
+
+def test_a_day_may_stand_without_quotes():
+    days = ["split.train_start=2018-05-30", "split.test_start=2018-06-13"]
+    split = configure("handbook", None, days).split
+    assert (split.train_start, split.test_start) == ("2018-05-30", "2018-06-13")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from fraud.columns import Column
 from fraud.compatibility import refused_by
 from fraud.history.replay import replay
 from fraud.schema import Schema
+from fraud.time_limits import TimeLimits
 
 CARDS, A_CARD = 120, 20
 
@@ -62,3 +64,18 @@ def test_a_model_with_narrower_limits_is_known_to_refuse_requests():
     assert refused_by(narrower, old) == [
         "t must not be before 2020-01-01, was 1990-01-01", "t may lie 1 days ahead at most, was 2"
     ]  # fmt: skip
+
+
+def test_a_long_lived_reader_follows_the_clock_back_and_forth():
+    clock = [dt.datetime(2026, 6, 15, 12, tzinfo=dt.UTC).timestamp()]
+    limits = TimeLimits(Column(name="t", kind="timestamp"), now=lambda: clock[0])
+    moment = dt.datetime(2026, 6, 16, 13)
+
+    refused = limits.refusal(moment)
+    clock[0] += 3_600
+    accepted = limits.refusal(moment)
+    clock[0] -= 1_800
+    refused_again = limits.refusal(moment)
+
+    assert refused is not None and accepted is None and refused_again is not None
+    assert "is later than 2026-06-16T12:30Z" in refused_again.problem

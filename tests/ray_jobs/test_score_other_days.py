@@ -141,6 +141,16 @@ def test_late_rows_stop_a_days_file_too(models: dict[str, Path], tmp_path: Path)
     assert [path.name for path in tmp_path.glob("one*")] == []
 
 
+def test_late_rows_are_scored_with_their_own_day_as_the_message_says(models: dict[str, Path], tmp_path: Path):
+    yesterday, late = every(6, "2026-02-20", "2026-02-21"), every(60, "2026-02-20", "2026-02-20T03:00")
+    assert run(yesterday, models["UTC"], tmp_path, date=dt.date(2026, 2, 20))["rows"]["scored"] == 240
+    rows = pd.concat([every(6, "2026-02-21", "2026-02-22"), late])
+    assert run(rows, models["UTC"], tmp_path, other_days="skip")["rows"]["scored"] == 240
+    both = pd.concat([yesterday, rows])
+    found = run(both, models["UTC"], tmp_path, date=dt.date(2026, 2, 20), other_days="skip", force=True)
+    assert found["rows"]["scored"] == 243 and found["other_days_by_day"] == {"2026-02-21": 240}
+
+
 def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_told(
     models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ):
