@@ -71,6 +71,7 @@ def test_missing_configuration_lists_the_shipped_ones() -> None:
 
 
 def test_a_day_may_stand_without_quotes():
-    days = ["split.train_start=2018-05-30", "split.test_start=2018-06-13"]
-    split = configure("handbook", None, days).split
-    assert (split.train_start, split.test_start) == ("2018-05-30", "2018-06-13")
+    days = {"train_start": "2018-05-30", "validation_start": "2018-06-04", "validation_end": "2018-06-06",
+            "test_start": "2018-06-13", "test_end": "2018-06-20"}  # fmt: skip
+    split = configure("handbook", None, [f"split.{name}={day}" for name, day in days.items()]).split
+    assert {name: getattr(split, name) for name in days} == days
