@@ -157,7 +157,7 @@ def _production(
         inputs = rows.loc[time_of_day == day, [column.name for column in schema.inputs]]
         columns = {name: _plain(inputs[name]) for name in inputs}
         for way, engine in engines.items():
-            raw, _ = engine.raw_in_turn(columns)
+            raw = engine.raw_in_turn(columns)[0]
             scores[way].append(engine.score_raw(raw)[:, 0])
         seen["through"] = day
         logging.info("%s (%d of %d days)", day, number + 1, len(days))
