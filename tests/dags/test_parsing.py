@@ -103,7 +103,7 @@ def test_the_three_dags_are_there(parsed: dict[str, Any]):
         assert dag["deadline"]
     for dag in parsed["dags"].values():
         assert (dag["catchup"], dag["max_active_runs"], dag["is_dated"]) == (False, 1, True)
-    assert daily["tasks"]["score"]["after"] == ["await_data"]
+    assert daily["tasks"]["score"]["after"] == ["await_data", "labels"]
     assert weekly["tasks"]["gate"]["after"] == ["evaluate"]
 
 
