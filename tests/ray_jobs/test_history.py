@@ -11,6 +11,9 @@ import pytest
 
 from fraud.errors import ConfigError, DataError
 from fraud.history.snapshots import Snapshots
+from fraud.history.stores.node import NodeStore
+from fraud.history.stores.store import Visit
+from fraud.settings import Settings
 from ray_jobs import history
 from tests.fraud.histories import SCHEMA, random_rows
 
@@ -123,8 +126,14 @@ def test_an_erased_card_is_nowhere(place: Place, capsys: pytest.CaptureFixture[s
     before = place[2].events(0, day(12))
     assert "bob" in before.keys
     capsys.readouterr()
+    store = NodeStore(Settings.from_environment().live, place[2].plans)
+    store.seed(place[2].states(day(12)))
+    assert store.peek([Visit(0, "bob", b"")])[0].events
     assert run(place, "erase", "--entity", "card=bob") == 0
-    assert "transactions of bob removed from" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "transactions of bob removed from" in out and "live history (node): bob is removed" in out
+    assert not store.peek([Visit(0, "bob", b"")])[0].events and store.peek([Visit(0, "ann", b"")])[0].events
+    store.close()
     again = Snapshots(place[2].url, SCHEMA)
     after = again.events(0, day(12))
     assert sorted(after.keys) == sorted(set(before.keys) - {"bob"})
