@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
 from fraud_airflow import pipeline
+from fraud_airflow.day_zone import day_zone
 from fraud_airflow.pipeline import DAY, below, job, setting, value_of
 
 
@@ -18,8 +19,8 @@ def build() -> DAG:
     with DAG(
         "fraud_daily_scoring",
         description=__doc__,
-        # An interval, so that a run knows its day however late it starts. At 03:00 UTC yesterday's data are expected.
-        schedule=CronDataIntervalTimetable(line, timezone="UTC") if line else None,
+        # An interval, so that a run knows its day however late it starts. At 03:00 yesterday's data are expected.
+        schedule=CronDataIntervalTimetable(line, timezone=day_zone()) if line else None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         # A pause of a day or more leaves a gap that somebody closes with fraud_backfill, seen and in bounds.
         catchup=False,
@@ -74,8 +75,9 @@ def build() -> DAG:
         # Without it the run would be green whenever the alerts went out.
         done = EmptyOperator(task_id="done", pool="default_pool")
 
-        awaited >> scored >> [volume, drift, review]
-        [scored, labels] >> performance
+        # A day is scored with the labels that were known when it began.
+        [awaited, labels] >> scored >> [volume, drift, review]
+        scored >> performance
         trend = pipeline.trend()
         drift >> trend
         [volume, drift, performance] >> alerts

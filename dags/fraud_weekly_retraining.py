@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 from fraud_airflow import pipeline
+from fraud_airflow.day_zone import day_zone
 from fraud_airflow.pipeline import AS_OF, below, job, setting, value_of
 
 
@@ -29,7 +30,7 @@ def build() -> DAG:
         "fraud_weekly_retraining",
         description=__doc__,
         # Mondays, after the day was scored; by time, not by asset: a week's labels matter, not a day's rows.
-        schedule=CronDataIntervalTimetable(line, timezone="UTC") if line else None,
+        schedule=CronDataIntervalTimetable(line, timezone=day_zone()) if line else None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,  # last week's model is not worth training any more
         max_active_runs=1,  # two would fight for the alias challenger

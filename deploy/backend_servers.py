@@ -133,6 +133,7 @@ class Servers:
                 "FRAUD_STORE": f"{s3}/store",
                 "FRAUD_DECISIONS": f"{s3}/decisions",
                 "FRAUD_LABELS": f"{s3}/labels",
+                "FRAUD_HISTORY": f"{s3}/history",
                 "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
                 "AWS_REGION": REGION,
                 "AWS_DEFAULT_REGION": REGION,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import access, processes, services
+from deploy.demo_labels import Story, sheet, story_of
 from deploy.services import BIN, CODE, HOST, Say, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
@@ -22,6 +23,7 @@ SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, 
 DEFAULT_SCHEMA = "transactions"
 SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
+LABELS_S = 15.0  # longest wait for labels to reach the live history
 SCORED = "artifacts/scored.parquet"
 REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
 REPORT = "monitoring/drift_report.html"
@@ -40,12 +42,13 @@ class Material:
     """What the steps work on.
 
     training: file or URL to train on; scoring: arguments that name the day to ray_jobs.score; request: body of one
-    /score request.
+    /score request. story: whose transactions turn out frauds, where the schema counts known frauds.
     """
 
     training: str
     scoring: list[str]
     request: dict[str, Any]
+    story: Story | None = None
 
 
 @dataclass
@@ -102,6 +105,8 @@ class Demo:
                 self.deploy()
             with self._step("score one transaction"):
                 self._score_one(material.request)
+            if material.story is not None:
+                self._tell_labels(material.story)
             self._job("score a day", "ray_jobs.score", *material.scoring, "--out", scored, "--force")
             # On shared storage the reference is the champion's own, among its artifacts, not this machine's file.
             ref = [] if self.settings.store else ["--ref", REFERENCE]
@@ -119,6 +124,7 @@ class Demo:
 
     def _own(self) -> Material:
         from deploy.sample import cut_last_day, request_from
+        from fraud import data
         from fraud.schema import Schema
 
         assert self.data is not None
@@ -126,10 +132,11 @@ class Demo:
             schema = Schema.load(self.schema)
             last = cut_last_day(self.data, schema, self.settings.state / "demo")
             # The whole file where the day can be named, so that its customers come with their history.
-            scoring = (
-                ["--data", str(last.rows)] if last.date is None else ["--data", self.data, "--date", str(last.date)]
-            )
-            return Material(self.data, scoring, request_from(last.rows, schema))
+            scoring = ["--data", str(last.rows)]
+            if last.date is not None:
+                scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
+            story = story_of(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
+            return Material(self.data, scoring, request_from(last.rows, schema), story)
 
     def _kept(self, name: str) -> str:
         """Where a result goes: as a relative path, or below FRAUD_STORE."""
@@ -249,6 +256,36 @@ class Demo:
             if code not in (0, 404, 503) or time.monotonic() > deadline:
                 raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
             time.sleep(0.5)
+
+    def _tell_labels(self, story: Story) -> None:
+        """Ingest labels, and show that the entity's next score rises; then take them back, for they are invented.
+
+        Raises StackError where the labels do not reach the live history within `LABELS_S`.
+        """
+        before = self._explained(story)
+        for is_fraud, verdict in ((True, "frauds"), (False, "legitimate after all")):
+            path = self.settings.state / "demo" / f"labels-{int(is_fraud)}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sheet(story, is_fraud=is_fraud), encoding="utf-8")
+            title = f"call {len(story.ids)} transactions of {story.entity} {story.value} {verdict}"
+            self._job(title, "ray_jobs.labels", "ingest", str(path), "--schema", self.schema, "--source", "demo",
+                      "--force")  # fmt: skip
+            began, after = time.monotonic(), self._explained(story)
+            while after == before and time.monotonic() - began < LABELS_S:
+                time.sleep(0.2)
+                after = self._explained(story)
+            if after == before:
+                raise StackError(f"the labels did not reach the live history within {LABELS_S:.0f} s: see GET /readyz")
+            self.say(f"    the next transaction of {story.entity} {story.value}: score {before:.4f} -> {after:.4f}")
+            before = after
+
+    def _explained(self, story: Story) -> float:
+        """What /explain says of the story's transaction: nothing is learnt of it."""
+        url = f"http://{access.reached_at()}:{self.stack.serve_port}/explain"
+        code, answer = services.ask(url, body=json.dumps(story.request), timeout_s=30)
+        if code != 200:
+            raise StackError(f"/explain answered {code or 'nothing'}: {answer[:500]}")
+        return float(json.loads(answer)["score"])
 
     def _close(self, seconds: float, memory: processes.MemoryWatch) -> None:
         from deploy.local import addresses

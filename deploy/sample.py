@@ -20,7 +20,7 @@ FEWEST_ROWS = 100
 class LastDay:
     """The end of somebody's data. rows: Parquet file with the day.
 
-    date: the calendar day (UTC); None where the day is only the last tenth of the rows.
+    date: the calendar day, in the schema's day_zone; None where the day is only the last tenth of the rows.
     """
 
     rows: Path
@@ -30,11 +30,14 @@ class LastDay:
 def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
     """Write the last day of `data` as Parquet into `folder`.
 
-    The last day is the last calendar day (UTC), or the last tenth of the rows where there is no timestamp or that day
-    holds fewer than 100 rows. Rows that the schema rejects are left out.
+    The last day is the last calendar day (in the schema's day_zone), or the last tenth of the rows where there is no
+    timestamp or that day holds fewer than 100 rows. Rows that the schema rejects are left out.
     Raises DataError when there are fewer than 200 good rows.
     """
+    import numpy as np
+
     from fraud.data import read, write_parquet
+    from fraud.days import zone_of
     from fraud.schema import validate
 
     frame = read(data)
@@ -44,10 +47,12 @@ def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
     ordered, first, date = frame.loc[good.index], len(good) * 9 // 10, None
     if schema.timestamp is not None:
         times = good[schema.timestamp.name].sort_values(kind="stable")
-        midnight = times.iloc[-1].floor("D")
+        zone = zone_of(schema)
+        last_day = zone.day_of(times.to_numpy()[-1:])[0].item()
+        midnight = np.datetime64(zone.start_of(last_day), "us")
         ordered, start = frame.loc[times.index], int(times.searchsorted(midnight))
         if FEWEST_ROWS <= start <= len(ordered) - FEWEST_ROWS:
-            first, date = start, midnight.date()
+            first, date = start, last_day
     last = LastDay(rows=folder / "day.parquet", date=date)
     folder.mkdir(parents=True, exist_ok=True)
     write_parquet(ordered.iloc[first:], str(last.rows))

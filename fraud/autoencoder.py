@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fraud import kernels
+from fraud import network_kernels
 from fraud.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
 
-ACTIVATIONS = {"relu": kernels.RELU, "leaky_relu": kernels.LEAKY_RELU, "tanh": kernels.TANH, "elu": kernels.ELU}
+ACTIVATIONS = {
+    "relu": network_kernels.RELU,
+    "leaky_relu": network_kernels.LEAKY_RELU,
+    "tanh": network_kernels.TANH,
+    "elu": network_kernels.ELU,
+}
 SCORES = ("density", "whitened_latent", "whitened", "zscore", "mse")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fraud import kernels
+from fraud import network_kernels
 from fraud.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
 
 # Added to the variances of the mixture, whose space has unit variance: no component may shrink onto a few rows.
@@ -44,53 +44,26 @@ class Autoencoder:
     log_weights: np.ndarray
     is_density: bool
 
-    def score(self, X: np.ndarray, chunk: int = 2048) -> np.ndarray:
+    def score(self, X: np.ndarray) -> np.ndarray:
         """Anomaly score in logs, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
-        for start in range(0, len(X), chunk):
-            deviations = self._deviations_by_column(X[start : start + chunk])
-            deviations -= self.center[:, None]
-            squares = np.empty((len(self.factors), deviations.shape[1]))
-            for k, (factors, shifts) in enumerate(zip(self.factors, self.shifts, strict=True)):
-                spread = factors.T @ deviations
-                spread -= shifts[:, None]
-                squares[k] = np.einsum("ij,ij->j", spread, spread)
-            n = len(deviations)
-            if self.is_density:
-                out[start : start + chunk] = -np.logaddexp.reduce(self.log_weights[:, None] - 0.5 * squares, axis=0) / n
-            else:
-                out[start : start + chunk] = np.log(np.maximum(squares[0] / n, kernels.SMALLEST_ERROR))
+        network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), *self.kernel_arguments, out)
         return out
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
-        return self._deviations_by_column(X).T
+        out = np.empty((len(self.center), len(X)), dtype=np.float32)
+        network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), *self._network, out)
+        return out.T
 
-    def _deviations_by_column(self, X: np.ndarray) -> np.ndarray:
-        """`deviations`, float32 (n, n_rows): layers are narrow, so numpy's inner loops should run along the rows."""
-        columns, n_features = X.T, X.shape[1]
-        hidden = columns
-        deviations = np.empty((len(self.center), len(X)), dtype=np.float32)
-        w = b = 0
-        for layer in range(len(self.sizes) - 1):
-            fan_in, fan_out = int(self.sizes[layer]), int(self.sizes[layer + 1])
-            hidden = self.weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out).T @ hidden
-            hidden += self.biases[b : b + fan_out, None]
-            w, b = w + fan_in * fan_out, b + fan_out
-            if layer == self.latent and self.with_latent:
-                deviations[n_features:] = hidden
-            if layer < len(self.sizes) - 2:
-                _activate(hidden, self.activation_code)
-        np.subtract(hidden, columns, out=deviations[:n_features])
-        return deviations
+    @property
+    def _network(self) -> tuple[object, ...]:
+        return self.weights, self.biases, self.sizes, self.latent, self.activation_code, self.with_latent
 
     @property
     def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.autoencoder_row takes them, scratch excepted."""
-        return (
-            self.weights, self.biases, self.sizes, self.latent, self.activation_code, self.with_latent,
-            self.center, self.factors, self.shifts, self.log_weights, self.is_density,
-        )  # fmt: skip
+        """The arrays in the order that network_kernels.autoencoder_rows takes them."""
+        return *self._network, self.center, self.factors, self.shifts, self.log_weights, self.is_density
 
 
 def export(
@@ -162,15 +135,3 @@ def _whiten(covariance: np.ndarray) -> np.ndarray:
     spread = np.maximum(np.sqrt(np.diag(covariance)), 1e-3)
     variances, directions = np.linalg.eigh(covariance / np.outer(spread, spread))
     return (directions / np.sqrt(np.maximum(variances, 1e-4)) / spread[:, None]).astype(np.float32)
-
-
-def _activate(x: np.ndarray, code: int) -> None:
-    """Apply an activation in place to a float32 array."""
-    if code == kernels.RELU:
-        np.maximum(x, 0, out=x)
-    elif code == kernels.LEAKY_RELU:
-        np.maximum(x, np.float32(0.01) * x, out=x)
-    elif code == kernels.TANH:
-        np.tanh(x, out=x)
-    else:
-        np.copyto(x, np.expm1(np.minimum(x, 0)), where=x < 0)

@@ -11,6 +11,7 @@ in 10,000.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ HALF_SCORE_EVIDENCE = 3.0
 LOWEST_HEAD_WEIGHT = 0.8
 _TAIL_ROWS = 0.01
 _N_KNOTS = 128
+
+Evidence = TypeVar("Evidence", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,6 @@ class Calibration:
         forest, autoencoder = self.forest(forest_raw), self.autoencoder(autoencoder_raw)
         return forest, autoencoder, self.joint(join(forest, autoencoder, self.forest_weight))
 
-    def with_head(self, joint: np.ndarray, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Evidence of the head and of all together, of the evidence of both detectors and the head's log-odds."""
-        assert self.head is not None and self.final is not None
-        head = self.head(log_odds)
-        return head, self.final(join(head, joint, self.head_weight))
-
 
 def fit(
     forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None, weight: float | None = None
@@ -115,8 +112,8 @@ def join(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
     return weight * first + (1.0 - weight) * second
 
 
-def to_score(evidence: np.ndarray) -> np.ndarray:
-    """Score in [0, 1) of evidence 0 or more."""
+def to_score(evidence: Evidence) -> Evidence:
+    """Score in [0, 1) of evidence 0 or more: of one number as of each of many."""
     return evidence / (evidence + HALF_SCORE_EVIDENCE)
 
 

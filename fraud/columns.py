@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import math
 import re
@@ -33,7 +34,12 @@ _OPTION_KIND: dict[str, tuple[Kind, object]] = {
     "categories": ("categorical", ()),
     "unit": ("timestamp", None),
     "calendar": ("timestamp", ()),
+    "oldest": ("timestamp", None),
+    "horizon_days": ("timestamp", 1.0),
 }
+# Dates before this are mistakes unless the schema says otherwise. Numbers may count from any origin: no such limit.
+OLDEST_DATE = dt.date(1990, 1, 1)
+_LONGEST_HORIZON_DAYS = 36_500
 
 
 def closest(word: str, known: Collection[str]) -> str:
@@ -77,6 +83,8 @@ class Column:
     transform: applied before scaling, numeric only; "log" is log1p and needs minimum >= 0.
     unit: the files hold numbers of this unit since an origin (1970 taken) instead of dates, timestamp only.
     calendar: which calendar features to derive, timestamp only.
+    oldest: no time lies before this day (UTC), a date as text; without it `OLDEST_DATE`, or none where there is a unit.
+    horizon_days: how far a time may lie ahead of the clock of the machine that reads it; timestamp only, as `oldest`.
     example: a plausible value for the documentation of the HTTP API.
 
     Raises SchemaError naming the column, the key and the remedy when the parts do not fit together.
@@ -93,6 +101,8 @@ class Column:
     transform: Transform = "none"
     unit: Unit | None = None
     calendar: tuple[Calendar, ...] = ()
+    oldest: str | None = None
+    horizon_days: float = 1.0
     example: float | int | str | bool | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +128,7 @@ class Column:
             )
         require(len(set(self.categories)) == len(self.categories), where, "categories repeat a value; list each once")
         self._check_limits(where)
+        self._check_times(where)
         self._check_example(where)
 
     def _check_limits(self, where: str) -> None:
@@ -137,6 +148,20 @@ class Column:
                 "transform 'log' needs minimum >= 0; set `minimum: 0`, or use signed_log where values may be negative",
             )
 
+    def _check_times(self, where: str) -> None:
+        told = f"oldest {self.oldest!r} is no day of 1900 to 2199; write it as 1990-01-01"
+        try:
+            day = dt.date.fromisoformat(self.oldest) if isinstance(self.oldest, str) else None
+        except ValueError:
+            raise SchemaError(f"schema {where}: {told}") from None
+        require(self.oldest is None or (day is not None and 1900 <= day.year < 2200), where, told)
+        days = self.horizon_days
+        require(
+            is_number(days) and 0 <= days <= _LONGEST_HORIZON_DAYS,
+            where,
+            f"horizon_days {days!r} must be a number of days, 0 to {_LONGEST_HORIZON_DAYS}",
+        )
+
     def _check_example(self, where: str) -> None:
         value = self.example
         if value is None:
@@ -149,6 +174,13 @@ class Column:
             require(not self.integer or float(value).is_integer(), where, f"example {value!r} is not a whole number")
         elif self.kind == "categorical" and self.categories:
             require(value in self.categories, where, f"example {value!r} is not one of its categories")
+
+    @property
+    def first_day(self) -> dt.date | None:
+        """The first day (UTC) on which a time may lie; None where any may."""
+        if self.oldest is not None:
+            return dt.date.fromisoformat(self.oldest)
+        return OLDEST_DATE if self.unit is None else None
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -40,6 +40,10 @@ def _narrower(old: Column, new: Column) -> list[str]:
             told.append("takes a closed list of values, took any")
         elif lost:
             told.append(f"no longer takes {', '.join(lost[:5])}")
+    if new.first_day is not None and (old.first_day is None or old.first_day < new.first_day):
+        told.append(f"must not be before {new.first_day}, was {old.first_day or 'open'}")
+    if old.horizon_days > new.horizon_days:
+        told.append(f"may lie {new.horizon_days:g} days ahead at most, was {old.horizon_days:g}")
     if old.unit != new.unit:
         told.append(f"is in {new.unit or 'dates'}, was in {old.unit or 'dates'}")
     return told

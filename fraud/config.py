@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,8 @@ def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "configurati
         elif isinstance(default, float) and isinstance(value, int | str):
             values[key] = _number(value, f"{where}: {key}")  # YAML reads 1e-3 as text
         else:
-            values[key] = value
+            # YAML reads an unquoted day as a date.
+            values[key] = value.isoformat() if isinstance(value, dt.date) else value
     try:
         return cls(**values)
     except TypeError as error:

@@ -49,7 +49,7 @@ class Schema:
     history: tuple[History, ...] = ()
     history_events: int = 200
     label_delay_days: float = 0.0
-    day_zone: str = UTC
+    day_zone: str = UTC.name
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -247,8 +247,9 @@ def _build(kind: type, raw: object, where: str) -> Any:
     for key in ("categories", "calendar", "windows", "location", "statistics"):
         if key in values:
             values[key] = tuple(_listed(values, key, where))
-    if isinstance(values.get("example"), datetime.date):
-        values["example"] = values["example"].isoformat()  # YAML reads an unquoted date as a date
+    for key in ("example", "oldest"):
+        if isinstance(values.get(key), datetime.date):
+            values[key] = values[key].isoformat()  # YAML reads an unquoted date as a date
     return kind(**values)
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fraud.contract import Schema
 
 VARIABLE = "FRAUD_DAY_ZONE"
-UTC = "UTC"
 _SECOND, _DAY = 1_000_000, 86_400_000_000  # microseconds
 _EPOCH = dt.date(1970, 1, 1)
 # No time is accepted outside these years (fraud.conversion); before and after them the nearest offset holds.
@@ -35,15 +34,15 @@ _Times = TypeVar("_Times", bound=np.ndarray)
 class Zone:
     """A time zone. Raises ConfigError, with the nearest name, for one that is unknown."""
 
-    name: str = UTC
+    name: str = "UTC"
 
     def __post_init__(self) -> None:
-        if self.name != UTC and (fault := _fault_of(self.name)):
+        if self.name != "UTC" and (fault := _fault_of(self.name)):
             raise ConfigError(fault)
 
     def local_us(self, times_us: _Times) -> _Times:
         """What clocks in the zone show, as microseconds since 1970; int64, float64 (NaN stays) or datetime64[us]."""
-        if self.name == UTC:
+        if self.name == "UTC":
             return times_us
         starts, offsets = _offsets(self.name)
         kind = times_us.dtype.kind
@@ -64,7 +63,7 @@ class Zone:
     def start_of(self, day: dt.date) -> int:
         """The first instant of a day, microseconds UTC; of a day that a zone left out, of the one after it."""
         midnight = (day - _EPOCH).days * _DAY
-        if self.name == UTC:
+        if self.name == "UTC":
             return midnight
         starts, offsets = _offsets(self.name)
         first = max(int(np.searchsorted(starts, midnight - 2 * _DAY, side="right")) - 1, 0)
@@ -73,6 +72,10 @@ class Zone:
             if (instant := max(start, midnight - offset)) < end:
                 return int(instant)
         raise AssertionError("the last offset of a zone has no end")
+
+    def moment_of(self, day: dt.date) -> dt.datetime:
+        """`start_of` as a naive datetime, UTC."""
+        return dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=self.start_of(day))
 
     def end_of(self, day: dt.date) -> int:
         """The first instant after a day, microseconds UTC."""
@@ -87,8 +90,11 @@ class Zone:
         return self.today(now) - dt.timedelta(days=1)
 
     def _aware(self, now: dt.datetime | None) -> dt.datetime:
-        zone = dt.UTC if self.name == UTC else zoneinfo.ZoneInfo(self.name)
+        zone = dt.UTC if self.name == "UTC" else zoneinfo.ZoneInfo(self.name)
         return dt.datetime.now(zone) if now is None else now.astimezone(zone)
+
+
+UTC = Zone()
 
 
 def zone_of(schema: Schema) -> Zone:
@@ -99,8 +105,10 @@ def zone_of(schema: Schema) -> Zone:
 def agreed(schema: Schema, day_zone: str) -> Zone:
     """The zone of a schema, where the environment names none or the same. Raises ConfigError where it names another.
 
-    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set.
+    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set. It holds for a schema without a timestamp.
     """
+    if schema.timestamp is None:
+        return Zone(day_zone or schema.day_zone)
     if day_zone and day_zone != schema.day_zone:
         raise ConfigError(
             f"{VARIABLE}={day_zone!r} and day_zone {schema.day_zone!r} of schema {schema.name!r} differ: write "

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fraud import filesystems
 from fraud.contract import Schema
+from fraud.days import zone_of
 from fraud.errors import ConfigError, DataError
 from fraud.labels import id_of
 from fraud.partitions import published
@@ -28,13 +28,14 @@ def location(given: str | None, settings: Settings, environment: Mapping[str, st
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
-    """Decided rows, the columns `COLUMNS`: id (text), day (date, UTC), score, is_flagged; none without a score.
+    """Decided rows, the columns `COLUMNS`: id (text), day (date), score, is_flagged; none without a score.
 
-    only_flagged, day: which rows; the others are not read into memory. The day is that of the decision in a log, of the
-    transaction in scored files. Of an id that was decided twice, as after a retry, the last counts. Raises ConfigError
-    for a schema without id or, for scored files, timestamp; DataError where `url` is neither.
+    only_flagged, day: which rows; the others are not read into memory. The day, in the schema's day_zone, is that of
+    the decision in a log, of the transaction in scored files. Of an id that was decided twice, as after a retry, the
+    last counts. Raises ConfigError for a schema without id or, for scored files, timestamp; DataError where `url` is
+    neither.
     """
-    row_id = id_of(schema)
+    row_id, zone = id_of(schema), zone_of(schema)
     try:
         filesystem, root = filesystems.of(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
@@ -52,12 +53,12 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
             wanted &= ds.field("is_fraud")
         if day is not None:
             kind = files.schema.field(time).type
-            first, next_ = (pa.scalar(dt.datetime.combine(each, dt.time(), dt.UTC)).cast(pa.timestamp("us")).cast(kind)
-                            for each in (day, day + dt.timedelta(days=1)))  # fmt: skip
+            first, next_ = (pa.scalar(instant, pa.timestamp("us")).cast(kind)
+                            for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
             wanted &= (ds.field(time) >= first) & (ds.field(time) < next_)
         columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
         table = files.to_table(columns=columns, filter=wanted)
     except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
         raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
-    found = table.set_column(1, "day", pc.cast(table["day"], pa.date32())).to_pandas()
+    found = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
     return found.drop_duplicates("id", keep="last").reset_index(drop=True)

@@ -1,8 +1,8 @@
 """The scoring engine: the one place where a row becomes a score, for a request, a batch, a back-test or a shadow.
 
-One row runs through a single compiled call (tens of microseconds); many rows run through blocked tree walks and matrix
-products. Both read the same arrays and agree within float32 rounding (tests/fraud/test_engine.py holds them to
-scikit-learn and torch).
+One row and many run through the same compiled loops (fraud/kernels.py): a row's score is the same to the last bit alone
+and among any others (tests/fraud/test_row_scores.py), and scikit-learn's and torch's within float32 rounding
+(tests/fraud/test_engine.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from fraud import head, head_kernels, kernels
+from fraud import head_kernels, kernels
 from fraud.calibration import to_score
+from fraud.days import zone_of
 from fraud.detector import Detector
 from fraud.errors import DataError, StoreError
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_features
@@ -45,11 +46,12 @@ class Engine:
     def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:
         self.detector = detector
         self.schema: Schema = detector.schema
+        self._zone = zone_of(self.schema)
         self.threshold: Threshold = threshold or detector.threshold
         c = detector.calibration
         self._arguments = (
             *detector.features.kernel_arguments,
-            *detector.forest.kernel_arguments, detector.forest.normaliser,
+            *detector.forest.kernel_arguments,
             *detector.autoencoder.kernel_arguments,
             c.forest.knots, c.forest.evidence, c.forest.slope,
             c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
@@ -76,7 +78,7 @@ class Engine:
         """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
-        self._singly(raw[:1])
+        self._zone.local_us(np.zeros(1))
         if self._history:
             self._history.warm_up()
             self._snapshot.peek([])
@@ -150,23 +152,20 @@ class Engine:
         """Scores of raw features: float64 (n_rows, n_scores), the columns named by `score_names`."""
         return to_score(self.evidence(raw)[:, [-1, 0, 1] if self.detector.head is None else [-1, 0, 1, 3]])
 
-    def evidence(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
+    def evidence(self, raw: np.ndarray, chunk: int = 4096) -> np.ndarray:
         """Evidence of forest, autoencoder and both, then with a head its own and that of all; the last one decides.
 
-        raw: float64 (n_rows, n_raw). Returns float64 (n_rows, 3), with a head (n_rows, 5). Memory is bounded by `chunk`
-        rows.
+        raw: float64 (n_rows, n_raw). Returns float64 (n_rows, 3), with a head (n_rows, 5). A row's evidence does not
+        depend on the other rows, nor on `chunk`: rows a compiled call, which bound memory and keep other threads
+        waiting for a few milliseconds only.
         """
-        detector, calibrated = self.detector, self.detector.calibration
-        out = np.empty((len(raw), 3 if detector.head is None else 5))
-        for start in range(0, len(raw), chunk):
-            piece, found = raw[start : start + chunk], out[start : start + chunk]
-            X = detector.features.transform(piece)
-            found[:, :3] = np.stack(
-                calibrated.evidences(detector.forest.score(X), detector.autoencoder.score(X)), axis=1
-            )
-            if detector.head is not None:
-                log_odds = detector.head.score(head.inputs(piece, found))
-                found[:, 3:] = np.stack(calibrated.with_head(found[:, 2], log_odds), axis=1)
+        raw = np.ascontiguousarray(raw, dtype=np.float64)
+        if len(raw) > chunk:
+            return np.concatenate([self.evidence(raw[i : i + chunk], chunk) for i in range(0, len(raw), chunk)])
+        out = np.empty((len(raw), 5 if self._head_arguments else 3))
+        kernels.score_rows(raw, *self._arguments, out)
+        if self._head_arguments:
+            head_kernels.add_head(raw, *self._head_arguments, out)
         return out
 
     def score_row(self, row: Mapping[str, object], *, learn: bool = True) -> RowScore:
@@ -175,7 +174,7 @@ class Engine:
         learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
         """
         raw, how = self._encode(row, learn)
-        return self._answer(self._singly(raw[None])[0], how)
+        return self._answer(self.evidence(raw[None])[0], how)
 
     def score_and_explain(
         self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
@@ -186,17 +185,17 @@ class Engine:
         """
         raw, how = self._encode(row, learn)
         if only_flagged:
-            answer = self._answer(self._singly(raw[None])[0], how)
+            answer = self._answer(self.evidence(raw[None])[0], how)
             if not answer.is_fraud:
                 return answer, []
-        found = self._singly(self._explainer.probes(raw[None]))
+        found = self.evidence(self._explainer.probes(raw[None]))
         contributions = self._explainer.contributions(found[:, -1])[0]
         return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
 
     def explain(self, row: Mapping[str, object]) -> Explanation:
         """Score one transaction and account for every column. Nothing is learnt."""
         raw, how = self._encode(row, learn=False)
-        found = self._singly(self._explainer.probes(raw[None]))
+        found = self.evidence(self._explainer.probes(raw[None]))
         evidence = found[:, -1]
         columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
         return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
@@ -268,7 +267,8 @@ class Engine:
             return np.array(raw), LIVE
         now = self._now(row)
         if self.schema.timestamp.calendar:
-            raw += list(calendar(np.array([now / MICROSECONDS_A_DAY]), self.schema.timestamp.calendar)[0])
+            days = self._zone.local_us(np.array([now])) / MICROSECONDS_A_DAY
+            raw += list(calendar(days, self.schema.timestamp.calendar)[0])
         if self._history is None:
             return np.array(raw), LIVE
         history, how = self._read_history(row, self._known_time(now), learn)
@@ -309,15 +309,8 @@ class Engine:
             raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
         return int(now)
 
-    def _singly(self, raw: np.ndarray) -> np.ndarray:
-        """Raw scores of forest and autoencoder, then what `evidence` gives: float64 (n_rows, 5), with a head 7."""
-        out = np.empty((len(raw), 7 if self._head_arguments else 5))
-        kernels.score_rows_singly(raw, *self._arguments, out)
-        if self._head_arguments:
-            head_kernels.add_head_singly(raw, *self._head_arguments, out)
-        return out
-
     def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
-        forest, autoencoder, *others, score = to_score(found[2:]).tolist()  # others: both detectors, then the head
+        # `others`: both detectors, then the head. Plain numbers: numpy would take a microsecond longer.
+        forest, autoencoder, *others, score = map(to_score, found.tolist())
         head_score = others[1] if others else None
         return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)

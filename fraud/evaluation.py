@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.cuts import Cuts, missed_loss
+from fraud.days import zone_of
 from fraud.errors import ConfigError
 from fraud.metrics import daily_card_precision
 from fraud.policies import ThresholdConfig
@@ -104,10 +105,10 @@ class Scored:
 
     @cached_property
     def days(self) -> np.ndarray | None:
-        """Day of each row, datetime64[D] (n_rows,), UTC; None without a timestamp."""
+        """Day of each row, datetime64[D] (n_rows,), in the schema's day_zone; None without a timestamp."""
         if self.schema.timestamp is None:
             return None
-        return self.rows[self.schema.timestamp.name].to_numpy(dtype="datetime64[D]")
+        return zone_of(self.schema).day_of(self.rows[self.schema.timestamp.name].to_numpy())
 
     @property
     def n_days(self) -> int | None:
@@ -228,6 +229,7 @@ def daily_precision(scored: Scored, plan: Plan) -> dict[str, Any]:
         "k": plan.k,
         "unit": scored.card,
         "by_day": scored.days is not None,
+        "day_zone": scored.schema.day_zone,
         "days": [
             {"day": str(pd.Timestamp(day).date()) if scored.days is not None else None, "precision": value}
             for day, value in found.items()

@@ -120,9 +120,8 @@ def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
     style.horizontal_line(axes, found["attainable"], f"a perfect score: {found['attainable']:.0%} on average")
     unit, what = ("cards", "compromised") if found["unit"] else ("transactions", "frauds")
     title = f"Of the {found['k']} most suspicious {unit} of a day, {found['mean']['value']:.0%} are {what}"
-    return style.save(
-        figure, path, title, "cards known as compromised are left out" if found["unit"] else "by day, UTC"
-    )
+    note = "cards known as compromised are left out" if found["unit"] else f"by day, {found['day_zone']}"
+    return style.save(figure, path, title, note)
 
 
 def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from fraud import kernels
 from fraud.columns import closest
+from fraud.days import zone_of
 from fraud.errors import ConfigError, DataError
 from fraud.history.definition import feature_columns, feature_names, feature_transforms
 from fraud.history.records import microseconds_since_epoch
@@ -139,7 +140,7 @@ def raw_features(
         else:
             parts.append(np.asarray(values, dtype=np.float64)[:, None])
     if schema.timestamp and schema.timestamp.calendar:
-        times = np.asarray(rows[schema.timestamp.name], dtype="datetime64[us]")
+        times = zone_of(schema).local_us(np.asarray(rows[schema.timestamp.name], dtype="datetime64[us]"))
         days = np.where(np.isnat(times), np.nan, microseconds_since_epoch(times) / MICROSECONDS_A_DAY)
         parts.append(calendar(days, schema.timestamp.calendar))
     return np.concatenate([*parts, history], axis=1)
@@ -148,7 +149,7 @@ def raw_features(
 def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
     """Calendar features of days since 1970: float64 (n_rows, width). Cyclic parts are a sine and a cosine.
 
-    Night is 22:00 to 06:00.
+    days: by the clocks of the schema's zone (fraud.days.Zone.local_us), float64 (n_rows,). Night is 22:00 to 06:00.
     """
     hour = (days % 1.0) * 24.0
     weekday = (np.floor(days) + 3.0) % 7.0  # 1970-01-01 was a Thursday; Monday is 0

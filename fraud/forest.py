@@ -68,12 +68,12 @@ class Forest:
         out = np.empty(len(X))
         bits = np.ascontiguousarray(X, dtype=np.float32).view(np.uint32)
         kernels.forest_rows(bits, *self.kernel_arguments, out)
-        return np.exp2(-out / self.normaliser)
+        return out
 
     @property
-    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
-        """The arrays in the order that kernels.forest_row takes them."""
-        return self.nodes, self.path_lengths, self.roots, self.depths
+    def kernel_arguments(self) -> tuple[object, ...]:
+        """The arrays in the order that kernels.forest_rows takes them."""
+        return self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser
 
 
 # Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from fraud.kernels import forest_row, tail_evidence, walk_block
+from fraud.network_kernels import BLOCK
 
 # A missing value takes the side that the tree learnt for it, so every feature has two keys a row, which differ only for
 # a missing value: it ranks lowest in the first, highest in the second. A node names the one that goes its way.
@@ -79,40 +80,36 @@ def head_rows(
             rank_row(X[i], cuts, starts, key)
             out[i] = sum_by_masks(key, features, begins, table, leaves, left) / members
         return
-    block = 256
-    keys = np.empty((block, width), dtype=np.uint32)
-    for start in range(0, len(X), block):
-        n = min(block, len(X) - start)
+    keys = np.empty((min(BLOCK, len(X)), width), dtype=np.uint32)
+    for start in range(0, len(X), BLOCK):
+        n = min(BLOCK, len(X) - start)
         for i in range(n):
             rank_row(X[start + i], cuts, starts, keys[i])
-        walk_block(keys.ravel(), width, nodes, values, roots, depths, out[start : start + n])
+        if n == 1:
+            out[start] = forest_row(keys[0], nodes, values, roots, depths)
+        else:
+            walk_block(keys.ravel(), width, nodes, values, roots, depths, out[start : start + n])
     for i in range(len(X)):
         out[i] *= len(roots) / members
 
 
 @njit(cache=True)
-def add_head_singly(
+def add_head(
     raw, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves,
     head_knots, head_evidence, head_slope, final_knots, final_evidence, final_slope, head_weight, out,
 ):  # pragma: no cover - compiled  # fmt: skip
-    """The head's part of a row's score, row by row, after `kernels.score_rows_singly`.
+    """The head's part of some rows' scores, after `kernels.score_rows`.
 
-    raw: float64 (n, n_raw); out: float64 (n, 7), of which columns 2 to 4, the evidence of forest, autoencoder and both,
+    raw: float64 (n, n_raw); out: float64 (n, 5), of which columns 0 to 2, the evidence of forest, autoencoder and both,
     are read and the last two, the evidence of the head and of all, are written.
     """
-    n_raw = raw.shape[1]
-    x = np.empty(n_raw + 2)
-    keys = np.empty(KEYS_A_FEATURE * len(x), dtype=np.uint32)
-    left = np.empty(len(roots), dtype=np.uint8)
-    for i in range(len(raw)):
-        for j in range(n_raw):
-            x[j] = raw[i, j]
-        x[n_raw], x[n_raw + 1] = out[i, 2], out[i, 3]
-        rank_row(x, cuts, starts, keys)
-        if len(table):
-            log_odds = sum_by_masks(keys, features, begins, table, leaves, left) / members
-        else:
-            log_odds = forest_row(keys, nodes, values, roots, depths) * (len(roots) / members)
-        out[i, 5] = tail_evidence(log_odds, head_knots, head_evidence, head_slope)
-        joined = head_weight * out[i, 5] + (1.0 - head_weight) * out[i, 4]
-        out[i, 6] = tail_evidence(joined, final_knots, final_evidence, final_slope)
+    n, n_raw = raw.shape
+    X = np.empty((n, n_raw + 2))
+    X[:, :n_raw] = raw
+    X[:, n_raw:] = out[:, :2]
+    log_odds = np.empty(n)
+    head_rows(X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, log_odds)
+    for i in range(n):
+        out[i, 3] = tail_evidence(log_odds[i], head_knots, head_evidence, head_slope)
+        joined = head_weight * out[i, 3] + (1.0 - head_weight) * out[i, 2]
+        out[i, 4] = tail_evidence(joined, final_knots, final_evidence, final_slope)

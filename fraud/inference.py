@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.columns import LARGEST_NUMBER, Column, History, Statistic, Unit
+from fraud.columns import LARGEST_NUMBER, OLDEST_DATE, Column, History, Statistic, Unit
 from fraud.contract import Schema
 from fraud.conversion import EARLIEST, LATEST, convert
 from fraud.errors import SchemaError
@@ -34,6 +35,8 @@ _MOST_CATEGORIES = 1_000
 _LONGEST_QUANTITY = 1e12  # a longer whole number is a card or account number
 _MANY_ROWS_AN_ENTITY = 2.0
 _EPOCHS: tuple[tuple[float, Unit], ...] = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (0.0, "s"))
+
+_A_SECOND: dict[Unit, float] = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -192,13 +195,32 @@ def _timestamp(fact: _Facts, series: pd.Series) -> Column:
     column = Column(name=fact.name, kind="timestamp", nullable=fact.nullable)
     text = "Guessed: the time of the transaction. Times without a zone are taken as UTC: check that they are."
     if fact.numbers is not None:
-        unit = next(unit for floor, unit in _EPOCHS if fact.numbers.max() >= floor)
-        column = replace(column, unit=unit)
+        unit, n_dates = _unit_of(fact.numbers)
+        column = replace(column, unit=unit, oldest=OLDEST_DATE.isoformat() if n_dates else None)
         text = f"Guessed: numbers that count {unit} up to {fact.numbers.max():.0f}. Check the unit and where hour 0 is."
+        if n_dates and (odd := len(fact.numbers) - n_dates):
+            text += f" {odd:,} of {len(fact.numbers):,} are no dates since {OLDEST_DATE.year} in {unit}, and refused."
     times = pd.Series(convert(series.dropna(), column).values)
     times = times[(times >= EARLIEST) & (times < LATEST)]
     daily = len(times) > 1 and times.max() - times.min() >= pd.Timedelta(days=1) and times.dt.hour.nunique() > 1
     return replace(column, description=text, calendar=("hour",) if daily else ())
+
+
+def _unit_of(numbers: np.ndarray) -> tuple[Unit, int]:
+    """The unit of times that are numbers, and how many of them are dates in it; 0 of what counts from another origin.
+
+    Dates are plausible from `OLDEST_DATE` to now. Where the unit changes in the middle, the commoner one counts.
+    """
+    first = dt.datetime.combine(OLDEST_DATE, dt.time(), dt.UTC).timestamp()
+    last = dt.datetime.now(dt.UTC).timestamp() + 86_400
+    counts = {
+        unit: int(((numbers >= first * a_second) & (numbers <= last * a_second)).sum())
+        for unit, a_second in _A_SECOND.items()
+    }
+    if sum(counts.values()) > len(numbers) / 2:
+        unit = max(counts, key=lambda unit: counts[unit])
+        return unit, counts[unit]
+    return next(unit for floor, unit in _EPOCHS if numbers.max() >= floor), 0
 
 
 def _guess(fact: _Facts, series: pd.Series, *, has_time: bool) -> Column | str:

@@ -1,7 +1,8 @@
-"""The compiled inner loops of scoring: features, tree walks, the autoencoder's forward pass, calibration.
+"""The compiled inner loops of scoring: features, tree walks, calibration, and all of them for some rows in one call.
 
-Training, batch and single requests all run these same loops, so a feature or a score has one definition. Every kernel
-takes flat arrays and writes into arrays its caller made.
+Training, batch and single requests all run these same loops, so a feature or a score has one definition, and a row's
+score the same bits whatever rows are beside it. Every kernel takes flat arrays and writes into arrays its caller made.
+fraud/network_kernels.py has the autoencoder's, fraud/head_kernels.py the supervised head's.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import math
 import numpy as np
 from numba import njit
 
+from fraud.network_kernels import BLOCK, autoencoder_rows
+
 # Kinds of raw feature, as stored in FeatureMap.kinds.
 LINEAR, LOG, SIGNED_LOG, LOOKUP = 0, 1, 2, 3
-# Activations, as stored in Autoencoder.activation_code.
-RELU, LEAKY_RELU, TANH, ELU = 0, 1, 2, 3
 # A tree node is one 64-bit word: sortable threshold (32 bits), left child counted from the root (20), feature (12). One
 # load then tells a walk all it needs.
 FEATURE_BITS, CHILD_BITS, THRESHOLD_SHIFT = 12, 20, np.uint64(32)
 CHILD_SHIFT, FEATURE_MASK, CHILD_MASK = np.uint64(FEATURE_BITS), np.uint64(0xFFF), np.uint64(0xFFFFF)
 LEAF_THRESHOLD = 0xFFFFFFFF
-# A reconstruction error below this is none.
-SMALLEST_ERROR = 1e-12
 
 
 @njit(cache=True)
@@ -98,14 +97,19 @@ def forest_row(keys, nodes, path_lengths, roots, depths):  # pragma: no cover - 
 
 
 @njit(cache=True)
-def forest_rows(bits, nodes, path_lengths, roots, depths, out):  # pragma: no cover - compiled
-    """Mean path length of many rows, given as float32 inputs seen as uint32 (n, n_features), over all trees."""
-    block = 256
-    keys = np.empty(block * bits.shape[1], dtype=np.uint32)
-    for start in range(0, len(bits), block):
-        n = min(block, len(bits) - start)
+def forest_rows(bits, nodes, path_lengths, roots, depths, normaliser, out):  # pragma: no cover - compiled
+    """Anomaly score, into out, of many rows, given as float32 inputs seen as uint32 (n, n_features)."""
+    n_features = bits.shape[1]
+    keys = np.empty(min(BLOCK, len(bits)) * n_features, dtype=np.uint32)
+    for start in range(0, len(bits), BLOCK):
+        n = min(BLOCK, len(bits) - start)
         sortable(bits[start : start + n].ravel(), keys)
-        walk_block(keys, bits.shape[1], nodes, path_lengths, roots, depths, out[start : start + n])
+        if n == 1:
+            out[start] = forest_row(keys, nodes, path_lengths, roots, depths)
+        else:
+            walk_block(keys, n_features, nodes, path_lengths, roots, depths, out[start : start + n])
+    for i in range(len(bits)):
+        out[i] = 2.0 ** (-out[i] / normaliser)
 
 
 @njit(cache=True)
@@ -163,87 +167,6 @@ def walk_block(keys, n_keys, nodes, values, roots, depths, out):  # pragma: no c
 
 
 @njit(cache=True)
-def activate(x, code):  # pragma: no cover - compiled
-    """Apply one activation in place to a float32 vector."""
-    for i in range(len(x)):
-        v = x[i]
-        if code == RELU:
-            x[i] = v if v > 0.0 else np.float32(0.0)
-        elif code == LEAKY_RELU:
-            x[i] = v if v > 0.0 else np.float32(0.01) * v
-        elif code == TANH:
-            x[i] = math.tanh(v)
-        else:
-            x[i] = v if v > 0.0 else np.float32(math.expm1(v))
-
-
-@njit(cache=True)
-def autoencoder_row(
-    x, weights, biases, sizes, latent, activation, with_latent, center,
-    factors, shifts, log_weights, is_density, buffer,
-):  # pragma: no cover - compiled  # fmt: skip
-    """Anomaly score of one row, in logs; see fraud.autoencoder_score.Autoencoder.
-
-    x: float32 (n_features,); weights: all layers' (fan_in, fan_out) matrices, flattened one after the other; buffer:
-    float32 (3, widest) scratch.
-    """
-    n_layers = len(sizes) - 1
-    width = sizes[0]
-    deviation = buffer[2]
-    current = 0
-    for i in range(width):
-        buffer[0, i] = x[i]
-    w = 0
-    b = 0
-    for layer in range(n_layers):
-        fan_in = sizes[layer]
-        fan_out = sizes[layer + 1]
-        source = buffer[current]
-        target = buffer[1 - current]
-        for o in range(fan_out):
-            target[o] = biases[b + o]
-        for i in range(fan_in):
-            v = source[i]
-            for o in range(fan_out):
-                target[o] += v * weights[w + i * fan_out + o]
-        w += fan_in * fan_out
-        b += fan_out
-        if layer == latent and with_latent:
-            for o in range(fan_out):
-                deviation[width + o] = target[o]
-        if layer < n_layers - 1:
-            activate(target[:fan_out], activation)
-        current = 1 - current
-    for i in range(width):
-        deviation[i] = buffer[current, i] - x[i]
-    n = len(center)
-    for i in range(n):
-        deviation[i] -= center[i]
-    spread = buffer[0]
-    largest, total = -np.inf, 0.0
-    for k in range(len(factors)):
-        for o in range(n):
-            spread[o] = -shifts[k, o]
-        for i in range(n):
-            v = deviation[i]
-            for o in range(n):
-                spread[o] += v * factors[k, i, o]
-        square = 0.0
-        for o in range(n):
-            square += np.float64(spread[o]) * np.float64(spread[o])
-        if not is_density:
-            return math.log(max(square / n, SMALLEST_ERROR))
-        # log-sum-exp over the components, one after the other
-        exponent = log_weights[k] - 0.5 * square
-        if exponent > largest:
-            total = total * math.exp(largest - exponent) + 1.0
-            largest = exponent
-        else:
-            total += math.exp(exponent - largest)
-    return -(largest + math.log(total)) / n
-
-
-@njit(cache=True)
 def tail_evidence(x, knots, evidence, slope):  # pragma: no cover - compiled
     """-log10 of the share of normal rows scoring at least x: linear between knots, exponential beyond the last."""
     n = len(knots)
@@ -269,7 +192,7 @@ def tail_evidences(x, knots, evidence, slope, out):  # pragma: no cover - compil
 
 
 @njit(cache=True)
-def score_rows_singly(
+def score_rows(
     raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts,
     nodes, path_lengths, roots, depths, normaliser,
     weights, biases, sizes, latent, activation, with_latent,
@@ -277,28 +200,22 @@ def score_rows_singly(
     forest_knots, forest_evidence, forest_slope, error_knots, error_evidence, error_slope,
     joint_knots, joint_evidence, joint_slope, forest_weight, out,
 ):  # pragma: no cover - compiled  # fmt: skip
-    """The whole detector, row by row, in one compiled call: for single requests and their explanations.
+    """Both detectors in one compiled call: the evidence of forest, autoencoder and both, into out, float64 (n, 3).
 
-    raw: float64 (n, n_raw); out: float64 (n, 5): forest score, autoencoder score, and the evidence of forest,
-    autoencoder and both.
+    raw: float64 (n, n_raw).
     """
-    X = np.empty((len(raw), starts[-1]), dtype=np.float32)
+    n = len(raw)
+    X = np.empty((n, starts[-1]), dtype=np.float32)
     transform_rows(raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, X)
-    keys = np.empty(starts[-1], dtype=np.uint32)
-    widest = len(deviation_center)
-    for i in range(len(sizes)):
-        widest = max(widest, sizes[i])
-    buffer = np.empty((3, widest), dtype=np.float32)
-    for i in range(len(raw)):
-        x = X[i]
-        sortable(x.view(np.uint32), keys)
-        path = forest_row(keys, nodes, path_lengths, roots, depths)
-        out[i, 0] = 2.0 ** (-path / normaliser)
-        out[i, 1] = autoencoder_row(
-            x, weights, biases, sizes, latent, activation, with_latent,
-            deviation_center, factors, shifts, log_weights, is_density, buffer,
-        )  # fmt: skip
-        out[i, 2] = tail_evidence(out[i, 0], forest_knots, forest_evidence, forest_slope)
-        out[i, 3] = tail_evidence(out[i, 1], error_knots, error_evidence, error_slope)
-        both = forest_weight * out[i, 2] + (1.0 - forest_weight) * out[i, 3]
-        out[i, 4] = tail_evidence(both, joint_knots, joint_evidence, joint_slope)
+    scores = np.empty((2, n))
+    forest, error = scores[0], scores[1]
+    forest_rows(X.view(np.uint32), nodes, path_lengths, roots, depths, normaliser, forest)
+    autoencoder_rows(
+        X, weights, biases, sizes, latent, activation, with_latent,
+        deviation_center, factors, shifts, log_weights, is_density, error,
+    )  # fmt: skip
+    for i in range(n):
+        out[i, 0] = tail_evidence(forest[i], forest_knots, forest_evidence, forest_slope)
+        out[i, 1] = tail_evidence(error[i], error_knots, error_evidence, error_slope)
+        both = forest_weight * out[i, 0] + (1.0 - forest_weight) * out[i, 1]
+        out[i, 2] = tail_evidence(both, joint_knots, joint_evidence, joint_slope)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fraud import data
+from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError
 from fraud.labels import ID, IS_FRAUD, SOURCE, id_of, newest
 from fraud.schema import Schema
@@ -27,15 +28,17 @@ _FRAUD, _LEGITIMATE, _UNKNOWN = 1, 0, -1
 class Policy:
     """What a row's label is. Raises ConfigError for a value out of range.
 
-    as_of: labels count that were known when this day began (UTC). matured_days: rows younger than this are left out.
-    unlabelled: what a matured row without a label is: "legitimate" (nobody complained in time), "unknown" (its label
-    stays empty) or "drop". keep_own: a label that the data bring counts where there is no other; False: it never does.
+    as_of: labels count that were known when this day began; zone: where it began. matured_days: rows younger than this
+    are left out. unlabelled: what a matured row without a label is: "legitimate" (nobody complained in time), "unknown"
+    (its label stays empty) or "drop". keep_own: a label that the data bring counts where there is no other; False: it
+    never does.
     """
 
     as_of: dt.date
     matured_days: float
     unlabelled: Unlabelled = "legitimate"
     keep_own: bool = False
+    zone: Zone = UTC
 
     def __post_init__(self) -> None:
         if not 0 <= self.matured_days < 36_500:
@@ -45,8 +48,8 @@ class Policy:
 
     @property
     def moment(self) -> dt.datetime:
-        """When the day begins."""
-        return dt.datetime.combine(self.as_of, dt.time())
+        """When the day begins, UTC."""
+        return self.zone.moment_of(self.as_of)
 
     @property
     def mature_before(self) -> np.datetime64:

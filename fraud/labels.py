@@ -211,7 +211,7 @@ _SCHEMA = Schema(
     columns=(
         Column(name=ID, kind="entity"),
         Column(name=IS_FRAUD, kind="boolean"),
-        Column(name=KNOWN_AT, kind="timestamp", nullable=True),
+        Column(name=KNOWN_AT, kind="timestamp", nullable=True, oldest="1900-01-01", horizon_days=36_500),
     ),
 )
 

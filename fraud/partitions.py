@@ -1,4 +1,4 @@
-"""Scored data by day, as files: one folder a day (UTC) that its manifest makes count. Writers and readers agree here.
+"""Scored data by day, as files: one folder a day that its manifest makes count. Writers and readers agree here.
 
     scored/date=2026-01-31/part-000000000000.parquet    scored rows; the number is that of its first row in the input
     scored/date=2026-01-31/_manifest.json               counts, model, input, and each part with its SHA-256

@@ -17,6 +17,7 @@ import numpy as np
 
 from fraud import kernels
 from fraud.columns import History
+from fraud.days import zone_of
 from fraud.features import CALENDAR_WIDTH, MICROSECONDS_A_DAY, FeatureMap, calendar
 from fraud.history.definition import feature_statistics, plans
 from fraud.history.kernels import LARGEST_RATIO
@@ -53,7 +54,7 @@ class Describer:
     """Puts the features of a row into words. Safe to share between threads."""
 
     def __init__(self, schema: Schema, features: FeatureMap) -> None:
-        self._schema, self._features = schema, features
+        self._schema, self._features, self._zone = schema, features, zone_of(schema)
         items = _items(schema, features)
         self._of_column = [
             [item for item in items if features.columns[item.raw[0]] == column]
@@ -145,7 +146,7 @@ class Describer:
     def _calendar(self, item: _Item, typical: float, now: float) -> Description:
         if math.isnan(now):
             return Description(item.name, None, None, f"{item.column} is missing")
-        days = now / MICROSECONDS_A_DAY
+        days = float(self._zone.local_us(np.array([now]))[0]) / MICROSECONDS_A_DAY
         at_night = bool(calendar(np.array([days]), ("night",))[0, 0])
         minutes = int(days % 1.0 * 1440.0)
         clock, day = f"{minutes // 60:02d}:{minutes % 60:02d}", _WEEKDAYS[int(math.floor(days) + 3) % 7]

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fraud.columns import LARGEST_NUMBER, Column, History
@@ -67,15 +68,18 @@ def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
         raise SchemaError(f"--rows {rows} leaves nothing to look at; give a number above 0")
     path = settings.locate(file)
     stem = re.sub(r"\W+", "_", Path(path.rstrip("/")).name.split(".")[0]).strip("_")
-    guessed = infer(next(data.iter_frames(path, rows)), name or stem or "mine")
+    frame = next(data.iter_frames(path, rows))
+    guessed = infer(frame, name or stem or "mine")
+    guessed = replace(guessed, day_zone=settings.day_zone or guessed.day_zone)
     text = f"# Guessed by `python -m fraud.schema infer`: read each description and mend it.\n{guessed.to_yaml()}"
     if out is None:
         sys.stdout.write(text)
         return
     data.write_text(text, settings.locate(out))
-    sys.stdout.write(
-        f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read it and mend it\n"
-    )
+    told = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read it and mend it\n"
+    if refused := len(validate(frame, guessed).quarantine):
+        told += f"{refused:,} of {len(frame):,} rows do not fit it: `check` says why\n"
+    sys.stdout.write(told)
 
 
 def _check(file: str, schema: Schema, quarantine: str | None) -> None:

@@ -77,7 +77,7 @@ class Settings:
             raise ConfigError(f"FRAUD_HISTORY_TIMEOUT_MS={timeout!r} is not a number of milliseconds, 1 to 60000")
         day_zone = env.get(days.VARIABLE) or ""
         try:
-            days.Zone(day_zone or days.UTC)
+            days.Zone(day_zone or days.UTC.name)
         except ConfigError as error:
             raise ConfigError(f"{days.VARIABLE}: {error}") from None
         return cls(

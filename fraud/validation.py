@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from fraud.columns import OTHER_DELIMITERS, Column, closest
 from fraud.contract import Schema
-from fraud.conversion import Converted, convert
+from fraud.conversion import Converted, Fault, convert
 from fraud.errors import SchemaError
+from fraud.time_limits import TimeLimits
 
 _SHOWN_LENGTH = 80
 QUARANTINE_COLUMNS = ("row", "column", "value", "reason")
@@ -34,12 +36,16 @@ class Validated:
 class Validator:
     """Checks a source in pieces: ids stay unique, and time zones alike, across the pieces.
 
+    now: what the clock shows, seconds since 1970 (default: this machine's); times too far ahead of it are refused.
+
     Ids of earlier pieces are remembered as 64-bit hashes (8 bytes a row): at 10 million rows the chance that any row is
     wrongly called a repetition is about one in 400,000.
     """
 
-    def __init__(self, schema: Schema, *, need_label: bool = False) -> None:
+    def __init__(self, schema: Schema, *, need_label: bool = False, now: float | None = None) -> None:
         self._schema = schema
+        clock = time.time() if now is None else now  # read once: the same limit and the same words for every piece
+        self._times = TimeLimits(schema.timestamp, lambda: clock) if schema.timestamp else None
         self._need_label = need_label
         self._zone: bool | None = None
         self._seen_ids = np.empty(0, dtype=np.uint64)
@@ -71,10 +77,13 @@ class Validator:
         return Validated(rows=rows, quarantine=quarantine, warnings=self._warnings(frame))
 
     def _convert(self, series: pd.Series, column: Column) -> Converted:
-        converted = convert(series, column, self._zone if column.kind == "timestamp" else None)
-        if column.kind == "timestamp":
-            self._zone = converted.zone
-        return converted
+        if column.kind != "timestamp":
+            return convert(series, column)
+        converted = convert(series, column, self._zone)
+        self._zone = converted.zone
+        assert self._times is not None
+        refused = [Fault(mask, why.reason) for mask, why in self._times.refusals(np.asarray(converted.values))]
+        return replace(converted, faults=[*converted.faults, *refused])
 
     def _columns_in(self, frame: pd.DataFrame) -> list[Column]:
         """The schema's columns that `frame` holds. Raises SchemaError when one that is needed is not there."""
@@ -136,12 +145,15 @@ class Validator:
             self._seen_ids = np.sort(np.concatenate([self._seen_ids, np.sort(_hashes(ids))]), kind="stable")
 
 
-def validate(frame: pd.DataFrame, schema: Schema, *, first_row: int = 0, need_label: bool = False) -> Validated:
+def validate(
+    frame: pd.DataFrame, schema: Schema, *, first_row: int = 0, need_label: bool = False, now: float | None = None
+) -> Validated:
     """Check one whole table, shape (n_rows, any), against `schema`; see Validated and Validator.check.
 
-    need_label: the label column must be there (a single label may still be missing). Raises SchemaError.
+    need_label: the label column must be there (a single label may still be missing). now: see Validator. Raises
+    SchemaError.
     """
-    return Validator(schema, need_label=need_label).check(frame, first_row=first_row)
+    return Validator(schema, need_label=need_label, now=now).check(frame, first_row=first_row)
 
 
 def _hashes(ids: pd.Series) -> np.ndarray:

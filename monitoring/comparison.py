@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fraud import data, scored
+from fraud.days import zone_of
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema, infer
 from fraud.thresholds import Threshold
@@ -90,7 +91,7 @@ def _own_variation(old: Side, new: Side, schema: Schema, kinds: dict[str, str], 
     if schema.timestamp is None or old.window is None or new.window is None:
         return None
     days = (new.window[1] - new.window[0]) / pd.Timedelta(days=1)
-    return own_variation(old.sample, schema.timestamp.name, kinds, days, limits)
+    return own_variation(old.sample, schema.timestamp.name, kinds, days, limits, zone_of(schema))
 
 
 def _guess(path: str) -> Schema:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fraud import data
+from fraud import data, days
 from fraud.errors import ConfigError, run_command
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
@@ -114,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     schema, threshold, reference = _contract(arguments.schema, arguments.model, arguments.ref, settings)
+    if schema is not None:
+        days.agreed(schema, settings.day_zone)
     found = report(
         reference,
         settings.locate(arguments.cur),

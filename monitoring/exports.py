@@ -35,6 +35,7 @@ _HELP = {
     "fraud_volume_rows": "Rows of the day.",
     "fraud_volume_flagged_share": "Share of its scored rows that were flagged.",
     "fraud_volume_quarantined_share": "Share of its rows that were refused.",
+    "fraud_history_stale": "1 where the day was scored with an entity history that lacks days, else 0.",
     "fraud_live_precision": "Share of frauds among the alerts of the newest day, and of the newest mature one.",
     "fraud_live_precision_low": "Lower end of its 95 % interval.",
     "fraud_live_precision_high": "Upper end of its 95 % interval.",
@@ -105,6 +106,7 @@ def of_drift(found: Mapping[str, Any]) -> Found:
 def of_volume(found: Mapping[str, Any]) -> Found:
     """From the JSON of monitoring.volume."""
     samples = [Sample("fraud_volume_verdict", _GRADES[found["verdict"]])]
+    samples.append(Sample("fraud_history_stale", float(found["is_history_stale"])))
     if rows := found["rows"]:
         samples += [
             Sample("fraud_volume_rows", rows["all"]),

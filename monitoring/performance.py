@@ -7,14 +7,15 @@ import datetime as dt
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fraud import data, decided, partitions, registry
+from fraud import data, days, decided, partitions, registry
+from fraud.days import UTC, Zone
 from fraud.errors import run_command
 from fraud.labels import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
 from fraud.schema import Schema
@@ -25,18 +26,35 @@ from monitoring.missed import Missed, missed
 
 
 def judge(
-    alerts: pd.DataFrame, store: LabelStore, *, as_of: dt.date, delay_days: float, seed: int = 7
+    alerts: pd.DataFrame,
+    store: LabelStore,
+    *,
+    as_of: dt.date,
+    delay_days: float,
+    seed: int = 7,
+    zone: Zone = UTC,
 ) -> tuple[list[DayPrecision], Missed | None]:
-    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began (UTC)."""
-    moment = dt.datetime.combine(as_of, dt.time())
-    by_source = store.read_by_source(known_until=moment)
+    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began.
+
+    zone: whose days they are.
+    """
+    by_source = store.read_by_source(known_until=zone.moment_of(as_of))
     known = newest(by_source).set_index(ID)[IS_FRAUD]
-    alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(moment)]
+    alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(as_of)]
     labels = alerts[ID].map(known.astype(np.float64)).astype(np.float64)
     looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
     alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
     days = by_day(alerts, as_of=as_of, delay_days=delay_days, seed=seed)
     return days, missed(store.drawn(), known.loc[looked_at], days)
+
+
+def without_learnt_days(alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+    """The alerts but for those of days that the model which scored them learnt from, and those days, in order.
+
+    manifests: what ray_jobs.score wrote about the days; a decision log has none, and is scored as it happens.
+    """
+    learnt = sorted({str(manifest["date"]) for manifest in manifests if manifest.get("learnt_rows")})
+    return alerts[~alerts["day"].astype(str).isin(learnt)], learnt
 
 
 def table(found: Sequence[DayPrecision], unseen: Missed | None = None) -> str:
@@ -91,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
     parser.add_argument("--schema", help="name or YAML (default: the champion's)")
-    parser.add_argument("--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, UTC)")
+    parser.add_argument(
+        "--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, in the schema's day_zone)"
+    )
     parser.add_argument("--out", default="performance.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the intervals (default: %(default)s)")
     exports.add_flags(parser)
@@ -104,10 +124,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
-    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else dt.datetime.now(dt.UTC).date()
-    alerts = decided.read(decided.location(given.decisions, settings, os.environ), schema, only_flagged=True)
+    zone = days.agreed(schema, settings.day_zone)
+    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
+    place = decided.location(given.decisions, settings, os.environ)
+    alerts = decided.read(place, schema, only_flagged=True)
+    alerts, learnt = without_learnt_days(alerts, partitions.manifests(place))
+    if learnt:
+        sys.stdout.write(
+            f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model that scored them learnt from\n"
+        )
     store = LabelStore.from_environment(settings, os.environ)
-    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed)
+    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed, zone=zone)
     out = settings.locate(given.out)
     told = content(found, unseen, as_of=as_of, schema=schema)
     data.write_text(json.dumps(told, indent=2) + "\n", out)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fraud.days import UTC, Zone
 from monitoring.verdict import Limits, inner_edges, multiplied, population_stability_index
 
 FEWEST_BLOCKS, FEWEST_ROWS = 5, 100
@@ -47,19 +48,20 @@ class Variation:
 
 
 def own_variation(
-    frame: pd.DataFrame, time: str, kinds: Mapping[str, str], current_days: float, limits: Limits
+    frame: pd.DataFrame, time: str, kinds: Mapping[str, str], current_days: float, limits: Limits, zone: Zone = UTC
 ) -> Variation | None:
     """The variation of blocks of `current_days` days; None where the reference has too few of them.
 
     frame: the reference's sample, with the column `time`. kinds: as monitoring.verdict.judge takes them.
+    zone: whose days they are.
     """
     days = max(1, math.ceil(current_days - 0.25))  # a day that ends in the small hours is a day
     times = frame[time].to_numpy(dtype="datetime64[us]")
     known = ~np.isnat(times)
     if not known.any():
         return None
-    start = times[known].min().astype("datetime64[D]")
-    blocks = np.where(known, (times - start) // (days * _DAY), -1).astype(np.int64)
+    dates = zone.day_of(times)
+    blocks = np.where(known, (dates - dates[known].min()) // (days * _DAY), -1).astype(np.int64)
     numbers, sizes = np.unique(blocks[known], return_counts=True)
     numbers = numbers[sizes >= FEWEST_ROWS]
     if len(numbers) < FEWEST_BLOCKS:

@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -51,13 +51,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class DayCount:
-    """What became of a day's rows, by its manifest."""
+    """What became of a day's rows, by its manifest. history: what that says of the entity history, if there is one."""
 
     day: dt.date
     scored: int
     flagged: int
     quarantined: int
     model: str = ""
+    history: Mapping[str, Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -176,6 +177,7 @@ def content(found: Volume) -> dict[str, Any]:
         "model_version": count.model if count else None,
         "rows": None if count is None else {"all": count.rows, "scored": count.scored, "flagged": count.flagged,
                                             "quarantined": count.quarantined},
+        "is_history_stale": bool(count is not None and count.history and count.history.get("is_stale")),
         "findings": [asdict(finding) for finding in found.findings],
         "compared_with": [day.isoformat() for day in found.compared],
         "same_weekday": found.same_weekday,
@@ -228,6 +230,10 @@ def _volume(
     day: dt.date, findings: list[Finding], count: DayCount | None = None, before: Sequence[DayCount] = (),
     same_weekday: bool = False, few: str = "",
 ) -> Volume:  # fmt: skip
+    if count is not None and count.history and count.history.get("is_stale"):
+        through = count.history.get("through") or "nothing"
+        text = f"scored with the entity history up to {through}: days before are missing (ray_jobs.history build)"
+        findings = [*findings, Finding("entity history", "missing_data", "critical", 1.0, text)]
     verdict = max((finding.level for finding in findings), key=LEVELS.index)
     told = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
     if count is not None and not told:
@@ -247,7 +253,8 @@ def _count(filesystem: Any, path: str, day: dt.date) -> DayCount | None:
     try:
         rows = manifest["rows"]
         model = str(manifest.get("model_version") or "")
-        return DayCount(day, int(rows["scored"]), int(rows["flagged"]), int(rows["quarantined"]), model)
+        history = manifest.get("history") or None
+        return DayCount(day, int(rows["scored"]), int(rows["flagged"]), int(rows["quarantined"]), model, history)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -263,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scored", required=True, help="folder or URL with date=YYYY-MM-DD folders")
-    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD (UTC)")
+    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD, as ray_jobs.score --date had it")
     parser.add_argument("--out", default="volume.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--days", type=int, default=56, help="earlier days to judge by (default: %(default)s)")
     exports.add_flags(parser)

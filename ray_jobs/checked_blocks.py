@@ -10,7 +10,8 @@ import base64
 import datetime as dt
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ import pyarrow.parquet as pq
 
 from fraud import data, partitions, scored
 from fraud.conversion import convert
+from fraud.days import zone_of
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
+from fraud.time_limits import TimeLimits
 from fraud.validation import QUARANTINE_COLUMNS
 from ray_jobs.score_output import NOTE
 
@@ -48,10 +51,11 @@ def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_othe
 
 
 def on_date(rows: pd.DataFrame, schema: Schema, date: dt.date | None) -> np.ndarray:
-    """Which rows happened on `date` (UTC): bool (n_rows,); all of them without a date or a timestamp column."""
+    """Which rows happened on `date` in the schema's zone: bool (n_rows,); all without a date or a timestamp column."""
     if date is None or schema.timestamp is None:
         return np.ones(len(rows), dtype=bool)
-    return (rows[schema.timestamp.name].to_numpy(dtype="datetime64[D]") == np.datetime64(date)).astype(bool)
+    days = zone_of(schema).day_of(rows[schema.timestamp.name].to_numpy())
+    return np.asarray(days == np.datetime64(date), dtype=bool)
 
 
 def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date | None) -> list[str]:
@@ -60,11 +64,11 @@ def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date |
     With a date, refused rows whose time can be read and is of another day are that day's.
     """
     notes: list[dict[str, object]] = [{"warning": warning} for warning in checked.warnings]
-    others = int((~wanted).sum())
+    others: Counter[str] = Counter()
     if len(checked.quarantine):
         for day, rows in _by_day(checked.quarantine, schema, date):
             if date is not None and day not in (date.isoformat(), partitions.UNKNOWN):
-                others += len(rows)
+                others[day] += len(rows)
                 continue
             named = day if date is None else date.isoformat()
             data = io.BytesIO()
@@ -79,18 +83,19 @@ def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date |
                 "data": base64.b64encode(data.getbuffer()).decode(),
             }
             notes.append({"quarantine": quarantine})
-    return [json.dumps(note) for note in notes] + ([json.dumps({"outside": others})] if others else [])
+    return [json.dumps(note) for note in notes] + outside(checked.rows, wanted, schema, date, others)
 
 
 def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Refused rows by the day in their own text; UNKNOWN where it cannot be read, for all where there is no time."""
+    """Refused rows by the day in their own text; UNKNOWN where it cannot be read or believed, or there is no time."""
     if schema.timestamp is None or f"raw_{schema.timestamp.name}" not in refused:
         yield partitions.UNKNOWN if date is None else date.isoformat(), refused
         return
+    limits = TimeLimits(schema.timestamp)
     read = convert(refused[f"raw_{schema.timestamp.name}"].reset_index(drop=True), schema.timestamp)
-    days = np.array(read.values).astype("datetime64[D]")
-    for fault in read.faults:
-        days[fault.mask] = np.datetime64("NaT")
+    days = zone_of(schema).day_of(np.asarray(read.values))
+    for mask in (*(fault.mask for fault in read.faults), *(mask for mask, _ in limits.refusals(read.values))):
+        days[mask] = np.datetime64("NaT")
     names = np.where(np.isnat(days), partitions.UNKNOWN, np.datetime_as_string(days))
     for name in np.unique(names):
         yield str(name), refused[names == name]
@@ -102,9 +107,27 @@ def failure(error: FraudError) -> pa.Table:
     return pa.table({NOTE: pa.array([json.dumps(note)], pa.string())})
 
 
-def outside(wanted: np.ndarray) -> list[str]:
-    """The note on rows of other days."""
-    return [] if wanted.all() else [json.dumps({"outside": int((~wanted).sum())})]
+def outside(
+    rows: pd.DataFrame,
+    wanted: np.ndarray,
+    schema: Schema,
+    date: dt.date | None,
+    refused: Mapping[str, int] | None = None,
+) -> list[str]:
+    """The note on rows of other days than `date` (`ray_jobs.score_other_days`); none without a date or a timestamp.
+
+    rows: good ones, of any day. wanted: which of them are of `date`. refused: how many more are of which other day.
+    """
+    if date is None or schema.timestamp is None:
+        return []
+    times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
+    days = zone_of(schema).day_of(times[~wanted])
+    names, counts = np.unique(np.where(np.isnat(days), partitions.UNKNOWN, days.astype(str)), return_counts=True)
+    others = Counter(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    others.update(refused)
+    known = times[~np.isnat(times)].astype(np.int64)
+    span = [int(known.min()), int(known.max())] if len(known) else None
+    return [json.dumps({"outside": others, "span": span})] if others or span else []
 
 
 def with_notes(rows: pa.Table, notes: list[str] | pa.ChunkedArray) -> pa.Table:

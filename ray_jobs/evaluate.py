@@ -17,6 +17,7 @@ import numpy as np
 from cluster.session import connected, terminable
 from fraud import conclusions, data, evaluation, paired, slices
 from fraud.config import TrainConfig, from_mapping
+from fraud.days import zone_of
 from fraud.errors import ConfigError, FraudError, RegistryError, run_command
 from fraud.evaluation import Plan, Scored
 from fraud.settings import Settings, turn_telemetry_off
@@ -126,12 +127,14 @@ def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np
     if card is None or times is None:
         return None
     train = model.windows.get("train")
-    since = np.datetime64(str(train["start"]), "D") if train and not str(train["start"]).startswith("row ") else None
-    if since is not None and times[window.positions].min() < since:
+    zone, since = zone_of(model.schema), None
+    if train and not str(train["start"]).startswith("row "):
+        since = zone.day_of(np.array([str(train["start"])], dtype="datetime64[us]"))[0]
+    days = zone.day_of(times)
+    if since is not None and days[window.positions].min() < since:
         since = None  # the window begins before the training did: count every earlier fraud
     split = (model.bundle.manifest.get("config") or {}).get("split") or {}
     delay = max(model.schema.label_delay_days, float(split.get("delay_days") or 0.0))
-    days = times.astype("datetime64[D]")
     known = evaluation.known_compromised(days, rows[card].to_numpy(dtype=object), labels, delay, since)
     return known[window.positions]
 

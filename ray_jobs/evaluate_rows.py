@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import bundle, data
+from fraud import bundle, data, days
 from fraud.bundle import Bundle
+from fraud.days import Zone, zone_of
 from fraud.engine import SCORE_COLUMNS, Engine
 from fraud.errors import ConfigError, DataError
 from fraud.evaluation import Plan, amount_column
@@ -58,7 +59,7 @@ class Window:
 
 
 def open_model(reference: str, settings: Settings) -> Model:
-    """Load what an alias, a version or a bundle folder names. Raises BundleError, RegistryError."""
+    """Load what an alias, a version or a bundle folder names. Raises BundleError, ConfigError, RegistryError."""
     folder, number = Path(settings.locate(reference)), None
     if not folder.is_dir():
         from fraud import registry
@@ -66,6 +67,7 @@ def open_model(reference: str, settings: Settings) -> Model:
         folder = registry.fetch(reference, settings)
         number = int(folder.name)
     loaded = bundle.load(folder)
+    days.agreed(loaded.detector.schema, settings.day_zone)
     name = f"version {number}" if number is not None else f"{'/'.join(folder.parts[-2:])} ({loaded.sha256[:8]})"
     return Model(name, number, loaded)
 
@@ -114,7 +116,9 @@ def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
 def choose_window(
     rows: pd.DataFrame, model: Model, fingerprint: str, start: str | None = None, end: str | None = None
 ) -> Window:
-    """The rows to judge: those of `start` (inclusive) to `end` (exclusive), ISO 8601, UTC unless they carry a zone.
+    """The rows to judge: those of `start` (inclusive) to `end` (exclusive), ISO 8601.
+
+    A date means the beginning of that day in the schema's day_zone; an instant is UTC unless it carries a zone.
 
     Without either: the model's own test window if the data hold rows of it, else all labelled rows, else all rows.
     Raises ConfigError (no timestamp to cut by, not a time) or DataError (no row in the window).
@@ -126,8 +130,9 @@ def choose_window(
                 f"--start and --end need a timestamp column and schema {model.schema.name!r} has none: leave them out"
             )
         inside = np.ones(len(rows), bool)
-        inside &= times >= _instant("--start", start) if start is not None else True
-        inside &= times < _instant("--end", end) if end is not None else True
+        zone = zone_of(model.schema)
+        inside &= times >= _instant("--start", start, zone) if start is not None else True
+        inside &= times < _instant("--end", end, zone) if end is not None else True
         if not inside.any():
             raise DataError(
                 f"no row between --start {start or 'of the data'} and --end {end or 'of the data'}: the data run from "
@@ -260,8 +265,10 @@ def _window(positions: np.ndarray, times: np.ndarray | None, source: str) -> Win
     return Window(positions, first, last, source)
 
 
-def _instant(flag: str, text: str) -> np.datetime64:
+def _instant(flag: str, text: str, zone: Zone) -> np.datetime64:
     try:
+        if len(text) == len("2026-01-31"):
+            return np.datetime64(zone.start_of(dt.date.fromisoformat(text)), "us")
         instant = dt.datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{flag} {text!r} is not a time: write it as 2026-01-31 or 2026-01-31T12:00:00Z") from None

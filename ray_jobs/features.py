@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
-from fraud import data, filesystems, scored
+from fraud import data, days, filesystems, scored
 from fraud.errors import ConfigError, DataError, run_command
 from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
 from fraud.history.records import microseconds_since_epoch
@@ -37,7 +37,7 @@ def write_features(
 
     Parts of 262,144 rows in the order of the file: row number, the schema's columns (canonical, categories as text),
     history features, calendar features; refused rows and the manifest beside them. `out` is replaced if this wrote it.
-    partitions: of the replay of entity history; by default one for a million rows. date: rows of other days (UTC) only
+    partitions: of the replay of entity history; by default one for a million rows. date: rows of other days only
     feed the history. Connects to Ray unless the caller did. Raises DataError, SchemaError.
     """
     began = time.monotonic()
@@ -113,9 +113,10 @@ def _with_calendar(table: pa.Table, schema: Schema) -> pa.Table:
     """The table with its calendar features, missing where the time is."""
     if schema.timestamp is None or not schema.timestamp.calendar:
         return table
-    times = table[scored.name_of(schema.timestamp.name)].to_pandas()
-    values = calendar(microseconds_since_epoch(times) / MICROSECONDS_A_DAY, schema.timestamp.calendar)
-    values[times.isna().to_numpy()] = np.nan
+    times = table[scored.name_of(schema.timestamp.name)].to_numpy()
+    local = days.zone_of(schema).local_us(times)
+    values = calendar(microseconds_since_epoch(local) / MICROSECONDS_A_DAY, schema.timestamp.calendar)
+    values[np.isnat(times)] = np.nan
     names = raw_names(schema)[0][len(schema.features) :]
     for name, column in zip(names, values.T, strict=False):  # after them come the history features
         table = table.append_column(name, pa.array(column))
@@ -149,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         "--date",
         type=day_named,
         metavar="YYYY-MM-DD",
-        help="write only the rows of this day (UTC); the file's earlier rows still feed their entities' history",
+        help="write only the rows of this day (in the schema's day_zone); the file's earlier rows still feed their "
+        "entities' history",
     )
     return parser
 
@@ -163,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     name = arguments.schema
     schema = Schema.load(settings.locate(name) if name.endswith((".yaml", ".yml")) else name)
+    days.agreed(schema, settings.day_zone)
     out = settings.locate(arguments.out)
     found = write_features(
         settings.locate(arguments.data), out, schema, partitions=arguments.history_partitions, date=arguments.date

@@ -122,9 +122,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(_prune(snapshots, given.keep_days))
         return 0
     column, _, value = given.entity.partition("=")
-    report = erase(snapshots, column, value)
+    report = [*erase(snapshots, column, value), _erase_live(snapshots, settings, column, value)]
     say("".join(f"{line}\n" for line in report))
+    say("not touched: the decision log (FRAUD_DECISIONS), scored days, training data, and bundles that carry a history "
+        "(--history-in-bundle); tell whoever keeps those\n")  # fmt: skip
     return 0
+
+
+def _erase_live(snapshots: Snapshots, settings: Settings, column: str, value: str) -> str:
+    """Remove the entity from the live history that replicas share; return what was done."""
+    from fraud.history.stores.shared import open_shared
+
+    where = settings.history_url.partition(":")[0]
+    store = open_shared(settings, snapshots.plans)
+    if store is None:
+        return "live history: each replica keeps its own in memory; start it again with FRAUD_STATE/live emptied"
+    try:
+        removed = [store.erase(i, value) for i, plan in enumerate(snapshots.plans) if plan.column == column]
+    finally:
+        store.close()
+    return f"live history ({where}): {value} {'is removed' if any(removed) else 'was not there'}"
 
 
 def _schema(given: argparse.Namespace, settings: Settings) -> Schema:

@@ -193,7 +193,9 @@ def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[
     numbers = rows[scored.ROW].to_numpy()
     timed = scored.source_columns(rows.select([scored.name_of(schema.timestamp.name)]).to_pandas(), schema)
     wanted = on_date(timed, schema, date)
-    kept = with_notes(rows.filter(wanted), pa.chunked_array([*notes.chunks, outside(wanted)], pa.string()))
+    kept = with_notes(
+        rows.filter(wanted), pa.chunked_array([*notes.chunks, outside(timed, wanted, schema, date)], pa.string())
+    )
     position = pa.array(np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32))
     shards: list[pa.Table] = []
     for plan in plans(schema):

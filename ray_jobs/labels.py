@@ -16,9 +16,11 @@ from typing import NoReturn, get_args
 
 import pandas as pd
 
-from fraud import data, decided, files, label_join, registry
+from fraud import data, days, decided, files, label_join, registry
+from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError, SchemaError, run_command
 from fraud.labels import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
+from fraud.partitions import day_named
 from fraud.schema import Schema
 from fraud.settings import Settings, turn_telemetry_off
 
@@ -126,12 +128,13 @@ def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, row
     )
 
 
-def summary(store: LabelStore) -> str:
-    """What the store holds, by source and day on which it became known."""
+def summary(store: LabelStore, zone: Zone) -> str:
+    """What the store holds, by source and day in `zone` on which it became known."""
     labels = store.read()
     if not len(labels):
         return f"no labels in {store.url}: take some in with `python -m ray_jobs.labels ingest FILE`\n"
-    by_day = labels.groupby([labels[KNOWN_AT].dt.strftime("%Y-%m-%d"), SOURCE])[IS_FRAUD].agg(["size", "sum"])
+    known_on = pd.Series(zone.day_of(labels[KNOWN_AT].to_numpy()).astype(str), index=labels.index)
+    by_day = labels.groupby([known_on, SOURCE])[IS_FRAUD].agg(["size", "sum"])
     lines = [f"{day}  {source:<15} {size:>9,} labels {frauds:>8,} frauds" for (day, source), (size, frauds) in
              zip(by_day.index, by_day.to_numpy().tolist(), strict=True)]  # fmt: skip
     return "\n".join([*lines, f"{len(labels):,} ids, {int(labels[IS_FRAUD].sum()):,} frauds in {store.url}", ""])
@@ -166,13 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quarantine", help="Parquet for refused rows (default: beside the labels, in quarantine)")
     parser.add_argument("--force", action="store_true", help="take a file in again")
     parser.add_argument("--decisions", help="draw: decision log, or scored Parquet (default: FRAUD_DECISIONS)")
-    parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday, UTC)")
+    parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday; in the schema's day_zone)")
     parser.add_argument("--rows", type=int, default=100, help="draw: how many (default: %(default)s)")
     parser.add_argument("--flagged", type=int, default=0, help="draw: so many more of the alerts (default: 0)")
     parser.add_argument("--out", help="draw: CSV to fill in (default: review.csv); join: Parquet to write")
     parser.add_argument("--allow-empty", action="store_true", help="ingest: no file is nothing new, and no mistake")
     parser.add_argument("--data", help="join: transactions, CSV or Parquet: a file, folder, glob or URL")
-    parser.add_argument("--as-of", help="join: labels known when this day began, YYYY-MM-DD (default: today, UTC)")
+    parser.add_argument(
+        "--as-of", help="join: labels known when this day began, YYYY-MM-DD (default: today; in the schema's day_zone)"
+    )
     parser.add_argument("--matured-days", type=float, metavar="N", help="join: leave younger rows out (default: the "
                         "schema's label_delay_days)")  # fmt: skip
     parser.add_argument("--unlabelled", default="legitimate", choices=get_args(label_join.Unlabelled),
@@ -199,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     store = LabelStore.from_environment(settings, os.environ)
     if given.action == "show":
-        sys.stdout.write(summary(store))
+        sys.stdout.write(summary(store, Zone(settings.day_zone or UTC.name)))
         return 0
     if given.action == "ingest" and not given.file:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
@@ -209,12 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{given.file}: nothing new\n")
         return 0
     now = dt.datetime.now(dt.UTC)
-    day = _moment("--day", given.day).date() if given.day else now.date() - dt.timedelta(days=1)
     known_at = _moment("--known-at", given.known_at) if given.known_at else None
     schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
+    zone = days.agreed(schema, settings.day_zone)
     if given.action == "join":
         policy = label_join.Policy(
-            as_of=_moment("--as-of", given.as_of).date() if given.as_of else now.date(), keep_own=given.keep_labels,
+            as_of=day_named(given.as_of, "--as-of") if given.as_of else zone.today(now), zone=zone,
+            keep_own=given.keep_labels,
             matured_days=schema.label_delay_days if given.matured_days is None else given.matured_days,
             unlabelled=given.unlabelled,
         )  # fmt: skip
@@ -225,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.action == "draw":
         decisions = decided.location(given.decisions, settings, os.environ)
         out, rows = settings.locate(given.out or "review.csv"), given.rows
+        day = day_named(given.day, "--day") if given.day else zone.yesterday(now)
         told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed, flagged=given.flagged)
         sys.stdout.write(told)
         return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraud import days
 from fraud.config import TrainConfig, configure
 from fraud.errors import ConfigError
 from fraud.schema import Schema
@@ -34,9 +35,11 @@ def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
     given = _parser().parse_args(argv)
     if given.workers < 1:
         raise ConfigError(f"--workers {given.workers}: give 1 or more")
+    schema = Schema.load(settings.locate_yaml(given.schema))
+    days.agreed(schema, settings.day_zone)
     return Order(
         data=settings.locate(given.data),
-        schema=Schema.load(settings.locate_yaml(given.schema)),
+        schema=schema,
         outdir=check_outdir(settings.locate(given.outdir)),
         config=configure(given.config and settings.locate_yaml(given.config), given.seed, given.set),
         workers=given.workers,

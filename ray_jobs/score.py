@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 
 from cluster.session import connected, terminable
 from fraud import bundle, data, filesystems
+from fraud import days as days_of
 from fraud.bundle import Bundle
 from fraud.errors import ConfigError, run_command
 from fraud.partitions import day_named
@@ -23,6 +25,7 @@ from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs import score_file, score_source
 from ray_jobs.score_blocks import Model, Work
 from ray_jobs.score_history import HistoryOfJob
+from ray_jobs.score_other_days import Policy
 from ray_jobs.score_output import Collector, Job
 from ray_jobs.score_partitions import Days
 from ray_jobs.score_publish import locked
@@ -40,6 +43,7 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
     began = time.monotonic()
     model, loaded = _model(job.model, settings)
     schema = loaded.detector.schema
+    zone = days_of.agreed(schema, settings.day_zone)
     if job.is_partitioned and job.date is None and schema.timestamp is None:
         raise ConfigError(
             f"schema {schema.name!r} has no timestamp column, so rows have no day: give --date, "
@@ -68,7 +72,15 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         if job.date and schema.timestamp is None:
             logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
         pieces, total = score_source.pieces_of(job.data, schema)
-        work = Work(model=model, reasons=job.reasons, date=job.date, in_parts=job.is_partitioned, pieces=pieces)
+        learnt_until = _learnt_until(loaded)
+        work = Work(
+            model=model,
+            reasons=job.reasons,
+            date=job.date,
+            in_parts=job.is_partitioned,
+            learnt_until=learnt_until,
+            pieces=pieces,
+        )
         threshold = loaded.detector.threshold
         about = {
             "input": job.data,
@@ -76,9 +88,11 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             "model": job.model,
             "schema_name": schema.name,
             "schema_fingerprint": schema.fingerprint,
+            "day_zone": zone.name,
             "threshold": {"value": threshold.value, "policy": threshold.policy},
             "replayed_history": bool(schema.history),
             "history": history.report if history else None,
+            "learnt_until": None if learnt_until is None else str(learnt_until),
         }
         with _stream(job, work, loaded, total, history) as stream:
             if days:
@@ -105,6 +119,15 @@ def _stream(
         from ray_jobs.score_stream import stream
 
         yield stream(job.data, work, loaded.detector, job.history_partitions, history)
+
+
+def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
+    """The last moment of the training and validation windows; None where the bundle does not tell, or has no times."""
+    windows = [window for window in loaded.manifest.get("windows") or [] if window["name"] in ("train", "validation")]
+    if loaded.detector.schema.timestamp is None or not windows:
+        return None
+    ends = [str(window["end"]) for window in windows]
+    return None if any(end.startswith("row ") for end in ends) else max(np.datetime64(end, "us") for end in ends)
 
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
@@ -141,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         help="Parquet file to write (<out>.manifest.json comes beside it); or, without the ending .parquet, a folder: "
-        "date=<day>/part-*.parquet and _manifest.json in it for each day (UTC), refused rows in _quarantine",
+        "date=<day>/part-*.parquet and _manifest.json in it for each day, refused rows in _quarantine",
     )
     parser.add_argument("--model", default="champion", help="alias, version or bundle folder (default: %(default)s)")
     parser.add_argument(
@@ -155,8 +178,15 @@ def _parser() -> argparse.ArgumentParser:
         "--date",
         type=day_named,
         metavar="YYYY-MM-DD",
-        help="write only the rows of this day (UTC); their history comes from the days before (FRAUD_HISTORY). "
-        "Without a timestamp column the date is only noted in the manifest",
+        help="write only the rows of this day (in the schema's day_zone); their history comes from the days "
+        "before (FRAUD_HISTORY). Without a timestamp column the date is only noted in the manifest",
+    )
+    parser.add_argument(
+        "--other-days",
+        choices=get_args(Policy),
+        default="stop",
+        help="with --date, what to do when a day's file holds rows of one or two other days, as one cut at another "
+        "midnight does: stop before anything is written, or skip them with a warning (default: %(default)s)",
     )
     parser.add_argument(
         "--history-partitions",
@@ -201,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=arguments.model,
         reasons=arguments.reasons,
         date=arguments.date,
+        other_days=arguments.other_days,
         history_partitions=arguments.history_partitions,
         history_data=settings.locate(arguments.history_data) if arguments.history_data else None,
         stale_history=arguments.stale_history,
@@ -211,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = found["rows"]
     told = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
     told += f"; {rows['quarantined']:,} refused, see {found['quarantine']}" if rows["quarantined"] else ""
-    told += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
+    others = len(found.get("other_days_by_day", ()))
+    told += f"; {rows['other_days']:,} rows of {others:,} other days left alone" if rows["other_days"] else ""
     told += f"; {len(found['days']):,} days" if "days" in found else ""
     verb = "already scored, verified" if found["already_scored"] else f"{found['seconds']:.1f} s"
     sys.stdout.write(f"{told} → {found['output']} (model {found['model_version']}, {verb})\n")

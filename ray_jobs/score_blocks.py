@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud import bundle, data, partitions, registry, scored
+from fraud.days import zone_of
 from fraud.engine import Engine
 from fraud.errors import FraudError
 from fraud.features import raw_features
@@ -60,13 +61,15 @@ class Model:
 class Work:
     """What to do with a block.
 
-    reasons: explain flagged rows; date: only rows of this day (UTC); in_parts: give encoded parts, one for each day.
+    reasons: explain flagged rows; date: only rows of this day; in_parts: give encoded parts, one for each day;
+    learnt_until: the last moment of the windows that the model learnt from, if it has times.
     """
 
     model: Model
     reasons: bool
     date: dt.date | None
     in_parts: bool
+    learnt_until: np.datetime64 | None = None
     pieces: Sequence[Piece] = ()
 
 
@@ -113,7 +116,11 @@ class Scorer:
         raw = raw_features(rows, schema, engine.detector.features.categories, history)
         frame = engine.decide(raw, rows.index)
         table = scored.arrow_table(rows, schema, frame, self._work.model.version, self._reasons_of(rows, raw, frame))
-        return _parts(table, schema, self._work.date, notes) if self._work.in_parts else with_notes(table, notes)
+        if self._work.in_parts:
+            return _parts(table, schema, self._work, notes)
+        learnt = _n_learnt(table, schema, self._work)
+        told_of = [json.dumps({"learnt": learnt})] if learnt else []
+        return with_notes(table, pa.chunked_array([*notes.chunks, told_of], pa.string()))
 
     def _reasons_of(self, rows: pd.DataFrame, raw: np.ndarray, frame: pd.DataFrame) -> Mapping[int, list[Reason]]:
         flagged = np.flatnonzero(frame["is_fraud"].to_numpy())
@@ -122,11 +129,18 @@ class Scorer:
         return dict(zip(flagged.tolist(), self._engine.reasons(rows.iloc[flagged], raw=raw[flagged]), strict=True))
 
 
-def _parts(table: pa.Table, schema: Schema, date: dt.date | None, notes: pa.ChunkedArray) -> pa.Table:
+def _n_learnt(table: pa.Table, schema: Schema, work: Work) -> int:
+    """How many scored rows are no newer than what the model learnt from."""
+    if work.learnt_until is None or schema.timestamp is None:
+        return 0
+    return int((table[scored.name_of(schema.timestamp.name)].to_numpy() <= work.learnt_until).sum())
+
+
+def _parts(table: pa.Table, schema: Schema, work: Work, notes: pa.ChunkedArray) -> pa.Table:
     """Scored rows as one encoded part for each of their days, each with its note, and the other notes."""
     told_of: list[str] = notes.to_pylist()
     parts: list[bytes | None] = [None] * len(notes)
-    for day, rows in _days(table, schema, date):
+    for day, rows in _days(table, schema, work.date):
         encoded = encode(rows)
         first = rows[scored.ROW][0].as_py()
         note = {
@@ -134,6 +148,7 @@ def _parts(table: pa.Table, schema: Schema, date: dt.date | None, notes: pa.Chun
             "first": first,
             "rows": len(rows),
             "flagged": pc.sum(rows["is_fraud"]).as_py(),
+            "learnt": _n_learnt(rows, schema, work),
             "bytes": len(encoded),
             "sha256": hashlib.sha256(encoded).hexdigest(),
         }
@@ -149,9 +164,9 @@ def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tup
     if date is not None or schema.timestamp is None:
         yield (partitions.UNKNOWN if date is None else date.isoformat()), table
         return
-    times = table[scored.name_of(schema.timestamp.name)].to_numpy().astype("datetime64[D]")
-    for day in np.unique(times):  # NaT is the last
-        at = np.isnat(times) if np.isnat(day) else times == day
+    days = zone_of(schema).day_of(table[scored.name_of(schema.timestamp.name)].to_numpy())
+    for day in np.unique(days):  # NaT is the last
+        at = np.isnat(days) if np.isnat(day) else days == day
         whole = at.all()
         yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if whole else table.filter(pa.array(at))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
@@ -30,19 +31,21 @@ def write(
     """
 
     def put(file: Any) -> None:
-        writer = None
-        for table in found.tables():
+        with ExitStack() as stack:
+            writer = None
+            for table in found.tables():
+                if writer is None:
+                    schema = table.schema.with_metadata({IDENTITY: json.dumps(identity, sort_keys=True).encode()})
+                    writer = stack.enter_context(pq.ParquetWriter(file, schema, **parquet_options(schema)))
+                writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
+            found.check_other_days(job, about["day_zone"])
+            found.check_learnt(about["learnt_until"])
+            refused = found.refused_rows()
+            if refused is not None:
+                data.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
+            found.check_total()
             if writer is None:
-                metadata = {IDENTITY: json.dumps(identity, sort_keys=True).encode()}
-                writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata), **parquet_options(table.schema))
-            writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
-        refused = found.refused_rows()
-        if refused is not None:
-            data.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
-        found.check_total()
-        if writer is None:
-            raise found.complaint(job.data)
-        writer.close()
+                raise found.complaint(job.data)
 
     data.write(job.out, put)
     if not found.refused:
@@ -55,6 +58,8 @@ def write(
         "output_fingerprint": data.fingerprint(job.out),
         "quarantine": job.refused if found.refused else None,
         "rows": counts(found.rows, found.flagged, found.refused, found.outside),
+        "learnt_rows": found.learnt,
+        "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
         "warnings": found.warnings,
         **ended(began),
     }

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from fraud.errors import BundleError, ConfigError, DataError, FraudError, RegistryError, SchemaError
 from fraud.partitions import QUARANTINE
+from ray_jobs.score_other_days import OtherDays, Policy
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,10 @@ class Job:
 
     data, out, quarantine: paths or URLs; an `out` that does not end in .parquet is a folder with a folder a day in it.
     model: alias, version or bundle folder. reasons: explain flagged rows. date: with a timestamp column, only the rows
-    of this day (UTC) are written. history_partitions: parts of the replay of entity history; None lets their number
-    follow the rows. history_data: daily transactions, to make missing days of the entity history. stale_history: score
-    with the history that there is. rows_on_ray: from how many rows on Ray is started or joined. force: replace what is
-    there.
+    of this day are written. other_days: whether a day's file with rows of a neighbouring day stops the job.
+    history_partitions: parts of the replay of entity history; None lets their number follow the rows. history_data:
+    daily transactions, to make missing days of the entity history. stale_history: score with the history that there is.
+    rows_on_ray: from how many rows on Ray is started or joined. force: replace what is there.
     """
 
     data: str
@@ -49,6 +50,7 @@ class Job:
     model: str = "champion"
     reasons: bool = True
     date: dt.date | None = None
+    other_days: Policy = "stop"
     history_partitions: int | None = None
     history_data: str | None = None
     stale_history: bool = False
@@ -126,11 +128,17 @@ class Collector:
         self._stream = stream
         self._total = total
         self._put = put
-        self.rows = self.flagged = self.outside = self.refused = 0
+        self.rows = self.flagged = self.refused = self.learnt = 0
+        self.other_days = OtherDays()
         self._dated = 0  # refused rows whose day is known
         self.warnings: list[str] = []
         self._kept: list[pa.Table] = []
         self._example = ""
+
+    @property
+    def outside(self) -> int:
+        """Rows of other days than the one that was asked for."""
+        return self.other_days.rows
 
     @property
     def read(self) -> int:
@@ -186,6 +194,21 @@ class Collector:
         if self._total is not None and self.read != self._total:
             raise DataError(f"{self.read:,} rows came back of {self._total:,} that were read: run it again")
 
+    def check_other_days(self, job: Job, zone: str) -> None:
+        """Warn of rows of other days, or raise DataError, as `OtherDays.check` says. zone: in which days begin."""
+        if job.date is not None and not self.is_hopeless:
+            own_rows = self.rows + self.refused
+            for warning in self.other_days.check(job.data, job.date, zone, own_rows, job.other_days):
+                self._warn(warning)
+
+    def check_learnt(self, learnt_until: str | None) -> None:
+        """Warn where rows are no newer than what the model learnt from."""
+        if self.learnt:
+            self._warn(
+                f"{self.learnt:,} of {self.rows:,} scored rows are from the time that the model learnt from (through "
+                f"{learnt_until}): how well it does on them says nothing, and monitoring.performance leaves them out"
+            )
+
     @property
     def is_hopeless(self) -> bool:
         """Whether no row was good and some of those that were asked for were refused."""
@@ -195,7 +218,7 @@ class Collector:
         """Say why there is nothing to write."""
         if self.is_hopeless:
             return DataError(f"{path}: none of {self.refused:,} rows fits the schema; {self._example}")
-        return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date, which is UTC")
+        return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date")
 
     def _report(self, rate: float) -> None:
         if self._total:
@@ -205,12 +228,18 @@ class Collector:
             told = f"{self.read:,} rows, {rate:,.0f} rows/s"
         logger.info("%s", told)
 
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+            logger.warning("%s", warning)
+
     def _take(self, note: dict[str, Any], part: pa.Buffer | None) -> None:
         if "failure" in note:
             raise _FAILURES.get(note["failure"], FraudError)(note["text"])
         if "part" in note:
             self.rows += note["part"]["rows"]
             self.flagged += note["part"]["flagged"]
+            self.learnt += note["part"]["learnt"]
             assert self._put is not None and part is not None
             self._put("part", note["part"], memoryview(part))
         elif "quarantine" in note:
@@ -229,8 +258,8 @@ class Collector:
                     f"model's schema; most recently, {self._example}"
                 )
         elif "warning" in note:
-            if note["warning"] not in self.warnings:
-                self.warnings.append(note["warning"])
-                logger.warning("%s", note["warning"])
+            self._warn(note["warning"])
+        elif "learnt" in note:
+            self.learnt += note["learnt"]
         else:
-            self.outside += note["outside"]
+            self.other_days.take(note)

@@ -42,6 +42,7 @@ class Days:
         content = json.dumps(identity, sort_keys=True).encode()
         self._record = f"{self._root}/{RUNS}/{hashlib.sha256(content).hexdigest()[:16]}.json"
         self._parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self._learnt: dict[str, int] = defaultdict(int)
         self._stage = ""
         self.lease: Lease | None = None  # on what the job is for, where the caller holds it in S3
 
@@ -77,6 +78,8 @@ class Days:
             for _ in found.blocks():
                 raise AssertionError("rows came that are in no part")
             found.check_total()
+            found.check_other_days(self._job, about["day_zone"])
+            found.check_learnt(about["learnt_until"])
             return self._publish(found, {**about, **ended(began)})
         except ObjectStoreError:  # says itself what to check
             raise
@@ -114,6 +117,7 @@ class Days:
             file.write(content)
         sha256 = told.get("sha256") or hashlib.sha256(content).hexdigest()
         flagged = {"flagged": told["flagged"]} if kind == "part" else {}
+        self._learnt[day] += told.get("learnt", 0)
         parts.append({"name": name, "rows": told["rows"], **flagged, "bytes": len(content), "sha256": sha256})
 
     def _staged(self, kind: str, day: str) -> str:
@@ -170,6 +174,8 @@ class Days:
             "output_fingerprint": hashlib.sha256(content).hexdigest(),
             "quarantine": f"{self._job.refused}/{folder_of(day)}" if refused else None,
             "rows": counts(rows, flagged, sum(part["rows"] for part in refused), found.outside),
+            "learnt_rows": self._learnt[day],
+            "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
             "parts": scored, "quarantine_parts": refused, "warnings": found.warnings,
         }  # fmt: skip
 

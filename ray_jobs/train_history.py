@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from fraud import stages
@@ -13,8 +15,10 @@ from fraud.detector import Detector
 from fraud.errors import DataError
 from fraud.history.building import Built, DayWriter, sources_of
 from fraud.history.definition import plans
+from fraud.history.records import microseconds_since_epoch
 from fraud.history.snapshots import Snapshots
 from fraud.history.state import HistoryState
+from fraud.labels import ID, LabelStore
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,11 @@ def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings,
         return detector
     with stages.stage(f"entity history in {settings.history}", logger) as done:
         try:
-            built = _leave(Snapshots.open(settings, schema), rows, path)
+            snapshots = Snapshots.open(settings, schema)
+            built = _leave(snapshots, rows, path)
+            told = tell_frauds(snapshots, rows, LabelStore.from_environment(settings, os.environ))
+            if told:
+                logger.info("%d frauds of days that were there are known now, by the data's own labels", told)
         except DataError as error:
             logger.error("the bundle carries the entity history, because no snapshot could be left: %s", error)
             return detector
@@ -40,6 +48,23 @@ def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings,
     if in_bundle:
         return detector
     return replace(detector, history=tuple(HistoryState.empty(plan) for plan in plans(schema)))
+
+
+def tell_frauds(snapshots: Snapshots, rows: pd.DataFrame, store: LabelStore) -> int:
+    """Let days that were made without labels know the frauds of the training data; return how many they did not know.
+
+    Only of ids of which the label store says nothing: its word counts from the moment it was known.
+    """
+    schema = snapshots.schema
+    if schema.label is None or schema.label.name not in rows or schema.id is None:
+        return 0
+    frauds = rows[rows[schema.label.name] == 1]
+    frauds = frauds[~frauds[schema.id.name].isin(store.read()[ID])]
+    if not len(frauds):
+        return 0
+    assert schema.timestamp is not None  # Schema refuses a history without one
+    days = snapshots.zone.day_of(microseconds_since_epoch(frauds[schema.timestamp.name]))
+    return sum(snapshots.tell_frauds(day.astype(dt.date), frauds[days == day]) for day in np.unique(days))
 
 
 def _leave(snapshots: Snapshots, rows: pd.DataFrame, path: str) -> Built:

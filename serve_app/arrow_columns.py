@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from pydantic_core import PydanticCustomError
 
 from fraud.columns import Column
+from fraud.time_limits import TimeLimits
 from serve_app.batch_scores import canonical
-from serve_app.fields import FIRST_YEAR, LAST_YEAR, check_of, outside_years, remedy_of
+from serve_app.fields import FIRST_YEAR, LAST_YEAR, check_of, outside_limits, outside_years, remedy_of
 from serve_app.problems import problem
 
 Problem = dict[str, Any]
@@ -76,6 +77,9 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     for i in np.flatnonzero(~inside & ~missing).tolist():
         told = outside_years(f"{int(ticks[i])} {unit} since 1970")
         faults[i] = _problem_of(column, told)
+    for mask, refusal in TimeLimits(column).refusals(times):
+        for i in np.flatnonzero(mask & inside).tolist():
+            faults[i] = _problem_of(column, outside_limits(refusal, str(times[i])))
     return times, faults
 
 

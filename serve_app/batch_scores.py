@@ -116,7 +116,7 @@ def _record(names: tuple[str, ...]) -> Any:
 def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: bool) -> ScoredPart:
     """Score the good rows. learn: they enter the live history, in their order. Raises ValueError where no number comes.
 
-    Many rows run through other loops than one alone: their scores agree within float32 rounding.
+    A row's scores are those of `/score`, to the last bit.
     """
     engine = model.engine
     if not part.places:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fraud import filesystems, partitions
+from fraud.days import UTC, Zone
 from fraud.errors import DataError, run_command
 from fraud.settings import Settings
 
@@ -28,15 +29,17 @@ _COLUMNS = pa.schema(
 )  # fmt: skip
 
 
-def read(url: str, since: dt.date | None = None) -> pa.Table:
-    """The decisions below a folder or URL, without inputs and reasons. Raises DataError where there is none."""
+def read(url: str, since: dt.date | None = None, zone: Zone = UTC) -> pa.Table:
+    """The decisions below a folder or URL, without inputs and reasons; since: of this day in `zone` and later ones.
+
+    Raises DataError where there is none.
+    """
     try:
         filesystem, root = filesystems.of(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS)
         wanted = None
         if since is not None:
-            start = dt.datetime.combine(since, dt.time(), dt.UTC)
-            wanted = ds.field("time") >= pa.scalar(start, _COLUMNS.field("time").type)
+            wanted = ds.field("time") >= pa.scalar(zone.start_of(since), _COLUMNS.field("time").type)
         table = files.to_table(filter=wanted)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise DataError(
@@ -94,10 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: python -m serve_app.decision_summary var/decisions --since 2026-01-31",
     )
     parser.add_argument("folder", help="what FRAUD_DECISIONS names, by default decisions/ below FRAUD_STATE")
-    parser.add_argument("--since", metavar="DATE", help="only decisions from this day on, UTC, e.g. 2026-01-31")
+    parser.add_argument(
+        "--since",
+        metavar="DATE",
+        help="only decisions from this day on (in FRAUD_DAY_ZONE, UTC by default), e.g. 2026-01-31",
+    )
     arguments = parser.parse_args(argv)
     since = partitions.day_named(arguments.since, "--since") if arguments.since else None
-    table = read(Settings.from_environment().locate(arguments.folder), since)
+    settings = Settings.from_environment()
+    table = read(settings.locate(arguments.folder), since, Zone(settings.day_zone or UTC.name))
     sys.stdout.write(summary(table))
     return 0
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from fraud.columns import Column, closest
+from fraud.time_limits import Refusal, TimeLimits
 
 Check = Callable[[object], object]
 
@@ -198,12 +199,19 @@ def _is_unicode(text: str) -> bool:
 
 
 def _time(column: Column) -> Check:
-    remedy, unit = remedy_of(column), column.unit
+    remedy, unit, limits = remedy_of(column), column.unit, TimeLimits(column)
+
+    def accepted(time: dt.datetime, value: object) -> dt.datetime:
+        if not FIRST_YEAR <= time.year <= LAST_YEAR:
+            raise outside_years(value)
+        if refusal := limits.refusal(time):
+            raise outside_limits(refusal, value)
+        return time
 
     def check_number(value: object) -> dt.datetime:
         microseconds = _as_float(value, remedy) * _MICROSECONDS[unit or "s"]
         try:
-            return _within_years(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
+            return accepted(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
         except OverflowError:
             raise outside_years(value) from None
 
@@ -220,15 +228,9 @@ def _time(column: Column) -> Check:
             raise outside_years(value) from None
         except ValueError as error:
             raise refused("datetime_parsing", f"{shown(value)} is not a time ({error})", remedy) from None
-        return _within_years(time, value)
+        return accepted(time, value)
 
     return check_number if unit else check_text
-
-
-def _within_years(time: dt.datetime, value: object) -> dt.datetime:
-    if not FIRST_YEAR <= time.year <= LAST_YEAR:
-        raise outside_years(value)
-    return time
 
 
 def outside_years(value: object) -> PydanticCustomError:
@@ -238,6 +240,11 @@ def outside_years(value: object) -> PydanticCustomError:
         f"{shown(value)} is outside the years {FIRST_YEAR} to {LAST_YEAR}",
         "send the time at which the transaction happened",
     )
+
+
+def outside_limits(refusal: Refusal, value: object) -> PydanticCustomError:
+    """The error for a time too far from the present, in the words of quarantine."""
+    return refused("out_of_range", f"{shown(value)} {refusal.problem}", refusal.remedy)
 
 
 def _tidy(number: float) -> int | float:

@@ -18,7 +18,7 @@ from fraud.history.stores.redis import RedisStore
 from fraud.history.stores.shared import open_shared
 from fraud.history.stores.store import LiveStore
 from fraud.settings import Settings
-from serve_app.history_begin import SAVED, Begun, Surroundings, begin, catch_up
+from serve_app.history_begin import SAVED, Begun, Surroundings, begin, catch_up, own_frauds
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,7 @@ class LiveHistory:
         self._detector = detector
         self.schema, self.plans = detector.schema, plans(detector.schema)
         self._prints = [plan.fingerprint for plan in self.plans]
-        # By what is in them, so that the frauds of another model are never taken for these.
-        self._fraud_marks = [
-            f"frauds {fingerprint} {hashlib.sha256(state.frauds.tobytes()).hexdigest()[:16]}"
-            for state, fingerprint in zip(detector.history, self._prints, strict=False)
-            if len(state.frauds)
-        ]
+        self._knows_own_frauds = False
 
     @property
     def is_behind(self) -> bool:
@@ -253,12 +248,22 @@ class LiveHistory:
         return "labels " + " ".join(self._prints)
 
     def _enter_own_frauds(self, store: LiveStore) -> None:
-        """Enter the frauds that this model was trained on and the store may not know."""
-        new = [mark for mark in self._fraud_marks if store.get(mark) is None]
+        """Enter the frauds that this model was trained on and the store may not know. Once for each model."""
+        if self._knows_own_frauds:
+            return
+        states = own_frauds(self._detector, self.around)
+        # By what is in them, so that the frauds of another model are never taken for these.
+        marks = [
+            f"frauds {fingerprint} {hashlib.sha256(state.frauds.tobytes()).hexdigest()[:16]}"
+            for state, fingerprint in zip(states, self._prints, strict=False)
+            if len(state.frauds)
+        ]
+        new = [mark for mark in marks if store.get(mark) is None]
+        self._knows_own_frauds = True
         if not new:
             return
-        entered = store.enter_frauds(self._detector.history)
-        logger.info("the live history knows %d frauds more, from the model", entered)
+        entered = store.enter_frauds(states)
+        logger.info("the live history knows %d frauds more, from the training", entered)
         if entered:
             store.put(self.labels_name, None)  # some may have been taken back since: the labels say which
         for mark in new:

@@ -24,7 +24,7 @@ from fraud.errors import DataError, FraudError
 from fraud.history.definition import DAY, EntityPlan, plans
 from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
-from fraud.history.snapshots import Snapshots
+from fraud.history.snapshots import Snapshots, with_frauds
 from fraud.history.state import HistoryState
 from fraud.history.stores.store import LiveStore
 from fraud.labels import LabelStore
@@ -148,6 +148,27 @@ def _origin(detector: Detector, around: Surroundings, saved: bool) -> tuple[tupl
     old = f"the model's own history ends {ends}, {age:.0f} days ago: {remedy}"
     note = "; ".join(part for part in (note, "" if saved else old) if part)
     return own, last + 1, Begun(source=SAVED if saved else BUNDLE, through=ends, note=note)
+
+
+def own_frauds(detector: Detector, around: Surroundings) -> tuple[HistoryState, ...]:
+    """The frauds by the training data's own labels, as states without transactions: from the bundle, or the snapshots.
+
+    Empty where neither tells of any, or the snapshots cannot be read, which is logged.
+    """
+    if any(len(state.frauds) for state in detector.history):
+        return detector.history
+    try:
+        snapshots = Snapshots.open(around.settings, detector.schema)
+        day = snapshots.newest_day()
+        frauds = () if day is None else snapshots.known_frauds(day, None)
+    except (FraudError, OSError) as error:
+        logger.error("the frauds of the training do not reach the live history: %s", error)
+        return ()
+    moment = time.time_ns() // 1000 if day is None else zone_of(detector.schema).end_of(day)
+    return tuple(
+        with_frauds(HistoryState.empty(plan), plan, of_plan, moment)
+        for plan, of_plan in zip(snapshots.plans, frauds, strict=bool(frauds))
+    )
 
 
 def catch_up(

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from fraud import days
 from fraud.config import TrainConfig, configure, from_mapping
 from fraud.errors import ConfigError
 from fraud.outdir import check_outdir
@@ -178,6 +179,7 @@ def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, An
     for detector in detectors:
         space.parameters_of(detector)  # raises where there is nothing to search
     schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
+    days.agreed(schema, settings.day_zone)
     generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     named = {name: value for name, value in changes.items() if value is not None}
     if "outdir" not in named:

@@ -15,6 +15,7 @@ from benchmarks.detection import peers
 from benchmarks.detection.protocols import DataSet
 from fraud import fitting, forest, metrics
 from fraud.config import TrainConfig
+from fraud.days import zone_of
 from fraud.evaluation import known_compromised
 from fraud.fitting import Prepared
 from fraud.resampling import WeightedRanking, interval, weightings
@@ -51,7 +52,7 @@ class JudgedWindow:
         assert prepared.labels is not None and schema.timestamp is not None
         used = np.concatenate([split.train, split.validation, split.test])
         since = prepared.rows[schema.timestamp.name].iloc[used[0]]
-        days = prepared.rows[schema.timestamp.name].to_numpy(dtype="datetime64[D]")
+        days = zone_of(schema).day_of(prepared.rows[schema.timestamp.name].to_numpy())
         labels, test = prepared.labels[split.test], split.test
         if not card:
             nobody = np.zeros(len(test), dtype=bool)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
-from fraud import data
+from fraud import data, filesystems
 from fraud.errors import DataError
 from fraud.files import find, reading
 from fraud.history.partition import partition_of
@@ -134,7 +135,7 @@ def build(
     if first > through:
         raise DataError(f"--since {first} is later than --through {through}: give an earlier day")
     built, writer = Built(), DayWriter(snapshots, own_labels=own_labels)
-    files = sources_of(path)
+    files = {name: stamp for name, stamp in sources_of(path).items() if _may_hold(snapshots, name, first, through)}
     there = set(snapshots.days())
     noted = _noted_sources(snapshots, there)
     unread = [name for name, stamp in files.items() if noted.get(name) != stamp]
@@ -191,6 +192,29 @@ def sources_of(path: str) -> dict[str, list[Any]]:
         name: [int(info.get("size") or 0), str(next((info[key] for key in keys if key in info), ""))]
         for name, info in infos.items()
     }
+
+
+def _may_hold(snapshots: Snapshots, name: str, first: dt.date, through: dt.date) -> bool:
+    """Whether a file may have rows of these days, as far as a Parquet file's own statistics tell without reading it."""
+    timestamp, zone = snapshots.schema.timestamp, snapshots.zone
+    if timestamp is None or timestamp.unit is not None or not name.endswith((".parquet", ".pq")):
+        return True
+    filesystem, path = filesystems.of(name)
+    with reading(name), filesystem.open(path, "rb") as raw:
+        metadata = pq.ParquetFile(raw).metadata
+    spans = []
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        columns = [group.column(j) for j in range(group.num_columns)]
+        limits = next((c.statistics for c in columns if c.path_in_schema == timestamp.name), None)
+        if limits is None or not limits.has_min_max or not isinstance(limits.min, dt.datetime):
+            return True
+        spans.append((limits.min, limits.max))
+    edges = [np.datetime64(moment.replace(tzinfo=None), "us") for span in spans for moment in span]
+    if any(moment.tzinfo is not None and moment.utcoffset() for span in spans for moment in span) or not edges:
+        return True
+    days = zone.day_of(np.array([min(edges), max(edges)]))
+    return bool(days[0] <= np.datetime64(through) and days[1] >= np.datetime64(first))
 
 
 def _sources_of_day(snapshots: Snapshots, day: dt.date) -> dict[str, list[Any]]:

@@ -30,7 +30,7 @@ from fraud.history.definition import EntityPlan
 from fraud.history.known import label_intervals
 from fraud.history.manifest import Day
 from fraud.history.partition import partition_of
-from fraud.history.records import long_hashes
+from fraud.history.records import long_hashes, records_of
 from fraud.history.segments import ENTITY, IS_FRAUD, Part
 from fraud.history.state import FRAUD_RECORD, HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
 
@@ -160,6 +160,40 @@ class Snapshots(Catalog):
         part, contents = segments.encode(rows, self.schema, plan, partition, own_labels=own_labels, frauds=frauds)
         self.write_files(plan, day, contents)
         return part
+
+    def tell_frauds(self, day: dt.date, rows: pd.DataFrame) -> int:
+        """Mark transactions of a day as frauds by the data's own labels; return how many were not marked yet.
+
+        rows: canonical, frauds only; those that the day does not hold are passed over. Raises DataError.
+        """
+        most = 0
+        for plan in self.plans:
+            manifest = self.read(plan, day)
+            if manifest is None or not plan.keeps_frauds:
+                continue
+            with_entity = rows[rows[plan.column].notna()]
+            keys = np.asarray(with_entity[plan.column].astype(str), dtype=object)
+            records = records_of(with_entity, self.schema, plan)
+            named = pd.MultiIndex.from_arrays([keys, records["time"], records["id"]])
+            parts, marked = [], 0
+            for part in manifest.parts:
+                tables = {kind: self.table(plan, manifest, part, kind) for kind in ("events", "ids") if part.file(kind)}
+                events = tables["events"]
+                columns = [segments.entity_texts(events), events["time"].to_numpy(), events["id"].to_numpy()]
+                new = pd.MultiIndex.from_arrays(columns).isin(named) & ~events[IS_FRAUD].to_numpy()
+                if new.any():
+                    at = events.column_names.index(IS_FRAUD)
+                    is_fraud = pa.array(events[IS_FRAUD].to_numpy() | new)
+                    tables["events"] = events.set_column(at, IS_FRAUD, is_fraud)
+                    part, contents = segments.pack(tables, plan, part.partition)
+                    self.write_files(plan, day, contents)
+                    marked += int(new.sum())
+                parts.append(part)
+            if marked:
+                self.replace_parts(plan, replace(manifest, own_labels=True), parts)
+                self.tidy(day)
+            most = max(most, marked)
+        return most
 
     def write_files(self, plan: EntityPlan, day: dt.date, contents: Mapping[str, bytes]) -> None:
         """Write files of a day, {name: content}; they count once a manifest names them. Raises DataError."""

@@ -45,20 +45,46 @@ kinds = [[task, type(reason).__name__, kind_of(task, reason)] for task in ("awai
          for reason in (AirflowFailException(), AirflowException(), None)]
 print(json.dumps({"cpu_s": cpu_s, "modules": sorted(sys.modules), "dags": found, "kinds": kinds}))
 """
+# What the days of a run are, as Airflow renders them: of an interval's start, and of the time of a run by hand.
+RENDER = """
+import importlib.util, json, sys
+from datetime import datetime
+from types import SimpleNamespace
+from airflow.sdk.execution_time import macros
+from fraud_airflow import pipeline
+spec = importlib.util.spec_from_file_location("daily", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+environment = module.dag.get_template_env()
+def rendered(expression, **run):
+    run = SimpleNamespace(**{name: datetime.fromisoformat(time) for name, time in run.items() if time},
+                          **{name: None for name, time in run.items() if not time})
+    template = environment.from_string(pipeline.value_of(expression))
+    return template.render(dag_run=run, params=SimpleNamespace(date=""), macros=macros)
+found = [[rendered(pipeline.DAY, data_interval_start=time, run_after=time),
+          rendered(pipeline.DAY, data_interval_start=None, run_after=time),
+          rendered(pipeline.AS_OF, run_after=time)] for time in sys.argv[2:]]
+job = module.dag.get_task("score").runtime_env
+print(json.dumps({"days": found, "zone": str(module.dag.timetable.timezone), "job": job}))
+"""
 
 
-@pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    home = tmp_path_factory.mktemp("home")
+def run_airflow(home: Path, code: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW__", "FRAUD_"))},
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "PYTHONPATH": str(ROOT / "dags" / "plugins"),
+        **more,
     }
+    command = [str(airflow.binary().parent / "python"), "-W", "ignore", "-c", code, *arguments]
+    return subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = [str(path) for path in sorted((ROOT / "dags").glob("*.py"))]
-    command = [str(airflow.binary().parent / "python"), "-W", "ignore", "-c", PARSE, *files]
-    ended = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False)
+    ended = run_airflow(tmp_path_factory.mktemp("home"), PARSE, *files)
     assert ended.returncode == 0, ended.stderr
     return dict(json.loads(ended.stdout.splitlines()[-1]))
 
@@ -77,7 +103,7 @@ def test_the_three_dags_are_there(parsed: dict[str, Any]):
         assert dag["deadline"]
     for dag in parsed["dags"].values():
         assert (dag["catchup"], dag["max_active_runs"], dag["is_dated"]) == (False, 1, True)
-    assert daily["tasks"]["score"]["after"] == ["await_data"]
+    assert daily["tasks"]["score"]["after"] == ["await_data", "labels"]
     assert weekly["tasks"]["gate"]["after"] == ["evaluate"]
 
 
@@ -96,6 +122,35 @@ def test_the_pools_of_the_dags_are_made_here(parsed: dict[str, Any]):
     used = {task["pool"] for dag in parsed["dags"].values() for task in dag["tasks"].values()}
     assert used == {*airflow.POOLS, "default_pool"}
     assert all(pool["include_deferred"] for pool in airflow.POOLS.values())
+
+
+@pytest.mark.parametrize(
+    ("zone", "days"),
+    [
+        # At 03:00 in Tokyo it is 18:00 UTC of the day before; at 23:30 UTC it is the next day in Berlin.
+        ("", [["2026-03-27", "2026-03-26", "2026-03-27"], ["2026-03-28", "2026-03-27", "2026-03-28"]]),
+        ("Asia/Tokyo", [["2026-03-28", "2026-03-27", "2026-03-28"], ["2026-03-29", "2026-03-28", "2026-03-29"]]),
+        ("Europe/Berlin", [["2026-03-27", "2026-03-26", "2026-03-27"], ["2026-03-29", "2026-03-28", "2026-03-29"]]),
+    ],
+)
+def test_a_run_has_the_day_of_the_zone_and_tells_its_jobs(tmp_path: Path, zone: str, days: list[list[str]]):
+    times = ["2026-03-27T18:00:00+00:00", "2026-03-28T23:30:00+00:00"]
+    daily = str(ROOT / "dags" / "fraud_daily_scoring.py")
+
+    ended = run_airflow(tmp_path, RENDER, daily, *times, FRAUD_DAY_ZONE=zone)
+
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["days"] == days
+    assert (zone or "UTC") in found["zone"]
+    assert found["job"] == {"env_vars": {"FRAUD_DAY_ZONE": zone or "UTC"}}
+
+
+def test_an_unknown_zone_stops_the_parsing_and_is_named(tmp_path: Path):
+    daily = str(ROOT / "dags" / "fraud_daily_scoring.py")
+    ended = run_airflow(tmp_path, RENDER, daily, FRAUD_DAY_ZONE="Europe/Berln")
+    assert ended.returncode == 1
+    assert "FRAUD_DAY_ZONE='Europe/Berln' is no time zone: use an IANA name" in ended.stderr
 
 
 def test_only_data_that_did_not_come_are_told_as_missing(parsed: dict[str, Any]):

@@ -27,6 +27,7 @@ from fraud.config import TrainConfig
 from fraud.errors import BundleError, ConfigError, DataError, FraudError, ObjectStoreError
 from fraud.forest import ForestConfig
 from fraud.head import HeadConfig
+from fraud.history.snapshots import Snapshots
 from fraud.labels import LabelStore
 from fraud.s3 import S3
 from fraud.schema import Schema
@@ -34,7 +35,7 @@ from fraud.settings import Settings
 from fraud.simulate import cards, transactions
 from fraud.validation import validate
 from monitoring import performance
-from ray_jobs import generate, score
+from ray_jobs import generate, history, score
 from serve_app import source
 from serve_app.decisions import DecisionLog
 from serve_app.replica import Replica
@@ -249,6 +250,34 @@ def test_a_day_in_s3_is_whole_or_not_there_and_scored_once(
     filesystem.pipe_file(part, filesystem.cat(part)[:-1])
     assert score.main(scoring(models, few, out)) == 0
     assert "already scored" not in capsys.readouterr().out and len(data.read(out)) == 3_000
+
+
+def test_snapshots_in_s3_are_built_found_erased_and_pruned(shared: dict[str, str], capsys: pytest.CaptureFixture[str]):
+    """The command on S3: what it makes there equals what it makes on a disk."""
+    schema, rows = Schema.load("handbook"), cards(3_000, seed=3).drop(columns="TX_FRAUD")
+    for day, of_day in rows.groupby(rows["TX_DATETIME"].dt.date):
+        data.write_parquet(of_day, f"{shared['FRAUD_STORE']}/daily/{day}.parquet")
+    last = rows["TX_DATETIME"].max().date()
+
+    def run(verb: str, *more: str) -> str:
+        assert history.main([verb, "--schema", "handbook", *more]) == 0
+        return capsys.readouterr().out
+
+    pattern = ["--data", f"{shared['FRAUD_STORE']}/daily/*.parquet", "--through", str(last)]
+    run("build", *pattern)
+    snapshots = Snapshots(shared["FRAUD_HISTORY"], schema)
+    assert snapshots.newest_day() == last
+    assert run("build", *pattern).startswith(f"{snapshots.url}: 0 days made, 0 changed, 0 as before")
+    row = rows.iloc[-1]
+    found = snapshots.find([str(row["TRANSACTION_ID"])])
+    assert found["TERMINAL_ID"].tolist() == [str(row["TERMINAL_ID"])]
+    customer = str(row["CUSTOMER_ID"])
+    run("erase", "--entity", f"CUSTOMER_ID={customer}")
+    run("verify")
+    assert customer not in Snapshots(snapshots.url, schema).events(0, last).keys
+    kept = snapshots.longest_memory_days
+    run("prune", "--keep-days", str(kept))
+    assert len(Snapshots(snapshots.url, schema).days()) == kept
 
 
 def test_a_lease_that_was_taken_over_is_noticed_before_anything_is_published(

@@ -85,7 +85,7 @@ BREACHES: dict[str, Callable[[dict[str, Any]], object]] = {
     "writable": lambda c: c["mlflow"].update(read_only=False),
     "capability": lambda c: c["ray"].update(cap_add=["SYS_ADMIN"]),
     "health": lambda c: c["s3"].pop("healthcheck"),
-    "typo": lambda c: c["serving"]["environment"].update(FRAUD_HISTORY="memory"),
+    "typo": lambda c: c["serving"]["environment"].update(FRAUD_HISTORYS="memory"),
     "password": lambda c: c["mlflow"]["environment"].update(
         MLFLOW_BACKEND_STORE_URI="postgresql://mlflow:pw@postgres/mlflow"
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,15 @@ def test_a_request_is_json_without_the_label_and_passes_the_schema(tmp_path: Pat
     assert schema.label is not None
     assert schema.label.name not in request
     assert len(validate(pd.DataFrame([json.loads(json.dumps(request))]), schema).rows) == 1
+
+
+def test_the_last_day_is_the_zones(tmp_path: Path):
+    """From 15:00 UTC on it is the next day in Tokyo."""
+    frame = cards(6000, seed=3, fraud_rate=0.02)
+    frame["TX_DATETIME"] = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(6000) * 60, unit="s")  # to 03:59
+    frame.to_parquet(tmp_path / "cards.parquet")
+    cut = cut_last_day(
+        str(tmp_path / "cards.parquet"), replace(Schema.load("handbook"), day_zone="Asia/Tokyo"), tmp_path
+    )
+    assert cut.date == dt.date(2024, 3, 5)
+    assert pd.read_parquet(cut.rows)["TX_DATETIME"].min() == pd.Timestamp("2024-03-04T15:00")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud.config import SHIPPED, TrainConfig, from_mapping
+from fraud.config import SHIPPED, TrainConfig, configure, from_mapping
 from fraud.errors import ConfigError
 
 
@@ -68,3 +68,10 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_configuration_lists_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="handbook"):
         TrainConfig.load("no-such-file.yaml")
+
+
+def test_a_day_may_stand_without_quotes():
+    days = {"train_start": "2018-05-30", "validation_start": "2018-06-04", "validation_end": "2018-06-06",
+            "test_start": "2018-06-13", "test_end": "2018-06-20"}  # fmt: skip
+    split = configure("handbook", None, [f"split.{name}={day}" for name, day in days.items()]).split
+    assert {name: getattr(split, name) for name in days} == days

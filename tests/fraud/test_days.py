@@ -28,7 +28,8 @@ def us(text: str) -> int:
 
 
 def schema(**changes: object) -> Schema:
-    return Schema(name="s", columns=(Column(name="x", kind="numeric"),), **changes)  # type: ignore[arg-type]
+    columns = (Column(name="x", kind="numeric"), Column(name="at", kind="timestamp"))
+    return Schema(name="s", columns=columns, **changes)  # type: ignore[arg-type]
 
 
 @given(st.sampled_from(ZONES), st.lists(MOMENTS, min_size=1, max_size=20))
@@ -118,5 +119,7 @@ def test_schema_and_environment_must_name_one_zone() -> None:
     assert agreed(berlin, Settings.from_environment({}).day_zone).name == "Europe/Berlin"
     with pytest.raises(ConfigError, match=r"FRAUD_DAY_ZONE='Europe/Berlin' and day_zone 'UTC' of schema 's' differ"):
         agreed(schema(), settings.day_zone)
+    timeless = Schema(name="s", columns=(Column(name="x", kind="numeric"),))
+    assert agreed(timeless, settings.day_zone).name == "Europe/Berlin", "it has no days that could differ"
     with pytest.raises(ConfigError, match="FRAUD_DAY_ZONE: day_zone 'Berln'"):
         Settings.from_environment({"FRAUD_DAY_ZONE": "Berln"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -71,3 +72,17 @@ def test_what_is_no_decision_and_a_schema_without_ids_are_refused(tmp_path: Path
             decided.read(str(tmp_path / path), SCHEMA)
     with pytest.raises(ConfigError, match="no id column"):
         decided.read(str(scored), Schema.load("transactions"))
+
+
+def test_a_day_begins_in_the_schemas_zone(tmp_path: Path, scored: Path):
+    berlin = replace(SCHEMA, day_zone="Europe/Berlin")
+    first = decided.read(str(scored), berlin, day=dt.date(2026, 1, 2))
+    assert sorted(first["id"]) == ["1b", "2a"] and set(first["day"]) == {dt.date(2026, 1, 2)}
+    settings = settings_of(tmp_path)
+    log = DecisionLog(settings, SCHEMA)
+    for number, hours in enumerate((0, 6, 7)):  # 15:06, 21:06 and 22:06 UTC
+        log.put(a_decision(number, time_us=NOON_US + hours * A_DAY_US // 24))
+    log.close()
+    found = decided.read(str(settings.url), berlin).set_index("id")["day"].to_dict()
+    assert found == {"0": dt.date(2025, 6, 15), "1": dt.date(2025, 6, 15), "2": dt.date(2025, 6, 16)}
+    assert decided.read(str(settings.url), berlin, day=dt.date(2025, 6, 16))["id"].tolist() == ["2"]

@@ -116,7 +116,7 @@ def test_one_row_at_a_time_equals_the_batch(
     records = rows.astype(object).where(rows.notna(), None).to_dict(orient="records")
     singly = [engine.score_row(record) for record in records]
     for name in ("score", "forest_score", "autoencoder_score"):
-        np.testing.assert_allclose([getattr(s, name) for s in singly], batch[name], rtol=0, atol=2e-5)
+        np.testing.assert_array_equal([getattr(s, name) for s in singly], batch[name])
 
 
 def test_the_seeds_request_is_suspicious_and_says_why(five_columns: Fitted) -> None:
@@ -165,7 +165,7 @@ def test_history_of_single_requests_equals_the_frozen_batch(card_detector: Fitte
     rows = card_detector.rows.tail(200).assign(TX_DATETIME=times, TRANSACTION_ID=[f"new {i}" for i in range(200)])
     batch = engine.score_frame(rows, learn_history=False)
     singly = [engine.score_row(record).score for record in rows.to_dict("records")]
-    np.testing.assert_allclose(singly, batch["score"], rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(singly, batch["score"])
 
 
 def test_rows_that_the_history_knows_are_not_counted_twice(card_detector: Fitted) -> None:
@@ -223,3 +223,18 @@ def test_warming_up_compiles_without_changing_answers(five_columns: Fitted) -> N
     before = engine.score_frame(five_columns.rows.head(5))
     engine.warm_up()
     pd.testing.assert_frame_equal(engine.score_frame(five_columns.rows.head(5)), before)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_row_has_the_hour_of_its_zone_alone_and_in_a_batch(card_detector: Fitted, zone: str) -> None:
+    schema = replace(card_detector.detector.schema, day_zone=zone)
+    engine = Engine(replace(card_detector.detector, schema=schema))
+    rows = card_detector.rows.iloc[::500]
+    names = card_detector.detector.features.names
+    j = [names.index(name) for name in names if name.startswith("TX_DATETIME ")]
+
+    batch = engine.raw(rows, learn_history=False)[:, j]
+
+    alone = [engine.encode_row(row)[j] for row in rows.to_dict(orient="records")]
+    assert np.array_equal(batch, np.array(alone))
+    assert not np.array_equal(batch, card_detector.engine.raw(rows, learn_history=False)[:, j])

@@ -265,3 +265,11 @@ def test_the_amount_is_found_by_name():
 def test_a_plan_out_of_range_names_its_flag(wrong: dict):
     with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
         Plan(**wrong)
+
+
+def test_days_are_those_of_the_schemas_zone(good: Scored) -> None:
+    tokyo = replace(good, schema=replace(good.schema, day_zone="Asia/Tokyo"))
+    assert tokyo.days is not None and good.days is not None
+    shifted = good.rows["when"] + pd.Timedelta(hours=9)
+    assert tokyo.days.tolist() == shifted.dt.date.tolist() != good.days.tolist()
+    assert evaluation.daily_precision(tokyo, Plan(resamples=10))["day_zone"] == "Asia/Tokyo" and tokyo.n_days == 15

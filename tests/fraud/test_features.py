@@ -115,7 +115,7 @@ def test_huge_training_values_still_give_a_scale() -> None:
     assert np.isfinite(mapping.transform(raw)).all()
 
 
-def test_calendar_is_utc_and_cyclic() -> None:
+def test_calendar_is_cyclic() -> None:
     saturday_2am = np.array([20456 + 2 / 24])  # 2026-01-03
     hour_sin, hour_cos, day_sin, day_cos, weekend, night = features.calendar(
         saturday_2am, ("hour", "weekday", "weekend", "night")
@@ -135,3 +135,29 @@ def test_no_row_is_refused() -> None:
 def test_settings_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"features.{name}={value!r}"):
         FeatureConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("zone", "time", "hour", "weekend", "night"),
+    [
+        ("UTC", "2026-03-28T23:30", 23.5, 1.0, 1.0),
+        ("Europe/Berlin", "2026-03-28T23:30", 0.5, 1.0, 1.0),
+        ("Europe/Berlin", "2026-03-29T01:00", 3.0, 1.0, 1.0),  # 02:00 is left out
+        ("Europe/Berlin", "2026-10-25T00:30", 2.5, 1.0, 1.0),  # 02:30 comes twice
+        ("Europe/Berlin", "2026-10-25T01:30", 2.5, 1.0, 1.0),
+        ("Asia/Tokyo", "2026-03-27T15:30", 0.5, 1.0, 1.0),
+        ("America/New_York", "2026-03-28T03:30", 23.5, 0.0, 1.0),
+        ("America/New_York", "2026-03-29T15:30", 11.5, 1.0, 0.0),
+    ],
+)
+def test_calendar_features_follow_the_clocks_of_the_zone(
+    zone: str, time: str, hour: float, weekend: float, night: float
+) -> None:
+    when = Column(name="when", kind="timestamp", calendar=("hour", "weekend", "night"))
+    schema = Schema(name="local", columns=(when,), day_zone=zone)
+    rows = validate(pd.DataFrame({"when": [time]}), schema).rows
+
+    sine, cosine, *rest = features.raw_features(rows, schema, {}, np.empty((1, 0)))[0]
+
+    assert math.atan2(sine, cosine) % (2 * math.pi) == pytest.approx(2 * math.pi * hour / 24)
+    assert rest == [weekend, night]

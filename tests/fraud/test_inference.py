@@ -114,7 +114,33 @@ def test_without_label_and_time_the_description_says_so() -> None:
 def test_epoch_numbers_get_their_unit(scale: int, unit: str) -> None:
     frame = pd.DataFrame({"timestamp": (1_700_000_000 + np.arange(50) * 3600) * scale, "x": np.linspace(-1, 1, 50)})
 
-    assert infer(frame, "epoch").column("timestamp").unit == unit
+    column = infer(frame, "epoch").column("timestamp")
+    assert (column.unit, column.oldest) == (unit, "1990-01-01")
+
+
+def test_a_unit_that_changes_in_the_middle_is_noticed() -> None:
+    """As in the file that counts seconds and then milliseconds: half of its rows would be of January 1970."""
+    seconds = 1_767_231_458 + np.arange(600) * 600
+    changed = np.where(np.arange(600) < 300, seconds, seconds * 1_000)
+    frame = pd.DataFrame({"timestamp": changed, "amount": np.arange(600) + 0.5})
+
+    guess = infer(frame, "changed")
+
+    column = guess.column("timestamp")
+    assert (column.unit, column.oldest) == ("ms", "1990-01-01")
+    assert "300 of 600 are no dates since 1990 in ms" in column.description
+    checked = validate(frame, guess)
+    assert checked.rows.index.tolist() == list(range(300, 600))
+    assert checked.quarantine["reason"].str.startswith("is before 1990-01-01").all()
+
+
+def test_elapsed_time_gets_no_lower_limit() -> None:
+    frame = pd.DataFrame({"Time": np.arange(600) * 300, "amount": np.arange(600) + 0.5})
+
+    column = infer(frame, "elapsed").column("Time")
+
+    assert (column.unit, column.oldest) == ("s", None)
+    assert validate(frame, infer(frame, "elapsed")).quarantine.empty
 
 
 def test_one_row_and_one_class_still_give_a_schema() -> None:

@@ -227,3 +227,8 @@ def test_values_are_what_a_reader_knows(describer: Describer) -> None:
 
 def test_numbers_read_as_their_examples_say() -> None:
     assert doctest.testmod(reason_numbers).failed == 0
+
+
+def test_a_reason_tells_the_time_on_the_clocks_of_the_zone(describer: Describer) -> None:
+    tokyo = Describer(replace(SCHEMA, day_zone="Asia/Tokyo"), describer._features)
+    assert described(tokyo, "when", {"when hour cos": 1.0}).text == "at 12:12 (usually about 14:00)"

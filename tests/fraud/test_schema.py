@@ -118,6 +118,11 @@ def test_schema_cannot_be_changed_in_place() -> None:
         (column(kind="categorical", minimum=0), "minimum is for numeric columns, not categorical"),
         (column(kind="timestamp", unit="h"), "unit 'h' is unknown"),
         (column(kind="timestamp", calendar=["hours"]), "calendar 'hours' is unknown; did you mean 'hour'?"),
+        (column(kind="timestamp", oldest="long ago"), "oldest 'long ago' is no day of 1900 to 2199; write it as 1990"),
+        (column(kind="timestamp", oldest="1066-10-14"), "oldest '1066-10-14' is no day of 1900 to 2199"),
+        (column(kind="timestamp", oldest=1990), "oldest 1990 is no day"),
+        (column(kind="timestamp", horizon_days=-1), "horizon_days -1 must be a number of days, 0 to 36500"),
+        (column(oldest="1990-01-01"), "oldest is for timestamp columns, not numeric"),
         (column(kind="label"), "nothing to learn from"),
         (raw(columns=[{"name": "x", "kind": "numeric"}] * 2), "column x is listed twice"),
         (raw(columns=[{"name": n, "kind": "label"} for n in "ab"]), "columns a, b are all of kind label"),
@@ -196,6 +201,16 @@ def test_unquoted_date_as_example_is_accepted(tmp_path: Path) -> None:
     assert Schema.load(str(path)).column("t").example == "2018-08-08T10:15:00"
 
 
+def test_unquoted_oldest_day_is_accepted_and_survives(tmp_path: Path) -> None:
+    path = tmp_path / "dated.yaml"
+    path.write_text("name: d\ncolumns:\n- {name: t, kind: timestamp, calendar: [hour], oldest: 2015-01-01}\n")
+
+    schema = Schema.load(str(path))
+
+    assert schema.column("t").oldest == "2015-01-01"
+    assert Schema.from_dict(schema.to_dict()) == schema
+
+
 def test_show_prints_yaml_that_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["show", "handbook"]) == 0
     assert Schema.from_dict(yaml.safe_load(capsys.readouterr().out)) == Schema.load("handbook")
@@ -209,6 +224,20 @@ def test_infer_then_check_accepts_the_file_it_saw(tmp_path: Path, capsys: pytest
     assert Schema.load(str(out)).name == "my_data"
     assert command.main(["check", str(data), "--schema", str(out)]) == 0
     assert "2 rows fit schema 'my_data', 0 do not" in capsys.readouterr().out
+
+
+def test_infer_writes_the_day_zone_and_names_rows_that_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = tmp_path / "x.csv", tmp_path / "x.yaml"
+    times = ["1767231458000", "1767231459000", "1767231460"]
+    data.write_text("unix_time,amount\n" + "".join(f"{time},{n}.5\n" for n, time in enumerate(times)))
+    monkeypatch.setenv("FRAUD_DAY_ZONE", "Europe/Berlin")
+
+    assert command.main(["infer", str(data), "--out", str(out)]) == 0
+
+    assert Schema.load(str(out)).day_zone == "Europe/Berlin"
+    assert "1 of 3 rows do not fit it: `check` says why" in capsys.readouterr().out
 
 
 def test_check_counts_reasons_and_writes_the_quarantine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -329,3 +329,51 @@ def test_the_callers_table_is_left_alone() -> None:
     checked.rows.loc[0, "amount"] = -1.0
 
     assert frame.equals(table())
+
+
+NOON = datetime.datetime(2026, 6, 15, 12, tzinfo=datetime.UTC)
+
+
+def at_noon(values: Any, **column: Any) -> Validated:
+    """Check a column of times x by a clock that shows `NOON`."""
+    schema = Schema(name="s", columns=(Column(name="x", kind="timestamp", **column), Column(name="n", kind="numeric")))
+    return validate(pd.DataFrame({"x": values, "n": 1.0}), schema, now=NOON.timestamp())
+
+
+def test_times_far_from_the_clock_are_refused_with_value_limit_and_remedy() -> None:
+    checked = at_noon(["2026-06-16T12:00:00Z", "2026-06-16T12:00:01Z", "2099-01-01T00:00:00Z", "1990-01-01T00:00:00Z",
+                       "1989-12-31T23:59:59Z"])  # fmt: skip
+
+    assert checked.rows.index.tolist() == [0, 3], "the limits themselves are accepted"
+    told = checked.quarantine.set_index("row")
+    late = (
+        "is later than 2026-06-16T12:00Z, 1 day ahead of this machine's clock; correct the time, its unit or the "
+        "clock, or set a larger `horizon_days` for column 'x' in the schema"
+    )
+    early = (
+        "is before 1990-01-01; correct the time or its unit, or set an earlier `oldest` for column 'x' in the schema"
+    )
+    assert told["reason"].to_dict() == {1: late, 2: late, 4: early}
+    assert told["value"][2] == "2099-01-01T00:00:00Z"
+
+
+def test_the_schema_sets_how_far_a_time_may_lie_from_the_clock() -> None:
+    times = ["1970-01-01", "1999-12-31", "2026-06-22", "2026-06-23"]
+
+    assert at_noon(times, oldest="1970-01-01", horizon_days=7).rows.index.tolist() == [0, 1, 2]
+    assert at_noon(times, oldest="2000-01-01", horizon_days=0).rows.empty
+    assert "7 days ahead" in at_noon(times, horizon_days=7).quarantine["reason"].tolist()[-1]
+
+
+def test_elapsed_time_has_no_lower_limit_and_a_unit_that_changes_has_one() -> None:
+    elapsed = [0.0, 406.0, 172_792.0]
+    assert at_noon(elapsed, unit="s").rows.index.tolist() == [0, 1, 2]
+
+    seconds, milliseconds = 1_767_231_458, 1_767_231_458_000
+    checked = at_noon([milliseconds, seconds, milliseconds + 1], unit="ms", oldest="1990-01-01")
+    assert checked.rows.index.tolist() == [0, 2] and "before 1990-01-01" in reasons(checked)[1]
+    assert "outside the years" in reasons(at_noon([seconds, milliseconds], unit="s"))[1]
+
+
+def test_a_missing_time_is_neither_too_early_nor_too_late() -> None:
+    assert at_noon(["2026-01-01", None], nullable=True).rows.index.tolist() == [0, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fraud import decided
+from fraud.days import zone_of
 from fraud.errors import ConfigError, DataError
 from fraud.labels import LabelStore
 from fraud.scored import arrow_schema
@@ -120,3 +122,15 @@ def test_rows_drawn_at_random_tell_what_was_missed(scored: Path, tmp_path: Path)
 def test_a_day_without_rows_cannot_be_drawn_from(scored: Path, tmp_path: Path):
     with pytest.raises(DataError, match="nothing to draw from"):
         LabelStore(str(tmp_path)).draw(decided.read(str(scored), SCHEMA)[:0], START.date(), 5)
+
+
+def test_days_and_labels_are_those_of_the_zone(scored: Path, tmp_path: Path):
+    """In Tokyo the rows just after midnight UTC are of 09:00, and January 5th begins at 15:00 UTC of the 4th."""
+    tokyo, store = replace(SCHEMA, day_zone="Asia/Tokyo"), LabelStore(str(tmp_path / "labels"))
+    label(store, 0, 1, dt.datetime(2026, 1, 4, 14))
+    label(store, 1, 1, dt.datetime(2026, 1, 4, 16))
+    alerts = decided.read(str(scored), tokyo, only_flagged=True)
+    days, _ = judge(alerts, store, as_of=dt.date(2026, 1, 5), delay_days=1, zone=zone_of(tokyo))
+    assert [day.labelled for day in days] == [A_DAY, 0, 0, 0]
+    in_utc, _ = judge(alerts, store, as_of=dt.date(2026, 1, 5), delay_days=1)
+    assert [day.labelled for day in in_utc] == [A_DAY, A_DAY, 0, 0]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fraud import data
+from fraud.days import Zone
 from fraud.schema import Schema
 from monitoring.comparison import compare
 from monitoring.variation import own_variation
@@ -76,3 +77,11 @@ def test_chance_is_taken_off_and_odd_days_excuse_nothing():
     odd = frame.assign(other=frame["other"] + 2.0 * (frame["time"] < np.datetime64("2026-01-07")))
     assert own_variation(odd, "time", KINDS, 1.0, Limits()).columns["other"].psi < 0.1
     assert own_variation(week(0, 4), "time", KINDS, 1.0, Limits()) is None, "too few days"
+
+
+def test_blocks_are_days_of_the_zone():
+    frame = week(0, 28, a_day=200)
+    local = frame.assign(time=frame["time"] - pd.Timedelta(hours=9))  # days of Tokyo
+    found = own_variation(local, "time", KINDS, 1.0, Limits(), Zone("Asia/Tokyo"))
+    assert found == own_variation(frame, "time", KINDS, 1.0, Limits())
+    assert found != own_variation(local, "time", KINDS, 1.0, Limits())

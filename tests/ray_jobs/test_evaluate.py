@@ -87,6 +87,20 @@ def judged(place: Place) -> dict:
     return evaluate.evaluate(place.job(), Settings.from_environment())
 
 
+def test_a_window_from_a_date_begins_with_the_day_of_the_zone(place: Place, monkeypatch: pytest.MonkeyPatch):
+    loaded = bundle.load(place.folder / "bundle")
+    schema = replace(loaded.detector.schema, day_zone="Asia/Tokyo")
+    bundle.save(place.folder / "tokyo", replace(loaded.detector, schema=schema))
+    times = pd.read_parquet(place.folder / "cards.parquet")["TX_DATETIME"]
+    day = times.max().normalize()
+    monkeypatch.setenv("FRAUD_DAY_ZONE", "Asia/Tokyo")
+    job = place.job("tokyo", model=str(place.folder / "tokyo"), start=str(day.date()))
+    found = evaluate.evaluate(job, Settings.from_environment())
+    assert found["rows"]["in_window"] == (times >= day - pd.Timedelta(hours=9)).sum()
+    with pytest.raises(ConfigError, match="day_zone 'UTC' of schema 'handbook' differ"):
+        evaluate.evaluate(place.job(), Settings.from_environment())
+
+
 class Page(HTMLParser):
     """Collects what a page would load or run."""
 

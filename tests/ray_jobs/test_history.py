@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,14 @@ import pytest
 
 from fraud.errors import ConfigError, DataError
 from fraud.history.snapshots import Snapshots
+from fraud.history.stores.node import NodeStore
+from fraud.history.stores.store import Visit
+from fraud.settings import Settings
 from ray_jobs import history
 from tests.fraud.histories import SCHEMA, random_rows
 
 DAYS = 12
+CODE = Path(__file__).parents[2]
 Place = tuple[Path, Path, Snapshots]
 
 
@@ -108,6 +116,54 @@ def test_show_verify_and_prune(place: Place, capsys: pytest.CaptureFixture[str])
     assert run(place, "verify") == 0 and place[2].newest_day() == day(12)
 
 
+@pytest.mark.slow
+def test_a_build_that_is_killed_leaves_whole_days_and_is_gone_on_with(place: Place) -> None:
+    command = [sys.executable, "-m", "ray_jobs.history", "build", "--schema", str(place[1])]
+    command += ["--data", "daily/*.parquet", "--through", "2026-01-12", "--since", "2026-01-01"]
+    for days_made in (1, 5, 9):
+        process = subprocess.Popen(command, cwd=CODE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(place[2].days()) < days_made and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        newest = place[2].newest_day()
+        if newest is not None:
+            assert place[2].days() == [day(n) for n in range(1, newest.day + 1)], "no gap, no half day"
+            assert run(place, "verify", "--through", str(newest)) == 0
+    assert subprocess.run(command, cwd=CODE, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert place[2].newest_day() == day(12)
+    assert run(place, "verify", "--data", "daily/*.parquet") == 0
+
+
+def test_two_builds_at_once_make_one_history(place: Place) -> None:
+    def build_all(_: int) -> int:
+        return run(place, "build", "--data", "daily/*.parquet", "--through", "2026-01-12", "--since", "2026-01-01")
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(build_all, range(2))) == [0, 0]
+    assert place[2].newest_day() == day(12)
+    assert run(place, "verify", "--data", "daily/*.parquet") == 0
+
+
+def test_a_full_disk_is_an_error_and_the_days_before_stay(
+    place: Place, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAUD_HISTORY", str(small_disk / "history"))
+    snapshots = Snapshots(str(small_disk / "history"), SCHEMA)
+    assert run(place, "build", "--data", "daily/*.parquet", "--through", "2026-01-06") == 0
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    with pytest.raises(DataError, match="cannot be written"):
+        run(place, "build", "--data", "daily/*.parquet", "--through", "2026-01-12")
+    assert snapshots.newest_day() == day(6) and run(place, "verify") == 0
+    filler.unlink()
+    assert run(place, "build", "--data", "daily/*.parquet", "--through", "2026-01-12") == 0
+    assert snapshots.newest_day() == day(12)
+
+
 def test_verify_names_the_day_whose_data_are_other_data(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     run(place, "build", "--data", "daily/*.parquet", "--through", "2026-01-06")
     file = place[0] / "daily" / "2026-01-02.parquet"
@@ -123,8 +179,14 @@ def test_an_erased_card_is_nowhere(place: Place, capsys: pytest.CaptureFixture[s
     before = place[2].events(0, day(12))
     assert "bob" in before.keys
     capsys.readouterr()
+    store = NodeStore(Settings.from_environment().live, place[2].plans)
+    store.seed(place[2].states(day(12)))
+    assert store.peek([Visit(0, "bob", b"")])[0].events
     assert run(place, "erase", "--entity", "card=bob") == 0
-    assert "transactions of bob removed from" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "transactions of bob removed from" in out and "live history (node): bob is removed" in out
+    assert not store.peek([Visit(0, "bob", b"")])[0].events and store.peek([Visit(0, "ann", b"")])[0].events
+    store.close()
     again = Snapshots(place[2].url, SCHEMA)
     after = again.events(0, day(12))
     assert sorted(after.keys) == sorted(set(before.keys) - {"bob"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -196,3 +197,24 @@ def test_rows_that_no_label_can_find_are_a_mistake(month: Path):
             main([*JOIN, *wrong])
     with pytest.raises(ConfigError, match="join needs --data"):
         main(["join", "--schema", "handbook"])
+
+
+def test_a_day_of_labels_begins_in_the_zone_of_the_schema(
+    month: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    schema = replace(Schema.load("handbook"), day_zone="Asia/Tokyo")  # the 9th begins at 15:00 UTC of the 8th
+    (month / "tokyo.yaml").write_text(schema.to_yaml())
+    (month / "late.csv").write_text("id,is_fraud,known_at\n6,1,2026-01-08T14:00:00Z\n8,1,2026-01-08T16:00:00Z\n")
+    main(["ingest", "late.csv", "--schema", "handbook", "--source", "late"])
+    command = ["join", "--schema", "tokyo.yaml", "--data", "rows.parquet", "--out", "t.parquet", "--as-of"]
+    assert main([*command, "2026-01-09", "--matured-days", "1", "--sources", "late"]) == 0
+    rows = pd.read_parquet(month / "t.parquet").set_index("TRANSACTION_ID")["TX_FRAUD"]
+    assert rows["6"] == 1 and rows["8"] == 0, "what became known after the day began does not count"
+    assert rows.index.tolist() == [str(n) for n in range(14)], "rows before the 7th at 15:00 are a day old"
+    capsys.readouterr()
+    monkeypatch.setenv("FRAUD_DAY_ZONE", "Asia/Tokyo")
+    assert main(["show"]) == 0
+    shown = capsys.readouterr().out
+    assert "2026-01-08  late                    1 labels" in shown and "2026-01-09  late" in shown
+    with pytest.raises(ConfigError, match="FRAUD_DAY_ZONE='Asia/Tokyo' and day_zone 'UTC' of schema 'handbook' differ"):
+        main([*JOIN])

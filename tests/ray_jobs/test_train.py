@@ -313,6 +313,15 @@ class TestMistakes:
         with pytest.raises(FraudError, match=words):
             read_order(["--data", "labelled.csv", *arguments], place.settings)
 
+    def test_a_training_learns_in_the_zone_that_the_environment_names(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("FRAUD_DAY_ZONE", "Europe/Berlin")
+        settings = Settings.from_environment()
+        with pytest.raises(ConfigError, match="write `day_zone: Europe/Berlin` into the schema and train with it"):
+            read_order(["--data", "cards.parquet", "--schema", "handbook"], settings)
+        assert read_order(["--data", "labelled.csv"], settings).schema.name == "transactions", "which has no days"
+
 
 def test_overrides_replace_settings_in_order():
     config = configure("handbook", 9, ["autoencoder.epochs=5", "autoencoder.hidden=[4, 2]", "forest.max_samples=0.5"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,17 +37,6 @@ def scored_of(model: ServedModel, part: Part, *, with_reasons: bool = True) -> S
     return score_part(model, part, learn=False, with_reasons=with_reasons)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two rows agree but for float32 rounding."""
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, abs_tol=1e-5)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
 @pytest.mark.parametrize("hides", [False, True])
 @pytest.mark.parametrize("name", list(ROWS))
 def test_a_block_comes_out_as_its_decisions_would(
@@ -73,7 +60,7 @@ def test_a_block_comes_out_as_its_decisions_would(
     together, alone = found
     assert len(together) == len(ROWS[name]) and together[0]["reasons"]
     assert together[0]["warnings"] == [NO_LIVE_HISTORY] and together[1]["warnings"] == []
-    assert all(map(same, together, alone)), (together, alone)
+    assert together == alone
 
 
 def blocks(

@@ -19,6 +19,7 @@ from fraud.detector import Detector
 from fraud.errors import ConfigError
 from fraud.history.definition import plans
 from fraud.history.snapshots import Snapshots
+from fraud.history.state import HistoryState
 from fraud.history.stores.store import Visit
 from fraud.schema import validate
 from fraud.settings import Settings
@@ -151,6 +152,22 @@ def test_it_begins_from_the_newest_snapshot_and_the_decisions_since(
         assert asked(replica) == before + 4, "from the snapshot and the decision log"
         assert {plan["decisions"] for plan in client.get("/readyz").json()["history"]["plans"]} == {4}
         assert "fraud_history_caught_up_total 4" in client.get("/metrics").text
+
+
+def test_frauds_that_a_training_left_in_snapshots_reach_a_history_that_runs(detector: Detector, tmp_path: Path):
+    """A bundle carries nobody's transactions: what its training knew of frauds comes from the snapshots."""
+    settings, empty = settings_of(tmp_path, "node"), tuple(HistoryState.empty(plan) for plan in plans(detector.schema))
+    carries_nothing = replace(detector, history=empty)
+    day, snapshots = leave_snapshot(settings, detector)
+    history = opened(carries_nothing, tmp_path, "node")
+    rows = validate(cards(2000, seed=1), detector.schema).rows
+    of_day = rows[rows["TX_DATETIME"].dt.date == day]
+    terminal = Visit(1, str(of_day["TERMINAL_ID"].iloc[0]), b"")
+    assert history.store is not None and not history.store.peek([terminal])[0].frauds
+    assert snapshots.tell_frauds(day, of_day.iloc[:1]) == 1
+    later = history.successor(carries_nothing)
+    assert later.store is history.store and len(history.store.peek([terminal])[0].frauds) == 12
+    later.close()
 
 
 def test_without_snapshots_the_bundles_age_is_said(

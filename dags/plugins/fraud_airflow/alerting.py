@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from fraud_airflow.day_zone import VARIABLE, day_zone
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.watching import finish
 
@@ -60,9 +61,12 @@ async def tell(kind: str, subject: str, text: str) -> None:
 
 
 def job_environment() -> dict[str, Any]:
-    """The runtime environment of every job: FRAUD_RAY_WORKING_DIR, a URI of the code where Ray's image has none."""
+    """The runtime environment of every job: FRAUD_RAY_WORKING_DIR, a URI of the code where Ray's image has none.
+
+    Jobs are told whose days the DAGs mean, so that they stop where their schema means others.
+    """
     where = os.environ.get("FRAUD_RAY_WORKING_DIR")
-    return {"working_dir": where} if where else {}
+    return {"env_vars": {VARIABLE: day_zone()}, **({"working_dir": where} if where else {})}
 
 
 def _cut(text: str) -> str:

@@ -15,6 +15,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from fraud_airflow.alerting import deadline_missed, job_environment, task_failed
+from fraud_airflow.day_zone import day_of
 from fraud_airflow.ray_operator import RayJobOperator
 
 SCORED_DAY = Asset("fraud_scored_day", uri="fraud://scored/day")
@@ -39,14 +40,15 @@ DEFAULTS = {
     "trials": "24",
     "matured_days": "7",
     "await_hours": "6",
+    "other_days": "",
 }
-# The UTC day of a scheduled run is that in which its interval began; that of a run by hand, its parameter or yesterday.
+# The day of a scheduled run is that in which its interval began; that of a run by hand, its parameter or yesterday.
 DAY = (
-    "(params.date or (dag_run.data_interval_start | ds if dag_run.data_interval_start"
-    " else macros.ds_add(dag_run.run_after | ds, -1)))"
+    f"(params.date or ({day_of('dag_run.data_interval_start')} if dag_run.data_interval_start"
+    f" else macros.ds_add({day_of('dag_run.run_after')}, -1)))"
 )
 # The morning on which a retraining looks at the world.
-AS_OF = "(params.date or (dag_run.run_after | ds))"
+AS_OF = f"(params.date or ({day_of('dag_run.run_after')}))"
 
 
 def environment(name: str) -> str:
@@ -118,8 +120,13 @@ def value_of(expression: str) -> str:
 
 
 def score(day: str, *more: str, **options: Any) -> RayJobOperator:
-    """Score a day into its partition; done already, it verifies that and does nothing."""
+    """Score a day into its partition; done already, it verifies that and does nothing.
+
+    It begins with the history of the day before, of which missing days are made from the daily data.
+    """
     paths = ["--data", setting("daily_data", day), "--out", setting("scored"), "--date", value_of(day)]
+    paths += ["--history-data", setting("history_data")]
+    paths += [flag("--other-days", "other_days")]
     outlet = {"outlets": [SCORED_DAY], "inlets": [CHAMPION], "outlet_extra": {"date": value_of(day)}}
     return job("score", "ray_jobs.score", *paths, *more, **outlet, **options)
 

@@ -137,6 +137,22 @@ def test_the_datas_own_labels_count_until_the_store_says_otherwise(tmp_path: Pat
     assert len(states[1].frauds) > 0
 
 
+def test_a_later_training_tells_frauds_of_days_that_were_there(tmp_path: Path) -> None:
+    rows = random_rows(np.random.default_rng(14), 300, days=3, fraud_rate=0.3).sort_values("time", kind="stable")
+    snapshots, day = Snapshots(str(tmp_path), SCHEMA), dt.date(2026, 1, 2)
+    leave_all(snapshots, rows)
+    chain = snapshots.chain_of(dt.date(2026, 1, 3))
+    frauds = rows[(rows["fraud"] == 1) & (days_of(rows, SCHEMA) == np.datetime64(day))]
+    assert len(snapshots.known_frauds(dt.date(2026, 1, 3), None)[1]) == 0
+    assert snapshots.tell_frauds(day, frauds) == len(frauds) > 0
+    assert snapshots.tell_frauds(day, frauds) == 0
+    known = snapshots.known_frauds(dt.date(2026, 1, 3), None)[1]
+    assert sorted(known.times) == sorted(microseconds_since_epoch(frauds["time"]))
+    assert snapshots.chain_of(dt.date(2026, 1, 3)) == chain, "the transactions are the same"
+    leave(snapshots, day, rows[days_of(rows, SCHEMA) == np.datetime64(day)])
+    assert len(snapshots.known_frauds(dt.date(2026, 1, 3), None)[1]) == len(frauds), "scored again, it still knows them"
+
+
 def test_a_changed_day_relinks_the_later_ones_and_names_them(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(9), 600, days=10).sort_values("time", kind="stable")
     snapshots, days = Snapshots(str(tmp_path), SCHEMA), days_of(rows, SCHEMA)
