@@ -4,7 +4,8 @@
 
 Batch: rows a second and peak memory of `fraud.history.replay`, beside pandas rolling windows as in the handbook's own
 code (on some customers and terminals). Online: one transaction through history, forest and autoencoder, with
-the state in the process and in a redis-server on loopback that this starts and stops. State: bytes an event and a card.
+the state in the process, in the node's shared file and in a redis-server on loopback that this starts and stops.
+State: bytes an event and a card.
 Takes the handbook transactions from FRAUD_SHARED_DATA, or else synthetic cards.
 """
 
@@ -40,9 +41,11 @@ from fraud.engine import Engine
 from fraud.errors import run_command
 from fraud.forest import ForestConfig
 from fraud.history.definition import FRAUD_RECORD, EntityPlan, plans
+from fraud.history.online import OnlineHistory
 from fraud.history.replay import replay
 from fraud.history.state import HistoryState
 from fraud.history.stores.memory import MemoryStore
+from fraud.history.stores.node import NodeStore
 from fraud.history.stores.redis import RedisStore
 from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
@@ -152,6 +155,18 @@ def latencies(engine: Engine, rows: list[dict[str, Any]]) -> dict[str, float]:
     return {f"p{q}_us": float(np.percentile(times, q)) / 1e3 for q in (50, 95, 99)}
 
 
+def exchanges(schema: Schema, store: StateStore, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Percentiles of one transaction of the store alone, in microseconds."""
+    history, times = OnlineHistory(schema), np.empty(len(rows))
+    for i, row in enumerate(rows):
+        now = int(np.datetime64(row["TX_DATETIME"], "us").astype(np.int64))
+        visits = history.visits(row, now, lambda name, value: float(value))  # type: ignore[arg-type]
+        begin = time.perf_counter_ns()
+        store.exchange(visits)
+        times[i] = time.perf_counter_ns() - begin
+    return {f"p{q}_us": float(np.percentile(times, q)) / 1e3 for q in (50, 95, 99)}
+
+
 def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any]:
     """Latency of one transaction: history, forest of 100 trees and autoencoder."""
     past, newer = rows.iloc[: -ONLINE_ROWS - 100], rows.tail(ONLINE_ROWS + 100)
@@ -164,8 +179,14 @@ def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any
         record | {"TX_DATETIME": when}
         for record, when in zip(newer.drop(columns="TX_DATETIME").to_dict("records"), times, strict=True)
     ]
-    stores: dict[str, StateStore | None] = {"no store": None, "process": MemoryStore(plans(schema), states)}
-    seconds = 0.0
+    folder = Path(tempfile.mkdtemp(prefix="bench-history-"))
+    node = NodeStore(folder, plans(schema))
+    begin = time.perf_counter()
+    node.seed(states)
+    node_seconds, seconds = time.perf_counter() - begin, 0.0
+    stores: dict[str, StateStore | None] = {
+        "no store": None, "process": MemoryStore(plans(schema), states), "node": node,
+    }  # fmt: skip
     if url is not None:
         shared = RedisStore(url, plans(schema), timeout_ms=5000)
         begin = time.perf_counter()
@@ -178,8 +199,13 @@ def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any
         engine.warm_up()
         latencies(engine, records[:100])
         found[name] = latencies(engine, records[100:])
+        if store is not None:
+            found[name] |= {f"store_{q}": value for q, value in exchanges(schema, store, records[100:]).items()}
+    node.close()
+    shutil.rmtree(folder)
     return {
         **found,
+        "node_seed_s": node_seconds,
         "transactions": ONLINE_ROWS,
         "seeded_entities": sum(len(s.keys) for s in states),
         "seed_s": seconds,
@@ -213,6 +239,17 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
         "process_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n,
     }  # fmt: skip
     del store
+    with tempfile.TemporaryDirectory() as folder:
+        node = NodeStore(Path(folder), [plan])
+        begin = time.perf_counter()
+        node.seed([state])
+        found |= {"node_seed_s": time.perf_counter() - begin}
+        node.close()
+        used = (Path(folder) / "data.mdb").stat().st_size
+    found |= {
+        "node_bytes_per_card": used / n,
+        "node_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n,
+    }
     if url is not None:
         import redis
 
@@ -253,13 +290,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"pandas rolling, {N_GROUPS} customers and terminals: {b['pandas_rows_per_s']:,.0f} rows/s ({b['ratio']:,.0f}x)"
     )
-    for name in ("no store", "process", "redis"):
+    for name in ("no store", "process", "node", "redis"):
         if name in found["online"]:
             p = found["online"][name]
+            alone = (
+                f"   the store alone {p['store_p50_us']:,.1f}, {p['store_p99_us']:,.1f}" if "store_p50_us" in p else ""
+            )
             print(
                 f"one row, {name:<9} p50 {p['p50_us']:>7,.1f} µs   p95 {p['p95_us']:>7,.1f}   p99 {p['p99_us']:>7,.1f}"
+                f"{alone}"
             )
-    for name in ("process", "redis"):
+    for name in ("process", "node", "redis"):
         if f"{name}_bytes_per_card" in m:
             print(
                 f"state, {name:<9} {m[f'{name}_bytes_per_card']:,.0f} bytes a card with {m['events_per_card']:.1f} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +16,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from fraud import data, filesystems
-from serve_app.decision_rows import blocks_of, table_schemas
+from serve_app.decision_rows import INPUTS, blocks_of, table_schemas
 
 _BLOCK = 8 << 20  # bytes; no line may be longer, and a transaction of a thousand columns is a megabyte at most
 
@@ -64,10 +65,11 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
 
 
-def read_from(journal: Path, start: int) -> tuple[pa.Table, int]:
-    """The decisions of a journal from byte `start` (0: all) to its last whole line, and where that ends.
+def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Table, int]:
+    """What was asked by the decisions of a journal from byte `start` (0: all) to its last whole line, and its end.
 
-    It may be written meanwhile. Lines that are cut short are left out. Raises UnreadableJournalError, OSError.
+    names: the inputs that are read, a column each where the journal has them. It may be written meanwhile. Lines that
+    are cut short are left out. Raises UnreadableJournalError, OSError.
     """
     with journal.open("rb") as file:
         header = file.readline()
@@ -77,17 +79,33 @@ def read_from(journal: Path, start: int) -> tuple[pa.Table, int]:
         file.seek(max(start, len(header)))
         lines = file.read()
     lines = lines[: lines.rfind(b"\n") + 1]
+    end = max(start, len(header)) + len(lines)
+    if INPUTS not in schemas[0].names:
+        return pa.table({}), end
     singles, blocks, _ = blocks_of(lines, schemas[0])
+    # A decision has thirty more fields, which cost ten times as much as these.
+    asked, as_sent = (_only(schema.field(INPUTS).type, names) for schema in schemas)
     try:
-        parsed = _parsed(pa.py_buffer(singles), *schemas)
+        parsed = _parsed(pa.py_buffer(singles), asked, as_sent)
     except pa.ArrowInvalid:
         good = [line for line in singles.split(b"\n") if line and _is_json(line)]
         try:
-            parsed = _parsed(pa.py_buffer(b"\n".join(good)), *schemas)
+            parsed = _parsed(pa.py_buffer(b"\n".join(good)), asked, as_sent)
         except pa.ArrowInvalid as error:
             raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
-    table = pa.concat_tables([parsed, pa.Table.from_batches(blocks, schemas[0])])
-    return table, max(start, len(header)) + len(lines)
+    chunks = [*parsed[INPUTS].chunks, *(_fields(block[INPUTS], asked.field(INPUTS).type) for block in blocks)]
+    inputs = pa.chunked_array(chunks, asked.field(INPUTS).type)
+    return pa.table({field.name: pc.struct_field(inputs, field.name) for field in inputs.type}), end
+
+
+def _only(inputs: pa.DataType, names: Collection[str]) -> pa.Schema:
+    """The schema of what is asked alone, with these columns."""
+    return pa.schema([pa.field(INPUTS, pa.struct([field for field in inputs if field.name in names]))])
+
+
+def _fields(inputs: pa.StructArray, kind: pa.DataType) -> pa.StructArray:
+    """Those of the fields that `kind` has, in its order."""
+    return pa.StructArray.from_arrays([pc.struct_field(inputs, field.name) for field in kind], fields=list(kind))
 
 
 def _schemas(journal: Path, header: bytes) -> tuple[pa.Schema, pa.Schema]:

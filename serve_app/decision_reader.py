@@ -101,13 +101,9 @@ class DecisionReader:
             try:
                 if path.stat().st_size <= start:
                     continue
-                table, self._offsets[path] = read_from(path, start)
-                if INPUTS in table.schema.names and len(table):
-                    inputs = table[INPUTS].combine_chunks()
-                    inputs = inputs.chunk(0) if isinstance(inputs, pa.ChunkedArray) else inputs
-                    kinds = {field.name: i for i, field in enumerate(inputs.type)}
-                    fields = {c.name: inputs.field(kinds[c.name]) for c in self._columns if c.name in kinds}
-                    yield self._with_all(pa.table(fields), self._columns)
+                table, self._offsets[path] = read_from(path, start, {c.name for c in self._columns})
+                if len(table):
+                    yield self._with_all(table, self._columns)
             except FileNotFoundError:
                 continue
             except (OSError, UnreadableJournalError, pa.ArrowException) as error:

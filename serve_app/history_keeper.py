@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from fraud.errors import ConfigError, FraudError
-from fraud.history.definition import DAY
-from fraud.history.label_feed import Applied, LabelFeed, LabelFollower
-from fraud.labels import LabelStore
+from fraud.history.label_feed import Applied
+from fraud.history.stores.memory import MemoryStore
 from serve_app.history import LiveHistory
-from serve_app.transaction_index import TransactionIndex
+from serve_app.label_process import Following, LabelProcess
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +47,21 @@ def poll_seconds(environment: Mapping[str, str] | None = None) -> float:
 
 
 class HistoryKeeper:
-    """Maintains the histories that `histories` names, and has them follow the labels of `labels`.
+    """Maintains the histories that `histories` names, and has them follow the labels.
 
-    One replica of those who share a store follows for all. poll_s: seconds between two looks at the labels.
+    One replica of those who share a store follows for all, in a process of its own; a history in memory is followed in
+    this thread. poll_s: seconds between two looks at the labels.
     """
 
     def __init__(
         self,
         histories: Callable[[], Iterable[LiveHistory | None]],
-        labels: LabelStore,
         *,
         poll_s: float = 1.0,
         metrics: LabelMetrics | None = None,
     ) -> None:
         self._histories, self._poll_s, self._metrics = histories, poll_s, metrics
-        self._feed = LabelFeed(labels)
-        self._following: dict[str, tuple[LabelFollower, TransactionIndex]] = {}
+        self._following: dict[str, Following | LabelProcess] = {}
         self._said: dict[str, str] = {}
         self._maintained = -math.inf
         self._has_ended = threading.Event()
@@ -79,6 +77,8 @@ class HistoryKeeper:
         self._has_ended.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        for name in list(self._following):
+            self._leave(name)
 
     def look(self) -> None:
         """Do now what is due. Never raises; what is wrong is logged once, and tried again."""
@@ -89,38 +89,53 @@ class HistoryKeeper:
                 self._do("maintaining", history.maintain)
         if not self._poll_s:
             return
-        names = [history.labels_name for history in histories]
-        self._following = {name: kept for name, kept in self._following.items() if name in names}
-        for history in {history.labels_name: history for history in histories}.values():
-            self._do(history.labels_name, lambda history=history: self._follow(history))  # type: ignore[misc]
+        by_name = {history.labels_name: history for history in histories}
+        for name in set(self._following) - set(by_name):
+            self._leave(name)
+        for name, history in by_name.items():
+            self._do(name, lambda history=history: self._follow(history))  # type: ignore[misc]
 
     def _run(self) -> None:
         while not self._has_ended.wait(self._poll_s or MAINTAIN_S):
             self.look()
 
     def _follow(self, history: LiveHistory) -> None:
-        """Apply the labels that this history does not know yet, where this replica is the one to do so."""
-        store, schema = history.store, history.schema
+        """Have the labels applied that this history does not know yet, where this replica is the one to do so."""
+        store, schema, name = history.store, history.schema, history.labels_name
         assert store is not None
         if history.is_behind or schema.id is None or not any(plan.keeps_frauds for plan in history.plans):
             return
-        if not store.lease(history.labels_name, _LEASE_S):
-            self._following.pop(history.labels_name, None)  # if the lease comes here, what others applied is read anew
+        if not store.lease(name, _LEASE_S):
+            self._leave(name)
             return
-        following = self._following.get(history.labels_name)
-        if following is None or following[0].store is not store:
-            index = TransactionIndex(history.around.settings, history.around.decisions, schema)
-            following = LabelFollower(store, schema, self._feed, index.find), index
-        follower, index = following
-        self._feed.refresh(follower.oldest() - DAY)
-        is_first = history.labels_name not in self._following
-        arrived = index.refresh()
-        applied = follower.follow(None if is_first else arrived)
-        self._following[history.labels_name] = following
-        if applied.newest is not None:
-            history.newest_label = max(history.newest_label or 0, applied.newest)
+        following = self._following.get(name)
+        if isinstance(store, MemoryStore):
+            if not isinstance(following, Following) or following.store is not store:
+                following = self._following[name] = Following(store, schema, history.around)
+            self._tell(history, following.look())
+            return
+        if not isinstance(following, LabelProcess):
+            following = LabelProcess(schema, history.around, self._poll_s, lambda done: self._tell(history, done))
+            self._following[name] = following
+        following.keep_alive()
+
+    def _leave(self, name: str) -> None:
+        following = self._following.pop(name, None)
+        if isinstance(following, LabelProcess):
+            following.stop()
+
+    def _tell(self, history: LiveHistory, done: Applied | str) -> None:
+        """Count what was done; an error is logged once."""
+        if isinstance(done, str):
+            if self._said.get(history.labels_name) != done:
+                logger.warning("labels do not reach the live history now, they are tried again: %s", done)
+            self._said[history.labels_name] = done
+            return
+        self._said.pop(history.labels_name, None)
+        if done.newest is not None:
+            history.newest_label = max(history.newest_label or 0, done.newest)
         if self._metrics is not None:
-            self._metrics.observe_labels(applied)
+            self._metrics.observe_labels(done)
 
     def _do(self, what: str, work: Callable[[], None]) -> None:
         try:
@@ -128,11 +143,8 @@ class HistoryKeeper:
         except (FraudError, OSError) as error:
             if self._said.get(what) != str(error):
                 self._said[what] = str(error)
-                logger.warning("labels do not reach the live history now, they are tried again: %s", error)
+                logger.warning("%s: the live history is not looked after, it is tried again: %s", what, error)
         except Exception:  # a bug in here must not end the following
             if self._said.get(what) != "bug":
                 self._said[what] = "bug"
                 logger.exception("looking after the live history failed")
-        else:
-            if self._said.pop(what, None) is not None:
-                logger.info("the live history is looked after again")

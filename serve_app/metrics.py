@@ -58,6 +58,7 @@ class Metrics:
         self._totals.gauges["fraud_replicas", ()] = 1
         self._totals.counters["fraud_model_load_failures", ()] = 0
         self._totals.gauges["fraud_history_behind", ()] = 0
+        self._totals.histograms["fraud_label_lag_seconds", ()] = [0] * (len(LAGS_S) + 1) + [0.0]
         for name in _COUNTS_OF_HISTORY:
             self._totals.counters[name, ()] = 0
         for name, labels in _FROM_ZERO.items():

@@ -83,9 +83,7 @@ class Replica:
                 self.state, settings, reference=reference, config=config, metrics=self._metrics, around=around
             )
             self._watcher.start()
-        self._keeper = HistoryKeeper(
-            self._histories, around.labels, poll_s=poll_seconds(environment), metrics=self._metrics
-        )
+        self._keeper = HistoryKeeper(self._histories, poll_s=poll_seconds(environment), metrics=self._metrics)
         self._keeper.start()
 
     def app(self) -> FastAPI:

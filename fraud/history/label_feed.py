@@ -13,32 +13,55 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fraud.errors import DataError
 from fraud.history.definition import DAY, hashed, plans
+from fraud.history.records import long_hashes
 from fraud.history.stores.store import LiveStore, Visit
 from fraud.labels import ID, INGESTED_AT, IS_FRAUD, KNOWN_AT, LabelStore
 from fraud.schema import Schema
 
 logger = logging.getLogger(__name__)
 
-_FILE = "ingestion"  # which one a label came with
 _ROWS = 20_000  # ids looked up at a time
+_SMALL = 20_000  # labels that are kept apart until they are sorted in
 Find = Callable[[Sequence[str]], pd.DataFrame]
 
 
+class Labels(NamedTuple):
+    """Labels, one a position. places: int64 (n,), which of the ids that were asked for; files: int32 (n,).
+
+    known, ingested: int64 (n,) microseconds since 1970; is_fraud: bool (n,).
+    """
+
+    places: np.ndarray
+    known: np.ndarray
+    ingested: np.ndarray
+    is_fraud: np.ndarray
+    files: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> Labels:
+        """Those at some positions, or where a mask is True."""
+        return Labels(*(column[chosen] for column in self))
+
+
 class LabelFeed:
-    """The labels of a store that can still matter, read file by file. Not to be shared by threads."""
+    """The labels of a store that can still matter, read file by file: 29 bytes each. Not to be shared by threads.
+
+    Ids are kept as 64-bit hashes, sorted; new ones in a small part of their own, so that a file costs what it holds.
+    """
 
     def __init__(self, store: LabelStore) -> None:
         self._store = store
         self.stamps: dict[str, str] = {}
-        self._frames: dict[str, pd.DataFrame] = {}
+        self._numbers: dict[str, int] = {}
+        self._parts = [_NOTHING, _NOTHING]  # the large one, and what is new
         self._refused: dict[str, str] = {}
         self._trimmed_at: int | None = None
 
@@ -48,43 +71,76 @@ class LabelFeed:
         Raises ObjectStoreError where the store cannot be reached.
         """
         listing = self._store.listing()
-        for name in set(self._frames) - set(listing):
-            del self._frames[name]
-            self.stamps.pop(name, None)
+        changed = {name for name, stamp in self.stamps.items() if listing.get(name) != stamp}
+        if changed:
+            gone = np.array([self._numbers[name] for name in changed], dtype=np.int32)
+            self._parts = [part.take(~np.isin(part.files, gone)) for part in self._parts]
+            self.stamps = {name: stamp for name, stamp in self.stamps.items() if name not in changed}
         if self._trimmed_at is None or oldest - self._trimmed_at > DAY:
             self._trimmed_at = oldest
-            self._frames = {name: _known_since(labels, oldest) for name, labels in self._frames.items()}
-        for name, stamp in listing.items():
-            if self.stamps.get(name) == stamp or self._refused.get(name) == stamp:
-                continue
+            self._parts = [part.take(part.known >= oldest) for part in self._parts]
+        new = [part for name, stamp in listing.items() if (part := self._read(name, stamp, oldest)) is not None]
+        if new:
+            large, small = self._parts
+            small = _sorted([small, *new])
+            is_many = len(small.known) > max(_SMALL, len(large.known) // 20)
+            self._parts = [_sorted([large, small]), _NOTHING] if is_many else [large, small]
+
+    def ids(self, names: Iterable[str]) -> set[str]:
+        """The ids that these ingestions label."""
+        found: set[str] = set()
+        for name in names:
             try:
-                labels = self._store.read_ingestion(name)
-            except DataError as error:
-                self._refused[name] = stamp
-                logger.error("labels do not reach the live history: %s", error)
-                continue
-            self._frames[name] = _known_since(labels.assign(**{ID: labels[ID].astype("str")}), oldest)
-            self.stamps[name] = stamp
+                found.update(self._store.read_ingestion(name)[ID].astype("str"))
+            except DataError as error:  # it was taken away this moment
+                logger.warning("labels do not reach the live history: %s", error)
+        return found
 
-    def ids(self, names: Iterable[str]) -> list[str]:
-        """The ids that these ingestions label, each once."""
-        frames = [self._frames[name][ID] for name in names if name in self._frames]
-        return pd.concat(frames).drop_duplicates().tolist() if frames else []
+    def newest(self, ids: Sequence[str], now: int) -> Labels:
+        """The label that holds at `now`, microseconds, of each of the ids that have one then."""
+        labels = self._of(ids)
+        labels = labels.take(labels.known <= now)
+        order = np.lexsort((labels.ingested, labels.known, labels.places))
+        return labels.take(order[np.append(np.diff(labels.places[order]) != 0, True)] if len(order) else order)
 
-    def newest(self, ids: Collection[str], now: int) -> pd.DataFrame:
-        """The label that holds of each id at `now`, microseconds: ID, IS_FRAUD, KNOWN_AT, INGESTED_AT, _FILE."""
-        return _newest(self._of(ids), now)
-
-    def later(self, ids: Collection[str], now: int) -> list[str]:
+    def later(self, ids: Sequence[str], now: int) -> set[str]:
         """Those of the ids that have a label which becomes known after `now`."""
         labels = self._of(ids)
-        return labels[ID][_microseconds(labels[KNOWN_AT]) > now].drop_duplicates().tolist()
+        return {ids[place] for place in np.unique(labels.places[labels.known > now]).tolist()}
 
-    def _of(self, ids: Collection[str]) -> pd.DataFrame:
-        wanted = pd.Index(list(ids), dtype="str")
-        parts = [(name, each[each[ID].isin(wanted)]) for name, each in self._frames.items()]
-        frames = [part.assign(**{_FILE: name}) for name, part in parts if len(part)]
-        return pd.concat(frames, ignore_index=True) if frames else _EMPTY
+    def number_of(self, name: str) -> int:
+        """The number by which `Labels.files` names an ingestion."""
+        return self._numbers[name]
+
+    def _read(self, name: str, stamp: str, oldest: int) -> Labels | None:
+        """A file's labels, with their ids' hashes in `places`; None where it was read before, or holds none."""
+        if self.stamps.get(name) == stamp or self._refused.get(name) == stamp:
+            return None
+        try:
+            labels = self._store.read_ingestion(name)
+        except DataError as error:
+            self._refused[name] = stamp
+            logger.error("labels do not reach the live history: %s", error)
+            return None
+        number = self._numbers.setdefault(name, len(self._numbers))
+        self.stamps[name] = stamp
+        known = _microseconds(labels[KNOWN_AT])
+        return Labels(
+            long_hashes(labels[ID].astype("str")), known, _microseconds(labels[INGESTED_AT]),
+            labels[IS_FRAUD].to_numpy(dtype=bool), np.full(len(labels), number, dtype=np.int32),
+        ).take(known >= oldest)  # fmt: skip
+
+    def _of(self, ids: Sequence[str]) -> Labels:
+        """All labels of some ids."""
+        hashes = long_hashes(np.asarray(ids, dtype=object)) if len(ids) else _NOTHING.places
+        found = []
+        for part in self._parts:
+            first = np.searchsorted(part.places, hashes, side="left")
+            counts = np.searchsorted(part.places, hashes, side="right") - first
+            owners = np.repeat(np.arange(len(hashes)), counts)
+            rows = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+            found.append(part.take(rows)._replace(places=owners))
+        return Labels(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
 @dataclass
@@ -131,60 +187,53 @@ class LabelFollower:
         """
         now = time.time_ns() // 1000 if now is None else now
         self._load()
-        oldest, changed = self.oldest(), [
-            name for name, stamp in self._feed.stamps.items() if self._files.get(name) != stamp
-        ]  # fmt: skip
-        is_due = bool(self._future) and len(self._feed.newest(self._future, now)) > 0
+        oldest, found = self.oldest(), Applied()
+        changed = [name for name, stamp in self._feed.stamps.items() if self._files.get(name) != stamp]
+        is_due = bool(self._future) and len(self._feed.newest(sorted(self._future), now).known) > 0
         waiting = self.pending if arrived is None else self.pending.intersection(arrived)
-        fresh = set(self._feed.ids(changed))
-        touched = fresh | waiting | (self._future if is_due else set())
-        found = Applied()
-        gone = [name for name in self._files if name not in self._feed.stamps]
-        if not (touched or changed or gone):
-            found.unmatched = len(self.pending)
-            return found
-        for ids in _portions(sorted(touched)):
-            self._apply(ids, changed, now, oldest, found)
-        self._future |= set(self._feed.later(fresh, now)) if fresh else set()
-        if is_due:
-            self._future = set(self._feed.later(self._future, now))
-        self._files = dict(self._feed.stamps)
-        self._save()
+        fresh = self._feed.ids(changed)
+        touched = sorted(fresh | waiting | (self._future if is_due else set()))
+        files = np.array([self._feed.number_of(name) for name in changed], dtype=np.int32)
+        for start in range(0, len(touched), _ROWS):
+            self._apply(touched[start : start + _ROWS], files, now, oldest, found)
+        if touched or self._files.keys() != self._feed.stamps.keys():
+            self._future = self._feed.later(sorted(self._future | fresh), now)
+            self._files = dict(self._feed.stamps)
+            self._save()
         found.unmatched = len(self.pending)
         return found
 
-    def _apply(self, ids: Sequence[str], changed: Sequence[str], now: int, oldest: int, found: Applied) -> None:
+    def _apply(self, ids: Sequence[str], changed: np.ndarray, now: int, oldest: int, found: Applied) -> None:
         labels = self._feed.newest(ids, now)
-        transactions = self._find(labels[ID].tolist())
-        labels = labels.merge(transactions, on=ID, how="left") if len(transactions) else labels.assign(time=pd.NaT)
-        times = pd.to_datetime(labels["time"]).to_numpy(dtype="datetime64[us]")
-        known, is_missing = _microseconds(labels[KNOWN_AT]), np.isnat(times)
-        micros = times.astype(np.int64)
-        is_old = np.where(is_missing, known, micros) < oldest
-        ready = ~is_missing & ~is_old
-        self.pending -= set(ids) - set(labels[ID][is_missing & ~is_old])
-        self.pending |= set(labels[ID][is_missing & ~is_old])
+        labelled = [ids[place] for place in labels.places.tolist()]
+        transactions = self._find(labelled)
+        rows = pd.Index(transactions[ID], dtype=object).get_indexer(pd.Index(labelled, dtype=object))
+        is_known, times = rows >= 0, np.full(len(rows), -(2**63), dtype=np.int64)
+        if is_known.any():
+            times[is_known] = _microseconds(transactions["time"])[rows[is_known]]
+        is_old = np.where(is_known, times, labels.known) < oldest
+        ready, waits = is_known & ~is_old, ~is_known & ~is_old
+        self.pending -= set(ids)
+        self.pending |= {labelled[i] for i in np.flatnonzero(waits).tolist()}
+        entities = {
+            plan.column: transactions[plan.column].tolist() for plan in self._plans if plan.column in transactions
+        }
         for is_fraud in (True, False):
-            chosen = np.flatnonzero(ready & (labels[IS_FRAUD].to_numpy(dtype=bool) == is_fraud))
-            self.store.learn_fraud(list(self._visits(labels, micros, chosen)), is_fraud=is_fraud)
+            chosen = np.flatnonzero(ready & (labels.is_fraud == is_fraud)).tolist()
+            visits = [
+                Visit(i, str(key), struct.pack("<qI", times[row], hashed(labelled[row])))
+                for i, plan in enumerate(self._plans)
+                if plan.keeps_frauds and plan.column in entities
+                for row in chosen
+                if (key := entities[plan.column][rows[row]]) is not None and key == key and key != ""
+            ]
+            self.store.learn_fraud(visits, is_fraud=is_fraud)
         found.applied += int(ready.sum())
         found.too_old += int(is_old.sum())
         if ready.any():
-            found.newest = max(found.newest or 0, int(known[ready].max()))
-        ingested = _microseconds(labels[INGESTED_AT])
-        counted = ready & (ingested >= self._since) & labels[_FILE].isin(changed).to_numpy()
-        found.lags += ((time.time_ns() // 1000 - ingested[counted]) / 1e6).tolist()
-
-    def _visits(self, labels: pd.DataFrame, micros: np.ndarray, rows: np.ndarray) -> Iterator[Visit]:
-        ids = labels[ID].tolist()
-        for i, plan in enumerate(self._plans):
-            if not plan.keeps_frauds or plan.column not in labels:
-                continue
-            keys = labels[plan.column].tolist()
-            for row in rows.tolist():
-                key = keys[row]
-                if key is not None and key == key and key != "":
-                    yield Visit(i, str(key), struct.pack("<qI", int(micros[row]), hashed(ids[row])))
+            found.newest = max(found.newest or 0, int(labels.known[ready].max()))
+        counted = ready & (labels.ingested >= self._since) & np.isin(labels.files, changed)
+        found.lags += np.round((time.time_ns() // 1000 - labels.ingested[counted]) / 1e6, 3).tolist()
 
     def forget(self) -> None:
         """Have every label applied again, here and wherever this history is followed. Raises StoreError."""
@@ -210,27 +259,16 @@ class LabelFollower:
         self.store.put(self.name, self._token)
 
 
-def _portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[start : start + _ROWS] for start in range(0, len(ids), _ROWS))
-
-
-def _newest(labels: pd.DataFrame, now: int) -> pd.DataFrame:
-    known = labels[_microseconds(labels[KNOWN_AT]) <= now].sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
-    return known.drop_duplicates(ID, keep="last")[[ID, IS_FRAUD, KNOWN_AT, INGESTED_AT, _FILE]].reset_index(drop=True)
-
-
-def _known_since(labels: pd.DataFrame, oldest: int) -> pd.DataFrame:
-    return labels[_microseconds(labels[KNOWN_AT]) >= oldest]
+def _sorted(parts: Sequence[Labels]) -> Labels:
+    """All of several, by the hashes in `places`."""
+    together = Labels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return together.take(np.argsort(together.places, kind="stable"))
 
 
 def _microseconds(moments: pd.Series) -> np.ndarray:
     return moments.to_numpy(dtype="datetime64[us]").astype(np.int64)
 
 
-_EMPTY = pd.DataFrame(
-    {
-        ID: pd.Series(dtype="str"), IS_FRAUD: pd.Series(dtype="bool"),
-        KNOWN_AT: pd.Series(dtype="datetime64[us]"), INGESTED_AT: pd.Series(dtype="datetime64[us]"),
-        _FILE: pd.Series(dtype="str"),
-    }
-)  # fmt: skip
+_NOTHING = Labels(
+    np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int32)
+)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -23,8 +27,11 @@ from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.node import NodeStore
 from fraud.history.stores.store import Visit
 from fraud.labels import LabelStore
+from fraud.schema import Schema
 from fraud.settings import Settings
+from serve_app.history_begin import Surroundings
 from serve_app.history_keeper import poll_seconds
+from serve_app.label_process import _described
 from serve_app.replica import Replica
 from serve_app.state import ServedModel
 from tests.fraud.histories import SCHEMA
@@ -53,18 +60,22 @@ def frauds(model: ServedModel, requests: Requests, terminal: str = "new") -> flo
     return float(model.engine.encode_row({**row, "TX_DATETIME": (NOON + 10 * DAY).isoformat()})[place])
 
 
-def within_5_s(is_so: Callable[[], bool]) -> bool:
-    ends = time.monotonic() + 5
+def within_5_s(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
+    ends = time.monotonic() + seconds
     while not is_so() and time.monotonic() < ends:
         time.sleep(0.05)
     return is_so()
 
 
 @contextmanager
-def served(bundles: dict[str, Path], state: Path, url: str) -> Iterator[tuple[Replica, TestClient]]:  # noqa: F811
-    environment = {"FRAUD_HISTORY_URL": url, "FRAUD_HISTORY_TIMEOUT_MS": "5000", "FRAUD_LABELS_POLL_S": "0.2"}
-    with replica_running(bundles["handbook"], state, **environment) as found:
-        yield found
+def served(
+    bundles: dict[str, Path], state: Path, store: str, *, leads: bool = True
+) -> Iterator[tuple[Replica, TestClient]]:
+    """A replica; where it leads, once the process has started that follows the labels."""
+    environment = {"FRAUD_HISTORY_URL": store, "FRAUD_HISTORY_TIMEOUT_MS": "5000", "FRAUD_LABELS_POLL_S": "0.2"}
+    with replica_running(bundles["handbook"], state, **environment) as (replica, client):
+        assert not leads or within_5_s(lambda: "\nfraud_labels_unmatched " in client.get("/metrics").text, 30.0)
+        yield replica, client
 
 
 def transaction(requests: Requests, number: int, **values: object) -> dict[str, object]:
@@ -151,15 +162,18 @@ def test_an_emptied_history_gets_all_labels_again(bundles: dict[str, Path], requ
 def test_one_of_two_replicas_follows_and_the_other_takes_over(
     bundles: dict[str, Path], requests: Requests, tmp_path: Path
 ):
-    with served(bundles, tmp_path, "node") as (second, client):
-        with served(bundles, tmp_path, "node") as (first, _):
-            client.post("/score", json=transaction(requests, 900))
-            ingest(tmp_path, "first", ("900", True))
-            assert within_5_s(lambda: frauds(second.state.model, requests) == 0.5)
-            assert frauds(first.state.model, requests) == 0.5
+    with ExitStack() as ends_last, ExitStack() as ends_first:
+        leader, _ = ends_first.enter_context(served(bundles, tmp_path, "node"))
+        other, client = ends_last.enter_context(served(bundles, tmp_path, "node", leads=False))
+        client.post("/score", json=transaction(requests, 900))
+        ingest(tmp_path, "first", ("900", True))
+        assert within_5_s(lambda: frauds(other.state.model, requests) == 0.5)
+        assert frauds(leader.state.model, requests) == 0.5
+        ends_first.close()
         client.post("/score", json=transaction(requests, 901, TERMINAL_ID="other"))
         ingest(tmp_path, "second", ("901", True))
-        assert within_5_s(lambda: frauds(second.state.model, requests, "other") == 0.5)
+        # The other starts a process of its own.
+        assert within_5_s(lambda: frauds(other.state.model, requests, "other") == 0.5, 30.0)
 
 
 class Known:
@@ -260,3 +274,29 @@ def test_a_wrong_interval_is_refused(text: str):
     with pytest.raises(ConfigError, match="FRAUD_LABELS_POLL_S"):
         poll_seconds({"FRAUD_LABELS_POLL_S": text})
     assert poll_seconds({}) == 1 and poll_seconds({"FRAUD_LABELS_POLL_S": "0"}) == 0
+
+
+def test_a_process_that_follows_is_started_again_and_ends_with_its_replica(
+    bundles: dict[str, Path], requests: Requests, tmp_path: Path
+):
+    def followers() -> list[psutil.Process]:
+        children = psutil.Process().children()
+        return [child for child in children if "serve_app.label_process" in child.cmdline()]
+
+    with served(bundles, tmp_path, "node") as (replica, client):
+        (process,) = followers()
+        process.kill()
+        client.post("/score", json=transaction(requests, 900))
+        ingest(tmp_path, "first", ("900", True))
+        assert within_5_s(lambda: frauds(replica.state.model, requests) == 0.5, 30.0)
+    assert followers() == []
+    code = "import sys; from serve_app.label_process import main; sys.exit(main())"
+    settings = Surroundings.from_environment(Settings.from_environment({"FRAUD_STATE": str(tmp_path)}), {})
+    task = json.dumps(_described(Schema.load("handbook"), settings, 0.1)) + "\n"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(task)
+    child.stdin.flush()
+    assert '"unmatched": 0' in child.stdout.readline()
+    child.stdin.close()  # as when the replica is killed
+    assert child.wait(10) == 0

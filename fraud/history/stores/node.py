@@ -158,7 +158,7 @@ class NodeStore:
 
     def maintain(self) -> list[str]:
         """See LiveStore: frees what the dead hold, sweeps a few idle entities, and looks whether time goes on."""
-        losses = ["was removed"] if self._env().look_after() else []
+        losses = ["was removed"] if self.look_after() else []
         self._keep_newest()
         now = time.time_ns() // 1000
 
@@ -176,6 +176,10 @@ class NodeStore:
         self._beat = max(beat, self._beat) + 1
         self._sweep(now)
         return losses
+
+    def look_after(self) -> bool:
+        """Free what killed readers hold; whether the file was removed, and another is used now. Raises StoreError."""
+        return self._env().look_after()
 
     def erase(self, plan: int, key: str) -> bool:
         """See LiveStore."""

@@ -27,6 +27,7 @@ from fraud.simulate import cards
 from fraud.validation import validate
 from tests.fraud.conftest import Fitted
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
+from tests.fraud.history.test_node import assert_late_records_join
 from tests.fraud.history.test_stores import DAY, HOUR, NOW, row
 
 PASSWORD = "never-in-a-log"
@@ -146,6 +147,15 @@ def test_two_replicas_at_once_lose_and_double_nothing(server: Server) -> None:
     (events, _), (theirs, _) = opened(server, schema).peek(history.visits(row("new"), NOW, number))
     ids = np.frombuffer(events, dtype=found[0].record)["id"]
     assert len(ids) == 600 == len(set(ids.tolist())) == len(theirs) // found[1].record.itemsize
+
+
+def test_late_rows_and_late_entered_records_take_their_place(server: Server, rng: np.random.Generator) -> None:
+    assert_late_records_join(opened(server), rng)
+    history, store = OnlineHistory(SCHEMA), opened(server, namespace="late")
+    for minutes in (5, 1, 3, 9, 2):
+        history.exchange(history.visits(row(f"{minutes}"), NOW + minutes, number), store)
+    (events, _), _ = store.peek(history.visits(row("asks"), NOW, number))
+    assert (np.frombuffer(events, plans(SCHEMA)[0].record)["time"] - NOW).tolist() == [1, 2, 3, 5, 9]
 
 
 def test_logs_are_trimmed_and_expire(server: Server) -> None:

@@ -1,0 +1,194 @@
+"""Labels that flow into a live history: how long each takes from its ingestion, and what scoring pays for it.
+
+    python -m benchmarks.bench_live_labels [--seconds 60] [--rate 1000] [--out benchmarks/results/live_labels.json]
+
+One process scores transactions as fast as it can, keeps them in the decision log, and follows the labels, as a replica
+does. Another ingests labels of those transactions, a file a second, in every second stretch of 5 s. Then 100,000
+labels come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from ctypes import c_int64
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from fraud import bundle, data, fitting
+from fraud.autoencoder import AutoencoderConfig
+from fraud.config import TrainConfig
+from fraud.errors import run_command
+from fraud.forest import ForestConfig
+from fraud.history.label_feed import Applied
+from fraud.labels import LabelStore
+from fraud.schema import Schema
+from fraud.settings import Settings
+from fraud.simulate import cards
+from fraud.validation import validate
+from serve_app.decisions import DecisionLog
+from serve_app.history_begin import Surroundings
+from serve_app.history_keeper import HistoryKeeper
+from serve_app.state import ServedModel, load_model
+
+STRETCH_S, MARGIN = 5.0, 2_000
+N_CUSTOMERS, N_TERMINALS = 5_000, 1_000
+
+
+class Lags:
+    """What the keeper says of the labels."""
+
+    def __init__(self) -> None:
+        self.lags: list[float] = []
+        self.applied = self.unmatched = 0
+
+    def observe_labels(self, applied: Applied) -> None:
+        self.lags += applied.lags
+        self.applied += applied.applied
+        self.unmatched = applied.unmatched
+
+
+def ingest(labels: str, decided: Any, is_flowing: Any, rate: int) -> None:
+    """Ingest `rate` labels a second, a file a second, of transactions decided of late, while `is_flowing` is 1."""
+    store, rng, n = LabelStore(labels), np.random.default_rng(1), 0
+    while is_flowing.value >= 0:
+        began = time.monotonic()
+        if is_flowing.value == 1 and decided.value > MARGIN + rate:
+            newest = decided.value - MARGIN
+            ids = rng.choice(np.arange(max(0, newest - 60_000), newest), rate, replace=False)
+            add(store, [f"t{i}" for i in ids], f"second-{n}")
+            n += 1
+        time.sleep(max(0.0, began + 1.0 - time.monotonic()))
+
+
+def add(store: LabelStore, ids: Sequence[str], name: str) -> None:
+    """An ingestion, without the comparison with all earlier labels by which `labels ingest` counts what is new."""
+    now = np.datetime64(dt.datetime.now(dt.UTC).replace(tzinfo=None), "us")
+    frame = pd.DataFrame({"id": ids, "is_fraud": True, "known_at": now, "source": "analyst", "ingested_at": now})
+    data.write_parquet(frame, f"{store.url}/{name}.parquet")
+
+
+class Traffic:
+    """Transactions one after another, each scored, remembered and kept."""
+
+    def __init__(self, model: ServedModel, log: DecisionLog) -> None:
+        self._model, self._log, self.n = model, log, 0
+        rng = np.random.default_rng(0)
+        self._customers = rng.integers(0, N_CUSTOMERS, 100_000).astype(str).tolist()
+        self._terminals = rng.integers(0, N_TERMINALS, 100_000).astype(str).tolist()
+        self._amounts = rng.gamma(2.0, 30.0, 100_000).tolist()
+
+    def run(self, seconds: float, decided: Any) -> tuple[float, float]:
+        """Transactions a second, and a second of this thread's processor time, which other processes do not take."""
+        first, began, cpu = self.n, time.perf_counter(), time.thread_time()
+        while (took := time.perf_counter() - began) < seconds:
+            for _ in range(100):
+                i = self.n % 100_000
+                row: dict[str, object] = {
+                    "TRANSACTION_ID": f"t{self.n}", "TX_DATETIME": dt.datetime.now(dt.UTC).replace(tzinfo=None),
+                    "CUSTOMER_ID": self._customers[i], "TERMINAL_ID": self._terminals[i],
+                    "TX_AMOUNT": self._amounts[i],
+                }  # fmt: skip
+                answer = self._model.answer(row)
+                self._log.put(self._log.decision_of(self._model, row, answer))
+                self.n += 1
+            decided.value = self.n
+        return (self.n - first) / took, (self.n - first) / (time.thread_time() - cpu)
+
+
+def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]:
+    schema = Schema.load("handbook")
+    config = TrainConfig(forest=ForestConfig(n_estimators=50), autoencoder=AutoencoderConfig(epochs=1))
+    detector, _ = fitting.fit_locally(validate(cards(20_000, seed=1), schema).rows, schema, config)
+    bundle.save(folder / "bundle", replace(detector, threshold=replace(detector.threshold, value=0.999)))
+    settings = Settings.from_environment({"FRAUD_STATE": str(folder), "FRAUD_HISTORY_URL": url})
+    around = Surroundings.from_environment(settings, {"FRAUD_DECISIONS_QUEUE": "1000000"})
+    model = load_model(settings, folder=str(folder / "bundle"), around=around)
+    log, lags = DecisionLog(around.decisions, schema), Lags()
+    keeper = HistoryKeeper(lambda: [model.history], metrics=lags)
+    context = multiprocessing.get_context("spawn")
+    decided, is_flowing = context.Value(c_int64, 0), context.Value(c_int64, 0)
+    writer = context.Process(target=ingest, args=(around.labels.url, decided, is_flowing, rate))
+    writer.start()
+    keeper.start()
+    traffic = Traffic(model, log)
+    traffic.run(STRETCH_S, decided)
+    rates: dict[int, list[tuple[float, float]]] = {0: [], 1: []}
+    follower = [child for child in psutil.Process().children() if "serve_app.label_process" in child.cmdline()]
+    cpu, began_all = sum(sum(each.cpu_times()[:2]) for each in follower), time.monotonic()
+    for _ in range(round(seconds / STRETCH_S)):
+        for flowing in (1, 0):
+            is_flowing.value = flowing
+            rates[flowing].append(traffic.run(STRETCH_S, decided))
+            time.sleep(0.5 if not flowing else 2.0)  # what was ingested in a stretch is applied before the next
+    cpu = sum(sum(each.cpu_times()[:2]) for each in follower) - cpu
+    share = cpu / (time.monotonic() - began_all)
+    without, with_labels = np.array(rates[0]), np.array(rates[1])
+    is_flowing.value = -1
+    writer.join()
+    time.sleep(3)
+    found = {
+        "labels": lags.applied, "rate": rate, "seconds": seconds, "unmatched": lags.unmatched,
+        "lag_p50_s": float(np.percentile(lags.lags, 50)), "lag_p99_s": float(np.percentile(lags.lags, 99)),
+        "lag_max_s": max(lags.lags),
+        "scored_per_s_without": float(np.median(without[:, 0])),
+        "scored_per_s_with": float(np.median(with_labels[:, 0])),
+        "ratio": float(np.median(with_labels[:, 0] / without[:, 0])),
+        "scored_per_cpu_s_without": float(np.median(without[:, 1])),
+        "scored_per_cpu_s_with": float(np.median(with_labels[:, 1])),
+        "cpu_ratio": float(np.median(with_labels[:, 1] / without[:, 1])),
+        "follower_cpus": share, "load": os.getloadavg()[0],
+    }  # fmt: skip
+    lags.lags, before = [], lags.applied
+    many = min(100_000, traffic.n)
+    add(around.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
+    began = time.monotonic()
+    while lags.applied < before + many and time.monotonic() - began < 120:
+        time.sleep(0.1)
+    found |= {"many_labels": many, "many_s": max(lags.lags, default=float("nan"))}
+    keeper.stop()
+    log.close()
+    assert model.history is not None
+    model.history.close()
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the figures, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="with labels, and as long without (default 60)")
+    parser.add_argument("--rate", type=int, default=1_000, help="labels a second (default %(default)s)")
+    parser.add_argument("--url", default="node", help="FRAUD_HISTORY_URL (default %(default)s)")
+    parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="where the JSON goes")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)
+    lags = ", ".join(f"{name} {found[f'lag_{name}_s']:.2f} s" for name in ("p50", "p99", "max"))
+    print(
+        f"{found['labels']:,} labels, {found['rate']:,} a second: applied after {lags}; {found['unmatched']} unmatched"
+    )
+    print(f"scored a second: {found['scored_per_s_without']:,.0f} without labels, {found['scored_per_s_with']:,.0f} "
+          f"with ({found['ratio']:.3f}); a second of processor time {found['scored_per_cpu_s_without']:,.0f}, "
+          f"{found['scored_per_cpu_s_with']:,.0f} ({found['cpu_ratio']:.3f}); load {found['load']:.1f}")  # fmt: skip
+    print(f"the process that follows takes {found['follower_cpus']:.3f} of a processor")
+    print(f"{found['many_labels']:,} labels at once: {found['many_s']:.1f} s")
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
