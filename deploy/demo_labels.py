@@ -38,9 +38,10 @@ def story_of(rows: pd.DataFrame, day: Path, schema: Schema) -> Story | None:
     """
     from fraud.history.definition import plans
 
-    plan = next((plan for plan in plans(schema) if plan.keeps_frauds), None)
-    if plan is None or schema.timestamp is None or schema.id is None:
+    counting = [plan for plan in plans(schema) if plan.keeps_frauds]
+    if not counting or schema.timestamp is None or schema.id is None:
         return None
+    plan = max(counting, key=lambda plan: sum(len(e.windows) for e in plan.entries if "risk" in e.statistics))
     now = rows[schema.timestamp.name].max() + dt.timedelta(hours=1)
     known = now - dt.timedelta(microseconds=plan.delay)
     is_near = (rows[schema.timestamp.name] >= known - WITHIN) & (rows[schema.timestamp.name] < known)
