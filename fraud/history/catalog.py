@@ -221,8 +221,12 @@ class Catalog:
                 self._write(plan, replace(manifest, previous=""))
         self._link(day)
 
-    def tidy(self, day: dt.date) -> None:
-        """Remove files of a day that its manifest does not name: what a killed or a replaced run left."""
+    def tidy(self, day: dt.date, *, older_than_s: float = 3600.0) -> None:
+        """Remove files of a day that its manifest does not name: what a killed or a replaced run left.
+
+        older_than_s: younger ones stay, which another job may be about to publish.
+        """
+        latest = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
         for plan in self.plans:
             manifest = self.read(plan, day)
             filesystem, root = filesystems.of(self._folder(plan, day))
@@ -230,7 +234,7 @@ class Catalog:
                 continue
             named = {name for part in manifest.parts for name in part.files} | {MANIFEST}
             for path in filesystem.find(root):
-                if path.rpartition("/")[2] not in named:
+                if path.rpartition("/")[2] not in named and (older_than_s <= 0 or filesystem.modified(path) < latest):
                     filesystem.rm_file(path)
 
     def _write(self, plan: EntityPlan, manifest: Day) -> None:

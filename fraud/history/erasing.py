@@ -62,7 +62,7 @@ def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: Day, column: str, va
         parts.append(part)
     if changed:
         snapshots.replace_parts(plan, day, parts)
-        snapshots.tidy(day.day)
+        snapshots.tidy(day.day, older_than_s=0.0)
     return changed
 
 

@@ -3,9 +3,9 @@
     events-<hash>.parquet   entity, time, id, what the plan remembers of a transaction, whether it is labelled fraud
     ids-<hash>.arrow        64-bit hash of the id (ascending), time, entity; only for plans that count frauds
 
-A file holds one partition of the entities (fraud.history.partition), or all of them. Files are named by their content,
-so that two jobs which write the same day do not disturb each other. A manifest (fraud.history.snapshots) says which
-count.
+A file holds one partition of the entities (fraud.history.partition), or all of them; its row groups divide them, so
+that who wants a 64th of the entities reads a 64th of a large day. Files are named by their content, so that two jobs
+which write the same day do not disturb each other. A manifest (fraud.history.manifest) says which count.
 """
 
 from __future__ import annotations
@@ -21,29 +21,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud.history.definition import EntityPlan
+from fraud.history.partition import partition_of
 from fraud.history.records import fingerprint_of, long_hashes, record_hashes, records_of
 from fraud.history.state import KnownFrauds
 from fraud.schema import Schema
 
 ENTITY, IS_FRAUD, ID_HASH = "entity", "is_fraud", "id_hash"
+_MOST_GROUPS, _GROUP_ROWS = 64, 8_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One partition of a day: counts and the names, sizes and hashes of its files.
 
-    partition: (p, n): entities of partition p of n. sums: `fingerprint_of` its rows. files: {name: (bytes, SHA-256)}.
+    partition: (p, n): entities of partition p of n. groups: rows of each group of the events file: group j holds the
+    entities of partition p + n j of n len(groups). sums: `fingerprint_of` its rows. files: {name: (bytes, SHA-256)}.
     """
 
     partition: tuple[int, int]
     rows: int
+    groups: tuple[int, ...]
     sums: tuple[int, int]
     files: dict[str, tuple[int, str]]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a manifest."""
         return {
-            "partition": list(self.partition), "rows": self.rows, "sums": [f"{n:016x}" for n in self.sums],
+            "partition": list(self.partition), "rows": self.rows, "groups": list(self.groups),
+            "sums": [f"{n:016x}" for n in self.sums],
             "files": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in self.files.items()},
         }  # fmt: skip
 
@@ -53,23 +58,26 @@ class Part:
         (p, n), (first, second) = plain["partition"], plain["sums"]
         files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in plain["files"].items()}
         return cls(
-            partition=(int(p), int(n)), rows=int(plain["rows"]), sums=(int(first, 16), int(second, 16)), files=files
+            partition=(int(p), int(n)),
+            rows=int(plain["rows"]),
+            groups=tuple(map(int, plain["groups"])),
+            sums=(int(first, 16), int(second, 16)),
+            files=files,
         )
 
     def file(self, kind: str) -> str | None:
         """The name of its file of a kind, "events" or "ids"."""
         return next((name for name in self.files if name.startswith(f"{kind}-")), None)
 
-    def may_hold(self, partition: tuple[int, int]) -> bool:
-        """Whether entities of another division's partition can be in it."""
+    def groups_of(self, partition: tuple[int, int]) -> tuple[list[int], bool]:
+        """Row groups of the events file that can hold entities of a partition, and whether they hold no others."""
         (p, n), (q, m) = self.partition, partition
-        common = int(np.gcd(n, m))
-        return p % common == q % common
-
-    def lies_in(self, partition: tuple[int, int]) -> bool:
-        """Whether all its entities are of that partition."""
-        (p, n), (q, m) = self.partition, partition
-        return n % m == 0 and p % m == q
+        finer = n * len(self.groups)
+        common = int(np.gcd(finer, m))
+        chosen = [j for j in range(len(self.groups)) if (p + n * j) % common == q % common and self.groups[j]]
+        # Groups without a row are not in the file.
+        places = np.cumsum([0, *(rows > 0 for rows in self.groups)])
+        return [int(places[j]) for j in chosen], common == m
 
 
 def encode(
@@ -120,10 +128,14 @@ def encode(
 def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, int]) -> tuple[Part, dict[str, bytes]]:
     """The files of tables "events" and perhaps "ids", {name: content}, and what a manifest says of them."""
     files, contents = {}, {}
+    tables["events"], groups = _grouped(tables["events"], partition)
     for kind, table in tables.items():
         sink = pa.BufferOutputStream()
         if kind == "events":
-            pq.write_table(table, sink, compression="zstd", use_dictionary=[ENTITY])
+            with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=[ENTITY]) as file:
+                for start, rows in zip(np.cumsum([0, *groups]), groups, strict=False):
+                    if rows:
+                        file.write_table(table.slice(start, rows), row_group_size=rows)
         else:
             with pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table.unify_dictionaries().combine_chunks())
@@ -136,13 +148,33 @@ def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, in
     for name in plan.record.names or ():
         records[name] = events[name].to_numpy()
     sums = fingerprint_of(record_hashes(entity_texts(events), records))
-    return Part(partition=partition, rows=len(events), sums=sums, files=files), contents
+    part = Part(partition=partition, rows=len(events), groups=tuple(groups), sums=sums, files=files)
+    return part, contents
 
 
-def decode(content: pa.Buffer, kind: str, columns: list[str] | None = None) -> pa.Table:
-    """The table of a file, `ENTITY` as a dictionary. Raises pyarrow.ArrowException."""
+def _grouped(events: pa.Table, partition: tuple[int, int]) -> tuple[pa.Table, list[int]]:
+    """The events by the group of their entity, and how many each group has."""
+    n_groups = 1
+    while n_groups < _MOST_GROUPS and len(events) >= 2 * n_groups * _GROUP_ROWS:
+        n_groups *= 2
+    if n_groups == 1:
+        return events, [len(events)]
+    events = events.unify_dictionaries()
+    entities = events[ENTITY].combine_chunks()
+    keys = np.asarray(entities.dictionary.to_pylist(), dtype=object)
+    finer = partition_of(keys, np.zeros(len(keys), dtype=np.int64), partition[1] * n_groups)
+    group = (finer // partition[1])[entities.indices.to_numpy()]
+    order = np.argsort(group, kind="stable")
+    return events.take(pa.array(order)), np.bincount(group, minlength=n_groups).tolist()
+
+
+def decode(
+    content: pa.Buffer, kind: str, columns: list[str] | None = None, groups: list[int] | None = None
+) -> pa.Table:
+    """The table of a file, `ENTITY` as a dictionary; groups: row groups to read. Raises pyarrow.ArrowException."""
     if kind == "events":
-        return pq.read_table(pa.BufferReader(content), columns=columns, read_dictionary=[ENTITY])
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=[ENTITY])
+        return file.read(columns) if groups is None else file.read_row_groups(groups, columns)
     with pa.ipc.open_file(pa.BufferReader(content)) as reader:
         return reader.read_all()
 

@@ -58,12 +58,13 @@ class Snapshots(Catalog):
         partition: of the entities (fraud.history.partition), which bounds the memory. Raises DataError.
         """
         plan = self.plans[i]
-        tables = [
-            _of_partition(self.table(plan, day, part, "events"), part, partition)
-            for day in self._remembered_days(plan, through)
-            for part in day.parts
-            if part.rows and part.may_hold(partition)
-        ]
+        tables = []
+        for day in self._remembered_days(plan, through):
+            for part in day.parts:
+                groups, is_exact = part.groups_of(partition)
+                if groups:
+                    table = self.table(plan, day, part, "events", groups=groups)
+                    tables.append(table if is_exact else _of_partition(table, partition))
         if not tables:
             return HistoryState.empty(plan)
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
@@ -223,8 +224,19 @@ class Snapshots(Catalog):
                 break
         return days
 
-    def table(self, plan: EntityPlan, day: Day, part: Part, kind: str, columns: list[str] | None = None) -> pa.Table:
-        """A part's "events" or "ids". Raises DataError where the file is missing, altered or cut short."""
+    def table(
+        self,
+        plan: EntityPlan,
+        day: Day,
+        part: Part,
+        kind: str,
+        columns: list[str] | None = None,
+        groups: list[int] | None = None,
+    ) -> pa.Table:
+        """A part's "events" or "ids"; groups: some row groups of the events.
+
+        Raises DataError where the file is missing, altered or cut short.
+        """
         name = part.file(kind)
         assert name is not None
         size, sha256 = part.files[name]
@@ -243,7 +255,7 @@ class Snapshots(Catalog):
             raise DataError(f"{url} cannot be read ({error}): {_AGAIN}") from None
         if content.size != size or hashlib.sha256(content).hexdigest() != sha256:
             raise DataError(f"{url} does not match its manifest (altered or cut short): {_AGAIN}")
-        return segments.decode(content, kind, columns)
+        return segments.decode(content, kind, columns, groups)
 
     def _index(self, plan: EntityPlan, day: Day, part: Part) -> pa.Table:
         name = part.file("ids")
@@ -284,9 +296,7 @@ def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, mome
     return HistoryState(np.asarray(keys, dtype=object), state.events, event_starts, records[matter], starts)
 
 
-def _of_partition(table: pa.Table, part: Part, partition: tuple[int, int]) -> pa.Table:
-    if part.lies_in(partition):
-        return table
+def _of_partition(table: pa.Table, partition: tuple[int, int]) -> pa.Table:
     entities = table[ENTITY].combine_chunks()
     entities = entities.chunk(0) if isinstance(entities, pa.ChunkedArray) else entities
     keys = np.asarray(entities.dictionary.to_pylist(), dtype=object)

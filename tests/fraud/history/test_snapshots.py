@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,10 @@ def test_what_a_killed_run_left_is_tidied(tmp_path: Path) -> None:
     snapshots.write_part(0, FIRST, rows.iloc[:10])  # killed before it was published
     assert snapshots.newest_day() is None
     leave(snapshots, FIRST, rows)
+    snapshots.tidy(FIRST)
+    assert len(list(tmp_path.glob("*/date=2026-01-01/events-*"))) == 3, "another job may be about to publish it"
+    for path in tmp_path.rglob("events-*"):
+        os.utime(path, (0, 0))
     snapshots.tidy(FIRST)
     assert len(list(tmp_path.glob("*/date=2026-01-01/events-*"))) == 2
 
