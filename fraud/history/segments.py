@@ -132,6 +132,8 @@ def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, in
     for kind, table in tables.items():
         sink = pa.BufferOutputStream()
         if kind == "events":
+            # As texts: a group would be written with the dictionary of all groups.
+            table = table.set_column(0, ENTITY, pc.cast(table[ENTITY], pa.string()))
             with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=[ENTITY]) as file:
                 for start, rows in zip(np.cumsum([0, *groups]), groups, strict=False):
                     if rows:
