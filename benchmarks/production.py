@@ -183,8 +183,8 @@ def _oracle(
     snapshots = Snapshots.open(settings, schema)
     times = microseconds_since_epoch(rows[schema.timestamp.name])
     begins = np.array([snapshots.zone.start_of(day) for day in days])
-    place = np.searchsorted(begins, times, side="right") - 1
-    moments = np.where(place >= 0, begins[np.maximum(place, 0)], times)
+    day_index = np.searchsorted(begins, times, side="right") - 1
+    moments = np.where(day_index >= 0, begins[np.maximum(day_index, 0)], times)
     intervals, hashes = label_intervals(ledger), long_hashes(rows[schema.id.name])
     at = np.flatnonzero(np.isin(hashes, intervals.id_hashes))
     nothing = np.zeros(len(at), dtype=np.int64)

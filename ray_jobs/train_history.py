@@ -38,9 +38,9 @@ def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings,
         try:
             snapshots = Snapshots.open(settings, schema)
             built = _leave(snapshots, rows, path)
-            told = tell_frauds(snapshots, rows, LabelStore.from_environment(settings, os.environ))
-            if told:
-                logger.info("%d frauds of days that were there are known now, by the data's own labels", told)
+            n_frauds = tell_frauds(snapshots, rows, LabelStore.from_environment(settings, os.environ))
+            if n_frauds:
+                logger.info("%d frauds of days that were there are known now, by the data's own labels", n_frauds)
         except DataError as error:
             logger.error("the bundle carries the entity history, because no snapshot could be left: %s", error)
             return detector

@@ -101,9 +101,9 @@ def is_new(keys: np.ndarray, records: np.ndarray, state: HistoryState) -> np.nda
 
 def _identities(keys: np.ndarray, records: np.ndarray) -> np.ndarray:
     texts = np.where(pd.isna(keys), "", keys).astype(object)
-    whole = record_hashes(texts, records)
+    by_content = record_hashes(texts, records)
     by_id = record_hashes(texts, records[["time", "id"]])
-    return np.where(records["id"] == 0, whole, by_id)
+    return np.where(records["id"] == 0, by_content, by_id)
 
 
 def day_starts(times: np.ndarray, zone: Zone) -> np.ndarray:

@@ -72,19 +72,19 @@ class EntityPlan:
 
 def plans(schema: Schema) -> tuple[EntityPlan, ...]:
     """One plan for each entity column that has history, in the order of the schema's history."""
-    found = []
+    entity_plans = []
     for column in dict.fromkeys(entry.entity for entry in schema.history):
         entries = tuple(entry for entry in schema.history if entry.entity == column)
         values = [name for entry in entries for name in ([entry.value] if entry.value else []) + list(entry.location)]
         others = [entry.of for entry in entries if entry.of]
-        found.append(
+        entity_plans.append(
             EntityPlan(
                 column=column, entries=entries, values=tuple(dict.fromkeys(values)),
                 others=tuple(dict.fromkeys(others)), capacity=schema.history_events,
                 delay=round(schema.label_delay_days * DAY),
             )
         )  # fmt: skip
-    return tuple(found)
+    return tuple(entity_plans)
 
 
 def feature_names(schema: Schema) -> list[str]:

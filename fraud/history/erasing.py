@@ -17,12 +17,12 @@ def erase(snapshots: Snapshots, column: str, value: str) -> list[str]:
     """Remove what is remembered of the entity `column`=`value`; return what was done, a line each.
 
     Its own transactions go. Where it is a value that another entity remembers as a 32-bit hash (`of`), the hash becomes
-    that of a missing value. Raises ConfigError for a column that no history is kept of, DataError, StoreError.
+    that of a missing value. Raises ConfigError for a column that no history is remaining of, DataError, StoreError.
     """
     named = {plan.column for plan in snapshots.plans} | {name for plan in snapshots.plans for name in plan.others}
     if column not in named or not value:
         raise ConfigError(
-            f"--entity {column}={value}: give COLUMN=VALUE with a column that history is kept of: "
+            f"--entity {column}={value}: give COLUMN=VALUE with a column that history is remaining of: "
             f"{', '.join(sorted(named))}"
         )
     lines = []
@@ -45,10 +45,10 @@ def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: Day, column: str, va
         tables = {kind: snapshots.table(plan, day, part, kind) for kind in ("events", "ids") if part.file(kind)}
         events, rows = tables["events"], 0
         if plan.column == column:
-            kept = {kind: table.filter(pc.not_equal(pc.cast(table[ENTITY], pa.string()), value)) for kind, table in
+            remaining = {kind: table.filter(pc.not_equal(pc.cast(table[ENTITY], pa.string()), value)) for kind, table in
                     tables.items()}  # fmt: skip
-            rows = len(events) - len(kept["events"])
-            tables = {kind: _without_unused(table) for kind, table in kept.items()}
+            rows = len(events) - len(remaining["events"])
+            tables = {kind: _without_unused(table) for kind, table in remaining.items()}
         elif column in plan.others:
             name = f"hash {column}"
             is_it = pc.equal(events[name], pa.scalar(hashed(value), pa.uint32()))

@@ -88,13 +88,13 @@ class LabelFeed:
 
     def ids(self, names: Iterable[str]) -> set[str]:
         """The ids that these ingestions label."""
-        found: set[str] = set()
+        labelled: set[str] = set()
         for name in names:
             try:
-                found.update(self._store.read_ingestion(name)[ID].astype("str"))
+                labelled.update(self._store.read_ingestion(name)[ID].astype("str"))
             except DataError as error:  # it was taken away this moment
                 logger.warning("labels do not reach the live history: %s", error)
-        return found
+        return labelled
 
     def newest(self, ids: Sequence[str], now: int) -> Labels:
         """The label that holds at `now`, microseconds, of each of the ids that have one then."""
@@ -133,14 +133,14 @@ class LabelFeed:
     def _of(self, ids: Sequence[str]) -> Labels:
         """All labels of some ids."""
         hashes = long_hashes(np.asarray(ids, dtype=object)) if len(ids) else _NOTHING.places
-        found = []
+        parts = []
         for part in self._parts:
             first = np.searchsorted(part.places, hashes, side="left")
             counts = np.searchsorted(part.places, hashes, side="right") - first
             owners = np.repeat(np.arange(len(hashes)), counts)
             rows = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-            found.append(part.take(rows)._replace(places=owners))
-        return Labels(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+            parts.append(part.take(rows)._replace(places=owners))
+        return Labels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 @dataclass
@@ -187,7 +187,7 @@ class LabelFollower:
         """
         now = time.time_ns() // 1000 if now is None else now
         self._load()
-        oldest, found = self.oldest(), Applied()
+        oldest, summary = self.oldest(), Applied()
         changed = [name for name, stamp in self._feed.stamps.items() if self._files.get(name) != stamp]
         is_due = bool(self._future) and len(self._feed.newest(sorted(self._future), now).known) > 0
         waiting = self.pending if arrived is None else self.pending.intersection(arrived)
@@ -195,15 +195,15 @@ class LabelFollower:
         touched = sorted(fresh | waiting | (self._future if is_due else set()))
         files = np.array([self._feed.number_of(name) for name in changed], dtype=np.int32)
         for start in range(0, len(touched), _ROWS):
-            self._apply(touched[start : start + _ROWS], files, now, oldest, found)
+            self._apply(touched[start : start + _ROWS], files, now, oldest, summary)
         if touched or self._files.keys() != self._feed.stamps.keys():
             self._future = self._feed.later(sorted(self._future | fresh), now)
             self._files = dict(self._feed.stamps)
             self._save()
-        found.unmatched = len(self.pending)
-        return found
+        summary.unmatched = len(self.pending)
+        return summary
 
-    def _apply(self, ids: Sequence[str], changed: np.ndarray, now: int, oldest: int, found: Applied) -> None:
+    def _apply(self, ids: Sequence[str], changed: np.ndarray, now: int, oldest: int, summary: Applied) -> None:
         labels = self._feed.newest(ids, now)
         labelled = [ids[place] for place in labels.places.tolist()]
         transactions = self._find(labelled)
@@ -228,12 +228,12 @@ class LabelFollower:
                 if (key := entities[plan.column][rows[row]]) is not None and key == key and key != ""
             ]
             self.store.learn_fraud(visits, is_fraud=is_fraud)
-        found.applied += int(ready.sum())
-        found.too_old += int(is_old.sum())
+        summary.applied += int(ready.sum())
+        summary.too_old += int(is_old.sum())
         if ready.any():
-            found.newest = max(found.newest or 0, int(labels.known[ready].max()))
+            summary.newest = max(found.newest or 0, int(labels.known[ready].max()))
         counted = ready & (labels.ingested >= self._since) & np.isin(labels.files, changed)
-        found.lags += np.round((time.time_ns() // 1000 - labels.ingested[counted]) / 1e6, 3).tolist()
+        summary.lags += np.round((time.time_ns() // 1000 - labels.ingested[counted]) / 1e6, 3).tolist()
 
     def forget(self) -> None:
         """Have every label applied again, here and wherever this history is followed. Raises StoreError."""

@@ -142,10 +142,10 @@ class Snapshots(Catalog):
                 columns[plan.column] = pd.concat(pieces, ignore_index=True).drop_duplicates("id", keep="last")
         if not columns:
             return pd.DataFrame({"id": [], "time": np.empty(0, "datetime64[us]")})
-        found, *others = columns.values()
+        transactions, *others = columns.values()
         for other in others:
-            found = found.merge(other, on=["id", "time"], how="outer")
-        return found.reset_index(drop=True)
+            transactions = transactions.merge(other, on=["id", "time"], how="outer")
+        return transactions.reset_index(drop=True)
 
     def write_part(
         self, i: int, day: dt.date, rows: pd.DataFrame, partition: tuple[int, int] = ALL, *, own_labels: bool = False
