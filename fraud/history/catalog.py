@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -234,8 +235,11 @@ class Catalog:
                 continue
             named = {name for part in manifest.parts for name in part.files} | {MANIFEST}
             for path in filesystem.find(root):
-                if path.rpartition("/")[2] not in named and (older_than_s <= 0 or filesystem.modified(path) < latest):
-                    filesystem.rm_file(path)
+                if path.rpartition("/")[2] in named:
+                    continue
+                with suppress(FileNotFoundError):  # another job renamed its draft
+                    if older_than_s <= 0 or filesystem.modified(path) < latest:
+                        filesystem.rm_file(path)
 
     def _write(self, plan: EntityPlan, manifest: Day) -> None:
         data.write_text(manifest.to_json(), f"{self._folder(plan, manifest.day)}/{MANIFEST}")

@@ -17,12 +17,12 @@ def erase(snapshots: Snapshots, column: str, value: str) -> list[str]:
     """Remove what is remembered of the entity `column`=`value`; return what was done, a line each.
 
     Its own transactions go. Where it is a value that another entity remembers as a 32-bit hash (`of`), the hash becomes
-    that of a missing value. Raises ConfigError for a column that no history is remaining of, DataError, StoreError.
+    that of a missing value. Raises ConfigError for a column that no history is kept of, DataError, StoreError.
     """
     named = {plan.column for plan in snapshots.plans} | {name for plan in snapshots.plans for name in plan.others}
     if column not in named or not value:
         raise ConfigError(
-            f"--entity {column}={value}: give COLUMN=VALUE with a column that history is remaining of: "
+            f"--entity {column}={value}: give COLUMN=VALUE with a column that history is kept of: "
             f"{', '.join(sorted(named))}"
         )
     lines = []

@@ -231,7 +231,7 @@ class LabelFollower:
         summary.applied += int(ready.sum())
         summary.too_old += int(is_old.sum())
         if ready.any():
-            summary.newest = max(found.newest or 0, int(labels.known[ready].max()))
+            summary.newest = max(summary.newest or 0, int(labels.known[ready].max()))
         counted = ready & (labels.ingested >= self._since) & np.isin(labels.files, changed)
         summary.lags += np.round((time.time_ns() // 1000 - labels.ingested[counted]) / 1e6, 3).tolist()
 
