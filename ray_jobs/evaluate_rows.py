@@ -18,6 +18,7 @@ from fraud.days import Zone, zone_of
 from fraud.engine import SCORE_COLUMNS, Engine
 from fraud.errors import ConfigError, DataError
 from fraud.evaluation import Plan, amount_column
+from fraud.history.definition import plans
 from fraud.schema import Schema
 from fraud.settings import Settings
 from fraud.validation import Validated
@@ -25,6 +26,7 @@ from fraud.validation import Validated
 logger = logging.getLogger(__name__)
 
 _PIECE = 200_000
+_DAY = np.timedelta64(1, "D")
 _LEARNT = ("train", "validation")
 JOINED = "joined"
 
@@ -225,11 +227,20 @@ def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, n
         assert times is not None, "a schema with history has a timestamp"
         last = times[window.positions].max()
         fed = np.flatnonzero(times <= last)
-        warning = engine.history_warning(rows.iloc[fed])
-        if warning and not (times < times[window.positions].min()).any():
+        first, oldest = times[window.positions].min(), times.min()
+        reach = np.timedelta64(max(plan.memory for plan in plans(model.schema)), "us")
+        carries_nothing = not any(len(state.events) for state in model.bundle.detector.history)
+        begins_empty = carries_nothing or engine.history_warning(rows.iloc[fed]) is not None
+        if begins_empty and oldest == first:
             told.append(
                 f"no row of the data is older than the window, so that {model.name} scores the first rows without "
                 "entity history: give data that begin earlier"
+            )
+        elif begins_empty and first - oldest < reach:
+            told.append(
+                f"the data begin {(first - oldest) / _DAY:.0f} days before the window, and windows of entity history "
+                f"reach {reach / _DAY:.0f} days back: {model.name} sees less of the first rows' past than in "
+                "production; give data that begin earlier"
             )
         raw = engine.raw(rows.iloc[fed])[np.searchsorted(fed, window.positions)]
         frame = engine.decide(raw, rows.index[window.positions])

@@ -260,6 +260,17 @@ def test_a_window_without_the_rows_before_it_is_told(place: Place, judged: dict)
     assert "give data that begin earlier" in (place.folder / "later.html").read_text()
 
 
+def test_a_window_with_too_few_days_before_it_is_told(place: Place, judged: dict):
+    rows = pd.read_parquet(place.folder / "cards.parquet")
+    begin = pd.Timestamp(judged["rows"]["start"]) - pd.Timedelta(days=10)
+    data.write_parquet(rows[rows["TX_DATETIME"] >= begin], str(place.folder / "short.parquet"))
+    found = evaluate.evaluate(place.job("short", data=str(place.folder / "short.parquet")), Settings.from_environment())
+    assert (
+        "the data begin 10 days before the window, and windows of entity history reach 37 days back"
+        in found["notes"][0]
+    )
+
+
 def test_without_labels_the_page_still_comes(place: Place):
     pd.read_csv(place.folder / "five.csv").drop(columns="is_fraud").head(500).to_csv(
         place.folder / "bare.csv", index=False
