@@ -7,7 +7,7 @@ import zoneinfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud.columns import Column
@@ -32,6 +32,7 @@ def schema(**changes: object) -> Schema:
     return Schema(name="s", columns=columns, **changes)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ZONES), st.lists(MOMENTS, min_size=1, max_size=20))
 def test_a_day_is_the_one_that_zoneinfo_names(name: str, moments: list[dt.datetime]) -> None:
     aware = [moment.replace(tzinfo=dt.UTC).astimezone(zoneinfo.ZoneInfo(name)) for moment in moments]
@@ -44,6 +45,7 @@ def test_a_day_is_the_one_that_zoneinfo_names(name: str, moments: list[dt.dateti
     assert Zone(name).local_us(times.astype(np.float64)).tolist() == np.array(clocks, "M8[us]").astype(float).tolist()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ZONES), MOMENTS)
 def test_every_instant_lies_between_the_start_and_the_end_of_its_day(name: str, moment: dt.datetime) -> None:
     zone, instant = Zone(name), int(np.datetime64(moment, "us").astype(np.int64))
