@@ -106,7 +106,7 @@ def of_drift(found: Mapping[str, Any]) -> Found:
 def of_volume(found: Mapping[str, Any]) -> Found:
     """From the JSON of monitoring.volume."""
     samples = [Sample("fraud_volume_verdict", _GRADES[found["verdict"]])]
-    samples.append(Sample("fraud_history_stale", float(found["is_history_stale"])))
+    samples.append(Sample("fraud_history_stale", float(found.get("is_history_stale", False))))
     if rows := found["rows"]:
         samples += [
             Sample("fraud_volume_rows", rows["all"]),
