@@ -47,8 +47,9 @@ class LocalAirflow:
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
         """Ask Airflow's REST interface; returns its JSON."""
         text = None if body is None else json.dumps(body)
+        url, headers = self.api + path, self._headers
         for _ in range(5):
-            status, answer = services.ask(self.api + path, headers=self._headers, body=text, method=method, timeout_s=60)
+            status, answer = services.ask(url, headers=headers, body=text, method=method, timeout_s=60)
             # SQLite was locked by another component; Airflow asks for PostgreSQL where that matters.
             if status != 500 or "Database error" not in answer:
                 break
