@@ -172,7 +172,7 @@ def _listing(catalog: Catalog) -> str:
             f"{manifests[0].made_by:5}  {'whole' if reason is None else f'NOT whole: {reason}'}\n"
         )
     if days:
-        lines.append(f"the history begins on {catalog.begins(days[-1])}\n")
+        lines.append(f"what {days[-1] + _DAY} can look at begins on {catalog.begins(days[-1])}\n")
     return "".join(lines)
 
 
