@@ -151,7 +151,7 @@ def _schema(given: argparse.Namespace, settings: Settings) -> Schema:
     if not folder.is_dir():
         from fraud import registry
 
-        folder = registry.fetch(given.model, settings)
+        return registry.schema(settings, given.model)
     return bundle.load(folder).detector.schema
 
 

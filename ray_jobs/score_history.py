@@ -67,10 +67,10 @@ class HistoryOfJob:
         snapshots = self.snapshots
         first = self._job.date or self._day_of(oldest)
         before = first - _DAY
-        reason = self._why_not_whole(before)
+        reason = self.snapshots.break_before(before)
         carried = self._carried_to(before, oldest)
         if reason is not None and (carried is None or self._job.history_data) and self._build_missing(before):
-            reason = self._why_not_whole(before)
+            reason = self.snapshots.break_before(before)
         ledger = self._ledger()
         labels = label_intervals(ledger)
         if reason is None:
@@ -147,12 +147,9 @@ class HistoryOfJob:
         date = self._job.date
         if date is None or not self.leaves_days or self.snapshots.break_before(date) is None:
             return
-        if self._why_not_whole(date - _DAY) is None or not self.snapshots.days():
+        if self.snapshots.break_before(date - _DAY) is None or not self.snapshots.days():
             build(self.snapshots, self._job.data, date, since=date)
             logger.info("the history of %s was missing and is there now", date)
-
-    def _why_not_whole(self, day: dt.date) -> str | None:
-        return self.snapshots.break_before(day)
 
     def _build_missing(self, before: dt.date) -> bool:
         """Make the days before from the daily data, or earlier rows of the job's own file; say whether any was made."""

@@ -157,9 +157,9 @@ class Catalog:
         Raises DataError where earlier days are there but not the one before, which would leave a gap.
         """
         self._manifests.clear()
-        there = self.days()
-        before = [earlier for earlier in there if earlier < day]
-        if before and before[-1] != day - _DAY and (day - before[-1]).days <= self.longest_memory_days:
+        follows = all(self.read(plan, day - _DAY) is not None for plan in self.plans)
+        before = [] if follows else [earlier for earlier in self.days() if earlier < day]
+        if before and (day - before[-1]).days <= self.longest_memory_days:
             raise DataError(
                 f"the history ends on {before[-1]} and {day} comes after a gap: build the days between "
                 f"(python -m ray_jobs.history build --through {day - _DAY} --data ...)"

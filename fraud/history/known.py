@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.history.records import long_hashes
-from fraud.history.state import KnownFrauds
+from fraud.history.state import KnownFrauds, positions_of
 from fraud.labels import ID, IS_FRAUD, KNOWN_AT
 
 _LATEST = np.iinfo(np.int64).max
@@ -31,7 +31,7 @@ class LabelIntervals:
         first = np.searchsorted(self.id_hashes, hashes, side="left")
         counts = np.searchsorted(self.id_hashes, hashes, side="right") - first
         owner = np.repeat(np.arange(len(hashes)), counts)
-        at = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        at = positions_of(first, counts)
         owner, at = owner[self.is_fraud[at]], at[self.is_fraud[at]]
         return replace(transactions.take(owner), known_from=self.known_from[at], known_until=self.known_until[at])
 

@@ -23,6 +23,7 @@ import pandas as pd
 from fraud.errors import DataError
 from fraud.history.definition import DAY, hashed, plans
 from fraud.history.records import long_hashes
+from fraud.history.state import positions_of
 from fraud.history.stores.store import LiveStore, Visit
 from fraud.labels import ID, INGESTED_AT, IS_FRAUD, KNOWN_AT, LabelStore
 from fraud.schema import Schema
@@ -138,7 +139,7 @@ class LabelFeed:
             first = np.searchsorted(part.places, hashes, side="left")
             counts = np.searchsorted(part.places, hashes, side="right") - first
             owners = np.repeat(np.arange(len(hashes)), counts)
-            rows = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+            rows = positions_of(first, counts)
             parts.append(part.take(rows)._replace(places=owners))
         return Labels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 

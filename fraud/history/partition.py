@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.history.definition import EntityPlan
-from fraud.history.state import HistoryState, count_kept, frauds_that_matter, starts_of
+from fraud.history.state import HistoryState, count_kept, frauds_that_matter, positions_of, starts_of
 from fraud.schema import Schema
 
 
@@ -64,13 +64,8 @@ def _of_entities(state: HistoryState, chosen: np.ndarray) -> HistoryState:
     counts, fraud_counts = np.diff(state.starts)[chosen], np.diff(state.fraud_starts)[chosen]
     return HistoryState(
         state.keys[chosen],
-        state.events[_ranges(state.starts[chosen], counts)],
+        state.events[positions_of(state.starts[chosen], counts)],
         starts_of(counts),
-        state.frauds[_ranges(state.fraud_starts[chosen], fraud_counts)],
+        state.frauds[positions_of(state.fraud_starts[chosen], fraud_counts)],
         starts_of(fraud_counts),
     )
-
-
-def _ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The positions begins[i] to begins[i] + counts[i] - 1, one range after the other."""
-    return np.repeat(begins - starts_of(counts)[:-1], counts) + np.arange(int(counts.sum()))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fraud.history.definition import EntityPlan
 from fraud.history.partition import partition_of
 from fraud.history.records import fingerprint_of, long_hashes, record_hashes, records_of
-from fraud.history.state import KnownFrauds
+from fraud.history.state import KnownFrauds, positions_of
 from fraud.schema import Schema
 
 ENTITY, IS_FRAUD, ID_HASH = "entity", "is_fraud", "id_hash"
@@ -187,8 +187,7 @@ def look_up(index: pa.Table, hashes: np.ndarray) -> tuple[np.ndarray, pa.Table]:
     first, last = np.searchsorted(there, hashes, side="left"), np.searchsorted(there, hashes, side="right")
     counts = last - first
     position = np.repeat(np.arange(len(hashes)), counts)
-    at = np.arange(len(position)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-    return position, index.take(pa.array(at))
+    return position, index.take(pa.array(positions_of(first, counts)))
 
 
 def entity_texts(table: pa.Table) -> np.ndarray:

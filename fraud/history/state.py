@@ -123,6 +123,11 @@ def starts_of(counts: ArrayLike) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
+def positions_of(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The positions begins[i] to begins[i] + counts[i] - 1, one range after the other: int64 (sum of counts,)."""
+    return np.repeat(begins - starts_of(counts)[:-1], counts) + np.arange(int(counts.sum()))
+
+
 def count_kept(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """How many of each group are kept: int64 (n_groups,). kept: bool (n,), starts: int64 (n_groups + 1,)."""
     return np.diff(starts_of(kept)[starts])
