@@ -6,7 +6,7 @@
 
 The command is run twice as a user would, once for its time and once watched for its memory (proportional set size of
 all its processes). Then seeded pairs of files, four weeks and a day, half of them without drift and half with one each
-of moderate size, are compared by `monitoring.comparison.compare` with its default sample, and again on all rows.
+of moderate size, are compared by `monitoring.drift.comparison.compare` with its default sample, and again on all rows.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ import pandas as pd
 
 from benchmarks.pages import ROOT, row, write
 from benchmarks.sweep import processes
-from fraud import data
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.data import tables
+from fraud.errors import DataError
 from fraud.schema import Schema
 from fraud.settings import TELEMETRY_OFF
-from monitoring.comparison import compare
+from monitoring.drift.comparison import compare
 
 RESULTS = ROOT / "benchmarks/results/drift.json"
 PAGE = ROOT / "docs/drift.md"
@@ -104,7 +105,7 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     if name:
         frame = CHANGES[name](frame, np.random.default_rng([seed, 1]))
     path = f"{folder}/current-{seed}.parquet"
-    data.write_parquet(frame, path)
+    tables.write_parquet(frame, path)
     del frame
     sampled = compare(reference, path, SCHEMA).found
     everything = compare(reference, path, SCHEMA, sample=max(n, 1_000)).found
@@ -137,7 +138,7 @@ def agreement(n: int, cases: int, folder: Path, tell: Callable[[str], None]) -> 
 def command(n: int, folder: Path) -> dict[str, float]:
     """Seconds and peak memory of `python -m monitoring.drift` on files of so many rows, its pages among the work."""
     reference, current, schema = (folder / name for name in ("reference.parquet", "current.parquet", "wide.yaml"))
-    data.write_parquet(rows_of(n, 2, days=1.0), str(current))
+    tables.write_parquet(rows_of(n, 2, days=1.0), str(current))
     schema.write_text(SCHEMA.to_yaml())
     arguments = ["monitoring.drift", "--ref", str(reference), "--cur", str(current), "--schema", str(schema)]
     arguments += ["--out", str(folder / "report.html")]
@@ -154,7 +155,7 @@ def measure(n: int, cases: int, tell: Callable[[str], None] = print) -> dict[str
     """All of it, in a folder that is deleted."""
     folder = Path(tempfile.mkdtemp(prefix="bench-drift-"))
     try:
-        data.write_parquet(rows_of(n, 1), str(folder / "reference.parquet"))
+        tables.write_parquet(rows_of(n, 1), str(folder / "reference.parquet"))
         ran = command(n, folder)
         tell(f"the command: {ran['seconds']:.1f} s, {ran['peak_mib']:,.0f} MiB")
         found = agreement(n, cases, folder, tell)

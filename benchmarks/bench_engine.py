@@ -23,17 +23,17 @@ import pandas as pd
 import torch
 from sklearn.ensemble import IsolationForest
 
-from fraud import autoencoder, autoencoder_score, calibration, features, forest
-from fraud.autoencoder import AutoencoderConfig
-from fraud.calibration import to_score
-from fraud.detector import Detector
-from fraud.engine import Engine
-from fraud.errors import run_command
-from fraud.features import FeatureConfig
+from fraud.cli import run_command
+from fraud.data.simulation import transactions
+from fraud.detectors import autoencoder, autoencoder_score, calibration, features, forest
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.calibration import to_score
+from fraud.detectors.features import FeatureConfig
 from fraud.schema import Schema
-from fraud.simulate import transactions
-from fraud.thresholds import Threshold
-from fraud.validation import validate
+from fraud.schema.validation import validate
+from fraud.scoring.detector import Detector
+from fraud.scoring.engine import Engine
+from fraud.thresholds.selection import Threshold
 
 torch.set_num_threads(1)
 

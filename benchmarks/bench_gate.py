@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import gate
-from fraud.columns import Column
-from fraud.evaluation import Plan, Scored
-from fraud.gate_limits import Limits
-from fraud.resampling import wilson
+from fraud.judging import gate
+from fraud.judging.evaluation import Plan, Scored
+from fraud.judging.gate_limits import Limits
+from fraud.metrics.resampling import wilson
 from fraud.schema import Schema
+from fraud.schema.columns import Column
 from fraud.settings import Settings
 
 SCHEMA = Schema(

@@ -33,13 +33,11 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from fraud import data, fitting
-from fraud.autoencoder import AutoencoderConfig
-from fraud.columns import History
-from fraud.config import TrainConfig
-from fraud.engine import Engine
-from fraud.errors import run_command
-from fraud.forest import ForestConfig
+from fraud.cli import run_command
+from fraud.data import tables
+from fraud.data.simulation import cards
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.forest import ForestConfig
 from fraud.history.definition import FRAUD_RECORD, EntityPlan, plans
 from fraud.history.online import OnlineHistory
 from fraud.history.replay import replay
@@ -49,9 +47,12 @@ from fraud.history.stores.node import NodeStore
 from fraud.history.stores.redis import RedisStore
 from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
+from fraud.schema.columns import History
+from fraud.schema.validation import validate
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings
-from fraud.simulate import cards
-from fraud.validation import validate
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
 
 WINDOWS = ("1d", "7d", "30d")
 ONLINE_ROWS, N_GROUPS = 20_000, 500
@@ -69,7 +70,7 @@ def handbook_schema() -> Schema:
 def transactions(n: int, schema: Schema) -> tuple[str, pd.DataFrame]:
     """At most n canonical rows in order of time, and where they are from."""
     found = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
-    frame = next(data.iter_frames(str(found[0]), n)) if found else cards(n, seed=3)
+    frame = next(tables.iter_frames(str(found[0]), n)) if found else cards(n, seed=3)
     rows = validate(frame, schema).rows.sort_values("TX_DATETIME", kind="stable").reset_index(drop=True)
     return found[0].name if found else "synthetic cards", rows
 

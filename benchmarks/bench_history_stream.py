@@ -29,8 +29,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud import data
-from fraud.errors import run_command
+from fraud.cli import run_command
+from fraud.data import tables
 from fraud.history.definition import feature_names
 from fraud.history.replay import replay
 from fraud.schema import Schema
@@ -64,7 +64,7 @@ def one_process(path: str) -> dict[str, Any]:
     """The whole file in one frame, one replay."""
     schema = Schema.load("handbook")
     began = time.perf_counter()
-    rows = data.load(path, schema).rows
+    rows = tables.load(path, schema).rows
     features, _ = replay(rows, schema)
     return {"seconds": time.perf_counter() - began, "checksums": checksums(features)}
 

@@ -28,21 +28,23 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from fraud import bundle, data, fitting
-from fraud.autoencoder import AutoencoderConfig
-from fraud.config import TrainConfig
-from fraud.errors import run_command
-from fraud.forest import ForestConfig
+from fraud.cli import run_command
+from fraud.data import tables
+from fraud.data.simulation import cards
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.forest import ForestConfig
 from fraud.history.label_feed import Applied
-from fraud.labels import LabelStore
+from fraud.labels.store import LabelStore
 from fraud.schema import Schema
+from fraud.schema.validation import validate
+from fraud.scoring import bundle
 from fraud.settings import Settings
-from fraud.simulate import cards
-from fraud.validation import validate
-from serve_app.decisions import DecisionLog
-from serve_app.history_begin import Surroundings
-from serve_app.history_keeper import HistoryKeeper
-from serve_app.state import ServedModel, load_model
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from serve_app.decisions.log import DecisionLog
+from serve_app.history.begin import Surroundings
+from serve_app.history.keeper import HistoryKeeper
+from serve_app.model.state import ServedModel, load_model
 
 STRETCH_S, MARGIN = 5.0, 2_000
 N_CUSTOMERS, N_TERMINALS = 5_000, 1_000
@@ -78,7 +80,7 @@ def add(store: LabelStore, ids: Sequence[str], name: str) -> None:
     """An ingestion, without the comparison with all earlier labels by which `labels ingest` counts what is new."""
     now = np.datetime64(dt.datetime.now(dt.UTC).replace(tzinfo=None), "us")
     frame = pd.DataFrame({"id": ids, "is_fraud": True, "known_at": now, "source": "analyst", "ingested_at": now})
-    data.write_parquet(frame, f"{store.url}/{name}.parquet")
+    tables.write_parquet(frame, f"{store.url}/{name}.parquet")
 
 
 class Traffic:
@@ -127,7 +129,7 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     traffic = Traffic(model, log)
     traffic.run(STRETCH_S, decided)
     rates: dict[int, list[tuple[float, float]]] = {0: [], 1: []}
-    follower = [child for child in psutil.Process().children() if "serve_app.label_process" in child.cmdline()]
+    follower = [child for child in psutil.Process().children() if "serve_app.history.label_process" in child.cmdline()]
     cpu, began_all = sum(sum(each.cpu_times()[:2]) for each in follower), time.monotonic()
     for _ in range(round(seconds / STRETCH_S)):
         for flowing in (1, 0):

@@ -30,20 +30,22 @@ import pandas as pd
 import ray
 from sklearn.metrics import average_precision_score
 
-from fraud import bundle, data
-from fraud.engine import Engine
-from fraud.features import raw_features
+from fraud.data import tables
+from fraud.detectors.features import raw_features
 from fraud.history.known import label_intervals
 from fraud.history.label_feed import LabelFeed, LabelFollower
 from fraud.history.records import id_hashes, long_hashes, microseconds_since_epoch
 from fraud.history.replay import replay
-from fraud.history.snapshots import Snapshots
+from fraud.history.snapshots.days import Snapshots
 from fraud.history.state import KnownFrauds
 from fraud.history.stores.node import NodeStore
-from fraud.labels import ID, IS_FRAUD, KNOWN_AT, SOURCE, LabelStore
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, SOURCE, LabelStore
 from fraud.schema import Schema
+from fraud.scoring import bundle
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs import score, train
+from ray_jobs.score import command as score
+from ray_jobs.train import command as train
 
 DELAY = pd.Timedelta(days=7)
 DAY = dt.timedelta(days=1)
@@ -79,7 +81,7 @@ def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     settings, schema = Settings.from_environment(), Schema.load(source.schema)
     assert schema.timestamp is not None and schema.id is not None and schema.label is not None
-    rows = data.load(str(Settings.from_environment({}).shared_data / source.file), schema).rows
+    rows = tables.load(str(Settings.from_environment({}).shared_data / source.file), schema).rows
     rows = rows.sort_values(schema.timestamp.name, kind="stable", ignore_index=True)
     times = rows[schema.timestamp.name]
     first = times.max().normalize() - pd.Timedelta(days=7 * weeks - 1)

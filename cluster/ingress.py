@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import standby
-from fraud.errors import ConfigError, run_command
+from fraud.cli import run_command
+from fraud.errors import ConfigError
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import ray
 
-from fraud import forest, head
+from fraud.detectors import forest, head
+from fraud.detectors.forest import ForestConfig
+from fraud.detectors.head import Head, HeadConfig
 from fraud.errors import FraudError
-from fraud.forest import ForestConfig
-from fraud.head import Head, HeadConfig
 
 logger = logging.getLogger(__name__)
 

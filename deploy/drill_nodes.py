@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from deploy.drill_node_head import head
-from deploy.drill_node_jobs import score, sweep
-from deploy.drill_node_serving import serve
-from deploy.drill_raylets import Nodes, drill_nodes
-from fraud.errors import run_command
+from deploy.drills.node_head import head
+from deploy.drills.node_jobs import score, sweep
+from deploy.drills.node_serving import serve
+from deploy.drills.raylets import Nodes, drill_nodes
+from fraud.cli import run_command
 from fraud.settings import turn_telemetry_off
 
 DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType(

@@ -3,7 +3,7 @@
     python -m deploy.drill_ray_up          # up, a training with two workers on two nodes, down
     python -m deploy.drill_ray_up --kill   # and SIGKILL the worker node's raylet in the middle of it
 
-The hosts have their own network, processes, home and sshd (deploy/drill_hosts.py) and share this environment. Needs
+The hosts have their own network, processes, home and sshd (deploy/drills/hosts.py) and share this environment. Needs
 root on Linux, openssh-server, rsync and iproute2. Takes some minutes and about 3 GiB.
 """
 
@@ -20,10 +20,10 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from deploy import drill_training
-from deploy.drill_cluster import Cluster, drill_cluster, inhabitants, wait_until
-from deploy.drill_hosts import DrillError
-from fraud.errors import run_command
+from deploy.drills import training
+from deploy.drills.cluster import Cluster, drill_cluster, inhabitants, wait_until
+from deploy.drills.hosts import DrillError
+from fraud.cli import run_command
 from fraud.settings import turn_telemetry_off
 
 Say = Callable[[str], None]
@@ -49,8 +49,8 @@ def drill(say: Say, *, kill: bool) -> dict[str, Any]:
             cluster.head, "ss -Hltn 'sport = :8265' | awk '{print $4}'"
         ).stdout.split()
         say(f"without the token: {found['without_token']}; the dashboard listens on {found['public_listeners']}")
-        drill_training.write_data(cluster)
-        trained = drill_training.train(cluster, kill=cluster.hosts.hosts[1] if kill else None)
+        training.write_data(cluster)
+        trained = training.train(cluster, kill=cluster.hosts.hosts[1] if kill else None)
         found["training"] = dataclasses.asdict(trained)
         say(f"training: {found['training']}")
         if not set(nodes.values()) <= set(trained.nodes):

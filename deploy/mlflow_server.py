@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from fraud import filesystems
+from fraud.data import filesystems
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 

@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy import access, services
-from deploy.demo import Demo
-from deploy.local import parser as local_parser
-from deploy.services import Stack, StackError
-from fraud.errors import run_command
+from deploy.local import access, services
+from deploy.local.command import parser as local_parser
+from deploy.local.demo import Demo
+from deploy.local.services import Stack, StackError
+from fraud.cli import run_command
 from fraud.settings import Settings, turn_telemetry_off
 
 

@@ -10,20 +10,16 @@ import datetime as dt
 import zoneinfo
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from fraud.columns import closest
-from fraud.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fraud.contract import Schema
+from fraud.errors import ConfigError, closest
 
 VARIABLE = "FRAUD_DAY_ZONE"
 _SECOND, _DAY = 1_000_000, 86_400_000_000  # microseconds
 _EPOCH = dt.date(1970, 1, 1)
-# No time is accepted outside these years (fraud.conversion); before and after them the nearest offset holds.
+# No time is accepted outside these years (fraud.schema.conversion); before and after them the nearest offset holds.
 _FIRST, _LAST = (int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) for year in (1900, 2200))
 _BEGINNING = np.iinfo(np.int64).min
 
@@ -95,26 +91,6 @@ class Zone:
 
 
 UTC = Zone()
-
-
-def zone_of(schema: Schema) -> Zone:
-    """The zone in which the days of a schema's data begin and end."""
-    return Zone(schema.day_zone)
-
-
-def agreed(schema: Schema, day_zone: str) -> Zone:
-    """The zone of a schema, where the environment names none or the same. Raises ConfigError where it names another.
-
-    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set. It holds for a schema without a timestamp.
-    """
-    if schema.timestamp is None:
-        return Zone(day_zone or schema.day_zone)
-    if day_zone and day_zone != schema.day_zone:
-        raise ConfigError(
-            f"{VARIABLE}={day_zone!r} and day_zone {schema.day_zone!r} of schema {schema.name!r} differ: write "
-            f"`day_zone: {day_zone}` into the schema and train with it, or set {VARIABLE}={schema.day_zone}"
-        )
-    return zone_of(schema)
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Collection
 
 
 class FraudError(Exception):
@@ -47,20 +46,8 @@ class StoreError(FraudError):
     """The store of the live history cannot be reached, or answers too late."""
 
 
-USER_ERROR_EXIT_CODE = 2
-
-
-def run_command(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a command's `main(argv)` and exit: its own code, or 2 with one line on stderr for a FraudError."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("aiobotocore", "botocore"):  # who say at every start where they found the keys
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        code = main(None)
-    except FraudError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        code = USER_ERROR_EXIT_CODE
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = 130
-    raise SystemExit(code)
+def closest(word: str, known: Collection[str]) -> str:
+    """Return "; did you mean 'x'?" for the most similar of `known`, or an empty string when nothing is near."""
+    by_lower_case = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=0.6)
+    return f"; did you mean {by_lower_case[found[0]]!r}?" if found else ""

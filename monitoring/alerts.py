@@ -26,9 +26,10 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from fraud import data, filesystems
-from fraud.errors import ConfigError, DataError, run_command
-from fraud.locks import exclusive
+from fraud.cli import run_command
+from fraud.data import filesystems, tables
+from fraud.data.locks import exclusive
+from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings, turn_telemetry_off
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def tell(alerts: Sequence[Alert], channels: Channels, folder: Path, *, now: dt.d
         lines = [json.dumps({"time": now.isoformat(), **asdict(alert), "told": alert in told}) for alert in alerts]
         with (folder / "alerts.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
-        data.write_text(json.dumps(told_before, indent=2) + "\n", str(folder / "told.json"))
+        tables.write_text(json.dumps(told_before, indent=2) + "\n", str(folder / "told.json"))
     if failed:
         raise DataError("; ".join(f"alerts cannot go out by {name}: {why}" for name, why in failed.items()))
     return told

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fraud import data, filesystems
+from fraud.data import filesystems, tables
 from fraud.errors import RegistryError
 from fraud.settings import Settings
 
@@ -77,7 +77,7 @@ def export(
     Raises DataError where the file cannot be written.
     """
     if given.prometheus:
-        data.write_text(prometheus(found), settings.locate(given.prometheus))
+        tables.write_text(prometheus(found), settings.locate(given.prometheus))
     if given.mlflow or environment.get(MLFLOW) == "1":
         try:
             to_mlflow(found, settings, page)
@@ -149,13 +149,13 @@ def to_mlflow(found: Found, settings: Settings, page: str = "") -> str:
 
     Raises RegistryError.
     """
-    from fraud import tracking
+    from fraud.registry import runs
 
     there = replace(settings, experiment=f"{settings.experiment}-monitoring")
     model = re.sub(r"['`]", "_", f"{settings.model_name} {found.model}")
-    known = tracking.find_runs(there, {MODEL_TAG: model})
-    run = tracking.continue_run(there, known[0][0]) if known else None
-    run = run or tracking.start_run(there, f"monitoring {model}", {MODEL_TAG: model})
+    known = runs.find_runs(there, {MODEL_TAG: model})
+    run = runs.continue_run(there, known[0][0]) if known else None
+    run = run or runs.start_run(there, f"monitoring {model}", {MODEL_TAG: model})
     day_ms = (found.day - _EPOCH).days * 86_400_000
     run.log_metrics({_key(sample): sample.value for sample in found.samples}, (found.day - _EPOCH).days, day_ms)
     if page:

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fraud import data, filesystems, partitions
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.data import filesystems, partitions, tables
+from fraud.errors import DataError
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring import exports
 
@@ -287,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
     out = settings.locate(given.out)
     told = content(found)
-    data.write_text(json.dumps(told, indent=2) + "\n", out)
+    tables.write_text(json.dumps(told, indent=2) + "\n", out)
     exports.export(exports.of_volume(told), given, settings, os.environ)
     sys.stdout.write(f"{found.verdict}: {found.reason}\n{day} → {out}\n")
     return 0

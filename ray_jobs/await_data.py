@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from fraud.errors import ConfigError, DataError, run_command
-from fraud.files import find, reading
+from fraud.cli import run_command
+from fraud.data.files import find, reading
+from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings, turn_telemetry_off
 
 logger = logging.getLogger(__name__)

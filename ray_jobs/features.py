@@ -17,16 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
-from fraud import data, days, filesystems, scored
-from fraud.errors import ConfigError, DataError, run_command
-from fraud.features import MICROSECONDS_A_DAY, calendar, raw_names
+from fraud.cli import run_command
+from fraud.data import filesystems
+from fraud.data import tables as data
+from fraud.data.partitions import day_named
+from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_names
+from fraud.errors import ConfigError, DataError
 from fraud.history.records import microseconds_since_epoch
-from fraud.partitions import day_named
 from fraud.schema import Schema, shipped_names
+from fraud.schema.zone import agreed, zone_of
+from fraud.scoring import scored
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs.score_output import Collector
+from ray_jobs.score.output import Collector
 
-# Readers of the folder pass over names with an underscore (fraud.data, Spark, pyarrow).
+# Readers of the folder pass over names with an underscore (fraud.data.tables, Spark, pyarrow).
 MANIFEST, REFUSED = "_features.json", "_refused.parquet"
 
 
@@ -88,8 +92,8 @@ def write_features(
 
 
 def _blocks(path: str, schema: Schema, partitions: int | None, date: dt.date | None) -> Iterator[pa.Table]:
-    from ray_jobs.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
-    from ray_jobs.history_shuffle import with_history
+    from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+    from ray_jobs.streaming.history_shuffle import with_history
 
     with stream_settings(path):
         cpus, _ = cpus_of_a_task()
@@ -114,7 +118,7 @@ def _with_calendar(table: pa.Table, schema: Schema) -> pa.Table:
     if schema.timestamp is None or not schema.timestamp.calendar:
         return table
     times = table[scored.name_of(schema.timestamp.name)].to_numpy()
-    local = days.zone_of(schema).local_us(times)
+    local = zone_of(schema).local_us(times)
     values = calendar(microseconds_since_epoch(local) / MICROSECONDS_A_DAY, schema.timestamp.calendar)
     values[np.isnat(times)] = np.nan
     names = raw_names(schema)[0][len(schema.features) :]
@@ -165,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     name = arguments.schema
     schema = Schema.load(settings.locate(name) if name.endswith((".yaml", ".yml")) else name)
-    days.agreed(schema, settings.day_zone)
+    agreed(schema, settings.day_zone)
     out = settings.locate(arguments.out)
     found = write_features(
         settings.locate(arguments.data), out, schema, partitions=arguments.history_partitions, date=arguments.date

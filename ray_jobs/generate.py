@@ -14,9 +14,10 @@ from typing import IO, NoReturn
 import pandas as pd
 
 from cluster.session import terminable
-from fraud.errors import ConfigError, DataError, run_command
+from fraud.cli import run_command
+from fraud.data.simulation import check_settings, iter_cards, iter_transactions
+from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
-from fraud.simulate import check_settings, iter_cards, iter_transactions
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def generate(
     path : where to write, a local path or an fsspec URL, ending in .csv or .parquet. It appears when it is complete.
     rows : number of rows, at least 1.
     kind : "transactions" (five columns) or "cards" (customers, terminals, timestamps).
-    seed, fraud_rate, drift : as in `fraud.simulate.transactions`.
+    seed, fraud_rate, drift : as in `fraud.data.simulation.transactions`.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that takes its name when all went well and is removed when not."""
     from fsspec.implementations.local import LocalFileSystem
 
-    from fraud import filesystems
+    from fraud.data import filesystems
 
     try:
         filesystem, target = filesystems.of(path)

@@ -16,12 +16,17 @@ from typing import NoReturn, get_args
 
 import pandas as pd
 
-from fraud import data, days, decided, files, label_join, registry
+from fraud.cli import run_command
+from fraud.data import files, tables
+from fraud.data.partitions import day_named
 from fraud.days import UTC, Zone
-from fraud.errors import ConfigError, DataError, SchemaError, run_command
-from fraud.labels import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
-from fraud.partitions import day_named
+from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.labels import join as label_join
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
+from fraud.registry import versions
 from fraud.schema import Schema
+from fraud.schema.zone import agreed
+from fraud.scoring import decided
 from fraud.settings import Settings, turn_telemetry_off
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,7 @@ def ingest(
     """Take in files of labels and return what came of each as text. A file twice from the same source is once.
 
     Of several files that a pattern or folder names each is an ingestion of its own, so that new ones may join old ones.
-    Raises DataError where no row of a file is good, ConfigError and SchemaError as fraud.labels.check does.
+    Raises DataError where no row of a file is good, ConfigError and SchemaError as fraud.labels.store.check does.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
         raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
@@ -63,13 +68,13 @@ def _ingest(
     path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
     now: dt.datetime, force: bool,
 ) -> str:  # fmt: skip
-    name = f"{source}-{data.fingerprint(path)[:32]}"
+    name = f"{source}-{tables.fingerprint(path)[:32]}"
     if store.has(name) and not force:
         return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
     found = list(check(path, schema, source=source, known_at=known_at, now=now))
     labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
     if len(refused):
-        data.write_parquet(refused.fillna(""), quarantine)
+        tables.write_parquet(refused.fillna(""), quarantine)
         logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", quarantine)
     if not len(labels):
         first = refused.iloc[0]
@@ -87,7 +92,7 @@ def join(
 ) -> str:
     """Write the matured rows with the labels known by then, and a JSON beside it; return the counts as text.
 
-    Raises ConfigError, DataError and SchemaError as fraud.label_join.join does; what was at `out` stays then.
+    Raises ConfigError, DataError and SchemaError as fraud.labels.join.join does; what was at `out` stays then.
     """
     if not out.endswith(".parquet"):
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .parquet")
@@ -95,7 +100,7 @@ def join(
     counts, about = label_join.join(path, by_source, schema, policy, out)
     document = {
         "output": out,
-        "output_fingerprint": data.fingerprint(out),
+        "output_fingerprint": tables.fingerprint(out),
         "input": path,
         "schema": schema.name,
         "as_of": policy.as_of.isoformat(),
@@ -105,7 +110,7 @@ def join(
         "rows": dataclasses.asdict(counts),
         "sources": about,
     }
-    data.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
+    tables.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
     return f"{label_join.told(counts, policy, about)}→ {out}\n"
 
 
@@ -113,7 +118,7 @@ def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, row
          flagged: int = 0) -> str:  # fmt: skip
     """Draw rows of a day for somebody to label, write them to a CSV with an empty column, and say how many.
 
-    Raises ConfigError and DataError, as fraud.decided.read and LabelStore.draw do.
+    Raises ConfigError and DataError, as fraud.scoring.decided.read and LabelStore.draw do.
     """
     if rows < 1 or flagged < 0:
         raise ConfigError(f"--rows {rows} must be 1 or more, --flagged {flagged} 0 or more")
@@ -121,7 +126,7 @@ def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, row
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
     drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, flagged=flagged, seed=seed)
     sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # without score and decision, which would sway who looks
-    data.write_csv(sheet, out)
+    tables.write_csv(sheet, out)
     n_rows = int(drawn["n_rows"].iloc[0])
     return (
         f"{len(drawn):,} of {n_rows:,} rows of {day} → {out}: fill in {IS_FRAUD} and ingest it with --source {REVIEW}\n"
@@ -215,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     now = dt.datetime.now(dt.UTC)
     known_at = _moment("--known-at", given.known_at) if given.known_at else None
-    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else registry.schema(settings)
-    zone = days.agreed(schema, settings.day_zone)
+    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else versions.schema(settings)
+    zone = agreed(schema, settings.day_zone)
     if given.action == "join":
         policy = label_join.Policy(
             as_of=day_named(given.as_of, "--as-of") if given.as_of else zone.today(now), zone=zone,

@@ -12,15 +12,17 @@ from typing import NoReturn
 
 import numpy as np
 
-from fraud import bundle, promotion, registry
-from fraud.bundle import Bundle
-from fraud.engine import Engine
-from fraud.errors import BundleError, ConfigError, FraudError, RegistryError, run_command
+from fraud.cli import run_command
+from fraud.errors import BundleError, ConfigError, FraudError, RegistryError
 from fraud.history.definition import plans
-from fraud.promotion import LiveThreshold, Promotion
-from fraud.registry import CHAMPION, TaggedVersion
+from fraud.registry import promotion, versions
+from fraud.registry.promotion import LiveThreshold, Promotion
+from fraud.registry.versions import CHAMPION, TaggedVersion
+from fraud.scoring import bundle
+from fraud.scoring.bundle import Bundle
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings, turn_telemetry_off
-from ray_jobs import gate, gate_flags, history_ready
+from ray_jobs.gate import flags, history_ready, judge
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ def promote(settings: Settings, reference: str, author: Author, *, force: bool =
     force: also where its entity history is older than the champion's. Raises RegistryError (no such version, champion
     already), BundleError (its bundle is not sound) or ConfigError (its history is behind).
     """
-    target = registry.look_up(reference, settings)
-    before = registry.standing(settings).champion
+    target = versions.look_up(reference, settings)
+    before = versions.standing(settings).champion
     if before is not None and before.number == target.number:
         raise RegistryError(f"version {before.number} is the champion already")
     return _move(settings, target, before, author, promotion.PROMOTED, force=force)
@@ -50,12 +52,12 @@ def promote(settings: Settings, reference: str, author: Author, *, force: bool =
 
 def roll_back(settings: Settings, author: Author) -> str:
     """Make the champion before this one the champion again; twice goes back two. Raises as `promote` does."""
-    found = registry.standing(settings)
+    found = versions.standing(settings)
     now = None if found.champion is None else found.champion.number
     line = promotion.line_of(promotion.with_champion(promotion.champions(found.tags), now))
     if now is None or len(line) < 2:
         raise RegistryError("there is no champion before this one to go back to: promote a version by its number")
-    target = registry.standing(settings, line[-2]).champion
+    target = versions.standing(settings, line[-2]).champion
     if target is None:
         raise RegistryError(f"version {line[-2]}, the champion before, was deleted: promote another by its number")
     # The way back must not depend on anything.
@@ -67,38 +69,38 @@ def set_threshold(settings: Settings, reference: str, value: float | None, autho
 
     Raises ConfigError (not above 0 and below 1), RegistryError or BundleError.
     """
-    version = registry.look_up(reference, settings)
+    version = versions.look_up(reference, settings)
     loaded = _loaded(settings, version)
     own, current = loaded.detector.threshold.value, _live(version)
     in_force = current.value if current else own
     if value is None:
         if not version.tags.get(promotion.THRESHOLD):
             raise RegistryError(f"version {version.number} decides by its bundle's threshold, {own:g}, already")
-        registry.set_tag(settings, promotion.THRESHOLD, None, version=version.number)
+        versions.set_tag(settings, promotion.THRESHOLD, None, version=version.number)
         return f"threshold of version {version.number}: {in_force:g} -> {own:g}, the bundle's\n{_FOLLOW}"
     live = LiveThreshold(
         value=value, by=author.by, reason=author.reason, time=promotion.now(), previous=in_force
     )  # raises for a value that is none
-    registry.set_tag(settings, promotion.THRESHOLD, live.to_json(), version=version.number)
+    versions.set_tag(settings, promotion.THRESHOLD, live.to_json(), version=version.number)
     back = "--reset-threshold goes back to the bundle's, " + format(own, "g")
     return f"threshold of version {version.number}: {in_force:g} -> {value:g}; {back}\n{_FOLLOW}"
 
 
 def set_shadow(settings: Settings, is_on: bool) -> str:
     """Have the challenger score in the shadow what the champion answers, or no longer."""
-    registry.set_tag(settings, promotion.SHADOW, "on" if is_on else "off")
+    versions.set_tag(settings, promotion.SHADOW, "on" if is_on else "off")
     return status(settings) + _FOLLOW
 
 
 def set_canary(settings: Settings, share: float) -> str:
     """Have the challenger answer for this share of the entities, 0 to 1. Raises ConfigError."""
-    registry.set_tag(settings, promotion.CANARY_SHARE, repr(promotion.check_share(share)))
+    versions.set_tag(settings, promotion.CANARY_SHARE, repr(promotion.check_share(share)))
     return status(settings) + _FOLLOW
 
 
 def status(settings: Settings) -> str:
     """What serves now, as text."""
-    found = registry.standing(settings)
+    found = versions.standing(settings)
     if found.champion is None:
         raise RegistryError(f"model {settings.model_name!r} has no champion: train one with `python -m ray_jobs.train`")
     lines = [f"champion    {_described(settings, found.champion)}"]
@@ -131,13 +133,13 @@ def _move(
     text = f"champion    version {target.number}, in place of {before.number if before else 'none'}\n"
     text += _changes(settings, target, loaded, before)
     move = Promotion(version=target.number, time=promotion.now(), by=author.by, reason=author.reason, how=how)
-    registry.move_champion(settings, move, expected=before.number if before else None)
+    versions.move_champion(settings, move, expected=before.number if before else None)
     return text + _FOLLOW + "back: python -m ray_jobs.promote --rollback\n"
 
 
 def _loaded(settings: Settings, version: TaggedVersion) -> Bundle:
     """The version's bundle, whole, and with a score for a typical transaction. Raises BundleError or RegistryError."""
-    loaded = bundle.load(registry.fetch_version(version, settings), expected_sha256=version.sha256)
+    loaded = bundle.load(versions.fetch_version(version, settings), expected_sha256=version.sha256)
     typical = loaded.detector.features.typical[None]
     if not np.isfinite(Engine(loaded.detector).score_raw(typical)).all():
         raise BundleError(f"version {version.number} scores a typical transaction as no number: train it again")
@@ -235,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; kept with the decision")
     parser.add_argument("--by", metavar="NAME", help="who decides (default: the user that runs this)")
     parser.add_argument("--force", action="store_true", help="promote although the version's entity history is behind")
-    gate_flags.add(parser)
+    flags.add(parser)
     return parser
 
 
@@ -256,10 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{given.version!r} stands beside a flag that takes no version: leave one of them out")
     if given.threshold is not None and not given.reason:
         raise ConfigError("--threshold needs --reason TEXT: whoever reads GET /model later wants to know why")
-    if not given.gate and (flag := gate_flags.given_without_gate(given)):
+    if not given.gate and (flag := flags.given_without_gate(given)):
         raise ConfigError(f"{flag} belongs to --gate: add it, or leave {flag} out")
     if given.gate:
-        text = gate_flags.told(gate.decide(gate_flags.request_of(given, author.by, settings), settings))
+        text = flags.told(judge.decide(flags.request_of(given, author.by, settings), settings))
     elif given.rollback:
         text = roll_back(settings, author)
     elif given.threshold is not None or given.reset_threshold:

@@ -14,19 +14,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from serve_app.access_log import AccessLog
 from serve_app.auth import ApiKeys
-from serve_app.batch import Batch, BatchLimits
-from serve_app.fallback import FallbackAnswer
-from serve_app.guard import Guard
-from serve_app.hot_path import HotPath
-from serve_app.limits import Limits
-from serve_app.metrics import Metrics
-from serve_app.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status
+from serve_app.batch.endpoint import Batch, BatchLimits
+from serve_app.http.access_log import AccessLog
+from serve_app.http.guard import Guard
+from serve_app.http.hot_path import HotPath
+from serve_app.http.limits import Limits
+from serve_app.metrics.counters import Metrics
+from serve_app.model.fallback import FallbackAnswer
+from serve_app.model.state import State
 from serve_app.openapi import openapi
-from serve_app.problems import Rejected, problem, problem_response
+from serve_app.request.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status
+from serve_app.request.problems import Rejected, problem, problem_response
 from serve_app.scoring import Hooks, Scoring, json_response
-from serve_app.state import State
 from serve_app.tracing import TracedRequests, Tracing
 
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."

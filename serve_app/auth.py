@@ -26,7 +26,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fraud.errors import ConfigError, run_command
+from fraud.cli import run_command
+from fraud.errors import ConfigError
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from fraud import filesystems, partitions
+from fraud.cli import run_command
+from fraud.data import filesystems, partitions
 from fraud.days import UTC, Zone
-from fraud.errors import DataError, run_command
+from fraud.errors import DataError
 from fraud.settings import Settings
 
 _COLUMNS = pa.schema(

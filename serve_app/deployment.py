@@ -22,12 +22,12 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from cluster import exposure
-from fraud import bundle
 from fraud.errors import FraudError
+from fraud.scoring import bundle
 from fraud.settings import Settings
 from serve_app import scaling
 from serve_app.auth import ApiKeys
-from serve_app.direct import MIDDLEWARES, answer_with
+from serve_app.http.direct import MIDDLEWARES, answer_with
 from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fraud.errors import DataError
-from serve_app.problems import Rejected, problem
-from serve_app.state import MOST_REASONS, ServedModel
+from serve_app.model.state import MOST_REASONS, ServedModel
+from serve_app.request.problems import Rejected, problem
 
 
 def explain(model: ServedModel, transaction: dict[str, object]) -> dict[str, Any]:

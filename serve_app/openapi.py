@@ -8,11 +8,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serve_app.auth import HEADER, ApiKeys
-from serve_app.batch import ARROW, NDJSON
-from serve_app.guard import open_paths
-from serve_app.limits import DEADLINE_HEADER, Limits
-from serve_app.models import example_of
-from serve_app.state import State
+from serve_app.batch.endpoint import ARROW, NDJSON
+from serve_app.http.guard import open_paths
+from serve_app.http.limits import DEADLINE_HEADER, Limits
+from serve_app.model.state import State
+from serve_app.request.models import example_of
 
 _PROBLEMS = {"application/json": {"schema": {"$ref": "#/components/schemas/Problems"}}}
 _DEADLINE = {

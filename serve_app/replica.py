@@ -15,28 +15,28 @@ from starlette.types import Scope
 
 from fraud.errors import ConfigError, DataError, StoreError
 from fraud.settings import Settings
-from serve_app.access_log import AccessLog
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.batch import BatchLimits
-from serve_app.canary import CanaryChoice
-from serve_app.decisions import DecisionLog, DecisionSettings
-from serve_app.fallback import fallback_answer
-from serve_app.history import LiveHistory
-from serve_app.history_begin import Surroundings
-from serve_app.history_keeper import HistoryKeeper, poll_seconds
-from serve_app.limits import Deadline, ExpectedTime, Limits
-from serve_app.metrics import Metrics
+from serve_app.batch.endpoint import BatchLimits
+from serve_app.decisions.log import DecisionLog, DecisionSettings
+from serve_app.history.begin import Surroundings
+from serve_app.history.keeper import HistoryKeeper, poll_seconds
+from serve_app.history.live import LiveHistory
+from serve_app.http.access_log import AccessLog
+from serve_app.http.limits import Deadline, ExpectedTime, Limits
+from serve_app.metrics.counters import Metrics
+from serve_app.model.canary import CanaryChoice
+from serve_app.model.fallback import fallback_answer
+from serve_app.model.shadow import Shadow, ShadowSettings
+from serve_app.model.state import ServedModel, State, load_model
+from serve_app.model.watch import PATIENCE, ModelWatcher, WatchConfig
 from serve_app.scoring import Content, Hooks, Transaction
-from serve_app.shadow import Shadow, ShadowSettings
-from serve_app.state import ServedModel, State, load_model
 from serve_app.tracing import Tracing, check_tracing
-from serve_app.watch import PATIENCE, ModelWatcher, WatchConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serve_app.batch_scores import ScoredPart
+    from serve_app.batch.scores import ScoredPart
 logger = logging.getLogger(__name__)
 
 

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serve_app.explain import explain
-from serve_app.problems import Rejected, problem
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
+from serve_app.request.problems import Rejected, problem
 
 if TYPE_CHECKING:
-    from serve_app.batch_scores import ScoredPart
+    from serve_app.batch.scores import ScoredPart
 
 Transaction = dict[str, object]
 Content = dict[str, Any]

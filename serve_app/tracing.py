@@ -16,9 +16,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraud.errors import ConfigError
-from serve_app.hot_path import path_of
+from serve_app.http.hot_path import path_of
+from serve_app.model.state import ServedModel, State
 from serve_app.scoring import Content, Hooks, Transaction
-from serve_app.state import ServedModel, State
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -110,10 +110,10 @@ def _use_state(environment: dict[str, str] | os._Environ[str], state: Path) -> N
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables, to copy: making them takes seconds."""
-    from fraud import tracking
+    from fraud.registry import runs
 
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    tracking.find_runs(replace(Settings.from_environment(), tracking_uri=f"sqlite:///{path}"), {"any": "run"})
+    runs.find_runs(replace(Settings.from_environment(), tracking_uri=f"sqlite:///{path}"), {"any": "run"})
     return path
 
 

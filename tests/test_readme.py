@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fraud.config import SHIPPED
-from fraud.contract import shipped_names
 from fraud.schema import Schema
+from fraud.schema.contract import shipped_names
+from fraud.training.config import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

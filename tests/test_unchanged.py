@@ -25,10 +25,11 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from fraud import bundle, simulate
+from fraud.data import simulation
+from fraud.scoring import bundle
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
 
 FOLDER = Path(__file__).parent / "unchanged"
 ANSWERS = FOLDER / "answers.json"
@@ -58,7 +59,7 @@ def rows_of(schema: str, n: int = 12) -> list[dict[str, Any]]:
             }
             for row in range(n)
         ]
-    frame = simulate.transactions(n, seed=9) if schema == "transactions" else simulate.cards(n, seed=9)
+    frame = simulation.transactions(n, seed=9) if schema == "transactions" else simulation.cards(n, seed=9)
     return json.loads(
         frame.drop(columns=["is_fraud", "TX_FRAUD"], errors="ignore").to_json(orient="records", date_format="iso")
     )

@@ -18,22 +18,25 @@ from threading import Thread
 import ray
 from ray import tune
 
-from fraud import data, label_free, stages
+from fraud.cli import stage
+from fraud.data import tables
 from fraud.errors import ConfigError, FraudError
 from fraud.settings import Settings
-from tuning import report, shared, winner
-from tuning.halving import HalvingByDetector
-from tuning.journal import Journal
+from fraud.training import label_free
 from tuning.order import BEST, PLOTS, REPORT, Order
-from tuning.progress import Progress
-from tuning.record import Record
-from tuning.report_verdict import headline
-from tuning.results import Results
-from tuning.search import TurnsSearch
-from tuning.shared import Shared
+from tuning.record.journal import Journal
+from tuning.record.results import Results
+from tuning.report import command as report
+from tuning.report.verdict import headline
+from tuning.search import shared, winner
+from tuning.search.halving import HalvingByDetector
+from tuning.search.progress import Progress
+from tuning.search.record import Record
+from tuning.search.sampler import TurnsSearch
+from tuning.search.shared import Shared
+from tuning.search.trial import REDUCTION, DetectorTrial, rungs_of
+from tuning.search.windows import Windows
 from tuning.tracking import SweepTracker
-from tuning.trial import REDUCTION, DetectorTrial, rungs_of
-from tuning.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +76,14 @@ def run(order: Order, journal: Journal, settings: Settings, reading: Future[Wind
         if ended < order.trials and not any(trial.result for trial in trials):
             status = "FINISHED"
             return f"the time budget left nothing to choose from: {_unfinished(order, ended)}"
-        with stages.stage("pairs, head and thresholds", logger):
+        with stage("pairs, head and thresholds", logger):
             config = winner.choose(journal, windows.folds, given, min(1.0, order.cpus_per_trial))
         comments = [
             f"The best of sweep {order.sweep_id}, {ended} trials on {order.data} ({order.fingerprint}).",
             f"{_training(order)} --config {BEST}",
         ]
-        data.write_text(winner.to_yaml(config, comments), str(order.outdir / BEST))
-        with stages.stage(f"report in {order.outdir}", logger):
+        tables.write_text(winner.to_yaml(config, comments), str(order.outdir / BEST))
+        with stage(f"report in {order.outdir}", logger):
             report.write(journal, order.outdir)
         if tracker:
             tracker.log_folder(_kept(order, journal))
@@ -141,7 +144,7 @@ def _trials_at_once(order: Order) -> int:
 def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
     """Transform the data once for each preprocessing, and put it where every trial finds it."""
     configs = shared.preprocessings(order.space, order.config, order.detectors)
-    with stages.stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
+    with stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
         tasks = shared.put_tasks(windows.folds, configs)
     return Shared(
         base=order.config,

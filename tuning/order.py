@@ -16,14 +16,15 @@ from typing import Any
 
 import yaml
 
-from fraud import days
-from fraud.config import TrainConfig, configure, from_mapping
+from fraud.cli import check_outdir
 from fraud.errors import ConfigError
-from fraud.outdir import check_outdir
 from fraud.schema import Schema
+from fraud.schema.zone import agreed
 from fraud.settings import Settings
-from tuning.journal import ORDER, Detector, Journal, folder_of
-from tuning.space import Space
+from fraud.training.config import TrainConfig, configure, from_mapping
+from tuning.record.journal import ORDER, Detector, Journal, folder_of
+from tuning.space import reader
+from tuning.space.definition import Space
 
 REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
 DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
@@ -92,7 +93,7 @@ class Order:
             return cls(
                 **plain, sweep_id=raw["id"], is_resumed=True, config=config, outdir=Path(raw["outdir"]),
                 schema=Schema.from_dict(yaml.safe_load(raw["schema_yaml"])), objectives=tuple(raw["objectives"]),
-                space=Space.read(raw["space"], raw["space_name"], config),
+                space=reader.read(raw["space"], raw["space_name"], config),
                 detectors=DETECTORS if raw["detector"] == "both" else (raw["detector"],),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
@@ -174,12 +175,12 @@ def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, An
     if not given.data:
         raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
     config = configure(given.config and settings.locate_yaml(given.config), given.seed, given.set)
-    space = Space.load(given.space and settings.locate(given.space), config)
+    space = reader.load(given.space and settings.locate(given.space), config)
     detectors = DETECTORS if given.detector in (None, "both") else (given.detector,)
     for detector in detectors:
         space.parameters_of(detector)  # raises where there is nothing to search
     schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
-    days.agreed(schema, settings.day_zone)
+    agreed(schema, settings.day_zone)
     generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     named = {name: value for name, value in changes.items() if value is not None}
     if "outdir" not in named:

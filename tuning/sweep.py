@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 from cluster.session import connected, terminable
-from fraud import data
-from fraud.errors import ConfigError, run_command
+from fraud.cli import run_command
+from fraud.data import tables
+from fraud.errors import ConfigError
 from fraud.settings import Settings
-from tuning import windows
-from tuning.journal import held
 from tuning.order import Order, Resume, read_command
+from tuning.record.journal import held
+from tuning.search import windows
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def sweep(wanted: Order | Resume, settings: Settings) -> str:
     root = settings.state / "sweeps"
     with held(root, wanted.sweep_id, must_exist=isinstance(wanted, Resume)) as journal:
         order = wanted if isinstance(wanted, Order) else wanted.applied_to(Order.from_dict(journal.read_order()))
-        fingerprint = data.fingerprint(order.data)
+        fingerprint = tables.fingerprint(order.data)
         if order.fingerprint not in (None, fingerprint):
             raise ConfigError(
                 f"--resume {order.sweep_id}: {order.data} is not what this sweep began with (fingerprint "

@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fraud import tracking
-from fraud.errors import RegistryError, RegistryUnreachableError, run_command
+from fraud.cli import run_command
+from fraud.errors import RegistryError, RegistryUnreachableError
+from fraud.registry import runs
+from fraud.registry.runs import Run
 from fraud.settings import Settings, git_commit
-from fraud.tracking import Run
-from tuning import run_content
-from tuning.journal import WINNER, Journal, Trial, held
-from tuning.run_content import TRIAL, SweepContent
+from tuning.record import run_content
+from tuning.record.journal import WINNER, Journal, Trial, held
+from tuning.record.run_content import TRIAL, SweepContent
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class SweepTracker:
         logger.warning(
             "MLflow at %s lacks a part of sweep %s (%s). Nothing is lost; copy the rest with: "
             "python -m tuning.tracking --sweep %s%s",
-            *(tracking.shown(self._settings), self._journal.sweep_id, reason, self._journal.sweep_id, folder),
+            *(runs.shown(self._settings), self._journal.sweep_id, reason, self._journal.sweep_id, folder),
         )
         return False
 
@@ -179,14 +180,14 @@ class SweepTracker:
 
     def _open_parent(self) -> Run:
         known = self._progress["parent"]
-        run = tracking.continue_run(self._settings, known) if known else None
+        run = runs.continue_run(self._settings, known) if known else None
         if run is None:
             if known:
                 logger.warning("MLflow no longer has the runs of sweep %s: writing all anew", self._journal.sweep_id)
             self._progress = _no_progress()
             self._adopt()
             known = self._progress["parent"]
-            run = tracking.continue_run(self._settings, known) if known else None
+            run = runs.continue_run(self._settings, known) if known else None
         if run is None:
             started_ms = run_content.milliseconds(self._order["created"])
             named = self._identity | {
@@ -195,13 +196,13 @@ class SweepTracker:
                 "mlflow.source.git.commit": git_commit() or "unknown",
             }
             name = run_content.parent_name(self._order)
-            run = tracking.start_run(self._settings, name, named, started_ms=started_ms)
+            run = runs.start_run(self._settings, name, named, started_ms=started_ms)
             self._progress["parent"] = run.run_id
         return run
 
     def _adopt(self) -> None:
         """Take over runs of this sweep that exist although we have no note of them."""
-        for run_id, tags in tracking.find_runs(self._settings, self._identity):
+        for run_id, tags in runs.find_runs(self._settings, self._identity):
             if TRIAL not in tags:
                 self._progress["parent"] = self._progress["parent"] or run_id
             else:
@@ -224,7 +225,7 @@ class SweepTracker:
         if number not in trials and not self._is_sure:
             self._adopt()
         if number not in trials:
-            run = tracking.start_run(
+            run = runs.start_run(
                 self._settings,
                 f"{trial.detector} {number}",
                 self._identity | {TRIAL: number, "detector": trial.detector},
@@ -240,7 +241,7 @@ class SweepTracker:
             parameters=None if note["has_parameters"] else run_content.parameters(trial.params),
             points=points[note["points"] :],
             tags=(
-                ({} if note["has_parameters"] else {tracking.PARENT_RUN: parent.run_id})
+                ({} if note["has_parameters"] else {runs.PARENT_RUN: parent.run_id})
                 | ({} if status == note["status"] else run_content.tags(trial, status))
             ),
         )
@@ -254,7 +255,7 @@ class SweepTracker:
     def _remove_duplicates(self) -> None:
         """Delete runs that MLflow made although its answer was lost on the way, so that they were made again."""
         kept = {self._progress["parent"], *(note["run_id"] for note in self._progress["trials"].values())}
-        for run_id, tags in tracking.find_runs(self._settings, self._identity):
+        for run_id, tags in runs.find_runs(self._settings, self._identity):
             if run_id not in kept and (TRIAL not in tags or tags[TRIAL] in self._progress["trials"]):
                 logger.info("deleting run %s, a duplicate in sweep %s", run_id, self._journal.sweep_id)
                 Run(self._settings, run_id).delete()

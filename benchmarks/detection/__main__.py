@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.detection import measure, table
 from benchmarks.detection.protocols import DATA_SETS
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 from fraud.settings import Settings
 
 SEEDS = [0, 1, 2]

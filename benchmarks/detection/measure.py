@@ -13,14 +13,16 @@ import pandas as pd
 
 from benchmarks.detection import peers
 from benchmarks.detection.protocols import DataSet
-from fraud import fitting, forest, metrics
-from fraud.config import TrainConfig
-from fraud.days import zone_of
-from fraud.evaluation import known_compromised
-from fraud.fitting import Prepared
-from fraud.resampling import WeightedRanking, interval, weightings
+from fraud.detectors import forest
+from fraud.judging.evaluation import known_compromised
+from fraud.metrics import measures
+from fraud.metrics.resampling import WeightedRanking, interval, weightings
+from fraud.schema.zone import zone_of
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from fraud.training.fitting import Prepared
 
-# fraud.fitting's names for our scores, in the order of the tables.
+# fraud.training.fitting's names for our scores, in the order of the tables.
 OURS = {
     "forest": "forest",
     "autoencoder": "autoencoder",
@@ -73,12 +75,12 @@ class JudgedWindow:
         card_precision_at_start only those known when the window begins.
         """
         found = {
-            "roc_auc": metrics.roc_auc(self.labels, scores),
-            "average_precision": metrics.average_precision(self.labels, scores),
+            "roc_auc": measures.roc_auc(self.labels, scores),
+            "average_precision": measures.average_precision(self.labels, scores),
         }
         if self.cards is not None:
             for name, left in (("card_precision", ~self.is_known), ("card_precision_at_start", ~self.was_known)):
-                found[name] = metrics.card_precision_at_k(
+                found[name] = measures.card_precision_at_k(
                     self.labels[left], scores[left], self.cards[left], self.days[left]
                 )
         return found

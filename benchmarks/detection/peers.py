@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
-from fraud import fitting
-from fraud.autoencoder import AutoencoderConfig
-from fraud.config import TrainConfig
-from fraud.fitting import Prepared
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from fraud.training.fitting import Prepared
 
 # Of PyOD's detectors those that score a week in seconds; on at most this many normal rows, as their memory asks.
 PYOD = {"ECOD": "pyod.models.ecod", "HBOS": "pyod.models.hbos", "INNE": "pyod.models.inne"}

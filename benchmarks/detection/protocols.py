@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from fraud import data
-from fraud.config import TrainConfig
+from fraud.data import tables
+from fraud.data.splits import SplitConfig
 from fraud.errors import DataError
 from fraud.schema import Schema
-from fraud.splits import SplitConfig
+from fraud.training.config import TrainConfig
 
 HANDBOOK_WEEKS = 4
 
@@ -66,7 +66,7 @@ class DataSet:
         path = folder / self.file
         if not path.exists():
             raise DataError(f"{path} is missing: set FRAUD_SHARED_DATA to the folder with the published data sets")
-        return data.load(str(path), self.schema, need_label=True).rows
+        return tables.load(str(path), self.schema, need_label=True).rows
 
 
 def shifted(split: SplitConfig, weeks: int) -> SplitConfig:

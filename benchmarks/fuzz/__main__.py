@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks.fuzz import attacks, bodies, keys, table
 from benchmarks.fuzz.cases import Cases, Found
 from benchmarks.fuzz.server import Target, serving
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 
 PORT = 23000
 SCHEMAS = ("transactions", "handbook")
@@ -85,11 +86,13 @@ def _run(schema: str, scratch: Path, given: argparse.Namespace) -> dict[str, Any
 
 def fit(schema: str, folder: Path) -> Path:
     """Train a small model on simulated data and write its bundle."""
-    from fraud import bundle, fitting, simulate
-    from fraud.config import TrainConfig, from_mapping
+    from fraud.data import simulation
     from fraud.schema import Schema, validate
+    from fraud.scoring import bundle
+    from fraud.training import fitting
+    from fraud.training.config import TrainConfig, from_mapping
 
-    draw = {"transactions": simulate.transactions, "handbook": simulate.cards}[schema]
+    draw = {"transactions": simulation.transactions, "handbook": simulation.cards}[schema]
     shape = Schema.load(schema)
     config = from_mapping(TrainConfig, {"forest": {"n_estimators": 50}, "autoencoder": {"epochs": 2}})
     detector, evaluation = fitting.fit_locally(validate(draw(4000, seed=1), shape).rows, shape, config)

@@ -23,8 +23,8 @@ from pathlib import Path
 from benchmarks.month import picture
 from benchmarks.month.replay import CONFIG, Plan, month
 from benchmarks.month.world import World
-from fraud.autoencoder import AutoencoderConfig
-from fraud.forest import ForestConfig
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.forest import ForestConfig
 from fraud.settings import Settings
 
 SMALL = Plan(

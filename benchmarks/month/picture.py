@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fraud import plot_style as style
+from fraud.judging import plot_style as style
 
 PROMOTED, REFUSED = "#009E73", "#B42318"
 _LEVELS = {"ok": "#009E73", "warning": "#E69F00", "drift": "#D55E00"}

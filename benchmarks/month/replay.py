@@ -21,19 +21,24 @@ import pandas as pd
 
 from benchmarks.month import demands
 from benchmarks.month.world import LABEL_DAYS, World, date_of, schema
-from fraud import bundle, data, decided, fitting, registry, tracking
-from fraud.autoencoder import AutoencoderConfig
-from fraud.config import TrainConfig
-from fraud.engine import Engine
-from fraud.forest import ForestConfig
-from fraud.head import HeadConfig
-from fraud.labels import LabelStore
+from fraud.data import tables
+from fraud.data.splits import SplitConfig
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.forest import ForestConfig
+from fraud.detectors.head import HeadConfig
+from fraud.labels.store import LabelStore
+from fraud.registry import runs, versions
 from fraud.schema import Schema
+from fraud.scoring import bundle, decided
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings, turn_telemetry_off
-from fraud.splits import SplitConfig
-from fraud.thresholds import ThresholdConfig
-from monitoring import comparison, performance
-from ray_jobs import labels, promote, score
+from fraud.thresholds.selection import ThresholdConfig
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from monitoring.drift import comparison
+from monitoring.performance import command as performance
+from ray_jobs import labels, promote
+from ray_jobs.score import command as score
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ class Month:
         for day in range(1 - plan.world.before, plan.world.days + 1):
             frame = plan.world.day(day)
             self.truth[day] = frame.set_index("id")["is_fraud"]
-            data.write_parquet(
+            tables.write_parquet(
                 frame.drop(columns="is_fraud"), str(self.folder / f"transactions/{date_of(day)}.parquet")
             )
         self._start()
@@ -116,7 +121,7 @@ class Month:
     def _day(self, day: int) -> dict[str, Any]:
         self._score(day)
         self._labels_of(day - LABEL_DAYS)
-        champion = registry.champion_version(self.settings)
+        champion = versions.champion_version(self.settings)
         scored = self._scored(day)
         found = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
         judged = found.found["columns"] + found.found["score"]["columns"]
@@ -186,7 +191,7 @@ class Month:
     def _train(self, kind: str, day: int) -> int:
         """Fit on what is known in the evening of `day`, register, and keep the reference for drift; the version."""
         path = self._training(day)
-        rows = data.load(str(path), self.schema).rows
+        rows = tables.load(str(path), self.schema).rows
         newest, plan = day - LABEL_DAYS, self.plan
         judge, validate = newest - plan.judge_days + 1, newest - plan.judge_days - plan.validate_days + 1
         split = SplitConfig(validation_start=f"{date_of(validate)}", validation_end=f"{date_of(judge)}",
@@ -200,16 +205,16 @@ class Month:
         prepared = fitting.prepare(rows, self.schema, config)
         detector, evaluation = fitting.fit_locally(rows, self.schema, config)
         folder = self.folder / f"models/{kind}-{day}"
-        bundle.save(folder, detector, metrics=evaluation.metrics, data_fingerprint=data.fingerprint(str(path)),
+        bundle.save(folder, detector, metrics=evaluation.metrics, data_fingerprint=tables.fingerprint(str(path)),
                     windows=[dataclasses.asdict(window) for window in prepared.windows],
                     config=json.loads(json.dumps(config.to_dict())))  # fmt: skip
-        run = tracking.start_run(self.settings, f"{kind} {date_of(day)}")
-        version = registry.register(self.settings, run, folder).number
+        run = runs.start_run(self.settings, f"{kind} {date_of(day)}")
+        version = versions.register(self.settings, run, folder).number
         run.finish()
         test = rows.iloc[prepared.split.test].reset_index(drop=True)
         scores = Engine(detector).score_frame(test)
         reference = pd.concat([test, scores.drop(columns="is_fraud")], axis=1)
-        data.write_parquet(reference, str(self.folder / f"models/{version}/reference.parquet"))
+        tables.write_parquet(reference, str(self.folder / f"models/{version}/reference.parquet"))
         return version
 
     def _score(self, day: int) -> None:
@@ -249,7 +254,7 @@ class Month:
         frame = pd.DataFrame(found, columns=["day", "id", "is_fraud"])
         frame["known_at"] = [f"{date_of(day + LABEL_DAYS)}T00:00:00" for day in frame.pop("day")]
         path = self.folder / f"inbox/{name}.csv"
-        data.write_csv(frame, str(path))
+        tables.write_csv(frame, str(path))
         self._quietly(labels.main, ["ingest", str(path), "--schema", str(self.schema_file), "--source", source])
 
     @staticmethod

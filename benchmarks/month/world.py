@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fraud.columns import Column
+from fraud.data.simulation import transactions
 from fraud.schema import Schema
-from fraud.simulate import transactions
+from fraud.schema.columns import Column
 
 FIRST_DAY = dt.date(2024, 3, 1)  # day 1 of the month
 LABEL_DAYS = 7
@@ -23,8 +23,8 @@ class World:
     """What happens. Days count from 1; those before the month are 0, -1, ...
 
     rows: a day. drift_day: on which legitimate amounts inflate, hours and devices shift (`drift`, as for
-    fraud.simulate), and a new kind of fraud begins: takeovers by devices that are well known (`new_frauds`, share of
-    the rows). before: days before the month; days: of the month.
+    fraud.data.simulation), and a new kind of fraud begins: takeovers by devices that are well known (`new_frauds`,
+    share of the rows). before: days before the month; days: of the month.
     """
 
     rows: int = 2000

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.scaling import measure, table
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 from fraud.settings import turn_telemetry_off
 
 

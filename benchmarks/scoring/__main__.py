@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.scoring import measure, table
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

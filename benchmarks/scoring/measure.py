@@ -14,8 +14,8 @@ import pyarrow.dataset as ds
 
 from benchmarks.bench_engine import build
 from benchmarks.sweep import processes
-from fraud import bundle
-from fraud.thresholds import Threshold
+from fraud.scoring import bundle
+from fraud.thresholds.selection import Threshold
 from ray_jobs.generate import generate
 
 DAY = "2026-01-31"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.bench_engine import build
-from fraud.errors import run_command
+from fraud.cli import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,17 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     import datetime as dt
 
     from cluster.session import connected
-    from fraud import bundle, data
+    from fraud.data import tables
+    from fraud.scoring import bundle
     from fraud.settings import Settings
-    from ray_jobs.score_blocks import Model, Work
-    from ray_jobs.score_output import Job
-    from ray_jobs.score_partitions import Days
-    from ray_jobs.score_source import pieces_of
+    from ray_jobs.score.blocks import Model, Work
+    from ray_jobs.score.output import Job
+    from ray_jobs.score.partitions import Days
+    from ray_jobs.score.source import pieces_of
 
     mark("import")
     day = dt.date(2026, 1, 31)
     loaded = bundle.load(Path(given.model))
-    data.fingerprint(given.data)
+    tables.fingerprint(given.data)
     pieces, total = pieces_of(given.data, loaded.detector.schema)
     model = Model(
         folder=given.model, sha256=loaded.sha256, version="1", number=None, settings=Settings.from_environment()
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mark("model")
     with connected():
         mark("ray")
-        from ray_jobs.score_stream import stream
+        from ray_jobs.score.stream import stream
 
         blocks = stream(given.data, work, loaded.detector)
         kept = [next(blocks)]

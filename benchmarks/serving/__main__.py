@@ -28,7 +28,8 @@ from pathlib import Path
 
 from benchmarks.serving import material, measure, table
 from benchmarks.serving.servers import SERVERS, USUAL
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 from fraud.settings import Settings, git_commit
 
 ROUNDS, SECONDS = 5, 2

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fraud import bundle
-from fraud.engine import Engine
 from fraud.errors import BundleError
+from fraud.scoring import bundle
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings
 
 SCHEMA = "transactions"
@@ -46,9 +46,9 @@ class Material:
 
 def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Material:
     """Train where there is no bundle yet (a minute), and draw the transactions to send."""
+    from fraud.data.simulation import transactions
     from fraud.schema import Schema
-    from fraud.simulate import transactions
-    from fraud.validation import validate
+    from fraud.schema.validation import validate
 
     schema = Schema.load(SCHEMA)
     folder = cache(settings) / f"model-{training_rows}-{TRAINING_SEED}"
@@ -75,8 +75,8 @@ def cache(settings: Settings) -> Path:
 
 
 def _train(folder: Path, rows: Any, schema: Any) -> None:
-    from fraud import fitting
-    from fraud.config import TrainConfig
+    from fraud.training import fitting
+    from fraud.training.config import TrainConfig
 
     detector, evaluation = fitting.fit_locally(rows, schema, TrainConfig())
     bundle.save(folder, detector, metrics=evaluation.metrics)

@@ -20,9 +20,10 @@ import numpy as np
 
 from benchmarks.serving import environments, load, servers
 from benchmarks.serving.material import BATCH_ROWS, Material, cache
+from benchmarks.serving.place import Place
 from benchmarks.serving.processes import Processes, spent
 from benchmarks.serving.protocols import Protocol
-from benchmarks.serving.servers import Place, Server
+from benchmarks.serving.servers import Server
 from deploy.processes import free_port
 from fraud.errors import DataError
 from fraud.settings import Settings

@@ -10,16 +10,14 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from benchmarks.serving.place import Place
 from cluster import ingress
 from deploy.processes import free_port
 from fraud.errors import DataError
-
-if TYPE_CHECKING:
-    from benchmarks.serving.servers import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 REPLICA_PORT = 31_000
@@ -58,7 +56,7 @@ def start_defaults(place: Place, replicas: int) -> None:
 
 
 def _start(place: Place, environment: Mapping[str, str]) -> None:
-    """As deploy/services.py does: on loopback, with a token, 4 logical CPUs at least."""
+    """As deploy/local/services.py does: on loopback, with a token, 4 logical CPUs at least."""
     scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # its sockets' paths may have 107 characters
     place.processes.folders.append(scratch)
     token = place.folder / "token"

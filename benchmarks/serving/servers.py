@@ -14,7 +14,7 @@ from types import MappingProxyType
 from benchmarks.serving import protocols, rays
 from benchmarks.serving.material import Material
 from benchmarks.serving.peers import engine as held
-from benchmarks.serving.processes import Processes
+from benchmarks.serving.place import Place
 from benchmarks.serving.protocols import Protocols
 from benchmarks.serving.rays import ROOT
 from deploy.processes import free_port
@@ -23,23 +23,6 @@ from fraud.settings import TELEMETRY_OFF
 PEERS = "benchmarks.serving.peers"
 # Settings of the caller's that would lead a server to another Ray, MLflow or folder.
 _FOREIGN = ("RAY_", "MLFLOW_", "FRAUD_", "BENTOML_")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server runs. folder: its own, empty; programs: of its environment; port: to listen on."""
-
-    processes: Processes
-    material: Material
-    programs: Path
-    folder: Path
-    port: int
-    environment: Mapping[str, str]
-
-    def start(self, *command: str | Path, **environment: str) -> None:
-        """Start one of its programs."""
-        program, *arguments = command
-        self.processes.start([self.programs / program, *arguments], {**self.environment, **environment}, self.folder)
 
 
 @dataclass(frozen=True)

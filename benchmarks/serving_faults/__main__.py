@@ -32,7 +32,8 @@ from typing import Any
 from benchmarks.serving_faults import changes, kills, scaling, shadowing, soak, table
 from benchmarks.serving_faults.pressure import peak
 from benchmarks.serving_faults.rig import Rig, started
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 
 PARTS = ("changes", "kills", "shadowing", "scaling", "soak")
 

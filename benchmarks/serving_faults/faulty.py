@@ -18,7 +18,7 @@ from ray.serve import Application
 
 from serve_app import deployment
 from serve_app.deployment import Scorer
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
 
 FILE = "fault"
 SLOW_S, HANG_S = 0.2, 3600.0

@@ -20,14 +20,18 @@ from typing import Any
 import psutil
 import yaml
 
-from deploy import processes, services
-from deploy.services import BIN, CODE, HOST, Stack
-from fraud import bundle, fitting, registry, simulate, tracking
-from fraud.config import TrainConfig, from_mapping
+from deploy import processes
+from deploy.local import services
+from deploy.local.services import BIN, CODE, HOST, Stack
+from fraud.data import simulation
 from fraud.errors import DataError
+from fraud.registry import runs, versions
 from fraud.schema import Schema
+from fraud.schema.validation import validate
+from fraud.scoring import bundle
 from fraud.settings import Settings, turn_telemetry_off
-from fraud.validation import validate
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
 
 CONFIG = CODE / "serve_app" / "config.yaml"
 APPLICATION, DEPLOYMENT = "fraud", "Scorer"
@@ -67,7 +71,7 @@ class Rig:
 
     def register(self, schema: Schema, seed: int) -> int:
         """Fit a small model and register it; returns its number."""
-        draw = simulate.cards if schema.name == "handbook" else simulate.transactions
+        draw = simulation.cards if schema.name == "handbook" else simulation.transactions
         rows = validate(draw(TRAINING_ROWS, seed=seed, fraud_rate=0.05), schema).rows
         config = from_mapping(
             TrainConfig, {"forest": {"n_estimators": 100}, "autoencoder": {"epochs": 2}, "seed": seed}
@@ -75,8 +79,8 @@ class Rig:
         detector, evaluation = fitting.fit_locally(rows, schema, config)
         folder = self.settings.state / f"bundle-{seed}"
         bundle.save(folder, detector, metrics=evaluation.metrics)
-        run = tracking.start_run(self.settings, f"seed {seed}")
-        version = registry.register(self.settings, run, folder)
+        run = runs.start_run(self.settings, f"seed {seed}")
+        version = versions.register(self.settings, run, folder)
         run.finish()
         return version.number
 
@@ -257,7 +261,7 @@ def started(
         say("fitting and registering two versions ...")
         first = rig.register(shape, 1)
         rig.register(shape, 2)
-        registry.set_alias("champion", first, rig.settings)
+        versions.set_alias("champion", first, rig.settings)
         rig.bodies = list(_bodies(shape))
         yield rig
     except DataError:
@@ -278,7 +282,7 @@ def _connections(process: psutil.Process) -> list[Any]:
 
 
 def _bodies(schema: Schema) -> Iterator[bytes]:
-    draw = simulate.cards if schema.name == "handbook" else simulate.transactions
+    draw = simulation.cards if schema.name == "handbook" else simulation.transactions
     rows = draw(BODIES, seed=11, fraud_rate=0.05)
     names = [column.name for column in schema.inputs if column.name in rows.columns]
     for row in json.loads(rows[names].to_json(orient="records", date_format="iso")):

@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.serving_faults import faulty
 from benchmarks.serving_faults.pressure import cpu_seconds, figures, once
 from benchmarks.serving_faults.rig import Rig
-from fraud import registry
 from fraud.errors import DataError
+from fraud.registry import versions
 
 _ROUND_S = 10.0
 _FAULTS = ("raise", "slow", "hang")  # a call that hangs keeps its thread, so it comes last
@@ -21,7 +21,7 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
     """Rounds without and with the shadow in turn, at `rate`; then each fault for `fault_s` seconds."""
     rig.serve()
     champion = rig.ask("/model")[1]["model_version"]
-    registry.set_alias("challenger", 2 if champion == "1" else 1, rig.settings)
+    versions.set_alias("challenger", 2 if champion == "1" else 1, rig.settings)
     kinds: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
     before = _outcomes(rig)
     for number in range(rounds):
@@ -59,7 +59,7 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
         )
     fault.unlink()
     rig.promote("--shadow", "off")
-    registry.remove_alias("challenger", rig.settings)
+    versions.remove_alias("challenger", rig.settings)
     return found
 
 

@@ -11,9 +11,9 @@ import pyarrow.dataset as ds
 
 from benchmarks.serving_faults.pressure import Pressure
 from benchmarks.serving_faults.rig import Rig
-from deploy.services import BIN
+from deploy.local.services import BIN
 from fraud.errors import DataError
-from serve_app.journal import SUFFIX
+from serve_app.decisions.journal import SUFFIX
 
 WARM_UP_S = 180.0
 _SAMPLE_S = 10.0

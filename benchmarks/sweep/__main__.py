@@ -28,7 +28,8 @@ from typing import Any
 
 from benchmarks.detection.protocols import DATA_SETS
 from benchmarks.sweep import asha, quality, speed, table
-from fraud.errors import DataError, run_command
+from fraud.cli import run_command
+from fraud.errors import DataError
 from fraud.settings import Settings
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {

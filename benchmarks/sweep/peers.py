@@ -29,11 +29,14 @@ from sklearn.ensemble import IsolationForest
 from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 from torch.utils.data import DataLoader, TensorDataset
 
-from fraud import autoencoder, autoencoder_score, data, fitting, folds, forest, metrics
-from fraud.config import TrainConfig
-from fraud.errors import run_command
-from fraud.folds import Matrices
+from fraud.cli import run_command
+from fraud.data import tables
+from fraud.detectors import autoencoder, autoencoder_score, forest
+from fraud.metrics import measures
 from fraud.schema import Schema
+from fraud.training import fitting, folds
+from fraud.training.config import TrainConfig
+from fraud.training.folds import Matrices
 
 # What is searched: nothing that changes the work of a fit. {detector: {setting: (low, high, is_log)}}.
 SEARCHED: dict[str, dict[str, tuple[float, float, bool]]] = {
@@ -63,7 +66,7 @@ def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainC
     began = time.perf_counter()
     found = fitted(detector, matrices.x_trimmed, matrices.x_quiet, config)
     assert matrices.labels is not None
-    value = metrics.average_precision(matrices.labels, found.score(matrices.x_validation))
+    value = measures.average_precision(matrices.labels, found.score(matrices.x_validation))
     return number, value, time.perf_counter() - began, os.getpid()
 
 
@@ -80,7 +83,7 @@ def usual_fit_and_judge(
     else:
         scores = _usual_network(matrices, config).score(matrices.x_validation)
     assert matrices.labels is not None
-    return number, metrics.average_precision(matrices.labels, scores), time.perf_counter() - began, os.getpid()
+    return number, measures.average_precision(matrices.labels, scores), time.perf_counter() - began, os.getpid()
 
 
 def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
@@ -162,7 +165,7 @@ class DetectorEstimator(BaseEstimator):
 
 def judge(estimator: DetectorEstimator, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """A scorer; also who fitted, and when it was ready."""
-    value = metrics.average_precision(y, estimator.fitted_.score(X))
+    value = measures.average_precision(y, estimator.fitted_.score(X))
     return {"value": value, "worker": float(os.getpid()), "ended": time.time()}
 
 
@@ -208,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, required=True)
     given = parser.parse_args(argv)
     schema, config = Schema.load(given.schema), TrainConfig.load(given.config)
-    (window,) = folds.prepare(data.load(given.data, schema, need_label=True).rows, schema, config)
+    (window,) = folds.prepare(tables.load(given.data, schema, need_label=True).rows, schema, config)
     matrices = folds.matrices(window, config)
     opened = time.time()
     trials = PEERS[given.peer](matrices, config, given.trials, given.at_once)

@@ -10,9 +10,10 @@ from typing import Any
 
 from benchmarks.detection.protocols import DataSet
 from benchmarks.sweep import sweeps
-from fraud import fitting, forest
-from fraud.config import TrainConfig, from_mapping
-from fraud.fitting import Evaluation, Prepared
+from fraud.detectors import forest
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
+from fraud.training.fitting import Evaluation, Prepared
 
 DEFAULT, SWEPT, SHIPPED = "default", "sweep", "shipped"
 SCORES = ("forest", "autoencoder", "label_light", "joined")

@@ -15,8 +15,8 @@ from benchmarks.detection.protocols import DataSet
 from benchmarks.sweep import processes, sweeps
 from benchmarks.sweep.peers import SEARCHED
 from benchmarks.sweep.processes import ROOT, Ran
-from fraud.config import TrainConfig
 from fraud.errors import DataError
+from fraud.training.config import TrainConfig
 
 OURS, OURS_TRACKED, OPTUNA, USUAL, SKLEARN = "ours", "ours_mlflow", "optuna", "optuna_usual", "sklearn"
 VARIANTS = (OPTUNA, OURS, OURS_TRACKED, USUAL, SKLEARN)

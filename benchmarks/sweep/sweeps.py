@@ -13,8 +13,8 @@ import yaml
 from benchmarks.detection.protocols import DataSet
 from benchmarks.sweep import processes
 from benchmarks.sweep.processes import Ran
-from fraud.config import TrainConfig
 from fraud.errors import DataError
+from fraud.training.config import TrainConfig
 
 BEST = "best.yaml"
 # A space for seeing that everything runs.

@@ -1,7 +1,7 @@
 """What is remembered of entities, and which features it gives: the plan of each entity column, names and transforms.
 
 A record is a fixed number of bytes, whoever keeps it: a state (fraud.history.state), a process or Redis
-(fraud.history.stores), or a day's snapshot (fraud.history.snapshots).
+(fraud.history.stores), or a day's snapshot (fraud.history.snapshots.days).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from fraud.columns import WINDOWED, History
 from fraud.schema import Schema
+from fraud.schema.columns import WINDOWED, History
 
 DAY = 86_400_000_000  # microseconds
 # A record keeps numbers as float32; larger ones are kept as this.

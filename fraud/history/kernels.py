@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-# Statistics, in the order of fraud.columns.Statistic.
+# Statistics, in the order of fraud.schema.columns.Statistic.
 COUNT, SUM, MEAN, STD, MAX, RATIO, ZSCORE, DISTINCT, FIRST_SEEN, RISK, FRAUDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 TIME_SINCE_LAST, DISTANCE_FROM_LAST, SPEED_FROM_LAST = 11, 12, 13
 # A young entity's spread starts from that many pseudo-observations as far from its mean as the mean is from zero.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fraud.history.records import long_hashes
 from fraud.history.state import KnownFrauds, positions_of
-from fraud.labels import ID, IS_FRAUD, KNOWN_AT
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT
 
 _LATEST = np.iinfo(np.int64).max
 

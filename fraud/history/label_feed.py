@@ -25,7 +25,7 @@ from fraud.history.definition import DAY, hashed, plans
 from fraud.history.records import long_hashes
 from fraud.history.state import positions_of
 from fraud.history.stores.store import LiveStore, Visit
-from fraud.labels import ID, INGESTED_AT, IS_FRAUD, KNOWN_AT, LabelStore
+from fraud.labels.store import ID, INGESTED_AT, IS_FRAUD, KNOWN_AT, LabelStore
 from fraud.schema import Schema
 
 logger = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from fraud.columns import History, Statistic
 from fraud.history import kernels as history_kernels
 from fraud.history.definition import FRAUD_RECORD, EntityPlan, entry_names, feature_names, plans
 from fraud.history.records import id_hashes, microseconds_since_epoch, remembered_column
 from fraud.history.state import HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
 from fraud.schema import Schema
+from fraud.schema.columns import History, Statistic
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
 # Rows a thread takes at a time; fewer are not worth a thread.

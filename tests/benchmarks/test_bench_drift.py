@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks import bench_drift
 from benchmarks.pages import replaced
-from fraud import data
+from fraud.data import tables
 
 
 @pytest.mark.parametrize("name", ["", "9 % of a column missing"])
 def test_a_case_compares_the_sample_with_all_rows(name: str, tmp_path: Path):
     reference = str(tmp_path / "reference.parquet")
-    data.write_parquet(bench_drift.rows_of(4_000, 1), reference)
+    tables.write_parquet(bench_drift.rows_of(4_000, 1), reference)
     found = bench_drift.case(name, 101, 3_000, reference, str(tmp_path))
     assert found["case"] == (name or "no drift") and found["columns"] == found["columns_alike"] == bench_drift.COLUMNS
     assert found["sampled"] == found["all_rows"] == ("drift" if name else "ok")

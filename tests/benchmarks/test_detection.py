@@ -15,12 +15,12 @@ from benchmarks.detection import measure, table
 from benchmarks.detection.measure import OURS, JudgedWindow
 from benchmarks.detection.protocols import DATA_SETS, DataSet
 from benchmarks.pages import replaced
-from fraud import fitting
+from fraud.data.simulation import cards
+from fraud.data.splits import split_by_time
 from fraud.errors import DataError
 from fraud.schema import Schema
-from fraud.simulate import cards
-from fraud.splits import split_by_time
-from fraud.validation import validate
+from fraud.schema.validation import validate
+from fraud.training import fitting
 
 
 @pytest.fixture(scope="module")

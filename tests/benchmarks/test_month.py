@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.month import demands, world
 from benchmarks.month.__main__ import main
-from fraud.validation import validate
+from fraud.schema.validation import validate
 
 
 def test_a_short_month_runs_through_the_real_commands(tmp_path: Path):

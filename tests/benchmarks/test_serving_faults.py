@@ -13,12 +13,14 @@ from benchmarks.pages import replaced
 from benchmarks.serving.load import Load
 from benchmarks.serving_faults import __main__ as command
 from benchmarks.serving_faults import faulty, pressure, soak, table
-from fraud import bundle, fitting, simulate
-from fraud.config import TrainConfig, from_mapping
+from fraud.data import simulation
 from fraud.errors import DataError
 from fraud.schema import Schema
-from fraud.validation import validate
-from serve_app.state import ServedModel, State
+from fraud.schema.validation import validate
+from fraud.scoring import bundle
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
+from serve_app.model.state import ServedModel, State
 
 
 def run(**over: Any) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def test_the_tables_go_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_spoilt_challenger_misbehaves_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FRAUD_STATE", str(tmp_path))
     schema = Schema.load("transactions")
-    rows = validate(simulate.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
+    rows = validate(simulation.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
     config = from_mapping(TrainConfig, {"forest": {"n_estimators": 10}, "autoencoder": {"epochs": 1}})
     bundle.save(tmp_path / "bundle", fitting.fit_locally(rows, schema, config)[0])
     model = ServedModel.from_bundle(bundle.load(tmp_path / "bundle"), name="fraud", version="2")

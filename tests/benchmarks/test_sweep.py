@@ -15,15 +15,15 @@ from benchmarks.detection.protocols import DATA_SETS
 from benchmarks.pages import replaced
 from benchmarks.sweep import peers, processes, quality, speed, sweeps, table
 from benchmarks.sweep.processes import Ran
-from fraud import fitting, folds
-from fraud.config import TrainConfig, from_mapping
+from fraud.data.simulation import transactions
 from fraud.errors import DataError
 from fraud.schema import Schema
-from fraud.simulate import transactions
-from fraud.validation import validate
-from tuning.fits import ForestFit, NetworkFit
-from tuning.shared import Task
-from tuning.space import Space
+from fraud.schema.validation import validate
+from fraud.training import fitting, folds
+from fraud.training.config import TrainConfig, from_mapping
+from tuning.search.fits import ForestFit, NetworkFit
+from tuning.search.shared import Task
+from tuning.space import reader
 
 
 def ended(number: int, time: float, objective: float | None, **result: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_a_sweep_starts_from_the_split_alone() -> None:
 
 
 def test_the_fast_space_is_a_space() -> None:
-    space = Space.read(sweeps.FAST, "fast", TrainConfig())
+    space = reader.read(sweeps.FAST, "fast", TrainConfig())
     assert space.forest_sizes == (25, 50) and space.epochs == 4
 
 
@@ -121,7 +121,7 @@ def test_a_sweep_can_search_what_the_peers_search() -> None:
     told = speed.fixed("handbook")
     config = from_mapping(TrainConfig, json.loads(json.dumps(told)))
     assert config.autoencoder.patience == config.autoencoder.epochs and config.head.use == "never"
-    space = Space.read(speed.fixed_space(told), "fixed", config)
+    space = reader.read(speed.fixed_space(told), "fixed", config)
     for detector, searched in peers.SEARCHED.items():
         sampled = {p.name: (p.low, p.high, p.log) for p in space.parameters_of(detector)}
         assert sampled == {f"{detector}.{name}": limits for name, limits in searched.items()}

@@ -9,10 +9,10 @@ import pytest
 import ray
 
 from cluster import tasks
-from fraud import forest, head
+from fraud.detectors import forest, head
+from fraud.detectors.forest import ForestConfig
+from fraud.detectors.head import HeadConfig
 from fraud.errors import DataError
-from fraud.forest import ForestConfig
-from fraud.head import HeadConfig
 
 pytestmark = pytest.mark.ray
 

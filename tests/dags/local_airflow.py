@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 import psutil
 
-from deploy import airflow, processes, services
-from deploy.services import HOST, Stack, StackError
+from deploy import processes
+from deploy.local import airflow, services
+from deploy.local.services import HOST, Stack, StackError
 from fraud.settings import Settings
 
 PATIENCE_S = 180.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from fraud import simulate
+from fraud.data import simulation
 
 QUICK = {"forest": {"n_estimators": 20}, "autoencoder": {"epochs": 1, "score": "mse"}}
 VARIABLES = {
@@ -23,7 +23,7 @@ VARIABLES = {
 
 def write(root: Path, last: dt.date, *, rows: int = 9_000, days: int = 2) -> None:
     """Write data below `root` whose last day is `last`."""
-    cards = simulate.cards(rows, seed=3, fraud_rate=0.05)
+    cards = simulation.cards(rows, seed=3, fraud_rate=0.05)
     cards["TX_DATETIME"] += pd.Timestamp(last) - cards.TX_DATETIME.iloc[-1].floor("D")
     (root / "data" / "daily").mkdir(parents=True)
     cards.to_parquet(root / "data" / "history.parquet", index=False)

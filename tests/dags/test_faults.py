@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy import airflow, services
-from deploy.services import CODE
+from deploy.local import airflow, services
+from deploy.local.services import CODE
 from tests.dags import sample
 from tests.dags.local_airflow import LocalAirflow, eventually, running
 

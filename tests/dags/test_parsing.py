@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy import airflow
+from deploy.local import airflow
 from tests.test_layering import FOREIGN_TO_DAG_PARSING
 
 ROOT = Path(__file__).parents[2]

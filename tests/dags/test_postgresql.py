@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from deploy import airflow
-from deploy.services import CODE
+from deploy.local import airflow
+from deploy.local.services import CODE
 from fraud.errors import ConfigError
 from tests.deploy.shared_backends import running
 

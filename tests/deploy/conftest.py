@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from deploy import access, processes, services
-from deploy.demo import SEED_REQUEST, Demo
-from deploy.local import parser
-from fraud import bundle, fitting, simulate
-from fraud.config import TrainConfig, from_mapping
+from deploy import processes
+from deploy.local import access, services
+from deploy.local.command import parser
+from deploy.local.demo import SEED_REQUEST, Demo
+from fraud.data import simulation
 from fraud.schema import Schema, validate
+from fraud.scoring import bundle
 from fraud.settings import Settings
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
 from tests.deploy.live_stack import KEY, SECRETS, Live, eventually, serve_config
 
 
@@ -22,7 +25,7 @@ from tests.deploy.live_stack import KEY, SECRETS, Live, eventually, serve_config
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model of the default schema."""
     schema = Schema.load("transactions")
-    rows = validate(simulate.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
+    rows = validate(simulation.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
     config = from_mapping(TrainConfig, {"forest": {"n_estimators": 10}, "autoencoder": {"epochs": 1}})
     folder = tmp_path_factory.mktemp("small") / "bundle"
     bundle.save(folder, fitting.fit_locally(rows, schema, config)[0])

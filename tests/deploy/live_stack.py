@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from deploy import services
-from deploy.demo import SERVE_CONFIG
-from deploy.services import Stack
+from deploy.local import services
+from deploy.local.demo import SERVE_CONFIG
+from deploy.local.services import Stack
 
 KEY = "live-stack-key-7f3a9c51d2"
 SECRETS = {

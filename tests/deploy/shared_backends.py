@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import processes, services
-from deploy.backend_servers import Servers, binary
-from deploy.services import Stack
+from deploy import processes
+from deploy.backends.servers import Servers, binary
+from deploy.local import services
+from deploy.local.services import Stack
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 

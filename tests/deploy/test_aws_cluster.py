@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import validate_config
 
-from deploy.services import CODE
+from deploy.local.services import CODE
 
 TEXT = (CODE / "deploy" / "aws-cluster.yaml").read_text(encoding="utf-8")
 

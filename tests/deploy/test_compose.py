@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.airflow import POOLS
-from deploy.services import CODE
+from deploy.local.airflow import POOLS
+from deploy.local.services import CODE
 
 HERE = CODE / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((HERE / "compose.yaml").read_text(encoding="utf-8"))

@@ -14,9 +14,10 @@ import grpc
 import psutil
 import pytest
 
-from deploy import processes, services
-from deploy.demo import SEED_REQUEST
-from deploy.services import BIN
+from deploy import processes
+from deploy.local import services
+from deploy.local.demo import SEED_REQUEST
+from deploy.local.services import BIN
 from tests.deploy.live_stack import KEY, SECRETS, Live, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

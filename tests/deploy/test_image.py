@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy import serving
-from deploy.services import CODE, StackError
+from deploy.local.services import CODE, StackError
 from fraud.settings import Settings
 from tests.deploy.live_stack import Live
 

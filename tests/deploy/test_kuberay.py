@@ -21,9 +21,9 @@ from ray.serve.schema import ServeDeploySchema
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from deploy.services import CODE
+from deploy.local.services import CODE
 from fraud.settings import Settings
-from ray_jobs.order import read_order
+from ray_jobs.train.order import read_order
 
 HERE = CODE / "deploy" / "kuberay"
 KUBERNETES = "1.32"

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy import processes, services
-from deploy.demo import SEED_REQUEST
-from deploy.services import CODE
+from deploy import processes
+from deploy.local import services
+from deploy.local.demo import SEED_REQUEST
+from deploy.local.services import CODE
 from monitoring import exports
-from serve_app.metrics_page import COUNTERS, GAUGES, HISTOGRAMS
+from serve_app.metrics.page import COUNTERS, GAUGES, HISTOGRAMS
 from tests.deploy.live_stack import Live, eventually
 
 HERE = CODE / "deploy" / "prometheus"

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud import fitting
-from fraud.autoencoder import AutoencoderConfig
-from fraud.config import TrainConfig
-from fraud.detector import Detector
-from fraud.engine import Engine
-from fraud.fitting import Evaluation
-from fraud.forest import ForestConfig
-from fraud.head import HeadConfig
+from fraud.data.simulation import cards, transactions
+from fraud.data.splits import SplitConfig
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.forest import ForestConfig
+from fraud.detectors.head import HeadConfig
 from fraud.schema import Schema
-from fraud.simulate import cards, transactions
-from fraud.splits import SplitConfig
-from fraud.validation import validate
+from fraud.schema.validation import validate
+from fraud.scoring.detector import Detector
+from fraud.scoring.engine import Engine
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from fraud.training.fitting import Evaluation
 
 SMALL = TrainConfig(
     forest=ForestConfig(n_estimators=50),

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.columns import Column, History
 from fraud.history.online import OnlineHistory
 from fraud.history.records import microseconds_since_epoch
 from fraud.history.stores.store import StateStore
 from fraud.schema import Schema
-from fraud.validation import validate
+from fraud.schema.columns import Column, History
+from fraud.schema.validation import validate
 
 SCHEMA = Schema(
     name="every statistic",

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud.columns import Column
-from fraud.contract import Schema
-from fraud.days import Zone, agreed, zone_of
+from fraud.days import Zone
 from fraud.errors import ConfigError, SchemaError
+from fraud.schema.columns import Column
+from fraud.schema.contract import Schema
+from fraud.schema.zone import agreed, zone_of
 from fraud.settings import Settings
 
 HOUR = 3_600_000_000

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from fraud import fitting
-from fraud.autoencoder import AutoencoderConfig
-from fraud.config import TrainConfig
-from fraud.detector import Detector
-from fraud.features import FeatureConfig
-from fraud.fitting import Evaluation
-from fraud.forest import ForestConfig
-from fraud.head import HeadConfig
+from fraud.data.simulation import cards, transactions
+from fraud.data.splits import SplitConfig
+from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.features import FeatureConfig
+from fraud.detectors.forest import ForestConfig
+from fraud.detectors.head import HeadConfig
 from fraud.schema import Schema
-from fraud.simulate import cards, transactions
-from fraud.splits import SplitConfig
-from fraud.validation import validate
+from fraud.schema.validation import validate
+from fraud.scoring.detector import Detector
+from fraud.training import fitting
+from fraud.training.config import TrainConfig
+from fraud.training.fitting import Evaluation
 
 GOLDEN = Path(__file__).with_name("golden_metrics.json")
 FOREST = ForestConfig(n_estimators=50)

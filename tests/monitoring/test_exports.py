@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fraud import tracking
+from fraud.registry import runs as tracking
 from fraud.settings import Settings
 from monitoring import exports
 from monitoring.volume import main as volume

@@ -11,14 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud import bundle, data, fitting, reference, registry, scored, tracking
-from fraud.config import TrainConfig, from_mapping
-from fraud.engine import Engine
+from fraud.data import tables
+from fraud.data.simulation import transactions
 from fraud.errors import BundleError, ConfigError, DataError
+from fraud.registry import reference, runs, versions
 from fraud.schema import Schema, validate
+from fraud.scoring import bundle, scored
+from fraud.scoring.engine import Engine
 from fraud.settings import Settings
-from fraud.simulate import transactions
-from monitoring import comparison, drift
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
+from monitoring.drift import command as drift
+from monitoring.drift import comparison
 
 SCHEMA = Schema.load("transactions")
 
@@ -33,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = reference.draw(
         rows.iloc[-len(evaluation.scores["joined"]) :], {"score": evaluation.scores["joined"]}, seed=1
     )
-    data.write_parquet(frame, str(folder / reference.NAME))
+    tables.write_parquet(frame, str(folder / reference.NAME))
     bundle.save(folder / "bundle", detector, reference_sha256=reference.sha256(folder / reference.NAME))
     bundle.save(folder / "older", detector)
     return folder
@@ -47,17 +51,17 @@ def day(folder: Path) -> str:
     target = folder / "scored/date=2026-01-31"
     for i, part in enumerate(np.array_split(np.arange(len(rows)), 3)):
         frame = scored.table(rows.iloc[part], scores.iloc[part], "1")
-        data.write_parquet(frame, str(target / f"part-{i}.parquet"))
-    data.write_text(json.dumps({"rows": {"quarantined": 100}}), str(target / "_manifest.json"))
+        tables.write_parquet(frame, str(target / f"part-{i}.parquet"))
+    tables.write_text(json.dumps({"rows": {"quarantined": 100}}), str(target / "_manifest.json"))
     return str(target)
 
 
 def test_the_reference_of_a_registered_model_is_fetched_once_and_judges_the_score(
     folder: Path, day: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    run = tracking.start_run(settings, "train")
+    run = runs.start_run(settings, "train")
     run.log_file(folder / reference.NAME)
-    registry.register(settings, run, folder / "bundle")
+    versions.register(settings, run, folder / "bundle")
     for name in ("MLFLOW_TRACKING_URI", "FRAUD_MODEL_NAME"):
         monkeypatch.setenv(name, settings.tracking_uri if "URI" in name else settings.model_name)
     found_folder, path = reference.locate("champion", settings)
@@ -95,9 +99,9 @@ def test_the_sample_does_not_depend_on_the_pieces(tmp_path: Path):
     rows = validate(transactions(3_000, seed=1), SCHEMA).rows
     scores = pd.DataFrame({"score": np.linspace(0, 1, 3_000), "forest_score": 0.0, "autoencoder_score": 0.0})
     table = scored.table(rows, scores.assign(is_fraud=False), "1")
-    data.write_parquet(table, str(tmp_path / "one.parquet"))
+    tables.write_parquet(table, str(tmp_path / "one.parquet"))
     for i in range(30):
-        data.write_parquet(table.iloc[100 * i : 100 * (i + 1)], str(tmp_path / f"many/part-{i:02}.parquet"))
+        tables.write_parquet(table.iloc[100 * i : 100 * (i + 1)], str(tmp_path / f"many/part-{i:02}.parquet"))
     found = [comparison.read_side(str(tmp_path / n), SCHEMA, None, sample=500, seed=7) for n in ("one.parquet", "many")]
     assert found[0].usable == found[1].usable == 3_000 and len(found[0].sample) == 500
     values = [side.sample["score"].to_numpy() for side in found]

@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from fraud import data
+from fraud.data import tables
 from fraud.errors import ConfigError
 from monitoring.volume import DayCount, Limits, content, judge, main, read_counts
 
@@ -93,7 +93,7 @@ def write(counts: list[DayCount], root: str) -> None:
     for count in counts:
         rows = {"scored": count.scored, "flagged": count.flagged, "quarantined": count.quarantined}
         manifest = {"rows": rows, "model_version": count.model}
-        data.write_text(json.dumps(manifest), f"{root}/date={count.day}/_manifest.json")
+        tables.write_text(json.dumps(manifest), f"{root}/date={count.day}/_manifest.json")
 
 
 def test_the_command_reads_manifests(

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud import data
+from fraud.data import tables
+from fraud.data.simulation import cards, transactions
+from fraud.detectors.features import raw_features, raw_names
 from fraud.errors import ConfigError, DataError
-from fraud.features import raw_features, raw_names
 from fraud.history.replay import replay
 from fraud.schema import Schema
-from fraud.simulate import cards, transactions
 from ray_jobs import features
 
 pytestmark = pytest.mark.ray
@@ -26,7 +26,7 @@ def days(tmp_path: Path) -> Path:
     rows = cards(4_000, seed=1).sample(frac=1, random_state=0).reset_index(drop=True)
     rows.loc[2_500, "TX_AMOUNT"] = -1.0
     for i in range(3):
-        data.write_parquet(rows.iloc[i * 1_400 : (i + 1) * 1_400], str(tmp_path / "days" / f"{i}.parquet"))
+        tables.write_parquet(rows.iloc[i * 1_400 : (i + 1) * 1_400], str(tmp_path / "days" / f"{i}.parquet"))
     return tmp_path / "days"
 
 
@@ -38,7 +38,7 @@ def test_command_writes_what_training_sees(
     assert features.main(arguments) == 0
     assert "3,999 rows with 45 features; 1 refused, see _refused.parquet" in capsys.readouterr().out
     schema = Schema.load("handbook")
-    rows = data.load(str(days), schema).rows
+    rows = tables.load(str(days), schema).rows
     expected = raw_features(rows, schema, {}, replay(rows, schema)[0])
     written = pd.read_parquet(out)
     assert written["row"].tolist() == rows.index.tolist()
@@ -48,8 +48,8 @@ def test_command_writes_what_training_sees(
     assert pd.read_parquet(out / "_refused.parquet")["row"].tolist() == [2_500]
     told = json.loads((out / "_features.json").read_text())
     assert told["rows"] == {"written": 3_999, "quarantined": 1, "other_days": 0}
-    assert told["input_fingerprint"] == data.fingerprint(str(days))
-    assert len(data.read(str(out))) == 3_999, "our own readers pass over what is beside the parts"
+    assert told["input_fingerprint"] == tables.fingerprint(str(days))
+    assert len(tables.read(str(out))) == 3_999, "our own readers pass over what is beside the parts"
 
     assert features.main([*arguments, "--date", str(rows["TX_DATETIME"].max().date())]) == 0, "its own folder"
     last = pd.read_parquet(out)
@@ -59,7 +59,7 @@ def test_command_writes_what_training_sees(
 
 
 def test_a_schema_without_history_and_a_folder_of_someone_else(ray_session: None, tmp_path: Path):
-    data.write_csv(transactions(300, seed=1), str(tmp_path / "rows.csv"))
+    tables.write_csv(transactions(300, seed=1), str(tmp_path / "rows.csv"))
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
@@ -68,15 +68,15 @@ def test_a_schema_without_history_and_a_folder_of_someone_else(ray_session: None
     assert (mine / "letter.txt").read_text() == "dear"
     features.main(["--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")])
     written = pd.read_parquet(tmp_path / "out")
-    assert written["amount"].tolist() == data.read(str(tmp_path / "rows.csv"))["amount"].tolist()
+    assert written["amount"].tolist() == tables.read(str(tmp_path / "rows.csv"))["amount"].tolist()
 
 
 def test_a_failure_leaves_the_old_folder(ray_session: None, tmp_path: Path):
-    data.write_csv(transactions(300, seed=1), str(tmp_path / "rows.csv"))
+    tables.write_csv(transactions(300, seed=1), str(tmp_path / "rows.csv"))
     out = tmp_path / "out"
     features.main(["--data", str(tmp_path / "rows.csv"), "--out", str(out)])
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    data.write_csv(transactions(50, seed=3).assign(hour=99), str(tmp_path / "bad.csv"))
+    tables.write_csv(transactions(50, seed=3).assign(hour=99), str(tmp_path / "bad.csv"))
     with pytest.raises(DataError, match=r"none of 50 rows fits the schema.*'hour'"):
         features.main(["--data", str(tmp_path / "bad.csv"), "--out", str(out)])
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

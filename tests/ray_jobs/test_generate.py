@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from fraud.data.simulation import cards, transactions
 from fraud.errors import ConfigError, DataError
-from fraud.simulate import cards, transactions
 from ray_jobs import generate
 
 REPO = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fraud import data
+from fraud.data import tables
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema
-from fraud.scored import arrow_schema
+from fraud.scoring.scored import arrow_schema
 from ray_jobs.labels import main
 
 
@@ -153,11 +153,11 @@ def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pyte
     assert "6 written, 3 of them frauds" in told and "14 younger than 7 days, left out" in told
     assert "3 matured without a label, counted as legitimate" in told and "1 labels of rows that are not" in told
     found = json.loads((month / "training.labels.json").read_text())
-    assert found["output_fingerprint"] == data.fingerprint(str(month / "training.parquet"))
+    assert found["output_fingerprint"] == tables.fingerprint(str(month / "training.parquet"))
     assert found["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
     assert found["sources"]["conflicts"] == {"pairs": 1, "differ": 1}, "the one of February is not known yet"
     assert found["sources"]["frauds_recent"] == {"analyst": 2, "chargeback": 1}
-    checked = data.load(str(month / "training.parquet"), Schema.load("handbook"), need_label=True)
+    checked = tables.load(str(month / "training.parquet"), Schema.load("handbook"), need_label=True)
     assert len(checked.rows) == 6 and not len(checked.quarantine)
 
 

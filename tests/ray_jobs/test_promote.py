@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fraud import bundle, fitting, promotion, registry, simulate, tracking
-from fraud.config import TrainConfig, from_mapping
+from fraud.data import simulation
 from fraud.errors import BundleError, ConfigError, FraudError, RegistryError
-from fraud.history.snapshots import Snapshots
-from fraud.promotion import Promotion
+from fraud.history.snapshots.days import Snapshots
+from fraud.registry import promotion, runs, versions
+from fraud.registry.promotion import Promotion
 from fraud.schema import Schema, validate
+from fraud.scoring import bundle
 from fraud.settings import Settings
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
 from ray_jobs import promote
 from ray_jobs.promote import main
 
@@ -25,7 +28,7 @@ from ray_jobs.promote import main
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small bundle, threshold 0.5."""
     schema = Schema.load("transactions")
-    rows = validate(simulate.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
+    rows = validate(simulation.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
     config = from_mapping(TrainConfig, {"forest": {"n_estimators": 5}, "autoencoder": {"epochs": 1}})
     detector, _ = fitting.fit_locally(rows, schema, config)
     target = tmp_path_factory.mktemp("bundle") / "b"
@@ -56,14 +59,14 @@ def three(settings: Settings, folder: Path) -> Settings:
 
 
 def registered(settings: Settings, folder: Path) -> int:
-    run = tracking.start_run(settings, "test")
-    number = registry.register(settings, run, folder).number
+    run = runs.start_run(settings, "test")
+    number = versions.register(settings, run, folder).number
     run.finish()
     return number
 
 
 def champion(settings: Settings) -> int | None:
-    return registry.champion_version(settings)
+    return versions.champion_version(settings)
 
 
 def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.CaptureFixture[str]):
@@ -84,7 +87,7 @@ def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.Captur
     told = capsys.readouterr().out
     assert "champion    version 1" in told and "challenger  version 3" in told
     assert "version 2 promoted by ann: better" in told and "version 2 rolled back by cleo: too many alerts" in told
-    entries = promotion.champions(registry.standing(three).tags)
+    entries = promotion.champions(versions.standing(three).tags)
     assert [(e.version, e.how) for e in entries] == [
         (1, "found"), (2, "promoted"), (3, "promoted"), (2, "rolled back"), (1, "rolled back")
     ]  # fmt: skip
@@ -97,7 +100,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     schema = Schema.load("handbook")
     config = from_mapping(TrainConfig, {"forest": {"n_estimators": 5}, "autoencoder": {"epochs": 1},
                                         "head": {"iterations": 5}})  # fmt: skip
-    detector, _ = fitting.fit_locally(validate(simulate.cards(1500, seed=1), schema).rows, schema, config)
+    detector, _ = fitting.fit_locally(validate(simulation.cards(1500, seed=1), schema).rows, schema, config)
     more = replace(detector, schema=replace(schema, history_events=schema.history_events + 5))
     folder = tmp_path_factory.mktemp("cards")
     for name, each in (("1", detector), ("2", more)):
@@ -107,7 +110,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def leave_days(settings: Settings, schema: Schema, *days: str) -> None:
     snapshots = Snapshots.open(settings, schema)
-    rows = validate(simulate.cards(20, seed=1), schema).rows
+    rows = validate(simulation.cards(20, seed=1), schema).rows
     for day in days:
         at = rows.assign(TX_DATETIME=np.datetime64(f"{day}T10:00", "us"))
         parts = [[snapshots.write_part(i, dt.date.fromisoformat(day), at)] for i in range(len(snapshots.plans))]
@@ -142,7 +145,7 @@ def test_a_version_whose_history_is_behind_is_refused(settings: Settings, cards:
 
 def test_a_champion_set_by_hand_is_gone_back_to(three: Settings):
     main(["2"])
-    registry.set_alias("champion", 3, three)
+    versions.set_alias("champion", 3, three)
     main(["--rollback"])
     assert champion(three) == 2
     main(["--rollback"])
@@ -166,13 +169,13 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
     with pytest.raises(BundleError, match="scores a typical transaction as no number"):
         main([str(registered(three, tmp_path / "nan"))])
     version = registered(three, folder)
-    registry.set_tag(three, "bundle_sha256", "0" * 64, version=version)
+    versions.set_tag(three, "bundle_sha256", "0" * 64, version=version)
     with pytest.raises(BundleError, match="the registry recorded"):
         main([str(version)])
-    registry.set_tag(three, "bundle_sha256", None, version=version)
+    versions.set_tag(three, "bundle_sha256", None, version=version)
     with pytest.raises(FraudError, match="bundle_sha256"):
         main([str(version)])
-    assert champion(three) == 1 and promotion.CHAMPIONS not in registry.standing(three).tags
+    assert champion(three) == 1 and promotion.CHAMPIONS not in versions.standing(three).tags
 
 
 def test_another_schema_is_told(three: Settings, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -188,7 +191,7 @@ def test_two_that_promote_at_once_do_not_overwrite_each_other(three: Settings):
     move = Promotion(version=3, time=promotion.now(), by="bob")
     main(["2"])
     with pytest.raises(RegistryError, match="moved to version 2 meanwhile"):
-        registry.move_champion(three, move, expected=1)
+        versions.move_champion(three, move, expected=1)
     assert champion(three) == 2
 
 
@@ -196,17 +199,17 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
     main(["--threshold", "0.61", "--reason", "more alerts than analysts", "--by", "ann"])
     assert "0.5 -> 0.61" in capsys.readouterr().out
     main(["--threshold", "0.7", "--reason", "still too many"])
-    tags = registry.standing(three).champion.tags
+    tags = versions.standing(three).champion.tags
     live = promotion.live_threshold(tags)
     assert live is not None and (live.value, live.previous, live.reason) == (0.7, 0.61, "still too many")
     main(["--status"])
     assert "0.7 (set 20" in capsys.readouterr().out
     main(["--reset-threshold"])
-    assert promotion.live_threshold(registry.standing(three).champion.tags) is None
+    assert promotion.live_threshold(versions.standing(three).champion.tags) is None
     with pytest.raises(RegistryError, match="already"):
         main(["--reset-threshold"])
     main(["3", "--threshold", "0.2", "--reason", "for the canary"])
-    assert json.loads(registry.standing(three).challenger.tags["threshold"])["value"] == 0.2
+    assert json.loads(versions.standing(three).challenger.tags["threshold"])["value"] == 0.2
     main(["3"])
     assert "0.5 (the bundle's) -> 0.2 (set" in capsys.readouterr().out
 
@@ -214,12 +217,12 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
 def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixture[str]):
     main(["--shadow", "on"])
     main(["--canary", "0.05"])
-    tags = registry.standing(three).tags
+    tags = versions.standing(three).tags
     assert promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0.05
     assert "canary      0.05 of the entities" in capsys.readouterr().out
     main(["--shadow", "off"])
     main(["--canary", "0"])
-    tags = registry.standing(three).tags
+    tags = versions.standing(three).tags
     assert not promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0
 
 
@@ -239,7 +242,7 @@ def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixtu
 def test_wrong_arguments_are_refused_in_one_line(three: Settings, arguments: list[str], said: str):
     with pytest.raises(ConfigError, match=said):
         main(arguments)
-    assert registry.standing(three).tags == {}
+    assert versions.standing(three).tags == {}
 
 
 def test_without_a_model_it_says_what_to_do(settings: Settings):

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from fraud import bundle, fitting, simulate
-from fraud.config import TrainConfig, from_mapping
+from fraud.data import simulation
 from fraud.schema import Schema, validate
+from fraud.scoring import bundle
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
 
 MIXED = """
 name: mixed
@@ -82,8 +84,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, schemas: dict[str, Schema]
     """{schema name: bundle folder}."""
     folder = tmp_path_factory.mktemp("serving")
     frames = {
-        "transactions": simulate.transactions(2000, seed=1, fraud_rate=0.05),
-        "handbook": simulate.cards(2000, seed=1),
+        "transactions": simulation.transactions(2000, seed=1, fraud_rate=0.05),
+        "handbook": simulation.cards(2000, seed=1),
         "mixed": mixed_rows(),
     }
     sources = {name: (schemas[name], frame) for name, frame in frames.items()}

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from fraud.schema import Schema
 from fraud.settings import Settings
-from serve_app.decision_settings import DecisionSettings
-from serve_app.decisions import Decision
+from serve_app.decisions.log import Decision
+from serve_app.decisions.settings import DecisionSettings
 
 SCHEMA = Schema.load("handbook")
 FINGERPRINT = SCHEMA.fingerprint
@@ -31,7 +31,7 @@ REASON = {
 
 
 class Counts:
-    """Metrics of the log and the shadow, as serve_app.metrics counts them."""
+    """Metrics of the log and the shadow, as serve_app.metrics.counters counts them."""
 
     def __init__(self) -> None:
         self.decisions: Counter[str] = Counter()

@@ -18,17 +18,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from fraud import bundle
 from fraud.errors import BundleError, RegistryError
-from fraud.promotion import LiveThreshold
+from fraud.registry.promotion import LiveThreshold
 from fraud.schema import Schema, validate
+from fraud.scoring import bundle
 from fraud.settings import Settings
-from fraud.thresholds import Threshold
+from fraud.thresholds.selection import Threshold
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.batch import ARROW, NDJSON
-from serve_app.models import Answer, ModelInfo, Problems
-from serve_app.state import ServedModel, State, load_model
+from serve_app.batch.endpoint import ARROW, NDJSON
+from serve_app.model.state import ServedModel, State, load_model
+from serve_app.request.models import Answer, ModelInfo, Problems
 
 Models = dict[str, ServedModel]
 Clients = dict[str, TestClient]
@@ -312,13 +312,13 @@ def test_a_model_is_loaded_from_a_folder_below_the_root(bundles: dict[str, Path]
 
 
 def test_the_champion_comes_from_the_registry(bundles: dict[str, Path]):
-    from fraud import registry, tracking
+    from fraud.registry import runs, versions
 
     settings = Settings.from_environment()
     with pytest.raises(RegistryError, match="champion"):
         load_model(settings)
-    run = tracking.start_run(settings, "test")
-    registered = registry.register(settings, run, bundles["transactions"])
+    run = runs.start_run(settings, "test")
+    registered = versions.register(settings, run, bundles["transactions"])
     model = load_model(settings)
     assert (model.version, model.sha256, model.name) == ("1", registered.sha256, settings.model_name)
 

@@ -15,7 +15,7 @@ from fraud.errors import ConfigError
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKey, ApiKeys, main, new_key
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
 
 
 def hash_of(key: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema
 from serve_app.decision_summary import main
-from serve_app.decisions import DecisionLog
+from serve_app.decisions.log import DecisionLog
 from tests.serve_app.decision_cases import NOON_US, SCHEMA, a_decision, settings_of
 
 DAY_US = 86_400_000_000

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from fraud import bundle
 from fraud.errors import BundleError, ConfigError
+from fraud.scoring import bundle
 from serve_app.deployment import Options, Scorer, app
-from serve_app.state import ServedModel
+from serve_app.model.state import ServedModel
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 APPLICATION = "fraud-test"

@@ -16,11 +16,11 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from fraud.columns import Column
+from fraud.schema.columns import Column
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.fields import json_schema_of
-from serve_app.state import ServedModel, State
+from serve_app.model.state import ServedModel, State
+from serve_app.request.fields import json_schema_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from fraud.features import raw_features
+from fraud.detectors.features import raw_features
 from fraud.history.stores.memory import MemoryStore
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.models import Explanation
+from serve_app.model.state import ServedModel, State, load_model
+from serve_app.request.models import Explanation
 from serve_app.scoring import Hooks
-from serve_app.state import ServedModel, State, load_model
 
 Models = dict[str, ServedModel]
 Clients = dict[str, TestClient]

@@ -11,10 +11,10 @@ import pyarrow.dataset as ds
 import pytest
 from starlette.testclient import TestClient
 
-from fraud import bundle
 from fraud.errors import ConfigError
+from fraud.scoring import bundle
+from serve_app.model.state import ServedModel
 from serve_app.replica import Replica
-from serve_app.state import ServedModel
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from fraud.errors import ConfigError
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.state import State
+from serve_app.model.state import State
 from serve_app.tracing import Tracing, check_tracing
 from tests.serve_app.conftest import REQUESTS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.small import Place
-from tuning.journal import Journal, Trial
+from tuning.record.journal import Journal, Trial
 
 
 @dataclass(frozen=True)

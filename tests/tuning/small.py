@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from fraud import folds, simulate
-from fraud.config import TrainConfig, from_mapping
-from fraud.fitting import Fold
+from fraud.data import simulation
 from fraud.schema import Schema
+from fraud.schema.validation import validate
 from fraud.settings import Settings
-from fraud.validation import validate
+from fraud.training import folds
+from fraud.training.config import TrainConfig, from_mapping
+from fraud.training.fitting import Fold
 from tuning import sweep
-from tuning.journal import Journal
-from tuning.space import Space
+from tuning.record.journal import Journal
+from tuning.space import reader
+from tuning.space.definition import Space
 
 SCHEMA = Schema.load("transactions")
 SETTINGS = {
@@ -57,11 +59,11 @@ THRESHOLDS = 60  # combinations of the space
 
 
 def space(text: str = SPACE, base: TrainConfig = BASE) -> Space:
-    return Space.read(text, "space.yaml", base)
+    return reader.read(text, "space.yaml", base)
 
 
 def rows(n: int = 3000, *, with_labels: bool = True) -> pd.DataFrame:
-    frame = simulate.transactions(n, seed=5, fraud_rate=0.03)
+    frame = simulation.transactions(n, seed=5, fraud_rate=0.03)
     return validate(frame if with_labels else frame.drop(columns="is_fraud"), SCHEMA).rows
 
 
@@ -77,7 +79,7 @@ class Place:
 
     @classmethod
     def make(cls, folder: Path, n: int = 3000) -> Place:
-        frame = simulate.transactions(n, seed=5, fraud_rate=0.03)
+        frame = simulation.transactions(n, seed=5, fraud_rate=0.03)
         frame.to_csv(folder / "data.csv", index=False)
         frame.drop(columns="is_fraud").to_csv(folder / "unlabelled.csv", index=False)
         (folder / "config.yaml").write_text(json.dumps(SETTINGS))

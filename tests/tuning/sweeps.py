@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuning.journal import Journal
+from tuning.record.journal import Journal
 
 BEGAN = 1_700_000_000.0
 ORDER = {

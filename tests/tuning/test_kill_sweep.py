@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.tuning.small import SETTINGS, SPACE, Place
-from tuning.journal import Journal
+from tuning.record.journal import Journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ import pytest
 
 from fraud.errors import ConfigError, SchemaError
 from tests.tuning.small import SPACE, Place
-from tuning.journal import held
 from tuning.order import Order, Resume, read_command
+from tuning.record.journal import held
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fraud.config import TrainConfig
+from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, FraudError
-from fraud.locks import exclusive
-from ray_jobs.order import read_order
+from fraud.training.config import TrainConfig
+from ray_jobs.train.order import read_order
 from tests.tuning.conftest import Finished
 from tests.tuning.small import SETTINGS, SPACE, THRESHOLDS, Place, main_of
-from tuning.journal import Journal
-from tuning.results import Results, running_at_once
+from tuning.record.journal import Journal
+from tuning.record.results import Results, running_at_once
 
 pytestmark = pytest.mark.ray
 

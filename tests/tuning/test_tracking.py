@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from deploy import processes, services
-from fraud import tracking
+from deploy import processes
+from deploy.local import services
+from fraud.registry import runs as tracking
 from fraud.settings import Settings
 from tests.tuning.sweeps import ORDER, detector_of, events_of, new_journal, status_of
-from tuning import run_content
 from tuning import tracking as sweep_tracking
-from tuning.journal import Journal
+from tuning.record import run_content
+from tuning.record.journal import Journal
 from tuning.tracking import SweepTracker
 
 ROOT = Path(__file__).parents[2]
@@ -324,7 +325,7 @@ def test_a_driver_killed_while_it_copies(settings: Settings, journal: Journal):
         for event in events_of(number, status_of(number)):
             journal.append(event)
     code = (
-        "import pathlib, sys, time; from fraud.settings import Settings; from tuning.journal import Journal; "
+        "import pathlib, sys, time; from fraud.settings import Settings; from tuning.record.journal import Journal; "
         "from tuning.tracking import SweepTracker; "
         "SweepTracker(Settings.from_environment(), Journal(pathlib.Path(sys.argv[1]))).start(); time.sleep(120)"
     )

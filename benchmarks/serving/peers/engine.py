@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud import bundle
-from fraud.engine import Engine
+from fraud.scoring import bundle
+from fraud.scoring.engine import Engine
 
 BUNDLE = "BENCHMARK_BUNDLE"  # environment variable: folder of the bundle
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fraud.data.locks import exclusive
 from fraud.errors import StoreError
-from fraud.locks import exclusive
 
 logger = logging.getLogger(__name__)
 

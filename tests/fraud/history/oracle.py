@@ -7,12 +7,12 @@ import datetime as dt
 import numpy as np
 import pandas as pd
 
-from fraud.days import zone_of
 from fraud.history.definition import feature_names
 from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
-from fraud.labels import ID, IS_FRAUD, KNOWN_AT
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT
 from fraud.schema import Schema
+from fraud.schema.zone import zone_of
 
 
 def labels_at(ledger: pd.DataFrame, moment: int) -> set[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fraud.data.simulation import cards
 from fraud.errors import StoreError
 from fraud.history.definition import feature_names, plans
 from fraud.history.online import OnlineHistory
@@ -27,8 +28,7 @@ from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.node import NodeStore
 from fraud.history.stores.store import LiveStore, Visit
 from fraud.schema import Schema
-from fraud.simulate import cards
-from fraud.validation import validate
+from fraud.schema.validation import validate
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
 from tests.fraud.history.test_stores import DAY, HOUR, NOW, row
 

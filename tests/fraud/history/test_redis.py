@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import redis
 
-from fraud.engine import Engine
+from fraud.data.simulation import cards
 from fraud.errors import ConfigError, StoreError
 from fraud.history.definition import feature_names, plans
 from fraud.history.online import OnlineHistory
 from fraud.history.replay import replay
 from fraud.history.stores.redis import RedisStore
 from fraud.schema import Schema
-from fraud.simulate import cards
-from fraud.validation import validate
+from fraud.schema.validation import validate
+from fraud.scoring.engine import Engine
 from tests.fraud.conftest import Fitted
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
 from tests.fraud.history.test_node import assert_late_records_join

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fraud.columns import Column, History
 from fraud.errors import SchemaError
 from fraud.history.definition import feature_columns, feature_names, feature_transforms, hashed
 from fraud.history.kernels import EARTH_RADIUS_KM, SPREAD_PRIOR
 from fraud.history.replay import replay
 from fraud.schema import Schema
+from fraud.schema.columns import Column, History
 from tests.fraud.histories import SCHEMA, random_rows
 
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)

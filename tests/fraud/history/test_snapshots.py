@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud.days import zone_of
 from fraud.errors import DataError
-from fraud.history.partition import partition_of
 from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
-from fraud.history.snapshots import Snapshots, partitions_for
-from fraud.labels import ID, IS_FRAUD, KNOWN_AT, SOURCE
+from fraud.history.snapshots.days import Snapshots, partitions_for
+from fraud.history.snapshots.partition import partition_of
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, SOURCE
 from fraud.schema import Schema
+from fraud.schema.zone import zone_of
 from tests.fraud.histories import SCHEMA, random_rows
 from tests.fraud.history.oracle import features_of_days
 

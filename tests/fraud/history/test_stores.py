@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud import data
+from fraud.data import tables
+from fraud.data.simulation import cards
 from fraud.errors import StoreError
 from fraud.history.definition import EntityPlan, feature_names, plans
 from fraud.history.online import OnlineHistory
@@ -20,9 +21,8 @@ from fraud.history.replay import replay
 from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.store import Snapshot, Visit
 from fraud.schema import Schema
+from fraud.schema.validation import validate
 from fraud.settings import Settings
-from fraud.simulate import cards
-from fraud.validation import validate
 from tests.fraud.histories import SCHEMA, number, one_by_one, random_rows
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -86,7 +86,7 @@ def test_the_published_transactions_row_by_row_equal_the_batch() -> None:
     if not found:
         pytest.skip("no handbook*.parquet in FRAUD_SHARED_DATA")
     schema = Schema.load("handbook")
-    rows = validate(next(data.iter_frames(str(found[0]), 200_000)), schema).rows
+    rows = validate(next(tables.iter_frames(str(found[0]), 200_000)), schema).rows
     expected, _ = replay(rows, schema)
     np.testing.assert_array_equal(one_by_one(rows, schema, MemoryStore(plans(schema))), expected)
 

@@ -15,17 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud.days import zone_of
-from fraud.history.building import build
 from fraud.history.label_feed import LabelFeed, LabelFollower
 from fraud.history.online import OnlineHistory
-from fraud.history.snapshots import Snapshots
+from fraud.history.snapshots.building import build
+from fraud.history.snapshots.days import Snapshots
 from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.node import NodeStore
 from fraud.history.stores.redis import RedisStore
 from fraud.history.stores.store import LiveStore
-from fraud.labels import KNOWN_AT, LabelStore
+from fraud.labels.store import KNOWN_AT, LabelStore
 from fraud.schema import Schema
+from fraud.schema.zone import zone_of
 from tests.fraud.histories import SCHEMA, in_order, number, random_rows
 from tests.fraud.history.oracle import features_of_days
 from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fixture

@@ -1,0 +1,1 @@
+"""The demo on PostgreSQL, S3 and Redis: `python -m deploy.backends`."""

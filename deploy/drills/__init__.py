@@ -1,0 +1,1 @@
+"""Clusters of Linux namespaces on one machine, to kill nodes of."""

@@ -1,0 +1,146 @@
+"""Serving on two nodes of which one is killed while a client asks all the time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from deploy.drills.cluster import wait_until
+from deploy.drills.hosts import CODE, DrillError
+from deploy.drills.node_jobs import save_bundle
+from deploy.drills.raylets import Nodes
+
+APPLICATIONS = "/api/serve/applications/"
+TRANSACTION = {"amount": 42.5, "hour": 13, "distance": 3.2, "device_score": 0.8, "country_mismatch": 0}
+PAUSE_S, TIMEOUT_S = 0.02, 5.0
+BEFORE_S = 3.0  # of asking between what is done
+
+
+@dataclass
+class Client:
+    """A payment service: asks one after the other, and notes when which status came; 0 is no answer.
+
+    port: the ingress that it asks, on this machine.
+    """
+
+    nodes: Nodes
+    port: int
+    answers: list[tuple[float, int]] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Client:
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._over.wait(PAUSE_S):
+            self.answers.append((time.monotonic(), scored(self.nodes, self.port)))
+
+    def told(self, since: float) -> dict[str, Any]:
+        """How many requests since then, how many not answered by 200, and the longest time without a 200."""
+        asked = [(at, status) for at, status in self.answers if at >= since]
+        good = [since, *(at for at, status in asked if status == 200)]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(good)]
+        return {
+            "requests": len(asked),
+            "failed": sum(status != 200 for _, status in asked),
+            "statuses": sorted({status for _, status in asked}),
+            "longest_gap_s": round(max(gaps, default=0.0), 2),
+        }
+
+
+def scored(nodes: Nodes, port: int) -> int:
+    """Ask /score on an ingress once; the status, or 0."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/score",
+        data=json.dumps(TRANSACTION).encode(),
+        headers={"Content-Type": "application/json", "X-API-Key": nodes.key},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            answer.read()
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def deploy(nodes: Nodes) -> None:
+    """serve_app/config.yaml with a replica on each node, by the dashboard's API."""
+    config = yaml.safe_load((CODE / "serve_app" / "config.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    application["args"] = {"bundle": "/srv/fraud/bundle"}
+    (scorer,) = application["deployments"]
+    scorer |= {"num_replicas": 2, "max_replicas_per_node": 1}
+    status, text = nodes.ask(APPLICATIONS, config, "PUT")
+    if status != 200:
+        raise DrillError(f"Serve refused the application with {status}: {text[:2000]}")
+
+
+def replicas(nodes: Nodes) -> list[str]:
+    """Addresses of the nodes with a replica that runs; none where the head does not answer."""
+    status, text = nodes.ask(APPLICATIONS)
+    if status != 200:
+        return []
+    application = json.loads(text)["applications"].get("fraud", {})
+    found = application.get("deployments", {}).get("Scorer", {}).get("replicas", [])
+    return sorted(one["node_ip"] for one in found if one["state"] == "RUNNING")
+
+
+def _answer(nodes: Nodes) -> bool:
+    return all(scored(nodes, port) == 200 for port in nodes.serve_ports)
+
+
+def deploy_on_both(nodes: Nodes) -> list[str]:
+    """Serve with a replica on each node, both ingresses answering; returns the addresses. Raises DrillError."""
+    nodes.mend()
+    save_bundle(nodes.folder / "bundle")
+    deploy(nodes)
+    both = sorted(host.address for host in nodes.hosts.hosts)
+    wait_until(lambda: replicas(nodes) == both and _answer(nodes), "replicas on both nodes")
+    return both
+
+
+def undisturbed(client: Client) -> dict[str, Any]:
+    """What a client is told while nothing is killed."""
+    began = time.monotonic()
+    time.sleep(BEFORE_S)
+    return client.told(began)
+
+
+def serve(nodes: Nodes) -> dict[str, Any]:
+    """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
+    both = deploy_on_both(nodes)
+    with Client(nodes, nodes.serve_ports[0]) as client:
+        found: dict[str, Any] = {"undisturbed": undisturbed(client)}
+        began = time.monotonic()
+        nodes.kill(nodes.worker)
+        wait_until(lambda: replicas(nodes) == [nodes.head.address], "end of the dead replica")
+        found["noticed_s"] = round(time.monotonic() - began, 1)
+        nodes.wait_for(1)
+        found["node_dead_s"] = round(time.monotonic() - began, 1)
+        time.sleep(BEFORE_S)
+        found["killed"] = client.told(began)
+        began = time.monotonic()
+        nodes.mend()
+        wait_until(lambda: replicas(nodes) == both, "replicas on both nodes again")
+        found["back_s"] = round(time.monotonic() - began, 1)
+        time.sleep(BEFORE_S)
+        found["mended"] = client.told(began)
+    if found["undisturbed"]["failed"]:
+        raise DrillError(f"requests failed before anything was killed: {found}")
+    return found

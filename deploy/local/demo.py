@@ -1,0 +1,306 @@
+"""`make demo`: the whole loop once, step by step, each by the command that a user would type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy import processes
+from deploy.local import access, services
+from deploy.local.addresses import addresses
+from deploy.local.demo_labels import Story, sheet, story_of
+from deploy.local.services import BIN, CODE, HOST, Say, Stack, StackError
+from fraud.errors import ConfigError
+from fraud.settings import Settings
+
+SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
+DEFAULT_SCHEMA = "transactions"
+SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
+SERVE_TIMEOUT_S = 300.0
+LABELS_S = 15.0  # longest wait for labels to reach the live history
+SCORED = "artifacts/scored.parquet"
+REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
+REPORT = "monitoring/drift_report.html"
+EVALUATION = "evaluation/evaluation.html"
+# What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
+OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
+NOT_A_RESULT = re.compile(
+    r"$|\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
+)
+# A user's mistake, as fraud.errors.run_command prints it, or the end of a traceback.
+CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the steps work on.
+
+    training: file or URL to train on; scoring: arguments that name the day to ray_jobs.score; request: body of one
+    /score request. story: whose transactions turn out frauds, where the schema counts known frauds.
+    """
+
+    training: str
+    scoring: list[str]
+    request: dict[str, Any]
+    story: Story | None = None
+
+
+@dataclass
+class Demo:
+    """One demonstration.
+
+    data, schema, config: the user's transactions, schema and training configuration; data None makes synthetic ones.
+    rows: how many of those.
+    """
+
+    settings: Settings
+    say: Say
+    data: str | None
+    schema: str
+    config: str | None
+    rows: int
+    stack: Stack = field(init=False)
+    model_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Give every schema but the default one a registered model of its own: their champions cannot be compared."""
+        self.model_name = self.settings.model_name
+        if self.schema != DEFAULT_SCHEMA:
+            from fraud.schema import Schema
+
+            self.model_name += f"-{Schema.load(self.schema).name}"
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, say: Say) -> Demo:
+        """Take the command line's `demo` arguments. Raises ConfigError for a file that is not there."""
+        paths = {}
+        for name in ("data", "schema", "config"):
+            given = getattr(arguments, name)
+            located = settings.locate(given) if given else given
+            is_file = given is not None and ("://" in given or Path(located).exists())
+            if given and not is_file and (name == "data" or Path(given).suffix or "/" in given):
+                raise ConfigError(f"--{name} {given}: there is no such file; give a path that exists or a URL")
+            paths[name] = located if is_file else given
+        return cls(settings, say, paths["data"], paths["schema"], paths["config"], arguments.rows)
+
+    def run(self) -> None:
+        """Do every step and print where everything is. Raises StackError, naming the step, as soon as one fails."""
+        began = time.monotonic()
+        with processes.MemoryWatch(self.settings.state) as memory:
+            with self._step("start Ray and MLflow"):
+                self.stack = services.up(self.settings, lambda line: self.say(f"    {line}"))
+            material = self._own() if self.data else self._synthetic()
+            config = ["--config", self.config] if self.config else []
+            where = ["--data", material.training, "--schema", self.schema, "--outdir", "artifacts"]
+            self._job("train", "ray_jobs.train", *where, *config)
+            evaluation, scored, report = (self._kept(name) for name in (EVALUATION, SCORED, REPORT))
+            self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", evaluation)
+            with self._step("deploy /score"):
+                self.deploy()
+            with self._step("score one transaction"):
+                self._score_one(material.request)
+            if material.story is not None:
+                self._tell_labels(material.story)
+            self._job("score a day", "ray_jobs.score", *material.scoring, "--out", scored, "--force")
+            # On shared storage the reference is the champion's own, among its artifacts, not this machine's file.
+            ref = [] if self.settings.store else ["--ref", REFERENCE]
+            files = [*ref, "--cur", scored, "--model", "champion", "--out", report]
+            self._job("compare the day with the training", "monitoring.drift", *files)
+        self.say("")
+        self._close(time.monotonic() - began, memory)
+
+    def _synthetic(self) -> Material:
+        data, day = (self.settings.stored(f"data/{name}.csv") for name in ("transactions", "today"))
+        make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
+        self._job("make transactions", *make, str(self.rows), "--out", data)
+        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", day)
+        return Material(data, ["--data", day], SEED_REQUEST)
+
+    def _own(self) -> Material:
+        from deploy.local.sample import cut_last_day, request_from
+        from fraud.data import tables as data
+        from fraud.schema import Schema
+
+        assert self.data is not None
+        with self._step("cut off the last day"):
+            schema = Schema.load(self.schema)
+            last = cut_last_day(self.data, schema, self.settings.state / "demo")
+            # The whole file where the day can be named, so that its customers come with their history.
+            scoring = ["--data", str(last.rows)]
+            if last.date is not None:
+                scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
+            story = story_of(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
+            return Material(self.data, scoring, request_from(last.rows, schema), story)
+
+    def _kept(self, name: str) -> str:
+        """Where a result goes: as a relative path, or below FRAUD_STORE."""
+        return self.settings.stored(name) if self.settings.store else name
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[None]:
+        began = time.monotonic()
+        self.say(f"==> {title}")
+        try:
+            yield
+        except BaseException:
+            self.say(f"    failed after {time.monotonic() - began:.1f} s; `make down` stops what runs")
+            raise
+        self.say(f"    {time.monotonic() - began:.1f} s")
+
+    def _job(self, title: str, module: str, *arguments: str) -> Path:
+        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError when it fails."""
+        with self._step(title):
+            command = ["python", "-m", module, *arguments]
+            self.say(f"    {' '.join(command)}")
+            submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE)]
+            if self.model_name != self.settings.model_name:
+                submit += ["--runtime-env-json", json.dumps({"env_vars": {"FRAUD_MODEL_NAME": self.model_name}})]
+            return self._ray_command("ray", [*submit, "--", *command], title)
+
+    def _ray_command(self, program: str, arguments: Sequence[str], title: str) -> Path:
+        log = self.settings.state / "log" / f"{title.replace(' ', '-').replace('/', '')}.log"
+        with log.open("w", encoding="utf-8") as output:
+            running = subprocess.Popen(
+                [str(BIN / program), *arguments],
+                env=self.stack.environment(),
+                cwd=CODE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+            assert running.stdout is not None
+            in_job = in_result = False
+            for line in running.stdout:
+                output.write(line)
+                output.flush()
+                if match := OUR_LINE.search(line):
+                    self.say(f"    {match[1]}")
+                # An indented line belongs to the one before it: to a table of ours, or to somebody's traceback.
+                in_result = in_job and not NOT_A_RESULT.match(line) and (in_result or not line[0].isspace())
+                if in_result:
+                    self.say(f"    {line.rstrip()}")
+                in_job = in_job or line.startswith("Running entrypoint")
+            code = running.wait()
+        if code != 0:
+            self.say(processes.last_lines(log))
+            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; the whole log is {log}")
+        return log
+
+    def deploy(self) -> None:
+        """Deploy serve_app and wait until it runs, because `serve deploy` exits with 0 before anything happened."""
+        self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
+        began = time.monotonic()
+        while time.monotonic() - began < SERVE_TIMEOUT_S:
+            applications = self._serve_details().get("applications", {})
+            states = {name: details["status"] for name, details in applications.items()}
+            for name, state in states.items():
+                if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    reason = applications[name]["message"].strip()
+                    self.say("\n".join(reason.splitlines()[-20:]))
+                    raise StackError(
+                        f"application {name!r} is {state}: {(reason.splitlines() or ['no reason given'])[-1]}"
+                    )
+            if states and set(states.values()) == {"RUNNING"}:
+                return
+            time.sleep(0.5)
+        raise StackError(f"the application is not running after {SERVE_TIMEOUT_S:.0f} s: {states}")
+
+    def _serve_details(self) -> dict[str, Any]:
+        code, answer = services.ask_ray(self.stack, "/api/serve/applications/")
+        return json.loads(answer) if code == 200 else {}
+
+    def _config(self) -> Path:
+        """serve_app/config.yaml, or a copy where its port is taken or another model than the default is served."""
+        import yaml
+
+        config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+        http = config.setdefault("http_options", {})
+        wanted = int(http.get("port", 8000))
+        # Serve keeps the port it began with until Ray stops.
+        running = self._serve_details().get("http_options")
+        port = int(running["port"]) if running else processes.free_port(wanted)
+        if port != wanted and not running:
+            self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
+        self.stack.serve_port = port
+        self.stack.write()
+        if port == wanted and self.model_name == self.settings.model_name and access.host() == HOST:
+            return SERVE_CONFIG
+        http.update(host=access.host(), port=port)
+        for application in config["applications"]:
+            variables = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
+            variables["FRAUD_MODEL_NAME"] = self.model_name
+        copy = self.settings.state / "serve.yaml"
+        copy.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        return copy
+
+    def _score_one(self, request: dict[str, Any]) -> None:
+        url, body = f"http://{access.reached_at()}:{self.stack.serve_port}/score", json.dumps(request)
+        self.say(f"    curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'")
+        deadline = time.monotonic() + 30
+        while True:
+            code, answer = services.ask(url, body=body, timeout_s=30)
+            if code == 200:
+                self.say(f"    {answer}")
+                for reason in json.loads(answer)["reasons"]:
+                    self.say(f"    because: {reason['text']}")
+                return
+            # Nobody there, or no replica yet: the route opens a moment after the status says so.
+            if code not in (0, 404, 503) or time.monotonic() > deadline:
+                raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
+            time.sleep(0.5)
+
+    def _tell_labels(self, story: Story) -> None:
+        """Ingest labels, and show that the entity's next score rises; then take them back, for they are invented.
+
+        Raises StackError where the labels do not reach the live history within `LABELS_S`.
+        """
+        before = self._explained(story)
+        for is_fraud, verdict in ((True, "frauds"), (False, "legitimate after all")):
+            path = self.settings.state / "demo" / f"labels-{int(is_fraud)}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sheet(story, is_fraud=is_fraud), encoding="utf-8")
+            title = f"call {len(story.ids)} transactions of {story.entity} {story.value} {verdict}"
+            self._job(title, "ray_jobs.labels", "ingest", str(path), "--schema", self.schema, "--source", "demo",
+                      "--force")  # fmt: skip
+            began, after = time.monotonic(), self._explained(story)
+            while after == before and time.monotonic() - began < LABELS_S:
+                time.sleep(0.2)
+                after = self._explained(story)
+            if after == before:
+                raise StackError(f"the labels did not reach the live history within {LABELS_S:.0f} s: see GET /readyz")
+            self.say(f"    the next transaction of {story.entity} {story.value}: score {before:.4f} -> {after:.4f}")
+            before = after
+
+    def _explained(self, story: Story) -> float:
+        """What /explain says of the story's transaction: nothing is learnt of it."""
+        url = f"http://{access.reached_at()}:{self.stack.serve_port}/explain"
+        code, answer = services.ask(url, body=json.dumps(story.request), timeout_s=30)
+        if code != 200:
+            raise StackError(f"/explain answered {code or 'nothing'}: {answer[:500]}")
+        return float(json.loads(answer)["score"])
+
+    def _close(self, seconds: float, memory: processes.MemoryWatch) -> None:
+        for line in addresses(self.stack):
+            self.say(line)
+        self.say(f"evaluation     {self.settings.stored(EVALUATION)}")
+        self.say(f"drift report   {self.settings.stored(REPORT)}")
+        self.say(f"scored day     {self.settings.stored(SCORED)}")
+        held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
+        self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
+        self.say("stop everything with: make down")
+
+
+def _reason(log: Path) -> str:
+    """The last line of a job's log that says why it failed, or an empty string."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in reversed(lines) if CAUSE.match(line)), "")

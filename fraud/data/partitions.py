@@ -1,0 +1,92 @@
+"""Scored data by day, as files: one folder a day that its manifest makes count. Writers and readers agree here.
+
+    scored/date=2026-01-31/part-000000000000.parquet    scored rows; the number is that of its first row in the input
+    scored/date=2026-01-31/_manifest.json               counts, model, input, and each part with its SHA-256
+    scored/_quarantine/date=2026-01-31/part-....parquet refused rows with their reasons
+
+Readers of such folders skip names that start with `_`. Parts in a folder without a manifest do not count: they are what
+is left of a publication that was cut off, in a store that cannot rename a folder.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import posixpath
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from fraud.data import filesystems
+from fraud.errors import ConfigError, ObjectStoreError
+
+MANIFEST = "_manifest.json"
+QUARANTINE = "_quarantine"
+UNKNOWN = "unknown"  # the day of rows whose time is missing or cannot be read
+_PART = re.compile(r"part-\d{12}\.parquet")
+_FOLDER = re.compile(r"date=(\d{4}-\d\d-\d\d|unknown)")
+
+
+def day_named(text: str, flag: str = "--date") -> dt.date:
+    """The day that an argument names. Raises ConfigError."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{flag} {text!r} is not a day: write it as 2026-01-31") from None
+
+
+def folder_of(day: str) -> str:
+    """Name of a day's folder."""
+    return f"date={day}"
+
+
+def part_of(first_row: int) -> str:
+    """Name of the part whose first row has this number in the input: parts in order of name are in its order."""
+    return f"part-{first_row:012d}.parquet"
+
+
+def is_part(path: str) -> bool:
+    """Whether a path has the name of a part in a day's folder."""
+    folder, name = posixpath.split(path)
+    return bool(_PART.fullmatch(name) and _FOLDER.fullmatch(posixpath.basename(folder)))
+
+
+def published(filesystem: Any, files: Iterable[str]) -> list[str]:
+    """The files that count: all but parts of a day without a manifest."""
+    counts: dict[str, bool] = {}
+    kept = []
+    for path in files:
+        folder = posixpath.dirname(path)
+        if is_part(path) and folder not in counts:
+            counts[folder] = filesystem.exists(f"{folder}/{MANIFEST}")
+        if counts.get(folder, True) or not is_part(path):
+            kept.append(path)
+    return kept
+
+
+def manifests(path: str) -> list[dict[str, Any]]:
+    """What `ray_jobs.score` wrote down about its output at `path`, by day; empty where there is nothing.
+
+    path: a scored file (the manifest lies beside it), a day's folder, or a folder of days.
+    """
+    filesystem, root = filesystems.of(path)
+    root = root.rstrip("/")
+    if path.endswith(".parquet"):
+        places = [f"{root}.manifest.json"]
+    elif _FOLDER.fullmatch(posixpath.basename(root)):
+        places = [f"{root}/{MANIFEST}"]
+    else:
+        places = sorted(filesystem.glob(f"{root}/date=*/{MANIFEST}"))
+    found = [read_json(filesystem, place) for place in places]
+    return [manifest for manifest in found if manifest]
+
+
+def read_json(filesystem: Any, path: str) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none that can be read. Raises ObjectStoreError."""
+    try:
+        with filesystem.open(path, "rb") as file:
+            return dict(json.load(file))
+    except ObjectStoreError:  # away is another thing than not there
+        raise
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,130 @@
+"""S3 as we use it: s3fs without remembered listings, with faults in one line, and with files made on condition."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+
+from fraud.errors import ObjectStoreError, ObjectStoreRefusedError
+
+ENDPOINT = "AWS_ENDPOINT_URL"
+_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the file AWS_SHARED_CREDENTIALS_FILE)"
+# A store that is away is said to be away after seconds: who can wait longer (the decision log) tries again by itself.
+_CONFIG = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}}
+
+
+class S3(S3FileSystem):
+    """S3 or a store that speaks it; see `fraud.data.filesystems.of`. Makes no bucket, whatever is written.
+
+    Raises ObjectStoreError or ObjectStoreRefusedError in place of botocore's errors; FileNotFoundError as fsspec does.
+    """
+
+    retries = 2
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"config_kwargs": _CONFIG, **kwargs})
+
+    async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._call_s3(method, *akwarglist, **kwargs)
+        except (OSError, BotoCoreError, ClientError) as error:
+            told = _told(error, kwargs.get("Bucket", ""))
+            if told is error:
+                raise
+            raise told from error
+
+    call_s3 = sync_wrapper(_call_s3)
+
+    async def _mkdir(self, path: str, *_: Any, **__: Any) -> None:
+        """Nothing: folders need none, and a bucket is made by whoever says who may read it."""
+
+    async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing; see _mkdir."""
+
+    mkdir, makedirs = sync_wrapper(_mkdir), sync_wrapper(_makedirs)
+
+    def check(self, path: str) -> None:
+        """Raise ObjectStoreError where the bucket of `path` is missing, refused or cannot be reached."""
+        bucket = self.split_path(path)[0]
+        try:
+            self.call_s3("head_bucket", Bucket=bucket)
+        except FileNotFoundError:
+            raise _no_bucket(bucket) from None
+
+    def put_if(self, path: str, content: bytes, etag: str | None) -> str | None:
+        """Write a file if it still is what `etag` says, or, with None, if there is none; returns the new ETag.
+
+        Returns None where the condition does not hold. Raises ObjectStoreError where the store knows no conditions.
+        """
+        bucket, key, _ = self.split_path(path)
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            return str(self.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)["ETag"])
+        except (OSError, ClientError) as error:
+            if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey"):
+                return None
+            if _code(error) == "NotImplemented":
+                raise ObjectStoreError(
+                    f"the S3 store {_place()} knows no conditional writes (If-None-Match), which keep two jobs from "
+                    "writing one day at once: use one that does (Amazon's, MinIO, SeaweedFS, Ceph)"
+                ) from None
+            raise
+
+    def etag(self, path: str) -> str | None:
+        """The ETag of a file; None where there is none."""
+        bucket, key, _ = self.split_path(path)
+        try:
+            return str(self.call_s3("head_object", Bucket=bucket, Key=key)["ETag"])
+        except FileNotFoundError:
+            return None
+
+
+def _code(error: BaseException | None) -> str:
+    """The code of S3's answer, which s3fs keeps as the cause."""
+    while error is not None:
+        if isinstance(error, ClientError):
+            return str(error.response.get("Error", {}).get("Code", ""))
+        error = error.__cause__
+    return ""
+
+
+def _place() -> str:
+    return f"at {ENDPOINT}={os.environ[ENDPOINT]}" if os.environ.get(ENDPOINT) else "of Amazon (no AWS_ENDPOINT_URL)"
+
+
+def _no_bucket(bucket: str) -> ObjectStoreError:
+    return ObjectStoreError(
+        f"the S3 store {_place()} has no bucket {bucket!r}: make it, or name another in the s3:// address"
+    )
+
+
+def _told(error: Exception, bucket: str) -> Exception:
+    code = _code(error)
+    if isinstance(error, ObjectStoreError):
+        return error
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        return ObjectStoreRefusedError(f"there are no keys for the S3 store {_place()}: set {_KEYS}")
+    if code == "NoSuchBucket":
+        return _no_bucket(bucket)
+    if isinstance(error, PermissionError) or code in ("403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return ObjectStoreRefusedError(
+            f"the S3 store {_place()} refuses bucket {bucket!r} to these keys ({code or error}): check {_KEYS}, and "
+            "what the bucket's policy lets them do"
+        )
+    if isinstance(error, HTTPClientError | BotoCoreError):
+        return ObjectStoreError(
+            f"the S3 store {_place()} does not answer ({type(error).__name__}): check {ENDPOINT}, AWS_REGION and that "
+            "the store runs"
+        )
+    return error

@@ -1,0 +1,251 @@
+"""Read transactions from CSV or Parquet (file, folder, glob, fsspec URL), at once or in pieces; write atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from fraud.data import filesystems
+from fraud.data.files import find, pieces, reading
+from fraud.data.spreadsheets import without_formulas
+from fraud.errors import DataError, ObjectStoreError, SchemaError
+from fraud.schema.contract import Schema
+from fraud.schema.validation import Validated, Validator
+
+CHUNK_ROWS = 250_000
+_TEXT_KINDS = ("entity", "id", "categorical")
+# A wrong schema must not copy a 2 GB file into quarantine: stop when more rows than this, and than are good, are bad.
+_HOPELESS_ROWS = 1_000_000
+
+
+def read(path: str) -> pd.DataFrame:
+    """Read every row of `path` with the types the files suggest; shape (n_rows, n_columns), index 0 to n_rows - 1.
+
+    Raises DataError (missing, empty, header only, unreadable). To train or score use `load`, which checks a schema.
+    """
+    return pd.concat([frame for _, frame in pieces(path, None, ())], ignore_index=True)
+
+
+def iter_frames(path: str, rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
+    """Yield the rows of `path` in pieces of at most `rows`, in order of file name; the index counts on across files.
+
+    Raises DataError as `read` does. In CSV a piece's types follow that piece's own values.
+    """
+    start = 0
+    for _, frame in pieces(path, rows, ()):
+        frame.index = pd.RangeIndex(start, start + len(frame))
+        start += len(frame)
+        yield frame
+
+
+def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int = CHUNK_ROWS) -> Validated:
+    """Read and check `path` piece by piece; memory holds good rows, quarantine and one piece of `chunk_rows`.
+
+    Text columns (entity, id, categorical) of a CSV keep their leading zeros. Rows are numbered, and ids and time zones
+    checked, across all files together. Raises DataError when no row is good (in a large file: few), or when labels are
+    needed and no row has one; SchemaError when a file's columns are not the schema's.
+    """
+    rows = _Growing()
+    quarantines: list[pd.DataFrame] = []
+    told: list[str] = []
+    total, hopeless = 0, False
+    for checked in iter_checked(path, schema, need_label=need_label, chunk_rows=chunk_rows):
+        rows.append(checked.rows)
+        quarantines += [checked.quarantine] if len(checked.quarantine) or not quarantines else []
+        told += checked.warnings
+        total += len(checked.rows) + len(checked.quarantine)
+        if hopeless := total - len(rows) > max(len(rows), _HOPELESS_ROWS):
+            break
+    quarantine = pd.concat(quarantines, ignore_index=True) if len(quarantines) > 1 else quarantines[0]
+    if hopeless or len(rows) == 0:
+        raise DataError(
+            f"{path}: {len(rows):,} of the first {total:,} rows fit schema {schema.name!r}; {_commonest(quarantine)}"
+        )
+    frame = rows.frame()
+    told += _oddities(frame, schema, need_label, path)
+    return Validated(rows=frame, quarantine=quarantine, warnings=tuple(dict.fromkeys(told)))
+
+
+def iter_checked(
+    path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[Validated]:
+    """Yield what `load` would join, piece by piece in bounded memory; a piece may hold no good row.
+
+    Raises DataError and SchemaError as `load` does, but never because rows are bad.
+    """
+    text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
+    yield from check_frames(pieces(path, chunk_rows, text), path, schema, need_label=need_label)
+
+
+def check_frames(
+    frames: Iterable[tuple[str, pd.DataFrame]],
+    path: str,
+    schema: Schema,
+    *,
+    need_label: bool = False,
+    first_row: int = 0,
+) -> Iterator[Validated]:
+    """Check frames of the files of `path`, each with its file's name, as `iter_checked` does.
+
+    first_row: the number of the first frame's first row.
+    """
+    validator = Validator(schema, need_label=need_label)
+    total, columns = first_row, None
+    for name, frame in frames:
+        try:
+            checked = validator.check(frame, first_row=total)
+        except SchemaError as error:
+            raise SchemaError(f"{name}: {error}") from None
+        if columns is not None and set(checked.rows.columns) != columns:
+            raise SchemaError(f"{name}: the label column is in some files of {path} and not in others; make them alike")
+        columns = set(checked.rows.columns)
+        total += len(frame)
+        yield checked
+
+
+class _Growing:
+    """Rows that come in pieces: numbers grow in place (realloc), texts stay Arrow chunks, so nothing is held twice."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+        self._texts: dict[str, list[Any]] = {}
+        self._index = np.empty(0, dtype=np.int64)
+        self._order: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def append(self, rows: pd.DataFrame) -> None:
+        self._order = list(rows.columns)
+        self._index = self._grown(self._index, rows.index.to_numpy())
+        for name in self._order:
+            if isinstance(rows[name].dtype, np.dtype):
+                values = rows[name].to_numpy()
+                self._arrays[name] = self._grown(self._arrays.get(name, np.empty(0, dtype=values.dtype)), values)
+            else:
+                self._texts.setdefault(name, []).append(rows[name].array)
+
+    @staticmethod
+    def _grown(array: np.ndarray, more: np.ndarray) -> np.ndarray:
+        start = len(array)
+        array.resize(start + len(more), refcheck=False)  # nothing else refers to it until `frame`
+        array[start:] = more
+        return array
+
+    def frame(self) -> pd.DataFrame:
+        columns: dict[str, Any] = {}
+        for name in self._order:
+            parts = self._texts.get(name)
+            columns[name] = (
+                self._arrays[name] if parts is None else pd.concat([pd.Series(part) for part in parts]).array
+            )
+        return pd.DataFrame(columns, index=pd.Index(self._index, name="row"), copy=False)
+
+
+def _commonest(quarantine: pd.DataFrame) -> str:
+    counts = quarantine.groupby(["column", "reason"], sort=False).size().sort_values(ascending=False)
+    column, reason = counts.index[0]
+    example = quarantine[(quarantine["column"] == column) & (quarantine["reason"] == reason)].iloc[0]
+    return f"most often, {column!r} {reason} (row {example['row']}: {example['value']!r}); mend the data or the schema"
+
+
+def _oddities(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -> list[str]:
+    """Lines about good rows that will still disappoint: no labels, one class, constant columns."""
+    told = []
+    if schema.label is not None and schema.label.name in rows:
+        name = schema.label.name
+        classes = set(np.unique(rows[name].to_numpy()).tolist()) - {-1}
+        if not classes and need_label:
+            raise DataError(
+                f"{path}: label column {name!r} is empty in every good row; give labels, or train without them"
+            )
+        if not classes:
+            told.append(f"label column {name!r} is empty: nothing can be measured against it")
+        elif len(classes) == 1:
+            kind = "fraud" if classes == {1} else "legitimate"
+            told.append(
+                f"every labelled row is {kind} (column {name!r}): metrics that compare the classes cannot be given"
+            )
+    if len(rows) > 1:
+        constant = [column.name for column in schema.features if _is_constant(rows[column.name])]
+        if constant:
+            told.append(f"constant in every row, so of no help: {', '.join(constant)}")
+    return told
+
+
+def _is_constant(values: pd.Series) -> bool:
+    first = values.iloc[0]
+    return bool(values.isna().all() if pd.isna(first) else (values == first).all())
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 (hex) over the names (relative to a folder), sizes and bytes of the data files of `path`."""
+    with reading(path):
+        filesystem, files = find(path)
+    folder = posixpath.commonpath([posixpath.dirname(name) for name in files]) if files else ""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(f"{posixpath.relpath(name, folder or '.')}\0{filesystem.size(name)}\0".encode())
+        with reading(name), filesystem.open(name, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def write_parquet(frame: pd.DataFrame, path: str) -> None:
+    """Write `frame` without its index; readers see the old file or the whole new one. Raises DataError."""
+    write(path, lambda stream: frame.to_parquet(stream, index=False))
+
+
+def write_csv(frame: pd.DataFrame, path: str) -> None:
+    """Write `frame` as UTF-8 CSV without its index, as atomically as `write_parquet`, for people: no text in it is a
+    formula (fraud.data.spreadsheets). Raises DataError."""
+    safe = without_formulas(frame)
+    write(path, lambda stream: safe.to_csv(stream, index=False))
+
+
+def write_text(text: str, path: str) -> None:
+    """Write `text` as UTF-8, as atomically as `write_parquet`. Raises DataError."""
+    write(path, lambda stream: stream.write(text.encode()))
+
+
+def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
+    """Write what `put` writes to the file it is given; when it raises, what was at `path` stays. Raises DataError."""
+    filesystem, target = filesystems.of(path)
+    try:
+        if filesystems.is_s3(filesystem):
+            with filesystems.whole(filesystem, target) as stream:
+                put(stream)
+            return
+        if "file" not in filesystem.protocol:
+            # Object stores show a file once it is closed, and an exception closes it: so write beside it, and move.
+            folder, _, name = target.rpartition("/")
+            partial = f"{folder}/.{name}.{os.getpid()}.tmp"
+            try:
+                with filesystem.open(partial, "wb") as stream:
+                    put(stream)
+                filesystem.mv(partial, target)
+            finally:
+                if filesystem.exists(partial):
+                    filesystem.rm(partial)
+            return
+        final = Path(target)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                put(stream)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except ObjectStoreError as error:  # says itself what to check
+        raise DataError(f"{path} cannot be written: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}; check the folder and its permissions") from None

@@ -1,0 +1,245 @@
+"""The torch autoencoder: its settings and its resumable training.
+
+It learns to rebuild normal rows from a noisy or masked copy of themselves (Vincent et al., "Extracting and composing
+robust features with denoising autoencoders", ICML 2008). fraud/detectors/autoencoder_score.py has what a score is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fraud.detectors import network_kernels
+from fraud.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+ACTIVATIONS = {
+    "relu": network_kernels.RELU,
+    "leaky_relu": network_kernels.LEAKY_RELU,
+    "tanh": network_kernels.TANH,
+    "elu": network_kernels.ELU,
+}
+SCORES = ("density", "whitened_latent", "whitened", "zscore", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Settings of the autoencoder.
+
+    hidden: widths from the input to the latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
+    noise: standard deviation of the Gaussian noise added to the scaled inputs while training; mask: share of inputs
+    zeroed. batch_size: rows a step, over all workers. patience: epochs without a better validation error before
+    stopping. score: how a residual becomes a score. components: Gaussians of the density score. mixture_rows: rows that
+    these are fitted on, at most; the fit's time goes with them, and can be longer than the training's.
+    """
+
+    hidden: tuple[int, ...] = (16, 8)
+    activation: str = "relu"
+    dropout: float = 0.0
+    noise: float = 0.1
+    mask: float = 0.0
+    lr: float = 1e-3
+    batch_size: int = 256
+    weight_decay: float = 0.0
+    epochs: int = 30
+    patience: int = 5
+    score: Literal["density", "whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
+    components: int = 5
+    mixture_rows: int = 60_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        checks = [
+            ("hidden", bool(self.hidden) and all(isinstance(w, int) and w >= 1 for w in self.hidden), "e.g. [16, 8]"),
+            ("activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
+            ("noise", self.noise >= 0, "0 or more"),
+            ("mask", 0 <= self.mask < 1, "in [0, 1)"),
+            ("lr", self.lr > 0, "positive, e.g. 0.001"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("patience", self.patience >= 1, "1 or more"),
+            ("score", self.score in SCORES, f"one of {', '.join(SCORES)}"),
+            ("components", self.components >= 1, "1 or more"),
+            ("mixture_rows", self.mixture_rows >= 2, "2 or more"),
+        ]  # fmt: skip
+        for name, is_right, remedy in checks:
+            if not is_right:
+                raise ConfigError(f"autoencoder.{name}={getattr(self, name)!r} must be {remedy}")
+
+
+def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:
+    """Make the module: n_features -> hidden -> mirrored hidden -> n_features, no activation on the output."""
+    from torch import nn
+
+    activation = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "elu": nn.ELU}[config.activation]
+    sizes = layer_sizes(n_features, config)
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if index < len(sizes) - 2:
+            layers.append(activation())
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers)
+
+
+def layer_sizes(n_features: int, config: AutoencoderConfig) -> list[int]:
+    """Widths of all layers, input and output included."""
+    return [n_features, *config.hidden, *config.hidden[-2::-1], n_features]
+
+
+def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """The array on the device; on a CPU its own memory, which is only read (Ray's object store lends it so)."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array).to(device)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's outcome. train_error, validation_error: mean squared error of the scaled inputs."""
+
+    number: int
+    train_error: float
+    validation_error: float
+    is_best: bool
+
+
+@dataclass
+class Training:
+    """A training that can stop after any epoch, be saved, and go on as if it had not stopped.
+
+    Every worker of a data-parallel training holds one: the order of rows comes from the seed and the epoch's number,
+    worker `rank` takes every `world_size`-th row, and validation is computed whole by each, so all agree without
+    talking.
+    """
+
+    n_features: int
+    config: AutoencoderConfig
+    seed: int = 0
+    device: str = "cpu"
+    rank: int = 0
+    world_size: int = 1
+    module: Any = (
+        None  # the module to call: DistributedDataParallel around `plain_module` when there are several workers
+    )
+    epochs: list[Epoch] = field(default_factory=list)
+    best_error: float = float("inf")
+    best_weights: dict[str, Any] = field(default_factory=dict)
+    stale_epochs: int = 0
+    average: Callable[[list[float]], list[float]] = list
+
+    def __post_init__(self) -> None:
+        import torch
+
+        torch.manual_seed(self.seed)
+        self.plain_module = build(self.n_features, self.config).to(self.device)
+        self.module = self.module or self.plain_module
+        self.optimizer = torch.optim.AdamW(
+            self.plain_module.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def distribute(self, wrap: Any, average: Callable[[list[float]], list[float]]) -> None:
+        """Take steps through `wrap(module)`, e.g. ray.train.torch.prepare_model.
+
+        average: the mean of numbers over the workers. Errors go through it, so that rounding on unlike machines cannot
+        make one worker stop while the others wait for it.
+        """
+        self.module = wrap(self.plain_module)
+        self.average = average
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the epochs are used up or the validation error has stopped falling."""
+        return len(self.epochs) >= self.config.epochs or self.stale_epochs >= self.config.patience
+
+    def run_epoch(self, x_train: torch.Tensor, x_validation: torch.Tensor) -> Epoch:
+        """Take one pass over x_train, float32 (n_rows, n_features) on `device`; return its errors.
+
+        Raises DataError when the error is no longer a number.
+        """
+        import torch
+
+        number = len(self.epochs) + 1
+        order = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        permutation = torch.randperm(len(x_train), generator=order)
+        # Noise differs between workers; the order must not.
+        noise = torch.Generator(device=self.device).manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)
+        torch.manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)  # dropout draws from the global generator
+        share = max(1, self.config.batch_size // self.world_size)
+        steps = max(1, -(-(len(x_train) // self.world_size) // share))
+        mine = permutation[self.rank :: self.world_size].to(self.device)
+        self.module.train()
+        total = torch.zeros((), device=self.device)
+        for step in range(steps):
+            clean = x_train[mine[step * share : (step + 1) * share]]
+            loss = torch.nn.functional.mse_loss(self.module(self._corrupt(clean, noise)), clean)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        train_error, validation_error = self.average([float(total) / steps, self._error(x_validation)])
+        if not np.isfinite(train_error) or not np.isfinite(validation_error):
+            raise DataError(
+                f"autoencoder error became {train_error} in epoch {number}: "
+                f"lower autoencoder.lr ({self.config.lr}) or features.clip"
+            )
+        is_best = validation_error < self.best_error * (1 - 1e-4)
+        if is_best:
+            self.best_error = validation_error
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.plain_module.state_dict().items()}
+            self.stale_epochs = 0
+        else:
+            self.stale_epochs += 1
+        epoch = Epoch(number, train_error, validation_error, is_best)
+        self.epochs.append(epoch)
+        return epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, in types that torch.load(weights_only=True) accepts."""
+        return {
+            "module": self.plain_module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best_error": self.best_error,
+            "best_weights": self.best_weights,
+            "stale_epochs": self.stale_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; call before `distribute`."""
+        self.plain_module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.best_error = float(state["best_error"])
+        self.best_weights = state["best_weights"]
+        self.stale_epochs = int(state["stale_epochs"])
+
+    def _corrupt(self, clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        import torch
+
+        noisy = clean
+        if self.config.noise:
+            noisy = noisy + self.config.noise * torch.randn(clean.shape, generator=generator, device=self.device)
+        if self.config.mask:
+            noisy = noisy * (torch.rand(clean.shape, generator=generator, device=self.device) >= self.config.mask)
+        return noisy
+
+    def _error(self, x: torch.Tensor) -> float:
+        import torch
+
+        self.plain_module.eval()
+        with torch.no_grad():
+            errors = [torch.mean((self.plain_module(part) - part) ** 2, dim=1) for part in x.split(65_536)]
+        return float(torch.cat(errors).double().mean())

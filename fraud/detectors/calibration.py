@@ -1,0 +1,152 @@
+"""From raw detector scores to one score in [0, 1]: how rare such a row is among normal ones.
+
+Each detector's raw score becomes evidence, -log10 of the share of normal rows that score at least as high (an
+empirical tail, extended beyond the data by an exponential fitted to the largest excesses, as in Pickands 1975 with
+shape 0). The two evidences are added with weights, the sum is calibrated the same way, and evidence e becomes the
+score e / (e + 3). A supervised head's log-odds become evidence as well, and join that of both detectors likewise. So a
+score means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5 one in 1,000, 0.57 one
+in 10,000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from fraud.detectors import kernels
+from fraud.errors import ConfigError, DataError
+from fraud.metrics import measures
+
+# Evidence at which the score is one half: one normal row in a thousand.
+HALF_SCORE_EVIDENCE = 3.0
+# The head reads the evidence of both detectors already, and the validation window, which stopped and joined these two,
+# flatters them beside a head that has not seen it: so the head leads (docs/experiments.md).
+LOWEST_HEAD_WEIGHT = 0.8
+_TAIL_ROWS = 0.01
+_N_KNOTS = 128
+
+Evidence = TypeVar("Evidence", float, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Monotone map from a raw score to evidence.
+
+    knots, evidence: float64 (n_knots,) ascending; slope: evidence per unit beyond the last knot.
+    """
+
+    knots: np.ndarray
+    evidence: np.ndarray
+    slope: float
+
+    def __call__(self, raw: np.ndarray) -> np.ndarray:
+        """Evidence, float64 (n_rows,), of raw scores, float64 (n_rows,)."""
+        out = np.empty(len(raw))
+        kernels.tail_evidences(np.ascontiguousarray(raw, dtype=np.float64), self.knots, self.evidence, self.slope, out)
+        return out
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Evidence of each detector, their weights (sum 1) and the calibration of the weighted sum.
+
+    head, final: of the supervised head's log-odds, and of the weighted sum of its evidence and that of both detectors;
+    None without a head.
+    """
+
+    forest: Tail
+    autoencoder: Tail
+    joint: Tail
+    forest_weight: float
+    head: Tail | None = None
+    final: Tail | None = None
+    head_weight: float = 0.0
+
+    def evidences(
+        self, forest_raw: np.ndarray, autoencoder_raw: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Evidence of forest, autoencoder and both, each float64 (n_rows,)."""
+        forest, autoencoder = self.forest(forest_raw), self.autoencoder(autoencoder_raw)
+        return forest, autoencoder, self.joint(join(forest, autoencoder, self.forest_weight))
+
+
+def fit(
+    forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None, weight: float | None = None
+) -> Calibration:
+    """Calibrate on rows that neither detector was fitted on.
+
+    labels: int8 (n_rows,) 1 fraud, 0 legitimate, -1 unknown, or None. Tails are measured on the rows not known as
+    fraud; with frauds among the rows the weight is the one of 21 with the best average precision, without it is one
+    half. weight: the forest's, in [0, 1], to be taken as it is. Raises DataError on an empty window, ConfigError for a
+    weight out of range.
+    """
+    if weight is not None and not 0 <= weight <= 1:
+        raise ConfigError(f"forest_weight={weight!r} must be a number in [0, 1], or None for the best on these rows")
+    normal = np.ones(len(forest_raw), dtype=bool) if labels is None else labels != 1
+    if not normal.any():
+        raise DataError("no normal row to calibrate scores on: the validation window is empty or all fraud; enlarge it")
+    forest = fit_tail(forest_raw[normal])
+    autoencoder = fit_tail(autoencoder_raw[normal])
+    f, a = forest(forest_raw), autoencoder(autoencoder_raw)
+    if weight is None:
+        weight = 0.5 if labels is None else best_weight(f, a, labels)
+    return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), float(weight))
+
+
+def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Add the calibration of a supervised head, on the rows that `fitted` was calibrated on and no head has seen.
+
+    joint: evidence of both detectors, log_odds: of the head, float64 (n_rows,); labels as for `fit`.
+    """
+    normal = labels != 1
+    tail = fit_tail(log_odds[normal])
+    head = tail(log_odds)
+    weight = best_weight(head, joint, labels, lowest=LOWEST_HEAD_WEIGHT)
+    final = fit_tail(join(head, joint, weight)[normal])
+    return replace(fitted, head=tail, final=final, head_weight=weight)
+
+
+def join(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """Weighted sum of two evidences; weight: of the first."""
+    return weight * first + (1.0 - weight) * second
+
+
+def to_score(evidence: Evidence) -> Evidence:
+    """Score in [0, 1) of evidence 0 or more: of one number as of each of many."""
+    return evidence / (evidence + HALF_SCORE_EVIDENCE)
+
+
+def fit_tail(raw: np.ndarray) -> Tail:
+    """Learn the tail of raw scores of normal rows, float64 (n_rows,)."""
+    ordered = np.sort(np.asarray(raw, dtype=np.float64))
+    n = len(ordered)
+    # Survival of the i-th smallest of n, counting itself among the n + 1 it stands in for: never 0, never infinite
+    # evidence.
+    deepest = np.log10(n + 1.0)
+    targets = np.linspace(0.0, deepest, _N_KNOTS)
+    rank = np.clip(np.round(n - 10.0 ** (deepest - targets) + 1).astype(np.int64), 0, n - 1)
+    knots = np.unique(ordered[rank])
+    # Rows that tie share the evidence of the first of them: the share scoring at least that much.
+    at_least = n - np.searchsorted(ordered, knots, side="left")
+    evidence = -np.log10((at_least + 1.0) / (n + 1.0))
+    top = ordered[-max(2, int(n * _TAIL_ROWS)) :]
+    excess = float(np.mean(top - top[0]))
+    scale = max(excess, 1e-3 * float(ordered[-1] - ordered[0]), 1e-9)
+    return Tail(knots, np.maximum(evidence, 0.0), 1.0 / (scale * np.log(10.0)))
+
+
+def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, lowest: float = 0.0) -> float:
+    """Weight of the first, in steps of 0.05 from `lowest` to 1, with the best average precision.
+
+    The nearest to the middle of that range among equals, and where the labels do not hold both classes.
+    """
+    known = labels >= 0
+    weights = np.linspace(lowest, 1.0, round((1.0 - lowest) / 0.05) + 1)
+    middle = 0.5 * (lowest + 1.0)
+    if not (labels[known] == 1).any() or not (labels[known] == 0).any():
+        return middle
+    scores = [measures.average_precision(labels[known], join(first[known], second[known], w)) for w in weights]
+    ties = weights[np.isclose(scores, max(scores), atol=1e-6)]
+    return float(ties[np.abs(ties - middle).argmin()])

@@ -1,0 +1,212 @@
+"""The supervised head: what labelled frauds teach beyond rarity, fitted by scikit-learn, kept as flat arrays.
+
+Several small histogram gradient boostings (Ke et al., "LightGBM", NeurIPS 2017), each on all frauds and its own draw of
+legitimate rows, their log-odds averaged (Liu, Wu and Zhou, "Exploratory undersampling for class-imbalance learning",
+IEEE Transactions on Systems, Man, and Cybernetics B 2009). It reads raw features, unscaled and unclipped, followed by
+the evidence of forest and autoencoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from fraud.detectors import head_kernels, kernels
+from fraud.detectors.leaf_masks import leaf_masks
+from fraud.errors import ConfigError, DataError
+
+USES = ("auto", "always", "never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Settings of the supervised head.
+
+    use: "auto" = when the training window holds at least `min_frauds` labelled frauds. members: boostings that are
+    averaged. normals: legitimate rows that a member draws, or ten a fraud if that is more. iterations, learning_rate,
+    max_leaf_nodes, min_samples_leaf, l2_regularization, max_features: of each boosting, as scikit-learn's
+    HistGradientBoostingClassifier has them. refit: once weight and threshold are chosen, fit the same again on the
+    training and validation window.
+    """
+
+    use: Literal["auto", "always", "never"] = "auto"
+    min_frauds: int = 50
+    members: int = 5
+    normals: int = 20_000
+    iterations: int = 200
+    learning_rate: float = 0.05
+    max_leaf_nodes: int = 8
+    min_samples_leaf: int = 20
+    l2_regularization: float = 0.0
+    max_features: float = 0.5
+    refit: bool = True
+
+    def __post_init__(self) -> None:
+        counts = ("min_frauds", "members", "normals", "iterations", "min_samples_leaf")
+        checks = [
+            ("use", self.use in USES, f"one of {', '.join(USES)}"),
+            *((name, is_count(getattr(self, name)), "1 or more") for name in counts),
+            ("max_leaf_nodes", is_count(self.max_leaf_nodes) and self.max_leaf_nodes >= 2, "2 or more"),
+            ("learning_rate", 0 < self.learning_rate <= 1, "in (0, 1], e.g. 0.05"),
+            ("l2_regularization", self.l2_regularization >= 0, "0 or more"),
+            ("max_features", 0 < self.max_features <= 1, "a share in (0, 1]"),
+        ]
+        for name, is_right, remedy in checks:
+            if not is_right:
+                raise ConfigError(f"head.{name}={getattr(self, name)!r} must be {remedy}")
+
+    def is_used(self, frauds: int) -> bool:
+        """Whether a training window with so many labelled frauds gets a head."""
+        return self.use == "always" or (self.use == "auto" and frauds >= self.min_frauds)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Trees as flat arrays, laid out as the forest's (kernels.step), with ranks in place of numbers.
+
+    cuts: float64 (n_cuts,), each input's split points ascending; starts: int64 (n_inputs + 1,) where they begin.
+    nodes: uint64 (n_nodes,), see kernels.step, the threshold a rank among its input's cuts, the feature a key of
+    head_kernels.rank_row; values: float64 (n_nodes,), log-odds at leaves; roots: uint32 (n_trees,) ascending; depths:
+    int32 (n_trees,). members: boostings that the sum over the trees is divided by.
+    """
+
+    cuts: np.ndarray
+    starts: np.ndarray
+    nodes: np.ndarray
+    values: np.ndarray
+    roots: np.ndarray
+    depths: np.ndarray
+    members: int
+
+    def score(self, X: np.ndarray) -> np.ndarray:
+        """Log-odds of fraud, counted from those among the rows it was fitted on: float64 (n_rows,).
+
+        X: float64 (n_rows, n_inputs) from `inputs`, NaN where a value is missing.
+        """
+        out = np.empty(len(X))
+        head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), *self.kernel_arguments, out)
+        return out
+
+    @cached_property
+    def kernel_arguments(self) -> tuple[Any, ...]:
+        """The arrays in the order that the kernels take them, and the masks that small trees are scored by."""
+        masks = leaf_masks(self.starts, self.nodes, self.values, self.roots)
+        trees = self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members
+        return *trees, *masks.kernel_arguments
+
+
+@dataclass(frozen=True)
+class Member:
+    """One boosting's trees. nodes: structured arrays of scikit-learn's predictors, one a tree."""
+
+    nodes: list[np.ndarray]
+    n_features: int
+
+
+def inputs(raw: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """What the head reads: float64 (n_rows, n_raw + 2).
+
+    raw: float64 (n_rows, n_raw); evidence: float64 (n_rows, 2 or more), of forest and autoencoder first.
+    """
+    return np.column_stack([raw, evidence[:, :2]])
+
+
+def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int, member: int) -> Member:
+    """Fit one boosting. X: float64 (n_rows, n_inputs); labels: int8 (n_rows,), rows of label -1 are left out.
+
+    Raises DataError without a fraud or without a legitimate row.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng([seed, member])
+    frauds, normals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    if not len(frauds) or not len(normals):
+        raise DataError(
+            f"the supervised head needs labelled frauds and labelled legitimate rows to fit on, got {len(frauds)} and "
+            f"{len(normals)}: set head.use to 'auto' or 'never', or give more labels"
+        )
+    wanted = max(config.normals, 10 * len(frauds))
+    if wanted < len(normals):
+        normals = rng.choice(normals, wanted, replace=False)
+    rows = np.sort(np.concatenate([frauds, normals]))
+    fitted = HistGradientBoostingClassifier(
+        max_iter=config.iterations,
+        learning_rate=config.learning_rate,
+        max_leaf_nodes=config.max_leaf_nodes,
+        min_samples_leaf=config.min_samples_leaf,
+        l2_regularization=config.l2_regularization,
+        max_features=config.max_features,
+        early_stopping=False,
+        random_state=int(rng.integers(2**31)),
+    ).fit(X[rows], labels[rows])
+    return export(fitted)
+
+
+def fit(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int) -> Head:
+    """Fit the whole head in this process; equal to merging the members fitted anywhere else."""
+    return merge([fit_member(X, labels, config, seed, member) for member in range(config.members)])
+
+
+def export(fitted: object) -> Member:
+    """Take the trees out of a fitted binary HistGradientBoostingClassifier without categorical features.
+
+    Its prior, the log-odds of its fitting rows, is left out: a draw with more frauds must not raise every score.
+    """
+    trees = [trees[0].nodes for trees in fitted._predictors]  # type: ignore[attr-defined]
+    return Member(trees, fitted.n_features_in_)  # type: ignore[attr-defined]
+
+
+def merge(members: Sequence[Member]) -> Head:
+    """Join members into flat arrays. Raises ConfigError for more than 2,048 features."""
+    n_features = members[0].n_features
+    if n_features * head_kernels.KEYS_A_FEATURE > 1 << kernels.FEATURE_BITS:
+        most = (1 << kernels.FEATURE_BITS) // head_kernels.KEYS_A_FEATURE
+        raise ConfigError(f"the head takes {most:,} features and got {n_features:,}: set head.use to 'never'")
+    trees = [nodes for member in members for nodes in member.nodes]
+    splits = np.concatenate([nodes[nodes["is_leaf"] == 0] for nodes in trees])
+    cuts = [np.unique(splits["num_threshold"][splits["feature_idx"] == j]) for j in range(n_features)]
+    parts = [_flatten_tree(nodes, cuts) for nodes in trees]
+    sizes = [len(words) for words, _, _ in parts]
+    return Head(
+        cuts=np.concatenate(cuts),
+        starts=np.cumsum([0, *map(len, cuts)]).astype(np.int64),
+        nodes=np.concatenate([words for words, _, _ in parts]),
+        values=np.concatenate([values for _, values, _ in parts]),
+        roots=np.cumsum([0, *sizes[:-1]]).astype(np.uint32),
+        depths=np.array([depth for _, _, depth in parts], dtype=np.int32),
+        members=len(members),
+    )
+
+
+def is_count(value: object) -> bool:
+    """Whether a setting is a whole number of 1 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _flatten_tree(nodes: np.ndarray, cuts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Renumber a tree level by level, so that siblings are neighbours: node words, leaf values, depth."""
+    order, children = [0], []
+    for place, node in enumerate(order):
+        if nodes["is_leaf"][node]:
+            children.append(place)
+        else:
+            children.append(len(order))
+            order += [int(nodes["left"][node]), int(nodes["right"][node])]
+    found = nodes[order]
+    if len(found) > 1 << kernels.CHILD_BITS:
+        raise ConfigError(f"a tree of {len(found):,} nodes is too large: lower head.max_leaf_nodes")
+    is_leaf = found["is_leaf"] == 1
+    words = np.empty(len(found), dtype=np.uint64)
+    for place, (node, child) in enumerate(zip(found, children, strict=True)):
+        feature = int(node["feature_idx"])
+        if is_leaf[place]:
+            rank, key = kernels.LEAF_THRESHOLD, 0
+        else:
+            rank = int(np.searchsorted(cuts[feature], node["num_threshold"]))
+            key = head_kernels.KEYS_A_FEATURE * feature + (0 if node["missing_go_to_left"] else 1)
+        words[place] = (rank << 32) | (child << kernels.FEATURE_BITS) | key
+    return words, np.where(is_leaf, found["value"], 0.0), int(found["depth"].max())

@@ -1,0 +1,115 @@
+"""The compiled loops of the supervised head: numbers to ranks, walks, and the last step of the joined score.
+
+The head's trees compare ranks: a number counts how many of its feature's split points lie below it. Whether the number
+exceeds a split point is then a comparison of two small integers, exact for float64, and the walk is the forest's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fraud.detectors.kernels import forest_row, tail_evidence, walk_block
+from fraud.detectors.network_kernels import BLOCK
+
+# A missing value takes the side that the tree learnt for it, so every feature has two keys a row, which differ only for
+# a missing value: it ranks lowest in the first, highest in the second. A node names the one that goes its way.
+KEYS_A_FEATURE = 2
+_ABOVE_ALL_CUTS = np.uint32(0xFFFFFFFE)
+_LOWEST_BIT = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
+
+
+@njit(cache=True)
+def rank_row(x, cuts, starts, keys):  # pragma: no cover - compiled
+    """Ranks of one row, float64 (n_features,), into keys, uint32 (2 * n_features,); NaN is a missing value.
+
+    cuts: float64, each feature's split points ascending, from starts[j] to starts[j + 1]. x <= cut k exactly when the
+    rank, the number of cuts below x, is at most k.
+    """
+    for j in range(len(starts) - 1):
+        value = x[j]
+        if np.isnan(value):
+            keys[2 * j] = np.uint32(0)
+            keys[2 * j + 1] = _ABOVE_ALL_CUTS
+            continue
+        low = starts[j]
+        span = starts[j + 1] - low
+        while span > 0:
+            half = span >> 1
+            if cuts[low + half] < value:
+                low += half + 1
+                span -= half + 1
+            else:
+                span = half
+        keys[2 * j] = keys[2 * j + 1] = np.uint32(low - starts[j])
+
+
+@njit(cache=True)
+def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cover - compiled
+    """Sum of the leaves' values of one row, given as keys, over all trees; see leaf_masks. left: uint8 (n_trees,)."""
+    n_trees = table.shape[1]
+    left[:] = 0xFF
+    for k in range(len(features)):
+        low, high = keys[2 * features[k]], keys[2 * features[k] + 1]
+        kept = table[begins[k] + low if low == high else begins[k + 1] - 1]
+        for tree in range(n_trees):
+            left[tree] &= kept[tree]
+    # Four sums, so that no addition waits for the one before it.
+    a = b = c = d = 0.0
+    tree, place = 0, np.uint64(0)
+    while tree + 4 <= n_trees:
+        a += leaves[place + np.uint64(_LOWEST_BIT[left[tree]])]
+        b += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
+        c += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
+        d += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
+        tree, place = tree + 4, place + np.uint64(32)
+    for last in range(tree, n_trees):
+        a += leaves[8 * last + _LOWEST_BIT[left[last]]]
+    return (a + b) + (c + d)
+
+
+@njit(cache=True)
+def head_rows(
+    X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, out
+):  # pragma: no cover - compiled  # fmt: skip
+    """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member."""
+    width = KEYS_A_FEATURE * (len(starts) - 1)
+    if len(table):
+        key, left = np.empty(width, dtype=np.uint32), np.empty(len(roots), dtype=np.uint8)
+        for i in range(len(X)):
+            rank_row(X[i], cuts, starts, key)
+            out[i] = sum_by_masks(key, features, begins, table, leaves, left) / members
+        return
+    keys = np.empty((min(BLOCK, len(X)), width), dtype=np.uint32)
+    for start in range(0, len(X), BLOCK):
+        n = min(BLOCK, len(X) - start)
+        for i in range(n):
+            rank_row(X[start + i], cuts, starts, keys[i])
+        if n == 1:
+            out[start] = forest_row(keys[0], nodes, values, roots, depths)
+        else:
+            walk_block(keys.ravel(), width, nodes, values, roots, depths, out[start : start + n])
+    for i in range(len(X)):
+        out[i] *= len(roots) / members
+
+
+@njit(cache=True)
+def add_head(
+    raw, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves,
+    head_knots, head_evidence, head_slope, final_knots, final_evidence, final_slope, head_weight, out,
+):  # pragma: no cover - compiled  # fmt: skip
+    """The head's part of some rows' scores, after `kernels.score_rows`.
+
+    raw: float64 (n, n_raw); out: float64 (n, 5), of which columns 0 to 2, the evidence of forest, autoencoder and both,
+    are read and the last two, the evidence of the head and of all, are written.
+    """
+    n, n_raw = raw.shape
+    X = np.empty((n, n_raw + 2))
+    X[:, :n_raw] = raw
+    X[:, n_raw:] = out[:, :2]
+    log_odds = np.empty(n)
+    head_rows(X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, log_odds)
+    for i in range(n):
+        out[i, 3] = tail_evidence(log_odds[i], head_knots, head_evidence, head_slope)
+        joined = head_weight * out[i, 3] + (1.0 - head_weight) * out[i, 2]
+        out[i, 4] = tail_evidence(joined, final_knots, final_evidence, final_slope)

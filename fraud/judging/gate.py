@@ -1,0 +1,310 @@
+"""The checks that a challenger must pass to become champion, each a plain function of scored rows and limits.
+
+Nothing is measured a second time: differences come from `fraud.judging.paired`, rarity from `fraud.judging.slices`.
+What a check cannot tell apart from chance does not promote a model, and does not stop one either (docs/gate.md says
+which way each errs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fraud.judging import evaluation, paired, slices
+from fraud.judging.evaluation import Plan, Scored
+from fraud.judging.gate_limits import FIGURES, Limits
+from fraud.metrics.resampling import wilson
+from fraud.schema import Schema
+from fraud.schema.compatibility import refused_by
+
+_FEWEST_DAYS = 7  # for a bootstrap over days
+_FEWEST_FRAUDS = 10  # for a segment to be judged
+_FEWEST_PAIRS = 20  # labels of one transaction from two sources
+_DAY = "day of the gate"
+
+
+@dataclass(frozen=True)
+class Check:
+    """passed: None where there is nothing to judge, which stops nobody. text: what was found, for people."""
+
+    name: str
+    passed: bool | None
+    text: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evidence(judged: Scored | None, limits: Limits, why_none: str = "") -> Check:
+    """Whether there is enough to judge on."""
+    name = "enough evidence"
+    if judged is None:
+        return Check(name, False, f"not enough evidence: {why_none}")
+    frauds, known = int((judged.labels == 1).sum()), int((judged.labels >= 0).sum())
+    rows = len(judged.labels)
+    figures = {"rows": rows, "labelled": known, "frauds": frauds}
+    told = f"{frauds:,} frauds among {known:,} labelled of {rows:,} rows"
+    if frauds < limits.min_frauds or known - frauds < limits.min_frauds:
+        return Check(name, False, f"not enough evidence: {told}, {limits.min_frauds:,} of each are needed", figures)
+    if known < limits.min_labelled * rows:
+        least = f"at least {limits.min_labelled:.0%} must be labelled, or what was looked at decides who is better"
+        return Check(name, False, f"not enough evidence: {told}; {least}", figures)
+    return Check(name, True, told, figures)
+
+
+def schema(new: Schema, old: Schema, *, is_allowed: bool = False) -> Check:
+    """Whether every request that the champion takes is valid for the challenger."""
+    told = refused_by(new, old)
+    if not told:
+        return Check("schema", True, "every request that the champion takes is valid for the challenger")
+    text = "the challenger " + "; ".join(told)
+    return Check("schema", is_allowed, text + (" (--schema-change allow)" if is_allowed else ""), {"changes": told})
+
+
+def better(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> tuple[list[Check], dict[str, Any]]:
+    """Better by the margin with the whole interval above 0, and in nothing worse; and the paired comparison.
+
+    The interval is the widest of the bootstraps that draw whole entities, of each kind, or whole days.
+    """
+    names = ("challenger", "champion")
+    each = {
+        unit or "row": paired.compare(_drawn_by(ours, unit), _drawn_by(theirs, unit), plan, names)
+        for unit in _units(ours)
+    }
+    found = next(iter(each.values()))
+    figures: dict[str, Any] = {}
+    for key in (key for key in FIGURES if key in found["figures"]):
+        told = {unit: one["figures"][key]["interval"] for unit, one in each.items()}
+        bands = [band for band in told.values() if band is not None]
+        widest = (min(b[0] for b in bands), max(b[1] for b in bands)) if len(bands) == len(told) else None
+        figures[key] = {**found["figures"][key], "interval": widest, "by": told}
+    checks = []
+    for key in limits.figures:
+        if key not in figures:
+            checks.append(Check("better", False, f"{_words(key)} cannot be measured: there is no amount column"))
+            continue
+        one = figures[key]
+        is_better = one["interval"] is not None and one["difference"] >= limits.margin and one["interval"][0] > 0
+        checks.append(Check("better", is_better, _told(key, one) + f"; margin {limits.margin:g}", {key: one}))
+    worse = [
+        _told(key, one)
+        for key, one in figures.items()
+        if key not in limits.figures and one["interval"] is not None and one["interval"][1] < 0
+    ]
+    others = {key: one for key, one in figures.items() if key not in limits.figures}
+    fine = "; ".join(_told(key, one) for key, one in others.items())
+    checks.append(Check("nothing worse", not worse, "; ".join(worse) or fine, others))
+    return checks, {**found, "figures": {**found["figures"], **figures}}
+
+
+def alone(ours: Scored, plan: Plan) -> Check:
+    """For a first champion: better than chance, beyond chance."""
+    found = next(iter(evaluation.ranking(ours, plan)["scores"].values()))
+    auc, precision = found["roc_auc"], found["average_precision"]
+    holds = auc["interval"] is not None and auc["interval"][0] > 0.5
+    text = f"average precision {precision['value']:.3f}, ROC-AUC {auc['value']:.3f}, with no champion to compare with"
+    return Check("better than chance", holds, text, {"roc_auc": auc, "average_precision": precision})
+
+
+def segments(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
+    """No segment loses frauds: those each model catches within the same budget, by an exact test a segment.
+
+    Both alert on their own top `plan.budget` of all rows. In each segment with at least 10 frauds, entities whose
+    frauds the challenger catches more of stand against those it catches fewer of (McNemar, exact, one-sided; of several
+    kinds of entities the least sure counts). The p-values are Holm's, so that over all segments together a challenger
+    that is worse nowhere is stopped with the chance `significance` at most. It must also lose more than
+    `segment_tolerance` of the segment's recall.
+    """
+    name, rows, others = "segments", ours.labelled, theirs.labelled
+    found = slices.parts(rows, plan)
+    alerts = evaluation.budget_alerts(plan.budget, len(rows.labels))
+    gain = _caught(rows.main, alerts) - _caught(others.main, alerts)
+    tested: list[dict[str, Any]] = []
+    for column, level, mask in found:
+        here = mask & (rows.labels == 1)
+        if here.sum() >= _FEWEST_FRAUDS:
+            p = max(_worse_p(gain[here], _drawn_by(rows.at(here), unit).clusters) for unit in _entities(rows))
+            tested.append(
+                {"segment": f"{column} {level}", "frauds": int(here.sum()), "difference": float(gain[here].mean()),
+                 "p": p}
+            )  # fmt: skip
+    ordered, least = sorted(tested, key=lambda one: one["p"]), 0.0
+    for place, one in enumerate(ordered):
+        least = max(least, min(1.0, one["p"] * (len(ordered) - place)))
+        one["p_adjusted"] = least
+        one["is_worse"] = least < limits.significance and one["difference"] < -limits.segment_tolerance
+    figures = {"segments": tested, "too_few_frauds": len(found) - len(tested)}
+    if not tested:
+        return Check(name, None, f"no segment has {_FEWEST_FRAUDS} frauds: name others with --segment", figures)
+    worse = [one for one in ordered if one["is_worse"]]
+    if worse:
+        told = "; ".join(
+            f"{one['segment']}: recall within the budget {one['difference']:+.0%} ({one['frauds']:,} frauds, "
+            f"p {one['p_adjusted']:.2g})"
+            for one in worse[:4]
+        )
+        return Check(name, False, f"worse in {len(worse)} of {len(tested)} segments: {told}", figures)
+    lowest = min(tested, key=lambda one: one["difference"])
+    text = f"none of {len(tested)} is worse beyond chance and {limits.segment_tolerance:.0%} of recall"
+    return Check(name, True, f"{text}; the least gain is {lowest['difference']:+.0%}, {lowest['segment']}", figures)
+
+
+def calibration(
+    ours: Scored, theirs: Scored | None, plan: Plan, limits: Limits, achieved: Mapping[str, float]
+) -> Check:
+    """The scores mean what they say, or no less than the champion's do; and its threshold does not flood analysts.
+
+    achieved: what the challenger's threshold did where it was chosen, which counts where there is no champion.
+    """
+    sides = {"challenger": ours} | ({"champion": theirs} if theirs is not None else {})
+    off = {name: _off(side, limits.calibration_factor) for name, side in sides.items()}
+    rates = {name: float((side.main >= side.threshold).mean()) for name, side in sides.items()}
+    most = limits.alert_factor * max(plan.budget, rates.get("champion", achieved.get("alert_rate", 0.0)))
+    wrong = []
+    if off["challenger"][0] > max(1.0, off.get("champion", (0.0, ""))[0]):
+        wrong.append(off["challenger"][1])
+    if not 0 < rates["challenger"] <= most:
+        wrong.append(
+            f"it would alert on {rates['challenger']:.2%} of the rows: above 0 and up to {most:.2%} is allowed"
+        )
+    told = f"alerts on {rates['challenger']:.2%} of the rows, {most:.2%} allowed; {off['challenger'][1]}"
+    figures = {
+        "alert_rate": rates,
+        "most_alerts": most,
+        "off_by": {n: f * limits.calibration_factor for n, (f, _) in off.items()},
+    }
+    return Check("calibration", not wrong, "; ".join(wrong) or told, figures)
+
+
+def latency(p99_ms: Mapping[str, float], limits: Limits) -> Check:
+    """A single row within the budget, and not many times the champion's unless it is quick all the same."""
+    mine, other = p99_ms["challenger"], p99_ms.get("champion")
+    ratio = mine / other if other else None
+    slow = mine > limits.latency_budget_ms
+    slower = ratio is not None and ratio > limits.latency_ratio and mine > limits.latency_budget_ms / 5
+    told = f"p99 of a single row {mine:.3f} ms of CPU, budget {limits.latency_budget_ms:g} ms"
+    told += f"; {ratio:.2f} times the champion's, at most {limits.latency_ratio:g}" if ratio is not None else ""
+    return Check("latency", not (slow or slower), told, {"p99_ms": dict(p99_ms), "ratio": ratio})
+
+
+def labels(
+    judged: Mapping[str, int], learnt: Mapping[str, int] | None, before: Mapping[str, int] | None,
+    champion_auc: float | None, sources: Mapping[str, Any] | None, limits: Limits,
+) -> Check:  # fmt: skip
+    """Signs that the labels themselves are wrong, whoever is better by them.
+
+    judged, learnt, before: {rows, frauds} of the judged rows, of what the challenger and the champion learnt from.
+    champion_auc: ROC-AUC of the champion by the judged labels. sources: what `labels join` wrote of its labels.
+    """
+    wrong, figures = [], {"judged": judged, "learnt": learnt, "before": before, "champion_roc_auc": champion_auc}
+    for told, counts in (("judged rows", judged), ("challenger's training rows", learnt)):
+        if counts is None or before is None or not before["frauds"]:
+            continue
+        usual, low_high = before["frauds"] / before["rows"], wilson(counts["frauds"], counts["rows"])
+        if low_high and not (low_high[0] <= usual * limits.label_factor and low_high[1] >= usual / limits.label_factor):
+            share = counts["frauds"] / counts["rows"]
+            wrong.append(f"{share:.2%} of the {told} are labelled fraud, {usual:.2%} of what the champion learnt from")
+    if champion_auc is not None and champion_auc <= 0.5:
+        wrong.append(
+            f"the judged labels contradict the champion's scores (ROC-AUC {champion_auc:.3f}): are they turned?"
+        )
+    if sources:
+        figures["sources"] = sources
+        conflicts = sources.get("conflicts") or {"pairs": 0, "differ": 0}
+        band = wilson(conflicts["differ"], conflicts["pairs"])
+        if band and conflicts["pairs"] >= _FEWEST_PAIRS and band[0] > limits.max_conflicts:
+            share = conflicts["differ"] / conflicts["pairs"]
+            wrong.append(f"two sources contradict each other on {share:.0%} of {conflicts['pairs']:,} transactions")
+        shift = _shift(sources.get("frauds_recent") or {}, sources.get("frauds_earlier") or {}, limits.min_frauds)
+        if shift is not None and shift > limits.max_source_shift:
+            wrong.append(f"{shift:.0%} of the newest frauds' labels come from other sources than before")
+    fine = f"{judged['frauds'] / max(judged['rows'], 1):.2%} of the judged rows are frauds, as expected"
+    return Check("labels", not wrong, "; ".join(wrong) or fine, figures)
+
+
+def golden(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
+    """On the frozen rows, whose labels nobody can have changed, the challenger is not worse beyond tolerance."""
+    name = "golden rows"
+    if ours.why_not or int((ours.labels == 1).sum()) < _FEWEST_FRAUDS:
+        return Check(name, False, f"not enough evidence: fewer than {_FEWEST_FRAUDS} frauds among the golden rows")
+    one = paired.compare(ours, theirs, plan, ("challenger", "champion"))["figures"]["average_precision"]
+    is_worse = one["difference"] < -limits.golden_tolerance and one["interval"] is not None and one["interval"][1] < 0
+    text = _told("average_precision", one) + f"; {limits.golden_tolerance:g} may be lost"
+    return Check(name, not is_worse, text, {"average_precision": one})
+
+
+def failed(checks: Sequence[Check]) -> list[Check]:
+    """Those that stop a promotion."""
+    return [check for check in checks if check.passed is False]
+
+
+def _entities(scored: Scored) -> list[str | None]:
+    """What rows are drawn or counted by: each kind of entity, else single rows."""
+    return [column.name for column in scored.schema.entities] or [scored.card]
+
+
+def _units(scored: Scored) -> list[str | None]:
+    days = [_DAY] if scored.days is not None and len(np.unique(scored.days)) >= _FEWEST_DAYS else []
+    return [*_entities(scored), *days]
+
+
+def _drawn_by(scored: Scored, unit: str | None) -> Scored:
+    if unit != _DAY:
+        return replace(scored, card=unit)
+    return replace(scored, card=_DAY, rows=scored.rows.assign(**{_DAY: scored.days}))
+
+
+def _caught(scores: np.ndarray, alerts: int) -> np.ndarray:
+    """Whether each row is among the `alerts` highest; rows of the score at the cut count their share: float64."""
+    cut = np.partition(scores, len(scores) - alerts)[len(scores) - alerts]
+    above, at = scores > cut, scores == cut
+    return above + at * ((alerts - above.sum()) / at.sum())
+
+
+def _worse_p(gain: np.ndarray, clusters: np.ndarray | None) -> float:
+    """One-sided p of as many or more clusters losing, were losing and gaining equally likely."""
+    from scipy.stats import binom
+
+    total = gain if clusters is None else np.bincount(clusters, weights=gain)
+    lost, won = int((total < -1e-9).sum()), int((total > 1e-9).sum())
+    return float(binom.sf(lost - 1, lost + won, 0.5))
+
+
+def _off(side: Scored, factor: float) -> tuple[float, str]:
+    """The worst of the score's levels: its deviation beyond chance in units of `factor`, and words."""
+    found = slices.rarity(side)
+    if "missing" in found:
+        return 0.0, str(found["missing"])
+    worst, told = 0.0, "too few rows to say how rare its scores are"
+    for level in next(iter(found["scores"].values())):
+        if level["holds"] is None:
+            continue
+        low, high = level["interval"]
+        beyond = max(low / level["expected"], level["expected"] / max(high, 1e-12), 1.0) / factor
+        if beyond > worst:
+            told = (
+                f"score {level['score']:.2f} is reached by {level['observed']:.2%} of the legitimate rows, "
+                f"{level['expected']:.2%} by its meaning"
+            )
+            worst = beyond
+    return worst, told
+
+
+def _shift(recent: Mapping[str, int], earlier: Mapping[str, int], fewest: int) -> float | None:
+    """Total variation between two distributions over sources; None where one is small."""
+    totals = sum(recent.values()), sum(earlier.values())
+    if min(totals) < fewest:
+        return None
+    return sum(abs(recent.get(s, 0) / totals[0] - earlier.get(s, 0) / totals[1]) for s in {*recent, *earlier}) / 2
+
+
+def _words(key: str) -> str:
+    return {"roc_auc": "ROC-AUC", "amount_recall_at_budget": "money caught within the budget"}.get(
+        key, key.replace("_at_", " within the ").replace("_", " ")
+    )
+
+
+def _told(key: str, one: Mapping[str, Any]) -> str:
+    band = f" [{one['interval'][0]:+.3f}, {one['interval'][1]:+.3f}]" if one["interval"] else " (no interval)"
+    return f"{_words(key)} {one['ours']:.3f} against {one['theirs']:.3f}: {one['difference']:+.3f}{band}"

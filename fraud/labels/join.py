@@ -1,0 +1,226 @@
+"""Transactions with the labels that were known by a day: what a training that day may learn from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud.data import tables
+from fraud.days import UTC, Zone
+from fraud.errors import ConfigError, DataError
+from fraud.labels.store import ID, IS_FRAUD, SOURCE, id_of, newest
+from fraud.schema import Schema
+
+Unlabelled = Literal["legitimate", "unknown", "drop"]
+NONE = "none"  # as a source: nobody said anything
+RECENT_DAYS = 14  # whose sources are told apart from those before
+_FRAUD, _LEGITIMATE, _UNKNOWN = 1, 0, -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a row's label is. Raises ConfigError for a value out of range.
+
+    as_of: labels count that were known when this day began; zone: where it began. matured_days: rows younger than this
+    are left out. unlabelled: what a matured row without a label is: "legitimate" (nobody complained in time), "unknown"
+    (its label stays empty) or "drop". keep_own: a label that the data bring counts where there is no other; False: it
+    never does.
+    """
+
+    as_of: dt.date
+    matured_days: float
+    unlabelled: Unlabelled = "legitimate"
+    keep_own: bool = False
+    zone: Zone = UTC
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.matured_days < 36_500:
+            raise ConfigError(f"--matured-days {self.matured_days:g}: give a number of days, 0 or more")
+        if self.unlabelled not in get_args(Unlabelled):
+            raise ConfigError(f"--unlabelled {self.unlabelled!r}: use one of {', '.join(get_args(Unlabelled))}")
+
+    @property
+    def moment(self) -> dt.datetime:
+        """When the day begins, UTC."""
+        return self.zone.moment_of(self.as_of)
+
+    @property
+    def mature_before(self) -> np.datetime64:
+        """Rows before this instant have had the time that a label takes."""
+        return np.datetime64(self.moment, "us") - np.timedelta64(round(self.matured_days * 86_400e6), "us")
+
+
+@dataclass
+class Counts:
+    """What became of the rows. frauds_recent, frauds_earlier: by source, of the newest 14 matured days and before."""
+
+    read: int = 0
+    refused: int = 0
+    too_young: int = 0
+    labelled: int = 0
+    without_label: int = 0
+    own_label: int = 0
+    written: int = 0
+    frauds: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)
+    frauds_recent: dict[str, int] = field(default_factory=dict)
+    frauds_earlier: dict[str, int] = field(default_factory=dict)
+
+
+def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out: str) -> tuple[Counts, dict[str, Any]]:
+    """Write the matured rows of `path` with their labels to the Parquet `out`, atomically and in bounded memory.
+
+    by_source: labels known by `policy.as_of` (LabelStore.read_by_source). Returns the counts, and what
+    `fraud.judging.gate` wants to know of the labels' sources. Raises ConfigError (a schema without id, label or time),
+    DataError (a row without an id; no matured row; a file that cannot be read or written), SchemaError.
+    """
+    name = id_of(schema)
+    if schema.label is None:
+        raise ConfigError(f"schema {schema.name!r} has no label column to fill in: add one (kind: label)")
+    if schema.timestamp is None and policy.matured_days > 0:
+        raise ConfigError(
+            f"schema {schema.name!r} has no timestamp, so nothing says how old its rows are: add one, or "
+            "give --matured-days 0"
+        )
+    labels = newest(by_source)
+    counts, used = Counts(), np.zeros(len(labels), dtype=bool)
+    index = pd.Index(labels[ID])
+
+    def put(file: Any) -> None:
+        writer = None
+        for checked in tables.iter_checked(path, schema):
+            _check_ids(checked.quarantine, name, path)
+            counts.read += len(checked.rows) + len(checked.quarantine)
+            counts.refused += len(checked.quarantine)
+            rows = _labelled(checked.rows, labels, index, used, schema, policy, counts)
+            if not len(rows):
+                continue
+            table = pa.Table.from_pandas(rows, preserve_index=False)
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table.cast(writer.schema))
+        if writer is None:
+            raise DataError(
+                f"{path}: none of {counts.read:,} rows is a good one before {policy.mature_before.astype('M8[s]')} UTC "
+                f"({policy.matured_days:g} days before {policy.as_of}): nothing to train on yet"
+            )
+        writer.close()
+
+    tables.write(out, put)
+    sources = {
+        "conflicts": conflicts(by_source),
+        "frauds_recent": counts.frauds_recent,
+        "frauds_earlier": counts.frauds_earlier,
+        "labels": len(labels),
+        "labels_without_row": int((~used).sum()),
+    }
+    return counts, sources
+
+
+def conflicts(by_source: pd.DataFrame) -> dict[str, int]:
+    """Ids that several sources labelled, and those of them on which they differ: {pairs, differ}."""
+    several = by_source[by_source.duplicated(ID, keep=False)].groupby(ID)[IS_FRAUD].agg(["min", "max"])
+    return {"pairs": len(several), "differ": int((several["min"] != several["max"]).sum())}
+
+
+def only(by_source: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
+    """Labels from these sources alone; all if none is named. Raises ConfigError for one that labelled nothing."""
+    if not sources:
+        return by_source
+    known = sorted(set(by_source[SOURCE]))
+    unknown = [source for source in sources if source not in known]
+    if unknown:
+        raise ConfigError(
+            f"--sources: no label came from {', '.join(unknown)}; there are {', '.join(known) or 'none at all'}"
+        )
+    return by_source[by_source[SOURCE].isin(list(sources))]
+
+
+def told(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
+    """The counts as lines of text."""
+    became = {
+        "legitimate": "counted as legitimate: nobody complained in time",
+        "unknown": "with an empty label",
+        "drop": "left out",
+    }[policy.unlabelled]
+    given = ", ".join(f"{count:,} from {source}" for source, count in sorted(counts.by_source.items()))
+    lines = [
+        f"{counts.read:,} rows: {counts.written:,} written, {counts.frauds:,} of them frauds",
+        f"  {counts.labelled:,} labelled by {policy.as_of}" + (f" ({given})" if given else ""),
+        f"  {counts.without_label:,} matured without a label, {became}",
+        f"  {counts.too_young:,} younger than {policy.matured_days:g} days, left out",
+    ]
+    lines += [f"  {counts.own_label:,} with the label that the data bring"] if counts.own_label else []
+    lines += [f"  {counts.refused:,} that break the schema, left out"] if counts.refused else []
+    lines += [f"  {sources['labels_without_row']:,} labels of rows that are not among them"]
+    return "\n".join(lines) + "\n"
+
+
+def _check_ids(quarantine: pd.DataFrame, name: str, path: str) -> None:
+    lacking = quarantine[(quarantine["column"] == name) & (quarantine["value"] == "")]
+    if len(lacking):
+        raise DataError(
+            f"{path}: row {lacking['row'].iloc[0]} has no {name}, so no label finds it; give every row its id, or take "
+            "such rows away"
+        )
+
+
+def _labelled(
+    rows: pd.DataFrame, labels: pd.DataFrame, index: pd.Index, used: np.ndarray, schema: Schema, policy: Policy,
+    counts: Counts,
+) -> pd.DataFrame:  # fmt: skip
+    """The rows to write, with their labels; counts and `used` (labels that found a row) go on."""
+    assert schema.label is not None and schema.id is not None
+    column = schema.label.name
+    places = index.get_indexer(pd.Index(rows[schema.id.name]))
+    used[places[places >= 0]] = True
+    times = None
+    if schema.timestamp is not None:
+        times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
+        kept = times < policy.mature_before
+        counts.too_young += int((~kept).sum())
+        rows, places, times = rows[kept], places[kept], times[kept]
+    has = places >= 0
+    found = np.full(len(rows), _UNKNOWN, dtype=np.int8)
+    found[has] = labels[IS_FRAUD].to_numpy(dtype=np.int8)[places[has]]
+    if policy.keep_own and column in rows:
+        own = rows[column].to_numpy(dtype=np.int8)
+        borrowed = ~has & (own >= 0)
+        found[borrowed] = own[borrowed]
+        counts.own_label += int(borrowed.sum())
+    bare = found == _UNKNOWN
+    counts.labelled += int(has.sum())
+    counts.without_label += int(bare.sum())
+    sources = np.where(has, labels[SOURCE].to_numpy(dtype=object)[np.maximum(places, 0)] if len(labels) else NONE, NONE)
+    if policy.unlabelled == "legitimate":
+        found[bare] = _LEGITIMATE
+    _count_sources(sources, found, times, policy, counts)
+    rows = rows.assign(**{column: found})
+    if policy.unlabelled == "drop":
+        rows, found = rows[~bare], found[~bare]
+    counts.written += len(rows)
+    counts.frauds += int((found == _FRAUD).sum())
+    # A reader of the Parquet knows an empty label, and no -1.
+    rows[column] = pd.Series(found, index=rows.index).astype("Int8").mask(found == _UNKNOWN)
+    return rows[[c.name for c in schema.columns]]
+
+
+def _count_sources(
+    sources: np.ndarray, found: np.ndarray, times: np.ndarray | None, policy: Policy, counts: Counts
+) -> None:
+    recent = np.zeros(len(found), bool)
+    if times is not None:
+        recent = times >= policy.mature_before - np.timedelta64(RECENT_DAYS, "D")
+    for into, mask in (
+        (counts.by_source, sources != NONE),
+        (counts.frauds_recent, (found == _FRAUD) & recent),
+        (counts.frauds_earlier, (found == _FRAUD) & ~recent),
+    ):
+        for source, count in zip(*np.unique(sources[mask].astype(str), return_counts=True), strict=True):
+            into[str(source)] = into.get(str(source), 0) + int(count)

@@ -1,0 +1,231 @@
+"""Labels that come later than their transactions, verdicts and chargebacks, kept as they came; an id's newest holds.
+
+Each ingestion is one Parquet file below the store's URL, named by what was ingested: the same file twice is one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from fraud.data import filesystems, tables
+from fraud.data.files import pieces
+from fraud.data.spreadsheets import as_it_was
+from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.schema.columns import Column
+from fraud.schema.contract import Schema
+from fraud.schema.validation import Validator
+from fraud.settings import Settings
+
+URL = "FRAUD_LABELS"
+ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
+INGESTED_AT = "ingested_at"
+REVIEW = "review"  # the source of verdicts on rows that were drawn at random, which alone speak for all rows
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an ingestion did. new: ids that had no label; changed: ids whose label is now another; same: the others."""
+
+    new: int
+    changed: int
+    same: int
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """The labels below `url`, a folder or any fsspec URL."""
+
+    url: str
+
+    @classmethod
+    def from_environment(cls, settings: Settings, environment: Mapping[str, str]) -> LabelStore:
+        """The store that FRAUD_LABELS names (default: `labels` below FRAUD_STATE)."""
+        return cls(settings.locate(environment.get(URL) or str(settings.state / "labels")))
+
+    def has(self, name: str) -> bool:
+        """Whether an ingestion of this name is there."""
+        filesystem, path = filesystems.of(self._file(name))
+        return bool(filesystem.exists(path))
+
+    def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
+        """Keep labels, columns `COLUMNS`, as the ingestion `name`, in place of one of that name. Raises DataError."""
+        there = self._files()
+        before = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
+        there[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
+        tables.write_parquet(there[name], self._file(name))
+        after = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
+        touched = labels[ID].drop_duplicates()
+        known = touched[touched.isin(before.index)]
+        changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
+        return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
+
+    def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
+        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC).
+
+        Of two that became known at one moment the one that was ingested later holds. Raises DataError.
+        """
+        return newest(self.read_by_source(known_until=known_until))
+
+    def read_by_source(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
+        """As `read`, but the newest of every id from every source, in the order in which they count for `newest`."""
+        labels = _together(self._files().values())
+        if known_until is not None:
+            labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
+        in_order = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
+        return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
+
+    def ledger(self) -> pd.DataFrame:
+        """Every label that was ever ingested, columns `COLUMNS`, in the order in which they count. Raises DataError."""
+        labels = _together(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
+        return labels[list(COLUMNS)].reset_index(drop=True)
+
+    def _files(self) -> dict[str, pd.DataFrame]:
+        """Every ingestion by name, as it was written."""
+        filesystem, folder = filesystems.of(self.url)
+        paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
+        found = {PurePosixPath(path).stem: tables.read(filesystem.unstrip_protocol(path)) for path in paths}
+        if any(set(labels.columns) != {*COLUMNS, INGESTED_AT} for labels in found.values()):
+            raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
+        return found
+
+    def listing(self) -> dict[str, str]:
+        """Every ingestion by name, with what changes when its file does. Raises ObjectStoreError."""
+        filesystem, folder = filesystems.of(self.url)
+        filesystem.invalidate_cache()
+        if not filesystem.exists(folder):
+            return {}
+        found = {}
+        for info in filesystem.ls(folder, detail=True):
+            path = PurePosixPath(info["name"])
+            if path.suffix == ".parquet" and info.get("type") == "file":
+                stamp = next((info[key] for key in ("ETag", "mtime", "created") if key in info), "")
+                found[path.stem] = f"{info.get('size')} {stamp}"
+        return found
+
+    def read_ingestion(self, name: str) -> pd.DataFrame:
+        """One ingestion as it was written: `COLUMNS` and INGESTED_AT. Raises DataError."""
+        labels = tables.read(self._file(name))
+        if set(labels.columns) != {*COLUMNS, INGESTED_AT}:
+            raise DataError(f"{self._file(name)} is a Parquet file that holds no labels: take it away")
+        return labels[[*COLUMNS, INGESTED_AT]]
+
+    def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
+        """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
+
+        decided: all rows of the day, as fraud.scoring.decided.read gives them. flagged: so many more of the flagged
+        ones. A day is drawn once: again gives the same rows.
+        Returns id, day, score, is_flagged, and how many rows, and not flagged ones, the day has: n_rows, n_unflagged.
+        Raises DataError for a day without rows.
+        """
+        path = self._drawn(f"{day}")
+        filesystem, target = filesystems.of(path)
+        if filesystem.exists(target):
+            return tables.read(path)
+        if not len(decided):
+            raise DataError(f"there is no decided row of {day}: nothing to draw from")
+        rng = np.random.default_rng([seed, day.toordinal()])
+        in_order = decided.sort_values("id").reset_index(drop=True)  # the draw must not depend on the files' order
+        picked = np.sort(rng.choice(len(in_order), min(rows, len(in_order)), replace=False))
+        others = np.setdiff1d(np.flatnonzero(in_order["is_flagged"].to_numpy(dtype=bool)), picked)
+        picked = np.union1d(picked, rng.choice(others, min(flagged, len(others)), replace=False))
+        counts = {"n_rows": len(decided), "n_unflagged": int((~decided["is_flagged"].astype(bool)).sum())}
+        drawn = in_order.iloc[picked].assign(day=pd.Timestamp(day), **counts).reset_index(drop=True)
+        tables.write_parquet(drawn, path)
+        return drawn
+
+    def drawn(self) -> pd.DataFrame:
+        """Everything that was drawn; empty, without columns, if nothing was."""
+        filesystem, folder = filesystems.of(self._drawn("*"))
+        files = sorted(filesystem.glob(folder))
+        if not files:
+            return pd.DataFrame()
+        return pd.concat([tables.read(filesystem.unstrip_protocol(path)) for path in files], ignore_index=True)
+
+    def _drawn(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/drawn/{name}.parquet"
+
+    def _file(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}.parquet"
+
+
+def id_of(schema: Schema) -> str:
+    """The name of the schema's id column. Raises ConfigError where there is none."""
+    if schema.id is None:
+        raise ConfigError(f"schema {schema.name!r} has no id column, so no label finds its row: add one (kind: id)")
+    return schema.id.name
+
+
+def newest(labels: pd.DataFrame) -> pd.DataFrame:
+    """The label that holds of every id: the last that became known, of those the last that was ingested.
+
+    labels: as `LabelStore.read_by_source` gives them, or with the time of ingestion. Returns `COLUMNS`.
+    """
+    if INGESTED_AT in labels:
+        labels = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
+    return labels.drop_duplicates(ID, keep="last")[list(COLUMNS)].reset_index(drop=True)
+
+
+def check(
+    path: str, schema: Schema, *, source: str, known_at: dt.datetime | None, now: dt.datetime
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Yield the labels of a CSV or Parquet, columns `COLUMNS`, piece by piece, and the rows that go to quarantine.
+
+    The file's columns are the schema's id and label, or "id" and "is_fraud"; "known_at", where file or row has none, is
+    `known_at`, or `now` (UTC). Refused are rows without id or label, and from the future. Raises ConfigError for
+    a schema without an id, DataError and SchemaError as fraud.data.tables.iter_checked does.
+    """
+    named = id_of(schema)
+    theirs = {named: ID, **({schema.label.name: IS_FRAUD} if schema.label else {})}
+    validator, total = Validator(_SCHEMA), 0
+    for name, frame in pieces(path, tables.CHUNK_ROWS, (named, ID)):
+        table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
+        if ID in table and not name.endswith((".parquet", ".pq")):
+            table[ID] = table[ID].map(as_it_was)  # a sheet that was drawn comes back
+        if KNOWN_AT not in table:
+            table[KNOWN_AT] = None
+        try:
+            checked = validator.check(table, first_row=total)
+        except SchemaError as error:
+            raise SchemaError(f"{name}: {error}") from None
+        total += len(frame)
+        moments = checked.rows[KNOWN_AT].fillna(_microseconds(known_at or now))
+        is_past = moments <= _microseconds(now)
+        labels = {ID: checked.rows[ID], IS_FRAUD: checked.rows[IS_FRAUD] == 1, KNOWN_AT: moments, SOURCE: source}
+        yield pd.DataFrame(labels)[is_past], pd.concat([checked.quarantine, _future(checked.rows[~is_past])])
+
+
+def _future(rows: pd.DataFrame) -> pd.DataFrame:
+    told = {"column": KNOWN_AT, "value": rows[KNOWN_AT].astype("str"), "reason": "is in the future; times are UTC"}
+    return pd.DataFrame({"row": rows.index, **told, f"raw_{ID}": rows[ID], f"raw_{KNOWN_AT}": told["value"]})
+
+
+# An id may come twice: a verdict is corrected by a later one.
+_SCHEMA = Schema(
+    name="labels",
+    columns=(
+        Column(name=ID, kind="entity"),
+        Column(name=IS_FRAUD, kind="boolean"),
+        Column(name=KNOWN_AT, kind="timestamp", nullable=True, oldest="1900-01-01", horizon_days=36_500),
+    ),
+)
+
+
+def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", INGESTED_AT: "datetime64[us]"}
+    found = list(frames)
+    if not found:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    return pd.concat(found, ignore_index=True)
+
+
+def _microseconds(moment: dt.datetime) -> np.datetime64:
+    """UTC as canonical rows have it."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    return np.datetime64(moment, "us")

@@ -1,0 +1,317 @@
+"""The scoring engine: the one place where a row becomes a score, for a request, a batch, a back-test or a shadow.
+
+One row and many run through the same compiled loops (fraud/detectors/kernels.py): a row's score is the same to the
+last bit alone and among any others (tests/fraud/scoring/test_row_score.py), and scikit-learn's and torch's within
+float32 rounding (tests/fraud/scoring/test_engine.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from fraud.detectors import head_kernels, kernels
+from fraud.detectors.calibration import to_score
+from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_features
+from fraud.errors import DataError, StoreError
+from fraud.history.online import OnlineHistory
+from fraud.history.records import microseconds_since_epoch
+from fraud.history.replay import replay
+from fraud.history.stores.store import Snapshot, StateStore
+from fraud.schema import Schema
+from fraud.schema.row_values import microseconds, number
+from fraud.schema.zone import zone_of
+from fraud.scoring.detector import Detector
+from fraud.scoring.reasons import Explainer, Reason
+from fraud.scoring.row_score import CHANGED, LIVE, NOT_LIVE, Explanation, HistoryRead, RowScore
+from fraud.thresholds.selection import Threshold
+
+logger = logging.getLogger(__name__)
+
+SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
+HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
+
+
+class Engine:
+    """Scores rows with a fitted detector. Safe to share between threads.
+
+    store: the live history that single rows read and enter (fraud.history.stores); without one they read the history as
+    it was at the end of the training data, and leave no trace.
+    """
+
+    def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:
+        self.detector = detector
+        self.schema: Schema = detector.schema
+        self._zone = zone_of(self.schema)
+        self.threshold: Threshold = threshold or detector.threshold
+        c = detector.calibration
+        self._arguments = (
+            *detector.features.kernel_arguments,
+            *detector.forest.kernel_arguments,
+            *detector.autoencoder.kernel_arguments,
+            c.forest.knots, c.forest.evidence, c.forest.slope,
+            c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
+            c.joint.knots, c.joint.evidence, c.joint.slope, c.forest_weight,
+        )  # fmt: skip
+        self._head_arguments: tuple[object, ...] = ()
+        if detector.head is not None:
+            assert c.head is not None and c.final is not None
+            self._head_arguments = (
+                *detector.head.kernel_arguments,
+                c.head.knots, c.head.evidence, c.head.slope,
+                c.final.knots, c.final.evidence, c.final.slope, c.head_weight,
+            )  # fmt: skip
+        self._codes = {
+            name: {level: float(code) for code, level in enumerate(levels)}
+            for name, levels in detector.features.categories.items()
+        }
+        self._history = OnlineHistory(self.schema) if self.schema.history else None
+        self._columns = {column.name: column for column in self.schema.columns}
+        self.store = store
+        self._explainer = Explainer(detector.features, self.schema)
+
+    def warm_up(self) -> None:
+        """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
+        raw = np.tile(self.detector.features.typical, (9, 1))
+        self.evidence(raw)
+        self._zone.local_us(np.zeros(1))
+        if self._history:
+            self._history.warm_up()
+            self._snapshot.peek([])
+
+    def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
+        """Score canonical rows (fraud.schema.validate): `score_names` and is_fraud, same index.
+
+        learn_history: rows enter their entities' history for the rows after them, starting from the state in the
+        detector, or from nothing where that state knows them (see `history_warning`); False scores every row against
+        that state alone, as single requests are.
+        """
+        return self.decide(self.raw(rows, learn_history=learn_history), rows.index)
+
+    def decide(self, raw: np.ndarray, index: pd.Index) -> pd.DataFrame:
+        """Score and decide raw features, float64 (n_rows, n_raw): the columns of `score_frame`, under `index`."""
+        scores = self.score_raw(raw)
+        frame = pd.DataFrame(scores, columns=list(self.score_names), index=index)
+        frame["is_fraud"] = self.threshold.decide(scores[:, 0])
+        return frame
+
+    def raw(self, rows: pd.DataFrame, *, learn_history: bool = True) -> np.ndarray:
+        """Raw features of canonical rows, float64 (n_rows, n_raw); learn_history as for `score_frame`."""
+        states = () if learn_history and self.history_warning(rows) else self.detector.history
+        history, _ = replay(rows, self.schema, states, learn=learn_history)
+        return raw_features(rows, self.schema, self.detector.features.categories, history)
+
+    def raw_in_turn(
+        self, columns: Mapping[str, np.ndarray], *, learn: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Raw features of rows that come one after another, as single requests do with the live history.
+
+        columns: the schema's inputs, each (n_rows,), float64, datetime64[us] or, for texts, objects, None where one is
+        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and twice bool (n_rows,): whether the
+        history was the live one, and whether the id had come before as another row. A time must be there where the
+        schema has a history.
+        """
+        n_rows = len(next(iter(columns.values()), ()))
+        is_live, is_changed = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
+        history = np.empty((n_rows, self._history.width if self._history else 0))
+        if self._history is not None:
+            assert self.schema.timestamp is not None
+            times = microseconds_since_epoch(columns[self.schema.timestamp.name]).tolist()
+            rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+            for i, row in enumerate(rows):
+                read = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
+                history[i], (is_live[i], is_changed[i]) = read
+        return raw_features(columns, self.schema, self.detector.features.categories, history), is_live, is_changed
+
+    def history_warning(self, rows: pd.DataFrame) -> str | None:
+        """What to tell the user when some rows are no newer than the entity history in the detector, else None.
+
+        Learnt again they would count twice, so such rows are scored with the history that they bring themselves.
+        """
+        if not self.detector.history or self.schema.timestamp is None or not len(rows):
+            return None
+        last = max((state.last_time for state in self.detector.history if state.last_time is not None), default=None)
+        if last is None or microseconds_since_epoch(rows[self.schema.timestamp.name]).min() > last:
+            return None
+        return (
+            f"the model's entity history already holds the rows up to {np.datetime64(last, 'us').astype('M8[D]')}: "
+            "these rows are scored with the history that they bring themselves, so earlier rows of the same customers "
+            "belong in the file (ray_jobs.score --date picks one day of it)"
+        )
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The columns of `score_raw`: score, forest_score, autoencoder_score, and head_score if there is a head."""
+        return SCORE_COLUMNS[:3] if self.detector.head is None else (*SCORE_COLUMNS[:3], HEAD_COLUMN)
+
+    def score_raw(self, raw: np.ndarray) -> np.ndarray:
+        """Scores of raw features: float64 (n_rows, n_scores), the columns named by `score_names`."""
+        return to_score(self.evidence(raw)[:, [-1, 0, 1] if self.detector.head is None else [-1, 0, 1, 3]])
+
+    def evidence(self, raw: np.ndarray, chunk: int = 4096) -> np.ndarray:
+        """Evidence of forest, autoencoder and both, then with a head its own and that of all; the last one decides.
+
+        raw: float64 (n_rows, n_raw). Returns float64 (n_rows, 3), with a head (n_rows, 5). A row's evidence does not
+        depend on the other rows, nor on `chunk`: rows a compiled call, which bound memory and keep other threads
+        waiting for a few milliseconds only.
+        """
+        raw = np.ascontiguousarray(raw, dtype=np.float64)
+        if len(raw) > chunk:
+            return np.concatenate([self.evidence(raw[i : i + chunk], chunk) for i in range(0, len(raw), chunk)])
+        out = np.empty((len(raw), 5 if self._head_arguments else 3))
+        kernels.score_rows(raw, *self._arguments, out)
+        if self._head_arguments:
+            head_kernels.add_head(raw, *self._head_arguments, out)
+        return out
+
+    def score_row(self, row: Mapping[str, object], *, learn: bool = True) -> RowScore:
+        """Score one transaction given as {column: value}; see `encode_row` for the values. Tens of microseconds.
+
+        learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
+        """
+        raw, how = self._encode(row, learn)
+        return self._answer(self.evidence(raw[None])[0], how)
+
+    def score_and_explain(
+        self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
+    ) -> tuple[RowScore, list[Reason]]:
+        """Score one transaction and name the columns that made it suspicious, strongest first.
+
+        only_flagged: name none for a transaction below the threshold, which is several times as quick.
+        """
+        raw, how = self._encode(row, learn)
+        if only_flagged:
+            answer = self._answer(self.evidence(raw[None])[0], how)
+            if not answer.is_fraud:
+                return answer, []
+        found = self.evidence(self._explainer.probes(raw[None]))
+        contributions = self._explainer.contributions(found[:, -1])[0]
+        return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
+
+    def explain(self, row: Mapping[str, object]) -> Explanation:
+        """Score one transaction and account for every column. Nothing is learnt."""
+        raw, how = self._encode(row, learn=False)
+        found = self.evidence(self._explainer.probes(raw[None]))
+        evidence = found[:, -1]
+        columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
+        return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
+
+    def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
+        """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
+
+        row: its timestamp, id and entities. Raises StoreError where the store fails; without a store nothing happens.
+        """
+        if self._history and self.store is not None:
+            self._history.learn_fraud(row, self._known_time(self._now(row)), self.store, is_fraud=is_fraud)
+
+    def remember(self, row: Mapping[str, object], only: Collection[int]) -> None:
+        """Enter a transaction into the plans at the positions `only`, unless its id is there; no score is made.
+
+        Raises StoreError, and DataError for a value that is none of its column's.
+        """
+        if self._history and self.store is not None:
+            visits = self._history.visits(row, self._known_time(self._now(row)), self._value)
+            self._history.remember([v if v.plan in only else v._replace(key="") for v in visits], self.store)
+
+    def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
+        """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
+        raw = self.raw(rows) if raw is None else raw
+        contributions, records = self.contributions(raw), rows.to_dict(orient="records")
+        return [
+            self._explainer.reasons(raw[i], contributions[i], row, self._time_of(row), top)
+            for i, row in enumerate(records)
+        ]
+
+    @property
+    def explained_columns(self) -> tuple[str, ...]:
+        """The columns that evidence is divided over, in the order of `contributions`."""
+        return self._explainer.columns
+
+    def contributions(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
+        """What each column adds to the evidence, in powers of ten: float64 (n_rows, n_columns); see
+        fraud.scoring.reasons.
+
+        A row's contributions, negative ones too, add up to its evidence (the last of `evidence`) less a typical row's.
+        raw: float64 (n_rows, n_raw). Memory is bounded by `chunk` evaluations, 2 a column and 2 for each row.
+        """
+        out = np.empty((len(raw), len(self.explained_columns)))
+        step = max(1, chunk // self._explainer.n_probes)
+        for start in range(0, len(raw), step):
+            probes = self._explainer.probes(raw[start : start + step])
+            out[start : start + step] = self._explainer.contributions(self.evidence(probes)[:, -1])
+        return out
+
+    def encode_row(self, row: Mapping[str, object]) -> np.ndarray:
+        """Raw features of one transaction, float64 (n_raw,).
+
+        Values: numbers for numeric and boolean columns, anything with a str() for categories and entities, a datetime,
+        an ISO 8601 string or a number in the column's unit for timestamps, None for a missing value. Raises DataError
+        naming the column whose value is none of these. Nothing is learnt.
+        """
+        return self._encode(row, learn=False)[0]
+
+    def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, HistoryRead]:
+        """Raw features, and how their history was read."""
+        raw: list[float] = []
+        for column in self.schema.features:
+            value = row.get(column.name)
+            if column.kind == "categorical":
+                codes = self._codes[column.name]
+                raw.append(codes.get(str(value), float(len(codes))))
+            else:
+                raw.append(np.nan if value is None else number(column, value))
+        if self.schema.timestamp is None:
+            return np.array(raw), LIVE
+        now = self._now(row)
+        if self.schema.timestamp.calendar:
+            days = self._zone.local_us(np.array([now])) / MICROSECONDS_A_DAY
+            raw += list(calendar(days, self.schema.timestamp.calendar)[0])
+        if self._history is None:
+            return np.array(raw), LIVE
+        history, how = self._read_history(row, self._known_time(now), learn)
+        return np.concatenate([raw, history]), how
+
+    def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, HistoryRead]:
+        assert self._history is not None
+        visits = self._history.visits(row, now, self._value)
+        if self.store is not None:
+            try:
+                if not learn:
+                    return self._history.read(visits, self.store), LIVE
+                seen = self._history.remember(visits, self.store)
+                return seen.features, CHANGED if seen.is_changed else LIVE
+            except StoreError as error:
+                logger.debug("scored with the model's own history: %s", error)
+        return self._history.read(visits, self._snapshot), LIVE if self.store is None else NOT_LIVE
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.detector.history)
+
+    def _value(self, name: str, value: object) -> float:
+        return np.nan if value is None else number(self._columns[name], value)
+
+    def _time_of(self, row: Mapping[str, object]) -> float:
+        """As `_now`; NaN where the schema has no timestamp."""
+        return np.nan if self.schema.timestamp is None else self._now(row)
+
+    def _now(self, row: Mapping[str, object]) -> float:
+        """Microseconds since 1970 of a row; NaN where a timestamp that may be missing is."""
+        assert self.schema.timestamp is not None
+        return microseconds(self.schema.timestamp, row.get(self.schema.timestamp.name))
+
+    def _known_time(self, now: float) -> int:
+        assert self.schema.timestamp is not None
+        if np.isnan(now):
+            raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
+        return int(now)
+
+    def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
+        # `others`: both detectors, then the head. Plain numbers: numpy would take a microsecond longer.
+        forest, autoencoder, *others, score = map(to_score, found.tolist())
+        head_score = others[1] if others else None
+        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)

@@ -1,0 +1,144 @@
+"""The table of scored rows: what batch scoring writes, what a reference for drift is, and what monitoring reads.
+
+Its columns: row (number in the source, from 0), the schema's columns, `ADDED`, and the head's score between the scores
+and the decision where the model has a head. A schema column whose name is one of
+ours (the label of the shipped schema is called is_fraud, and so is our decision) is written as given_<name>.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from fraud.schema.contract import Schema
+from fraud.scoring.engine import HEAD_COLUMN, SCORE_COLUMNS
+from fraud.scoring.reasons import Reason
+
+ROW = "row"
+ADDED = (*SCORE_COLUMNS, "reasons", "explanation", "model_version")
+_GIVEN = "given_"
+_TYPES = {
+    "numeric": pa.float64(),
+    "boolean": pa.float64(),
+    "timestamp": pa.timestamp("us"),
+    "label": pa.int8(),
+    "score": pa.float64(),
+    "forest_score": pa.float64(),
+    "autoencoder_score": pa.float64(),
+    HEAD_COLUMN: pa.float64(),
+    "is_fraud": pa.bool_(),
+}
+
+
+def name_of(column: str) -> str:
+    """The name under which a schema column stands in the table."""
+    return f"{_GIVEN}{column}" if column in (ROW, HEAD_COLUMN, *ADDED) else column
+
+
+def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
+    """Row number and schema columns under their own names, canonical types (fraud.schema.validate)."""
+    wanted = [column for column in schema.columns if with_label or column.kind != "label"]
+    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
+
+
+def score_columns(*, with_head: bool) -> tuple[str, ...]:
+    """The engine's columns of the table, in order."""
+    return (*SCORE_COLUMNS[:-1], HEAD_COLUMN, SCORE_COLUMNS[-1]) if with_head else SCORE_COLUMNS
+
+
+def arrow_schema(schema: Schema, *, with_label: bool, with_head: bool = False) -> pa.Schema:
+    """The Arrow schema of the whole table."""
+    names = (*score_columns(with_head=with_head), *ADDED[len(SCORE_COLUMNS) :])
+    added = [pa.field(name, _TYPES.get(name, pa.string())) for name in names]
+    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
+
+
+def table(
+    rows: pd.DataFrame,
+    scores: pd.DataFrame,
+    model_version: str,
+    reasons: Sequence[Sequence[Reason] | None] | None = None,
+) -> pd.DataFrame:
+    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 8 or 9).
+
+    scores: fraud.scoring.engine.SCORE_COLUMNS, and HEAD_COLUMN where there is a head; reasons: those of each row or
+    None, as JSON (`reasons_json`) in the column `reasons`, as sentences in `explanation`.
+    """
+    frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
+    frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
+    for name in score_columns(with_head=HEAD_COLUMN in scores):
+        frame[name] = scores[name].to_numpy()
+    for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
+        told = None if reasons is None else [None if why is None else write(why) for why in reasons]
+        frame[name] = None if told is None else pd.Series(told, index=frame.index, dtype="str")
+    frame["model_version"] = model_version
+    return frame
+
+
+def arrow_table(
+    rows: pd.DataFrame,
+    schema: Schema,
+    scores: pd.DataFrame,
+    model_version: str,
+    reasons: Mapping[int, Sequence[Reason]] | None = None,
+) -> pa.Table:
+    """What `table` gives, as Arrow, made of the arrays at hand: no copy through a frame.
+
+    reasons: those of some rows, by their position.
+    """
+    with_label = schema.label is not None and schema.label.name in rows
+    fields = arrow_schema(schema, with_label=with_label, with_head=HEAD_COLUMN in scores)
+    names = {name_of(column.name): column.name for column in schema.columns}
+    columns: dict[str, pa.Array] = {ROW: pa.array(rows.index.to_numpy(dtype=np.int64))}
+    for field in fields:
+        if field.name in names:
+            columns[field.name] = pa.array(rows[names[field.name]].array, type=field.type, from_pandas=True)
+    for name in score_columns(with_head=HEAD_COLUMN in scores):
+        columns[name] = pa.array(scores[name].to_numpy())
+    for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
+        columns[name] = _scattered({place: write(why) for place, why in (reasons or {}).items()}, len(rows))
+    columns["model_version"] = pa.repeat(pa.scalar(model_version, pa.string()), len(rows))
+    return pa.table([columns[name] for name in fields.names], schema=fields)
+
+
+def _scattered(texts: Mapping[int, str], n: int) -> pa.Array:
+    """Texts at their positions among `n`, null elsewhere."""
+    if not texts:
+        return pa.nulls(n, pa.string())
+    at = np.full(n, -1, dtype=np.int64)
+    at[list(texts)] = np.arange(len(texts))
+    return pa.array(list(texts.values()), pa.string()).take(pa.array(at, mask=at < 0))
+
+
+def reasons_json(reasons: Sequence[Reason]) -> str:
+    """Reasons as compact JSON: a list of objects column, feature, value, typical, contribution, text; strongest
+    first.
+    """
+    return json.dumps(
+        [{name: _short(value) for name, value in vars(reason).items()} for reason in reasons], allow_nan=False
+    )
+
+
+def is_scored(frame: pd.DataFrame) -> bool:
+    """Whether a frame is such a table: it holds every column of `ADDED`."""
+    return set(ADDED) <= set(frame.columns)
+
+
+def source_columns(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The schema's columns of a scored table, under the names the schema knows; our own columns are left out."""
+    names = {name_of(column.name): column.name for column in schema.columns}
+    return frame[[name for name in frame.columns if name in names]].rename(columns=names)
+
+
+def _sentences(reasons: Sequence[Reason]) -> str:
+    return "; ".join(reason.text for reason in reasons)
+
+
+def _short(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""How detectors are fitted: the configuration and the steps, without saying where they run."""

@@ -1,0 +1,61 @@
+"""Schemas that lack one group of features each, to refit and see what the group is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fraud.detectors.features import raw_names
+from fraud.errors import SchemaError
+from fraud.schema import Schema
+from fraud.schema.columns import Column, History
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features that come and go together.
+
+    name: what to call them. features: the names of the features that are lost. schema: the schema without them, or None
+    when nothing would be left to learn from.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    schema: Schema | None
+
+
+def groups(schema: Schema) -> list[Group]:
+    """Every group of a schema: each column (with the histories that need it), the calendar, each history entry."""
+    found = []
+    for column in schema.features:
+        others = tuple(other for other in schema.columns if other.name != column.name)
+        kept = [entry for entry in schema.history if _stands_without(schema, others, entry)]
+        name = column.name if len(kept) == len(schema.history) else f"{column.name} and the histories of it"
+        found.append(_group(schema, name, others, kept))
+    if schema.timestamp and schema.timestamp.calendar:
+        plain = tuple(replace(c, calendar=()) if c.kind == "timestamp" else c for c in schema.columns)
+        found.append(_group(schema, f"calendar of {schema.timestamp.name}", plain, schema.history))
+    for place, entry in enumerate(schema.history):
+        rest = schema.history[:place] + schema.history[place + 1 :]
+        same = [other for other in schema.history if other.entity == entry.entity]
+        number = f" ({same.index(entry) + 1} of {len(same)})" if len(same) > 1 else ""
+        found.append(_group(schema, f"history of {entry.entity}{number}", schema.columns, rest))
+    return found
+
+
+def _group(schema: Schema, name: str, columns: tuple[Column, ...], history: Sequence[History]) -> Group:
+    try:
+        without = replace(schema, columns=columns, history=tuple(history))
+    except SchemaError:
+        return Group(name, tuple(raw_names(schema)[0]), None)
+    left = set(raw_names(without)[0])
+    return Group(name, tuple(feature for feature in raw_names(schema)[0] if feature not in left), without)
+
+
+def _stands_without(schema: Schema, columns: tuple[Column, ...], entry: History) -> bool:
+    """Whether a history entry can be computed from these columns; asked of the schema, which knows what it needs."""
+    try:
+        replace(schema, columns=columns, history=(entry,))
+    except SchemaError:
+        return False
+    return True

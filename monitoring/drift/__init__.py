@@ -1,0 +1,1 @@
+"""Have the data moved? `python -m monitoring.drift`."""

@@ -1,0 +1,133 @@
+"""Compare a file with a reference: an HTML report for people, a JSON verdict for machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fraud.data import tables
+from fraud.errors import ConfigError
+from fraud.schema import Schema
+from fraud.schema.zone import agreed
+from fraud.settings import Settings, turn_telemetry_off
+from fraud.thresholds.selection import Threshold
+from monitoring import exports
+from monitoring.drift.comparison import compare
+
+logger = logging.getLogger(__name__)
+
+DRIFT_EXIT_CODE = 3
+
+
+def report(
+    reference: str,
+    current: str,
+    out: str,
+    schema: Schema | None = None,
+    *,
+    threshold: Threshold | None = None,
+    sample: int = 50_000,
+    seed: int = 7,
+) -> dict[str, Any]:
+    """Compare two files (`monitoring.drift.comparison.compare`), write the page to `out`, the verdict beside it;
+    return that.
+
+    Raises ConfigError, DataError or SchemaError; nothing is written then.
+    """
+    from monitoring.drift import page as pages
+
+    if not out.endswith(".html"):
+        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .html")
+    compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
+    logger.info("verdict: %s; drawing the report", compared.found["verdict"])
+    shown = {name: compared.kinds[name] for name in compared.most_changed(pages.PICTURED_COLUMNS)}
+    drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.found["limits"])
+    found = {**compared.found, "report": out}
+    tables.write_text(pages.page(found, drawn), out)
+    tables.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.drift",
+        description="Say whether a file of transactions differs from a reference: data quality, every column, and the "
+        "score where both files hold one. Writes an HTML report, and a JSON verdict (ok, warning or drift) beside it.",
+        epilog="examples:\n"
+        "  python -m monitoring.drift --model champion --cur scored/date=2026-01-31 --out reports/drift/31.html\n"
+        "  python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--ref",
+        help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL (default: what the training "
+        "of --model kept for this, rows that it did not learn from, with this model's scores)",
+    )
+    parser.add_argument("--cur", required=True, help="what to compare with it")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--schema", help="schema YAML, or a shipped name (default: guessed from the reference)")
+    what.add_argument("--model", help="alias, version or bundle folder whose schema and threshold count")
+    parser.add_argument("--out", default="monitoring/drift_report.html", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=50_000, help="most rows to test of each file (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="seed of the sample (default: %(default)s)")
+    parser.add_argument(
+        "--fail-on-drift",
+        action="store_true",
+        help=f"exit with {DRIFT_EXIT_CODE} when the verdict is drift (otherwise 0)",
+    )
+    exports.add_flags(parser)
+    return parser
+
+
+def _contract(
+    schema: str | None, model: str | None, ref: str | None, settings: Settings
+) -> tuple[Schema | None, Threshold | None, str]:
+    """The schema, the threshold and the reference that the flags name."""
+    if model is None:
+        if ref is None:
+            raise ConfigError(
+                "there is nothing to compare with: give --ref, or --model for the reference of its training"
+            )
+        if schema is None:
+            return None, None, settings.locate(ref)
+        return Schema.load(settings.locate_yaml(schema)), None, settings.locate(ref)
+    from fraud.registry import reference, versions
+    from fraud.scoring import bundle
+
+    if ref is None:
+        folder, path = reference.locate(model, settings)
+    else:
+        folder, path = Path(settings.locate(model)), Path()
+        folder = folder if folder.is_dir() else versions.fetch(model, settings)
+    detector = bundle.load(folder).detector
+    return detector.schema, detector.threshold, str(path) if ref is None else settings.locate(ref)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`. Returns 0, or 3 with --fail-on-drift and drift."""
+    arguments = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    schema, threshold, reference = _contract(arguments.schema, arguments.model, arguments.ref, settings)
+    if schema is not None:
+        agreed(schema, settings.day_zone)
+    found = report(
+        reference,
+        settings.locate(arguments.cur),
+        settings.locate(arguments.out),
+        schema,
+        threshold=threshold,
+        sample=arguments.sample,
+        seed=arguments.seed,
+    )
+    exports.export(exports.of_drift(found), arguments, settings, os.environ, page=str(found["report"]))
+    sys.stdout.write(f"{found['verdict']}: {found['reason']}\nreport: {found['report']}\n")
+    return DRIFT_EXIT_CODE if arguments.fail_on_drift and found["verdict"] == "drift" else 0

@@ -1,0 +1,1 @@
+"""Live performance when labels come late: `python -m monitoring.performance`."""

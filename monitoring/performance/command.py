@@ -1,0 +1,145 @@
+"""Live performance: what became of each day's alerts, counted where labels are there and estimated where not."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fraud.data import partitions, tables
+from fraud.days import UTC, Zone
+from fraud.labels.store import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
+from fraud.registry import versions
+from fraud.schema import Schema
+from fraud.schema.zone import agreed
+from fraud.scoring import decided
+from fraud.settings import Settings, turn_telemetry_off
+from monitoring import exports
+from monitoring.performance.live_precision import DayPrecision, by_day
+from monitoring.performance.missed import Missed, missed
+
+
+def judge(
+    alerts: pd.DataFrame,
+    store: LabelStore,
+    *,
+    as_of: dt.date,
+    delay_days: float,
+    seed: int = 7,
+    zone: Zone = UTC,
+) -> tuple[list[DayPrecision], Missed | None]:
+    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began.
+
+    zone: whose days they are.
+    """
+    by_source = store.read_by_source(known_until=zone.moment_of(as_of))
+    known = newest(by_source).set_index(ID)[IS_FRAUD]
+    alerts = alerts[pd.to_datetime(alerts["day"]) < pd.Timestamp(as_of)]
+    labels = alerts[ID].map(known.astype(np.float64)).astype(np.float64)
+    looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
+    alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
+    days = by_day(alerts, as_of=as_of, delay_days=delay_days, seed=seed)
+    return days, missed(store.drawn(), known.loc[looked_at], days)
+
+
+def without_learnt_days(alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+    """The alerts but for those of days that the model which scored them learnt from, and those days, in order.
+
+    manifests: what ray_jobs.score wrote about the days; a decision log has none, and is scored as it happens.
+    """
+    learnt = sorted({str(manifest["date"]) for manifest in manifests if manifest.get("learnt_rows")})
+    return alerts[~alerts["day"].astype(str).isin(learnt)], learnt
+
+
+def table(found: Sequence[DayPrecision], unseen: Missed | None = None) -> str:
+    """One line a day, and one about what was missed."""
+    lines = [f"{'day':<12}{'alerts':>8}{'labelled':>10}{'frauds':>8}{'precision':>11}  95 % interval"]
+    for day in found:
+        how = "" if day.precision is None or day.low is None or day.high is None else f"{day.low:.1%} to {day.high:.1%}"
+        if day.labelled == day.alerts:
+            how = "counted"
+        precision = "" if day.precision is None else f"{day.precision:.1%}"
+        young = "" if day.is_mature else "  labels still come"
+        lines.append(f"{day.day!s:<12}{day.alerts:>8,}{day.labelled:>10,}{day.frauds:>8,}{precision:>11}  {how}{young}")
+    if unseen is None:
+        lines.append(
+            "how many frauds were not flagged is not known: `python -m ray_jobs.labels draw` draws rows to look at"
+        )
+    else:
+        lines.append(
+            f"not flagged, on {unseen.days} days: about {unseen.missed:,.0f} frauds ({unseen.missed_low:,.0f} to "
+            f"{unseen.missed_high:,.0f}) among {unseen.unflagged:,} rows, by {unseen.looked_at:,} drawn at random"
+        )
+        if unseen.recall is not None:
+            between = f"{unseen.recall_low or 0:.0%} to {unseen.recall_high or 0:.0%}"
+            lines[-1] += f"; recall {unseen.recall:.0%} ({between})"
+    return "\n".join([*lines, ""])
+
+
+def content(
+    found: Sequence[DayPrecision], unseen: Missed | None = None, *, as_of: dt.date, schema: Schema
+) -> dict[str, Any]:
+    """The same for machines."""
+    days = [{**asdict(day), "day": day.day.isoformat(), "share_labelled": day.share_labelled} for day in found]
+    return {
+        "as_of": as_of.isoformat(),
+        "schema": schema.name,
+        "label_delay_days": schema.label_delay_days,
+        "days": days,
+        "missed": None if unseen is None else asdict(unseen),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.performance",
+        description="Say what share of each day's alerts were frauds. Labels come late (ray_jobs.labels): where an "
+        "alert has none yet, the score and the labels of other alerts say how likely it is one, and the interval how "
+        "sure that is. Prints a line a day and writes JSON.",
+        epilog="examples:\n"
+        "  python -m monitoring.performance --out performance.json\n"
+        "  python -m monitoring.performance --decisions 'scored/' --schema handbook --as-of 2026-02-01 --out p.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
+    parser.add_argument("--schema", help="name or YAML (default: the champion's)")
+    parser.add_argument(
+        "--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, in the schema's day_zone)"
+    )
+    parser.add_argument("--out", default="performance.json", help="JSON to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the intervals (default: %(default)s)")
+    exports.add_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    given = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else versions.schema(settings)
+    zone = agreed(schema, settings.day_zone)
+    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
+    place = decided.location(given.decisions, settings, os.environ)
+    alerts = decided.read(place, schema, only_flagged=True)
+    alerts, learnt = without_learnt_days(alerts, partitions.manifests(place))
+    if learnt:
+        sys.stdout.write(
+            f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model that scored them learnt from\n"
+        )
+    store = LabelStore.from_environment(settings, os.environ)
+    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed, zone=zone)
+    out = settings.locate(given.out)
+    told = content(found, unseen, as_of=as_of, schema=schema)
+    tables.write_text(json.dumps(told, indent=2) + "\n", out)
+    exports.export(exports.of_performance(told), given, settings, os.environ)
+    sys.stdout.write(f"{table(found, unseen)}{len(found)} days → {out}\n")
+    return 0

@@ -1,0 +1,1 @@
+"""Drift over many days: `python -m monitoring.trend`."""

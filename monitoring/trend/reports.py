@@ -1,0 +1,120 @@
+"""The daily drift reports side by side: days by columns, with gaps and changes of the model."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fraud.data import filesystems
+from fraud.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SCORE = "score"
+
+
+@dataclass(frozen=True)
+class DayReport:
+    """One daily report. psi, levels, limits: by column, scores and alert rate among them; limits (warning, drift)."""
+
+    day: dt.date
+    verdict: str
+    reason: str
+    models: tuple[str, ...]
+    psi: Mapping[str, float]
+    levels: Mapping[str, str]
+    limits: Mapping[str, tuple[float, float]]
+    scores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Reports side by side: days without a gap in the calendar, PSI (n_columns, n_days), NaN where there is none, to be
+    held against `limits` (warning, drift).
+
+    columns: the scores first, then the others, worst first. reports: by day. switches: days on which another model
+    scored than before.
+    """
+
+    days: tuple[dt.date, ...]
+    columns: tuple[str, ...]
+    psi: np.ndarray
+    reports: Mapping[dt.date, DayReport]
+    limits: tuple[float, float]
+    switches: Mapping[dt.date, str] = field(default_factory=dict)
+
+    @property
+    def gaps(self) -> tuple[dt.date, ...]:
+        """Days without a report."""
+        return tuple(day for day in self.days if day not in self.reports)
+
+
+def read_reports(folder: str) -> list[DayReport]:
+    """The daily reports `<folder>/<YYYY-MM-DD>.json`, oldest first; one that cannot be read is left out, and told.
+
+    Raises DataError where there is none.
+    """
+    filesystem, root = filesystems.of(folder)
+    found = []
+    for path in sorted(filesystem.glob(f"{root.rstrip('/')}/*.json")):
+        try:
+            day = dt.date.fromisoformat(Path(path).stem)
+        except ValueError:
+            continue
+        try:
+            with filesystem.open(path, "rt", encoding="utf-8") as text:
+                found.append(_report(day, json.load(text)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is no report of monitoring.drift and left out (%s)", path, type(error).__name__)
+    if not found:
+        raise DataError(f"{folder} holds no report named like 2026-01-31.json: run monitoring.drift with such an --out")
+    return sorted(found, key=lambda report: report.day)
+
+
+def trend(reports: Sequence[DayReport]) -> Trend:
+    """Put daily reports side by side. A column is as bad as its PSI on its third worst day.
+
+    Where the reference's own days raised a column's limits, its PSI is scaled down to the usual ones.
+    """
+    first, last = reports[0].day, reports[-1].day
+    days = tuple(first + dt.timedelta(days=i) for i in range((last - first).days + 1))
+    by_day = {report.day: report for report in reports}
+    names = list(dict.fromkeys(name for report in reports for name in report.psi))
+    limits = min(limit for report in reports for limit in report.limits.values())
+    psi = np.full((len(names), len(days)), np.nan)
+    for j, day in enumerate(days):
+        for i, name in enumerate(names if day in by_day else ()):
+            if (value := by_day[day].psi.get(name)) is not None:
+                psi[i, j] = value * limits[1] / by_day[day].limits[name][1]
+    third = np.sort(np.nan_to_num(psi), axis=1)[:, -min(3, len(days))]
+    scores = {name for report in reports for name in report.scores}
+    order = sorted(
+        range(len(names)), key=lambda i: (names[i] not in scores, -third[i] if names[i] not in scores else i)
+    )
+    switches, before = {}, reports[0].models
+    for report in reports[1:]:
+        if report.models and report.models != before:
+            switches[report.day] = ", ".join(report.models)
+            before = report.models
+    return Trend(days, tuple(names[i] for i in order), psi[order], by_day, limits, switches)
+
+
+def _report(day: dt.date, found: Mapping[str, Any]) -> DayReport:
+    scores = [*(found["score"]["columns"] if found["score"] else ())]
+    columns = [column for column in [*scores, *found["columns"]] if column["statistics"].get("psi") is not None]
+    thresholds = {column["column"]: column["thresholds"]["psi"] for column in columns}
+    return DayReport(
+        day=day, verdict=str(found["verdict"]), reason=str(found["reason"]),
+        models=tuple(map(str, found["current"]["models"])),
+        psi={column["column"]: float(column["statistics"]["psi"]) for column in columns},
+        levels={column["column"]: column["level"] for column in columns},
+        limits={name: (float(both["warning"]), float(both["drift"])) for name, both in thresholds.items()},
+        scores=tuple(column["column"] for column in scores),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Judge a model on labelled rows: `python -m ray_jobs.evaluate`."""

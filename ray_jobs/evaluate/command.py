@@ -1,0 +1,316 @@
+"""Judge a model on labelled rows: one HTML page for the risk officer and the engineer, the same figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.session import connected, terminable
+from fraud.data import tables as data
+from fraud.errors import ConfigError, FraudError, RegistryError
+from fraud.judging import conclusions, evaluation, paired, slices
+from fraud.judging.evaluation import Plan, Scored
+from fraud.schema.validation import Validated
+from fraud.schema.zone import zone_of
+from fraud.settings import Settings, turn_telemetry_off
+from fraud.training.config import TrainConfig, from_mapping
+from ray_jobs.evaluate import rows as evaluate_rows
+from ray_jobs.evaluate.rows import Model, Window
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`, None where not given."""
+
+    data: str
+    out: str
+    model: str = "champion"
+    against: str | None = None
+    start: str | None = None
+    end: str | None = None
+    card: str | None = None
+    amount: str | None = None
+    plan: Mapping[str, Any]
+    ablation: bool = False
+    log_to_mlflow: bool = True
+
+
+def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
+    """Judge, write the page to `job.out` and the JSON beside it, and return that document.
+
+    Raises ConfigError, DataError, SchemaError, BundleError, RegistryError; nothing is written then.
+    """
+    from ray_jobs.evaluate import page as evaluate_page
+
+    began = time.monotonic()
+    if not job.out.endswith(".html"):
+        raise ConfigError(f"--out {job.out!r} has another ending: name a file ending in .html")
+    model = evaluate_rows.open_model(job.model, settings)
+    schema = model.schema
+    plan = evaluate_rows.plan_of(job.plan, model)
+    card, amount = evaluate_rows.columns_of(model, job.card, job.amount)
+    fingerprint = data.fingerprint(job.data)
+    checked = evaluate_rows.read(job.data, schema)
+    rows = checked.rows
+    logger.info("%s: %s rows read", job.data, f"{len(rows):,}")
+    window = evaluate_rows.choose_window(rows, model, fingerprint, job.start, job.end)
+    scores, notes = evaluate_rows.score(rows, window, model)
+    labels = evaluate_rows.labels_of(rows, schema)
+    known = _known(rows, window, model, card, labels)
+    threshold = model.bundle.detector.threshold
+    scored = Scored(
+        schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
+    )
+    logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
+    doubts = evaluate_rows.doubts(rows, window, model, fingerprint)
+    sections: dict[str, Any] = {
+        "rows": _counts(scored, window, len(rows), len(checked.quarantine)),
+        "ranking": evaluation.ranking(scored, plan),
+        "card_precision": evaluation.daily_precision(scored, plan),
+        "cost": evaluation.cost(scored, plan),
+        "rarity": slices.rarity(scored),
+        "reliability": slices.reliability(scored),
+        "stability": slices.stability(scored, plan),
+        "segments": slices.segments(scored, plan),
+    }
+    logger.info("figures done")
+    rival: Scored | None = None
+    sections["comparison"] = {"missing": "no other model was named: --against champion (or challenger, a version)"}
+    if job.against is not None:
+        sections["comparison"], rival, more = _against(job, model, scored, window, checked, fingerprint, plan, settings)
+        doubts += more
+    sections["ablation"] = {"missing": "not asked for: --ablation refits the model without each feature group"}
+    if job.ablation:
+        sections["ablation"] = _ablation(rows, model, plan, card, fingerprint)
+    document = evaluation.plain(
+        {
+            "format": FORMAT,
+            "verdict": conclusions.conclude(sections, plan, doubts, threshold.achieved),
+            "model": _about(model),
+            "data": {"path": job.data, "fingerprint": fingerprint},
+            **sections,
+            "notes": notes,
+            "settings": {**asdict(plan), "card": card, "amount": amount},
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    )
+    page = evaluate_page.page(document, scored, rival, plan)
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    data.write_text(page, job.out)
+    data.write_text(text, json_path(job.out))
+    if job.log_to_mlflow and model.number is not None:
+        _log(document, page, text, model.number, settings)
+    return dict(document)
+
+
+def json_path(out: str) -> str:
+    """Where the JSON stands: beside the page."""
+    return f"{out.removesuffix('.html')}.json"
+
+
+def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray) -> np.ndarray | None:
+    """Judged rows of cards that were known as compromised by their day; None without cards or times."""
+    times = evaluate_rows.times_of(rows, model.schema)
+    if card is None or times is None:
+        return None
+    train = model.windows.get("train")
+    zone, since = zone_of(model.schema), None
+    if train and not str(train["start"]).startswith("row "):
+        since = zone.day_of(np.array([str(train["start"])], dtype="datetime64[us]"))[0]
+    days = zone.day_of(times)
+    if since is not None and days[window.positions].min() < since:
+        since = None  # the window begins before the training did: count every earlier fraud
+    split = (model.bundle.manifest.get("config") or {}).get("split") or {}
+    delay = max(model.schema.label_delay_days, float(split.get("delay_days") or 0.0))
+    known = evaluation.known_compromised(days, rows[card].to_numpy(dtype=object), labels, delay, since)
+    return known[window.positions]
+
+
+def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict[str, Any]:
+    alerts = int((scored.main >= scored.threshold).sum())
+    n = len(scored.labels)
+    return {
+        "read": read,
+        "quarantined": quarantined,
+        "in_window": n,
+        "labelled": int((scored.labels >= 0).sum()),
+        "unlabelled": int((scored.labels < 0).sum()),
+        "frauds": int((scored.labels == 1).sum()),
+        "alerts": alerts,
+        "alert_rate": alerts / n,
+        "days": scored.n_days,
+        "start": window.start,
+        "end": window.end,
+        "window": window.source,
+    }
+
+
+def _against(
+    job: Job,
+    model: Model,
+    scored: Scored,
+    window: Window,
+    read: Validated,
+    fingerprint: str,
+    plan: Plan,
+    settings: Settings,
+) -> tuple[dict[str, Any], Scored | None, list[str]]:
+    """The comparison, the other model's scores of the same rows, and doubts about them."""
+    assert job.against is not None
+    other = evaluate_rows.open_model(job.against, settings)
+    names = (_called(job.model, model), _called(job.against, other))
+    if other.bundle.sha256 == model.bundle.sha256:
+        return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
+    same = other.schema.fingerprint == model.schema.fingerprint
+    checked = read if same else evaluate_rows.read(job.data, other.schema)
+    positions = checked.rows.index.get_indexer(scored.rows.index)
+    if (positions < 0).all():
+        raise ConfigError(f"--against {job.against}: its schema {other.schema.name!r} refuses every judged row")
+    shared = positions >= 0
+    there = Window(positions[shared], window.start, window.end, window.source)
+    scores, _ = evaluate_rows.score(checked.rows, there, other)
+    ours = scored.at(shared)
+    theirs = Scored(
+        ours.schema, ours.rows, scores, ours.labels, other.bundle.detector.threshold.value, ours.amount, ours.card
+    )
+    found = paired.compare(ours, theirs, plan, names)
+    found |= {"model": _about(other), "rows_only_one_takes": int((~shared).sum())}
+    return found, theirs if shared.all() else None, evaluate_rows.doubts(checked.rows, there, other, fingerprint)
+
+
+def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint: str) -> dict[str, Any]:
+    from ray_jobs.evaluate.ablation import ablate
+
+    raw = model.bundle.manifest.get("config")
+    if not raw:
+        return {"missing": f"{model.name} does not tell how it was trained: train it with ray_jobs.train"}
+    config = from_mapping(TrainConfig, raw, where=f"{model.name}, manifest: config")
+    with connected(), terminable():
+        try:
+            found = ablate(rows, model.schema, config, plan, card)
+        except FraudError as error:
+            return {"missing": f"the training cannot be repeated on these data: {error}"}
+    same = fingerprint == model.bundle.manifest.get("data_fingerprint")
+    return {**found, "same_data": same}
+
+
+def _called(reference: str, model: Model) -> str:
+    return model.name if model.number is None or reference.isdecimal() else f"{reference} ({model.name})"
+
+
+def _about(model: Model) -> dict[str, Any]:
+    detector, manifest = model.bundle.detector, model.bundle.manifest
+    return {
+        "name": model.name,
+        "version": model.number,
+        "sha256": model.bundle.sha256,
+        "trained": manifest.get("created"),
+        "schema": model.schema.name,
+        "threshold": {"value": detector.threshold.value, "policy": detector.threshold.policy},
+        "windows": manifest.get("windows") or [],
+    }
+
+
+def _log(document: Mapping[str, Any], page: str, text: str, number: int, settings: Settings) -> None:
+    """Add page, JSON and figures to the run of the model's version; without MLflow the files on disk must do."""
+    from fraud.registry import runs, versions
+
+    try:
+        run = runs.Run(settings, versions.resolve(number, settings).run_id)
+        run.log_metrics(flat_metrics(document))
+        run.log_text(page, "evaluation/evaluation.html")
+        run.log_text(text, "evaluation/evaluation.json")
+    except RegistryError as error:
+        logger.warning("%s; the page is complete all the same", error)
+
+
+def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
+    """The first score's and the threshold's figures, on one level: evaluation_average_precision, ..._low, ..._high."""
+    ranking = document["ranking"]
+    if "missing" in ranking:
+        return {"evaluation_alert_rate": document["rows"]["alert_rate"]}
+    flat: dict[str, float] = {}
+    first = next(iter(ranking["scores"].values()))
+    for prefix, figures in (("", first), ("threshold_", ranking["points"][0]["figures"])):
+        for name, figure in figures.items():
+            if figure["value"] is not None:
+                flat[f"evaluation_{prefix}{name}"] = figure["value"]
+            if figure["interval"]:
+                low, high = figure["interval"]
+                flat |= {f"evaluation_{prefix}{name}_low": low, f"evaluation_{prefix}{name}_high": high}
+    return flat
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.evaluate",
+        description="Judge a model on labelled rows and write one HTML page, and the same figures as JSON: what it "
+        "catches at its threshold and within an alert budget, in frauds and in money, with bootstrap intervals; cost, "
+        "calibration, stability over time, segments; champion against challenger on the same rows; and what each "
+        "feature group is worth. Earlier rows of the data feed the entities' history.",
+        epilog="examples:\n"
+        "  python -m ray_jobs.evaluate --data data/transactions.csv --out evaluation/evaluation.html\n"
+        "  python -m ray_jobs.evaluate --data cards.parquet --start 2026-01-01 --model challenger --against champion\n"
+        "  python -m ray_jobs.evaluate --data cards.parquet --model artifacts/bundle --ablation --segment COUNTRY",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="CSV or Parquet with labels: a file, folder, glob or URL")
+    parser.add_argument(
+        "--out", default="evaluation/evaluation.html", help="page to write, JSON beside it (default: %(default)s)"
+    )
+    parser.add_argument("--model", default="champion", help="alias, version or bundle folder (default: %(default)s)")
+    parser.add_argument("--against", metavar="MODEL", help="another model, to compare on the same rows")
+    parser.add_argument("--start", metavar="TIME", help="judge rows from this instant (default: model's test window)")
+    parser.add_argument("--end", metavar="TIME", help="judge rows before this instant")
+    parser.add_argument("--card", metavar="COLUMN", help="entity whose rows belong together (default: the first)")
+    parser.add_argument("--amount", metavar="COLUMN", help="money at stake (default: the numeric column called so)")
+    parser.add_argument("--k", type=int, help="cards looked at a day, for card precision@k (default: 100)")
+    parser.add_argument("--budget", type=float, help="share of rows alerted on (default: the training's)")
+    parser.add_argument("--alerts-per-day", type=int, help="alerts that analysts can work a day (default: 100)")
+    parser.add_argument("--alert-cost", type=float, help="currency units an alert costs (default: the training's)")
+    parser.add_argument("--fraud-cost", type=float, help="what a missed fraud costs where there is no amount")
+    parser.add_argument(
+        "--segment", action="append", default=[], metavar="COLUMN", help="slice by this column; repeatable"
+    )
+    parser.add_argument("--ablation", action="store_true", help="refit without each feature group, in Ray tasks")
+    parser.add_argument("--resamples", type=int, help="bootstrap resamples (default: 200)")
+    parser.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
+    parser.add_argument(
+        "--mlflow", action=argparse.BooleanOptionalAction, default=True, help="log to the version's run (default: yes)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`. Returns 0."""
+    given = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    wanted = ("k", "budget", "alerts_per_day", "alert_cost", "fraud_cost", "resamples", "seed")
+    job = Job(
+        data=settings.locate(given.data), out=settings.locate(given.out), model=given.model, against=given.against,
+        start=given.start, end=given.end, card=given.card, amount=given.amount,
+        plan={name: getattr(given, name) for name in wanted} | {"segments": tuple(given.segment)},
+        ablation=given.ablation, log_to_mlflow=given.mlflow,
+    )  # fmt: skip
+    with terminable():
+        found = evaluate(job, settings)
+    verdict = found["verdict"]
+    lines = [f"{verdict['level']}: {verdict['headline']}"]
+    lines += [f"  {finding['level']}: {finding['text']}" for finding in verdict["findings"]]
+    sys.stdout.write("\n".join([*lines, f"report: {job.out}", f"figures: {json_path(job.out)}"]) + "\n")
+    return 0

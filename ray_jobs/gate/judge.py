@@ -1,0 +1,333 @@
+"""Judge a challenger against the champion on rows that neither learnt from, and promote it or refuse it, in writing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fraud.data import tables as data
+from fraud.errors import BundleError, ConfigError, RegistryError, SchemaError
+from fraud.judging import evaluation, gate
+from fraud.judging.evaluation import Plan, Scored
+from fraud.judging.gate import Check
+from fraud.judging.gate_limits import Limits
+from fraud.registry import promotion, versions
+from fraud.registry.promotion import Promotion
+from fraud.registry.versions import CHALLENGER, Standing, TaggedVersion
+from fraud.schema.validation import Validated
+from fraud.scoring import latency
+from fraud.scoring.engine import Engine
+from fraud.settings import Settings
+from ray_jobs.evaluate import rows as evaluate_rows
+from ray_jobs.evaluate.rows import Model, Window
+from ray_jobs.gate import history_ready
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PROMOTED, REFUSED = "promoted", "refused"
+TAG = "gate"  # of the model version: how its last gate ended
+_ROWS_TIMED = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`, None where not given.
+
+    golden: rows with labels that nobody changes any more. override: promote in spite of failed checks.
+    """
+
+    reference: str
+    data: str
+    by: str
+    out: str | None = None
+    reason: str = ""
+    start: str | None = None
+    end: str | None = None
+    golden: str | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    allow_schema_change: bool = False
+    override: bool = False
+
+
+def decide(request: Request, settings: Settings) -> dict[str, Any]:
+    """Judge, promote or refuse, write the record to `request.out` (JSON, a page beside it) and MLflow, and return it.
+
+    Of a version that is champion already nothing is judged, and a record of its promotion stays. Raises FraudError for
+    a mistake in the command, the data or the registry; the champion is the same then.
+    """
+    if request.out is not None and not request.out.endswith(".json"):
+        raise ConfigError(f"--out {request.out!r} has another ending: name a file ending in .json")
+    if request.override and not request.reason:
+        raise ConfigError("--override needs --reason TEXT and --by NAME: whoever reads the record wants to know why")
+    found = versions.standing(settings)
+    target = _target(request.reference, found, settings)
+    out = request.out or settings.locate(f"gate/version-{target.number}.json")
+    if found.champion is not None and found.champion.number == target.number:
+        return _already(request, target, out)
+    if found.champion is not None and not request.override:
+        schema = evaluate_rows.open_model(str(target.number), settings).schema
+        history_ready.check(settings, target.number, schema, found.champion)
+    document = judge(request, target, found.champion, settings)
+    if document["decision"] == PROMOTED:
+        move = Promotion(version=target.number, time=document["time"], by=request.by, reason=_reason(document))
+        try:
+            versions.move_champion(settings, move, expected=found.champion.number if found.champion else None)
+        except RegistryError:
+            if versions.champion_version(settings) != target.number:
+                raise
+            return _already(request, target, out)  # another gate was quicker with the same
+    document["record"] = out
+    _keep(document, out, target, settings)
+    return document
+
+
+def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None, settings: Settings) -> dict[str, Any]:
+    """The record of one judgement: decision, checks, figures. Nothing is moved or written."""
+    challenger = evaluate_rows.open_model(str(target.number), settings)
+    champion = None if before is None else evaluate_rows.open_model(str(before.number), settings)
+    models = [challenger] if champion is None else [challenger, champion]
+    fingerprint = data.fingerprint(request.data)
+    checked = evaluate_rows.read(request.data, challenger.schema)
+    plan = evaluate_rows.plan_of(request.plan, champion or challenger)
+    window = evaluate_rows.unseen(checked.rows, models, fingerprint, request.start, request.end)
+    checks: list[Check] = []
+    compared: dict[str, Any] = {}
+    scored: tuple[Scored, Scored | None] | None = None
+    if champion is not None:
+        checks.append(gate.schema(challenger.schema, champion.schema, is_allowed=request.allow_schema_change))
+    if isinstance(window, str):
+        checks.append(gate.evidence(None, request.limits, window))
+    else:
+        try:
+            scored = _score(request.data, checked, window, challenger, target, champion, before)
+        except SchemaError as error:
+            checks.append(gate.evidence(None, request.limits, f"the champion cannot score these data ({error})"))
+    if scored is not None:
+        more, compared = _checks(request, scored, challenger, champion, plan, fingerprint)
+        checks += more
+        if request.golden is not None and champion is not None:
+            golden = evaluate_rows.read(request.golden, challenger.schema)
+            everything = Window(np.arange(len(golden.rows)), None, None, "golden rows")
+            mine, other = _score(request.golden, golden, everything, challenger, target, champion, before)
+            assert other is not None
+            checks.append(gate.golden(mine.labelled, other.labelled, plan, request.limits))
+        rows = checked.rows.iloc[window.positions] if isinstance(window, Window) else checked.rows
+        checks.append(gate.latency(_p99(models, rows), request.limits))
+    wrong = [check.name for check in gate.failed(checks)]
+    overridden = request.override and bool(wrong)
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "decision": PROMOTED if not wrong or overridden else REFUSED,
+        "already_champion": False,
+        "time": promotion.now(),
+        "by": request.by,
+        "reason": request.reason,
+        "override": {"by": request.by, "reason": request.reason, "failed": wrong} if overridden else None,
+        "failed": wrong,
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "model": settings.model_name,
+        "challenger": _about(challenger),
+        "champion": _about(champion) if champion else None,
+        "data": {"path": request.data, "fingerprint": fingerprint, "rows": len(checked.rows)},
+        "window": None if isinstance(window, str) else {"start": window.start, "end": window.end,
+                                                        "rows": len(window.positions), "source": window.source},
+        "comparison": compared,
+        "limits": dataclasses.asdict(request.limits),
+        "plan": dataclasses.asdict(plan),
+    }  # fmt: skip
+    return dict(evaluation.plain(document))
+
+
+def _target(reference: str, found: Standing, settings: Settings) -> TaggedVersion:
+    """The version to judge. A first version is champion from its registration on, and no challenger is there then."""
+    if reference == CHALLENGER and found.challenger is None and found.champion is not None:
+        return found.champion
+    return versions.look_up(reference, settings)
+
+
+def _score(
+    path: str, checked: Validated, window: Window, challenger: Model, target: TaggedVersion,
+    champion: Model | None, before: TaggedVersion | None,
+) -> tuple[Scored, Scored | None]:  # fmt: skip
+    """Both models' scores of the rows that both schemas take, each with the threshold it decides by."""
+    schema, rows = challenger.schema, checked.rows
+    card, amount = evaluate_rows.columns_of(challenger, None, None)
+    scores = _scores_of(checked, window, challenger)
+    labels = evaluate_rows.labels_of(rows, schema)[window.positions]
+    frame = rows.iloc[window.positions]
+    ours = Scored(schema, frame, scores, labels, _threshold(challenger, target), amount, card)
+    if champion is None or before is None:
+        return ours, None
+    same = champion.schema.fingerprint == schema.fingerprint
+    theirs = checked if same else evaluate_rows.read(path, champion.schema)
+    positions = theirs.rows.index.get_indexer(frame.index)
+    shared = positions >= 0
+    if not shared.any():
+        raise SchemaError(f"its schema {champion.schema.name!r} refuses every judged row")
+    there = Window(positions[shared], window.start, window.end, window.source)
+    scores = _scores_of(theirs, there, champion)
+    ours = ours.at(shared)
+    return ours, dataclasses.replace(ours, scores=scores, threshold=_threshold(champion, before))
+
+
+def _scores_of(checked: Validated, window: Window, model: Model) -> dict[str, np.ndarray]:
+    scores, notes = evaluate_rows.score(checked.rows, window, model)
+    for note in notes:
+        logger.info("%s", note)
+    if evaluate_rows.JOINED not in scores:
+        raise BundleError(f"{model.name} scores some of these rows as no number: train it again")
+    return scores
+
+
+def _checks(
+    request: Request, scored: tuple[Scored, Scored | None], challenger: Model, champion: Model | None,
+    plan: Plan, fingerprint: str,
+) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
+    (ours, theirs), limits = scored, request.limits
+    checks, auc = [gate.evidence(ours, limits)], None
+    compared: dict[str, Any] = {}
+    if not ours.why_not and checks[0].passed:
+        if theirs is None:
+            checks.append(gate.alone(ours, plan))
+        else:
+            more, compared = gate.better(ours, theirs, plan, limits)
+            checks += [*more, gate.segments(ours, theirs, plan, limits)]
+            auc = compared["figures"]["roc_auc"]["theirs"]
+    checks.append(gate.calibration(ours, theirs, plan, limits, challenger.bundle.detector.threshold.achieved))
+    judged = {"rows": int((ours.labels >= 0).sum()), "frauds": int((ours.labels == 1).sum())}
+    learnt, before = (_learnt(model) if model else None for model in (challenger, champion))
+    sources = read_sources(request.data, fingerprint)
+    checks.append(gate.labels(judged, learnt, before, auc, sources, limits))
+    return checks, compared
+
+
+def _learnt(model: Model) -> dict[str, int] | None:
+    """Rows and frauds that a model learnt from; None where its labels were not known."""
+    windows = [window for name, window in model.windows.items() if name in ("train", "validation")]
+    if not windows or any(window.get("frauds") is None for window in windows):
+        return None
+    return {key: sum(int(window[key]) for window in windows) for key in ("rows", "frauds")}
+
+
+def read_sources(path: str, fingerprint: str) -> dict[str, Any] | None:
+    """What `labels join` wrote of the labels of `path`; None where that is not there, or is of other data."""
+    beside = Path(f"{path.removesuffix('.parquet')}.labels.json")
+    try:
+        found = json.loads(beside.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("output_fingerprint") != fingerprint:
+        logger.warning("%s is not about %s: what it says of the labels is left out", beside, path)
+        return None
+    return dict(found.get("sources") or {})
+
+
+def _p99(models: list[Model], rows: pd.DataFrame) -> dict[str, float]:
+    """p99 of single rows in ms by "challenger" and "champion", on up to 300 rows that both take."""
+    schemas = [model.schema for model in models]
+    names = [c.name for c in schemas[0].inputs if c.name in rows]
+    spread = np.unique(np.linspace(0, len(rows) - 1, min(_ROWS_TIMED, len(rows))).astype(int))
+    frame = rows.iloc[spread][names]
+    taken = [
+        {name: None if pd.isna(value) else value for name, value in record.items()}
+        for record in frame.to_dict(orient="records")
+    ]
+    engines = {
+        name: Engine(model.bundle.detector) for name, model in zip(("challenger", "champion"), models, strict=False)
+    }
+    return latency.p99_ms(engines, taken)
+
+
+def _threshold(model: Model, version: TaggedVersion) -> float:
+    try:
+        live = promotion.live_threshold(version.tags)
+    except ConfigError as error:
+        logger.warning("%s", error)
+        live = None
+    return live.value if live else model.bundle.detector.threshold.value
+
+
+def _about(model: Model) -> dict[str, Any]:
+    manifest = model.bundle.manifest
+    metrics = (manifest.get("metrics") or {}).get("joined") or {}
+    return {
+        "version": model.number,
+        "sha256": model.bundle.sha256,
+        "trained": manifest.get("created"),
+        "trained_on": manifest.get("data_fingerprint"),
+        "schema": model.schema.name,
+        "windows": manifest.get("windows") or [],
+        "average_precision_when_trained": metrics.get("average_precision"),
+    }
+
+
+def _reason(document: Mapping[str, Any]) -> str:
+    """What the list of champions tells of the move."""
+    if document["override"]:
+        return f"override: {document['reason']} (failed: {', '.join(document['failed'])})"
+    told = next((check["text"] for check in document["checks"] if check["name"].startswith("better")), "")
+    return f"gate: {told}" + (f"; {document['reason']}" if document["reason"] else "")
+
+
+def _already(request: Request, target: TaggedVersion, out: str) -> dict[str, Any]:
+    document = {
+        "format": FORMAT, "decision": PROMOTED, "already_champion": True, "time": promotion.now(), "by": request.by,
+        "reason": request.reason, "override": None, "failed": [], "checks": [],
+        "challenger": {"version": target.number}, "record": out,
+    }  # fmt: skip
+    if not _is_record_of(out, target.number):
+        data.write_text(json.dumps(document, indent=2) + "\n", out)
+    return document
+
+
+def _is_record_of(path: str, number: int) -> bool:
+    try:
+        found = json.loads(Path(path).read_text())
+        return bool(found["decision"] == PROMOTED and found["challenger"]["version"] == number)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings: Settings) -> None:
+    """JSON, page, and the version's MLflow run; without MLflow the files on disk must do."""
+    from fraud.registry import runs
+    from ray_jobs.gate import page as gate_page
+
+    text, page = json.dumps(document, indent=2, allow_nan=False) + "\n", gate_page.page(document)
+    data.write_text(text, out)
+    data.write_text(page, f"{out.removesuffix('.json')}.html")
+    name = f"gate/{document['time'].replace(':', '').replace('+0000', 'Z')}"
+    told = {"decision": document["decision"], "time": document["time"], "by": document["by"],
+            "failed": document["failed"], "override": bool(document["override"])}  # fmt: skip
+    try:
+        run = runs.Run(settings, target.run_id)
+        run.set_tags({f"gate_{key}": document[key] for key in ("decision", "by", "time", "failed")})
+        run.set_tags({"gate_data": document["data"]["fingerprint"]})
+        run.log_metrics(_flat(document))
+        run.log_text(text, f"{name}.json")
+        run.log_text(page, f"{name}.html")
+        versions.set_tag(settings, TAG, json.dumps(told), version=target.number)
+    except RegistryError as error:
+        logger.warning("%s; the record is complete all the same", error)
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, one in (document["comparison"].get("figures") or {}).items():
+        flat[f"gate_{name}_difference"] = one["difference"]
+        if one["interval"]:
+            flat |= {
+                f"gate_{name}_difference_low": one["interval"][0],
+                f"gate_{name}_difference_high": one["interval"][1],
+            }
+    return {key: value for key, value in flat.items() if value is not None}

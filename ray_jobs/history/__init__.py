@@ -1,0 +1,1 @@
+"""Daily snapshots of entity history: `python -m ray_jobs.history`."""

@@ -1,0 +1,1 @@
+"""Score files of transactions: `python -m ray_jobs.score`."""

@@ -1,0 +1,251 @@
+"""Score a file of transactions: scores, decisions and reasons to Parquet, refused rows to quarantine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import posixpath
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.session import connected, terminable
+from fraud.data import filesystems, tables
+from fraud.data.partitions import day_named
+from fraud.errors import ConfigError
+from fraud.schema.zone import agreed
+from fraud.scoring import bundle
+from fraud.scoring.bundle import Bundle
+from fraud.settings import Settings, turn_telemetry_off
+from ray_jobs.score import file, source
+from ray_jobs.score.blocks import Model, Work
+from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.other_days import Policy
+from ray_jobs.score.output import Collector, Job
+from ray_jobs.score.partitions import Days
+from ray_jobs.score.publish import locked
+
+logger = logging.getLogger(__name__)
+
+
+def score(job: Job, settings: Settings) -> dict[str, Any]:
+    """Score a file, and return the manifest; `already_scored` in it says that nothing had to be done.
+
+    A file of more than `rows_on_ray` rows, or with entity history, is scored on Ray: on the caller's, or one that this
+    connects to. Raises DataError (no good row; an output of something else is in the way), SchemaError (the file is not
+    what the model's schema describes), ConfigError, BundleError, RegistryError.
+    """
+    began = time.monotonic()
+    model, loaded = _model(job.model, settings)
+    schema = loaded.detector.schema
+    zone = agreed(schema, settings.day_zone)
+    if job.is_partitioned and job.date is None and schema.timestamp is None:
+        raise ConfigError(
+            f"schema {schema.name!r} has no timestamp column, so rows have no day: give --date, "
+            "or an --out that ends in .parquet"
+        )
+    identity = {
+        "input_fingerprint": tables.fingerprint(job.data),
+        "bundle_sha256": model.sha256,
+        "model_version": model.version,
+        "reasons": job.reasons,
+        "date": job.date.isoformat() if job.date else None,
+    }
+    days = Days(job, identity) if job.is_partitioned else None
+    filesystem, out = filesystems.of(job.out)
+    lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
+    with locked(filesystem, lock) as lease:
+        if days:
+            days.lease = lease
+        done = days.already_there() if days else file.already_there(job, identity)
+        history = HistoryOfJob(job, loaded, settings) if schema.history else None
+        if done is not None:
+            if history is not None:
+                history.repair()
+            logger.info("already scored: %s matches its manifest, this input and this model", job.out)
+            return {**done, "already_scored": True}
+        if job.date and schema.timestamp is None:
+            logger.warning("schema %r has no timestamp column: every row counts as of %s", schema.name, job.date)
+        pieces, total = source.pieces_of(job.data, schema)
+        learnt_until = _learnt_until(loaded)
+        work = Work(
+            model=model,
+            reasons=job.reasons,
+            date=job.date,
+            in_parts=job.is_partitioned,
+            learnt_until=learnt_until,
+            pieces=pieces,
+        )
+        threshold = loaded.detector.threshold
+        about = {
+            "input": job.data,
+            "output": job.out,
+            "model": job.model,
+            "schema_name": schema.name,
+            "schema_fingerprint": schema.fingerprint,
+            "day_zone": zone.name,
+            "threshold": {"value": threshold.value, "policy": threshold.policy},
+            "replayed_history": bool(schema.history),
+            "history": history.report if history else None,
+            "learnt_until": None if learnt_until is None else str(learnt_until),
+        }
+        with _stream(job, work, loaded, total, history) as stream:
+            if days:
+                manifest = days.write(stream, total, about, began)
+            else:
+                manifest = file.write(job, Collector(stream, total), identity, about, began)
+        if history is not None:
+            history.publish()
+    return {**manifest, "already_scored": False}
+
+
+@contextmanager
+def _stream(
+    job: Job, work: Work, loaded: Bundle, total: int | None, history: HistoryOfJob | None
+) -> Iterator[Iterator[pa.Table]]:
+    """The scored blocks: from this process where there are few, else from Ray."""
+    limit = source.ROWS_ON_RAY if job.rows_on_ray is None else job.rows_on_ray
+    schema = loaded.detector.schema
+    if not schema.history and source.is_small(job.data, total, limit):
+        with terminable():
+            yield source.in_this_process(job.data, work, schema)
+        return
+    with connected(), terminable():
+        from ray_jobs.score.stream import stream
+
+        yield stream(job.data, work, loaded.detector, job.history_partitions, history)
+
+
+def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
+    """The last moment of the training and validation windows; None where the bundle does not tell, or has no times."""
+    windows = [window for window in loaded.manifest.get("windows") or [] if window["name"] in ("train", "validation")]
+    if loaded.detector.schema.timestamp is None or not windows:
+        return None
+    ends = [str(window["end"]) for window in windows]
+    return None if any(end.startswith("row ") for end in ends) else max(np.datetime64(end, "us") for end in ends)
+
+
+def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
+    """The model that an alias, a version or a bundle folder names, and its loaded bundle."""
+    folder, number = Path(settings.locate(reference)), None
+    if not folder.is_dir():
+        from fraud.registry import versions
+
+        folder = versions.fetch(reference, settings)
+        number = int(folder.name)
+    loaded = bundle.load(folder)
+    version = str(number) if number is not None else f"bundle {loaded.sha256[:12]}"
+    model = Model(folder=str(folder), sha256=loaded.sha256, version=version, number=number, settings=settings)
+    return model, loaded
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.score",
+        description="Score a file of transactions with a model. Rows that break the schema go to quarantine "
+        "with the reason; the rest get scores, a decision and, when flagged, reasons. The output, a file or a folder "
+        "with a folder a day, appears when it is complete, with a manifest; running again with the same input and "
+        "model checks that and does nothing.",
+        epilog="examples:\n"
+        "  python -m ray_jobs.score --data data/transactions.csv --out scored.parquet\n"
+        "  python -m ray_jobs.score --data 'days/2026-01-*.parquet' --out scored.parquet --model 3 --force\n"
+        "  python -m ray_jobs.score --data cards.parquet --out scored --date 2026-01-31    scored/date=2026-01-31/\n"
+        "  python -m ray_jobs.score --data cards.parquet --out scored --model 3    every day in the file",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", "--input", required=True, help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument(
+        "--out",
+        "--output",
+        required=True,
+        help="Parquet file to write (<out>.manifest.json comes beside it); or, without the ending .parquet, a folder: "
+        "date=<day>/part-*.parquet and _manifest.json in it for each day, refused rows in _quarantine",
+    )
+    parser.add_argument("--model", default="champion", help="alias, version or bundle folder (default: %(default)s)")
+    parser.add_argument(
+        "--quarantine",
+        help="Parquet file for refused rows of a single file (default: <out without .parquet>.quarantine.parquet)",
+    )
+    parser.add_argument(
+        "--reasons", action=argparse.BooleanOptionalAction, default=True, help="explain flagged rows (default: yes)"
+    )
+    parser.add_argument(
+        "--date",
+        type=day_named,
+        metavar="YYYY-MM-DD",
+        help="write only the rows of this day (in the schema's day_zone); their history comes from the days "
+        "before (FRAUD_HISTORY). Without a timestamp column the date is only noted in the manifest",
+    )
+    parser.add_argument(
+        "--other-days",
+        choices=get_args(Policy),
+        default="stop",
+        help="with --date, what to do when a day's file holds rows of one or two other days, as one cut at another "
+        "midnight does: stop before anything is written, or skip them with a warning (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--history-partitions",
+        type=int,
+        metavar="N",
+        help="split the replay of entity history into N parts by a hash of the entity; memory is bounded by a part "
+        "(default: one for a million rows). The scores do not depend on it",
+    )
+    parser.add_argument(
+        "--history-data",
+        metavar="PATH",
+        help="daily transactions (a glob such as 'daily/*.parquet') from which days that the entity history below "
+        "FRAUD_HISTORY lacks before the first row are made; without it, earlier rows of --data serve",
+    )
+    parser.add_argument(
+        "--stale-history",
+        action="store_true",
+        help="where days before are missing and cannot be made, score with the history that there is instead of "
+        "stopping; the manifest and a warning say so",
+    )
+    parser.add_argument(
+        "--rows-on-ray",
+        type=int,
+        metavar="N",
+        help=f"score a file of more than N rows on Ray (default {source.ROWS_ON_RAY:,}; 0: always), a smaller "
+        "one in this process, which takes less time than Ray needs to start. With entity history it is always Ray",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    arguments = _parser().parse_args(argv)
+    settings = Settings.from_environment()
+    turn_telemetry_off()
+    out = settings.locate(arguments.out)
+    job = Job(
+        data=settings.locate(arguments.data),
+        out=out,
+        quarantine=settings.locate(arguments.quarantine) if arguments.quarantine else None,
+        model=arguments.model,
+        reasons=arguments.reasons,
+        date=arguments.date,
+        other_days=arguments.other_days,
+        history_partitions=arguments.history_partitions,
+        history_data=settings.locate(arguments.history_data) if arguments.history_data else None,
+        stale_history=arguments.stale_history,
+        rows_on_ray=arguments.rows_on_ray,
+        force=arguments.force,
+    )
+    found = score(job, settings)
+    rows = found["rows"]
+    told = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
+    told += f"; {rows['quarantined']:,} refused, see {found['quarantine']}" if rows["quarantined"] else ""
+    others = len(found.get("other_days_by_day", ()))
+    told += f"; {rows['other_days']:,} rows of {others:,} other days left alone" if rows["other_days"] else ""
+    told += f"; {len(found['days']):,} days" if "days" in found else ""
+    verb = "already scored, verified" if found["already_scored"] else f"{found['seconds']:.1f} s"
+    sys.stdout.write(f"{told} → {found['output']} (model {found['model_version']}, {verb})\n")
+    return 0

@@ -1,0 +1,107 @@
+"""A scored file, the quarantine and the manifest beside it: each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud.data import filesystems, tables
+from fraud.data.partitions import read_json
+from fraud.errors import DataError, ObjectStoreError
+from ray_jobs.score.output import ROW_GROUP, Collector, Job, counts, ended, parquet_options
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = b"fraud.score"  # key in the Parquet file's own metadata: what the file was made of
+
+
+def write(
+    job: Job, found: Collector, identity: Mapping[str, Any], about: Mapping[str, Any], began: float
+) -> dict[str, Any]:
+    """Drain the stream into the output and the quarantine, write and return the manifest.
+
+    identity: what the output is made of, kept in its own metadata so that one rename publishes both. about: what else
+    the manifest says; began: when the job did, by time.monotonic. Raises DataError if there is no good row.
+    """
+
+    def put(file: Any) -> None:
+        with ExitStack() as stack:
+            writer = None
+            for table in found.tables():
+                if writer is None:
+                    schema = table.schema.with_metadata({IDENTITY: json.dumps(identity, sort_keys=True).encode()})
+                    writer = stack.enter_context(pq.ParquetWriter(file, schema, **parquet_options(schema)))
+                writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
+            found.check_other_days(job, about["day_zone"])
+            found.check_learnt(about["learnt_until"])
+            refused = found.refused_rows()
+            if refused is not None:
+                tables.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
+            found.check_total()
+            if writer is None:
+                raise found.complaint(job.data)
+
+    tables.write(job.out, put)
+    if not found.refused:
+        filesystem, stale = filesystems.of(job.refused)
+        if filesystem.exists(stale):
+            filesystem.rm(stale)
+    manifest = {
+        **identity,
+        **about,
+        "output_fingerprint": tables.fingerprint(job.out),
+        "quarantine": job.refused if found.refused else None,
+        "rows": counts(found.rows, found.flagged, found.refused, found.outside),
+        "learnt_rows": found.learnt,
+        "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
+        "warnings": found.warnings,
+        **ended(began),
+    }
+    tables.write_text(json.dumps(manifest, indent=2) + "\n", manifest_of(job.out))
+    return manifest
+
+
+def already_there(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of an output that is what this job would write; None when there is work to do.
+
+    Raises DataError when the output is there, is something else, and may not be replaced.
+    """
+    filesystem, path = filesystems.of(job.out)
+    if job.force or not filesystem.exists(path):
+        return None
+    made_of = _identity(filesystem, path)
+    if made_of is None:
+        raise DataError(
+            f"--out {job.out} exists and ray_jobs.score did not write it: name another file, or use --force"
+        )
+    differing = [name for name in identity if made_of.get(name) != identity[name]]
+    if differing:
+        raise DataError(
+            f"--out {job.out} was made with another {', '.join(differing)}: name another file or replace it by --force"
+        )
+    manifest = read_json(filesystem, manifest_of(path))
+    if manifest.get("output_fingerprint") == tables.fingerprint(job.out):
+        return manifest
+    logger.warning("%s does not match its manifest (cut short, or altered): scoring again", job.out)
+    return None
+
+
+def _identity(filesystem: Any, path: str) -> dict[str, Any] | None:
+    try:
+        with filesystem.open(path, "rb") as file:
+            return dict(json.loads((pq.ParquetFile(file).schema_arrow.metadata or {})[IDENTITY]))
+    except ObjectStoreError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+
+
+def manifest_of(out: str) -> str:
+    """Where the manifest of a scored file lies: beside it."""
+    return f"{out}.manifest.json"

@@ -1,0 +1,130 @@
+"""Rows of other days in a file that is scored for one day: counted by day, and never left out without a word.
+
+A long file may be given to pick one day of it. A day's own file that holds rows of a neighbouring day was cut at
+another midnight than the schema's, or holds late rows: left out, they would be scored on no day at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from fraud.data.partitions import UNKNOWN
+from fraud.days import UTC, Zone
+from fraud.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Policy = Literal["stop", "skip"]
+# A file with rows of so many other days is no day's own, unless they are few; with one less, where those are full.
+_LONG_DAYS = 3
+_HOUR, _DAY = 3_600_000_000, 86_400_000_000  # microseconds
+_OFFSET_STEPS = (_HOUR, _HOUR // 2, _HOUR // 4)  # of UTC offsets, from the commonest
+_SURE = 4 * _HOUR  # a gap in the file's rows at night that still tells where its day begins
+_MOST_NAMED = 5
+_EXAMPLES = (
+    "UTC", "Europe/Berlin", "Europe/London", "Europe/Athens", "America/New_York", "America/Chicago", "America/Denver",
+    "America/Los_Angeles", "America/Sao_Paulo", "Asia/Dubai", "Asia/Kolkata", "Asia/Singapore", "Asia/Tokyo",
+    "Australia/Sydney", "Pacific/Auckland",
+)  # fmt: skip
+
+
+class OtherDays:
+    """What the notes of a stream say of other days (`ray_jobs.streaming.checked_blocks.outside`)."""
+
+    def __init__(self) -> None:
+        self.by_day: Counter[str] = Counter()
+        self._first: int | None = None
+        self._last: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of other days, and of none."""
+        return self.by_day.total()
+
+    @property
+    def days(self) -> list[str]:
+        """The other days with rows, in order."""
+        return sorted(day for day in self.by_day if day != UNKNOWN)
+
+    def take(self, note: dict[str, Any]) -> None:
+        """Count a note: {"outside": {day: rows}, "span": [first, last]}, microseconds UTC of the good rows."""
+        self.by_day.update(note["outside"])
+        if note["span"]:
+            first, last = note["span"]
+            self._first = first if self._first is None else min(first, self._first)
+            self._last = last if self._last is None else max(last, self._last)
+
+    def check(self, path: str, date: dt.date, zone: str, own_rows: int, policy: Policy) -> Iterator[str]:
+        """Yield what to warn of: rows without a time, and rows of other days that are no long file's.
+
+        zone: in which `date` begins. own_rows: of the day, refused ones too. Raises DataError where the file is a day's
+        own and the policy is to stop.
+        """
+        if timeless := self.by_day[UNKNOWN]:
+            yield f"{timeless:,} rows have no time, so they are of no day: they are scored without --date only"
+        if not self.days:
+            return
+        counts = [f"{day}: {self.by_day[day]:,}" for day in self.days]
+        named = ", ".join(counts[:_MOST_NAMED]) + (
+            f" and {len(counts) - _MOST_NAMED} more" if len(counts) > _MOST_NAMED else ""
+        )
+        rows = sum(self.by_day[day] for day in self.days)
+        if self._is_long(own_rows):
+            logger.info("%s rows of %s other days are left alone: %s was asked for", f"{rows:,}", len(counts), date)
+            return
+        if policy == "skip":
+            yield (
+                f"{rows:,} rows of other days ({named}) are left alone, as --other-days skip says: they are scored "
+                "when their own day is scored with this file too"
+            )
+            return
+        remedy = "A file that was cut at another midnight needs `day_zone` in the schema."
+        if (offset := self._fitting_offset(date)) is not None:
+            remedy = (
+                f"The rows fit a day at {_named(offset)}: set `day_zone` of the schema to the zone of the data"
+                f"{_example(date, offset)}, and train with it."
+            )
+        raise DataError(
+            f"{path}: {rows:,} rows are not of {date} ({zone}), {own_rows:,} are; {named}. Nothing was written. "
+            f"{remedy} Late rows belong to their own day: leave them alone here by `--other-days skip`, and score that "
+            "day again with both files (--data takes a pattern), the same flag and --force"
+        )
+
+    def _is_long(self, own_rows: int) -> bool:
+        """Whether the file holds whole days beside the one that was asked for, as no cut at midnight leaves them."""
+        if len(self.days) >= _LONG_DAYS and sum(self.by_day[day] for day in self.days) >= own_rows:
+            return True
+        return own_rows > 0 and sum(self.by_day[day] >= own_rows / 2 for day in self.days) >= _LONG_DAYS - 1
+
+    def _fitting_offset(self, date: dt.date) -> int | None:
+        """The UTC offset, in microseconds, of a zone in which all rows are of `date`; None where that is not plain."""
+        if self._first is None or self._last is None:
+            return None
+        # In a zone that is ahead of UTC by `offset`, the day begins at midnight UTC less the offset.
+        midnight = UTC.start_of(date)
+        lowest, highest = midnight - self._first, midnight + _DAY - self._last - 1
+        if not lowest <= highest <= lowest + _SURE:
+            return None
+        middle = (lowest + highest) / 2
+        for step in _OFFSET_STEPS:
+            offset = round(middle / step) * step
+            if lowest <= offset <= highest and -12 * _HOUR <= offset <= 14 * _HOUR:
+                return offset
+        return None
+
+
+def _named(offset: int) -> str:
+    """An offset as in UTC+02:00."""
+    hours, minutes = divmod(abs(offset) // 60_000_000, 60)
+    return f"UTC{'-' if offset < 0 else '+'}{hours:02d}:{minutes:02d}"
+
+
+def _example(date: dt.date, offset: int) -> str:
+    """Words that name a large zone in which the day begins as far from UTC as `offset`; empty where there is none."""
+    begins = UTC.start_of(date) - offset
+    fitting = [name for name in _EXAMPLES if Zone(name).start_of(date) == begins]
+    return f", such as {fitting[0]}" if fitting else ""

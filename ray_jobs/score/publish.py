@@ -1,0 +1,116 @@
+"""How a folder of parts takes its place: by one rename on a local disk, part by part in a store that cannot rename."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import posixpath
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from fraud.data import filesystems, leases
+from fraud.data.leases import Lease
+from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
+
+
+def is_local(filesystem: Any) -> bool:
+    """Whether files lie in a file system of this machine (a shared one too), which renames a folder in one step."""
+    return "file" in filesystem.protocol
+
+
+@contextmanager
+def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
+    """Hold a lock file, or a lease in S3, while working, and wait for whoever holds it. Other stores have no locks.
+
+    Gives the lease, which is to be checked before what counts is written.
+    """
+    if filesystems.is_s3(filesystem):
+        with leases.held(filesystem, path) as lease:
+            yield lease
+        return
+    if not is_local(filesystem):
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            try:
+                stack.enter_context(exclusive(Path(path), wait=False))
+            except HeldElsewhereError as error:
+                logger.info("waiting for another scoring job (%s)", error)
+                stack.enter_context(exclusive(Path(path)))
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error}; check the folder, its permissions and room") from None
+        yield None
+
+
+def replace_folder(filesystem: Any, staged: str, target: str) -> None:
+    """Put the staged folder where `target` is; without one, `target` goes.
+
+    Local: one step, and `staged` holds what was there. Elsewhere: what is there is removed, then file after file moves.
+    """
+    if not is_local(filesystem):
+        if filesystem.exists(target):
+            filesystem.rm(target, recursive=True)
+        if filesystem.exists(staged):
+            for path in sorted(filesystem.find(staged)):
+                filesystem.mv(path, f"{target}/{posixpath.basename(path)}")
+        return
+    new, old = Path(staged), Path(target)
+    if not new.exists():
+        if old.exists():
+            away = new.with_name(f"{new.name}.old")
+            away.parent.mkdir(parents=True, exist_ok=True)
+            old.rename(away)
+        return
+    old.parent.mkdir(parents=True, exist_ok=True)
+    if not old.exists():
+        new.rename(old)
+    elif not _exchange(new, old):
+        away = new.with_name(f"{new.name}.old")
+        old.rename(away)
+        new.rename(old)
+        shutil.rmtree(away)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system or the disk cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    done = swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE))
+    return bool(done == 0)
+
+
+def fault_of(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with the parts in a folder; empty when they are those of the manifest, to the last byte."""
+    there = filesystem.ls(folder, detail=False) if filesystem.exists(folder) else []
+    names = {posixpath.basename(path) for path in there}
+    names = {name for name in names if not name.startswith((".", "_"))}
+    wanted = {part["name"] for part in parts}
+    if names != wanted:
+        odd = sorted(names ^ wanted)
+        return f"{odd[0]} is {'missing' if odd[0] in wanted else 'not of it'}"
+    for part in parts:
+        path = f"{folder}/{part['name']}"
+        if filesystem.size(path) != part["bytes"] or _sha256(filesystem, path) != part["sha256"]:
+            return f"{part['name']} was altered or cut short"
+    return ""
+
+
+def _sha256(filesystem: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

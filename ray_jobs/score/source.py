@@ -1,0 +1,69 @@
+"""How a file can be scored: in which pieces, in this process or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fsspec
+import pyarrow as pa
+
+from fraud.data.files import Piece, find, parquet_pieces, reading
+from fraud.errors import SchemaError
+from fraud.schema import Schema
+from ray_jobs.score.blocks import PIECE, Scorer, Work
+from ray_jobs.score.output import ROW_GROUP
+from ray_jobs.streaming.checked_blocks import checked_tables
+
+# Ray takes seconds to start and each actor some more to load the engine, in which one process scores so many rows.
+ROWS_ON_RAY = 1_000_000
+_CSV_ROW_BYTES = 40  # of a short row: a file is taken for longer rather than shorter than it is
+
+
+def pieces_of(path: str, schema: Schema) -> tuple[list[Piece], int | None]:
+    """Pieces that can be checked independently (none if there is no such way), and how many rows there are if known.
+
+    Raises DataError, SchemaError.
+    """
+    found = parquet_pieces(path, ROW_GROUP)
+    if found is None:
+        return [], None
+    pieces, files = found
+    rows = sum(piece.rows for piece in pieces)
+    label = schema.label.name if schema.label else None
+    if len({label in columns.names for _, columns in files}) > 1:
+        raise SchemaError(f"{path}: the label column is in some files and not in others; make them alike")
+    return (pieces if _is_independent(schema, [columns for _, columns in files]) else []), rows
+
+
+def _is_independent(schema: Schema, files: list[pa.Schema]) -> bool:
+    """Whether no check of a row looks at other rows: ids, which must be unique, and time zones, which must be alike."""
+    if schema.id is not None or schema.history:
+        return False
+    if schema.timestamp is None or schema.timestamp.unit is not None:
+        return True
+    name = schema.timestamp.name
+    kinds = [columns.field(name).type if name in columns.names else None for columns in files]
+    typed = [kind for kind in kinds if kind is not None and pa.types.is_timestamp(kind)]
+    return len(typed) == len(kinds) and len({kind.tz is None for kind in typed}) == 1
+
+
+def is_small(path: str, rows: int | None, limit: int) -> bool:
+    """Whether a file has at most `limit` rows; of a CSV, by its size."""
+    if rows is not None:
+        return rows <= limit
+    with reading(path):
+        filesystem, files = find(path)
+        packed = any(fsspec.utils.infer_compression(name) for name in files)
+        return not packed and sum(filesystem.size(name) for name in files) <= limit * _CSV_ROW_BYTES
+
+
+def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
+    """What `ray_jobs.score.stream.stream` yields, without Ray; not for a schema with entity history."""
+    score = Scorer(work)
+    blocks: Iterator[pa.Table] = (
+        (pa.table({PIECE: [i]}) for i in range(len(work.pieces)))
+        if work.pieces
+        else checked_tables(path, schema, work.date)
+    )
+    for block in blocks:
+        yield from score(block)

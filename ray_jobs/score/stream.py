@@ -1,0 +1,73 @@
+"""The stream behind batch scoring, on Ray Data: the order of rows is kept, memory does not grow with them.
+
+Rows without history are independent: actors read, check and score pieces of Parquet files. Where rows cannot be checked
+piece by piece (CSV, ids, times as text) one task reads, and actors score. With history a row's score depends on its
+entities' rows before it, so that ray_jobs.streaming.history_shuffle adds the features first, in parts of bounded size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+
+from fraud.scoring.detector import Detector
+from ray_jobs.score.blocks import PIECE, Scorer, Work
+from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.output import NOTE
+from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+from ray_jobs.streaming.history_shuffle import with_history
+
+
+def stream(
+    path: str,
+    work: Work,
+    detector: Detector,
+    history_partitions: int | None = None,
+    history: HistoryOfJob | None = None,
+) -> Iterator[pa.Table]:
+    """Yield what `Scorer` gives for a data file, in the order of its rows. history: of a schema that has one.
+
+    Needs a live Ray. A mistake in the file is a note (`failure`, `text`); raises DataError if Ray itself fails.
+    """
+    with stream_settings(path):
+        cpus, actors = cpus_of_a_task()
+        schema = detector.schema
+        with_features = None
+        if schema.history:
+            assert history is not None
+            rows = checked_rows(path, schema, work.date, cpus, with_others=True)
+            with_features = with_history(
+                rows,
+                schema,
+                begin=history.begin,
+                leave=history.snapshots if history.leaves_days else None,
+                remembered=history.remembered,
+                partitions=history_partitions,
+                date=work.date,
+                cpus=cpus,
+            )
+            found = with_features.dataset
+        elif work.pieces:
+            order = [{PIECE: i} for i in range(len(work.pieces))]
+            found = ray.data.from_items(order, override_num_blocks=len(order))
+            actors = max(1, min(len(order), int(ray.available_resources().get("CPU", 0.0))))
+        else:
+            # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
+            found = checked_rows(path, schema, work.date, cpus / 2)
+        if history is not None and history.warnings:
+            notes = [json.dumps({"warning": warning}) for warning in history.warnings]
+            yield pa.table({NOTE: pa.array(notes, pa.string())})
+        scores = found.map_batches(
+            Scorer,
+            fn_constructor_args=(work,),
+            num_cpus=cpus,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            batch_format="pyarrow",
+            batch_size=None,
+        )
+        yield from tables(scores)
+        if with_features is not None and history is not None:
+            history.parts = with_features.parts()

@@ -1,0 +1,1 @@
+"""Blocks of checked rows on Ray Data, in bounded memory."""

@@ -1,0 +1,77 @@
+"""A data file as a Ray Data set of checked rows, read by one task in the order of its rows, in bounded memory.
+
+What its blocks hold: `ray_jobs.streaming.checked_blocks`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+
+from fraud.errors import DataError
+from fraud.schema import Schema
+from ray_jobs.streaming.checked_blocks import checked_tables
+
+logger = logging.getLogger(__name__)
+
+# Small enough that several actors share a million rows, large enough that a block's fixed cost does not matter.
+BLOCK_BYTES = 8 * 2**20
+_BUSY = 0.5  # free CPUs below which we do not wait for some
+
+
+def cpus_of_a_task() -> tuple[float, int]:
+    """CPUs to ask for a task, 0 when there is none to wait for (which it warns of), and how many actors fit beside."""
+    free = ray.available_resources().get("CPU", 0.0)
+    if free < 1.0 + _BUSY:
+        logger.warning("the cluster has %.1f free CPUs: this job shares them with what runs there", free)
+    return (1.0 if free >= 1.0 + _BUSY else 0.0), max(1, int(free - _BUSY))
+
+
+def checked_rows(
+    path: str, schema: Schema, date: dt.date | None, cpus: float, *, with_others: bool = False
+) -> ray.data.Dataset:
+    """What `checked_tables` gives; `cpus` for the reader.
+
+    A mistake in the file is a note (`failure`, `text`): an exception would reach the driver as pages of Ray's own log.
+    """
+    source = ray.data.from_items([{"path": path}])
+    work = (schema, date, with_others)
+    return source.map_batches(_read, fn_args=work, num_cpus=cpus, batch_format="pyarrow", batch_size=None)
+
+
+def tables(found: ray.data.Dataset) -> Iterator[pa.Table]:
+    """Yield the blocks of a set in their order."""
+    yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+@contextmanager
+def stream_settings(path: str) -> Iterator[None]:
+    """Ray Data's settings for a stream of `path`: rows stay in order. Raises DataError if Ray itself fails.
+
+    A data set keeps the settings of the moment it is made.
+    """
+    context = ray.data.DataContext.get_current()
+    options = context.execution_options
+    before = (options.preserve_order, context.enable_progress_bars, context.target_max_block_size)
+    options.preserve_order, context.enable_progress_bars, context.target_max_block_size = True, False, BLOCK_BYTES
+    chatter = logging.getLogger("ray.data")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise DataError(f"the work on {path} failed on Ray: {last}; see the log above") from error
+    finally:
+        chatter.setLevel(level)
+        options.preserve_order, context.enable_progress_bars, context.target_max_block_size = before
+
+
+def _read(block: pa.Table, schema: Schema, date: dt.date | None, with_others: bool) -> Iterator[pa.Table]:
+    """The reading task: pieces of the file as checked rows and notes."""
+    yield from checked_tables(block["path"][0].as_py(), schema, date, with_others=with_others)

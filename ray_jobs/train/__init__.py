@@ -1,0 +1,1 @@
+"""Train a detector: `python -m ray_jobs.train`."""

@@ -1,0 +1,262 @@
+"""The autoencoder's fit by Ray Train, checkpointed every epoch, and what a training may use of the cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from fraud.detectors.autoencoder import AutoencoderConfig, Training, as_tensor
+from fraud.errors import ConfigError, DataError, FraudError
+from ray_jobs.train.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
+
+logger = logging.getLogger(__name__)
+
+# A worker that dies is replaced this often before the training gives up.
+MAX_FAILURES = 3
+# Ray Train asks its workers for news every 2 s by default, and an epoch's report waits for that.
+_POLL_SECONDS = 0.1
+_SMALLEST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the fits may use. cpus_per_worker: 1, or less where others hold the CPUs; the driver itself holds none."""
+
+    workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+
+
+def check_resources(workers: int, use_gpu: bool) -> Resources:
+    """Divide what the cluster has. Raises ConfigError at once for what it could never give, rather than wait."""
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    if workers > cpus:
+        raise ConfigError(f"--workers {workers} is more than the {cpus} CPUs of this Ray cluster: use at most {cpus}")
+    if use_gpu and workers > gpus:
+        remedy = f"use --workers {gpus} or --no-gpu" if gpus else "use --no-gpu"
+        raise ConfigError(
+            f"--gpu with --workers {workers} needs {workers} GPUs and this Ray cluster has {gpus}: {remedy}"
+        )
+    share = _share_of_cpus(_free_cpus_by_node(), workers)
+    if share < _SMALLEST_SHARE:
+        logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
+    return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
+
+
+def _free_cpus_by_node() -> list[float]:
+    from ray._private.state import available_resources_per_node  # ray.available_resources() adds the nodes up
+
+    return [resources.get("CPU", 0.0) for resources in available_resources_per_node().values()]
+
+
+def _share_of_cpus(free: Sequence[float], workers: int) -> float:
+    """The largest share, at most 1 and in hundredths, that so many workers find on nodes with so many free CPUs each.
+
+    A worker cannot take half of its share from one node and half from another: three workers on two nodes of one CPU
+    get a half each, not two thirds.
+    """
+    hundredths = [math.floor(cpus * 100 + 1e-6) for cpus in free]
+    shares = {min(100, cpus // n) for cpus in hundredths for n in range(1, workers + 1)} - {0}
+    return max((share for share in shares if sum(cpus // share for cpus in hundredths) >= workers), default=0) / 100
+
+
+def fit_autoencoder(
+    x_fit: ray.ObjectRef,
+    x_validation: ray.ObjectRef,
+    shape: tuple[int, int],
+    config: AutoencoderConfig,
+    seed: int,
+    resources: Resources,
+    folder: TrainingFolder,
+    on_epoch: Callable[[Mapping[str, Any]], None],
+) -> dict[str, Any]:
+    """Train to early stopping, going on from the newest checkpoint in `folder`; return `Training.state_dict()`.
+
+    x_fit, x_validation: references to float32 (n_rows, n_inputs) arrays; shape: that of x_fit; on_epoch: called with
+    what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError (the error is no longer
+    a number) or FraudError (workers keep dying).
+    """
+    if shape[0] < resources.workers:
+        raise ConfigError(f"--workers {resources.workers} for {shape[0]} training rows: each needs a row at least")
+    state = folder.newest_state()
+    if state is not None:
+        logger.info("resuming %s from epoch %d of at most %d", folder.path.name, len(state["epochs"]), config.epochs)
+        if _is_finished(state, shape[1], config):
+            return state
+    attempt = folder.new_attempt()
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
+    per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.use_gpu else {})}
+    trainer = ray.train.torch.TorchTrainer(
+        _train_loop,
+        train_loop_config={
+            "x_fit": x_fit,
+            "x_validation": x_validation,
+            "n_features": shape[1],
+            "config": config,
+            "seed": seed,
+            "state": state,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker=per_worker,
+            # A dead node takes as few workers as can be; GPUs talk to each other quickest within a node.
+            placement_strategy="PACK" if resources.use_gpu else "SPREAD",
+        ),
+        run_config=ray.train.RunConfig(
+            name=attempt.name,
+            storage_path=str(folder.path),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[EpochLog(str(attempt / EPOCHS_FILE))],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result = _watch(trainer, attempt / EPOCHS_FILE, on_epoch)
+    if result.return_value is not None:
+        raise DataError(result.return_value)
+    state = folder.newest_state()
+    if state is None or not _is_finished(state, shape[1], config):
+        raise FraudError(
+            f"the training ended without a complete checkpoint in {attempt}: is FRAUD_STATE shared by all nodes?"
+        )
+    return state
+
+
+class EpochLog(ray.train.UserCallback):
+    """Writes what each epoch reports, and each failure, to a file that the driver follows.
+
+    Ray Train keeps its controller, where this runs, on the driver's machine.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Ray Train has the checkpoint of the epoch."""
+        nodes = [worker["node"] for worker in metrics]
+        self._write({**metrics[0], "nodes": nodes, "time": time.time()})
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A worker died or raised; Ray Train starts the workers anew from the last checkpoint."""
+        rank, error = next(iter(worker_exceptions.items()))
+        self._write({"failed_rank": rank, "failure": " ".join(str(error).split())[-300:]})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        with Path(self._path).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], None]) -> Any:
+    """Fit in a thread and report its epochs from this one, which stays open to signals."""
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+    while True:
+        is_running = thread.is_alive()
+        for line in read_epochs(epochs, seen):
+            seen += 1
+            if "failure" in line:
+                logger.warning(
+                    "worker %s failed, going on from the last checkpoint: %s", line["failed_rank"], line["failure"]
+                )
+            else:
+                on_epoch(line)
+        if not is_running:
+            break
+        thread.join(_POLL_SECONDS)
+    if "result" in outcome:
+        return outcome["result"]
+    cause = outcome.get("error")
+    raise FraudError(
+        f"the autoencoder's workers failed more than {MAX_FAILURES} times ({' '.join(str(cause).split())[:500]}): "
+        "the checkpoints are kept; mend the cause and give the same command again"
+    ) from cause
+
+
+def _train_loop(given: dict[str, Any]) -> str | None:
+    """What each worker does. Returns the text of a mistake in data or configuration, which no retry can mend."""
+    import torch
+
+    torch.set_num_threads(1)  # two threads on a model this small, on two busy cores, are tens of times slower
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = str(ray.train.torch.get_device())
+    training = Training(given["n_features"], given["config"], given["seed"], device, rank, world_size)
+    state = _checkpointed_state() or given["state"]
+    if state is not None:
+        training.load_state_dict(state)
+    if world_size > 1:
+        training.distribute(ray.train.torch.prepare_model, lambda values: _mean_over_workers(values, device))
+    x_fit, x_validation = (as_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
+    while not training.is_finished:
+        started = time.perf_counter()
+        try:
+            epoch = training.run_epoch(x_fit, x_validation)
+        except DataError as error:
+            return str(error)
+        report = {
+            "epoch": epoch.number,
+            "train_error": epoch.train_error,
+            "validation_error": epoch.validation_error,
+            "is_best": epoch.is_best,
+            "seconds": time.perf_counter() - started,
+            "node": ray.get_runtime_context().get_node_id(),
+        }
+        # The checkpoint before this one is committed by now, or waited for: a kill costs one finished epoch at most.
+        if rank == 0 and epoch.number > 1:
+            ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                torch.save(training.state_dict(), Path(folder) / STATE_FILE)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(report, checkpoint=checkpoint)
+    return None
+
+
+def _checkpointed_state() -> dict[str, Any] | None:
+    """The state that this driver's last checkpoint holds, for a worker that replaces a dead one."""
+    import torch
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+
+
+def _is_finished(state: dict[str, Any], n_features: int, config: AutoencoderConfig) -> bool:
+    training = Training(n_features, config)
+    training.load_state_dict(state)
+    return training.is_finished
+
+
+def _mean_over_workers(values: list[float], device: str) -> list[float]:
+    import torch
+
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return (total / torch.distributed.get_world_size()).tolist()

@@ -1,0 +1,82 @@
+"""What a training is asked to do: the command line, read and checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud.errors import ConfigError
+from fraud.schema import Schema
+from fraud.schema.zone import agreed
+from fraud.settings import Settings
+from fraud.training.config import TrainConfig, configure
+from ray_jobs.train.report import check_outdir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to train, checked; paths are absolute."""
+
+    data: str
+    schema: Schema
+    outdir: Path
+    config: TrainConfig
+    workers: int = 1
+    use_gpu: bool = False
+    should_register: bool = True
+    should_restart: bool = False
+    should_bundle_history: bool = False
+
+
+def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
+    """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
+    given = _parser().parse_args(argv)
+    if given.workers < 1:
+        raise ConfigError(f"--workers {given.workers}: give 1 or more")
+    schema = Schema.load(settings.locate_yaml(given.schema))
+    agreed(schema, settings.day_zone)
+    return Order(
+        data=settings.locate(given.data),
+        schema=schema,
+        outdir=check_outdir(settings.locate(given.outdir)),
+        config=configure(given.config and settings.locate_yaml(given.config), given.seed, given.set),
+        workers=given.workers,
+        use_gpu=given.gpu,
+        should_register=not given.no_register,
+        should_restart=given.restart,
+        should_bundle_history=given.history_in_bundle,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.train",
+        description="Train IsolationForest and autoencoder on transactions, choose a threshold, evaluate on the newest "
+        "rows, write a bundle and register it in MLflow. Give the same command again and a killed training goes on.",
+        epilog="examples:\n"
+        "  python -m ray_jobs.train --data data/transactions.csv --schema transactions --outdir artifacts\n"
+        "  python -m ray_jobs.train --data cards.parquet --schema handbook --config handbook --set seed=1\n"
+        "  ray job submit --working-dir . -- python -m ray_jobs.train --data s3://bucket/day.parquet --schema my.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
+    parser.add_argument("--schema", default="transactions", help="shipped name or YAML file (default transactions)")
+    parser.add_argument("--outdir", default="artifacts", help="folder for the results (default artifacts)")
+    parser.add_argument("--config", help="shipped name (handbook, ulb) or YAML file; without it, the defaults")
+    parser.add_argument("--workers", type=int, default=1, help="workers of the autoencoder's training (default 1)")
+    parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=False, help="one GPU a worker")
+    parser.add_argument("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable"
+    )
+    parser.add_argument("--no-register", action="store_true", help="write the artifacts only, leave MLflow alone")
+    parser.add_argument(
+        "--history-in-bundle",
+        action="store_true",
+        help="the bundle carries its customers' transactions too, for a service that cannot read FRAUD_HISTORY, where "
+        "a training leaves a snapshot of each of its days",
+    )
+    parser.add_argument("--restart", action="store_true", help="start anew instead of resuming a killed training")
+    return parser

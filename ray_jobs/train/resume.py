@@ -1,0 +1,123 @@
+"""What a training leaves on disk until it is complete, so that the same command can go on after a driver was killed.
+
+<root>/<name>.lock                     held by the one process that works on it
+<root>/<name>/run.json                 the MLflow run it reports to
+<root>/<name>/attempt-0001/            one folder a driver: Ray Train's checkpoints, and epochs.jsonl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.errors import ConfigError
+from fraud.schema import Schema
+from fraud.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.pt"
+EPOCHS_FILE = "epochs.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """One training's folder; it exists while the training is not complete."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that an earlier driver reported to."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text())["run_id"] if file.exists() else None
+
+    def remember_run(self, run_id: str) -> None:
+        """Write down the MLflow run that this training reports to."""
+        draft = self.path / ".run.json"
+        draft.write_text(json.dumps({"run_id": run_id}))
+        draft.replace(self.path / "run.json")
+
+    def new_attempt(self) -> Path:
+        """Make a folder for this driver.
+
+        A new one each time: what a killed driver's workers may still be writing cannot spoil it.
+        """
+        attempt = self.path / f"attempt-{len(self._attempts()) + 1:04d}"
+        attempt.mkdir()
+        return attempt
+
+    def newest_state(self) -> dict[str, Any] | None:
+        """The training state after the most epochs that is whole on disk, over all attempts."""
+        import torch
+
+        states = []
+        for file in self.path.glob(f"attempt-*/checkpoint_*/{STATE_FILE}"):
+            if zipfile.is_zipfile(file):  # a file that is cut short lacks the directory at its end
+                states.append(torch.load(file, map_location="cpu", weights_only=True))
+            else:
+                logger.warning("%s was cut short; an older checkpoint is used", file)
+        return max(states, key=lambda state: len(state["epochs"]), default=None)
+
+    def reported_epochs(self) -> list[dict[str, Any]]:
+        """What the epochs of all attempts reported, in order."""
+        lines: list[dict[str, Any]] = []
+        for attempt in self._attempts():
+            lines += read_epochs(attempt / EPOCHS_FILE)
+        return lines
+
+    def nodes(self) -> list[str]:
+        """Ids of the Ray nodes that took part in the training, in order of appearance."""
+        return list(dict.fromkeys(node for line in self.reported_epochs() for node in line.get("nodes", ())))
+
+    def remove(self) -> None:
+        """Forget the training."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _attempts(self) -> list[Path]:
+        return sorted(self.path.glob("attempt-*"))
+
+
+@contextmanager
+def training_folder(root: Path, name: str) -> Iterator[TrainingFolder]:
+    """Hold a training's folder, made if it is missing. Raises ConfigError when another process works on it."""
+    try:
+        with exclusive(root / f"{name}.lock", wait=False):
+            folder = TrainingFolder(root / name)
+            folder.path.mkdir(exist_ok=True)
+            try:
+                yield folder
+            finally:
+                if folder.path.exists() and not any(folder.path.iterdir()):
+                    folder.path.rmdir()  # nothing to go on from
+    except HeldElsewhereError as error:
+        raise ConfigError(
+            f"this training is running already ({error}): wait for it, stop it, or change --seed, --config or --set"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot keep checkpoints in {root} ({error}): set FRAUD_STATE to a writable folder"
+        ) from error
+
+
+def name_of(data_fingerprint: str, schema: Schema, config: TrainConfig, workers: int) -> str:
+    """The same data, schema, configuration and number of workers give the same name, anything else another."""
+    parts = [data_fingerprint, schema.fingerprint, config.to_dict(), workers]
+    return "training-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_epochs(file: Path, start: int = 0) -> list[dict[str, Any]]:
+    """Lines of an epochs file from line `start`; a last line that is not complete is left for later."""
+    if not file.exists():
+        return []
+    text = file.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()[start:]]

@@ -1,0 +1,142 @@
+"""The MLflow run of a training, which outlives a killed driver and may do without MLflow until the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fraud.errors import RegistryError, RegistryUnreachableError
+from fraud.registry import versions
+from fraud.registry.runs import Run, continue_run, start_run
+from fraud.schema.validation import Validated
+from fraud.scoring import bundle
+from fraud.settings import Settings
+from ray_jobs.train.order import Order
+from ray_jobs.train.report import BUNDLE, METRICS, PLOTS, REFERENCE
+from ray_jobs.train.resume import TrainingFolder
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """This training's MLflow run: the one of the driver before, if that was killed.
+
+    MLflow may be away while the fit runs; it must be there at the end.
+    """
+
+    def __init__(self, settings: Settings, folder: TrainingFolder) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._run: Run | None = None
+        self._begin: Callable[[], Run] | None = None
+        self._is_live = True
+
+    def start(self, order: Order, fingerprint: str, checked: Validated) -> None:
+        """Open the run and log what is known before the fit."""
+
+        def begin() -> Run:
+            known = self._folder.run_id
+            run = continue_run(self._settings, known) if known else None
+            if run is None:
+                run = start_run(self._settings, f"train {order.schema.name}")
+                self._folder.remember_run(run.run_id)
+            run.log_parameters(
+                {"data": order.data, "schema": order.schema.name, "workers": order.workers, **order.config.flat()}
+            )
+            columns = {column.name: column.kind for column in order.schema.columns}
+            rows = len(checked.rows) + len(checked.quarantine)
+            run.log_dataset(
+                name=order.schema.name, path=order.data, fingerprint=fingerprint, columns=columns, rows=rows
+            )
+            run.log_metrics({"rows": rows, "rows_quarantined": len(checked.quarantine)})
+            run.set_tags({"use_gpu": order.use_gpu, "schema_fingerprint": order.schema.fingerprint})
+            return run
+
+        self._begin = begin
+        try:
+            self._run = begin()
+        except RegistryUnreachableError as error:
+            self._is_live = False
+            logger.warning("%s; training without it, registering is tried again at the end", error)
+
+    def log_epoch(self, line: Mapping[str, Any]) -> None:
+        """Log one epoch as it ends."""
+        if self._run is None or not self._is_live:
+            return
+        try:
+            self._log(self._run, line)
+        except RegistryError as error:
+            self._is_live = False
+            logger.warning("%s; epochs are logged at the end", error)
+
+    def register(
+        self, order: Order, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
+    ) -> versions.Version:
+        """Log the outcome, register the bundle, end the run. Raises RegistryError; the artifacts on disk stay."""
+        assert self._begin is not None
+        try:
+            run = self._run or self._begin()
+            self._run = run
+            reported = [line for line in self._folder.reported_epochs() if "epoch" in line]
+            for line in reported:  # those of a killed driver too; known ones are kept once
+                self._log(run, line)
+            known = {line["epoch"] for line in reported}
+            for epoch in epochs:  # a driver killed between an epoch's checkpoint and its report left no line
+                if epoch["number"] not in known:
+                    self._log(run, {**epoch, "epoch": epoch["number"], "time": time.time()})
+            run.log_metrics(metrics)
+            manifest = bundle.load(order.outdir / BUNDLE).manifest
+            run.set_tags({"mlflow.source.git.commit": manifest["git_commit"] or "unknown", "epochs": len(epochs)})
+            run.log_folder(order.outdir / PLOTS, PLOTS)
+            run.log_file(order.outdir / REFERENCE)
+            run.log_text((order.outdir / METRICS).read_text(), METRICS)
+            run.log_text(order.schema.to_yaml(), "schema.yaml")
+            version = versions.register(self._settings, run, order.outdir / BUNDLE)
+            run.finish()
+        except RegistryError as error:
+            raise RegistryError(
+                f"{error}. The artifacts are complete in {order.outdir}; give the same command again to register them"
+            ) from error
+        return version
+
+    def abandon(self, status: str) -> None:
+        """Mark the run as ended without a result; giving the order again opens it anew."""
+        if self._run is not None:
+            try:
+                self._run.finish(status)
+            except RegistryError as error:
+                logger.warning("%s", error)
+
+    @staticmethod
+    def _log(run: Run, line: Mapping[str, Any]) -> None:
+        errors = {
+            "autoencoder_train_error": line["train_error"],
+            "autoencoder_validation_error": line["validation_error"],
+        }
+        run.log_metrics(errors, step=line["epoch"], time_ms=int(line["time"] * 1000))
+
+
+@contextmanager
+def ended(tracker: Tracker | None) -> Iterator[None]:
+    """Leave no run in state RUNNING, however the training ends (short of a kill)."""
+    try:
+        yield
+    except Exception:
+        if tracker:
+            tracker.abandon("FAILED")
+        raise
+    except BaseException:
+        if tracker:
+            tracker.abandon("KILLED")
+        raise
+
+
+def discard(folder: TrainingFolder, settings: Settings) -> None:
+    """Forget what a killed driver left, its MLflow run included."""
+    if folder.run_id and (run := continue_run(settings, folder.run_id)):
+        run.finish("KILLED")
+    folder.remove()
+    folder.path.mkdir()

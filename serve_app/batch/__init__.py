@@ -1,0 +1,1 @@
+"""`/score/batch`: many transactions in one request, as JSON, NDJSON or Arrow."""

@@ -1,0 +1,169 @@
+"""Scores the good rows of a part of a batch in one call, each as if it had come alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import repeat
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from fraud.errors import DataError
+from fraud.schema import Column, Schema
+from fraud.scoring.reasons import Reason
+from fraud.scoring.row_score import RowScore
+from serve_app.model.state import MOST_REASONS, ServedModel
+from serve_app.request.problems import Rejected, problem
+
+Problems = tuple[dict[str, Any], ...]
+_BOTH = (True, False)
+PART_S = 0.010  # for so long a batch may keep other requests waiting
+
+
+class Part:
+    """Some neighbouring rows of a batch, checked.
+
+    columns: {input: canonical values (n_good,), see `canonical`} of the good ones; places: where each of them stands in
+    the part, from 0; rejected: the problems of each of the others; size: how many there are of both.
+    transactions: the good ones once more, as requests are read; made of `columns` when they are needed.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, np.ndarray],
+        places: Sequence[int],
+        rejected: dict[int, Problems],
+        transactions: list[dict[str, object]] | None = None,
+    ) -> None:
+        self.columns = columns
+        self.places = places
+        self.rejected = rejected
+        self.size = len(places) + len(rejected)
+        if transactions is not None:
+            self.transactions = transactions
+
+    @cached_property
+    def transactions(self) -> list[dict[str, object]]:
+        columns = [_plain(values) for values in self.columns.values()]
+        return [dict(zip(self.columns, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+@dataclass
+class ScoredPart:
+    """What the engine says of a part's good rows.
+
+    values: {name of engine.score_names: float64 (n_good,)}; is_fraud, is_history_live, is_changed: bool (n_good,), see
+    RowScore; reasons: of each row, or None where nobody asked.
+    """
+
+    model: ServedModel
+    part: Part
+    values: dict[str, np.ndarray]
+    is_fraud: np.ndarray
+    is_history_live: np.ndarray
+    is_changed: np.ndarray
+    reasons: list[list[Reason]] | None
+
+    def answers(self) -> Sequence[Any]:
+        """`contents`, as whatever JSON encodes to the same most quickly."""
+        n = len(self.part.places)
+        if self.reasons is not None or not n:
+            return self.contents
+        columns: dict[str, Iterable[Any]] = {name: values.tolist() for name, values in self.values.items()}
+        columns |= {"is_fraud": self.is_fraud.tolist(), "warnings": self.warnings}
+        schema = self.model.engine.schema
+        if schema.id is not None:
+            columns["id"] = _plain(self.part.columns[schema.id.name])
+        first = self._content(0)
+        same = {name: repeat(value, n) for name, value in first.items()}
+        return list(map(_record(tuple(first)), *(same | columns).values()))
+
+    @cached_property
+    def warnings(self) -> Sequence[list[str]]:
+        """What each score had to do without, as in an answer."""
+        warnings = {(live, changed): self.model.warnings_of(live, changed) for live in _BOTH for changed in _BOTH}
+        return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
+
+    def _content(self, place: int) -> dict[str, Any]:
+        score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
+        is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
+        how = is_live, bool(self.is_changed[place])
+        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
+        column = self.model.engine.schema.id
+        named = {} if column is None else {column.name: self.part.columns[column.name][place]}
+        return self.model.content_of(found, named)
+
+    @cached_property
+    def contents(self) -> list[dict[str, Any]]:
+        """The content of models.BatchAnswer for each good row."""
+        contents = [self._content(place) for place in range(len(self.part.places))]
+        if self.reasons is not None:
+            for content, reasons in zip(contents, self.reasons, strict=True):
+                content["reasons"] = [vars(reason) for reason in reasons]
+        return contents
+
+
+@lru_cache(maxsize=16)
+def _record(names: tuple[str, ...]) -> Any:
+    """A type whose instances JSON takes for objects with these keys."""
+    return msgspec.defstruct("Answer", names, gc=False)
+
+
+def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: bool) -> ScoredPart:
+    """Score the good rows. learn: they enter the live history, in their order. Raises ValueError where no number comes.
+
+    A row's scores are those of `/score`, to the last bit.
+    """
+    engine = model.engine
+    if not part.places:
+        nothing, no = np.empty(0), np.empty(0, dtype=bool)
+        values = dict.fromkeys(engine.score_names, nothing)
+        return ScoredPart(model, part, values, no, no, no, [] if with_reasons else None)
+    raw, is_live, is_changed = engine.raw_in_turn(part.columns, learn=learn)
+    scores = engine.score_raw(raw)
+    if not np.isfinite(scores).all():
+        raise ValueError("the engine gives no number")
+    values = {name: scores[:, i] for i, name in enumerate(engine.score_names)}
+    reasons = engine.reasons(_frame(part.columns), MOST_REASONS, raw=raw) if with_reasons else None
+    is_fraud = np.asarray(engine.threshold.decide(scores[:, 0]))
+    return ScoredPart(model, part, values, is_fraud, is_live, is_changed, reasons)
+
+
+def columns_of(schema: Schema, transactions: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
+    """Canonical transactions, column by column."""
+    return {c.name: canonical(c, [row[c.name] for row in transactions]) for c in schema.inputs}
+
+
+def canonical(column: Column, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Canonical values of one column: float64 with NaN, datetime64[us] with NaT, or texts with None where missing."""
+    if column.kind in ("numeric", "boolean"):
+        return np.array(values, dtype=np.float64)
+    return np.array(values, dtype="datetime64[us]" if column.kind == "timestamp" else object)
+
+
+def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """As fraud.schema.validation.validate gives rows."""
+    texts = {name: pd.array(values, dtype="str") for name, values in columns.items() if values.dtype.kind == "O"}
+    return pd.DataFrame({**columns, **texts}, copy=False)
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """Canonical values as a request's: Python's own types, None where missing."""
+    found: list[Any] = values.tolist()  # NaT becomes None
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        return [None if value != value else value for value in found]
+    return found
+
+
+def check_time(model: ServedModel, transaction: dict[str, object]) -> None:
+    """Raise Rejected, as /score does, for a transaction without the time that the entity history needs."""
+    schema = model.engine.schema
+    if schema.history and schema.timestamp and transaction[schema.timestamp.name] is None:
+        try:
+            model.engine.encode_row(transaction)
+        except DataError as error:
+            raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None

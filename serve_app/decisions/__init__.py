@@ -1,0 +1,1 @@
+"""The decision log: every answer as a row, written, published and read back."""

@@ -1,0 +1,138 @@
+"""Transactions from the decision log, each file once: this machine's journals, then the Parquet files of all."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from fraud.data import filesystems
+from fraud.errors import DataError, FraudError
+from fraud.schema import Column, Schema
+from serve_app.decisions.files import UnreadableJournalError, read_from
+from serve_app.decisions.journal import SUFFIX, writer_folders
+from serve_app.decisions.rows import INPUTS
+from serve_app.decisions.settings import DecisionSettings
+
+logger = logging.getLogger(__name__)
+
+_DAY = dt.timedelta(days=1)
+_TYPES = {"numeric": pa.float64(), "boolean": pa.float64(), "timestamp": pa.timestamp("us")}
+
+
+class DecisionReader:
+    """Reads the columns `names` of the transactions that were decided on, from where the last call ended.
+
+    Journals of other machines are read once they are Parquet, a minute later at most. Not to be shared by threads.
+    """
+
+    def __init__(self, settings: DecisionSettings, schema: Schema, names: Sequence[str]) -> None:
+        self._settings = settings
+        self._columns = [column for column in schema.columns if column.name in names]
+        self._seen: set[str] = set()
+        self._offsets: dict[Path, int] = {}
+        self._unreadable: set[str] = set()
+
+    @property
+    def hidden(self) -> list[str]:
+        """Columns that the log leaves out or hashes, so that they cannot be read from it."""
+        return [c.name for c in self._columns if c.name in (*self._settings.omitted, *self._settings.hashed)]
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a decision log."""
+        return self._settings.url is not None
+
+    def read(self, since: dt.date | None = None) -> Iterator[pa.Table]:
+        """What was decided and not read yet: a table a file, the columns `names`; missing ones are null.
+
+        since: the first day (UTC) whose decisions are looked at, default all. Raises DataError where the log cannot be
+        reached.
+        """
+        if not self.is_on:
+            return
+        yield from self._journals()  # first: one that is published meanwhile is then among the files
+        try:
+            yield from self._files(since)
+        except (OSError, ValueError, ImportError, pa.ArrowException, FraudError) as error:
+            raise DataError(f"the decision log {self._settings.url} cannot be read ({error})") from error
+
+    def _files(self, since: dt.date | None) -> Iterator[pa.Table]:
+        filesystem, root = filesystems.of(str(self._settings.url))
+        filesystem.invalidate_cache()
+        if not filesystem.exists(root):
+            return
+        folders = [path for path in filesystem.ls(root, detail=False) if "/date=" in path]
+        if since is not None:  # a request's time may be a little ahead of the clock by which it is filed
+            folders = [path for path in folders if path.rpartition("/date=")[2] >= (since - _DAY).isoformat()]
+        for folder in sorted(folders):
+            for path in sorted(filesystem.ls(folder, detail=False)):
+                if path in self._seen or not path.endswith(".parquet"):
+                    continue
+                try:
+                    table = self._read_file(filesystem, path)
+                except FileNotFoundError:
+                    continue
+                except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+                    self._say(path, error)
+                    table = None
+                self._seen.add(path)
+                if table is not None:
+                    yield table
+
+    def _read_file(self, filesystem: object, path: str) -> pa.Table | None:
+        file = ds.dataset(path, filesystem=filesystem, format="parquet")
+        if INPUTS not in file.schema.names:
+            return None
+        there = {field.name for field in file.schema.field(INPUTS).type}
+        fields = {c.name: ds.field(INPUTS, c.name) for c in self._columns if c.name in there}
+        return self._with_all(file.to_table(columns=fields), self._columns) if fields else None
+
+    def _journals(self) -> Iterator[pa.Table]:
+        there = {path: None for folder in writer_folders(self._settings.journal) for path in folder.glob(f"*{SUFFIX}")}
+        self._offsets = {path: end for path, end in self._offsets.items() if path in there}
+        for path in sorted(there):
+            start = self._offsets.get(path, 0)
+            try:
+                if path.stat().st_size <= start:
+                    continue
+                table, self._offsets[path] = read_from(path, start, {c.name for c in self._columns})
+                if len(table):
+                    yield self._with_all(table, self._columns)
+            except FileNotFoundError:
+                continue
+            except (OSError, UnreadableJournalError, pa.ArrowException) as error:
+                self._say(str(path), error)
+
+    @staticmethod
+    def _with_all(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
+        kinds = [(c.name, _TYPES.get(c.kind, pa.string())) for c in columns]
+        return pa.table(
+            {name: table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
+             for name, kind in kinds}
+        )  # fmt: skip
+
+    def _say(self, path: str, error: Exception) -> None:
+        if path not in self._unreadable:
+            self._unreadable.add(path)
+            logger.warning("decisions in %s are left out, they cannot be read (%s)", path, error)
+
+
+def frame_of(table: pa.Table, schema: Schema) -> pd.DataFrame:
+    """Decided transactions as fraud.schema.validation gives rows; those without a time are left out."""
+    frame = table.to_pandas()
+    for column in schema.columns:
+        if column.name in frame:
+            if column.kind in ("numeric", "boolean"):
+                frame[column.name] = frame[column.name].astype("float64")
+            elif column.kind == "timestamp":
+                frame[column.name] = frame[column.name].astype("datetime64[us]")
+            elif column.kind != "label":
+                frame[column.name] = frame[column.name].astype("str")
+    assert schema.timestamp is not None
+    return frame[frame[schema.timestamp.name].notna()].reset_index(drop=True)

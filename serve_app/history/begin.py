@@ -1,0 +1,230 @@
+"""How a live history begins: from the newest daily snapshot, else from the bundle, and the decisions since.
+
+Everything is entered as once: what is there already stays, an id counts once. So a history may be begun while requests
+enter it, by two processes at a time, or again after a part of it was lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import pandas as pd
+
+from fraud.errors import DataError, FraudError
+from fraud.history.definition import DAY, EntityPlan, plans
+from fraud.history.records import microseconds_since_epoch
+from fraud.history.replay import replay
+from fraud.history.snapshots.days import Snapshots, with_frauds
+from fraud.history.state import HistoryState
+from fraud.history.stores.store import LiveStore
+from fraud.labels.store import LabelStore
+from fraud.schema import Schema
+from fraud.schema.zone import zone_of
+from fraud.scoring.detector import Detector
+from fraud.settings import Settings
+from serve_app.decisions.reader import DecisionReader, frame_of
+from serve_app.decisions.settings import DecisionSettings
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOTS, BUNDLE, SAVED, NOTHING = "snapshots", "bundle", "saved", "nothing"
+_BUILD = "python -m ray_jobs.history build"
+_ROWS = 200_000  # decisions entered at a time
+
+
+class HistoryMetrics(Protocol):
+    """What is counted of a live history."""
+
+    def set_history(self, *, is_behind: bool, newest_event: int | None) -> None:
+        """Say how it stands; newest_event: microseconds since 1970."""
+
+    def count_history_loss(self) -> None:
+        """Count a history that was emptied, removed, evicted from, or went back in time."""
+
+    def count_caught_up(self, n: int) -> None:
+        """Count decisions that were entered from the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a replica's live history is begun from. replicas, nodes: how many share the service.
+
+    wait_s: longest wait of a start for the history; after it, answers carry a warning until it has begun.
+    """
+
+    settings: Settings
+    decisions: DecisionSettings
+    labels: LabelStore
+    replicas: int = 1
+    nodes: int = 1
+    wait_s: float = 30.0
+    metrics: HistoryMetrics | None = None
+
+    @classmethod
+    def from_environment(cls, settings: Settings, environment: Mapping[str, str], **more: Any) -> Self:
+        """Those that the environment names. Raises ConfigError."""
+        decisions = DecisionSettings.from_environment(settings, environment)
+        return cls(
+            settings=settings, decisions=decisions, labels=LabelStore.from_environment(settings, environment), **more
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """How a plan's live history began. through: what it began with, up to this day or time; at: when, ISO 8601.
+
+    decisions: entered from the decision log on top. note: what is not as good as it could be.
+    """
+
+    source: str
+    through: str = ""
+    decisions: int = 0
+    at: str = ""
+    note: str = ""
+
+    def to_json(self) -> bytes:
+        """What `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Read it; of another version, what is known of it."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in names})
+
+
+def begin(
+    store: LiveStore, detector: Detector, around: Surroundings, only: Collection[int], saved: bool = False
+) -> Begun:
+    """Fill the plans at the positions `only`; return how. saved: the store already has what an earlier process kept.
+
+    Raises StoreError. What else cannot be read is logged, and the next best taken.
+    """
+    schema = detector.schema
+    states, since, begun = _origin(detector, around, saved)
+    store.seed(states, only)
+    entered, note = catch_up(store, schema, around, since, only)
+    note = "; ".join(part for part in (begun.note, note) if part)
+    columns = ", ".join(plan.column for i, plan in enumerate(plans(schema)) if i in only)
+    logger.log(
+        logging.WARNING if note else logging.INFO,
+        "the live history of %s began from %s%s and %d decisions since%s",
+        columns, begun.source, f" up to {begun.through}" if begun.through else "", entered, f": {note}" if note else "",
+    )  # fmt: skip
+    at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    return dataclasses.replace(begun, decisions=entered, note=note, at=at)
+
+
+def _origin(detector: Detector, around: Surroundings, saved: bool) -> tuple[tuple[HistoryState, ...], int, Begun]:
+    """The states to begin with, one for each plan, the moment (microseconds) they end, and what they are."""
+    schema, note = detector.schema, ""
+    try:
+        snapshots = Snapshots.open(around.settings, schema)
+        day = snapshots.newest_day()
+        if day is not None:
+            labels = around.labels.ledger()
+            states = snapshots.states(day, labels)
+            return states, zone_of(schema).end_of(day), Begun(source=SNAPSHOTS, through=day.isoformat())
+    except (FraudError, OSError) as error:
+        note = f"the daily snapshots in {around.settings.history} cannot be read ({error})"
+        logger.error("%s", note)
+    own = detector.history or tuple(HistoryState.empty(plan) for plan in plans(schema))
+    last = max((state.last_time for state in own if state.last_time is not None), default=None)
+    remedy = f"build daily snapshots ({_BUILD}) to begin from what happened since"
+    if last is None:
+        what = "it goes on with what was saved" if saved else f"there is no snapshot: {remedy}"
+        note = "; ".join(part for part in (note, what) if part and not saved)
+        return own, 0, Begun(source=SAVED if saved else NOTHING, note=note)
+    age = max(0, time.time_ns() // 1000 - last) / DAY
+    ends = str(np.datetime64(last, "us").astype("M8[s]"))
+    old = f"the model's own history ends {ends}, {age:.0f} days ago: {remedy}"
+    note = "; ".join(part for part in (note, "" if saved else old) if part)
+    return own, last + 1, Begun(source=SAVED if saved else BUNDLE, through=ends, note=note)
+
+
+def own_frauds(detector: Detector, around: Surroundings) -> tuple[HistoryState, ...]:
+    """The frauds by the training data's own labels, as states without transactions: from the bundle, or the snapshots.
+
+    Empty where neither tells of any, or the snapshots cannot be read, which is logged.
+    """
+    if any(len(state.frauds) for state in detector.history):
+        return detector.history
+    try:
+        snapshots = Snapshots.open(around.settings, detector.schema)
+        day = snapshots.newest_day()
+        frauds = () if day is None else snapshots.known_frauds(day, None)
+    except (FraudError, OSError) as error:
+        logger.error("the frauds of the training do not reach the live history: %s", error)
+        return ()
+    moment = time.time_ns() // 1000 if day is None else zone_of(detector.schema).end_of(day)
+    return tuple(
+        with_frauds(HistoryState.empty(plan), plan, of_plan, moment)
+        for plan, of_plan in zip(snapshots.plans, frauds, strict=bool(frauds))
+    )
+
+
+def catch_up(
+    store: LiveStore, schema: Schema, around: Surroundings, since: int, only: Collection[int]
+) -> tuple[int, str]:
+    """Enter the decisions on transactions that happened at `since` (microseconds) or later; return how many.
+
+    Also returns what could not be entered, in words.
+    """
+    found = plans(schema)
+    reader = DecisionReader(around.decisions, schema, columns_of(schema, found))
+    if not reader.is_on:
+        return 0, "decisions are not kept (FRAUD_DECISIONS=off), so those since cannot be entered"
+    if reader.hidden:
+        return 0, (
+            f"the decision log hides {', '.join(reader.hidden)} (FRAUD_DECISIONS_OMIT, _HASH), so the decisions since "
+            "cannot be entered: only snapshots hold them"
+        )
+    entered, tables, rows = 0, [], 0
+    # Nobody decides on a transaction before it happens, and what was decided a whole memory ago is forgotten.
+    recent = time.time_ns() // 1000 - max(plan.memory for plan in found)
+    first = np.datetime64(max(since, recent), "us").astype("M8[D]").astype(dt.date)
+    try:
+        for table in reader.read(first):
+            tables.append(frame_of(table, schema))
+            rows += len(table)
+            if rows >= _ROWS:
+                entered, tables, rows = entered + _enter(store, schema, tables, since, only), [], 0
+        entered, note = entered + _enter(store, schema, tables, since, only), ""
+    except DataError as error:
+        note = str(error)
+    if around.metrics is not None:
+        around.metrics.count_caught_up(entered)
+    return entered, note
+
+
+def _enter(store: LiveStore, schema: Schema, frames: list[pd.DataFrame], since: int, only: Collection[int]) -> int:
+    if not frames:
+        return 0
+    rows = pd.concat(frames, ignore_index=True)
+    assert schema.timestamp is not None
+    times = microseconds_since_epoch(rows[schema.timestamp.name])
+    # A wrong clock's rows are not remembered when they are scored either (fraud.history.online).
+    rows = rows[(times >= since) & (times <= time.time_ns() // 1000 + DAY)]
+    if schema.id is not None:
+        is_repeated = rows[schema.id.name].notna() & rows.duplicated(schema.id.name)
+        rows = rows[~is_repeated]
+    if not len(rows):
+        return 0
+    _, states = replay(rows.reset_index(drop=True), schema)
+    store.seed(states, only)
+    return len(rows)
+
+
+def columns_of(schema: Schema, found: Collection[EntityPlan]) -> list[str]:
+    """The columns that a replay of the plans reads: id, time, entities, values and other columns."""
+    roles = [column.name for column in (schema.id, schema.timestamp) if column is not None]
+    read = [name for plan in found for name in (plan.column, *plan.values, *plan.others)]
+    return list(dict.fromkeys([*roles, *read]))

@@ -1,0 +1,46 @@
+"""Takes the scoring requests off Ray Serve's own path through a replica, which costs more than scoring does.
+
+Behind HAProxy a replica listens for HTTP itself. For every request Serve then makes two tasks, a context and several
+copies of the headers, to queue, count, time out and trace it. As far as scoring needs it our app does all of that too:
+limits, deadlines, 503 where too many wait, metrics, logs. Serve puts ASGI middleware around its path, named in the
+replica's environment by MIDDLEWARES: ours gives the scoring requests to the app. Without it, or behind Serve's plain
+proxy, the same app answers by Serve's path.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Ray's name for "module:function of a list of middleware, for every HTTP server of this process".
+MIDDLEWARES = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.http.direct:middlewares"}
+PATHS = frozenset({"/score", "/score/batch", "/explain"})
+IS_DIRECT = "fraud.direct"  # key in the scope of a request that Serve has not touched
+
+
+class Direct:
+    """ASGI middleware around Serve's path. app: Serve's. The replica's own comes from `answer_with`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if _apps and scope["type"] == "http" and scope["path"] in PATHS:
+            scope[IS_DIRECT] = True
+            await _apps[0](scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+_apps: list[ASGIApp] = []  # at most one: the app of the replica that this process is
+
+
+def answer_with(app: ASGIApp) -> None:
+    """From now on this process's scoring requests go to `app`."""
+    _apps[:] = [app]
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve calls."""
+    return [Middleware(Direct)]

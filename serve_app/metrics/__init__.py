@@ -1,0 +1,1 @@
+"""What a replica counts, and the page that Prometheus reads."""

@@ -1,0 +1,1 @@
+"""A request becomes numbers, or problems that name the field, the value and the remedy."""

@@ -1,0 +1,253 @@
+"""What a JSON value of each column may be: one check and one JSON schema a column, from the bundle's data contract.
+
+The canonical values are those of `fraud.schema.conversion`, value by value. The wire is stricter than a file: numbers
+come as JSON numbers and not as text, because a quoted number is a caller's bug that should not stay hidden.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from fraud.errors import closest
+from fraud.schema.columns import Column
+from fraud.schema.time_limits import Refusal, TimeLimits
+
+Check = Callable[[object], object]
+
+FIRST_YEAR, LAST_YEAR = 1900, 2199
+_EPOCH = dt.datetime(1970, 1, 1)
+_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_WHOLE_DECIMAL = re.compile(r"(-?\d+)\.0+")
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
+# Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
+LONGEST_TEXT = 1024
+_LONGEST_SHOWN = 40
+# A character that str.strip leaves: what JSON Schema's \s means differs in these from one implementation to the next.
+_NO_BLANK = r"[^\s\u001c-\u001f\u0085]"
+_SHORTER = f"send at most {LONGEST_TEXT:,} characters"
+_FEW_CATEGORIES = 20
+
+
+def check_of(column: Column) -> Check:
+    """Return the function that turns a JSON value into the column's canonical one.
+
+    numeric, boolean: float; categorical, entity, id: str; timestamp: naive UTC datetime; a missing one: None.
+    It raises a PydanticCustomError, whose context holds the remedy, when the value is none of these.
+    """
+    check = {"numeric": _number, "boolean": _flag, "timestamp": _time}.get(column.kind, _text)(column)
+
+    def check_present(value: object) -> object:
+        if value is not None:
+            return check(value)
+        if column.nullable:
+            return None
+        raise refused("null_not_allowed", "null is no value for this field", remedy_of(column))
+
+    return check_present
+
+
+def json_schema_of(column: Column) -> dict[str, Any]:
+    """Return the column's JSON schema (draft 2020-12, as OpenAPI 3.1 wants it): type, range, description, example."""
+    schema: dict[str, Any] = {}
+    types: list[str] = []
+    if column.kind == "numeric":
+        types = ["integer" if column.integer else "number"]
+        schema["minimum"], schema["maximum"] = (_tidy(limit) for limit in column.bounds)
+    elif column.kind == "boolean":
+        schema["enum"] = [True, False, 1, 0]
+    elif column.kind == "timestamp":
+        types = ["number"] if column.unit else ["string"]
+        if not column.unit:
+            schema["format"] = "date-time"
+    elif column.categories:
+        schema["enum"] = list(column.categories)
+    else:
+        types = ["string", "integer"]
+        schema |= {"minLength": 1, "maxLength": LONGEST_TEXT, "pattern": _NO_BLANK}
+    if column.nullable:
+        types += ["null"] if types else []
+        if "enum" in schema:
+            schema["enum"].append(None)
+    if types:
+        schema["type"] = types[0] if len(types) == 1 else types
+    # Limits and lists are in the schema itself; what the words of the remedy add is the form.
+    form = "" if column.kind == "numeric" or "enum" in schema else f"{_upper_first(remedy_of(column))}."
+    schema["description"] = f"{column.description} {form}".strip()
+    if column.example is not None:
+        schema["examples"] = [column.example]
+    return schema
+
+
+def remedy_of(column: Column) -> str:
+    """Return what to send for the column, e.g. "send a number from 0 to 1"."""
+    if column.kind == "numeric":
+        wanted = f"{'whole ' if column.integer else ''}number{_range_of(column)}"
+    elif column.kind == "boolean":
+        wanted = "true or false, or 1 or 0"
+    elif column.kind == "timestamp" and column.unit:
+        wanted = f"number of {_UNIT_NAMES[column.unit]} since the origin that the training data used"
+    elif column.kind == "timestamp":
+        wanted = "time as ISO 8601 text, e.g. 2026-01-31T13:45:00Z, UTC where it names no zone"
+    elif column.categories:
+        shown = ", ".join(column.categories[:_FEW_CATEGORIES])
+        wanted = f"one of {shown}" + (", …" if len(column.categories) > _FEW_CATEGORIES else "")
+    else:
+        wanted = "text or a whole number, not empty"
+    article = "a " if column.kind in ("numeric", "timestamp") else ""
+    return f"send {article}{wanted}" + (", or null" if column.nullable else "")
+
+
+def _range_of(column: Column) -> str:
+    """The limits that the schema names; those that hold without being named are too far away to mention."""
+    low, high = (None if limit is None else _tidy(float(limit)) for limit in (column.minimum, column.maximum))
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    return f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else ""
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def refused(kind: str, problem: str, remedy: str) -> PydanticCustomError:
+    """Make the error that pydantic collects; `serve_app.request.problems` reads it back."""
+    return PydanticCustomError(kind, "{problem}", {"problem": problem, "remedy": remedy})
+
+
+def shown(value: object) -> str:
+    """The value as the caller wrote it, cut short, for the caller's eyes only."""
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+
+
+def _number(column: Column) -> Check:
+    low, high = column.bounds
+    remedy, whole = remedy_of(column), column.integer
+
+    def check(value: object) -> float:
+        number = _as_float(value, remedy)
+        if not low <= number <= high:
+            raise refused("out_of_range", f"{shown(value)} is outside {low:g} to {high:g}", remedy)
+        if whole and not number.is_integer():
+            raise refused("whole_number", f"{shown(value)} is not a whole number", remedy)
+        return number
+
+    return check
+
+
+def _as_float(value: object, remedy: str) -> float:
+    """The finite float64 of a JSON number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        hint = ", without quotes" if isinstance(value, str) else ""
+        raise refused("number_type", f"{shown(value)} is not a number", remedy + hint)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise refused("finite_number", f"{shown(value)} is not a finite number", remedy)
+    return number
+
+
+def _flag(column: Column) -> Check:
+    remedy = remedy_of(column)
+
+    def check(value: object) -> float:
+        if isinstance(value, bool | int | float) and (value == 0 or value == 1):
+            return float(value)
+        raise refused("bool_type", f"{shown(value)} is not true, false, 1 or 0", remedy)
+
+    return check
+
+
+def _text(column: Column) -> Check:
+    remedy, categories = remedy_of(column), frozenset(column.categories)
+
+    def check(value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise refused("string_type", f"{shown(value)} is not text or a whole number", remedy)
+        text = str(value).strip()
+        if not text:
+            raise refused("string_empty", "the text is empty", remedy)
+        if len(text) > LONGEST_TEXT:
+            raise refused("string_too_long", f"the text has {len(text):,} characters", _SHORTER)
+        if not text.isascii() and not _is_unicode(text):
+            raise refused("string_unicode", "the text holds half of a surrogate pair", "send valid Unicode")
+        if text.endswith("0") and (whole := _WHOLE_DECIMAL.fullmatch(text)):
+            text = whole[1]  # a file may hold an id as 123.0; both name the same thing
+        if categories and text not in categories:
+            near = closest(text[:_LONGEST_SHOWN], categories).lstrip("; ")
+            raise refused("category", f"{shown(value)} is not a known category", near or remedy)
+        return text
+
+    return check
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _time(column: Column) -> Check:
+    remedy, unit, limits = remedy_of(column), column.unit, TimeLimits(column)
+
+    def accepted(time: dt.datetime, value: object) -> dt.datetime:
+        if not FIRST_YEAR <= time.year <= LAST_YEAR:
+            raise outside_years(value)
+        if refusal := limits.refusal(time):
+            raise outside_limits(refusal, value)
+        return time
+
+    def check_number(value: object) -> dt.datetime:
+        microseconds = _as_float(value, remedy) * _MICROSECONDS[unit or "s"]
+        try:
+            return accepted(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
+        except OverflowError:
+            raise outside_years(value) from None
+
+    def check_text(value: object) -> dt.datetime:
+        if not isinstance(value, str):
+            raise refused("datetime_type", f"{shown(value)} is not a time", remedy)
+        match = _ISO.fullmatch(value.strip())
+        if match is None:
+            raise refused("datetime_parsing", f"{shown(value)} is not an ISO 8601 time", remedy)
+        try:
+            time = dt.datetime.fromisoformat(match[0])
+            time = time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
+        except OverflowError:
+            raise outside_years(value) from None
+        except ValueError as error:
+            raise refused("datetime_parsing", f"{shown(value)} is not a time ({error})", remedy) from None
+        return accepted(time, value)
+
+    return check_number if unit else check_text
+
+
+def outside_years(value: object) -> PydanticCustomError:
+    """The error for a time that no transaction can have."""
+    return refused(
+        "out_of_range",
+        f"{shown(value)} is outside the years {FIRST_YEAR} to {LAST_YEAR}",
+        "send the time at which the transaction happened",
+    )
+
+
+def outside_limits(refusal: Refusal, value: object) -> PydanticCustomError:
+    """The error for a time too far from the present, in the words of quarantine."""
+    return refused("out_of_range", f"{shown(value)} {refusal.problem}", refusal.remedy)
+
+
+def _tidy(number: float) -> int | float:
+    """Whole numbers as int, so that the documentation reads 0 and not 0.0."""
+    return int(number) if number.is_integer() else number

@@ -1,0 +1,172 @@
+"""From the bytes of a request to one canonical transaction; everything that can be wrong with them has an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from fraud.schema import Schema
+from serve_app.request.fast_reader import FastReader
+from serve_app.request.models import transaction_type
+from serve_app.request.problems import MOST_PROBLEMS, Rejected, problem, problems_of
+
+SMALLEST_LIMIT = 64 * 1024
+_BYTES_A_FIELD = 512
+_LONGEST_WHOLE_NUMBER = 40
+_JSON_HEADER = "send the header Content-Type: application/json"
+_ABOUT_BODY = (b"content-type", b"content-encoding")
+_PLAIN_JSON = [(b"content-type", b"application/json")]
+
+
+class TransactionReader:
+    """Reads one transaction by a schema. limit: largest body in bytes."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.limit = max(SMALLEST_LIMIT, _BYTES_A_FIELD * len(schema.inputs))
+        self._names = [column.name for column in schema.inputs]
+        self._known = frozenset(self._names)
+        self._type: TypeAdapter[dict[str, object]] = transaction_type(schema)
+        self._fast = FastReader(schema)
+
+    async def read(self, scope: Scope, receive: Receive) -> dict[str, object]:
+        """Return {column: canonical value} of a request, every input present. Raises Rejected (413, 415, 422)."""
+        if [header for header in scope["headers"] if header[0] in _ABOUT_BODY] != _PLAIN_JSON:
+            check_content_type(Headers(scope=scope))
+        return self.parse(await read_body(scope, receive, self.limit, "one transaction"))
+
+    def parse(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
+        """The same from the body alone. Raises Rejected (422) naming every field at fault.
+
+        suggest: look for names that a wrong one may have meant.
+        """
+        return self._fast.read(body) or self.parse_carefully(body, suggest=suggest)
+
+    def parse_many(self, bodies: Sequence[bytes]) -> dict[str, Sequence[Any]] | None:
+        """{column: canonical values, one of each body}; None where not all of them are plainly right."""
+        if not bodies or len(max(bodies, key=len)) > self.limit:
+            return None
+        return self._fast.read_many(bodies)
+
+    def parse_carefully(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
+        """The same without the quick way, several times as slow: it decides what is an error, and says which."""
+        given, n_left_out = self._without_excess(parse_object(body))
+        try:
+            values = self._type.validate_python(given)
+        except ValidationError as error:
+            told = problems_of(error, self.schema, given, n_left_out=n_left_out, suggest=suggest)
+            raise Rejected(422, *told) from None
+        return {name: values.get(name) for name in self._names}
+
+    def _without_excess(self, given: dict[str, object]) -> tuple[dict[str, object], int]:
+        """Leave out unknown fields beyond those that an answer names, and say how many: pydantic would make an error of
+        each of thousands."""
+        unknown = [name for name in given if name not in self._known]
+        excess = set(unknown[MOST_PROBLEMS:])
+        return {name: value for name, value in given.items() if name not in excess} if excess else given, len(excess)
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON schema of a transaction, for OpenAPI."""
+        schema = self._type.json_schema()
+        for field in schema["properties"].values():
+            field.pop("title", None)  # pydantic's guess at a nicer name ("Tx Amount") is not what a caller must send
+        return schema
+
+
+def check_content_type(headers: Headers) -> None:
+    """Refuse with 415 what does not call itself JSON, or is compressed: a small body could unpack to a huge one."""
+    media_type = media_type_of(headers)
+    if not is_json(media_type):
+        raise wrong_media_type(media_type, _JSON_HEADER)
+    check_encoding(headers)
+
+
+def media_type_of(headers: Headers) -> str:
+    """What the body calls itself, in lower case and without parameters; "" where the request does not say."""
+    return headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def is_json(media_type: str) -> bool:
+    """Whether it is application/json or built on it, such as application/vnd.bank+json."""
+    application, _, subtype = media_type.partition("/")
+    return application == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def wrong_media_type(media_type: str, remedy: str) -> Rejected:
+    """The 415 for a body that calls itself something else, or nothing."""
+    called = f"the body calls itself {media_type[:80]!r}" if media_type else "the request names no Content-Type"
+    return Rejected(415, problem("content_type", called, remedy, field="Content-Type", where="header"))
+
+
+def check_encoding(headers: Headers) -> None:
+    """Refuse a compressed body with 415."""
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        called, remedy = "compressed bodies are not read", "send the body as it is"
+        raise Rejected(415, problem("content_encoding", called, remedy, field="Content-Encoding", where="header"))
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, what: str) -> bytes:
+    """Return the body. Raises Rejected (413) as soon as it is longer than `limit` bytes; what: may be so long."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and (len(value) > 15 or int(value) > limit):
+            raise too_large(limit, what)
+    parts, size, is_whole = [], 0, False
+    while not is_whole:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Rejected(400, problem("disconnected", "the body ended early", "send the whole body"))
+        part, is_whole = message.get("body", b""), not message.get("more_body", False)
+        size += len(part)
+        if size > limit:
+            raise too_large(limit, what)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parse_object(body: bytes) -> dict[str, object]:
+    """Parse one JSON object: UTF-8, no name twice. NaN and Infinity pass; the check of their field refuses them."""
+    if not body.strip():
+        raise _not_json("the body is empty", "send one transaction as a JSON object")
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+    except UnicodeDecodeError as error:
+        raise _not_json(f"the body is not UTF-8 at byte {error.start}", "encode it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise _not_json(f"the body is not JSON: {place}", "send one JSON object, e.g. with a JSON library") from None
+    except RecursionError:
+        raise _not_json("the body is nested too deeply", "send one flat JSON object") from None
+    if not isinstance(value, dict):
+        name = {list: "an array", str: "a text", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
+        remedy = "send one transaction as a JSON object: {...}"
+        raise Rejected(422, problem("object_type", f"the body is {name}, not an object", remedy))
+    return value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise Rejected(422, problem("repeated_field", "the field is given twice", "send it once", field=repeated))
+    return found
+
+
+def _whole_number(text: str) -> int | float:
+    # Python refuses to read integers of thousands of digits; as a float they are simply out of range.
+    return int(text) if len(text) <= _LONGEST_WHOLE_NUMBER else float(text)
+
+
+def _not_json(message: str, remedy: str) -> Rejected:
+    return Rejected(422, problem("json_invalid", message, remedy))
+
+
+def too_large(limit: int, what: str) -> Rejected:
+    """The 413 for a body of more than `limit` bytes; what: may be so long, such as "one transaction"."""
+    remedy = f"send {what} of at most {limit:,} bytes"
+    return Rejected(413, problem("body_too_large", f"the body is larger than {limit:,} bytes", remedy))

@@ -1,0 +1,25 @@
+"""`ray up cluster.yaml` over ssh on two hosts of namespaces: a training on both outlives the death of one of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy import drill_ray_up
+from deploy.drills import hosts
+from deploy.drills.training import EPOCHS
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_a_training_outlives_its_worker_node():
+    if lacking := hosts.why_not():
+        pytest.skip(lacking)
+    said: list[str] = []
+    found = drill_ray_up.drill(said.append, kill=True)
+    assert set(found["without_token"].values()) == {401}
+    assert found["public_listeners"] == ["127.0.0.1:8265"]
+    assert found["mode_of_token"] == ["0o600", "0o600"]
+    training = found["training"]
+    assert len(training["nodes"]) == 2 and training["failures"] == 1
+    assert EPOCHS <= training["epochs"] <= EPOCHS + 1, "a killed node costs one epoch at most"
+    assert training["killed_after_epoch"] < EPOCHS

@@ -1,0 +1,104 @@
+"""Labels come late, are corrected, come twice and come wrong: the newest of an id holds, and nothing good is lost."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fraud.data import tables
+from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.labels.store import COLUMNS, LabelStore, check
+from fraud.schema import Schema
+from fraud.settings import Settings
+
+HANDBOOK = Schema.load("handbook")
+DAY = dt.datetime(2026, 1, 10, tzinfo=dt.UTC)
+
+
+def labels(rows: list[tuple[str, bool, str]], source: str = "analyst") -> pd.DataFrame:
+    ids, frauds, moments = zip(*rows, strict=True)
+    known_at = pd.Series(pd.to_datetime(list(moments))).astype("datetime64[us]")
+    return pd.DataFrame({"id": list(ids), "is_fraud": list(frauds), "known_at": known_at, "source": source})
+
+
+def checked(path: Path, *, known_at: dt.datetime | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    found = list(check(str(path), HANDBOOK, source="analyst", known_at=known_at, now=DAY))
+    kept, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
+    return kept, refused
+
+
+def test_the_newest_label_of_an_id_holds_as_of_any_moment(tmp_path: Path):
+    store = LabelStore(str(tmp_path / "labels"))
+    assert list(store.read().columns) == list(COLUMNS) and not len(store.read())
+    first = store.add(labels([("7", False, "2026-01-03"), ("8", True, "2026-01-03")]), "one", ingested_at=DAY)
+    assert (first.new, first.changed, first.same) == (2, 0, 0)
+    later = labels([("7", True, "2026-01-05"), ("8", True, "2026-01-04"), ("9", False, "2026-01-02")], "chargeback")
+    second = store.add(later, "two", ingested_at=DAY)
+    assert (second.new, second.changed, second.same) == (1, 1, 1)
+    now = store.read().set_index("id")
+    assert now["is_fraud"].to_dict() == {"7": True, "8": True, "9": False} and now.loc["7", "source"] == "chargeback"
+    then = store.read(known_until=dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)).set_index("id")
+    assert then["is_fraud"].to_dict() == {"7": False, "8": True, "9": False}
+
+
+def test_of_two_labels_of_one_moment_the_one_ingested_later_holds(tmp_path: Path):
+    store = LabelStore(str(tmp_path))
+    store.add(labels([("7", True, "2026-01-03")]), "z", ingested_at=DAY)
+    store.add(labels([("7", False, "2026-01-03")]), "a", ingested_at=DAY + dt.timedelta(seconds=1))
+    assert store.read()["is_fraud"].tolist() == [False]
+    again = store.add(labels([("7", False, "2026-01-03")]), "a", ingested_at=DAY + dt.timedelta(seconds=2))
+    assert (again.new, again.changed, again.same) == (0, 0, 1) and store.has("a") and not store.has("b")
+
+
+def test_others_files_in_the_store_are_told(tmp_path: Path):
+    labels([("7", True, "2026-01-03")]).drop(columns="source").to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="no labels"):
+        LabelStore(str(tmp_path)).read()
+
+
+def test_wrong_rows_go_to_quarantine_and_the_good_ones_stay(tmp_path: Path):
+    path = tmp_path / "verdicts.csv"
+    path.write_text(
+        "TRANSACTION_ID,TX_FRAUD,known_at,note\n007,1,2026-01-02T10:00:00+02:00,ok\n,1,2026-01-02T10:00Z,no id\n"
+        "8,maybe,2026-01-02T10:00Z,x\n9,,2026-01-02T10:00Z,x\n10,0,,x\n11,0,2026-01-11T00:00Z,x\n12,false,soon,x\n"
+    )
+    kept, refused = checked(path)
+    assert kept["id"].tolist() == ["007", "10"] and kept["is_fraud"].tolist() == [True, False]
+    assert kept["known_at"].tolist() == [pd.Timestamp("2026-01-02 08:00"), pd.Timestamp("2026-01-10")]
+    assert sorted(refused["row"]) == [1, 2, 3, 5, 6]
+    told = refused.set_index("row")
+    assert told.loc[5, "reason"].startswith("is in the future") and told.loc[5, "raw_id"] == "11"
+    assert told.loc[2, "value"] == "maybe" and told["column"].to_dict()[6] == "known_at"
+
+
+def test_plain_names_do_and_the_time_may_be_given_for_all(tmp_path: Path):
+    path = tmp_path / "verdicts.parquet"
+    pd.DataFrame({"id": ["1", "2"], "is_fraud": [True, False]}).to_parquet(path)
+    kept, refused = checked(path, known_at=dt.datetime(2026, 1, 5, tzinfo=dt.timezone(dt.timedelta(hours=1))))
+    assert kept["known_at"].tolist() == [pd.Timestamp("2026-01-04 23:00")] * 2 and not len(refused)
+
+
+def test_a_file_without_labels_and_a_schema_without_ids_are_refused(tmp_path: Path):
+    path = tmp_path / "verdicts.csv"
+    path.write_text("TRANSACTION_ID,verdict\n1,1\n")
+    with pytest.raises(SchemaError, match=r"verdicts\.csv: column 'is_fraud' is missing"):
+        checked(path)
+    with pytest.raises(ConfigError, match="no id column"):
+        list(check(str(path), Schema.load("transactions"), source="analyst", known_at=None, now=DAY))
+
+
+def test_a_drawn_sheet_comes_back_with_its_ids_as_they_were(tmp_path: Path):
+    sheet = tmp_path / "sheet.csv"
+    tables.write_csv(pd.DataFrame({"id": ["=1+1", "7"], "is_fraud": [1, 0]}), str(sheet))
+    assert "'=1+1" in sheet.read_text()
+    kept, refused = checked(sheet)
+    assert kept["id"].tolist() == ["=1+1", "7"] and not len(refused)
+
+
+def test_the_store_is_where_the_environment_says(tmp_path: Path):
+    settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path)})
+    assert LabelStore.from_environment(settings, {}).url == str(tmp_path / "var/labels")
+    assert LabelStore.from_environment(settings, {"FRAUD_LABELS": "s3://b/l"}).url == "s3://b/l"

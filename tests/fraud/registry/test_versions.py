@@ -1,0 +1,147 @@
+"""Versions, aliases and fetched bundles, on a real MLflow with SQLite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fraud.data import simulation
+from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
+from fraud.registry import runs, versions
+from fraud.schema import Schema, validate
+from fraud.scoring import bundle
+from fraud.settings import Settings
+from fraud.training import fitting
+from fraud.training.config import TrainConfig, from_mapping
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two bundles of different detectors."""
+    folder = tmp_path_factory.mktemp("bundles")
+    schema = Schema.load("transactions")
+    rows = validate(simulation.transactions(1500, seed=1, fraud_rate=0.05), schema).rows
+    made = []
+    for seed in (1, 2):
+        config = from_mapping(TrainConfig, {"seed": seed, "forest": {"n_estimators": 5}, "autoencoder": {"epochs": 1}})
+        detector, _ = fitting.fit_locally(rows, schema, config)
+        bundle.save(folder / str(seed), detector)
+        made.append(folder / str(seed))
+    return made
+
+
+def registered(settings: Settings, folder: Path) -> versions.Version:
+    run = runs.start_run(settings, "test")
+    version = versions.register(settings, run, folder)
+    run.finish()
+    return version
+
+
+def client(settings: Settings):
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def test_first_version_is_champion_later_ones_challengers(settings: Settings, bundles: list[Path]):
+    assert versions.champion_version(settings) is None
+    first, second, third = (registered(settings, folder) for folder in (bundles[0], bundles[1], bundles[0]))
+    assert (first.number, first.alias) == (1, "champion")
+    assert (second.number, second.alias) == (2, "challenger")
+    assert (third.number, third.alias) == (3, "challenger")
+    assert versions.champion_version(settings) == 1
+    assert versions.version_of("challenger", settings) == 3
+    versions.set_alias("champion", 2, settings)
+    assert versions.champion_version(settings) == 2
+    versions.remove_alias("challenger", settings)
+    assert versions.version_of("challenger", settings) is None
+    tags = client(settings).get_model_version(settings.model_name, "1").tags
+    assert tags["bundle_sha256"] == bundle.load(bundles[0]).sha256
+
+
+def test_fetch_gives_the_registered_bundle_and_keeps_it(settings: Settings, bundles: list[Path]):
+    for folder in bundles:
+        registered(settings, folder)
+    for reference, source in (("champion", bundles[0]), ("challenger", bundles[1]), (2, bundles[1]), ("1", bundles[0])):
+        fetched = versions.fetch(reference, settings)
+        assert bundle.load(fetched).sha256 == bundle.load(source).sha256
+        assert fetched.parent == settings.state / "models"
+    assert versions.fetch("champion", settings).name == "1"
+    stamp = (versions.fetch("champion", settings) / "manifest.json").stat().st_mtime_ns
+    assert (versions.fetch("champion", settings) / "manifest.json").stat().st_mtime_ns == stamp
+    versions.set_alias("champion", 2, settings)
+    assert versions.fetch("champion", settings).name == "2"
+
+
+def test_a_damaged_copy_is_fetched_again(settings: Settings, bundles: list[Path]):
+    registered(settings, bundles[0])
+    copy = versions.fetch("champion", settings)
+    (copy / "threshold.json").write_text("{}")
+    assert bundle.load(versions.fetch("champion", settings)).sha256 == bundle.load(bundles[0]).sha256
+
+
+def test_a_bundle_swapped_in_the_store_is_refused(settings: Settings, bundles: list[Path]):
+    version = registered(settings, bundles[0])
+    versions.register(settings, runs.Run(settings, version.run_id), bundles[1])  # same run, same artifact path
+    with pytest.raises(BundleError, match="the registry recorded"):
+        versions.fetch(1, settings)
+    assert versions.fetch(2, settings).name == "2"
+
+
+def test_unknown_references_say_what_is_missing(settings: Settings, bundles: list[Path]):
+    with pytest.raises(RegistryError, match="no alias 'champion'"):
+        versions.fetch("champion", settings)
+    registered(settings, bundles[0])
+    with pytest.raises(RegistryError, match="no alias 'challenger'"):
+        versions.fetch("challenger", settings)
+    with pytest.raises(RegistryError, match="no version 9"):
+        versions.fetch(9, settings)
+    with pytest.raises(RegistryError, match="setting 'champion' to version 9"):
+        versions.set_alias("champion", 9, settings)
+
+
+def test_version_without_a_recorded_hash_is_refused(settings: Settings, bundles: list[Path]):
+    version = registered(settings, bundles[0])
+    client(settings).delete_model_version_tag(settings.model_name, "1", "bundle_sha256")
+    assert version.number == 1
+    with pytest.raises(RegistryError, match="bundle_sha256"):
+        versions.fetch("champion", settings)
+
+
+def test_unreachable_store_serves_the_last_copy_with_a_warning(
+    settings: Settings, bundles: list[Path], caplog: pytest.LogCaptureFixture
+):
+    registered(settings, bundles[0])
+    copy = versions.fetch("champion", settings)
+    down = replace(settings, tracking_uri="http://127.0.0.1:9")
+    with caplog.at_level("WARNING"):
+        assert versions.fetch("champion", down) == copy
+    assert "using version 1" in caplog.text
+    with pytest.raises(RegistryUnreachableError, match="MLFLOW_TRACKING_URI"):
+        versions.fetch("challenger", down)
+    (copy / "threshold.json").write_text("{}")
+    with pytest.raises(BundleError):
+        versions.fetch("champion", down)
+
+
+def test_one_look_tells_champion_challenger_and_tags(settings: Settings, bundles: list[Path]):
+    assert versions.standing(settings) == versions.Standing(None, None, {})
+    first, second = (registered(settings, folder) for folder in bundles)
+    versions.set_tag(settings, "threshold", "x", version=1)
+    found = versions.standing(settings)
+    assert found.champion is not None and found.challenger is not None
+    assert (found.champion.number, found.champion.sha256, found.champion.tags["threshold"]) == (1, first.sha256, "x")
+    assert (found.challenger.number, found.challenger.sha256, found.tags) == (2, second.sha256, {})
+    assert versions.fetch_version(found.challenger, settings).name == "2"
+    assert versions.standing(settings, 2).champion == found.challenger
+    assert versions.standing(settings, 9).champion is None and versions.standing(settings, "nobody").champion is None
+    assert versions.standing(settings, with_idle_challenger=False).challenger is None
+    for key, value in (("shadow", "on"), ("shadow", "maybe"), ("canary_share", "0.1")):
+        versions.set_tag(settings, key, value)
+        assert versions.standing(settings, with_idle_challenger=False).challenger == found.challenger
+        versions.set_tag(settings, key, None)
+    versions.set_tag(settings, "threshold", None, version=1)
+    champion = versions.standing(settings).champion
+    assert champion is not None and "threshold" not in champion.tags

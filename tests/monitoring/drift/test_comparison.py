@@ -1,0 +1,181 @@
+"""Two files in, one verdict out: contract of the JSON, scores, refused rows, entities, sampling, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fraud.data import tables
+from fraud.data.simulation import cards, transactions
+from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.schema import Schema, validate
+from fraud.scoring import scored
+from monitoring.drift.comparison import compare
+
+SCHEMA = Schema.load("transactions")
+
+
+def write(frame: pd.DataFrame, path: Path) -> str:
+    (tables.write_csv if path.suffix == ".csv" else tables.write_parquet)(frame, str(path))
+    return str(path)
+
+
+def with_scores(frame: pd.DataFrame, shift: float = 0.0) -> pd.DataFrame:
+    """A scored table whose scores are made up: calm, or shifted up."""
+    rows = validate(frame, SCHEMA).rows
+    rng = np.random.default_rng(len(frame) + int(shift * 100))
+    score = np.clip(rng.beta(2, 20, len(rows)) + shift, 0, 0.99)
+    scores = pd.DataFrame({"score": score, "forest_score": score, "autoencoder_score": score / 2}, index=rows.index)
+    scores["is_fraud"] = score >= 0.3
+    return scored.table(rows, scores, "3", [None] * len(rows))
+
+
+def test_json_contract(tmp_path: Path):
+    old = write(transactions(3_000, seed=1), tmp_path / "old.csv")
+    new = write(transactions(2_000, seed=2, drift=2.0), tmp_path / "new.parquet")
+    found = json.loads(json.dumps(compare(old, new, SCHEMA).found, allow_nan=False))
+    assert found["verdict"] == "drift"
+    assert "device_score" in found["reason"] and "columns changed strongly" in found["reason"]
+    assert found["reference"]["rows"] == 3_000 and found["current"]["usable_rows"] == 2_000
+    assert found["schema"]["name"] == "transactions" and not found["schema"]["guessed"]
+    assert found["score"] is None and any("score drift was not judged" in line for line in found["warnings"])
+    columns = {column["column"]: column for column in found["columns"]}
+    assert list(columns) == [column.name for column in SCHEMA.features]
+    device = columns["device_score"]
+    assert device["drifted"] is True and device["test"] == "Kolmogorov-Smirnov + PSI"
+    assert device["statistics"]["psi"] > device["thresholds"]["psi"]["drift"]
+    assert device["p_value"] <= device["p_value_adjusted"] < found["limits"]["alpha"]
+    assert columns["country_mismatch"]["test"] == "chi-square + PSI"
+    assert columns["distance"]["drifted"] is False
+    assert device["missing"]["level"] == "ok"
+
+
+def test_no_drift_is_ok_and_says_so(tmp_path: Path):
+    found = compare(
+        write(transactions(3_000, seed=1), tmp_path / "a.csv"),
+        write(transactions(3_000, seed=2), tmp_path / "b.csv"),
+        SCHEMA,
+    ).found
+    assert found["verdict"] == "ok"
+    assert found["reason"] == "no column of 5 changed by more than the limits"
+    assert found["sampling"]["stated"] == "Every usable row was tested."
+
+
+def test_refused_rows_are_counted_and_can_be_the_drift(tmp_path: Path):
+    broken = transactions(3_000, seed=2).astype(object)
+    broken.loc[:299, "amount"] = "n/k"
+    found = compare(
+        write(transactions(3_000, seed=1), tmp_path / "a.csv"), write(broken, tmp_path / "b.csv"), SCHEMA
+    ).found
+    assert found["current"]["refused_rows"] == 300 and found["current"]["usable_rows"] == 2_700
+    assert found["verdict"] == "drift" and "efused rows 0.00% → 10.00%" in found["reason"]
+    assert found["quality"]["refused"]["level"] == "drift"
+    assert any("300 × 'amount' is not a number" in line for line in found["quality"]["told"])
+
+
+def test_score_drift_of_scored_tables(tmp_path: Path):
+    old = write(with_scores(transactions(3_000, seed=1)), tmp_path / "old.parquet")
+    calm = write(with_scores(transactions(2_900, seed=2)), tmp_path / "calm.parquet")
+    wild = write(with_scores(transactions(3_000, seed=3), shift=0.15), tmp_path / "wild.parquet")
+    quiet = compare(old, calm, SCHEMA).found
+    assert quiet["verdict"] == "ok" and quiet["score"]["drifted"] is False
+    assert quiet["current"]["models"] == ["3"] and quiet["warnings"] == []
+    found = compare(old, wild, SCHEMA).found
+    assert found["verdict"] == "drift" and "The score changed strongly" in found["reason"]
+    assert {c["column"] for c in found["score"]["columns"]} == {
+        "score",
+        "forest_score",
+        "autoencoder_score",
+        "alert rate",
+    }
+    assert [c["level"] for c in found["columns"]] == ["ok"] * 5, "the label and the scores are no features"
+
+
+def test_a_training_reference_with_bare_scores_compares_with_a_scored_day(tmp_path: Path):
+    frame = transactions(3_000, seed=1)
+    scores = with_scores(frame)[["score", "forest_score", "autoencoder_score"]]
+    reference = write(pd.concat([frame, scores.reset_index(drop=True)], axis=1), tmp_path / "reference.parquet")
+    day = write(with_scores(transactions(2_500, seed=2)), tmp_path / "day.parquet")
+    found = compare(reference, day, SCHEMA).found
+    assert found["verdict"] == "ok" and len(found["score"]["columns"]) == 3
+
+
+def test_rows_refused_by_scoring_count_as_refused(tmp_path: Path):
+    old = write(with_scores(transactions(3_000, seed=1)), tmp_path / "old.parquet")
+    new = write(with_scores(transactions(2_500, seed=2)), tmp_path / "new.parquet")
+    tables.write_text(json.dumps({"rows": {"quarantined": 500}}), f"{new}.manifest.json")
+    found = compare(old, new, SCHEMA).found
+    assert found["current"]["rows"] == 3_000 and found["current"]["refused_rows"] == 500
+    assert found["verdict"] == "drift"
+
+
+def test_times_give_a_window_and_entities_a_share_but_no_test(tmp_path: Path):
+    frame = cards(12_000, seed=1)
+    half = len(frame) // 2
+    strangers = frame.iloc[half:].copy()
+    strangers["CUSTOMER_ID"] = strangers["CUSTOMER_ID"].astype(str) + "x"
+    found = compare(
+        write(frame.iloc[:half], tmp_path / "a.parquet"),
+        write(strangers, tmp_path / "b.parquet"),
+        Schema.load("handbook"),
+    ).found
+    assert [column["column"] for column in found["columns"]] == ["TX_AMOUNT"]
+    assert found["reference"]["window"]["end"] < found["current"]["window"]["end"]
+    entities = {entity["column"]: entity for entity in found["entities"]}
+    assert entities["CUSTOMER_ID"]["unseen_rows_share"] == entities["CUSTOMER_ID"]["unseen_entities_share"] == 1.0
+    assert entities["TERMINAL_ID"]["unseen_rows_share"] < 0.5
+    assert found["verdict"] == "ok", "new customers alone are no drift"
+
+
+def test_schema_is_guessed_from_the_reference_without_its_limits(tmp_path: Path):
+    new = transactions(3_000, seed=2)
+    new.loc[:999, "device_score"] = 7.0  # impossible by the shipped schema, a drift by a guessed one
+    found = compare(write(transactions(3_000, seed=1), tmp_path / "a.csv"), write(new, tmp_path / "b.csv")).found
+    assert found["schema"]["guessed"] is True
+    assert found["current"]["refused_rows"] == 0
+    assert {c["column"] for c in found["columns"] if c["drifted"]} == {"device_score"}
+
+
+def test_samples_are_seeded_and_stated(tmp_path: Path):
+    old, new = (
+        write(transactions(5_000, seed=1), tmp_path / "a.csv"),
+        write(transactions(900, seed=2), tmp_path / "b.csv"),
+    )
+    found = [compare(old, new, SCHEMA, sample=1_000, seed=s).found for s in (7, 7, 8)]
+    assert found[0]["sampling"]["reference_rows"] == 1_000 and found[0]["sampling"]["current_rows"] == 900
+    assert "1,000 reference and 900 current rows, seed 7" in found[0]["sampling"]["stated"]
+    assert found[0]["columns"] == found[1]["columns"] != found[2]["columns"]
+    assert found[0]["reference"]["usable_rows"] == 5_000
+
+
+def test_too_few_rows_are_never_called_ok(tmp_path: Path):
+    found = compare(
+        write(transactions(3_000, seed=1), tmp_path / "a.csv"),
+        write(transactions(20, seed=2), tmp_path / "b.csv"),
+        SCHEMA,
+    ).found
+    assert found["verdict"] == "warning" and "too few rows" in found["reason"]
+
+
+def test_bad_input_is_one_line(tmp_path: Path):
+    good = write(transactions(500, seed=1), tmp_path / "good.csv")
+    lacking = write(transactions(500, seed=1).drop(columns="hour"), tmp_path / "lacking.csv")
+    hopeless = write(transactions(500, seed=1).assign(amount=-1.0), tmp_path / "hopeless.csv")
+    (tmp_path / "empty.csv").write_text("")
+    for kind, path, words in [
+        (SchemaError, lacking, "lacking.csv.*'hour'"),
+        (DataError, hopeless, "hopeless.csv"),
+        (DataError, str(tmp_path / "empty.csv"), "empty"),
+        (DataError, str(tmp_path / "none.csv"), "does not exist"),
+    ]:
+        with pytest.raises(kind, match=words) as caught:
+            compare(good, path, SCHEMA)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="--sample"):
+        compare(good, good, SCHEMA, sample=10)
+    with pytest.raises(ConfigError, match="--seed"):
+        compare(good, good, SCHEMA, seed=-1)

@@ -1,0 +1,187 @@
+"""The command and its page: real Evidently, an answer on top, nothing from the network, nothing hostile alive."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fraud.data import tables
+from fraud.data.simulation import transactions
+from fraud.errors import ConfigError, DataError, SchemaError
+from monitoring.drift import command as drift
+from monitoring.drift.page import page, plain
+
+HOSTILE = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)>\"'`\\"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def frame(rows: int, seed: int, shift: float) -> pd.DataFrame:
+    """Columns that have been trouble: hostile name and levels, no value at all, one value only, many levels, gaps."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "amount": rng.lognormal(3 + shift, 1, rows),
+            HOSTILE: rng.normal(shift, 1, rows),
+            "channel": rng.choice(["web", "pos", HOSTILE], rows, p=[0.5 - shift / 4, 0.4, 0.1 + shift / 4]),
+            "shop": rng.choice([f"s{i}" for i in range(300)], rows),
+            "gap": np.where(rng.random(rows) < 0.1, np.nan, rng.normal(size=rows)),
+            "empty": np.full(rows, np.nan),
+            "same": np.ones(rows),
+            "flag": rng.random(rows) < 0.2,
+        }
+    )
+
+
+SCHEMA = """
+name: trouble
+columns:
+  - {name: amount, kind: numeric, minimum: 0, transform: log}
+  - {name: %s, kind: numeric}
+  - {name: channel, kind: categorical}
+  - {name: shop, kind: categorical}
+  - {name: gap, kind: numeric, nullable: true}
+  - {name: empty, kind: numeric, nullable: true}
+  - {name: same, kind: numeric}
+  - {name: flag, kind: boolean}
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One report: its folder, exit code, page and verdict."""
+
+    folder: Path
+    code: int
+    html: str
+    found: dict
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("drift")
+    tables.write_csv(frame(3_000, 1, 0.0), str(folder / "old.csv"))
+    tables.write_parquet(frame(2_000, 2, 1.0), str(folder / "new <b>.parquet"))
+    (folder / "schema.yaml").write_text(SCHEMA % json.dumps(HOSTILE))
+    out = folder / "reports" / "drift.html"
+    code = drift.main(
+        [
+            "--ref",
+            str(folder / "old.csv"),
+            "--cur",
+            str(folder / "new <b>.parquet"),
+            "--out",
+            str(out),
+            "--fail-on-drift",
+            "--schema",
+            str(folder / "schema.yaml"),
+        ]
+    )
+    found = json.loads(out.with_suffix(".json").read_text())
+    return Made(out.parent, code, out.read_text(encoding="utf-8"), found)
+
+
+def test_page_and_verdict_are_written_whole(made: Made):
+    assert made.code == drift.DRIFT_EXIT_CODE
+    assert sorted(path.name for path in made.folder.iterdir()) == ["drift.html", "drift.json"]
+    assert made.found["verdict"] == "drift"
+    moved = {column["column"] for column in made.found["columns"] if column["drifted"]}
+    assert moved >= {HOSTILE, "amount"} and not moved & {"gap", "empty", "same", "flag", "shop"}
+
+
+def test_the_answer_stands_above_evidently(made: Made):
+    summary = made.html.index('id="verdict"')
+    assert made.html.index("<body") < summary < made.html.index("drawDashboard")
+    assert '<span class="badge drift">drift</span>' in made.html
+    assert "changed strongly" in made.html[summary : summary + 3000]
+    assert "Value Drift for column" in made.html, "Evidently's own tests"
+
+
+def test_page_asks_nothing_of_the_network(made: Made):
+    assert re.search(r'<meta http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;', made.html)
+    markup = re.sub(r"<script>.*?</script>", "", made.html, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//""", markup)
+    assert not re.findall(r"url\(\s*[\"']?(?!data:)\w+:", markup) and "@import" not in markup
+
+
+def test_hostile_names_and_levels_are_dead_text(made: Made):
+    assert "</script><script>document" not in made.html and "<img src=x" not in made.html
+    assert "&lt;/script&gt;&lt;script&gt;document.title=" in made.html, "the reader still sees the name"
+    assert "new &lt;b&gt;.parquet" in made.html and "new <b>" not in made.html
+    assert HOSTILE in {column["column"] for column in made.found["columns"]}, "JSON keeps names as they are"
+
+
+def test_plain_labels():
+    assert plain("<b>&\"'`\\x\n") == "‹b›＆”’‵＼x"
+    assert plain(" ") == "(no name)" and len(plain("x" * 500)) == 60
+
+
+def test_a_changed_evidently_page_is_noticed(made: Made):
+    with pytest.raises(ValueError, match="Evidently"):
+        page(made.found, "<html><div>no head</div></html>")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_page_renders_in_a_browser(made: Made, tmp_path: Path):
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    shown = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            *quiet,
+            f"--user-data-dir={tmp_path}",
+            "--virtual-time-budget=10000",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            (made.folder / "drift.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "<title>Drift: drift</title>" in shown.stdout and "pwned</title>" not in shown.stdout
+    assert "Dataset Drift is detected" in shown.stdout, "Evidently's script has run under the page's policy"
+    assert "Refused to" not in shown.stderr and "Uncaught" not in shown.stderr
+
+
+def test_a_report_was_made_so_the_exit_code_is_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tables.write_csv(transactions(600, seed=1), str(tmp_path / "a.csv"))
+    code = drift.main(
+        [
+            "--ref",
+            str(tmp_path / "a.csv"),
+            "--cur",
+            str(tmp_path / "a.csv"),
+            "--schema",
+            "transactions",
+            "--fail-on-drift",
+            "--out",
+            str(tmp_path / "report.html"),
+        ]
+    )
+    assert code == 0
+    assert capsys.readouterr().out.startswith("ok: no column of 5 changed")
+
+
+def test_mistakes_leave_nothing_behind(tmp_path: Path):
+    tables.write_csv(transactions(300, seed=1), str(tmp_path / "a.csv"))
+    for kind, arguments in [
+        (DataError, ["--cur", str(tmp_path / "none.csv"), "--schema", "transactions"]),
+        (SchemaError, ["--cur", str(tmp_path / "a.csv"), "--schema", "handbook"]),
+        (ConfigError, ["--cur", str(tmp_path / "a.csv"), "--out", str(tmp_path / "report.txt")]),
+    ]:
+        with pytest.raises(kind):
+            drift.main(["--ref", str(tmp_path / "a.csv"), "--out", str(tmp_path / "report.html"), *arguments])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -1,0 +1,76 @@
+"""Daily reports become one page: worst columns first, gaps, other models marked, nothing from the network."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fraud.errors import ConfigError, DataError
+from monitoring.trend.command import main
+from monitoring.trend.reports import read_reports, trend
+
+START = dt.date(2026, 1, 1)
+
+
+def column(name: str, psi: float, limit: float = 0.25) -> dict[str, Any]:
+    level = "drift" if psi >= limit else "warning" if psi >= limit / 2.5 else "ok"
+    thresholds = {"psi": {"warning": limit / 2.5, "drift": limit}}
+    return {"column": name, "level": level, "statistics": {"psi": psi}, "thresholds": thresholds}
+
+
+def write_month(folder: Path, days: int, columns: int, *, missing: tuple[int, ...] = (), switch: int = 10**6) -> None:
+    """Reports in which the last column has drifted from the middle on, and another has wide limits of its own."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(days):
+        if i in missing:
+            continue
+        told = [column(f"column <{c}>", float(rng.gamma(2, 0.006))) for c in range(columns - 2)]
+        told += [column("weekday", 7.0 + rng.random(), limit=30.0), column("moved", 0.4 if i >= days // 2 else 0.01)]
+        scores = [column("score", 0.2 if i >= days // 2 else 0.02), column("alert rate", 0.01)]
+        worst = max((c["level"] for c in [*told, *scores]), key=["ok", "warning", "drift"].index)
+        found = {
+            "verdict": worst, "reason": "moved <b>", "columns": told, "score": {"columns": scores},
+            "current": {"models": ["1" if i < switch else "2"]},
+        }  # fmt: skip
+        (folder / f"{START + dt.timedelta(days=i)}.json").write_text(json.dumps(found))
+
+
+def test_reports_are_put_side_by_side(tmp_path: Path):
+    write_month(tmp_path, 20, 6, missing=(3, 4), switch=12)
+    (tmp_path / "2026-01-05.json").write_text("{")
+    (tmp_path / "other.json").write_text("{}")
+    found = trend(read_reports(str(tmp_path)))
+    assert len(found.days) == 20 and len(found.reports) == 18
+    assert found.gaps == (dt.date(2026, 1, 4), dt.date(2026, 1, 5))
+    assert found.columns[:4] == ("score", "alert rate", "moved", "weekday")
+    assert np.isnan(found.psi[:, 3:5]).all() and not np.isnan(np.delete(found.psi, [3, 4], axis=1)).any()
+    assert found.limits == (0.1, 0.25) and found.switches == {dt.date(2026, 1, 13): "2"}
+    assert found.psi[2, -1] == 0.4 and np.nanmax(found.psi[3]) < 0.1, "a column is held against its own limits"
+
+
+def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_month(tmp_path / "reports", 12, 4, missing=(2,), switch=7)
+    out = tmp_path / "reports/trend.html"
+    assert main(["--reports", str(tmp_path / "reports"), "--out", str(out), "--days", "11"]) == 0
+    assert "10 days, 6 columns" in capsys.readouterr().out
+    html = out.read_text(encoding="utf-8")
+    assert (
+        html.count("data:image/png;base64,") == 2
+        and "<script" not in html
+        and "default-src 'none'" in html.replace("&#x27;", "'")
+    )
+    assert "No report of 2026-01-03" in html and "moved &lt;b&gt;" in html and "<b>" not in html.split("moved")[1][:20]
+    assert html.count('<span class="badge bad">drift</span>') == 1 + 6
+
+
+def test_nothing_to_draw_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match="no report named like"):
+        main(["--reports", str(tmp_path)])
+    with pytest.raises(ConfigError, match="--out"):
+        main(["--reports", str(tmp_path), "--out", "trend.png"])

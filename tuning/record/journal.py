@@ -1,0 +1,186 @@
+"""What a sweep leaves on disk while it runs: enough to go on after a kill, to report, and to fill MLflow later.
+
+<state>/sweeps/<id>.lock            held by the one driver that works on it
+<state>/sweeps/<id>/sweep.json      the order: data and its fingerprint, schema, configuration, space, options
+<state>/sweeps/<id>/trials.jsonl    what happened to every trial, one line an event, on disk before the next step
+<state>/sweeps/<id>/trials/0007/    what trial 7 itself keeps: its state after each rung, the scores of its best
+
+The driver alone writes the first two, each trial its own folder. Everything is JSON, arrays and tensors: no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.errors import ConfigError, DataError
+
+ORDER, EVENTS, TRIALS, WINNER = "sweep.json", "trials.jsonl", "trials", "winner.json"
+Detector = Literal["forest", "autoencoder"]
+Status = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Trial:
+    """One trial as the events tell it.
+
+    number: 1, 2, ...; params: dotted settings, as the space names them; worker: "node/pid" of the process that ran it
+    last; started, ended: seconds since 1970 (of its last attempt); status: "running" means it has not ended: it runs,
+    or a killed driver left it. "stopped" means early, by the scheduler. reason: why it ended, in words.
+    rungs: what it reported after each rung: {"step", "time", "objective", "epochs": [...]}, repeated ones once.
+    result: what it ended with, see tuning.search.trial.Outcome.
+    """
+
+    number: int
+    detector: Detector
+    params: dict[str, Any]
+    started: float
+    worker: str = ""
+    status: Status = "running"
+    reason: str = ""
+    ended: float | None = None
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.status != "running"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A sweep's folder."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """The name that `--resume` takes."""
+        return self.path.name
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial keeps its own files, made if it is missing."""
+        folder = self.path / TRIALS / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_order(self, order: Mapping[str, Any]) -> None:
+        """Keep the order, atomically."""
+        draft = self.path / f".{ORDER}"
+        draft.write_text(json.dumps(order, indent=1))
+        draft.replace(self.path / ORDER)
+
+    def read_order(self) -> dict[str, Any]:
+        """The order as it was kept. Raises ConfigError when it is not there or cut short."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / ORDER).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"sweep {self.sweep_id!r} cannot be resumed: {self.path / ORDER} is missing or damaged ({error}); "
+                "start a new sweep"
+            ) from None
+        return found
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Add an event; it is on disk when this returns. Raises DataError when it cannot be."""
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
+        try:
+            with (self.path / EVENTS).open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(
+                f"the journal of sweep {self.sweep_id!r} cannot be written ({error}): free some space in "
+                f"{self.path.parent}, then go on with --resume {self.sweep_id}"
+            ) from error
+
+    def mend(self) -> None:
+        """Cut off a last line that a killed driver did not finish, so that the next event begins a line of its own."""
+        file = self.path / EVENTS
+        if file.exists():
+            whole = file.read_bytes()
+            kept = whole.rfind(b"\n") + 1
+            if kept < len(whole):
+                with file.open("r+b") as opened:
+                    opened.truncate(kept)
+
+    def events(self, start: int = 0) -> list[dict[str, Any]]:
+        """Events from the `start`-th; a last line that is not complete is left for later."""
+        file = self.path / EVENTS
+        if not file.exists():
+            return []
+        text = file.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()[start:]]
+
+    def trials(self) -> dict[int, Trial]:
+        """Every trial by number, in order."""
+        return fold(self.events())
+
+
+def fold(events: list[dict[str, Any]]) -> dict[int, Trial]:
+    """Read events in order into trials by number.
+
+    started {number, detector, params, time}: begins a trial, or begins it again after a kill. rung {number, step, time,
+    objective, epochs, worker}. ended {number, status, reason, time, result, worker}. Other events (opened, closed: a
+    driver's, with its time) are no trial's.
+    """
+    trials: dict[int, Trial] = {}
+    for event in events:
+        if event["event"] == "started":
+            known = trials.get(event["number"])
+            if known is None:
+                trials[event["number"]] = Trial(
+                    event["number"], event["detector"], event["params"], event["time"], event.get("worker", "")
+                )
+            else:
+                known.started, known.status, known.ended = event["time"], "running", None
+        elif event["event"] in ("rung", "ended"):
+            trial = trials[event["number"]]
+            trial.worker = event.get("worker") or trial.worker
+            if event["event"] == "rung":
+                rungs = [rung for rung in trial.rungs if rung["step"] < event["step"]]
+                trial.rungs = [*rungs, {k: event[k] for k in ("step", "time", "objective", "epochs")}]
+            else:
+                trial.status, trial.reason = event["status"], event["reason"]
+                trial.ended, trial.result = event["time"], event["result"]
+    return dict(sorted(trials.items()))
+
+
+def folder_of(root: Path, sweep_id: str) -> Path:
+    """Where a sweep's journal lies below `root`. Raises ConfigError for a malformed id."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", sweep_id):
+        raise ConfigError(f"sweep {sweep_id!r} is no name: use letters, digits, '-', '_' and '.'")
+    return root / sweep_id
+
+
+@contextmanager
+def held(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
+    """Hold a sweep's folder. Raises ConfigError: unknown or malformed id, or another driver works on it."""
+    folder = folder_of(root, sweep_id)
+    if must_exist and not (folder / ORDER).exists():
+        known = sorted(path.parent.name for path in root.glob(f"*/{ORDER}"))[-5:]
+        raise ConfigError(
+            f"no sweep {sweep_id!r} in {root}: " + (f"the newest are {', '.join(known)}" if known else "there is none")
+        )
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(root / f"{sweep_id}.lock", wait=False))
+            folder.mkdir(exist_ok=True)
+            journal = Journal(folder)
+            journal.mend()
+        except HeldElsewhereError as error:
+            raise ConfigError(f"sweep {sweep_id!r} is running already ({error}): wait for it or stop it") from None
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep a sweep in {root} ({error}): set FRAUD_STATE to a writable folder"
+            ) from error
+        yield journal

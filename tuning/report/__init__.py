@@ -1,0 +1,1 @@
+"""A sweep's page and pictures: `python -m tuning.report`."""

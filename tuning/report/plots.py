@@ -1,0 +1,301 @@
+"""The pictures of what a sweep found: best so far, parallel coordinates, importance, Pareto front.
+
+Each takes the sweep's `Results`, writes one PNG with the finding as its title and returns its path; DataError says why
+there is nothing to draw. tuning/report/run_plots.py has those of how it ran, tuning/report/threshold_plot.py the
+thresholds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fraud.errors import DataError
+from fraud.judging import plot_style as style
+from tuning.record.results import Candidate, Results, best_settings, objective_of
+from tuning.report.importance import Importances, is_log, is_scale
+
+WITHIN = 0.01  # two objectives closer than this are alike: validation cannot tell them apart
+_MOST_AXES = 16
+_MOST_BARS = 14
+
+
+def plain(value: object, most: int = 32) -> str:
+    """A setting's value or name as a picture can show it: short, printable, and no mathematics in it."""
+    if isinstance(value, float):
+        text = f"{value:.3g}"
+    elif isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
+        text = "-".join(str(part) for part in value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return (text if len(text) <= most else f"{text[: most - 1]}…").replace("$", r"\$")
+
+
+def time_unit(total: float) -> tuple[float, str]:
+    """Seconds in the unit that suits a span of `total` seconds, and the unit's name."""
+    return (3600.0, "hours") if total > 7200 else (60.0, "minutes") if total > 180 else (1.0, "seconds")
+
+
+def tail(name: str, most: int = 32) -> str:
+    """A dotted setting's last part."""
+    return plain(name.rpartition(".")[2] or name, most)
+
+
+def best_so_far(results: Results, path: str | Path) -> Path:
+    """Best objective by trials ended and by time, a line a detector; the chosen pair and what it is compared with."""
+    if not results.judged:
+        raise DataError("no trial has ended with an objective yet")
+    figure, panels = style.new_figure(2, height=4.4, sharey=True)
+    clock, last = results.clock, len(results.judged)
+    divisor, unit = time_unit(clock.total)
+    ends = (last, clock.total / divisor)
+    for detector in results.detectors:
+        own = [(place + 1, trial) for place, trial in enumerate(results.judged) if trial.detector == detector]
+        if not own:
+            continue
+        values = np.array([objective_of(trial) for _, trial in own])
+        colour, best = style.colour_of(detector, results.detectors), np.maximum.accumulate(values)
+        spent = [clock.seconds(trial.ended or results.now) / divisor for _, trial in own]
+        places = [float(place) for place, _ in own]
+        for axes, x, end in zip(panels, (places, spent), ends, strict=True):
+            axes.plot(x, values, "o", color=colour, alpha=0.35, markersize=4.5, markeredgewidth=0)
+            label = f"{detector}  {best[-1]:.3f}"
+            axes.step([*x, max(end, x[-1])], [*best, best[-1]], where="post", color=colour, linewidth=2, label=label)
+    found = results.winner or {}
+    winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
+    for axes, end in zip(panels, ends, strict=True):
+        if winner.get("objective") is not None:
+            kind = "joined" if is_pair(winner) else "winner"
+            axes.plot(
+                [end], [winner["objective"]], "D", color=style.COLOURS["joined"], markersize=9, markeredgecolor="white",
+                zorder=6, clip_on=False, label=f"{kind}  {winner['objective']:.3f}",
+            )  # fmt: skip
+        if baseline.get("objective") is not None:
+            style.horizontal_line(
+                axes,
+                baseline["objective"],
+                f"{plain(baseline.get('what') or 'before', 40)}: {baseline['objective']:.3f}",
+            )
+    panels[0].set(xlabel="trials ended", ylabel=f"{results.objective}, validation")
+    panels[1].set_xlabel(f"{unit} of work")
+    _whole(panels[0].xaxis)
+    panels[0].set_xlim(left=min(0.5, last - 0.5))
+    panels[1].set_xlim(left=0)
+    style.header_legend(figure, panels[0])
+    top = max(results.judged, key=objective_of)
+    at = next(place for place, trial in enumerate(results.judged) if trial.number == top.number) + 1
+    title = f"The best single detector came {at}{_ordinal(at)} of {last}: {top.detector} {top.number}"
+    if is_pair(winner) and winner.get("objective") is not None:
+        title += f"; joined it gains {winner['objective'] - objective_of(top):+.3f}"
+    return style.save(figure, path, title, "dots: trials; lines: best so far")
+
+
+def parallel_coordinates(results: Results, detector: str, path: str | Path, important: Sequence[str] = ()) -> Path:
+    """A line a sampled trial through its settings and its best candidate's, coloured by the objective.
+
+    important: settings to name first in the title and to keep when there are too many to draw.
+    """
+    from matplotlib import colormaps
+
+    own = sorted(results.sampled(detector), key=lambda trial: (objective_of(trial), -(trial.ended or 0.0)))
+    if not own:
+        raise DataError(f"no sampled {detector} has ended with an objective yet")
+    rows = [best_settings(trial) for trial in own]
+    varying = _varying(rows)
+    ranked = [name for name in important if name in varying]
+    kept = [*ranked, *(name for name in varying if name not in ranked)][: _MOST_AXES - 1]
+    names = [name for name in varying if name in kept]
+    objective = np.array([objective_of(trial) for trial in own])
+    span = float(np.ptp(objective))
+    figure, (axes,) = style.new_figure(height=4.6)
+    figure.set_size_inches(11, 4.6)
+    axes.grid(False)
+    columns = [_axis([row.get(name) for row in rows]) for name in names] + [_axis(objective.tolist())]
+    colours = colormaps["cividis_r"](0.05 + 0.9 * ((objective - objective.min()) / span if span else objective * 0 + 1))
+    x = np.arange(len(columns))
+    for place in range(len(own)):
+        is_best = place == len(own) - 1
+        heights = [heights[place] for heights, _ in columns]
+        line: dict[str, Any] = {"color": colours[place], "linewidth": 1.5, "alpha": 0.75}
+        if is_best:
+            line = {"color": style.FRAUD, "linewidth": 3.2, "zorder": 4}
+        axes.plot(x, heights, "-", solid_capstyle="round", **line)
+        if len(columns) == 1:
+            axes.plot(x, heights, "o", color=style.FRAUD if is_best else colours[place])
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+    for place, (_, ticks) in enumerate(columns):
+        axes.axvline(place, color="#9AA5B1", linewidth=1, zorder=3)
+        for height, text in ticks:
+            axes.annotate(
+                text, (place, height), (4, 0), textcoords="offset points", fontsize=8, color=style.INK, va="center",
+                bbox=box, zorder=5,
+            )  # fmt: skip
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_yticks([])
+    axes.set_xticks(x, [*(tail(name, 16) for name in names), results.objective.replace(" ", "\n")])
+    axes.tick_params(axis="x", labelsize=9, colors=style.INK, labelrotation=25 if len(names) > 7 else 0)
+    axes.set(xlim=(-0.15, len(columns) - 1 + 0.75), ylim=(-0.06, 1.06))
+    best = ", ".join(f"{tail(name, 16)} {plain(rows[-1].get(name), 14)}" for name in kept[:4])
+    title = f"Best {detector}: trial {own[-1].number}, {objective[-1]:.3f}" + (f" ({best})" if best else "")
+    shown = f"{len(own)} sampled trials, dark is better, red the best; settings that vary" + (
+        f", {len(names)} of them" if len(varying) > len(names) else ""
+    )
+    return style.save(figure, path, title, shown)
+
+
+def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
+    """Bars of each detector's importances, a panel a detector."""
+    if not found:
+        raise DataError("no detector has enough judged trials")
+    longest = min(_MOST_BARS, max(len(one.shares) for one in found.values()))
+    figure, panels = style.new_figure(len(found), height=1.7 + 0.3 * max(longest, 3))
+    figure.set_size_inches(8.4, figure.get_figheight())
+    for axes, (detector, one) in zip(panels, found.items(), strict=True):
+        shown = list(one.shares.items())[:_MOST_BARS]
+        axes.barh(range(len(shown)), [v for _, v in shown], color=style.colour_of(detector, found), height=0.66)
+        for place, (_, value) in enumerate(shown):
+            axes.annotate(
+                f"{value:.0%}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5,
+                color=style.INK,
+            )  # fmt: skip
+        axes.set_yticks(range(len(shown)), [_without(name, detector) for name, _ in shown])
+        axes.set(xlim=(0, 1.15 * max(one.shares.values())), ylim=(max(longest, 3) - 0.4, -0.6))
+        axes.set_xlabel(f"{detector}: share of the variation")
+        style.percent(axes.xaxis)
+        axes.grid(False, axis="y")
+    said = "; ".join(
+        f"{detector} by {_without(name, detector)}"
+        for detector, one in found.items()
+        for name in list(one.shares)[:1]
+    )  # fmt: skip
+    shown_by = "; ".join(f"{detector}: {one.method} on {one.trials} trials" for detector, one in found.items())
+    few = min(one.trials for one in found.values()) < 40
+    return style.save(figure, path, f"What moved it most: {said}", shown_by + (" (few: a rough guide)" if few else ""))
+
+
+def front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other beats in objective at the same or lower cost, cheapest first."""
+    kept: list[Candidate] = []
+    for one in sorted((c for c in candidates if c.scoring_cost is not None), key=_cheapest_first):
+        if not kept or one.objective > kept[-1].objective:
+            kept.append(one)
+    return kept
+
+
+def _cheapest_first(candidate: Candidate) -> tuple[float, float]:
+    return (candidate.scoring_cost or 0.0, -candidate.objective)
+
+
+def pareto(results: Results, path: str | Path) -> Path:
+    """Objective against scoring cost of every candidate, the front marked."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    best = front(results.candidates)
+    if not best:
+        raise DataError("no candidate has both an objective and a scoring cost yet")
+    figure, (axes,) = style.new_figure(height=4.8)
+    figure.set_size_inches(9.5, 4.8)
+    for detector in results.detectors:
+        own = [c for c in results.candidates if c.detector == detector and c.scoring_cost is not None]
+        colour = style.colour_of(detector, results.detectors)
+        for wanted, size, alpha in ((False, 3.5, 0.3), (True, 6.5, 0.9)):
+            shown = [c for c in own if c.is_best is wanted]
+            label = f"{detector}: best of a fit" if wanted else f"{detector}: other sizes and scores of it"
+            if shown:
+                axes.plot(
+                    [c.scoring_cost or 0.0 for c in shown], [c.objective for c in shown], "o", color=colour,
+                    markersize=size, alpha=alpha, markeredgewidth=0, label=label,
+                )  # fmt: skip
+    x, y = np.array([(c.scoring_cost, c.objective) for c in best], dtype=float).T
+    axes.step(x, y, where="post", color=style.INK, linewidth=1.3, label="front", zorder=5)
+    axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor=style.INK, zorder=6)
+    costs = [c.scoring_cost for c in results.candidates if c.scoring_cost]
+    if costs and max(costs) > 4 * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    style.thousands(axes.xaxis)
+    axes.set(xlabel="scoring cost: multiply-adds and node visits a row", ylabel=f"{results.objective}, validation")
+    style.legend(axes, None, "best")
+    top, cheap = best[-1], next(c for c in best if c.objective >= best[-1].objective - WITHIN)
+    ratio = (top.scoring_cost or 0.0) / (cheap.scoring_cost or 1.0)
+    title = (
+        f"{ratio:.1f} times cheaper to score for {top.objective - cheap.objective:.3f} less: {cheap.detector} "
+        f"{cheap.trial} against {top.detector} {top.trial}"
+        if ratio >= 1.1
+        else f"The best costs least among its equals: {top.detector} {top.trial}, {top.objective:.3f}"
+    )
+    return style.save(figure, path, title, f"{len(results.candidates):,} candidates of {len(results.judged)} fits")
+
+
+def is_pair(winner: Mapping[str, Any]) -> bool:
+    """Whether the winner joins two detectors."""
+    return winner.get("forest") is not None and winner.get("autoencoder") is not None
+
+
+def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if len({json.dumps(row.get(name), sort_keys=True) for row in rows}) > 1]
+
+
+def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Heights in [0, 1] of the values on their own axis, and its ticks (height, text)."""
+    given = [value for value in values if value is not None]
+    if given and is_scale(given) and len(given) < len(values):  # those without the setting lie below the scale
+        heights, ticks = _axis(given)
+        rest = iter(heights)
+        lifted = [0.0 if value is None else 0.15 + 0.85 * next(rest) for value in values]
+        return lifted, [(0.0, "none"), *((0.15 + 0.85 * height, text) for height, text in ticks)]
+    if given and is_scale(given):
+        array = np.array(given, dtype=float)
+        low, high = float(array.min()), float(array.max())
+        log = is_log(low, high)
+        at = np.log(array) if log else array
+        first, span = float(at.min()), float(np.ptp(at)) or 1.0
+        distinct = sorted(set(given))
+        if len(distinct) > 6:
+            steps = np.linspace(first, first + span, 5)
+            distinct = [float(np.exp(step)) if log else float(step) for step in steps]
+            if all(isinstance(value, int) for value in given):
+                distinct = sorted({round(value) for value in distinct})
+        ticks = [(((np.log(v) if log else v) - first) / span, plain(v)) for v in distinct]
+        heights = ((at - first) / span).tolist() if high > low else [0.5] * len(values)
+        return heights, ticks if high > low else [(0.5, plain(low))]
+    texts = [json.dumps(value, sort_keys=True) for value in values]
+    order = sorted(set(texts), key=lambda text: (weight(text), text))
+    step = 1 / max(len(order) - 1, 1)
+    room = min(0.3 * step, 0.08)  # lines of one category side by side, so that one can be followed
+    heights = []
+    for place, text in enumerate(texts):
+        same = [i for i, other in enumerate(texts) if other == text]
+        heights.append(order.index(text) * step + room * ((same.index(place) + 0.5) / len(same) - 0.5))
+    labels = [(i * step, "none" if text == "null" else plain(json.loads(text), 14)) for i, text in enumerate(order)]
+    return heights, labels[:: max(1, -(-len(labels) // 14))]
+
+
+def weight(text: str) -> float:
+    """What a setting's value, as JSON, is sorted by: its size, or that of its layers."""
+    value = json.loads(text)
+    if isinstance(value, list) and value and all(isinstance(part, int) for part in value):
+        return float(sum(value))
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _without(name: str, section: str) -> str:
+    return plain(name.removeprefix(f"{section}."), 26)
+
+
+def _whole(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _ordinal(place: int) -> str:
+    return "th" if 10 <= place % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")

@@ -1,0 +1,166 @@
+"""One trial: an actor that fits one detector rung by rung, judges it and reports."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from fraud.detectors import calibration
+from fraud.errors import FraudError
+from tuning.search.fits import Candidate, Fit, ForestFit, NetworkFit
+from tuning.search.kept import best_with_scores, keep_scores, keep_state, restore
+from tuning.search.shared import Shared, Task, key_of
+
+# A long fit keeps its state and is heard of this often.
+SECONDS_A_STEP = 5.0
+REDUCTION = 3
+
+
+class DetectorTrial(tune.Trainable):
+    """Fits a forest or an autoencoder with one set of settings. Its process goes from trial to trial.
+
+    A mistake inside a trial (memory, an error that is no longer a number) ends that trial with its text; when the
+    process dies, Tune starts the trial again and it goes on from the state it kept.
+    """
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:
+        """config: {"number", "detector", "params"}."""
+        self._shared = shared
+        _pin_threads(shared.threads)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
+        self._number: int = new_config["number"]
+        self._detector: str = new_config["detector"]
+        self._params: dict[str, Any] = new_config["params"]
+        self._fit: Fit | None = None
+        self._candidates: list[Candidate] = []
+        self._seconds = 0.0
+        self._grid: dict[str, Any] | None = None  # of the candidate `_cut`
+        self._cut: Candidate | None = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Work up to the next rung, or a few seconds; whatever goes wrong is this trial's result."""
+        began = time.perf_counter()
+        told: dict[str, Any] = {"worker": f"{socket.gethostname()}/{os.getpid()}"}
+        try:
+            if self._fit is None:
+                self._begin()
+            assert self._fit is not None
+            found = [] if self._fit.is_finished else self._fit.advance(SECONDS_A_STEP)
+            if found is not None:
+                self._candidates = best_with_scores([*self._candidates, *found])
+            told |= {"step": self._fit.step, "epochs": self._fit.epochs, "reason": self._fit.reason}
+            told |= {"done": self._fit.is_finished}
+            if found is not None:
+                told["result"] = self._result(self._seconds + time.perf_counter() - began)
+                told["objective"] = told["result"]["objective"]
+                keep_scores(self._folder, self._candidates)
+            if state := self._fit.state():
+                keep_state(self._folder, state, self._candidates, self._seconds + time.perf_counter() - began)
+        except Exception as error:  # noqa: BLE001 - a trial may fail in any way, and the sweep goes on
+            told |= {"done": True, "failed": _in_words(error)}
+            self._fit = None
+        self._seconds += time.perf_counter() - began
+        return told
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Not Tune's task: `keep_state` writes what a trial goes on from, and it outlives the sweep's driver."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """See `save_checkpoint`."""
+
+    def _begin(self) -> None:
+        shared, space = self._shared, self._shared.space
+        config = space.configure(shared.base, self._params) if self._params else shared.base
+        self._tasks: list[Task] = ray.get(list(shared.tasks[key_of(config)]))
+        if self._detector == "forest":
+            sizes = space.forest_sizes if self._params else (config.forest.n_estimators,)
+            self._fit = ForestFit(self._tasks, config, sizes)
+        else:
+            chosen = config.autoencoder
+            own = {"autoencoder.score": chosen.score, "autoencoder.components": chosen.components}
+            kinds = space.score_kinds if self._params else (own,)
+            rungs = rungs_of(chosen.epochs) if self._params else (chosen.epochs,)
+            self._fit = NetworkFit(self._tasks, config, rungs, kinds, shared.device)
+        self._restore()
+
+    def _result(self, seconds: float) -> dict[str, Any]:
+        """What the trial would end with if it ended now."""
+        assert self._fit is not None
+        best = max(range(len(self._candidates)), key=lambda place: self._candidates[place].objective)
+        chosen = self._candidates[best]
+        if chosen.scores is not None and self._shared.has_labels and chosen is not self._cut:
+            self._grid, self._cut = self._thresholds(chosen), chosen
+        thresholds = self._grid["combinations"] if self._grid else 0
+        is_forest = self._detector == "forest"
+        return {
+            "objective": chosen.objective,
+            "scoring_cost": chosen.scoring_cost,
+            "seconds": seconds,
+            "fits": len(self._tasks),
+            "epochs": None if is_forest else self._fit.step,
+            "trees": self._fit.step if is_forest else None,
+            "candidates": [candidate.to_dict() for candidate in self._candidates],
+            "best": best,
+            "thresholds": self._grid,
+            "combinations": len(self._candidates) * max(1, thresholds),
+            "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+    def _thresholds(self, chosen: Candidate) -> dict[str, Any]:
+        """Every threshold combination of the space on this detector's own scores: no fit, milliseconds."""
+        assert chosen.scores is not None
+        shared, task = self._shared, self._tasks[0]
+        tail = calibration.fit_tail(chosen.scores[0][task.labels != 1])
+        scores = calibration.to_score(tail(chosen.scores[0]))
+        grid = shared.judge_thresholds(scores, task.labels)
+        best = None if grid.best is None else grid.points[grid.best].to_dict()
+        if best:
+            best = {"policy": best["policy"], "settings": best["setting"], "judged": best["judged"]}
+        return {"combinations": len(grid.points), "seconds": grid.seconds, "best": best}
+
+    def _restore(self) -> None:
+        """Go on from what an earlier process of this trial kept."""
+        assert self._fit is not None
+        kept = restore(self._folder)
+        if kept is not None:
+            state, self._candidates, self._seconds = kept
+            self._fit.restore(state)
+
+    @property
+    def _folder(self) -> Path:
+        folder = Path(self._shared.folder) / f"{self._number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def rungs_of(epochs: int) -> tuple[int, ...]:
+    """Epochs after which a network is judged: the most it trains, and thirds of that down to two epochs or more."""
+    rungs = [epochs]
+    while rungs[0] // REDUCTION >= 2:
+        rungs.insert(0, rungs[0] // REDUCTION)
+    return tuple(rungs)
+
+
+def _in_words(error: Exception) -> str:
+    line = " ".join(str(error).split())[:400]
+    return line if isinstance(error, FraudError) else f"{type(error).__name__}: {line}"
+
+
+def _pin_threads(threads: int) -> None:
+    """Use no more threads than the trial's share of the CPUs."""
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)

@@ -1,0 +1,48 @@
+"""What a sweep keeps of the data: folds to search on, and what thresholds are judged by."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fraud.cli import stage
+from fraud.data import logged
+from fraud.data.splits import split_by_time
+from fraud.errors import ConfigError
+from fraud.training import fitting, folds
+from tuning.order import Order
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is kept of the data. days, amounts: as in Shared."""
+
+    folds: list[fitting.Fold]
+    days: float | None
+    amounts: dict[str, np.ndarray]
+
+
+def read(order: Order) -> Windows:
+    """Read and check the data, and cut out the windows to search on. Raises FraudError."""
+    checked = logged.load(order.data, order.schema, logger)
+    with stage("windows and history", logger) as done:
+        found = folds.prepare(checked.rows, order.schema, order.config, order.folds)
+        done(f"{len(found[0].raw_train):,} training and {len(found[0].raw_validation):,} validation rows")
+    return Windows(found, *_validation_window(order, checked.rows))
+
+
+def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:
+    """Length in days of the newest validation window, and the amounts there that threshold policies ask for."""
+    times = fitting.times_of(rows, order.schema)
+    part = split_by_time(times, fitting.split_config(order.schema, order.config), len(rows)).validation
+    columns = {config.amount_column for config in order.space.thresholds if config.amount_column}
+    for column in sorted(columns - set(rows.columns)):
+        raise ConfigError(f"threshold amount_column={column!r} is not a column of schema {order.schema.name!r}")
+    amounts = {column: rows[column].to_numpy(dtype=np.float64)[part] for column in columns}
+    days = None if times is None else max(float(np.ptp(times[part].astype(np.int64))) / 86_400e6, 1e-9)
+    return days, amounts

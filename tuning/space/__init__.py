@@ -1,0 +1,1 @@
+"""The search space: a YAML file, read strictly."""
