@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier
-from tests.fraud.test_bundle import rewrite
 
 from fraud.detectors import head
 from fraud.detectors.calibration import to_score
@@ -23,6 +22,7 @@ from fraud.scoring.engine import Engine
 from fraud.training import fitting
 from fraud.training.config import TrainConfig, from_mapping
 from tests.fraud.conftest import SMALL, Fitted
+from tests.fraud.scoring.test_bundle import rewrite
 
 SCHEMA = Schema.load("transactions")
 QUICK = HeadConfig(members=2, iterations=30)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
-from tests.fraud.test_head import awkward_rows
 
 from fraud.detectors import head, leaf_masks
 from fraud.detectors.head import Head
+from tests.fraud.detectors.test_head import awkward_rows
 
 
 def grown(rng: np.random.Generator, leaves: int, trees: int) -> Head:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.fraud.test_engine import MIXED, mixed_frame
 
 from fraud.detectors.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
 from fraud.detectors.autoencoder_score import Autoencoder
@@ -27,6 +26,7 @@ from fraud.scoring.engine import Engine
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from tests.fraud.conftest import Fitted
+from tests.fraud.scoring.test_engine import MIXED, mixed_frame
 
 LABELLED = replace(MIXED, columns=(*MIXED.columns, Column(name="is_fraud", kind="label")))
 # Each with a vector's remainder, a block's remainder or one row in the last block.

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.ray_jobs.test_score import SMALL
 
 from fraud.data.simulation import cards
 from fraud.data.splits import SplitConfig
@@ -28,6 +27,7 @@ from ray_jobs.score import command as score
 from ray_jobs.score.output import Job
 from ray_jobs.train import history as train_history
 from tests.fraud.history.oracle import features_of_days
+from tests.ray_jobs.score.test_score import SMALL
 
 pytestmark = pytest.mark.ray
 

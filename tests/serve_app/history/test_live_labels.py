@@ -18,7 +18,6 @@ import pandas as pd
 import psutil
 import pytest
 from starlette.testclient import TestClient
-from tests.serve_app.test_live_history import leave_snapshot, redis_server, url  # noqa: F401 - fixtures
 
 from fraud.errors import ConfigError
 from fraud.history.definition import plans
@@ -37,6 +36,7 @@ from serve_app.model.state import ServedModel
 from serve_app.replica import Replica
 from tests.fraud.histories import SCHEMA
 from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fixture
+from tests.serve_app.history.test_live_history import leave_snapshot, redis_server, url  # noqa: F401 - fixtures
 from tests.serve_app.test_replica import running as replica_running
 
 Requests = dict[str, Mapping[str, object]]

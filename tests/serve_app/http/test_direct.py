@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
-from tests.serve_app.test_guard import call, scope_of
 
 from fraud.errors import ConfigError
 from serve_app.app import create_app
@@ -16,6 +15,7 @@ from serve_app.auth import ApiKeys
 from serve_app.http import direct
 from serve_app.http.limits import Limits
 from serve_app.model.state import ServedModel, State
+from tests.serve_app.http.test_guard import call, scope_of
 
 
 async def serves_path(scope: Scope, receive: Receive, send: Send) -> None:
