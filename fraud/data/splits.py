@@ -6,13 +6,15 @@ learnt from when that part begins (Fraud Detection Handbook, chapter 5: validati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Annotated
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
+from fraud.configuration import Flag, Number, configuration
 from fraud.errors import ConfigError, DataError
 
 PARTS = ("history", "train", "validation", "test")
@@ -20,7 +22,12 @@ _DAY_US = 86_400_000_000
 _INSTANTS = ("train_start", "validation_start", "validation_end", "test_start", "test_end")
 
 
-@dataclass(frozen=True, kw_only=True)
+_Part = Annotated[Number, Field(gt=0, lt=1)]
+# YAML reads an unquoted day as a date.
+_Instant = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
+
+
+@configuration("split")
 class SplitConfig:
     """Where to cut: shares of the rows in time order, or explicit instants. Checked when it is made (ConfigError).
 
@@ -35,21 +42,19 @@ class SplitConfig:
         the data's own first and last row, and validation_end is test_start less the delay.
     """
 
-    history: float = 0.0
-    train: float = 0.60
-    validation: float = 0.15
-    test: float = 0.25
-    delay_days: float = 0.0
-    validation_gap: bool = True
-    train_start: str | None = None
-    validation_start: str | None = None
-    validation_end: str | None = None
-    test_start: str | None = None
-    test_end: str | None = None
+    history: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    train: _Part = 0.60
+    validation: _Part = 0.15
+    test: _Part = 0.25
+    delay_days: Annotated[Number, Field(ge=0)] = 0.0
+    validation_gap: Flag = True
+    train_start: _Instant | None = None
+    validation_start: _Instant | None = None
+    validation_end: _Instant | None = None
+    test_start: _Instant | None = None
+    test_end: _Instant | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.delay_days) and self.delay_days >= 0):
-            raise ConfigError(f"split: delay_days is {self.delay_days}: give a number of days, 0 or more")
         if self.is_explicit:
             self._check_instants()
         else:
@@ -61,10 +66,6 @@ class SplitConfig:
         return any(getattr(self, name) is not None for name in _INSTANTS)
 
     def _check_shares(self) -> None:
-        for name in PARTS:
-            share = getattr(self, name)
-            if not (0 <= share < 1) or (share == 0 and name != "history"):
-                raise ConfigError(f"split: {name} is {share}: give a share of the rows between 0 and 1")
         total = sum(getattr(self, name) for name in PARTS)
         if abs(total - 1) > 1e-6:
             raise ConfigError(f"split: history + train + validation + test is {total:g}: make the shares add up to 1")
