@@ -1,12 +1,13 @@
 """Configuration classes: frozen, checked when they are made, one wording for every mistake; and their YAML.
 
-A field's annotation is the only place that says what a setting may be. pydantic checks it, and `allowed` puts it into
-words for messages.
+A field's annotation is the only place that says what a setting may be. pydantic checks it, and `Allowed` puts it
+into words for messages.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,15 +72,34 @@ def configuration(section: str = "") -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-def allowed(cls: type, name: str) -> str:
-    """What a setting may be, in words: "a number in (0, 1]"."""
-    field = _fields(cls)[name]
-    return _words(field.annotation, field.metadata)
+class Allowed:
+    """The values that an annotation allows.
+
+    words: for messages, "a number in (0, 1]". number_types: which of int and float are among them.
+    """
+
+    def __init__(self, annotation: Any) -> None:
+        alternatives = _alternatives(annotation, ())
+        parts = [_words(kind, limits) for kind, limits in alternatives]
+        self.words = " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+        self.number_types = {kind for kind, _ in alternatives} & {int, float}
+        self._adapter = pydantic.TypeAdapter(annotation, config=_RULES)
+
+    def take(self, value: object) -> Any:
+        """The value as a configuration stores it. Raises ValueError."""
+        return self._adapter.validate_python(value)
 
 
-def number_types(cls: type, name: str) -> set[type]:
-    """Which of int and float a setting takes."""
-    return {kind for kind, _ in _alternatives(_fields(cls)[name].annotation, ())} & {int, float}
+def fields(cls: type) -> dict[str, FieldInfo]:
+    """The settings of a configuration class by name."""
+    return cast(dict[str, FieldInfo], cls.__pydantic_fields__)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def allowed(cls: type, name: str) -> Allowed:
+    """What a setting of a configuration class may be."""
+    field = fields(cls)[name]
+    return Allowed(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
 
 
 def _message(cls: type, section: str, values: Mapping[str, Any], error: pydantic.ValidationError) -> str:
@@ -89,23 +109,19 @@ def _message(cls: type, section: str, values: Mapping[str, Any], error: pydantic
     location = next((m for m in mistakes if m["type"] in unknown), mistakes[0])["loc"]
     path, value = [section] if section else [], cast(Any, values)
     for part in location:
-        fields = _fields(cls)
-        if part not in fields:
-            near = closest(str(part), fields) or f"; known keys: {', '.join(fields)}"
+        known = fields(cls)
+        if part not in known:
+            near = closest(str(part), known) or f"; known keys: {', '.join(known)}"
             return f"{': '.join([*path, ''])}unknown key {str(part)!r}{near}"
-        field, value = fields[str(part)], value[part]
+        field, value = known[str(part)], value[part]
         path.append(str(part))
         if not dataclasses.is_dataclass(field.annotation):
             break
         cls = cast(type, field.annotation)
     else:
-        return f"{'.'.join(path)}: expected a mapping of settings, got {value!r}"
+        return f"{'.'.join(path)}: expected a mapping of settings, got {shortened(value)}"
     default = _plain(field.get_default(call_default_factory=True))
-    return f"{'.'.join(path)}={value!r} must be {allowed(cls, path[-1])}; the default is {default}"
-
-
-def _fields(cls: type) -> dict[str, FieldInfo]:
-    return cast(dict[str, FieldInfo], cls.__pydantic_fields__)  # type: ignore[attr-defined]
+    return f"{'.'.join(path)}={shortened(value)} must be {allowed(cls, path[-1]).words}; the default is {default}"
 
 
 def _alternatives(annotation: Any, constraints: Iterable[Any]) -> list[tuple[Any, list[Any]]]:
@@ -119,12 +135,7 @@ def _alternatives(annotation: Any, constraints: Iterable[Any]) -> list[tuple[Any
     return [(annotation, flat)]
 
 
-def _words(annotation: Any, constraints: Sequence[Any]) -> str:
-    parts = [_words_of(kind, limits) for kind, limits in _alternatives(annotation, constraints)]
-    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
-def _words_of(kind: Any, limits: Sequence[Any]) -> str:
+def _words(kind: Any, limits: Sequence[Any]) -> str:
     if kind is types.NoneType:
         return "null"
     if kind is bool:
@@ -136,7 +147,7 @@ def _words_of(kind: Any, limits: Sequence[Any]) -> str:
         item, *others = get_args(kind)
         ((item, item_limits),) = _alternatives(item, ())
         if item not in _NOUNS:
-            return f"a list, each {_words_of(item, item_limits)}"
+            return f"a list, each {_words(item, item_limits)}"
         how_many = "a list of" if Ellipsis in others else f"{1 + len(others)}"
         return f"{how_many} {_NOUNS[item]}s{_bounds(item_limits)}"
     if any(getattr(limit, "min_length", 0) for limit in limits):
@@ -155,6 +166,12 @@ def _bounds(limits: Sequence[Any]) -> str:
     if high is None:
         return f" of {low:,} or more" if "ge" in bounds else f" above {low:,}"
     return f" in {'[' if 'ge' in bounds else '('}{low:,}, {high:,}{']' if 'le' in bounds else ')'}"
+
+
+def shortened(value: object) -> str:
+    """The value for a message, at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _plain(value: Any) -> str:
