@@ -273,7 +273,7 @@ ERRORS = [
     ("autoencoder:\n  dropout: {uniform: [0, 1]}", 2, "1.0 must be a number in [0, 1)"),
     ("autoencoder: {activation: {choice: [relu, gelu]}}", 1, "'gelu' must be one of relu"),
     ("features: {scaling: {choice: [standard, minmax]}}", 1, "'minmax' must be one of standard, robust"),
-    ("forest: {max_samples: {uniform: [0.5, 300]}}", 1, "300.0 must be a whole number of 1 or more, a number in (0, 1]"),
+    ("forest: {max_samples: {uniform: [0.5, 300]}}", 1, "300.0 must be a whole number of 1 or more, a number"),
     ("forest: {max_samples: {choice: [all]}}", 1, "'all' must be a whole number of 1 or more, a number"),
     ("autoencoder: {hidden: {choice: [[16, 0]]}}", 1, "[16, 0] must be a list of whole numbers of 1 or more"),
     # impossible or idle
