@@ -163,7 +163,7 @@ def test_a_named_sweep_goes_on_when_it_is_ordered_again(place: Place):
     assert isinstance(taken_up, Resume) and taken_up.applied_to(first).trials == 9
     with pytest.raises(ConfigError, match="another detector"):
         read_command([*again, "--detector", "forest"], place.settings)
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="is not a valid name"):
         read_command([*again[:-1], "../elsewhere"], place.settings)
 
 
