@@ -37,7 +37,7 @@ class SplitConfig:
         validation, and between validation and test. 0 = none.
     validation_gap: False leaves no delay before validation (the handbook's protocol).
     train_start, validation_start, validation_end, test_start, test_end: ISO 8601 instants (UTC unless they carry a
-        zone). When any is given they replace the shares; a start is inclusive, an end exclusive. validation_start and
+        zone). If any is set, they replace the shares; a start is inclusive, an end exclusive. validation_start and
         test_start are needed; train ends at validation_start less the delay. Left out, train_start and test_end are
         the data's own first and last row, and validation_end is test_start less the delay.
     """
@@ -177,7 +177,7 @@ def split_by_time(times: np.ndarray | None, config: SplitConfig, n_rows: int) ->
 
 
 def prequential(times: np.ndarray | None, config: SplitConfig, folds: int, *, n_rows: int | None = None) -> list[Split]:
-    """The split of `split_by_time` and the same one shifted back by whole test lengths, newest first.
+    """The split of `split_by_time` and the same one shifted back by multiples of the test length, newest first.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
         end = int(ordered[min(position + rows, n) - 1]) + 1 if position + rows > 0 else int(ordered[0])
         return end, int(np.searchsorted(ordered, end + wait, side="left"))
 
-    def place(used: int) -> tuple[_Edges, int]:
+    def edges_for(used: int) -> tuple[_Edges, int]:
         """The windows when `used` rows are used, and the position at which the test rows end."""
         history = round(used * config.history)
         history_end, position = after(0, history, 0)
@@ -293,14 +293,14 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
         )
         return edges, position + used - history - train_rows - validation_rows
 
-    low, high = 0, n  # place(used) ends later the more rows are used: bisect for the most that fit
+    low, high = 0, n  # edges_for(used) ends later the more rows are used: bisect for the most that fit
     while low < high:
         middle = (low + high + 1) // 2
-        if place(middle)[1] <= n:
+        if edges_for(middle)[1] <= n:
             low = middle
         else:
             high = middle - 1
-    return place(low)[0]
+    return edges_for(low)[0]
 
 
 def _explicit_edges(config: SplitConfig, first: int, end: int) -> _Edges:

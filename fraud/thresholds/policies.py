@@ -31,7 +31,7 @@ class ThresholdConfig:
     """How to choose the threshold. Raises ConfigError for a value out of range.
 
     policy: "f_beta" (best F-beta), "best_f1" (F-beta with beta 1), "alert_budget" (as many alerts as the analysts can
-        work; the only one that needs no labels), "precision_at_least" (most fraud found at that precision), "cost".
+        handle; the only one that needs no labels), "precision_at_least" (most fraud caught at that precision), "cost".
     beta: weight of recall against precision; 2 counts recall four times (F-beta, van Rijsbergen 1979).
     budget: alert_budget: largest share of transactions to alert on, above 0 and at most 1.
     alerts_per_day: alert_budget: largest number of alerts a day, averaged over the window; replaces `budget`.
@@ -41,7 +41,7 @@ class ThresholdConfig:
         wrong decision must cost more than the right one (Elkan, 2001). With amounts, a missed fraud costs its amount.
     amount_column: name of the column holding each transaction's amount; the caller passes its values to `choose`.
     contamination: largest share of transactions that may be called fraud, whatever the policy, above 0 and at most 1:
-        the cut is the policy's best of those no lower than alert_budget would place it. None sets no limit.
+        the policy chooses among the cuts that stay within that budget. None sets no limit.
     """
 
     policy: Policy = "f_beta"
@@ -58,7 +58,7 @@ class ThresholdConfig:
 
     def __post_init__(self) -> None:
         if self.policy == "best_f1" and self.beta != 1:
-            raise ConfigError(f"threshold.beta={self.beta:g} has no place in policy 'best_f1': use policy 'f_beta'")
+            raise ConfigError(f"threshold.beta={self.beta:g} has no effect with policy 'best_f1': use policy 'f_beta'")
         for wrong, right, why in (
             ("cost_false_positive", "cost_true_negative", "alerting on everything would be free"),
             ("cost_false_negative", "cost_true_positive", "catching a fraud would never pay"),

@@ -192,11 +192,11 @@ def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], N
     cause = outcome.get("error")
     raise FraudError(
         f"the autoencoder's workers failed more than {MAX_FAILURES} times ({' '.join(str(cause).split())[:500]}): "
-        "the checkpoints are kept; mend the cause and give the same command again"
+        "the checkpoints remain; fix the cause and run the same command again"
     ) from cause
 
 
-def _train_loop(given: dict[str, Any]) -> str | None:
+def _train_loop(loop: dict[str, Any]) -> str | None:
     """What each worker does. Returns the text of a mistake in data or configuration, which no retry can mend."""
     import torch
 
@@ -204,13 +204,13 @@ def _train_loop(given: dict[str, Any]) -> str | None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device())
-    training = Training(given["n_features"], given["config"], given["seed"], device, rank, world_size)
-    state = _checkpointed_state() or given["state"]
+    training = Training(loop["n_features"], loop["config"], loop["seed"], device, rank, world_size)
+    state = _checkpointed_state() or loop["state"]
     if state is not None:
         training.load_state_dict(state)
     if world_size > 1:
         training.distribute(ray.train.torch.prepare_model, lambda values: _mean_over_workers(values, device))
-    x_fit, x_validation = (as_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
+    x_fit, x_validation = (as_tensor(ray.get(loop[name]), device) for name in ("x_fit", "x_validation"))
     while not training.is_finished:
         started = time.perf_counter()
         try:

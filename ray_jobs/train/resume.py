@@ -1,6 +1,6 @@
 """What a training leaves on disk until it is complete, so that the same command can go on after a driver was killed.
 
-<root>/<name>.lock                     held by the one process that works on it
+<root>/<name>.lock                     locked by the process that runs it
 <root>/<name>/run.json                 the MLflow run it reports to
 <root>/<name>/attempt-0001/            one folder a driver: Ray Train's checkpoints, and epochs.jsonl
 """
@@ -57,7 +57,7 @@ class TrainingFolder:
         return attempt
 
     def newest_state(self) -> dict[str, Any] | None:
-        """The training state after the most epochs that is whole on disk, over all attempts."""
+        """The latest complete training state on disk, over all attempts."""
         import torch
 
         states = []

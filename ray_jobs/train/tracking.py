@@ -81,7 +81,7 @@ class Tracker:
             run = self._run or self._begin()
             self._run = run
             reported = [line for line in self._folder.reported_epochs() if "epoch" in line]
-            for line in reported:  # those of a killed driver too; known ones are kept once
+            for line in reported:  # those of a killed driver too; duplicates are skipped
                 self._log(run, line)
             known = {line["epoch"] for line in reported}
             for epoch in epochs:  # a driver killed between an epoch's checkpoint and its report left no line
