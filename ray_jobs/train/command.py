@@ -86,7 +86,7 @@ def train(order: Order, settings: Settings) -> str:
 def _fit(
     order: Order, prepared: fitting.Prepared, resources: Any, folder: resume.TrainingFolder, tracker: Tracker | None
 ) -> tuple[Any, fitting.Evaluation, dict[str, Any]]:
-    """Fit the detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
+    """Fit the detectors on Ray and assemble them: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
 
     from cluster import tasks
