@@ -41,23 +41,11 @@ def add(parser: argparse.ArgumentParser) -> None:
                            help=f"{field.description} (default: {field.default})")  # fmt: skip
 
 
-def given_without_gate(given: argparse.Namespace) -> str | None:
-    """A flag of the gate that was given, or None."""
-    names = (
-        "data",
-        "out",
-        "start",
-        "end",
-        "golden",
-        "segment",
-        "better",
-        "schema_change",
-        "override",
-        *_PLAN,
-        *_LIMITS,
-    )
-    found = next((name for name in names if getattr(given, name) is not None), None)
-    return None if found is None else f"--{found.replace('_', '-')}"
+def given_without_gate(arguments: argparse.Namespace) -> str | None:
+    """A flag of the gate that the command line sets, or None."""
+    own = ("data", "out", "start", "end", "golden", "segment", "better", "schema_change", "override")
+    name = next((name for name in (*own, *_PLAN, *_LIMITS) if getattr(arguments, name) is not None), None)
+    return None if name is None else f"--{name.replace('_', '-')}"
 
 
 def request_of(given: argparse.Namespace, by: str, settings: Settings) -> Request:
