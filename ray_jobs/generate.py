@@ -21,7 +21,7 @@ from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-ROW_GROUP = 262_144  # rows held in memory and written at a time
+ROW_GROUP = 262_144  # rows in memory, written at once
 PROGRESS_SECONDS = 5.0
 SOURCES = {"transactions": iter_transactions, "cards": iter_cards}
 EXTENSIONS = (".csv", ".parquet")
@@ -34,7 +34,7 @@ def generate(
 
     Parameters
     ----------
-    path : where to write, a local path or an fsspec URL, ending in .csv or .parquet. It appears when it is complete.
+    path : where to write, a local path or an fsspec URL, ending in .csv or .parquet. Written atomically.
     rows : number of rows, at least 1.
     kind : "transactions" (five columns) or "cards" (customers, terminals, timestamps).
     seed, fraud_rate, drift : as in `fraud.data.simulation.transactions`.
@@ -103,7 +103,7 @@ def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, rows
 
 @contextmanager
 def _atomic(path: str) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that takes its name when all went well and is removed when not."""
+    """Open a temporary file beside `path`; rename it on success, remove it on failure."""
     from fsspec.implementations.local import LocalFileSystem
 
     from fraud.data import filesystems
@@ -137,7 +137,7 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, like every other user error."""
+    """A parser whose error is one line, like every other user error."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `python -m ray_jobs.generate --help` explains the flags")

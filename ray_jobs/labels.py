@@ -1,4 +1,4 @@
-"""Take in the labels that become known after the transactions: analysts' verdicts, chargebacks, random reviews."""
+"""Ingest labels that become known after the transactions: analysts' verdicts, chargebacks, random reviews."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def ingest(
     path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
     now: dt.datetime, force: bool = False,
 ) -> str:  # fmt: skip
-    """Take in files of labels and return what came of each as text. A file twice from the same source is once.
+    """Ingest files of labels and return a summary as text. The same file from the same source counts once.
 
-    Of several files that a pattern or folder names each is an ingestion of its own, so that new ones may join old ones.
-    Raises DataError where no row of a file is good, ConfigError and SchemaError as fraud.labels.store.check does.
+    Each file of a pattern or folder is its own ingestion, so that new files can be added to old ones.
+    Raises DataError when a file has no valid row, ConfigError and SchemaError as fraud.labels.store.check does.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
         raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
@@ -47,21 +47,21 @@ def ingest(
         raise ConfigError(f"--known-at {known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
     filesystem, names = files.find(path)
     paths = [filesystem.unstrip_protocol(name) for name in names] if len(names) > 1 else [path]
-    told, refused = [], []
-    for place, each in enumerate(paths):
-        beside = quarantine if len(paths) == 1 else f"{quarantine.removesuffix('.parquet')}-{place}.parquet"
+    summaries, refused = [], []
+    for index, file in enumerate(paths):
+        beside = quarantine if len(paths) == 1 else f"{quarantine.removesuffix('.parquet')}-{index}.parquet"
         try:
-            text = _ingest(each, store, schema, source=source, known_at=known_at, quarantine=beside, now=now,
+            text = _ingest(file, store, schema, source=source, known_at=known_at, quarantine=beside, now=now,
                            force=force)  # fmt: skip
         except (DataError, SchemaError) as error:
             if len(paths) == 1:
                 raise
-            refused.append(str(error))  # the other files must not wait for this one to be mended
+            refused.append(str(error))  # ingest the other files nevertheless
             continue
-        told.append(text if len(paths) == 1 else f"{posixpath.basename(each)}: {text}")
+        summaries.append(text if len(paths) == 1 else f"{posixpath.basename(file)}: {text}")
     if refused:
         raise DataError(f"{len(refused)} of {len(paths)} files could not be taken in, the others were: {refused[0]}")
-    return "".join(told)
+    return "".join(summaries)
 
 
 def _ingest(
@@ -71,15 +71,15 @@ def _ingest(
     name = f"{source}-{tables.fingerprint(path)[:32]}"
     if store.has(name) and not force:
         return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
-    found = list(check(path, schema, source=source, known_at=known_at, now=now))
-    labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
+    checked = list(check(path, schema, source=source, known_at=known_at, now=now))
+    labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*checked, strict=True))
     if len(refused):
         tables.write_parquet(refused.fillna(""), quarantine)
         logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", quarantine)
     if not len(labels):
         first = refused.iloc[0]
-        told = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
-        raise DataError(f"{path}: none of {len(refused):,} rows is a label; {told}")
+        example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
+        raise DataError(f"{path}: none of {len(refused):,} rows is a label; {example}")
     added = store.add(labels, name, ingested_at=now)
     return (
         f"{len(labels):,} labels from {source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new ids, "
@@ -92,7 +92,7 @@ def join(
 ) -> str:
     """Write the matured rows with the labels known by then, and a JSON beside it; return the counts as text.
 
-    Raises ConfigError, DataError and SchemaError as fraud.labels.join.join does; what was at `out` stays then.
+    Raises ConfigError, DataError and SchemaError as fraud.labels.join.join does; `out` stays as it was then.
     """
     if not out.endswith(".parquet"):
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .parquet")
@@ -111,12 +111,12 @@ def join(
         "sources": about,
     }
     tables.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
-    return f"{label_join.told(counts, policy, about)}→ {out}\n"
+    return f"{label_join.summary(counts, policy, about)}→ {out}\n"
 
 
 def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int,
          flagged: int = 0) -> str:  # fmt: skip
-    """Draw rows of a day for somebody to label, write them to a CSV with an empty column, and say how many.
+    """Draw rows of a day for a reviewer, write them to a CSV with an empty label column; return the counts as text.
 
     Raises ConfigError and DataError, as fraud.scoring.decided.read and LabelStore.draw do.
     """
@@ -125,7 +125,7 @@ def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, row
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
     drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, flagged=flagged, seed=seed)
-    sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # without score and decision, which would sway who looks
+    sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # the score would bias the reviewer
     tables.write_csv(sheet, out)
     n_rows = int(drawn["n_rows"].iloc[0])
     return (
@@ -134,7 +134,7 @@ def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, row
 
 
 def summary(store: LabelStore, zone: Zone) -> str:
-    """What the store holds, by source and day in `zone` on which it became known."""
+    """Counts of the store's labels by source and by the day, in `zone`, on which they became known."""
     labels = store.read()
     if not len(labels):
         return f"no labels in {store.url}: take some in with `python -m ray_jobs.labels ingest FILE`\n"
@@ -198,55 +198,57 @@ def _moment(flag: str, text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"{flag} {text!r} is no time: write it as 2026-01-31 or 2026-01-31T13:45Z") from None
+        raise ConfigError(f"{flag} {text!r} is not a time: write it as 2026-01-31 or 2026-01-31T13:45Z") from None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
     store = LabelStore.from_environment(settings, os.environ)
-    if given.action == "show":
+    if arguments.action == "show":
         sys.stdout.write(summary(store, Zone(settings.day_zone or UTC.name)))
         return 0
-    if given.action == "ingest" and not given.file:
+    if arguments.action == "ingest" and not arguments.file:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
-    if given.action == "join" and not (given.data and given.out):
+    if arguments.action == "join" and not (arguments.data and arguments.out):
         raise ConfigError("join needs --data FILE and --out FILE.parquet")
-    if given.action == "ingest" and given.allow_empty and files.is_nothing(settings.locate(given.file)):
-        sys.stdout.write(f"{given.file}: nothing new\n")
+    if arguments.action == "ingest" and arguments.allow_empty and files.is_nothing(settings.locate(arguments.file)):
+        sys.stdout.write(f"{arguments.file}: nothing new\n")
         return 0
     now = dt.datetime.now(dt.UTC)
-    known_at = _moment("--known-at", given.known_at) if given.known_at else None
-    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else versions.schema(settings)
+    known_at = _moment("--known-at", arguments.known_at) if arguments.known_at else None
+    schema = Schema.load(settings.locate_yaml(arguments.schema)) if arguments.schema else versions.schema(settings)
     zone = agreed(schema, settings.day_zone)
-    if given.action == "join":
+    if arguments.action == "join":
+        data, out = settings.locate(arguments.data), settings.locate(arguments.out)
         policy = label_join.Policy(
-            as_of=day_named(given.as_of, "--as-of") if given.as_of else zone.today(now), zone=zone,
-            keep_own=given.keep_labels,
-            matured_days=schema.label_delay_days if given.matured_days is None else given.matured_days,
-            unlabelled=given.unlabelled,
+            as_of=day_named(arguments.as_of, "--as-of") if arguments.as_of else zone.today(now), zone=zone,
+            keep_own=arguments.keep_labels,
+            matured_days=schema.label_delay_days if arguments.matured_days is None else arguments.matured_days,
+            unlabelled=arguments.unlabelled,
         )  # fmt: skip
-        sources = [name for name in given.sources.split(",") if name]
-        sys.stdout.write(join(settings.locate(given.data), store, schema, policy, out=settings.locate(given.out),
-                              sources=sources))  # fmt: skip
+        sources = [name for name in arguments.sources.split(",") if name]
+        sys.stdout.write(join(data, store, schema, policy, out=out, sources=sources))
         return 0
-    if given.action == "draw":
-        decisions = decided.location(given.decisions, settings, os.environ)
-        out, rows = settings.locate(given.out or "review.csv"), given.rows
-        day = day_named(given.day, "--day") if given.day else zone.yesterday(now)
-        told = draw(store, decisions, schema, day=day, rows=rows, out=out, seed=given.seed, flagged=given.flagged)
-        sys.stdout.write(told)
+    if arguments.action == "draw":
+        decisions = decided.location(arguments.decisions, settings, os.environ)
+        out, rows = settings.locate(arguments.out or "review.csv"), arguments.rows
+        day = day_named(arguments.day, "--day") if arguments.day else zone.yesterday(now)
+        text = draw(
+            store, decisions, schema, day=day, rows=rows, out=out, seed=arguments.seed, flagged=arguments.flagged
+        )
+        sys.stdout.write(text)
         return 0
-    quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
-    told = ingest(
-        settings.locate(given.file), store, schema, source=given.source,
+    quarantine = arguments.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
+    text = ingest(
+        settings.locate(arguments.file), store, schema, source=arguments.source,
         known_at=known_at, quarantine=settings.locate(quarantine), now=now,
-        force=given.force,
+        force=arguments.force,
     )  # fmt: skip
-    sys.stdout.write(told)
+    sys.stdout.write(text)
     return 0
 
 

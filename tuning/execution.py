@@ -1,6 +1,6 @@
-"""A sweep at work on a Ray that is there: search, choose the winner, draw the report, track it all.
+"""Run a sweep on a connected Ray: search, choose the winner, write the report, log to MLflow.
 
-Loading this takes seconds (Tune, Optuna), which `tuning.sweep` spends while Ray starts.
+Importing this takes seconds (Tune, Optuna), so `tuning.sweep` does it while Ray starts.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tuning.report import command as report
 from tuning.report.verdict import headline
 from tuning.search import shared, winner
 from tuning.search.halving import HalvingByDetector
+from tuning.search.journal_callback import JournalCallback
 from tuning.search.progress import Progress
-from tuning.search.record import Record
 from tuning.search.sampler import TurnsSearch
 from tuning.search.shared import Shared
 from tuning.search.trial import REDUCTION, DetectorTrial, rungs_of
@@ -40,11 +40,11 @@ from tuning.tracking import SweepTracker
 
 logger = logging.getLogger(__name__)
 
-# A trial whose process dies is started again twice (a node that dies can take the trial and its next start with it): a
-# third death is taken for the trial's own.
+# A trial whose process dies is restarted twice, because a dying node can take a trial and its restart with it. A third
+# death is blamed on the trial.
 MAX_FAILURES = 2
 _FOREST_REDUCTION = 2.0
-# Tune would keep pickles of its own state, draw its own table and write a log a trial; the journal does all that.
+# Switches off Tune's own state files, table and log per trial: the journal and Progress replace them.
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -55,12 +55,14 @@ _TUNE = {
 
 
 def run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
-    """Run the trials that are left, and what follows them; return the result as text. Raises as `sweep.sweep`."""
+    """Run the remaining trials, choose the winner, write the report. Returns text; raises as `sweep.sweep`."""
     at_once = _trials_at_once(order)
     windows = reading.result()
-    given = _share(order, journal, windows)
-    order = dataclasses.replace(order, objective_name=shared.OBJECTIVE if given.has_labels else label_free.OBJECTIVE)
-    if not given.has_labels:
+    shared_data = _share(order, journal, windows)
+    order = dataclasses.replace(
+        order, objective_name=shared.OBJECTIVE if shared_data.has_labels else label_free.OBJECTIVE
+    )
+    if not shared_data.has_labels:
         logger.warning(
             "no labelled frauds to judge by: the objective is %s, no threshold is chosen", order.objective_name
         )
@@ -70,14 +72,14 @@ def run(order: Order, journal: Journal, settings: Settings, reading: Future[Wind
         tracker.start()
     status, patience_s = "FAILED", 15.0
     try:
-        _search(order, journal, given, at_once, tracker)
+        _search(order, journal, shared_data, at_once, tracker)
         trials = journal.trials().values()
         ended = sum(trial.has_ended for trial in trials)
         if ended < order.trials and not any(trial.result for trial in trials):
             status = "FINISHED"
-            return f"the time budget left nothing to choose from: {_unfinished(order, ended)}"
+            return f"no trial finished within the time budget: {_unfinished(order, ended)}"
         with stage("pairs, head and thresholds", logger):
-            config = winner.choose(journal, windows.folds, given, min(1.0, order.cpus_per_trial))
+            config = winner.choose(journal, windows.folds, shared_data, min(1.0, order.cpus_per_trial))
         comments = [
             f"The best of sweep {order.sweep_id}, {ended} trials on {order.data} ({order.fingerprint}).",
             f"{_training(order)} --config {BEST}",
@@ -86,7 +88,7 @@ def run(order: Order, journal: Journal, settings: Settings, reading: Future[Wind
         with stage(f"report in {order.outdir}", logger):
             report.write(journal, order.outdir)
         if tracker:
-            tracker.log_folder(_kept(order, journal))
+            tracker.log_folder(_copy_results(order, journal))
         status, patience_s = "FINISHED", 120.0
     except KeyboardInterrupt:
         status = "KILLED"
@@ -103,8 +105,8 @@ def run(order: Order, journal: Journal, settings: Settings, reading: Future[Wind
     return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
 
 
-def _kept(order: Order, journal: Journal) -> Path:
-    """What was written, beside the journal: --outdir may hold other files, which are no business of MLflow's."""
+def _copy_results(order: Order, journal: Journal) -> Path:
+    """Copy the results beside the journal: --outdir may hold other files that do not belong in MLflow."""
     folder = journal.path / "result"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(order.outdir / PLOTS, folder / PLOTS)
@@ -126,7 +128,7 @@ def _training(order: Order) -> str:
 
 
 def _trials_at_once(order: Order) -> int:
-    """Trials that run at once. Raises ConfigError for one that the cluster could never run, rather than wait."""
+    """Trials that run at once. Raises ConfigError when the cluster is too small for a single one."""
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     if order.cpus_per_trial > cpus:
@@ -142,7 +144,7 @@ def _trials_at_once(order: Order) -> int:
 
 
 def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
-    """Transform the data once for each preprocessing, and put it where every trial finds it."""
+    """Transform the data once for each preprocessing, and put it into the object store."""
     configs = shared.preprocessings(order.space, order.config, order.detectors)
     with stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
         tasks = shared.put_tasks(windows.folds, configs)
@@ -159,9 +161,9 @@ def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
     )
 
 
-def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker: SweepTracker | None) -> None:
+def _search(order: Order, journal: Journal, shared_data: Shared, at_once: int, tracker: SweepTracker | None) -> None:
     os.environ.update(_TUNE)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its pages about a trial that died; Record says it
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # JournalCallback reports a trial that died in one line
     known = journal.trials()
     search = TurnsSearch(
         order.space, order.detectors, n_trials=order.trials, seed=order.config.seed, objectives=order.objectives,
@@ -176,17 +178,17 @@ def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker
     draft = Thread(target=_draft, args=(journal, order.outdir), daemon=True)
 
     def draft_early() -> None:
-        """With no trial left to begin a CPU is free: what the report loads and draws now goes quickly later."""
+        """With no trial left to start, a CPU is free: warm up the report's imports and plots."""
         if search.is_exhausted and draft.ident is None:
             draft.start()
 
-    record = Record(journal, progress, halving, tracker, draft_early)
+    callback = JournalCallback(journal, progress, halving, tracker, draft_early)
     journal.append({"event": "opened", "time": time.time(), "trials": order.trials, "at_once": at_once})
     began = time.time()
     scratch = journal.path / "tune"
     shutil.rmtree(scratch, ignore_errors=True)
     trainable = tune.with_resources(
-        tune.with_parameters(DetectorTrial, shared=given),
+        tune.with_parameters(DetectorTrial, shared=shared_data),
         {"cpu": order.cpus_per_trial, "gpu": order.gpus_per_trial},
     )
     try:
@@ -197,7 +199,7 @@ def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker
                 max_concurrent_trials=at_once, time_budget_s=order.time_budget_s,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(journal.path), verbose=0, callbacks=[record],
+                name="tune", storage_path=str(journal.path), verbose=0, callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         ).fit()  # fmt: skip
@@ -208,9 +210,9 @@ def _search(order: Order, journal: Journal, given: Shared, at_once: int, tracker
     unfinished = [trial for trial in journal.trials().values() if not trial.has_ended]
     is_over_time = order.time_budget_s is not None and time.time() - began >= order.time_budget_s
     if (unfinished or not search.is_exhausted) and not is_over_time:
-        raise KeyboardInterrupt  # Tune takes Ctrl-C for a reason to return
+        raise KeyboardInterrupt  # Tune returns on Ctrl-C instead of raising
 
 
 def _draft(journal: Journal, outdir: Path) -> None:
-    with suppress(FraudError):  # the report proper will say it
+    with suppress(FraudError):  # the final report raises it again
         report.write(journal, outdir)

@@ -1,4 +1,4 @@
-"""What a sweep is asked to do: the command line, or the record of a sweep that is resumed."""
+"""A sweep's order, from the command line or from the journal of a sweep that is resumed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Order:
     objective_name: str = "average_precision"
 
     def to_dict(self) -> dict[str, Any]:
-        """What the journal keeps of it."""
+        """JSON-ready, for the journal."""
         plain = {
             name: getattr(self, name)
             for name in (
@@ -85,7 +85,7 @@ class Order:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Order:
-        """Read what `to_dict` wrote. Raises ConfigError where this version cannot read it any more."""
+        """Read what `to_dict` wrote. Raises ConfigError when another version wrote it."""
         try:
             config = from_mapping(TrainConfig, raw["config"], where=f"sweep {raw['id']}: config")
             names = {f.name for f in dataclasses.fields(cls)} - {"schema", "config", "space", "outdir", "objectives"}
@@ -104,7 +104,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a sweep. changes: fields of the order that are given anew, None where they stay as they were.
+    """Go on with a sweep. changes: new values of the order's fields; None keeps the old value.
 
     should_retry: also run the failed trials again.
     """
@@ -114,72 +114,74 @@ class Resume:
     should_retry: bool
 
     def applied_to(self, order: Order) -> Order:
-        """The order to carry out now. Raises ConfigError when it asks for fewer trials than before."""
+        """The order with the changes. Raises ConfigError when it asks for fewer trials than before."""
         trials = self.changes["trials"]
         if trials is not None and trials < order.trials:
             raise ConfigError(f"--trials {trials} is fewer than the {order.trials} this sweep was started with")
-        given = {name: value for name, value in self.changes.items() if value is not None}
-        # A budget is that of one call: a sweep that used it up would stop at once.
-        return dataclasses.replace(order, **{"time_budget_s": None, **given}, should_retry=self.should_retry)
+        changed = {name: value for name, value in self.changes.items() if value is not None}
+        # The budget is for one call: with the old one, a sweep that used it up would stop at once.
+        return dataclasses.replace(order, **{"time_budget_s": None, **changed}, should_retry=self.should_retry)
 
 
 def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resume:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     for name, least in (("trials", 1), ("max_concurrent", 1), ("folds", 1)):
-        value = getattr(given, name)
+        value = getattr(arguments, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: give {least} or more")
-    if given.cpus_per_trial is not None and not 0 < given.cpus_per_trial < math.inf:
+    if arguments.cpus_per_trial is not None and not 0 < arguments.cpus_per_trial < math.inf:
         raise ConfigError(
-            f"--cpus-per-trial {given.cpus_per_trial}: give a share above 0, e.g. 0.5 for two trials a CPU"
+            f"--cpus-per-trial {arguments.cpus_per_trial}: give a share above 0, e.g. 0.5 for two trials a CPU"
         )
-    if given.gpus_per_trial is not None and not 0 <= given.gpus_per_trial < math.inf:
+    if arguments.gpus_per_trial is not None and not 0 <= arguments.gpus_per_trial < math.inf:
         raise ConfigError(
-            f"--gpus-per-trial {given.gpus_per_trial}: give 0 or a share, e.g. 0.25 for four trials a GPU"
+            f"--gpus-per-trial {arguments.gpus_per_trial}: give 0 or a share, e.g. 0.25 for four trials a GPU"
         )
-    outdir = None if given.outdir is None else check_outdir(settings.locate(given.outdir), {REPORT, BEST, PLOTS})
+    outdir = (
+        None if arguments.outdir is None else check_outdir(settings.locate(arguments.outdir), {REPORT, BEST, PLOTS})
+    )
     changes = {
-        "trials": given.trials,
-        "max_concurrent": given.max_concurrent,
-        "cpus_per_trial": given.cpus_per_trial,
-        "gpus_per_trial": given.gpus_per_trial,
-        "time_budget_s": None if given.time_budget is None else _seconds(given.time_budget),
+        "trials": arguments.trials,
+        "max_concurrent": arguments.max_concurrent,
+        "cpus_per_trial": arguments.cpus_per_trial,
+        "gpus_per_trial": arguments.gpus_per_trial,
+        "time_budget_s": None if arguments.time_budget is None else _seconds(arguments.time_budget),
         "outdir": outdir,
-        "should_track": False if given.no_mlflow else None,
+        "should_track": False if arguments.no_mlflow else None,
     }
-    if given.resume:
-        if named := [name for name in _ORDERED if getattr(given, name) not in (None, [])]:
+    if arguments.resume:
+        if named := [name for name in _ORDERED if getattr(arguments, name) not in (None, [])]:
             raise ConfigError(
-                f"--resume {given.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or start "
-                "a new sweep"
+                f"--resume {arguments.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or "
+                "start a new sweep"
             )
-        return Resume(given.resume, changes, given.retry_failed)
-    if given.retry_failed and not given.name:
+        return Resume(arguments.resume, changes, arguments.retry_failed)
+    if arguments.retry_failed and not arguments.name:
         raise ConfigError("--retry-failed runs the failed trials of an earlier sweep again: name it with --resume")
-    order = _new(given, settings, changes)
-    begun = folder_of(settings.state / "sweeps", order.sweep_id)
-    if given.name is None or not (begun / ORDER).exists():
+    order = _new(arguments, settings, changes)
+    folder = folder_of(settings.state / "sweeps", order.sweep_id)
+    if arguments.name is None or not (folder / ORDER).exists():
         return order
-    recorded = Journal(begun).read_order()
+    recorded = Journal(folder).read_order()
     for key, value in json.loads(json.dumps(order.to_dict())).items():
         if key in _FIXED and value != recorded.get(key):
             raise ConfigError(
-                f"--name {order.sweep_id}: that sweep was begun with another {key}: give what it was begun with, or "
+                f"--name {order.sweep_id}: that sweep was started with another {key}: repeat the original, or use "
                 "another name"
             )
-    return Resume(order.sweep_id, changes, given.retry_failed)
+    return Resume(order.sweep_id, changes, arguments.retry_failed)
 
 
-def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> Order:
-    if not given.data:
+def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> Order:
+    if not arguments.data:
         raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
-    config = configure(given.config and settings.locate_yaml(given.config), given.seed, given.set)
-    space = reader.load(given.space and settings.locate(given.space), config)
-    detectors = DETECTORS if given.detector in (None, "both") else (given.detector,)
+    config = configure(arguments.config and settings.locate_yaml(arguments.config), arguments.seed, arguments.set)
+    space = reader.load(arguments.space and settings.locate(arguments.space), config)
+    detectors = DETECTORS if arguments.detector in (None, "both") else (arguments.detector,)
     for detector in detectors:
         space.parameters_of(detector)  # raises where there is nothing to search
-    schema = Schema.load(settings.locate_yaml(given.schema or "transactions"))
+    schema = Schema.load(settings.locate_yaml(arguments.schema or "transactions"))
     agreed(schema, settings.day_zone)
     generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     named = {name: value for name, value in changes.items() if value is not None}
@@ -187,25 +189,25 @@ def _new(given: argparse.Namespace, settings: Settings, changes: Mapping[str, An
         named["outdir"] = check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS})
     return Order(
         **named,
-        sweep_id=given.name or re.sub(r"[^A-Za-z0-9._-]", "_", generated).lstrip("._-"),
+        sweep_id=arguments.name or re.sub(r"[^A-Za-z0-9._-]", "_", generated).lstrip("._-"),
         is_resumed=False,
-        data=settings.locate(given.data),
+        data=settings.locate(arguments.data),
         schema=schema,
         config=config,
         space=space,
         detectors=detectors,
-        objectives=OBJECTIVES[given.objectives or "ap"],
-        scheduler=given.scheduler or "asha",
-        folds=given.folds or 1,
+        objectives=OBJECTIVES[arguments.objectives or "ap"],
+        scheduler=arguments.scheduler or "asha",
+        folds=arguments.folds or 1,
         created=time.time(),
     )
 
 
 def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if not match or float(match[1]) <= 0:
         raise ConfigError(f"--time-budget {text!r}: write a number and s, m, h or d, e.g. 15m")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,20 +16,20 @@ from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 from tuning.order import Order, Resume, read_command
-from tuning.record.journal import held
+from tuning.record.journal import locked_journal
 from tuning.search import windows
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(wanted: Order | Resume, settings: Settings) -> str:
-    """Run or go on with a sweep, to its last trial or the end of its time budget; return the result as text.
+def sweep(request: Order | Resume, settings: Settings) -> str:
+    """Run or resume a sweep until its last trial or its time budget ends; return the result as text.
 
     A sweep that is interrupted raises KeyboardInterrupt after its journal is safe. Raises FraudError.
     """
     root = settings.state / "sweeps"
-    with held(root, wanted.sweep_id, must_exist=isinstance(wanted, Resume)) as journal:
-        order = wanted if isinstance(wanted, Order) else wanted.applied_to(Order.from_dict(journal.read_order()))
+    with locked_journal(root, request.sweep_id, must_exist=isinstance(request, Resume)) as journal:
+        order = request if isinstance(request, Order) else request.applied_to(Order.from_dict(journal.read_order()))
         fingerprint = tables.fingerprint(order.data)
         if order.fingerprint not in (None, fingerprint):
             raise ConfigError(
@@ -38,11 +38,11 @@ def sweep(wanted: Order | Resume, settings: Settings) -> str:
             )
         order = dataclasses.replace(order, fingerprint=fingerprint)
         logger.info("sweep %s: stop it with Ctrl-C, go on with --resume %s", order.sweep_id, order.sweep_id)
-        # Ray takes seconds to start, most of them waiting: the data are read meanwhile and libraries loaded.
+        # Ray takes seconds to start. Meanwhile read the data and load libraries.
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(windows.read, order)
             pool.submit(import_module, "tuning.execution")
-            # Tune's actors have an environment of their own: processes that Ray starts ahead would serve none of them.
+            # Tune's actors have their own environment, so processes that Ray starts in advance would stay unused.
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             with connected(), terminable():
                 from tuning import execution

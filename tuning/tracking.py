@@ -1,10 +1,10 @@
 """Copy a sweep's journal into MLflow while the sweep runs: one parent run, one child run a trial.
 
-    python -m tuning.tracking --sweep ID [--outdir FOLDER]     copies what MLflow did not get while it was away
+    python -m tuning.tracking --sweep ID [--outdir FOLDER]     copies what MLflow missed
 
-A thread of the driver does it, so a slow MLflow, or one that is away for a while, costs the sweep nothing. The journal
-is what counts: MLflow is compared with it and given what it lacks. How far that went is kept in <sweep>/mlflow.json;
-where that file cannot know (a driver was killed between a call and the note of it) the runs are found by their tags.
+A thread of the driver does it, so a slow or unreachable MLflow does not delay the sweep. The journal is the source of
+truth; the thread sends MLflow what it lacks. <sweep>/mlflow.json records the progress. When that file is incomplete
+(a driver was killed between a call and its record), the runs are found by their tags.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from fraud.registry import runs
 from fraud.registry.runs import Run
 from fraud.settings import Settings, git_commit
 from tuning.record import run_content
-from tuning.record.journal import WINNER, Journal, Trial, held
+from tuning.record.journal import WINNER, Journal, Trial, locked_journal
 from tuning.record.run_content import TRIAL, SweepContent
 
 logger = logging.getLogger(__name__)
 
 PROGRESS, SPACE_FILE = "mlflow.json", "space.yaml"
-# Between two looks at the journal: what a trial reports meanwhile goes into one call.
+# Between two reads of the journal; reports of a trial in between go into one call.
 _PAUSE_S = 4.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 15.0
 
 
 class SweepTracker:
-    """One driver's copying. Call `start`, `wake` after every event, and at the end `log_folder` and `finish`.
+    """Copies for one driver. Call `start`, `wake` after every event, and at the end `log_folder` and `finish`.
 
     None of them raises because of MLflow.
     """
@@ -49,12 +49,12 @@ class SweepTracker:
         self._identity = run_content.identity(journal.sweep_id, self._order)
         self._content = SweepContent()
         self._progress = _read_progress(journal.path / PROGRESS)
-        self._parent: Run | None = None  # None: not opened by this driver, or not since MLflow was away
-        self._is_sure = False  # whether a run that we do not know of cannot exist
+        self._parent: Run | None = None  # None: not opened by this driver, or MLflow was unreachable since
+        self._is_sure = False  # whether we know every run that exists
         self._refused: dict[str, str] = {}
         self._folders: list[tuple[Path, str | None]] = []
         self._thread = threading.Thread(target=self._run, name="sweep-tracker", daemon=True)
-        # What the driver tells the thread, under one condition.
+        # Messages from the driver to the thread, guarded by the condition.
         self._condition = threading.Condition()
         self._has_news = True
         self._closing: str | None = None
@@ -64,13 +64,13 @@ class SweepTracker:
 
     def start(self) -> None:
         """Begin copying; what an earlier driver did not copy comes first."""
-        # We try again ourselves. A client that does so too makes a second run when the first one's answer was lost, and
-        # writes a line of log for every try.
+        # We retry ourselves. A client that retries too creates a second run when the first answer was lost, and logs
+        # a line for every try.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that the journal has grown. Returns at once."""
+        """Signal that the journal has grown. Returns at once."""
         with self._condition:
             self._has_news = True
             self._condition.notify_all()
@@ -253,10 +253,10 @@ class SweepTracker:
         note["status"] = status
 
     def _remove_duplicates(self) -> None:
-        """Delete runs that MLflow made although its answer was lost on the way, so that they were made again."""
-        kept = {self._progress["parent"], *(note["run_id"] for note in self._progress["trials"].values())}
+        """Delete runs that were created twice because MLflow's first answer was lost."""
+        known = {self._progress["parent"], *(note["run_id"] for note in self._progress["trials"].values())}
         for run_id, tags in runs.find_runs(self._settings, self._identity):
-            if run_id not in kept and (TRIAL not in tags or tags[TRIAL] in self._progress["trials"]):
+            if run_id not in known and (TRIAL not in tags or tags[TRIAL] in self._progress["trials"]):
                 logger.info("deleting run %s, a duplicate in sweep %s", run_id, self._journal.sweep_id)
                 Run(self._settings, run_id).delete()
 
@@ -270,7 +270,7 @@ class SweepTracker:
             if folder.is_dir():
                 parent.log_folder(folder, under)
             else:
-                logger.warning("%s is no folder: MLflow gets nothing of it", folder)
+                logger.warning("%s is not a folder: nothing of it is logged to MLflow", folder)
 
 
 def _no_progress() -> dict[str, Any]:
@@ -284,10 +284,10 @@ def _copied_nothing(run_id: str) -> dict[str, Any]:
 
 def _read_progress(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        progress: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
-        return _no_progress()  # the runs are found by their tags then
-    return _no_progress() | found
+        return _no_progress()  # then the runs are found by their tags
+    return _no_progress() | progress
 
 
 def _write_progress(file: Path, progress: dict[str, Any]) -> None:
@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    with held(settings.state / "sweeps", arguments.sweep, must_exist=True) as journal:
+    with locked_journal(settings.state / "sweeps", arguments.sweep, must_exist=True) as journal:
         tracker = SweepTracker(settings, journal)
         tracker.start()
         if arguments.outdir:

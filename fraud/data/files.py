@@ -1,4 +1,4 @@
-"""Find the files that a path means, and read each as tables: CSV or Parquet, local or any fsspec URL."""
+"""Find the files of a path and read them as tables: CSV or Parquet, local or any fsspec URL."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _CSV_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "Null", "none", "None",
 
 
 def pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (file, frame) with at least one row each; `rows` None: each file whole; `text` columns stay text in CSV."""
+    """Yield (file, frame), none empty; `rows` None: one frame per file; `text` columns stay text in CSV."""
     with reading(path):
         filesystem, files = find(path)
-    found = False
+    has_rows = False
     for name in files:
         reader = _parquet_frames if name.endswith(_PARQUET) else _csv_frames
         with reading(name), filesystem.open(name, "rb") as raw:
             if filesystem.size(name) == 0:
-                raise DataError(f"{name} is an empty file (0 bytes); write it again or take it away")
+                raise DataError(f"{name} is an empty file (0 bytes); write it again or remove it")
             for frame in reader(raw, name, rows, text):
-                found = found or len(frame) > 0
+                has_rows = has_rows or len(frame) > 0
                 if len(frame):
                     yield name, frame
-    if not found:
+    if not has_rows:
         raise DataError(f"{path} has a header and no rows; give at least one transaction")
 
 
@@ -49,7 +49,7 @@ def pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple
 class Piece:
     """Neighbouring row groups of a Parquet file that can be read on their own.
 
-    source: the path or URL that was given; name: of the file; first_row: its number among all rows of `source`.
+    source: the path or URL of the request; name: of the file; first_row: its number among all rows of `source`.
     """
 
     source: str
@@ -77,29 +77,29 @@ def parquet_pieces(path: str, rows: int) -> tuple[list[Piece], list[tuple[str, p
         filesystem, files = find(path)
     if not all(name.endswith(_PARQUET) for name in files):
         return None
-    found: list[Piece] = []
+    pieces_of_files: list[Piece] = []
     schemas: list[tuple[str, pa.Schema]] = []
     first = 0
     for name in files:
         with reading(name), filesystem.open(name, "rb") as raw:
             if filesystem.size(name) == 0:
-                raise DataError(f"{name} is an empty file (0 bytes); write it again or take it away")
+                raise DataError(f"{name} is an empty file (0 bytes); write it again or remove it")
             file = pq.ParquetFile(raw)
             schemas.append((name, file.schema_arrow))
             groups: list[int] = []
-            held = 0
+            n_rows = 0
             for i in range(file.num_row_groups):
                 groups.append(i)
-                held += file.metadata.row_group(i).num_rows
-                if held >= rows or (i == file.num_row_groups - 1 and held):
-                    found.append(Piece(path, name, tuple(groups), first, held))
-                    first, held, groups = first + held, 0, []
-    return found, schemas
+                n_rows += file.metadata.row_group(i).num_rows
+                if n_rows >= rows or (i == file.num_row_groups - 1 and n_rows):
+                    pieces_of_files.append(Piece(path, name, tuple(groups), first, n_rows))
+                    first, n_rows, groups = first + n_rows, 0, []
+    return pieces_of_files, schemas
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what the readers raise into one line that names the file and the remedy."""
+    """Turn a reader's exceptions into a DataError of one line that names the file and the remedy."""
     try:
         yield
     except UnicodeDecodeError:
@@ -114,7 +114,7 @@ def reading(name: str) -> Iterator[None]:
         raise DataError(
             f"{name} cannot be read as Parquet ({_line(error)}); it may be cut off: write it again"
         ) from None
-    except ObjectStoreError as error:  # says itself what to check
+    except ObjectStoreError as error:  # its message says what to check
         raise DataError(f"{name} cannot be read: {error}") from None
     except (OSError, EOFError) as error:
         raise DataError(f"{name} cannot be read: {_line(error)}; check the file and its permissions") from None
@@ -164,7 +164,7 @@ def _csv_frames(raw: IO[bytes], name: str, rows: int | None, text: Collection[st
 
 
 def _header(stream: IO[bytes], name: str) -> list[str]:
-    """Read the first line and go back. Raises DataError for another delimiter, no names, or a name given twice."""
+    """Read the first line and go back. Raises DataError for another delimiter, no names, or a repeated name."""
     line = stream.readline(1_000_000).decode("utf-8-sig").strip("\r\n")
     stream.seek(0)
     columns = next(csv.reader(io.StringIO(line), skipinitialspace=True), [])
@@ -223,7 +223,7 @@ def is_nothing(path: str) -> bool:
 def _neighbour(filesystem: Any, root: str) -> str:
     folder, name = posixpath.split(root)
     try:
-        names = [posixpath.basename(found) for found in filesystem.ls(folder, detail=False)]
+        names = [posixpath.basename(entry) for entry in filesystem.ls(folder, detail=False)]
     except (OSError, NotImplementedError):
         return ""
     return closest(name, names)

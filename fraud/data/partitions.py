@@ -1,11 +1,11 @@
-"""Scored data by day, as files: one folder a day that its manifest makes count. Writers and readers agree here.
+"""Scored data by day, as files: one folder per day, valid once it has a manifest. Shared by writers and readers.
 
     scored/date=2026-01-31/part-000000000000.parquet    scored rows; the number is that of its first row in the input
     scored/date=2026-01-31/_manifest.json               counts, model, input, and each part with its SHA-256
     scored/_quarantine/date=2026-01-31/part-....parquet refused rows with their reasons
 
-Readers of such folders skip names that start with `_`. Parts in a folder without a manifest do not count: they are what
-is left of a publication that was cut off, in a store that cannot rename a folder.
+Readers of such folders skip names that start with `_`. Parts in a folder without a manifest do not count: they
+remain from an interrupted publication in a store that cannot rename a folder.
 """
 
 from __future__ import annotations
@@ -54,39 +54,38 @@ def is_part(path: str) -> bool:
 def published(filesystem: Any, files: Iterable[str]) -> list[str]:
     """The files that count: all but parts of a day without a manifest."""
     counts: dict[str, bool] = {}
-    kept = []
+    counted = []
     for path in files:
         folder = posixpath.dirname(path)
         if is_part(path) and folder not in counts:
             counts[folder] = filesystem.exists(f"{folder}/{MANIFEST}")
         if counts.get(folder, True) or not is_part(path):
-            kept.append(path)
-    return kept
+            counted.append(path)
+    return counted
 
 
 def manifests(path: str) -> list[dict[str, Any]]:
-    """What `ray_jobs.score` wrote down about its output at `path`, by day; empty where there is nothing.
+    """The manifests of scored output at `path`, by day; empty where there are none.
 
     path: a scored file (the manifest lies beside it), a day's folder, or a folder of days.
     """
     filesystem, root = filesystems.of(path)
     root = root.rstrip("/")
     if path.endswith(".parquet"):
-        places = [f"{root}.manifest.json"]
+        files = [f"{root}.manifest.json"]
     elif _FOLDER.fullmatch(posixpath.basename(root)):
-        places = [f"{root}/{MANIFEST}"]
+        files = [f"{root}/{MANIFEST}"]
     else:
-        places = sorted(filesystem.glob(f"{root}/date=*/{MANIFEST}"))
-    found = [read_json(filesystem, place) for place in places]
-    return [manifest for manifest in found if manifest]
+        files = sorted(filesystem.glob(f"{root}/date=*/{MANIFEST}"))
+    return [manifest for file in files if (manifest := read_json(filesystem, file))]
 
 
 def read_json(filesystem: Any, path: str) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none that can be read. Raises ObjectStoreError."""
+    """A JSON object from a file; empty when it is missing or unreadable. Raises ObjectStoreError."""
     try:
         with filesystem.open(path, "rb") as file:
             return dict(json.load(file))
-    except ObjectStoreError:  # away is another thing than not there
+    except ObjectStoreError:  # unreachable is not the same as missing
         raise
     except (OSError, ValueError, TypeError):
         return {}

@@ -6,13 +6,15 @@ learnt from when that part begins (Fraud Detection Handbook, chapter 5: validati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Annotated
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
+from fraud.configuration import Flag, Number, configuration
 from fraud.errors import ConfigError, DataError
 
 PARTS = ("history", "train", "validation", "test")
@@ -20,7 +22,12 @@ _DAY_US = 86_400_000_000
 _INSTANTS = ("train_start", "validation_start", "validation_end", "test_start", "test_end")
 
 
-@dataclass(frozen=True, kw_only=True)
+_Part = Annotated[Number, Field(gt=0, lt=1)]
+# YAML reads an unquoted day as a date.
+_Instant = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
+
+
+@configuration("split")
 class SplitConfig:
     """Where to cut: shares of the rows in time order, or explicit instants. Checked when it is made (ConfigError).
 
@@ -30,26 +37,24 @@ class SplitConfig:
         validation, and between validation and test. 0 = none.
     validation_gap: False leaves no delay before validation (the handbook's protocol).
     train_start, validation_start, validation_end, test_start, test_end: ISO 8601 instants (UTC unless they carry a
-        zone). When any is given they replace the shares; a start is inclusive, an end exclusive. validation_start and
+        zone). If any is set, they replace the shares; a start is inclusive, an end exclusive. validation_start and
         test_start are needed; train ends at validation_start less the delay. Left out, train_start and test_end are
         the data's own first and last row, and validation_end is test_start less the delay.
     """
 
-    history: float = 0.0
-    train: float = 0.60
-    validation: float = 0.15
-    test: float = 0.25
-    delay_days: float = 0.0
-    validation_gap: bool = True
-    train_start: str | None = None
-    validation_start: str | None = None
-    validation_end: str | None = None
-    test_start: str | None = None
-    test_end: str | None = None
+    history: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    train: _Part = 0.60
+    validation: _Part = 0.15
+    test: _Part = 0.25
+    delay_days: Annotated[Number, Field(ge=0)] = 0.0
+    validation_gap: Flag = True
+    train_start: _Instant | None = None
+    validation_start: _Instant | None = None
+    validation_end: _Instant | None = None
+    test_start: _Instant | None = None
+    test_end: _Instant | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.delay_days) and self.delay_days >= 0):
-            raise ConfigError(f"split: delay_days is {self.delay_days}: give a number of days, 0 or more")
         if self.is_explicit:
             self._check_instants()
         else:
@@ -61,10 +66,6 @@ class SplitConfig:
         return any(getattr(self, name) is not None for name in _INSTANTS)
 
     def _check_shares(self) -> None:
-        for name in PARTS:
-            share = getattr(self, name)
-            if not (0 <= share < 1) or (share == 0 and name != "history"):
-                raise ConfigError(f"split: {name} is {share}: give a share of the rows between 0 and 1")
         total = sum(getattr(self, name) for name in PARTS)
         if abs(total - 1) > 1e-6:
             raise ConfigError(f"split: history + train + validation + test is {total:g}: make the shares add up to 1")
@@ -176,7 +177,7 @@ def split_by_time(times: np.ndarray | None, config: SplitConfig, n_rows: int) ->
 
 
 def prequential(times: np.ndarray | None, config: SplitConfig, folds: int, *, n_rows: int | None = None) -> list[Split]:
-    """The split of `split_by_time` and the same one shifted back by whole test lengths, newest first.
+    """The split of `split_by_time` and the same one shifted back by multiples of the test length, newest first.
 
     Parameters
     ----------
@@ -272,7 +273,7 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
         end = int(ordered[min(position + rows, n) - 1]) + 1 if position + rows > 0 else int(ordered[0])
         return end, int(np.searchsorted(ordered, end + wait, side="left"))
 
-    def place(used: int) -> tuple[_Edges, int]:
+    def edges_for(used: int) -> tuple[_Edges, int]:
         """The windows when `used` rows are used, and the position at which the test rows end."""
         history = round(used * config.history)
         history_end, position = after(0, history, 0)
@@ -292,14 +293,14 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
         )
         return edges, position + used - history - train_rows - validation_rows
 
-    low, high = 0, n  # place(used) ends later the more rows are used: bisect for the most that fit
+    low, high = 0, n  # edges_for(used) ends later the more rows are used: bisect for the most that fit
     while low < high:
         middle = (low + high + 1) // 2
-        if place(middle)[1] <= n:
+        if edges_for(middle)[1] <= n:
             low = middle
         else:
             high = middle - 1
-    return place(low)[0]
+    return edges_for(low)[0]
 
 
 def _explicit_edges(config: SplitConfig, first: int, end: int) -> _Edges:

@@ -10,12 +10,14 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
+from fraud.configuration import Count, Number, Whole, configuration
 from fraud.detectors import network_kernels
-from fraud.errors import ConfigError, DataError
+from fraud.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +28,12 @@ ACTIVATIONS = {
     "tanh": network_kernels.TANH,
     "elu": network_kernels.ELU,
 }
-SCORES = ("density", "whitened_latent", "whitened", "zscore", "mse")
+Activation = Literal["relu", "leaky_relu", "tanh", "elu"]
+ScoreKind = Literal["density", "whitened_latent", "whitened", "zscore", "mse"]
+SCORES = get_args(ScoreKind)
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration("autoencoder")
 class AutoencoderConfig:
     """Settings of the autoencoder.
 
@@ -40,40 +44,19 @@ class AutoencoderConfig:
     these are fitted on, at most; the fit's time goes with them, and can be longer than the training's.
     """
 
-    hidden: tuple[int, ...] = (16, 8)
-    activation: str = "relu"
-    dropout: float = 0.0
-    noise: float = 0.1
-    mask: float = 0.0
-    lr: float = 1e-3
-    batch_size: int = 256
-    weight_decay: float = 0.0
-    epochs: int = 30
-    patience: int = 5
-    score: Literal["density", "whitened_latent", "whitened", "zscore", "mse"] = "whitened_latent"
-    components: int = 5
-    mixture_rows: int = 60_000
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        checks = [
-            ("hidden", bool(self.hidden) and all(isinstance(w, int) and w >= 1 for w in self.hidden), "e.g. [16, 8]"),
-            ("activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
-            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
-            ("noise", self.noise >= 0, "0 or more"),
-            ("mask", 0 <= self.mask < 1, "in [0, 1)"),
-            ("lr", self.lr > 0, "positive, e.g. 0.001"),
-            ("batch_size", self.batch_size >= 1, "1 or more"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("patience", self.patience >= 1, "1 or more"),
-            ("score", self.score in SCORES, f"one of {', '.join(SCORES)}"),
-            ("components", self.components >= 1, "1 or more"),
-            ("mixture_rows", self.mixture_rows >= 2, "2 or more"),
-        ]  # fmt: skip
-        for name, is_right, remedy in checks:
-            if not is_right:
-                raise ConfigError(f"autoencoder.{name}={getattr(self, name)!r} must be {remedy}")
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 8)
+    activation: Activation = "relu"
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    noise: Annotated[Number, Field(ge=0)] = 0.1
+    mask: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    lr: Annotated[Number, Field(gt=0)] = 1e-3
+    batch_size: Count = 256
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    epochs: Count = 30
+    patience: Count = 5
+    score: ScoreKind = "whitened_latent"
+    components: Count = 5
+    mixture_rows: Annotated[Whole, Field(ge=2)] = 60_000
 
 
 def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from fraud.configuration import Number, Whole, configuration
 from fraud.detectors import kernels
 from fraud.errors import ConfigError, DataError, closest
 from fraud.history.definition import feature_columns, feature_names, feature_transforms
@@ -27,7 +29,7 @@ CALENDAR_WIDTH = {"hour": 2, "weekday": 2, "weekend": 1, "night": 1}
 _KINDS = {"none": kernels.LINEAR, "log": kernels.LOG, "signed_log": kernels.SIGNED_LOG}
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration("features")
 class FeatureConfig:
     """How raw features are scaled.
 
@@ -41,19 +43,9 @@ class FeatureConfig:
     """
 
     scaling: Literal["standard", "robust"] = "standard"
-    clip: float = 10.0
-    max_categories: int = 16
+    clip: Annotated[Number, Field(gt=0)] = 10.0
+    max_categories: Annotated[Whole, Field(ge=0)] = 16
     head_only: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.scaling not in ("standard", "robust"):
-            raise ConfigError(f"features.scaling={self.scaling!r} is unknown: use 'standard' or 'robust'")
-        if not self.clip > 0:
-            raise ConfigError(f"features.clip={self.clip!r} must be positive, e.g. 10")
-        if self.max_categories < 0:
-            raise ConfigError(f"features.max_categories={self.max_categories!r} must be 0 or more")
-        if not all(isinstance(pattern, str) for pattern in self.head_only):
-            raise ConfigError(f"features.head_only={list(self.head_only)!r} must be texts, e.g. ['frauds by *']")
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
+from fraud.configuration import Count, Flag, Number, Share, configuration
 from fraud.detectors import kernels
 from fraud.errors import ConfigError, DataError
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration("forest")
 class ForestConfig:
     """Settings of the IsolationForest.
 
@@ -25,26 +27,11 @@ class ForestConfig:
     is `threshold.contamination`).
     """
 
-    n_estimators: int = 100
-    max_samples: int | float | Literal["auto"] = "auto"
-    max_features: float = 1.0
-    bootstrap: bool = False
-    contamination: float = 0.06
-
-    def __post_init__(self) -> None:
-        if self.n_estimators < 1:
-            raise ConfigError(f"forest.n_estimators={self.n_estimators!r} must be 1 or more")
-        if not 0 < self.contamination <= 0.5:
-            raise ConfigError(f"forest.contamination={self.contamination!r} must be in (0, 0.5], e.g. 0.06")
-        if not 0 < self.max_features <= 1:
-            raise ConfigError(f"forest.max_features={self.max_features!r} must be in (0, 1]")
-        if isinstance(self.max_samples, str):
-            if self.max_samples != "auto":
-                raise ConfigError(f"forest.max_samples={self.max_samples!r}: use 'auto', a count, or a share in (0, 1]")
-        elif self.max_samples <= 0 or (isinstance(self.max_samples, float) and self.max_samples > 1):
-            raise ConfigError(
-                f"forest.max_samples={self.max_samples!r}: use 'auto', a count of 1 or more, or a share in (0, 1]"
-            )
+    n_estimators: Count = 100
+    max_samples: Count | Share | Literal["auto"] = "auto"
+    max_features: Share = 1.0
+    bootstrap: Flag = False
+    contamination: Annotated[Number, Field(gt=0, le=0.5)] = 0.06
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from fraud.configuration import Count, Flag, Number, Share, Whole, configuration
 from fraud.detectors import head_kernels, kernels
 from fraud.detectors.leaf_masks import leaf_masks
 from fraud.errors import ConfigError, DataError
 
-USES = ("auto", "always", "never")
 
-
-@dataclass(frozen=True, kw_only=True)
+@configuration("head")
 class HeadConfig:
     """Settings of the supervised head.
 
@@ -34,30 +34,16 @@ class HeadConfig:
     """
 
     use: Literal["auto", "always", "never"] = "auto"
-    min_frauds: int = 50
-    members: int = 5
-    normals: int = 20_000
-    iterations: int = 200
-    learning_rate: float = 0.05
-    max_leaf_nodes: int = 8
-    min_samples_leaf: int = 20
-    l2_regularization: float = 0.0
-    max_features: float = 0.5
-    refit: bool = True
-
-    def __post_init__(self) -> None:
-        counts = ("min_frauds", "members", "normals", "iterations", "min_samples_leaf")
-        checks = [
-            ("use", self.use in USES, f"one of {', '.join(USES)}"),
-            *((name, is_count(getattr(self, name)), "1 or more") for name in counts),
-            ("max_leaf_nodes", is_count(self.max_leaf_nodes) and self.max_leaf_nodes >= 2, "2 or more"),
-            ("learning_rate", 0 < self.learning_rate <= 1, "in (0, 1], e.g. 0.05"),
-            ("l2_regularization", self.l2_regularization >= 0, "0 or more"),
-            ("max_features", 0 < self.max_features <= 1, "a share in (0, 1]"),
-        ]
-        for name, is_right, remedy in checks:
-            if not is_right:
-                raise ConfigError(f"head.{name}={getattr(self, name)!r} must be {remedy}")
+    min_frauds: Count = 50
+    members: Count = 5
+    normals: Count = 20_000
+    iterations: Count = 200
+    learning_rate: Share = 0.05
+    max_leaf_nodes: Annotated[Whole, Field(ge=2)] = 8
+    min_samples_leaf: Count = 20
+    l2_regularization: Annotated[Number, Field(ge=0)] = 0.0
+    max_features: Share = 0.5
+    refit: Flag = True
 
     def is_used(self, frauds: int) -> bool:
         """Whether a training window with so many labelled frauds gets a head."""
@@ -180,11 +166,6 @@ def merge(members: Sequence[Member]) -> Head:
         depths=np.array([depth for _, _, depth in parts], dtype=np.int32),
         members=len(members),
     )
-
-
-def is_count(value: object) -> bool:
-    """Whether a setting is a whole number of 1 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _flatten_tree(nodes: np.ndarray, cuts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:

@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import Literal, get_args
 
-from fraud.errors import ConfigError
+from pydantic import Field
 
-FIGURES = ("average_precision", "roc_auc", "recall_at_budget", "amount_recall_at_budget")
+from fraud.configuration import Number, Whole, configuration
+
+Figure = Literal["average_precision", "roc_auc", "recall_at_budget", "amount_recall_at_budget"]
+FIGURES: tuple[str, ...] = get_args(Figure)
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration("gate")
 class Limits:
-    """Where each check draws its line. Raises ConfigError naming the flag for a value out of range.
+    """Where each check draws its line. The factors apply to what chance does not explain.
 
-    margin: of a figure that the challenger must be better by. figures: those that must be better, of `FIGURES`; the
-    others must not be worse. min_frauds: in the judged rows. min_labelled: share of the judged rows. significance:
-    chance, over all segments together, that one is called worse that is not. segment_tolerance: recall that a segment
-    may lose. latency_budget_ms: p99 of a single row; latency_ratio: to the champion's. calibration_factor,
-    alert_factor, label_factor: by which shares may be off, beyond chance. max_conflicts: share of transactions whose
-    label another source contradicts. max_source_shift: share of the frauds' labels that come from other sources than
-    before. golden_tolerance: average precision that the frozen rows may lose.
+    figures: those that must be better; the others must not be worse. Raises ConfigError for a value out of range.
     """
 
-    margin: float = 0.005
-    figures: tuple[str, ...] = ("average_precision",)
-    min_frauds: int = 50
-    min_labelled: float = 0.9
-    significance: float = 0.05
-    segment_tolerance: float = 0.10
-    latency_budget_ms: float = 5.0
-    latency_ratio: float = 3.0
-    calibration_factor: float = 3.0
-    alert_factor: float = 3.0
-    label_factor: float = 4.0
-    max_conflicts: float = 0.05
-    max_source_shift: float = 0.3
-    golden_tolerance: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name in self.figures:
-            if name not in FIGURES:
-                raise ConfigError(f"--better {name!r} is unknown: use one of {', '.join(FIGURES)}")
-        shares = ("min_labelled", "significance", "max_conflicts", "max_source_shift")
-        ratios = ("latency_ratio", "calibration_factor", "alert_factor", "label_factor")
-        for names, low, high, told in (
-            (("margin", "segment_tolerance", "golden_tolerance"), 0.0, 1.0, "from 0 to below 1"),
-            (shares, 0.0, 1.0 + 1e-12, "from 0 to 1"),
-            (ratios, 1.0, math.inf, "of 1 or more"),
-            (("latency_budget_ms",), 1e-6, math.inf, "above 0"),
-            (("min_frauds",), 2, math.inf, "of 2 or more"),
-        ):
-            for name in names:
-                if not low <= getattr(self, name) < high:
-                    raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name):g}: give a number {told}")
+    margin: Number = Field(default=0.005, ge=0, lt=1, description="a figure must be better by this")
+    figures: tuple[Figure, ...] = ("average_precision",)
+    min_frauds: Whole = Field(default=50, ge=2, description="labelled frauds that it takes to judge")
+    min_labelled: Number = Field(default=0.9, ge=0, le=1, description="share of the judged rows that must be labelled")
+    segment_tolerance: Number = Field(default=0.10, ge=0, lt=1, description="recall that a segment may lose")
+    significance: Number = Field(
+        default=0.05, ge=0, le=1, description="chance, over all segments, to call one worse that is not"
+    )
+    latency_budget_ms: Number = Field(default=5.0, gt=0, description="p99 of a single row")
+    latency_ratio: Number = Field(default=3.0, ge=1, description="times the champion's p99")
+    calibration_factor: Number = Field(
+        default=3.0, ge=1, description="by which scores may be rarer or more frequent than they say"
+    )
+    alert_factor: Number = Field(
+        default=3.0, ge=1, description="by which it may alert on more rows than the budget and the champion"
+    )
+    label_factor: Number = Field(
+        default=4.0, ge=1, description="by which the share of frauds may differ from the champion's"
+    )
+    max_conflicts: Number = Field(
+        default=0.05, ge=0, le=1, description="share of labels that another source may contradict"
+    )
+    max_source_shift: Number = Field(
+        default=0.3, ge=0, le=1, description="share of frauds' labels that may come from other sources than before"
+    )
+    golden_tolerance: Number = Field(
+        default=0.02, ge=0, lt=1, description="average precision that the golden rows may lose"
+    )

@@ -1,4 +1,4 @@
-"""Transactions with the labels that were known by a day: what a training that day may learn from."""
+"""Join transactions with the labels known by a given day, as a training on that day may use them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fraud.labels.store import ID, IS_FRAUD, SOURCE, id_of, newest
 from fraud.schema import Schema
 
 Unlabelled = Literal["legitimate", "unknown", "drop"]
-NONE = "none"  # as a source: nobody said anything
-RECENT_DAYS = 14  # whose sources are told apart from those before
+NONE = "none"  # as a source: no label
+RECENT_DAYS = 14  # their sources are counted apart from those before
 _FRAUD, _LEGITIMATE, _UNKNOWN = 1, 0, -1
 
 
@@ -28,10 +28,10 @@ _FRAUD, _LEGITIMATE, _UNKNOWN = 1, 0, -1
 class Policy:
     """What a row's label is. Raises ConfigError for a value out of range.
 
-    as_of: labels count that were known when this day began; zone: where it began. matured_days: rows younger than this
+    as_of: only labels known when this day began, in `zone`, count. matured_days: rows younger than this
     are left out. unlabelled: what a matured row without a label is: "legitimate" (nobody complained in time), "unknown"
-    (its label stays empty) or "drop". keep_own: a label that the data bring counts where there is no other; False: it
-    never does.
+    (its label stays empty) or "drop". keep_own: a row without a label from the store keeps the one in the data;
+    False: it loses it.
     """
 
     as_of: dt.date
@@ -42,9 +42,9 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.matured_days < 36_500:
-            raise ConfigError(f"--matured-days {self.matured_days:g}: give a number of days, 0 or more")
+            raise ConfigError(f"matured_days={self.matured_days:g} must be a number of days, 0 or more")
         if self.unlabelled not in get_args(Unlabelled):
-            raise ConfigError(f"--unlabelled {self.unlabelled!r}: use one of {', '.join(get_args(Unlabelled))}")
+            raise ConfigError(f"unlabelled={self.unlabelled!r} must be one of {', '.join(get_args(Unlabelled))}")
 
     @property
     def moment(self) -> dt.datetime:
@@ -59,7 +59,7 @@ class Policy:
 
 @dataclass
 class Counts:
-    """What became of the rows. frauds_recent, frauds_earlier: by source, of the newest 14 matured days and before."""
+    """Rows by outcome. frauds_recent, frauds_earlier: by source, of the newest 14 matured days and before."""
 
     read: int = 0
     refused: int = 0
@@ -77,9 +77,9 @@ class Counts:
 def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out: str) -> tuple[Counts, dict[str, Any]]:
     """Write the matured rows of `path` with their labels to the Parquet `out`, atomically and in bounded memory.
 
-    by_source: labels known by `policy.as_of` (LabelStore.read_by_source). Returns the counts, and what
-    `fraud.judging.gate` wants to know of the labels' sources. Raises ConfigError (a schema without id, label or time),
-    DataError (a row without an id; no matured row; a file that cannot be read or written), SchemaError.
+    by_source: labels known by `policy.as_of` (LabelStore.read_by_source). Returns the counts, and the
+    figures about the labels' sources that `fraud.judging.gate` checks. Raises ConfigError (no id, label or time in the
+    schema), DataError (a row without an id; no matured row; a file that cannot be read or written), SchemaError.
     """
     name = id_of(schema)
     if schema.label is None:
@@ -87,13 +87,13 @@ def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out
     if schema.timestamp is None and policy.matured_days > 0:
         raise ConfigError(
             f"schema {schema.name!r} has no timestamp, so nothing says how old its rows are: add one, or "
-            "give --matured-days 0"
+            "set matured_days to 0"
         )
     labels = newest(by_source)
     counts, used = Counts(), np.zeros(len(labels), dtype=bool)
     index = pd.Index(labels[ID])
 
-    def put(file: Any) -> None:
+    def write(file: Any) -> None:
         writer = None
         for checked in tables.iter_checked(path, schema):
             _check_ids(checked.quarantine, name, path)
@@ -107,12 +107,12 @@ def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out
             writer.write_table(table.cast(writer.schema))
         if writer is None:
             raise DataError(
-                f"{path}: none of {counts.read:,} rows is a good one before {policy.mature_before.astype('M8[s]')} UTC "
+                f"{path}: none of {counts.read:,} rows is valid and before {policy.mature_before.astype('M8[s]')} UTC "
                 f"({policy.matured_days:g} days before {policy.as_of}): nothing to train on yet"
             )
         writer.close()
 
-    tables.write(out, put)
+    tables.write(out, write)
     sources = {
         "conflicts": conflicts(by_source),
         "frauds_recent": counts.frauds_recent,
@@ -137,28 +137,28 @@ def only(by_source: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
     unknown = [source for source in sources if source not in known]
     if unknown:
         raise ConfigError(
-            f"--sources: no label came from {', '.join(unknown)}; there are {', '.join(known) or 'none at all'}"
+            f"no label has the source {', '.join(unknown)}; there are {', '.join(known) or 'none at all'}"
         )
     return by_source[by_source[SOURCE].isin(list(sources))]
 
 
-def told(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
-    """The counts as lines of text."""
-    became = {
+def summary(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
+    """The counts as text, one line each."""
+    treatment = {
         "legitimate": "counted as legitimate: nobody complained in time",
         "unknown": "with an empty label",
         "drop": "left out",
     }[policy.unlabelled]
-    given = ", ".join(f"{count:,} from {source}" for source, count in sorted(counts.by_source.items()))
+    origins = ", ".join(f"{count:,} from {source}" for source, count in sorted(counts.by_source.items()))
     lines = [
         f"{counts.read:,} rows: {counts.written:,} written, {counts.frauds:,} of them frauds",
-        f"  {counts.labelled:,} labelled by {policy.as_of}" + (f" ({given})" if given else ""),
-        f"  {counts.without_label:,} matured without a label, {became}",
+        f"  {counts.labelled:,} labelled by {policy.as_of}" + (f" ({origins})" if origins else ""),
+        f"  {counts.without_label:,} matured without a label, {treatment}",
         f"  {counts.too_young:,} younger than {policy.matured_days:g} days, left out",
     ]
-    lines += [f"  {counts.own_label:,} with the label that the data bring"] if counts.own_label else []
+    lines += [f"  {counts.own_label:,} with the label from the data"] if counts.own_label else []
     lines += [f"  {counts.refused:,} that break the schema, left out"] if counts.refused else []
-    lines += [f"  {sources['labels_without_row']:,} labels of rows that are not among them"]
+    lines += [f"  {sources['labels_without_row']:,} labels without a row among them"]
     return "\n".join(lines) + "\n"
 
 
@@ -166,8 +166,8 @@ def _check_ids(quarantine: pd.DataFrame, name: str, path: str) -> None:
     lacking = quarantine[(quarantine["column"] == name) & (quarantine["value"] == "")]
     if len(lacking):
         raise DataError(
-            f"{path}: row {lacking['row'].iloc[0]} has no {name}, so no label finds it; give every row its id, or take "
-            "such rows away"
+            f"{path}: row {lacking['row'].iloc[0]} has no {name}, so no label can match it; give every row its id, or "
+            "remove such rows"
         )
 
 
@@ -175,52 +175,54 @@ def _labelled(
     rows: pd.DataFrame, labels: pd.DataFrame, index: pd.Index, used: np.ndarray, schema: Schema, policy: Policy,
     counts: Counts,
 ) -> pd.DataFrame:  # fmt: skip
-    """The rows to write, with their labels; counts and `used` (labels that found a row) go on."""
+    """The rows to write, with their labels. Updates counts and `used`, which marks the labels that have a row."""
     assert schema.label is not None and schema.id is not None
     column = schema.label.name
-    places = index.get_indexer(pd.Index(rows[schema.id.name]))
-    used[places[places >= 0]] = True
+    matches = index.get_indexer(pd.Index(rows[schema.id.name]))
+    used[matches[matches >= 0]] = True
     times = None
     if schema.timestamp is not None:
         times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
-        kept = times < policy.mature_before
-        counts.too_young += int((~kept).sum())
-        rows, places, times = rows[kept], places[kept], times[kept]
-    has = places >= 0
-    found = np.full(len(rows), _UNKNOWN, dtype=np.int8)
-    found[has] = labels[IS_FRAUD].to_numpy(dtype=np.int8)[places[has]]
+        is_mature = times < policy.mature_before
+        counts.too_young += int((~is_mature).sum())
+        rows, matches, times = rows[is_mature], matches[is_mature], times[is_mature]
+    has = matches >= 0
+    row_labels = np.full(len(rows), _UNKNOWN, dtype=np.int8)
+    row_labels[has] = labels[IS_FRAUD].to_numpy(dtype=np.int8)[matches[has]]
     if policy.keep_own and column in rows:
         own = rows[column].to_numpy(dtype=np.int8)
         borrowed = ~has & (own >= 0)
-        found[borrowed] = own[borrowed]
+        row_labels[borrowed] = own[borrowed]
         counts.own_label += int(borrowed.sum())
-    bare = found == _UNKNOWN
+    unlabelled = row_labels == _UNKNOWN
     counts.labelled += int(has.sum())
-    counts.without_label += int(bare.sum())
-    sources = np.where(has, labels[SOURCE].to_numpy(dtype=object)[np.maximum(places, 0)] if len(labels) else NONE, NONE)
+    counts.without_label += int(unlabelled.sum())
+    sources = np.where(
+        has, labels[SOURCE].to_numpy(dtype=object)[np.maximum(matches, 0)] if len(labels) else NONE, NONE
+    )
     if policy.unlabelled == "legitimate":
-        found[bare] = _LEGITIMATE
-    _count_sources(sources, found, times, policy, counts)
-    rows = rows.assign(**{column: found})
+        row_labels[unlabelled] = _LEGITIMATE
+    _count_sources(sources, row_labels, times, policy, counts)
+    rows = rows.assign(**{column: row_labels})
     if policy.unlabelled == "drop":
-        rows, found = rows[~bare], found[~bare]
+        rows, row_labels = rows[~unlabelled], row_labels[~unlabelled]
     counts.written += len(rows)
-    counts.frauds += int((found == _FRAUD).sum())
-    # A reader of the Parquet knows an empty label, and no -1.
-    rows[column] = pd.Series(found, index=rows.index).astype("Int8").mask(found == _UNKNOWN)
+    counts.frauds += int((row_labels == _FRAUD).sum())
+    # In the Parquet an unknown label is empty, not -1.
+    rows[column] = pd.Series(row_labels, index=rows.index).astype("Int8").mask(row_labels == _UNKNOWN)
     return rows[[c.name for c in schema.columns]]
 
 
 def _count_sources(
-    sources: np.ndarray, found: np.ndarray, times: np.ndarray | None, policy: Policy, counts: Counts
+    sources: np.ndarray, labels: np.ndarray, times: np.ndarray | None, policy: Policy, counts: Counts
 ) -> None:
-    recent = np.zeros(len(found), bool)
+    recent = np.zeros(len(labels), bool)
     if times is not None:
         recent = times >= policy.mature_before - np.timedelta64(RECENT_DAYS, "D")
     for into, mask in (
         (counts.by_source, sources != NONE),
-        (counts.frauds_recent, (found == _FRAUD) & recent),
-        (counts.frauds_earlier, (found == _FRAUD) & ~recent),
+        (counts.frauds_recent, (labels == _FRAUD) & recent),
+        (counts.frauds_earlier, (labels == _FRAUD) & ~recent),
     ):
         for source, count in zip(*np.unique(sources[mask].astype(str), return_counts=True), strict=True):
             into[str(source)] = into.get(str(source), 0) + int(count)

@@ -1,6 +1,6 @@
-"""Labels that come later than their transactions, verdicts and chargebacks, kept as they came; an id's newest holds.
+"""Labels that arrive later than their transactions: verdicts and chargebacks. The newest label of an id counts.
 
-Each ingestion is one Parquet file below the store's URL, named by what was ingested: the same file twice is one.
+Each ingestion is one Parquet file below the store's URL. Its name comes from the content, so a file counts once.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fraud.settings import Settings
 URL = "FRAUD_LABELS"
 ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
 INGESTED_AT = "ingested_at"
-REVIEW = "review"  # the source of verdicts on rows that were drawn at random, which alone speak for all rows
+REVIEW = "review"  # the source of verdicts on randomly drawn rows, the only ones that represent all rows
 
 
 @dataclass(frozen=True)
 class Added:
-    """What an ingestion did. new: ids that had no label; changed: ids whose label is now another; same: the others."""
+    """Effect of an ingestion. new: ids without an earlier label; changed: ids whose label differs now; same: others."""
 
     new: int
     changed: int
@@ -49,12 +49,12 @@ class LabelStore:
         return cls(settings.locate(environment.get(URL) or str(settings.state / "labels")))
 
     def has(self, name: str) -> bool:
-        """Whether an ingestion of this name is there."""
+        """Whether an ingestion of this name exists."""
         filesystem, path = filesystems.of(self._file(name))
         return bool(filesystem.exists(path))
 
     def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
-        """Keep labels, columns `COLUMNS`, as the ingestion `name`, in place of one of that name. Raises DataError."""
+        """Store labels, columns `COLUMNS`, as the ingestion `name`, replacing one of that name. Raises DataError."""
         there = self._files()
         before = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
         there[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
@@ -66,14 +66,14 @@ class LabelStore:
         return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
 
     def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
-        """The newest label of every id, columns `COLUMNS`; known_until: as they were known at that moment (UTC).
+        """The newest label of every id, columns `COLUMNS`; known_until: only those known at that moment (UTC).
 
-        Of two that became known at one moment the one that was ingested later holds. Raises DataError.
+        Of two that became known at the same moment, the one ingested later counts. Raises DataError.
         """
         return newest(self.read_by_source(known_until=known_until))
 
     def read_by_source(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
-        """As `read`, but the newest of every id from every source, in the order in which they count for `newest`."""
+        """As `read`, but the newest of every id from every source, sorted so that the last one counts."""
         labels = _together(self._files().values())
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
@@ -81,7 +81,7 @@ class LabelStore:
         return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
 
     def ledger(self) -> pd.DataFrame:
-        """Every label that was ever ingested, columns `COLUMNS`, in the order in which they count. Raises DataError."""
+        """Every label ever ingested, columns `COLUMNS`, sorted so that the last one counts. Raises DataError."""
         labels = _together(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
         return labels[list(COLUMNS)].reset_index(drop=True)
 
@@ -89,10 +89,10 @@ class LabelStore:
         """Every ingestion by name, as it was written."""
         filesystem, folder = filesystems.of(self.url)
         paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
-        found = {PurePosixPath(path).stem: tables.read(filesystem.unstrip_protocol(path)) for path in paths}
-        if any(set(labels.columns) != {*COLUMNS, INGESTED_AT} for labels in found.values()):
-            raise DataError(f"{self.url} holds Parquet files that are no labels: take away what others put there")
-        return found
+        ingestions = {PurePosixPath(path).stem: tables.read(filesystem.unstrip_protocol(path)) for path in paths}
+        if any(set(labels.columns) != {*COLUMNS, INGESTED_AT} for labels in ingestions.values()):
+            raise DataError(f"{self.url} holds Parquet files that are not labels: remove them")
+        return ingestions
 
     def listing(self) -> dict[str, str]:
         """Every ingestion by name, with what changes when its file does. Raises ObjectStoreError."""
@@ -100,26 +100,26 @@ class LabelStore:
         filesystem.invalidate_cache()
         if not filesystem.exists(folder):
             return {}
-        found = {}
+        versions = {}
         for info in filesystem.ls(folder, detail=True):
             path = PurePosixPath(info["name"])
             if path.suffix == ".parquet" and info.get("type") == "file":
                 stamp = next((info[key] for key in ("ETag", "mtime", "created") if key in info), "")
-                found[path.stem] = f"{info.get('size')} {stamp}"
-        return found
+                versions[path.stem] = f"{info.get('size')} {stamp}"
+        return versions
 
     def read_ingestion(self, name: str) -> pd.DataFrame:
         """One ingestion as it was written: `COLUMNS` and INGESTED_AT. Raises DataError."""
         labels = tables.read(self._file(name))
         if set(labels.columns) != {*COLUMNS, INGESTED_AT}:
-            raise DataError(f"{self._file(name)} is a Parquet file that holds no labels: take it away")
+            raise DataError(f"{self._file(name)} is a Parquet file without labels: remove it")
         return labels[[*COLUMNS, INGESTED_AT]]
 
     def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
-        """Draw rows of a day at random, flagged or not, for somebody to label (source `REVIEW`), and remember which.
+        """Draw rows of a day at random, flagged or not, for a reviewer to label (source `REVIEW`), and save the draw.
 
-        decided: all rows of the day, as fraud.scoring.decided.read gives them. flagged: so many more of the flagged
-        ones. A day is drawn once: again gives the same rows.
+        decided: all rows of the day, as fraud.scoring.decided.read gives them. flagged: this many more of the flagged
+        rows. A day is drawn once; a second call returns the same rows.
         Returns id, day, score, is_flagged, and how many rows, and not flagged ones, the day has: n_rows, n_unflagged.
         Raises DataError for a day without rows.
         """
@@ -128,7 +128,7 @@ class LabelStore:
         if filesystem.exists(target):
             return tables.read(path)
         if not len(decided):
-            raise DataError(f"there is no decided row of {day}: nothing to draw from")
+            raise DataError(f"no decided row on {day}: nothing to draw from")
         rng = np.random.default_rng([seed, day.toordinal()])
         in_order = decided.sort_values("id").reset_index(drop=True)  # the draw must not depend on the files' order
         picked = np.sort(rng.choice(len(in_order), min(rows, len(in_order)), replace=False))
@@ -157,12 +157,12 @@ class LabelStore:
 def id_of(schema: Schema) -> str:
     """The name of the schema's id column. Raises ConfigError where there is none."""
     if schema.id is None:
-        raise ConfigError(f"schema {schema.name!r} has no id column, so no label finds its row: add one (kind: id)")
+        raise ConfigError(f"schema {schema.name!r} has no id column, so no label matches its rows: add one (kind: id)")
     return schema.id.name
 
 
 def newest(labels: pd.DataFrame) -> pd.DataFrame:
-    """The label that holds of every id: the last that became known, of those the last that was ingested.
+    """The label that counts for every id: the last known one; of those, the last ingested one.
 
     labels: as `LabelStore.read_by_source` gives them, or with the time of ingestion. Returns `COLUMNS`.
     """
@@ -186,7 +186,7 @@ def check(
     for name, frame in pieces(path, tables.CHUNK_ROWS, (named, ID)):
         table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
         if ID in table and not name.endswith((".parquet", ".pq")):
-            table[ID] = table[ID].map(as_it_was)  # a sheet that was drawn comes back
+            table[ID] = table[ID].map(as_it_was)  # a drawn sheet that comes back
         if KNOWN_AT not in table:
             table[KNOWN_AT] = None
         try:
@@ -201,11 +201,11 @@ def check(
 
 
 def _future(rows: pd.DataFrame) -> pd.DataFrame:
-    told = {"column": KNOWN_AT, "value": rows[KNOWN_AT].astype("str"), "reason": "is in the future; times are UTC"}
-    return pd.DataFrame({"row": rows.index, **told, f"raw_{ID}": rows[ID], f"raw_{KNOWN_AT}": told["value"]})
+    problem = {"column": KNOWN_AT, "value": rows[KNOWN_AT].astype("str"), "reason": "is in the future; times are UTC"}
+    return pd.DataFrame({"row": rows.index, **problem, f"raw_{ID}": rows[ID], f"raw_{KNOWN_AT}": problem["value"]})
 
 
-# An id may come twice: a verdict is corrected by a later one.
+# An id may occur twice: a later verdict corrects an earlier one.
 _SCHEMA = Schema(
     name="labels",
     columns=(
@@ -218,10 +218,10 @@ _SCHEMA = Schema(
 
 def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", INGESTED_AT: "datetime64[us]"}
-    found = list(frames)
-    if not found:
+    parts = list(frames)
+    if not parts:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _microseconds(moment: dt.datetime) -> np.datetime64:

@@ -32,7 +32,7 @@ class Point:
 
     judged: the judge's figure, mean of both halves, higher is better; None without labels. alert_rate (of all rows),
     precision (None without an alert), recall: of both halves counted together, each decided by the other's cut.
-    value: the cut that the combination takes on the whole window, as `thresholds.choose` would.
+    value: the cut that the combination takes on all rows of the window, as `thresholds.choose` would.
     """
 
     config: ThresholdConfig
@@ -55,7 +55,7 @@ class Point:
 class Grid:
     """All combinations judged alike.
 
-    points: one a combination, in the order given. judge: what `judged` is. note: empty, or why the figures are not what
+    points: one per combination, in order. judge: what `judged` is. note: empty, or why the figures are not what
     they should be. best: position of the best point, of equals the one with fewest alerts; None without labels.
     seconds: what it took.
     """
@@ -106,20 +106,20 @@ def evaluate(
     if judge.policy not in ("f_beta", "best_f1", "cost"):
         raise ConfigError(f"judge policy={judge.policy!r} has no optimum to compare by: use f_beta, best_f1 or cost")
     judges = bool((truth == 1).any() and (truth == 0).any())
-    wanted = [config for config in configs if judges or config.policy == "alert_budget"]
+    feasible = [config for config in configs if judges or config.policy == "alert_budget"]
     kinds = np.unique(truth)
-    for config in (*wanted, judge) if judges else wanted:
+    for config in (*feasible, judge) if judges else feasible:
         check_choice(kinds, config, days, amounts)
-    middle, note = _middle(truth, judges, len(configs) - len(wanted))
-    whole = _Window(values, truth, losses, days)
+    middle, note = _middle(truth, judges, len(configs) - len(feasible))
+    everything = _Window(values, truth, losses, days)
     halves = [
         _Window(values[part], truth[part], losses if losses is None else losses[part], _share(days, part, values.size))
         for part in ((slice(0, middle), slice(middle, None)) if middle else ())
     ]
-    pairs = [(halves[0], halves[1]), (halves[1], halves[0])] if halves else [(whole, whole)]
-    outcomes = [judged_on.decide(chosen_on.choose(wanted)) for chosen_on, judged_on in pairs]
+    pairs = [(halves[0], halves[1]), (halves[1], halves[0])] if halves else [(everything, everything)]
+    outcomes = [judged_on.decide(chosen_on.choose(feasible)) for chosen_on, judged_on in pairs]
     judged = np.mean([outcome.judge(judge) for outcome in outcomes], axis=0) if judges else None
-    points = tuple(_points(wanted, judged, outcomes, whole.choose(wanted)))
+    points = tuple(_points(feasible, judged, outcomes, everything.choose(feasible)))
     best = None
     if judges:
         best = max(range(len(points)), key=lambda i: (points[i].judged, -points[i].alert_rate, -i))
@@ -187,15 +187,15 @@ class _Window:
     def choose(self, configs: Sequence[ThresholdConfig]) -> Floats:
         """The cut of each configuration, float64 (n_configs,)."""
         chosen = np.empty(len(configs))
-        budgets = [place for place, config in enumerate(configs) if config.policy == "alert_budget"]
-        limits = [budget_limit(configs[place], self._scores.size, self._days) for place in budgets]
+        budgets = [index for index, config in enumerate(configs) if config.policy == "alert_budget"]
+        limits = [budget_limit(configs[index], self._scores.size, self._days) for index in budgets]
         chosen[budgets] = cuts_within(self._scores, np.array(limits, dtype=np.int64))
-        for place, config in enumerate(configs):
+        for index, config in enumerate(configs):
             if config.policy == "alert_budget":
                 continue
             cuts = self._cuts if config.amount_column is None or config.policy != "cost" else self._cuts_by_amount
             assert cuts is not None  # such policies are left out without frauds; check_choice asks for amounts
-            chosen[place] = cuts.choose(config)
+            chosen[index] = cuts.choose(config)
         return chosen
 
     def decide(self, values: Floats) -> _Outcome:

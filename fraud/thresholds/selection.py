@@ -128,11 +128,11 @@ def choose(
     achieved = measure(values, truth, value, config, days=days, amounts=amounts)
     _warn(achieved, config)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) if draws.size else (value, value)
-    kept = {*SETTINGS_OF[config.policy], *SETTINGS_OF["cost"], "contamination"}  # `achieved` always counts a cost
+    relevant = {*SETTINGS_OF[config.policy], *SETTINGS_OF["cost"], "contamination"}  # `achieved` always includes a cost
     return Threshold(
         value=value,
         policy=config.policy,
-        settings={name: setting for name, setting in config.to_dict().items() if name in kept},
+        settings={name: setting for name, setting in config.to_dict().items() if name in relevant},
         window={
             **{name: _plain(entry) for name, entry in window.items()},
             "rows": int(values.size),

@@ -1,4 +1,4 @@
-"""Schemas that lack one group of features each, to refit and see what the group is worth."""
+"""Schemas without one group of features each, to measure what the group contributes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fraud.schema.columns import Column, History
 
 @dataclass(frozen=True)
 class Group:
-    """Features that come and go together.
+    """Features that are removed together.
 
-    name: what to call them. features: the names of the features that are lost. schema: the schema without them, or None
+    name: of the group. features: the names of the removed features. schema: the schema without them, or None
     when nothing would be left to learn from.
     """
 
@@ -26,21 +26,21 @@ class Group:
 
 def groups(schema: Schema) -> list[Group]:
     """Every group of a schema: each column (with the histories that need it), the calendar, each history entry."""
-    found = []
+    lacking = []
     for column in schema.features:
         others = tuple(other for other in schema.columns if other.name != column.name)
-        kept = [entry for entry in schema.history if _stands_without(schema, others, entry)]
-        name = column.name if len(kept) == len(schema.history) else f"{column.name} and the histories of it"
-        found.append(_group(schema, name, others, kept))
+        remaining = [entry for entry in schema.history if _stands_without(schema, others, entry)]
+        name = column.name if len(remaining) == len(schema.history) else f"{column.name} and the histories of it"
+        lacking.append(_group(schema, name, others, remaining))
     if schema.timestamp and schema.timestamp.calendar:
         plain = tuple(replace(c, calendar=()) if c.kind == "timestamp" else c for c in schema.columns)
-        found.append(_group(schema, f"calendar of {schema.timestamp.name}", plain, schema.history))
-    for place, entry in enumerate(schema.history):
-        rest = schema.history[:place] + schema.history[place + 1 :]
+        lacking.append(_group(schema, f"calendar of {schema.timestamp.name}", plain, schema.history))
+    for index, entry in enumerate(schema.history):
+        rest = schema.history[:index] + schema.history[index + 1 :]
         same = [other for other in schema.history if other.entity == entry.entity]
         number = f" ({same.index(entry) + 1} of {len(same)})" if len(same) > 1 else ""
-        found.append(_group(schema, f"history of {entry.entity}{number}", schema.columns, rest))
-    return found
+        lacking.append(_group(schema, f"history of {entry.entity}{number}", schema.columns, rest))
+    return lacking
 
 
 def _group(schema: Schema, name: str, columns: tuple[Column, ...], history: Sequence[History]) -> Group:

@@ -214,32 +214,32 @@ def assemble(
     warnings += more
     detector = replace(undecided, threshold=threshold, head=refitted)
 
-    found_scores = calibration.to_score(Engine(detector).evidence(prepared.raw[split.test]))
-    names = {"joined": found_scores[:, -1], "forest": found_scores[:, 0], "autoencoder": found_scores[:, 1]}
+    test_scores = calibration.to_score(Engine(detector).evidence(prepared.raw[split.test]))
+    names = {"joined": test_scores[:, -1], "forest": test_scores[:, 0], "autoencoder": test_scores[:, 1]}
     if refitted is not None:
-        names |= {"label_light": found_scores[:, 2], "head": found_scores[:, 3]}
+        names |= {"label_light": test_scores[:, 2], "head": test_scores[:, 3]}
     y_test = None if labels is None else labels[split.test]
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     intervals = {}
     if y_test is not None and (y_test == 1).any() and (y_test == 0).any():
         known = y_test >= 0
         for name, scores in names.items():
-            found[name] = metrics.evaluate(y_test, scores, budget=config.alert_budget)
+            figures[name] = metrics.evaluate(y_test, scores, budget=config.alert_budget)
             intervals[name] = metrics.bootstrap(
                 "average_precision", y_test[known], scores[known], n=100, seed=config.seed
             )
-        found["joined"] |= selection.measure(names["joined"], y_test, threshold.value, config.threshold)
+        figures["joined"] |= selection.measure(names["joined"], y_test, threshold.value, config.threshold)
         if refitted is not None:
-            gain = found["joined"]["average_precision"] - found["label_light"]["average_precision"]
-            found["head"] |= {"weight": detector.calibration.head_weight, "average_precision_gained": gain}
+            gain = figures["joined"]["average_precision"] - figures["label_light"]["average_precision"]
+            figures["head"] |= {"weight": detector.calibration.head_weight, "average_precision_gained": gain}
     else:
         warnings = (
             *warnings,
             "the test window does not hold both labelled frauds and labelled normal rows: no metric is reported",
         )
-    found.setdefault("joined", {})["alert_rate"] = float(np.mean(threshold.decide(names["joined"])))
+    figures.setdefault("joined", {})["alert_rate"] = float(np.mean(threshold.decide(names["joined"])))
     return detector, Evaluation(
-        found, intervals, names, y_test, validation_scores, y_validation, (*split.warnings, *warnings)
+        figures, intervals, names, y_test, validation_scores, y_validation, (*split.warnings, *warnings)
     )
 
 
@@ -268,7 +268,7 @@ def join(
 
 
 def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tuple[Detector, Evaluation]:
-    """Run a whole training in this process, without Ray. rows: canonical frame."""
+    """Run a training in this process, without Ray. rows: canonical frame."""
     prepared = prepare(rows, schema, config)
     fitted_forest = forest.fit(prepared.x_fit, config.forest, config.seed)
     x_fit = trim(prepared, fitted_forest, config)
@@ -281,15 +281,17 @@ def _add_head(
 ) -> tuple[Detector, Head | None, tuple[str, ...]]:
     """The detector with a head fitted on the training window, the head to deploy, and warnings.
 
-    The calibration is that of the first head on validation rows, which it has not seen; the head to deploy is fitted
-    anew with the validation rows as well.
+    The calibration is that of the first head on validation rows, which it has not seen; the head to deploy is
+    fitted again with the validation rows included.
     """
-    y_train, y_validation, wanted = fold.train_labels, fold.validation_labels, config.head
+    y_train, y_validation, settings = fold.train_labels, fold.validation_labels, config.head
     frauds = 0 if y_train is None else int((y_train == 1).sum())
-    if not wanted.is_used(frauds):
-        few = wanted.use == "auto" and frauds > 0
-        told = f"{frauds:,} labelled frauds in the training window, fewer than head.min_frauds={wanted.min_frauds}: "
-        return detector, None, (told + "no supervised head is fitted",) if few else ()
+    if not settings.is_used(frauds):
+        few = settings.use == "auto" and frauds > 0
+        reason = (
+            f"{frauds:,} labelled frauds in the training window, fewer than head.min_frauds={settings.min_frauds}: "
+        )
+        return detector, None, (reason + "no supervised head is fitted",) if few else ()
     if y_train is None or y_validation is None or not frauds:
         raise DataError(
             "head.use='always' and no labelled fraud in the training window: use 'auto' or 'never', or give labels"
@@ -298,12 +300,12 @@ def _add_head(
     evidence = engine.evidence(fold.raw_validation)
     train = head.inputs(fold.raw_train, engine.evidence(fold.raw_train))
     validation = head.inputs(fold.raw_validation, evidence)
-    fitted = fit_head(train, y_train, wanted, config.seed)
+    fitted = fit_head(train, y_train, settings, config.seed)
     calibrated = calibration.fit_head(detector.calibration, evidence[:, 2], fitted.score(validation), y_validation)
     refitted = fitted
-    if wanted.refit:
+    if settings.refit:
         both = np.concatenate([train, validation]), np.concatenate([y_train, y_validation])
-        refitted = fit_head(*both, wanted, config.seed)
+        refitted = fit_head(*both, settings, config.seed)
     return replace(detector, head=fitted, calibration=calibrated), refitted, ()
 
 
@@ -317,25 +319,25 @@ def _choose_threshold(
 ) -> tuple[selection.Threshold, tuple[str, ...]]:
     window = next(w for w in prepared.windows if w.name == "validation")
     provenance = {"start": window.start, "end": window.end, "rows": window.rows, "frauds": window.frauds}
-    wanted = config.threshold
+    policy = config.threshold
     warnings: tuple[str, ...] = ()
-    if wanted.policy != "alert_budget" and (labels is None or not (labels == 1).any()):
+    if policy.policy != "alert_budget" and (labels is None or not (labels == 1).any()):
         warnings = (
-            f"no labelled fraud in the validation window: threshold policy {wanted.policy!r} replaced by an "
+            f"no labelled fraud in the validation window: threshold policy {policy.policy!r} replaced by an "
             f"alert budget of {config.alert_budget:.2%}",
         )
-        wanted = ThresholdConfig(policy="alert_budget", budget=config.alert_budget, contamination=wanted.contamination)
+        policy = ThresholdConfig(policy="alert_budget", budget=config.alert_budget, contamination=policy.contamination)
     validation = prepared.rows.iloc[prepared.split.validation]
     amounts = None
-    if wanted.amount_column:
-        if wanted.amount_column not in validation:
+    if policy.amount_column:
+        if policy.amount_column not in validation:
             raise ConfigError(
-                f"threshold.amount_column={wanted.amount_column!r} is not a column of schema {prepared.schema.name!r}"
+                f"threshold.amount_column={policy.amount_column!r} is not a column of schema {prepared.schema.name!r}"
             )
-        amounts = validation[wanted.amount_column].to_numpy(dtype=np.float64)
+        amounts = validation[policy.amount_column].to_numpy(dtype=np.float64)
     days = None
     if prepared.schema.timestamp:
         times = validation[prepared.schema.timestamp.name]
         days = max(float((times.max() - times.min()).total_seconds()) / 86_400.0, 1e-9)
-    chosen = selection.choose(scores, labels, wanted, window=provenance, days=days, amounts=amounts, seed=config.seed)
+    chosen = selection.choose(scores, labels, policy, window=provenance, days=days, amounts=amounts, seed=config.seed)
     return chosen, tuple(warnings)

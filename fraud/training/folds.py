@@ -1,4 +1,4 @@
-"""What the trials of a search learn from and are judged on: windows before the test window, one fold or several."""
+"""The data that the trials of a search are fitted and judged on: folds before the test window."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Matrices:
 def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig, folds: int = 1) -> list[Fold]:
     """The windows to search on, newest first: those of the split, and the same moved back by the test window's length.
 
-    rows: canonical frame. The history of every row is computed once; no row of the test window is kept. Raises
+    rows: canonical frame. The history of every row is computed once; no row of the test window is returned. Raises
     DataError or ConfigError as `fitting.prepare`, naming the fold.
     """
     times, labels = fitting.times_of(rows, schema), fitting.labels_of(rows, schema)
     splits = prequential(times, fitting.split_config(schema, config), folds, n_rows=len(rows))
     history, _ = replay(rows, schema)
-    found = []
+    prepared = []
     for split in splits:
         normal, _ = fitting.normal_rows(split, labels, schema)
         categories = features.learn_categories(rows.iloc[normal], schema)
@@ -54,8 +54,8 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig, folds: int 
             for part in (split.train, split.validation)
         )
         known = (None, None) if labels is None else (labels[split.train], labels[split.validation])
-        found.append(Fold(schema, categories, train, validation, *known))
-    return found
+        prepared.append(Fold(schema, categories, train, validation, *known))
+    return prepared
 
 
 def fit_features(fold: Fold, config: TrainConfig) -> FeatureMap:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fraud.configuration import allowed, fields
 from fraud.errors import ConfigError
 from fraud.judging.gate_limits import FIGURES, Limits
 from fraud.settings import Settings
 from ray_jobs.gate.judge import PROMOTED, Request
 
-_LIMITS = {
-    "margin": "a figure must be better by this",
-    "min_frauds": "labelled frauds that it takes to judge",
-    "min_labelled": "share of the judged rows that must be labelled",
-    "segment_tolerance": "recall that a segment may lose",
-    "significance": "chance, over all segments, to call one worse that is not",
-    "latency_budget_ms": "p99 of a single row",
-    "latency_ratio": "times the champion's p99",
-    "calibration_factor": "by which scores may be rarer or more frequent than they say",
-    "alert_factor": "by which it may alert on more rows than the budget and the champion",
-    "label_factor": "by which the share of frauds may differ from the champion's",
-    "max_conflicts": "share of labels that another source may contradict",
-    "max_source_shift": "share of frauds' labels that may come from other sources than before",
-    "golden_tolerance": "average precision that the golden rows may lose",
-}
+# --better names the figures.
+_LIMITS = [name for name in fields(Limits) if name != "figures"]
 _PLAN = ("budget", "resamples", "seed")
 
 
@@ -48,29 +35,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--budget", type=float, help="share of rows alerted on (default: the champion's)")
     flags.add_argument("--resamples", type=int, help="bootstrap resamples (default: 400)")
     flags.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
-    for field in dataclasses.fields(Limits):
-        if field.name in _LIMITS:
-            flags.add_argument(f"--{field.name.replace('_', '-')}", type=int if field.name == "min_frauds" else float,
-                               metavar="X", help=f"{_LIMITS[field.name]} (default: {field.default})")  # fmt: skip
+    for name in _LIMITS:
+        field, number = fields(Limits)[name], int if int in allowed(Limits, name).number_types else float
+        flags.add_argument(f"--{name.replace('_', '-')}", type=number, metavar="X",
+                           help=f"{field.description} (default: {field.default})")  # fmt: skip
 
 
-def given_without_gate(given: argparse.Namespace) -> str | None:
-    """A flag of the gate that was given, or None."""
-    names = (
-        "data",
-        "out",
-        "start",
-        "end",
-        "golden",
-        "segment",
-        "better",
-        "schema_change",
-        "override",
-        *_PLAN,
-        *_LIMITS,
-    )
-    found = next((name for name in names if getattr(given, name) is not None), None)
-    return None if found is None else f"--{found.replace('_', '-')}"
+def given_without_gate(arguments: argparse.Namespace) -> str | None:
+    """A flag of the gate that the command line sets, or None."""
+    own = ("data", "out", "start", "end", "golden", "segment", "better", "schema_change", "override")
+    name = next((name for name in (*own, *_PLAN, *_LIMITS) if getattr(arguments, name) is not None), None)
+    return None if name is None else f"--{name.replace('_', '-')}"
 
 
 def request_of(given: argparse.Namespace, by: str, settings: Settings) -> Request:
@@ -89,9 +64,18 @@ def request_of(given: argparse.Namespace, by: str, settings: Settings) -> Reques
         reference=given.version, data=settings.locate(given.data), by=by, reason=given.reason,
         out=settings.locate(given.out) if given.out else None,
         start=given.start, end=given.end, golden=settings.locate(given.golden) if given.golden else None,
-        plan={**plan, "resamples": plan["resamples"] or 400}, limits=Limits(**limits),
+        plan={**plan, "resamples": plan["resamples"] or 400}, limits=_limits(limits),
         allow_schema_change=given.schema_change == "allow", override=bool(given.override),
     )  # fmt: skip
+
+
+def _limits(values: Mapping[str, Any]) -> Limits:
+    try:
+        return Limits(**values)
+    except ConfigError as error:
+        name, _, problem = str(error).removeprefix("gate.").partition("=")
+        flag = "better" if name == "figures" else name.replace("_", "-")
+        raise ConfigError(f"--{flag} {problem}") from None
 
 
 def told(document: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def train(order: Order, settings: Settings) -> str:
     """Train, write the artifacts, register a version, and return the result as text.
 
-    A training that was killed goes on from its last epoch when the same order is given again. Raises FraudError.
+    A killed training resumes from its last epoch when the same command runs again. Raises FraudError.
     """
     from ray_jobs.train import fits
 
@@ -86,7 +86,7 @@ def train(order: Order, settings: Settings) -> str:
 def _fit(
     order: Order, prepared: fitting.Prepared, resources: Any, folder: resume.TrainingFolder, tracker: Tracker | None
 ) -> tuple[Any, fitting.Evaluation, dict[str, Any]]:
-    """Fit the detectors on Ray and put them together: (Detector, Evaluation, the autoencoder's training state)."""
+    """Fit the detectors on Ray and assemble them: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
 
     from cluster import tasks
@@ -98,10 +98,10 @@ def _fit(
     with stage("forest", logger) as done:
         forest = tasks.fit_forest(x_fit, config.forest, config.seed, resources.cpus_per_worker)
         done(f"{len(forest.roots)} trees on {len(prepared.x_fit):,} rows")
-    kept = fitting.trim(prepared, forest, config)
-    if len(kept) < len(prepared.x_fit):
-        logger.info("no labels: the most isolated %s rows are left out", f"{len(prepared.x_fit) - len(kept):,}")
-        x_fit = ray.put(kept)
+    trimmed = fitting.trim(prepared, forest, config)
+    if len(trimmed) < len(prepared.x_fit):
+        logger.info("no labels: the most isolated %s rows are left out", f"{len(prepared.x_fit) - len(trimmed):,}")
+        x_fit = ray.put(trimmed)
 
     def on_epoch(line: Mapping[str, Any]) -> None:
         logger.info(
@@ -116,16 +116,16 @@ def _fit(
         state = fits.fit_autoencoder(
             x_fit,
             ray.put(prepared.x_validation),
-            kept.shape,
+            trimmed.shape,
             config.autoencoder,
             config.seed,
             resources,
             folder,
             on_epoch,
         )
-        done(f"{len(state['epochs'])} epochs on {len(kept):,} rows")
+        done(f"{len(state['epochs'])} epochs on {len(trimmed):,} rows")
     with stage("calibration, threshold and evaluation", logger):
-        fitted = autoencoder_score.export(state["best_weights"], kept, config.autoencoder, config.seed)
+        fitted = autoencoder_score.export(state["best_weights"], trimmed, config.autoencoder, config.seed)
         fit_head = functools.partial(tasks.fit_head, cpus=resources.cpus_per_worker)
         detector, evaluation = fitting.assemble(prepared, forest, fitted, config, fit_head)
     for warning in evaluation.warnings:

@@ -1,4 +1,4 @@
-"""The autoencoder's fit by Ray Train, checkpointed every epoch, and what a training may use of the cluster."""
+"""Fit the autoencoder with Ray Train, with a checkpoint per epoch; and the cluster resources a training may use."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 # A worker that dies is replaced this often before the training gives up.
 MAX_FAILURES = 3
-# Ray Train asks its workers for news every 2 s by default, and an epoch's report waits for that.
+# Ray Train polls its workers every 2 s by default, and an epoch's report waits for that.
 _POLL_SECONDS = 0.1
 _SMALLEST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the fits may use. cpus_per_worker: 1, or less where others hold the CPUs; the driver itself holds none."""
+    """Resources of the fits. cpus_per_worker: 1, or less when others use the CPUs; the driver reserves none."""
 
     workers: int
     use_gpu: bool
@@ -41,7 +41,7 @@ class Resources:
 
 
 def check_resources(workers: int, use_gpu: bool) -> Resources:
-    """Divide what the cluster has. Raises ConfigError at once for what it could never give, rather than wait."""
+    """Divide the cluster's resources. Raises ConfigError when the cluster is too small."""
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
     if workers > cpus:
@@ -64,7 +64,7 @@ def _free_cpus_by_node() -> list[float]:
 
 
 def _share_of_cpus(free: Sequence[float], workers: int) -> float:
-    """The largest share, at most 1 and in hundredths, that so many workers find on nodes with so many free CPUs each.
+    """The largest share of a CPU, at most 1, in hundredths, that fits `workers` on nodes with these free CPUs.
 
     A worker cannot take half of its share from one node and half from another: three workers on two nodes of one CPU
     get a half each, not two thirds.
@@ -84,7 +84,7 @@ def fit_autoencoder(
     folder: TrainingFolder,
     on_epoch: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
-    """Train to early stopping, going on from the newest checkpoint in `folder`; return `Training.state_dict()`.
+    """Train to early stopping, resuming from the newest checkpoint in `folder`; return `Training.state_dict()`.
 
     x_fit, x_validation: references to float32 (n_rows, n_inputs) arrays; shape: that of x_fit; on_epoch: called with
     what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError (the error is no longer
@@ -114,7 +114,7 @@ def fit_autoencoder(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
             resources_per_worker=per_worker,
-            # A dead node takes as few workers as can be; GPUs talk to each other quickest within a node.
+            # Spread CPU workers, so that a dead node takes few; pack GPUs, which communicate fastest on one node.
             placement_strategy="PACK" if resources.use_gpu else "SPREAD",
         ),
         run_config=ray.train.RunConfig(
@@ -138,7 +138,7 @@ def fit_autoencoder(
 
 
 class EpochLog(ray.train.UserCallback):
-    """Writes what each epoch reports, and each failure, to a file that the driver follows.
+    """Writes each epoch's report and each failure to a file that the driver reads.
 
     Ray Train keeps its controller, where this runs, on the driver's machine.
     """
@@ -147,12 +147,12 @@ class EpochLog(ray.train.UserCallback):
         self._path = path
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Ray Train has the checkpoint of the epoch."""
+        """Ray Train has stored the epoch's checkpoint."""
         nodes = [worker["node"] for worker in metrics]
         self._write({**metrics[0], "nodes": nodes, "time": time.time()})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A worker died or raised; Ray Train starts the workers anew from the last checkpoint."""
+        """A worker died or raised; Ray Train restarts the workers from the last checkpoint."""
         rank, error = next(iter(worker_exceptions.items()))
         self._write({"failed_rank": rank, "failure": " ".join(str(error).split())[-300:]})
 
@@ -162,7 +162,7 @@ class EpochLog(ray.train.UserCallback):
 
 
 def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], None]) -> Any:
-    """Fit in a thread and report its epochs from this one, which stays open to signals."""
+    """Fit in a thread; report epochs from the main thread, which receives signals."""
     outcome: dict[str, Any] = {}
 
     def fit() -> None:
@@ -192,25 +192,25 @@ def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], N
     cause = outcome.get("error")
     raise FraudError(
         f"the autoencoder's workers failed more than {MAX_FAILURES} times ({' '.join(str(cause).split())[:500]}): "
-        "the checkpoints are kept; mend the cause and give the same command again"
+        "the checkpoints remain; fix the cause and run the same command again"
     ) from cause
 
 
-def _train_loop(given: dict[str, Any]) -> str | None:
-    """What each worker does. Returns the text of a mistake in data or configuration, which no retry can mend."""
+def _train_loop(loop: dict[str, Any]) -> str | None:
+    """Runs on each worker. Returns the text of a data or configuration error, which a retry cannot fix."""
     import torch
 
     torch.set_num_threads(1)  # two threads on a model this small, on two busy cores, are tens of times slower
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device())
-    training = Training(given["n_features"], given["config"], given["seed"], device, rank, world_size)
-    state = _checkpointed_state() or given["state"]
+    training = Training(loop["n_features"], loop["config"], loop["seed"], device, rank, world_size)
+    state = _checkpointed_state() or loop["state"]
     if state is not None:
         training.load_state_dict(state)
     if world_size > 1:
         training.distribute(ray.train.torch.prepare_model, lambda values: _mean_over_workers(values, device))
-    x_fit, x_validation = (as_tensor(ray.get(given[name]), device) for name in ("x_fit", "x_validation"))
+    x_fit, x_validation = (as_tensor(ray.get(loop[name]), device) for name in ("x_fit", "x_validation"))
     while not training.is_finished:
         started = time.perf_counter()
         try:
@@ -225,7 +225,7 @@ def _train_loop(given: dict[str, Any]) -> str | None:
             "seconds": time.perf_counter() - started,
             "node": ray.get_runtime_context().get_node_id(),
         }
-        # The checkpoint before this one is committed by now, or waited for: a kill costs one finished epoch at most.
+        # Waits until the previous checkpoint is committed, so a kill costs one finished epoch at most.
         if rank == 0 and epoch.number > 1:
             ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
         with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +238,7 @@ def _train_loop(given: dict[str, Any]) -> str | None:
 
 
 def _checkpointed_state() -> dict[str, Any] | None:
-    """The state that this driver's last checkpoint holds, for a worker that replaces a dead one."""
+    """The state of this driver's last checkpoint, for a worker that replaces a dead one."""
     import torch
 
     checkpoint = ray.train.get_checkpoint()

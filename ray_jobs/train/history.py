@@ -1,4 +1,4 @@
-"""The daily snapshots that a training leaves, so that days and requests after it begin where its data end."""
+"""Write daily history snapshots after a training, so that later days and requests start where its data end."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings, *, in_bundle: bool) -> Detector:
-    """Leave the days of the training data below FRAUD_HISTORY, but for those that are there; return the detector to
-    bundle, which carries no customer's transactions.
+    """Write the missing days of the training data below FRAUD_HISTORY; return the detector to bundle, without
+    customers' transactions.
 
-    rows: canonical, all that were read from `path`. in_bundle: the bundle carries the history all the same. It also
-    does where the snapshots cannot be written, which is logged.
+    rows: canonical, all rows of `path`. in_bundle: the bundle carries the history nevertheless. It also does when the
+    snapshots cannot be written, which is logged as an error.
     """
     schema = detector.schema
     if not schema.history or not len(rows):
@@ -40,9 +40,9 @@ def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings,
             built = _leave(snapshots, rows, path)
             n_frauds = tell_frauds(snapshots, rows, LabelStore.from_environment(settings, os.environ))
             if n_frauds:
-                logger.info("%d frauds of days that were there are known now, by the data's own labels", n_frauds)
+                logger.info("%d frauds of existing days are added from the data's own labels", n_frauds)
         except DataError as error:
-            logger.error("the bundle carries the entity history, because no snapshot could be left: %s", error)
+            logger.error("the bundle carries the entity history, because no snapshot could be written: %s", error)
             return detector
         done(f"{len(built.made)} days")
     if in_bundle:
@@ -51,9 +51,9 @@ def leave(detector: Detector, rows: pd.DataFrame, path: str, settings: Settings,
 
 
 def tell_frauds(snapshots: Snapshots, rows: pd.DataFrame, store: LabelStore) -> int:
-    """Let days that were made without labels know the frauds of the training data; return how many they did not know.
+    """Add the training data's frauds to days that were made without labels; return how many were new.
 
-    Only of ids of which the label store says nothing: its word counts from the moment it was known.
+    Only ids without a label in the store: a stored label counts from the moment it became known.
     """
     schema = snapshots.schema
     if schema.label is None or schema.label.name not in rows or schema.id is None:
@@ -68,15 +68,15 @@ def tell_frauds(snapshots: Snapshots, rows: pd.DataFrame, store: LabelStore) -> 
 
 
 def _leave(snapshots: Snapshots, rows: pd.DataFrame, path: str) -> Built:
-    there, built = set(snapshots.days()), Built()
+    existing, built = set(snapshots.days()), Built()
     label = snapshots.schema.label
     writer = DayWriter(snapshots, own_labels=label is not None and label.name in rows)
-    writer.add(rows, source=sources_of(path), wanted=lambda day: day not in there)
+    writer.add(rows, source=sources_of(path), wanted=lambda day: day not in existing)
     days = writer.days
     if days:
         span = [days[0] + dt.timedelta(days=n) for n in range((days[-1] - days[0]).days + 1)]
-        writer.publish([day for day in span if day not in there], built, made_by="train")
+        writer.publish([day for day in span if day not in existing], built, made_by="train")
     if built.later:
-        logger.warning("days before %s came into the history: %d days were scored without them", built.later[0],
-                       len(built.later))  # fmt: skip
+        message = "days before %s were added to the history: %d later days were scored without them"
+        logger.warning(message, built.later[0], len(built.later))
     return built

@@ -32,21 +32,21 @@ class Order:
 
 def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
-    given = _parser().parse_args(argv)
-    if given.workers < 1:
-        raise ConfigError(f"--workers {given.workers}: give 1 or more")
-    schema = Schema.load(settings.locate_yaml(given.schema))
+    arguments = _parser().parse_args(argv)
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}: give 1 or more")
+    schema = Schema.load(settings.locate_yaml(arguments.schema))
     agreed(schema, settings.day_zone)
     return Order(
-        data=settings.locate(given.data),
+        data=settings.locate(arguments.data),
         schema=schema,
-        outdir=check_outdir(settings.locate(given.outdir)),
-        config=configure(given.config and settings.locate_yaml(given.config), given.seed, given.set),
-        workers=given.workers,
-        use_gpu=given.gpu,
-        should_register=not given.no_register,
-        should_restart=given.restart,
-        should_bundle_history=given.history_in_bundle,
+        outdir=check_outdir(settings.locate(arguments.outdir)),
+        config=configure(arguments.config and settings.locate_yaml(arguments.config), arguments.seed, arguments.set),
+        workers=arguments.workers,
+        use_gpu=arguments.gpu,
+        should_register=not arguments.no_register,
+        should_restart=arguments.restart,
+        should_bundle_history=arguments.history_in_bundle,
     )
 
 

@@ -143,7 +143,9 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def flat_metrics(evaluation: Evaluation, detector: Detector) -> dict[str, float]:
     """One level of finite numbers for MLflow: joined_average_precision, forest_roc_auc, threshold, ..."""
-    flat = {f"{name}_{metric}": value for name, found in evaluation.metrics.items() for metric, value in found.items()}
+    flat = {
+        f"{name}_{metric}": value for name, metrics in evaluation.metrics.items() for metric, value in metrics.items()
+    }
     for name, (low, high) in evaluation.intervals.items():
         flat |= {f"{name}_average_precision_low": low, f"{name}_average_precision_high": high}
     flat["threshold"] = detector.threshold.value
@@ -158,11 +160,11 @@ def table(prepared: Prepared, detector: Detector, evaluation: Evaluation, config
     budget = f"recall at {config.alert_budget:.2%} alerts"
     cells = [["", "ROC-AUC", "average precision", "95 % interval", "precision@100", budget]]
     for name in _DETECTORS:
-        found = evaluation.metrics.get(name, {})
-        if "average_precision" in found:
+        metrics = evaluation.metrics.get(name, {})
+        if "average_precision" in metrics:
             low, high = evaluation.intervals[name]
-            figures = [f"{found[key]:.4f}" for key in ("roc_auc", "average_precision")]
-            last = [f"{found[key]:.3f}" for key in ("precision_at_100", "recall_at_budget")]
+            figures = [f"{metrics[key]:.4f}" for key in ("roc_auc", "average_precision")]
+            last = [f"{metrics[key]:.3f}" for key in ("precision_at_100", "recall_at_budget")]
             cells.append([name, *figures, f"{low:.3f} to {high:.3f}", *last])
     if len(cells) > 1:
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]

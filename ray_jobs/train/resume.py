@@ -1,8 +1,8 @@
-"""What a training leaves on disk until it is complete, so that the same command can go on after a driver was killed.
+"""The state of an unfinished training on disk: after a kill the same command resumes from it.
 
-<root>/<name>.lock                     held by the one process that works on it
+<root>/<name>.lock                     locked by the process that runs it
 <root>/<name>/run.json                 the MLflow run it reports to
-<root>/<name>/attempt-0001/            one folder a driver: Ray Train's checkpoints, and epochs.jsonl
+<root>/<name>/attempt-0001/            one folder per driver: Ray Train's checkpoints, and epochs.jsonl
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TrainingFolder:
         return json.loads(file.read_text())["run_id"] if file.exists() else None
 
     def remember_run(self, run_id: str) -> None:
-        """Write down the MLflow run that this training reports to."""
+        """Save the id of this training's MLflow run."""
         draft = self.path / ".run.json"
         draft.write_text(json.dumps({"run_id": run_id}))
         draft.replace(self.path / "run.json")
@@ -50,26 +50,26 @@ class TrainingFolder:
     def new_attempt(self) -> Path:
         """Make a folder for this driver.
 
-        A new one each time: what a killed driver's workers may still be writing cannot spoil it.
+        Each driver has its own, because the workers of a killed one may still be writing.
         """
         attempt = self.path / f"attempt-{len(self._attempts()) + 1:04d}"
         attempt.mkdir()
         return attempt
 
     def newest_state(self) -> dict[str, Any] | None:
-        """The training state after the most epochs that is whole on disk, over all attempts."""
+        """The latest complete training state on disk, over all attempts."""
         import torch
 
         states = []
         for file in self.path.glob(f"attempt-*/checkpoint_*/{STATE_FILE}"):
-            if zipfile.is_zipfile(file):  # a file that is cut short lacks the directory at its end
+            if zipfile.is_zipfile(file):  # an incomplete zip file lacks the directory at its end
                 states.append(torch.load(file, map_location="cpu", weights_only=True))
             else:
                 logger.warning("%s was cut short; an older checkpoint is used", file)
         return max(states, key=lambda state: len(state["epochs"]), default=None)
 
     def reported_epochs(self) -> list[dict[str, Any]]:
-        """What the epochs of all attempts reported, in order."""
+        """The reports of all attempts' epochs, in order."""
         lines: list[dict[str, Any]] = []
         for attempt in self._attempts():
             lines += read_epochs(attempt / EPOCHS_FILE)
@@ -80,7 +80,7 @@ class TrainingFolder:
         return list(dict.fromkeys(node for line in self.reported_epochs() for node in line.get("nodes", ())))
 
     def remove(self) -> None:
-        """Forget the training."""
+        """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _attempts(self) -> list[Path]:
@@ -89,7 +89,7 @@ class TrainingFolder:
 
 @contextmanager
 def training_folder(root: Path, name: str) -> Iterator[TrainingFolder]:
-    """Hold a training's folder, made if it is missing. Raises ConfigError when another process works on it."""
+    """Open a training's folder under its lock. Raises ConfigError when another process has it."""
     try:
         with exclusive(root / f"{name}.lock", wait=False):
             folder = TrainingFolder(root / name)
@@ -98,7 +98,7 @@ def training_folder(root: Path, name: str) -> Iterator[TrainingFolder]:
                 yield folder
             finally:
                 if folder.path.exists() and not any(folder.path.iterdir()):
-                    folder.path.rmdir()  # nothing to go on from
+                    folder.path.rmdir()  # nothing to resume from
     except HeldElsewhereError as error:
         raise ConfigError(
             f"this training is running already ({error}): wait for it, stop it, or change --seed, --config or --set"
@@ -110,13 +110,13 @@ def training_folder(root: Path, name: str) -> Iterator[TrainingFolder]:
 
 
 def name_of(data_fingerprint: str, schema: Schema, config: TrainConfig, workers: int) -> str:
-    """The same data, schema, configuration and number of workers give the same name, anything else another."""
+    """A name made of the data, schema, configuration and number of workers."""
     parts = [data_fingerprint, schema.fingerprint, config.to_dict(), workers]
     return "training-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_epochs(file: Path, start: int = 0) -> list[dict[str, Any]]:
-    """Lines of an epochs file from line `start`; a last line that is not complete is left for later."""
+    """Lines of an epochs file from line `start`; an incomplete last line is skipped."""
     if not file.exists():
         return []
     text = file.read_text()

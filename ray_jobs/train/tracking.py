@@ -1,4 +1,4 @@
-"""The MLflow run of a training, which outlives a killed driver and may do without MLflow until the end."""
+"""The MLflow run of a training. It survives a killed driver, and MLflow may be unreachable until the end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """This training's MLflow run: the one of the driver before, if that was killed.
+    """This training's MLflow run; after a kill, the run of the killed driver.
 
-    MLflow may be away while the fit runs; it must be there at the end.
+    MLflow may be unreachable during the fit, not at the end.
     """
 
     def __init__(self, settings: Settings, folder: TrainingFolder) -> None:
@@ -60,7 +60,7 @@ class Tracker:
             self._run = begin()
         except RegistryUnreachableError as error:
             self._is_live = False
-            logger.warning("%s; training without it, registering is tried again at the end", error)
+            logger.warning("%s; training without it; registration is retried at the end", error)
 
     def log_epoch(self, line: Mapping[str, Any]) -> None:
         """Log one epoch as it ends."""
@@ -81,7 +81,7 @@ class Tracker:
             run = self._run or self._begin()
             self._run = run
             reported = [line for line in self._folder.reported_epochs() if "epoch" in line]
-            for line in reported:  # those of a killed driver too; known ones are kept once
+            for line in reported:  # those of a killed driver too; duplicates are skipped
                 self._log(run, line)
             known = {line["epoch"] for line in reported}
             for epoch in epochs:  # a driver killed between an epoch's checkpoint and its report left no line
@@ -98,12 +98,12 @@ class Tracker:
             run.finish()
         except RegistryError as error:
             raise RegistryError(
-                f"{error}. The artifacts are complete in {order.outdir}; give the same command again to register them"
+                f"{error}. The artifacts are complete in {order.outdir}; run the same command again to register them"
             ) from error
         return version
 
     def abandon(self, status: str) -> None:
-        """Mark the run as ended without a result; giving the order again opens it anew."""
+        """Mark the run as ended without a result; the same command reopens it."""
         if self._run is not None:
             try:
                 self._run.finish(status)
@@ -121,7 +121,7 @@ class Tracker:
 
 @contextmanager
 def ended(tracker: Tracker | None) -> Iterator[None]:
-    """Leave no run in state RUNNING, however the training ends (short of a kill)."""
+    """End the run when the training fails or is interrupted."""
     try:
         yield
     except Exception:
@@ -135,7 +135,7 @@ def ended(tracker: Tracker | None) -> Iterator[None]:
 
 
 def discard(folder: TrainingFolder, settings: Settings) -> None:
-    """Forget what a killed driver left, its MLflow run included."""
+    """Remove the state of a killed driver and end its MLflow run."""
     if folder.run_id and (run := continue_run(settings, folder.run_id)):
         run.finish("KILLED")
     folder.remove()

@@ -51,7 +51,7 @@ def test_show_says_where_there_is_nothing(folder: Path, capsys: pytest.CaptureFi
     [
         (["ingest"], "needs a file"),
         (["ingest", "verdicts.csv", "--schema", "handbook", "--source", "Charge back"], "--source"),
-        (["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "soon"], "is no time"),
+        (["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "soon"], "is not a time"),
         (["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "2999-01-01"], "in the future"),
         (["digest", "verdicts.csv"], "invalid choice"),
     ],
@@ -151,7 +151,7 @@ def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pyte
     rows = pd.read_parquet(month / "training.parquet").set_index("TRANSACTION_ID")
     assert rows["TX_FRAUD"].to_dict() == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 1, "5": 0}, "the data's own are not used"
     assert "6 written, 3 of them frauds" in told and "14 younger than 7 days, left out" in told
-    assert "3 matured without a label, counted as legitimate" in told and "1 labels of rows that are not" in told
+    assert "3 matured without a label, counted as legitimate" in told and "1 labels without a row" in told
     found = json.loads((month / "training.labels.json").read_text())
     assert found["output_fingerprint"] == tables.fingerprint(str(month / "training.parquet"))
     assert found["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
@@ -188,7 +188,7 @@ def test_rows_that_no_label_can_find_are_a_mistake(month: Path):
     rows = pd.read_parquet(month / "rows.parquet")
     rows.loc[3, "TRANSACTION_ID"] = None
     rows.to_parquet(month / "rows.parquet", index=False)
-    with pytest.raises(DataError, match="row 3 has no TRANSACTION_ID, so no label finds it"):
+    with pytest.raises(DataError, match="row 3 has no TRANSACTION_ID, so no label can match it"):
         main(JOIN)
     with pytest.raises(ConfigError, match="has no id column"):
         main(["join", "--schema", "transactions", "--data", "rows.parquet", "--out", "x.parquet"])

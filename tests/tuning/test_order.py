@@ -10,7 +10,7 @@ import pytest
 from fraud.errors import ConfigError, SchemaError
 from tests.tuning.small import SPACE, Place
 from tuning.order import Order, Resume, read_command
-from tuning.record.journal import held
+from tuning.record.journal import locked_journal
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +157,13 @@ def test_a_named_sweep_goes_on_when_it_is_ordered_again(place: Place):
     assert first.sweep_id == "week-5"
     again = place.command("--name", "week-5")
     assert isinstance(read_command(again, place.settings), Order), "nothing was begun yet"
-    with held(place.settings.state / "sweeps", "week-5", must_exist=False) as journal:
+    with locked_journal(place.settings.state / "sweeps", "week-5", must_exist=False) as journal:
         journal.write_order(first.to_dict())
     taken_up = read_command([*again, "--trials", "9"], place.settings)
     assert isinstance(taken_up, Resume) and taken_up.applied_to(first).trials == 9
     with pytest.raises(ConfigError, match="another detector"):
         read_command([*again, "--detector", "forest"], place.settings)
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="is not a valid name"):
         read_command([*again[:-1], "../elsewhere"], place.settings)
 
 

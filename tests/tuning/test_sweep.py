@@ -236,7 +236,7 @@ def test_two_drivers_at_once_are_refused(finished: Finished):
 def test_an_unknown_sweep_is_refused_with_the_known_ones(finished: Finished):
     with pytest.raises(ConfigError, match=f"no sweep 'nobody' .*the newest are {finished.journal.sweep_id}"):
         finished.place.run(["--resume", "nobody"])
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="is not a valid name"):
         finished.place.run(["--resume", "../x"])
 
 

@@ -1,11 +1,11 @@
-"""What a sweep leaves on disk while it runs: enough to go on after a kill, to report, and to fill MLflow later.
+"""A sweep's folder on disk: enough to resume after a kill, to write the report, and to fill MLflow later.
 
-<state>/sweeps/<id>.lock            held by the one driver that works on it
+<state>/sweeps/<id>.lock            locked by the driver that runs the sweep
 <state>/sweeps/<id>/sweep.json      the order: data and its fingerprint, schema, configuration, space, options
 <state>/sweeps/<id>/trials.jsonl    what happened to every trial, one line an event, on disk before the next step
-<state>/sweeps/<id>/trials/0007/    what trial 7 itself keeps: its state after each rung, the scores of its best
+<state>/sweeps/<id>/trials/0007/    checkpoints of trial 7: its state after each rung, the scores of its best
 
-The driver alone writes the first two, each trial its own folder. Everything is JSON, arrays and tensors: no pickle.
+Only the driver writes the first two; each trial writes its own folder. All is JSON, arrays and tensors: no pickle.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Status = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass
 class Trial:
-    """One trial as the events tell it.
+    """One trial, read from the events.
 
     number: 1, 2, ...; params: dotted settings, as the space names them; worker: "node/pid" of the process that ran it
     last; started, ended: seconds since 1970 (of its last attempt); status: "running" means it has not ended: it runs,
-    or a killed driver left it. "stopped" means early, by the scheduler. reason: why it ended, in words.
+    or its driver was killed. "stopped" means early, by the scheduler. reason: why it ended, in words.
     rungs: what it reported after each rung: {"step", "time", "objective", "epochs": [...]}, repeated ones once.
-    result: what it ended with, see tuning.search.trial.Outcome.
+    result: what it ended with, see DetectorTrial._result.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Trial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it finished, failed or was stopped."""
         return self.status != "running"
 
 
@@ -67,30 +67,30 @@ class Journal:
         return self.path.name
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial keeps its own files, made if it is missing."""
+        """The folder of a trial's own files, created if missing."""
         folder = self.path / TRIALS / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_order(self, order: Mapping[str, Any]) -> None:
-        """Keep the order, atomically."""
+        """Write the order atomically."""
         draft = self.path / f".{ORDER}"
         draft.write_text(json.dumps(order, indent=1))
         draft.replace(self.path / ORDER)
 
     def read_order(self) -> dict[str, Any]:
-        """The order as it was kept. Raises ConfigError when it is not there or cut short."""
+        """The saved order. Raises ConfigError when it is missing or damaged."""
         try:
-            found: dict[str, Any] = json.loads((self.path / ORDER).read_text())
+            order: dict[str, Any] = json.loads((self.path / ORDER).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"sweep {self.sweep_id!r} cannot be resumed: {self.path / ORDER} is missing or damaged ({error}); "
                 "start a new sweep"
             ) from None
-        return found
+        return order
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Add an event; it is on disk when this returns. Raises DataError when it cannot be."""
+        """Add an event and flush it to disk. Raises DataError when that fails."""
         line = (json.dumps(event, allow_nan=False) + "\n").encode()
         try:
             with (self.path / EVENTS).open("ab") as file:
@@ -104,17 +104,17 @@ class Journal:
             ) from error
 
     def mend(self) -> None:
-        """Cut off a last line that a killed driver did not finish, so that the next event begins a line of its own."""
+        """Cut off an incomplete last line that a killed driver left."""
         file = self.path / EVENTS
         if file.exists():
-            whole = file.read_bytes()
-            kept = whole.rfind(b"\n") + 1
-            if kept < len(whole):
+            content = file.read_bytes()
+            end = content.rfind(b"\n") + 1
+            if end < len(content):
                 with file.open("r+b") as opened:
-                    opened.truncate(kept)
+                    opened.truncate(end)
 
     def events(self, start: int = 0) -> list[dict[str, Any]]:
-        """Events from the `start`-th; a last line that is not complete is left for later."""
+        """Events from the `start`-th; an incomplete last line is skipped."""
         file = self.path / EVENTS
         if not file.exists():
             return []
@@ -130,8 +130,8 @@ def fold(events: list[dict[str, Any]]) -> dict[int, Trial]:
     """Read events in order into trials by number.
 
     started {number, detector, params, time}: begins a trial, or begins it again after a kill. rung {number, step, time,
-    objective, epochs, worker}. ended {number, status, reason, time, result, worker}. Other events (opened, closed: a
-    driver's, with its time) are no trial's.
+    objective, epochs, worker}. ended {number, status, reason, time, result, worker}. Other events (opened and closed,
+    by a driver) concern no trial.
     """
     trials: dict[int, Trial] = {}
     for event in events:
@@ -156,15 +156,15 @@ def fold(events: list[dict[str, Any]]) -> dict[int, Trial]:
 
 
 def folder_of(root: Path, sweep_id: str) -> Path:
-    """Where a sweep's journal lies below `root`. Raises ConfigError for a malformed id."""
+    """A sweep's folder below `root`. Raises ConfigError for a malformed id."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", sweep_id):
-        raise ConfigError(f"sweep {sweep_id!r} is no name: use letters, digits, '-', '_' and '.'")
+        raise ConfigError(f"sweep {sweep_id!r} is not a valid name: use letters, digits, '-', '_' and '.'")
     return root / sweep_id
 
 
 @contextmanager
-def held(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
-    """Hold a sweep's folder. Raises ConfigError: unknown or malformed id, or another driver works on it."""
+def locked_journal(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
+    """Open a sweep's journal under its lock. Raises ConfigError: unknown or malformed id, or another driver runs it."""
     folder = folder_of(root, sweep_id)
     if must_exist and not (folder / ORDER).exists():
         known = sorted(path.parent.name for path in root.glob(f"*/{ORDER}"))[-5:]

@@ -1,4 +1,4 @@
-"""What a sweep found so far, read from its journal: trials and candidates, the winner, work saved, who ran when."""
+"""The results of a sweep so far, read from its journal: trials, candidates, the winner, epochs saved, attempts."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Results:
     @cached_property
     def judged(self) -> tuple[Trial, ...]:
         """Trials that ended with an objective, in the order in which they ended."""
-        found = [trial for trial in self.trials if trial.result and trial.result.get("objective") is not None]
-        return tuple(sorted(found, key=lambda trial: trial.ended or 0.0))
+        judged = [trial for trial in self.trials if trial.result and trial.result.get("objective") is not None]
+        return tuple(sorted(judged, key=lambda trial: trial.ended or 0.0))
 
     @cached_property
     def detectors(self) -> tuple[str, ...]:
@@ -98,13 +98,13 @@ class Results:
         return (*(d for d in DETECTORS if d in present), *sorted(present - set(DETECTORS)))
 
     def sampled(self, detector: str) -> tuple[Trial, ...]:
-        """Judged trials of a detector with settings of their own: its first has none, it is the configuration given."""
+        """Judged trials of a detector with sampled settings: its first trial, the base configuration, has none."""
         return tuple(trial for trial in self.judged if trial.detector == detector and trial.params)
 
     def best(self, detector: str | None = None) -> Trial | None:
         """The trial with the highest objective, of all or of one detector."""
-        found = [trial for trial in self.judged if detector in (None, trial.detector)]
-        return max(found, key=objective_of, default=None)
+        trials = [trial for trial in self.judged if detector in (None, trial.detector)]
+        return max(trials, key=objective_of, default=None)
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -112,7 +112,7 @@ class Results:
         return tuple(candidate for trial in self.judged for candidate in _candidates(trial))
 
     def most(self, detector: str) -> int | None:
-        """Epochs, or trees, of a trial that runs to its end; None if it cannot be told."""
+        """Epochs, or trees, of a trial that runs to its end; None if unknown."""
         section, key = _LEVEL_ONE_STEP[detector].split(".")
         try:
             space = yaml.safe_load(self.order["space"] or "")
@@ -234,11 +234,11 @@ def best_settings(trial: Trial) -> dict[str, Any]:
 
 def _candidates(trial: Trial) -> Iterator[Candidate]:
     result = trial.result or {}
-    for place, found in enumerate(result.get("candidates") or ()):
-        if found.get("objective") is not None:
+    for index, candidate in enumerate(result.get("candidates") or ()):
+        if candidate.get("objective") is not None:
             yield Candidate(
-                trial.number, trial.detector, {**trial.params, **found["settings"]}, float(found["objective"]),
-                found.get("scoring_cost"), place == result.get("best"),
+                trial.number, trial.detector, {**trial.params, **candidate["settings"]}, float(candidate["objective"]),
+                candidate.get("scoring_cost"), index == result.get("best"),
             )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""What a sweep and its trials look like in MLflow: names, tags, parameters, points. Read from the journal; no calls.
+"""The MLflow content of a sweep and its trials: names, tags, parameters, points. Computed from the journal; no calls.
 
-Every point carries the time of its event and is the first of its metric at its step. So the same journal gives the same
-list whoever reads it, it only ever grows at its end, and "the first 12 were copied" says all about what is missing.
+Every point carries the time of its event and is the first of its metric at its step. So the same journal always gives
+the same list, the list only grows at its end, and "the first 12 were copied" says exactly what is missing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, TypeGuard
 from fraud.registry.runs import Point
 from tuning.record.journal import Trial, fold
 
-SWEEP, CREATED, TRIAL = "sweep", "sweep_created", "trial"  # the tags by which runs are found again
+SWEEP, CREATED, TRIAL = "sweep", "sweep_created", "trial"  # tags that identify runs
 SPACE = "space"  # of the order: a text, which is an artifact rather than a parameter
 _OUTCOME = ("objective", "scoring_cost", "seconds", "fits", "epochs", "trees", "combinations", "memory_mib")
 _MAX_NAME = 250
 
 
 class SweepContent:
-    """A sweep as it should stand in MLflow, after the events given so far."""
+    """What MLflow should hold of a sweep after the events added so far."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
@@ -34,7 +34,7 @@ class SweepContent:
 
     @property
     def n_events(self) -> int:
-        """How many events were given."""
+        """Events added so far."""
         return len(self._events)
 
     def add(self, events: Sequence[dict[str, Any]]) -> None:
@@ -61,7 +61,7 @@ class SweepContent:
         return self._points[number]
 
     def _add_once(self, number: int, points: Iterator[Point]) -> None:
-        # A trial that goes on after a kill may repeat what its driver had written down already.
+        # After a kill a trial may repeat what its driver has recorded already.
         for point in points:
             if (point.key, point.step) not in self._known[number]:
                 self._known[number].add((point.key, point.step))
@@ -95,14 +95,14 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def status(trial: Trial, *, is_closing: bool) -> str:
-    """MLflow's status of a trial's run. is_closing: the sweep ends, so what still runs was interrupted."""
+    """MLflow's status of a trial's run. is_closing: the sweep ends, so a running trial was interrupted."""
     if trial.status == "running":
         return "KILLED" if is_closing else "RUNNING"
     return "FAILED" if trial.status == "failed" else "FINISHED"
 
 
 def tags(trial: Trial, run_status: str) -> dict[str, str]:
-    """What the run says about its end, or that it goes on: `outcome` in one word, `end` in many."""
+    """How the run ended, or that it runs: `outcome` in one word, `end` in a sentence."""
     if run_status == "RUNNING":
         return {"outcome": "running"}
     if run_status == "KILLED":
@@ -117,9 +117,9 @@ def tags(trial: Trial, run_status: str) -> dict[str, str]:
     return named
 
 
-def winner_points(found: Mapping[str, Any], time_ms: int) -> list[Point]:
+def winner_points(winner: Mapping[str, Any], time_ms: int) -> list[Point]:
     """The parent's last points: the objectives of the winner and of what it is compared with (winner.json)."""
-    values = {name: (found.get(name) or {}).get("objective") for name in ("winner", "baseline")}
+    values = {name: (winner.get(name) or {}).get("objective") for name in ("winner", "baseline")}
     return [Point(f"{name}_objective", value, 0, time_ms) for name, value in values.items() if _is_number(value)]
 
 

@@ -1,8 +1,8 @@
 """The two fits of a search, each grown rung by rung, and every candidate that a rung gives without a further fit.
 
-A forest grows by groups of trees and is judged at every size on the way; a network is judged at every rung of epochs
-under every kind of score. Both are the fits that a training does: a candidate's settings, given to a training with the
-same seed and data, give the same detector.
+A forest grows by groups of trees and is judged at every size it passes; a network is judged at every rung of epochs
+under every kind of score. Both are the fits that a training does: a training with a candidate's settings and the
+same seed and data makes the same detector.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Candidate:
 
 
 class Fit(Protocol):
-    """What a trial drives."""
+    """A fit that a trial advances rung by rung."""
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
-        """What each epoch since the last call reported, once restored every epoch; empty for a forest."""
+        """Reports of the epochs since the last call; of all epochs after a restore; empty for a forest."""
 
     @property
     def step(self) -> int:
@@ -71,10 +71,10 @@ class Fit(Protocol):
         """Work up to the next rung and return its candidates, or for about `seconds` and return None."""
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on; tensors, numbers and texts only. Empty: it begins again."""
+        """What `restore` needs; tensors, numbers and texts only. Empty: the fit starts again."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Resume from `state()`."""
 
 
 class ForestFit:
@@ -83,7 +83,7 @@ class ForestFit:
     def __init__(self, tasks: Sequence[Task], config: TrainConfig, sizes: Sequence[int]) -> None:
         self._tasks, self._config, self._sizes = tasks, config, list(sizes)
         self._groups, self._normaliser = 0, 1.0
-        self._paths = [np.zeros(len(task.x_judged)) for task in tasks]  # summed over the trees of whole groups
+        self._paths = [np.zeros(len(task.x_judged)) for task in tasks]  # summed over the trees of complete groups
         self.step = 0
         self.epochs: list[dict[str, Any]] = []
 
@@ -98,7 +98,7 @@ class ForestFit:
         return f"all {self.step} trees" if self.is_finished else ""
 
     def advance(self, seconds: float) -> list[Candidate] | None:
-        """Grow to the next size. `seconds` is not used: that takes seconds anyway."""
+        """Grow to the next size; `seconds` is not used, as that takes only seconds."""
         size = next(size for size in self._sizes if size > self.step)
         config = dataclasses.replace(self._config.forest, n_estimators=size)
         groups, rest = divmod(size, forest.TREES_A_GROUP)
@@ -111,12 +111,12 @@ class ForestFit:
         self._groups, self.step = groups, size
         visits = float(np.mean(-np.log2(scores[0])) * size * self._normaliser)
         by_fold = [
-            measures.average_precision(task.labels, found) for task, found in zip(self._tasks, scores, strict=True)
+            measures.average_precision(task.labels, of_fold) for task, of_fold in zip(self._tasks, scores, strict=True)
         ]
         return [Candidate({"forest.n_estimators": size}, by_fold, visits, scores)]
 
     def state(self) -> dict[str, Any]:
-        """Nothing: trees are grown again sooner than they are read."""
+        """Empty: growing the trees again is faster than reading them."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -154,16 +154,16 @@ class NetworkFit:
         ]
         self._judged_at = 0
         self._lines: list[dict[str, Any]] = []  # one an epoch of the newest fold
-        self._told, self._is_restored = 0, False
+        self._n_reported, self._is_restored = 0, False
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
-        """The last call's epochs; once restored all, as what the killed process said may not have been heard."""
-        return self._lines[self._told :]
+        """Epochs of the last call; after a restore all of them, because reports of the killed process may be lost."""
+        return self._lines[self._n_reported :]
 
     @property
     def step(self) -> int:
-        """Epochs so far, of the fold that has come farthest."""
+        """Epochs so far, of the fold that is farthest."""
         return max(len(training.epochs) for training in self._trainings)
 
     @property
@@ -182,7 +182,7 @@ class NetworkFit:
 
     def advance(self, seconds: float) -> list[Candidate] | None:
         """Train to the next rung, or for about `seconds`."""
-        self._told, self._is_restored = 0 if self._is_restored else len(self._lines), False
+        self._n_reported, self._is_restored = 0 if self._is_restored else len(self._lines), False
         began = time.perf_counter()
         rung = next(rung for rung in self._rungs if rung > self._judged_at)
         for fold, (training, (x, v)) in enumerate(zip(self._trainings, self._tensors, strict=True)):
@@ -204,14 +204,14 @@ class NetworkFit:
         return {"folds": states, "judged_at": self._judged_at, "lines": self._lines}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the last epoch that was kept."""
-        for training, kept in zip(self._trainings, state["folds"], strict=True):
-            training.load_state_dict(kept)
+        """Resume after the last saved epoch."""
+        for training, state_of_fold in zip(self._trainings, state["folds"], strict=True):
+            training.load_state_dict(state_of_fold)
         self._judged_at, self._lines = state["judged_at"], list(state["lines"])
-        self._told, self._is_restored = 0, True
+        self._n_reported, self._is_restored = 0, True
 
     def _judge(self, epochs: int) -> list[Candidate]:
-        found = []
+        candidates = []
         for kind in self._kinds:
             named = {name.removeprefix("autoencoder."): value for name, value in kind.items()}
             config = dataclasses.replace(self._config.autoencoder, **named)
@@ -224,5 +224,5 @@ class NetworkFit:
                 by_fold.append(measures.average_precision(task.labels, scores[-1]))
             cost = float(sum(a * b for a, b in zip(fitted.sizes[:-1], fitted.sizes[1:], strict=True)))
             cost += fitted.factors.size if config.score != "mse" else len(fitted.center)
-            found.append(Candidate({"autoencoder.epochs": epochs, **kind}, by_fold, cost, scores))
-        return found
+            candidates.append(Candidate({"autoencoder.epochs": epochs, **kind}, by_fold, cost, scores))
+        return candidates

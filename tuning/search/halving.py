@@ -18,7 +18,7 @@ from tuning.record.journal import Trial
 class HalvingByDetector(FIFOScheduler):
     """Stops a trial that is not among the best 1 in `reduction` of its detector at a rung.
 
-    rungs: {detector: steps after which it reports an objective, ascending}. The configuration that the sweep was given
+    rungs: {detector: steps after which it reports an objective, ascending}. The sweep's base configuration
     (no params) always runs to the end. known: trials of an earlier driver, whose rungs still count.
     """
 

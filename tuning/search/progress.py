@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: a line for every trial that ends, a table of the running ones now and then."""
+"""A sweep's console output: a line for every trial that ends, and every 20 s a table of the running ones."""
 
 from __future__ import annotations
 
@@ -26,36 +26,35 @@ class Progress:
         for trial in known.values():
             if trial.has_ended:
                 self._ended += 1
-                self._keep_best(trial.number, trial.detector, (trial.result or {}).get("objective"))
+                self._update_best(trial.number, trial.detector, (trial.result or {}).get("objective"))
         self._ended_before = self._ended
-        self._began = self._told = time.monotonic()
+        self._began = self._table_at = time.monotonic()
 
     def started(self, number: int, detector: str, params: Mapping[str, Any]) -> None:
-        """A trial runs."""
         self._running[number] = {"detector": detector, "params": params, "step": 0, "since": time.monotonic()}
 
-    def went_on(self, number: int, step: int, objective: float | None) -> None:
-        """A trial has come so far."""
+    def advanced(self, number: int, step: int, objective: float | None) -> None:
+        """A trial reached a step."""
         self._running.setdefault(number, {"detector": "", "params": {}, "since": time.monotonic()})
         self._running[number] |= {"step": step, "objective": objective}
-        if time.monotonic() - self._told > _SECONDS_A_TABLE:
+        if time.monotonic() - self._table_at > _SECONDS_A_TABLE:
             self._table()
 
     def ended(self, number: int, detector: str, status: str, reason: str, result: Mapping[str, Any] | None) -> None:
-        """A trial is over."""
+        """A trial ended."""
         self._running.pop(number, None)
         self._ended += 1
-        said = f"[{self._ended}/{self._n_trials}] {detector} {number} {status}"
+        line = f"[{self._ended}/{self._n_trials}] {detector} {number} {status}"
         if result is not None:
-            self._keep_best(number, detector, result["objective"])
+            self._update_best(number, detector, result["objective"])
             settings = settings_text(result["candidates"][result["best"]]["settings"])
-            said += f": {self._objective_name} {result['objective']:.4f} ({settings}) in {result['seconds']:.1f} s"
-        said += f"; {reason}" if status != "finished" else ""
+            line += f": {self._objective_name} {result['objective']:.4f} ({settings}) in {result['seconds']:.1f} s"
+        line += f"; {reason}" if status != "finished" else ""
         best = ", ".join(f"{name} {value:.4f} (trial {at})" for name, (value, at) in sorted(self._best.items()))
         level = logging.WARNING if status == "failed" else logging.INFO
-        logger.log(level, "%s; best: %s; %s", said, best or "none yet", self._left())
+        logger.log(level, "%s; best: %s; %s", line, best or "none yet", self._left())
 
-    def _keep_best(self, number: int, detector: str, objective: float | None) -> None:
+    def _update_best(self, number: int, detector: str, objective: float | None) -> None:
         if objective is not None and objective > self._best.get(detector, (float("-inf"), 0))[0]:
             self._best[detector] = objective, number
 
@@ -67,12 +66,12 @@ class Progress:
         return f"{len(self._running)} running, about {seconds / 60:.0f} min {seconds % 60:.0f} s left"
 
     def _table(self) -> None:
-        self._told = time.monotonic()
+        self._table_at = time.monotonic()
         logger.info("%5s  %-11s %6s %10s %8s  %s", "trial", "detector", "step", "objective", "seconds", "settings")
         for number, row in sorted(self._running.items()):
             objective = row.get("objective")
             logger.info(
                 "%5d  %-11s %6d %10s %8.0f  %s", number, row["detector"], row["step"],
-                "-" if objective is None else f"{objective:.4f}", self._told - row["since"],
+                "-" if objective is None else f"{objective:.4f}", self._table_at - row["since"],
                 settings_text(row["params"]) or "as given",
             )  # fmt: skip

@@ -33,7 +33,7 @@ class TurnsSearch(Searcher):
     """Suggests {"number", "detector", "params"}; what an earlier driver left unfinished comes first.
 
     known: trials by number, from the journal; should_retry: run those that failed again.
-    The first trial of each detector has no params: it is the configuration that the sweep was given.
+    The first trial of each detector has no params: it is the sweep's base configuration.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TurnsSearch(Searcher):
         }
         directions = ["maximize" if name != "scoring_cost" else "minimize" for name in objectives]
         self._studies = {detector: optuna.create_study(directions=directions) for detector in detectors}
-        self._asked: dict[int, tuple[Detector, int]] = {}  # the trial's place in its study
+        self._asked: dict[int, tuple[Detector, int]] = {}  # the trial's number in its study
         self._numbers: dict[str, int] = {}
         self._unfinished = [
             trial for trial in known.values() if not trial.has_ended or (should_retry and trial.status == "failed")
@@ -86,23 +86,23 @@ class TurnsSearch(Searcher):
         return not self._unfinished and self._next > self._n_trials
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study how it went; a failed trial teaches it nothing."""
+        """Report the outcome to the study."""
         number = self._numbers.pop(trial_id, None)
         if number not in self._asked:
             return
         detector, asked = self._asked.pop(number)
-        found = None if error or not result else result.get("result")
-        if found is None:
+        outcome = None if error or not result else result.get("result")
+        if outcome is None:
             self._studies[detector].tell(asked, state=TrialState.FAIL)
         else:
-            self._studies[detector].tell(asked, self._values(found))
+            self._studies[detector].tell(asked, self._values(outcome))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journal has it. Tune wants a file."""
+        """Write an empty file, which Tune expects; the journal has the state."""
         Path(checkpoint_path).write_text("{}")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore, see `save`."""
+        """Does nothing, see `save`."""
 
     def _ask(self, number: int, detector: Detector) -> dict[str, Any]:
         study = self._studies[detector]
@@ -136,7 +136,7 @@ class TurnsSearch(Searcher):
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """How Optuna samples a parameter. Lists become JSON text, which it can tell apart."""
+    """How Optuna samples a parameter. Lists become JSON text, because Optuna compares choices by hash."""
     if parameter.kind == "choice":
         return CategoricalDistribution([_hashable(choice) for choice in parameter.choices])
     assert parameter.low is not None and parameter.high is not None

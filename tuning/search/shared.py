@@ -25,7 +25,7 @@ OBJECTIVE = "average_precision"
 
 @dataclass(frozen=True)
 class Task:
-    """What a trial fits on and is judged by, in one fold.
+    """The data of one fold that a trial is fitted and judged on.
 
     matrices: the fold under the trial's preprocessing. x_judged: float32 (n_judged, n_inputs), labels: int8
     (n_judged,): the validation rows, or without labels also artificial outliers, labelled 1 against 0.
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Shared:
-    """Handed to every trial. tasks: {key of a preprocessing: one reference to a Task a fold}.
+    """What every trial reads. tasks: {key of a preprocessing: one reference to a Task per fold}.
 
     days: length of the newest validation window, None without times. amounts: {column: float64 (n_validation,)} of the
     newest fold, for thresholds that charge a missed fraud its amount. has_labels: whether the objective is that of real
@@ -66,7 +66,7 @@ class Shared:
 
 
 def key_of(config: TrainConfig) -> str:
-    """Name of a preprocessing: equal settings, equal name."""
+    """Name of a preprocessing; equal settings have equal names."""
     return json.dumps(TrainConfig.to_dict(config)["features"], sort_keys=True)
 
 
@@ -87,16 +87,16 @@ def has_frauds(windows: Sequence[Fold]) -> bool:
 
 
 def put_tasks(windows: Sequence[Fold], configs: Sequence[TrainConfig]) -> dict[str, list[ray.ObjectRef]]:
-    """Transform every fold once for each preprocessing, and put it where every trial reads it without a copy."""
+    """Put every fold into the object store once for each preprocessing; trials read it without a copy."""
     judged_by_labels = has_frauds(windows)
     return {key_of(config): [ray.put(_task(fold, config, judged_by_labels)) for fold in windows] for config in configs}
 
 
 def _task(fold: Fold, config: TrainConfig, judged_by_labels: bool) -> Task:
-    found = folds.matrices(fold, config)
-    if judged_by_labels and found.labels is not None:
-        return Task(found, found.x_validation, found.labels)
-    return Task(found, *label_free.synthetic_outliers(found.x_fit, found.x_validation, config.seed))
+    matrices = folds.matrices(fold, config)
+    if judged_by_labels and matrices.labels is not None:
+        return Task(matrices, matrices.x_validation, matrices.labels)
+    return Task(matrices, *label_free.synthetic_outliers(matrices.x_fit, matrices.x_validation, config.seed))
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

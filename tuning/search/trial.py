@@ -14,11 +14,11 @@ from ray import tune
 
 from fraud.detectors import calibration
 from fraud.errors import FraudError
+from tuning.search.checkpoints import best_with_scores, restore, save_scores, save_state
 from tuning.search.fits import Candidate, Fit, ForestFit, NetworkFit
-from tuning.search.kept import best_with_scores, keep_scores, keep_state, restore
 from tuning.search.shared import Shared, Task, key_of
 
-# A long fit keeps its state and is heard of this often.
+# A long fit saves its state and reports this often.
 SECONDS_A_STEP = 5.0
 REDUCTION = 3
 
@@ -26,8 +26,8 @@ REDUCTION = 3
 class DetectorTrial(tune.Trainable):
     """Fits a forest or an autoencoder with one set of settings. Its process goes from trial to trial.
 
-    A mistake inside a trial (memory, an error that is no longer a number) ends that trial with its text; when the
-    process dies, Tune starts the trial again and it goes on from the state it kept.
+    An error inside a trial (out of memory, a loss of NaN) ends that trial with the error's text. When its
+    process dies, Tune restarts the trial and it resumes from its checkpoint.
     """
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:
@@ -44,37 +44,37 @@ class DetectorTrial(tune.Trainable):
         self._fit: Fit | None = None
         self._candidates: list[Candidate] = []
         self._seconds = 0.0
-        self._grid: dict[str, Any] | None = None  # of the candidate `_cut`
-        self._cut: Candidate | None = None
+        self._grid: dict[str, Any] | None = None  # thresholds of `_grid_candidate`
+        self._grid_candidate: Candidate | None = None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Work up to the next rung, or a few seconds; whatever goes wrong is this trial's result."""
+        """Work up to the next rung, or a few seconds. Any error becomes this trial's result."""
         began = time.perf_counter()
-        told: dict[str, Any] = {"worker": f"{socket.gethostname()}/{os.getpid()}"}
+        report: dict[str, Any] = {"worker": f"{socket.gethostname()}/{os.getpid()}"}
         try:
             if self._fit is None:
                 self._begin()
             assert self._fit is not None
-            found = [] if self._fit.is_finished else self._fit.advance(SECONDS_A_STEP)
-            if found is not None:
-                self._candidates = best_with_scores([*self._candidates, *found])
-            told |= {"step": self._fit.step, "epochs": self._fit.epochs, "reason": self._fit.reason}
-            told |= {"done": self._fit.is_finished}
-            if found is not None:
-                told["result"] = self._result(self._seconds + time.perf_counter() - began)
-                told["objective"] = told["result"]["objective"]
-                keep_scores(self._folder, self._candidates)
+            candidates = [] if self._fit.is_finished else self._fit.advance(SECONDS_A_STEP)
+            if candidates is not None:
+                self._candidates = best_with_scores([*self._candidates, *candidates])
+            report |= {"step": self._fit.step, "epochs": self._fit.epochs, "reason": self._fit.reason}
+            report |= {"done": self._fit.is_finished}
+            if candidates is not None:
+                report["result"] = self._result(self._seconds + time.perf_counter() - began)
+                report["objective"] = report["result"]["objective"]
+                save_scores(self._folder, self._candidates)
             if state := self._fit.state():
-                keep_state(self._folder, state, self._candidates, self._seconds + time.perf_counter() - began)
-        except Exception as error:  # noqa: BLE001 - a trial may fail in any way, and the sweep goes on
-            told |= {"done": True, "failed": _in_words(error)}
+                save_state(self._folder, state, self._candidates, self._seconds + time.perf_counter() - began)
+        except Exception as error:  # noqa: BLE001 - whatever fails in a trial, the sweep continues
+            report |= {"done": True, "failed": _in_words(error)}
             self._fit = None
         self._seconds += time.perf_counter() - began
-        return told
+        return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Not Tune's task: `keep_state` writes what a trial goes on from, and it outlives the sweep's driver."""
+        """Does nothing: `save_state` writes checkpoints that outlive the sweep's driver."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """See `save_checkpoint`."""
@@ -95,12 +95,12 @@ class DetectorTrial(tune.Trainable):
         self._restore()
 
     def _result(self, seconds: float) -> dict[str, Any]:
-        """What the trial would end with if it ended now."""
+        """The trial's result so far."""
         assert self._fit is not None
-        best = max(range(len(self._candidates)), key=lambda place: self._candidates[place].objective)
+        best = max(range(len(self._candidates)), key=lambda index: self._candidates[index].objective)
         chosen = self._candidates[best]
-        if chosen.scores is not None and self._shared.has_labels and chosen is not self._cut:
-            self._grid, self._cut = self._thresholds(chosen), chosen
+        if chosen.scores is not None and self._shared.has_labels and chosen is not self._grid_candidate:
+            self._grid, self._grid_candidate = self._thresholds(chosen), chosen
         thresholds = self._grid["combinations"] if self._grid else 0
         is_forest = self._detector == "forest"
         return {
@@ -130,11 +130,11 @@ class DetectorTrial(tune.Trainable):
         return {"combinations": len(grid.points), "seconds": grid.seconds, "best": best}
 
     def _restore(self) -> None:
-        """Go on from what an earlier process of this trial kept."""
+        """Resume from the checkpoint of an earlier process of this trial."""
         assert self._fit is not None
-        kept = restore(self._folder)
-        if kept is not None:
-            state, self._candidates, self._seconds = kept
+        checkpoint = restore(self._folder)
+        if checkpoint is not None:
+            state, self._candidates, self._seconds = checkpoint
             self._fit.restore(state)
 
     @property

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Windows:
-    """What is kept of the data. days, amounts: as in Shared."""
+    """The folds of the data. days, amounts: as in Shared."""
 
     folds: list[fitting.Fold]
     days: float | None
@@ -31,9 +31,9 @@ def read(order: Order) -> Windows:
     """Read and check the data, and cut out the windows to search on. Raises FraudError."""
     checked = logged.load(order.data, order.schema, logger)
     with stage("windows and history", logger) as done:
-        found = folds.prepare(checked.rows, order.schema, order.config, order.folds)
-        done(f"{len(found[0].raw_train):,} training and {len(found[0].raw_validation):,} validation rows")
-    return Windows(found, *_validation_window(order, checked.rows))
+        prepared = folds.prepare(checked.rows, order.schema, order.config, order.folds)
+        done(f"{len(prepared[0].raw_train):,} training and {len(prepared[0].raw_validation):,} validation rows")
+    return Windows(prepared, *_validation_window(order, checked.rows))
 
 
 def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:

@@ -1,7 +1,7 @@
 """The end of a sweep: pair the best forests and autoencoders, give the pair its head, judge every threshold on it.
 
-The configuration that comes out is a whole TrainConfig; given to `ray_jobs.train` on the same data it makes the
-detector that was judged here. Only the windows before the test window are read.
+The result is a complete TrainConfig; `ray_jobs.train` with it on the same data makes the detector that was
+judged here. Only the windows before the test window are read.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from fraud.training import fitting, folds
 from fraud.training.config import TrainConfig
 from fraud.training.fitting import Fold
 from tuning.record.journal import WINNER, Journal, Trial
+from tuning.search.checkpoints import read_scores
 from tuning.search.fits import Candidate, ForestFit
-from tuning.search.kept import read_scores
 from tuning.search.shared import Shared, Task, key_of
 
 logger = logging.getLogger(__name__)
 
-# Pairs that every weight is tried on. Each costs some milliseconds a weight.
+# Pairs that every weight is tried on, at some milliseconds per weight.
 MOST_PAIRS = 24
-# So many of the best autoencoders each get so many of the best forests, grown again on their preprocessing if need be.
+# Each of this many best autoencoders is paired with this many best forests, grown again on its preprocessing if needed.
 FINALISTS = 3
 
 
@@ -53,7 +53,7 @@ class Entry:
 
     @property
     def preprocessing(self) -> str:
-        """Only what was transformed alike can be joined."""
+        """Key of its preprocessing: only entries with the same one can be joined."""
         return key_of(self.config)
 
 
@@ -75,9 +75,9 @@ class Pair:
 
 
 def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: float) -> TrainConfig:
-    """Choose the configuration, and keep in winner.json how.
+    """Choose the configuration, and write winner.json.
 
-    cpus: what a task of the last fits may ask of Ray. Raises FraudError when no trial gave a result.
+    cpus: of each task of the last fits. Raises FraudError when no trial gave a result.
     """
     trials = [trial for trial in journal.trials().values() if trial.result is not None]
     entries = {
@@ -107,23 +107,23 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         grid = shared.judge_thresholds(scores, windows[0].validation_labels)
     if grid is not None and grid.best is not None:
         config = dataclasses.replace(config, threshold=grid.points[grid.best].config)
-    given = [pair for pair in pairs if not {pair.forest.trial, pair.autoencoder.trial} - _given(trials)]
+    baseline = [pair for pair in pairs if not {pair.forest.trial, pair.autoencoder.trial} - _of_base(trials)]
     first = pairs[0].to_dict() if pairs else {"objective": best.objective, best_name(best, entries): best.trial}
-    found = {
+    document = {
         "pairs": [pair.to_dict() for pair in pairs],
         "winner": {**first, "settings": changed(shared.base, config)},
-        "baseline": {"objective": given[0].objective, "what": "the configuration given"} if given else None,
+        "baseline": {"objective": baseline[0].objective, "what": "the configuration given"} if baseline else None,
         "grid": None if grid is None else grid.to_dict(),
     }
     draft = journal.path / f".{WINNER}"
-    draft.write_text(json.dumps(found))
+    draft.write_text(json.dumps(document))
     draft.replace(journal.path / WINNER)
     return config
 
 
 def best_name(best: Entry, entries: Mapping[str, Sequence[Entry]]) -> str:
     """Which detector an entry is."""
-    return next(detector for detector, found in entries.items() if best in found)
+    return next(detector for detector, candidates in entries.items() if best in candidates)
 
 
 def changed(base: TrainConfig, config: TrainConfig) -> dict[str, Any]:
@@ -145,35 +145,35 @@ def to_yaml(config: TrainConfig, comments: Sequence[str]) -> str:
 def _entries(trial: Trial, journal: Journal, shared: Shared) -> list[Entry]:
     assert trial.result is not None
     scores = read_scores(journal.trial_folder(trial.number))
-    found = []
-    for place, kept in scores.items():
-        if place >= len(trial.result["candidates"]) or len(kept) != trial.result["fits"]:
+    entries = []
+    for index, of_folds in scores.items():
+        if index >= len(trial.result["candidates"]) or len(of_folds) != trial.result["fits"]:
             continue
-        told = trial.result["candidates"][place]
+        candidate = trial.result["candidates"][index]
         config = shared.base
         if trial.params:
-            config = shared.space.configure(shared.base, {**trial.params, **told["settings"]})
-        found.append(Entry(trial.number, told["settings"], told["objective"], config, kept))
-    return found
+            config = shared.space.configure(shared.base, {**trial.params, **candidate["settings"]})
+        entries.append(Entry(trial.number, candidate["settings"], candidate["objective"], config, of_folds))
+    return entries
 
 
 def _forests_for(autoencoders: Sequence[Entry], forests: Sequence[Entry], shared: Shared, cpus: float) -> list[Entry]:
-    """The best forests, grown again as the best autoencoders' data are transformed: both must read the same inputs."""
-    wanted: dict[tuple[str, str], TrainConfig] = {}
+    """The best forests, grown again on the preprocessing of the best autoencoders: both must read the same inputs."""
+    missing: dict[tuple[str, str], TrainConfig] = {}
     numbers = {}
     for network, trees in itertools.product(_best_trials(autoencoders), _best_trials(forests)):
         config = dataclasses.replace(trees.config, features=network.config.features)
         if all((entry.preprocessing, entry.config.forest) != (key_of(config), config.forest) for entry in forests):
             name = key_of(config), str(config.forest)
-            wanted[name], numbers[name] = config, trees
-    if not wanted:
+            missing[name], numbers[name] = config, trees
+    if not missing:
         return []
-    logger.info("%d forests are grown again for the preprocessing of the best autoencoders", len(wanted))
+    logger.info("%d forests are grown again for the preprocessing of the best autoencoders", len(missing))
     task = ray.remote(num_cpus=cpus)(_grow)
-    grown = ray.get([task.remote(shared.tasks[key_of(config)], config) for config in wanted.values()])
+    grown = ray.get([task.remote(shared.tasks[key_of(config)], config) for config in missing.values()])
     return [
         Entry(numbers[name].trial, numbers[name].settings, candidate.objective, config, candidate.scores or [])
-        for (name, config), candidate in zip(wanted.items(), grown, strict=True)
+        for (name, config), candidate in zip(missing.items(), grown, strict=True)
     ]
 
 
@@ -191,20 +191,20 @@ def _grow(references: Sequence[ray.ObjectRef], config: TrainConfig) -> Candidate
     return grown[0]
 
 
-def _given(trials: Sequence[Trial]) -> set[int]:
-    """Numbers of the trials that ran the configuration given."""
+def _of_base(trials: Sequence[Trial]) -> set[int]:
+    """Numbers of the trials that ran the base configuration."""
     return {trial.number for trial in trials if not trial.params}
 
 
 def _pairs(forests: Sequence[Entry], autoencoders: Sequence[Entry], shared: Shared) -> list[Pair]:
-    """The most promising pairs, each with its best weight, best first, and that of the configuration given."""
+    """The most promising pairs, each with its best weight, best first, and the base configuration's."""
     alike = [(f, a) for f, a in itertools.product(forests, autoencoders) if f.preprocessing == a.preprocessing]
     # The best of each detector may not be transformed alike, so pairs are ranked by what they bring together.
     alike.sort(key=lambda pair: sum(w * o for w, o in zip((0.1, 1.0), sorted(e.objective for e in pair), strict=True)))
     alike.reverse()
-    given = [pair for pair in alike[MOST_PAIRS:] if pair[0].config == shared.base == pair[1].config]
-    found = [_weigh(f, a, shared) for f, a in [*alike[:MOST_PAIRS], *given[:1]]]
-    return sorted(found, key=lambda pair: -pair.objective)
+    base_pair = [pair for pair in alike[MOST_PAIRS:] if pair[0].config == shared.base == pair[1].config]
+    pairs = [_weigh(f, a, shared) for f, a in [*alike[:MOST_PAIRS], *base_pair[:1]]]
+    return sorted(pairs, key=lambda pair: -pair.objective)
 
 
 def _weigh(f: Entry, a: Entry, shared: Shared) -> Pair:
@@ -241,9 +241,9 @@ def _configured(pair: Pair, shared: Shared) -> TrainConfig:
 
 
 def _alone(entry: Entry, detector: str, shared: Shared) -> TrainConfig:
-    """The winner of a sweep of one detector: of the other, nothing was searched and nothing changes."""
-    found = {"features": entry.config.features, detector: getattr(entry.config, detector)}
-    return dataclasses.replace(shared.base, **found)
+    """The winner of a sweep of one detector; the other keeps its base settings."""
+    searched = {"features": entry.config.features, detector: getattr(entry.config, detector)}
+    return dataclasses.replace(shared.base, **searched)
 
 
 def _gets_head(fold: Fold, config: TrainConfig) -> bool:
@@ -254,9 +254,9 @@ def _gets_head(fold: Fold, config: TrainConfig) -> bool:
 def _deciding_scores(fold: Fold, config: TrainConfig, cpus: float) -> np.ndarray:
     """Fit the winner once and, where it gets one, its head: the scores of the validation rows that will decide."""
     chosen = dataclasses.replace(config, head=dataclasses.replace(config.head, refit=False))
-    found = folds.matrices(fold, chosen)
-    network = ray.remote(num_cpus=cpus)(_fit_network).remote(found, chosen)
-    trees = tasks.fit_forest(ray.put(found.x_fit), chosen.forest, chosen.seed, cpus)
+    matrices = folds.matrices(fold, chosen)
+    network = ray.remote(num_cpus=cpus)(_fit_network).remote(matrices, chosen)
+    trees = tasks.fit_forest(ray.put(matrices.x_fit), chosen.forest, chosen.seed, cpus)
     fit_head = functools.partial(tasks.fit_head, cpus=cpus)
     fitted = folds.fit_features(fold, chosen)
     detector, _, warnings = fitting.join(fold, fitted, trees, ray.get(network), chosen, fit_head)
@@ -265,11 +265,11 @@ def _deciding_scores(fold: Fold, config: TrainConfig, cpus: float) -> np.ndarray
     return Engine(detector).score_raw(fold.raw_validation)[:, 0]
 
 
-def _fit_network(found: folds.Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
+def _fit_network(matrices: folds.Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
     import torch
 
     torch.set_num_threads(1)
-    return fitting.fit_autoencoder(found.x_trimmed, found.x_quiet, config)[0]
+    return fitting.fit_autoencoder(matrices.x_trimmed, matrices.x_quiet, config)[0]
 
 
 def _tasks(config: TrainConfig, shared: Shared) -> list[Task]:

@@ -1,4 +1,4 @@
-"""The search space of a sweep: what a trial samples, what one fit covers for nothing, and the configuration of a trial.
+"""The search space of a sweep: what a trial samples, what one fit covers at no cost, the configuration of a trial.
 
 The YAML is described in docs/sweeps.md; tuning/space/reader.py reads it.
 """
@@ -46,14 +46,14 @@ class Space:
 
         Raises ConfigError when that is nothing.
         """
-        found = tuple(p for p in self.settings if not p.is_fixed and p.name.split(".")[0] in ("features", detector))
-        if not found:
+        sampled = tuple(p for p in self.settings if not p.is_fixed and p.name.split(".")[0] in ("features", detector))
+        if not sampled:
             other = "forest" if detector == "autoencoder" else "autoencoder"
             raise ConfigError(
                 f"{self.name}: nothing to search for the {detector}, one fit covers all that is named: give a setting "
                 f"of {detector!r} or 'features' several values, or sweep with --detector {other}"
             )
-        return found
+        return sampled
 
     def preprocessings(self, detector: Detector) -> tuple[dict[str, Any], ...]:
         """Every combination of the features' sampled settings, dotted; one empty one when nothing is sampled."""
@@ -78,15 +78,15 @@ class Space:
         if shape["depth"] and shape["latent"] and (shape["width"] or shape["depth"] == 1):
             values["autoencoder.hidden"] = hidden_layers(shape["depth"], shape["width"], shape["latent"])
         elif any(f"autoencoder.{key}" in params for key in ARCHITECTURE):
-            given = ", ".join(key for key in ARCHITECTURE if shape[key])
-            raise ConfigError(f"an autoencoder's shape needs depth, width and latent, not {given} alone")
+            named = ", ".join(key for key in ARCHITECTURE if shape[key])
+            raise ConfigError(f"an autoencoder's shape needs depth, width and latent, not {named} alone")
         raw = base.to_dict()
         for name, value in values.items():
             *sections, key = name.split(".")
-            place = raw
+            settings = raw
             for section in sections:
-                place = place.setdefault(section, {})
-            place[key] = value
+                settings = settings.setdefault(section, {})
+            settings[key] = value
         return from_mapping(TrainConfig, raw, where=self.name)
 
 

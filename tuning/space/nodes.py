@@ -1,25 +1,23 @@
-"""A YAML file as nodes that know their name and line, so that whatever is wrong can be pointed at."""
+"""A YAML file as nodes that know their name and line, for messages."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from fraud.configuration import Loader
 from fraud.errors import ConfigError, closest
 
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
-# YAML 1.1 reads 1e-3 as text. Bounded, or a long run of digits would be searched in quadratic time.
-_EXPONENT = re.compile(r"[-+]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][-+]?\d{1,5}")
 _DEEPEST = 3  # a list in a list in a form is as deep as a value goes
 
 
 @dataclass(frozen=True)
 class Node:
-    """One value of the file. name: dotted, "" for the whole file; line: of its key, or its own in a list."""
+    """One value of the file. name: dotted, "" for the root; line: of its key, or its own in a list."""
 
     file: str
     name: str
@@ -27,12 +25,11 @@ class Node:
     yaml: yaml.Node
 
     def error(self, message: str) -> ConfigError:
-        """The error that points here, "space.yaml, line 12: autoencoder.lr: MESSAGE"."""
+        """An error with the file, line and name: "space.yaml, line 12: autoencoder.lr: MESSAGE"."""
         return ConfigError(f"{self.file}, line {self.line}: {self.name + ': ' if self.name else ''}{message}")
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it has keys."""
         return isinstance(self.yaml, yaml.MappingNode)
 
     def mapping(self, known: Collection[str], *, may_be_empty: bool = False) -> dict[str, Node]:
@@ -40,22 +37,22 @@ class Node:
         if may_be_empty and not self.is_mapping and self.value() is None:
             return {}
         if not self.is_mapping or not (self.yaml.value or may_be_empty):
-            state = "is empty" if self.is_mapping or self.value() is None else "is no mapping"
-            raise self.error(f"{state}: name something of {', '.join(known)}, or remove it")
-        found: dict[str, Node] = {}
+            state = "is empty" if self.is_mapping or self.value() is None else "is not a mapping"
+            raise self.error(f"{state}: name one of {', '.join(known)}, or remove it")
+        children: dict[str, Node] = {}
         for key, value in self.yaml.value:
             name = key.value[:80] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
             child = Node(self.file, f"{self.name}.{name}".lstrip("."), key.start_mark.line + 1, value)
             if name not in known:
                 near = closest(name, known) or f": use one of {', '.join(known)}"
                 raise child.error(f"unknown key{near}")
-            if name in found:
-                raise child.error(f"given twice, first in line {found[name].line}: keep one")
-            found[name] = child
-        return found
+            if name in children:
+                raise child.error(f"given twice, first in line {children[name].line}: keep one")
+            children[name] = child
+        return children
 
     def items(self) -> list[Node]:
-        """The elements of a list. Raises ConfigError when it is none."""
+        """The elements of a list. Raises ConfigError for anything else."""
         if not isinstance(self.yaml, yaml.SequenceNode):
             raise self.error(f"{self.shown()} must be a list, such as [1, 2]")
         return [Node(self.file, self.name, item.start_mark.line + 1, item) for item in self.yaml.value]
@@ -65,13 +62,11 @@ class Node:
         if isinstance(self.yaml, yaml.SequenceNode) and depth < _DEEPEST:
             return [item.value(depth + 1) for item in self.items()]
         if not isinstance(self.yaml, yaml.ScalarNode):
-            raise self.error("a mapping or a list too deep stands where a value belongs")
+            raise self.error("expected a value, got a mapping or a list that is nested too deeply")
         if self.yaml.tag not in _SCALARS:
-            raise self.error(f"{self.yaml.value!r} is a {self.yaml.tag.rsplit(':')[-1]}; quote it if a text is meant")
-        if self.yaml.style is None and _EXPONENT.fullmatch(self.yaml.value):
-            return float(self.yaml.value)
+            raise self.error(f"{self.yaml.value!r} is a {self.yaml.tag.rsplit(':')[-1]}; quote it to make it a text")
         try:
-            return yaml.SafeLoader("").construct_object(self.yaml)
+            return Loader("").construct_object(self.yaml)
         except (yaml.YAMLError, ValueError, KeyError):
             raise self.error(f"{self.yaml.value[:40]!r} cannot be read as {self.yaml.tag.rsplit(':')[-1]}") from None
 
@@ -83,9 +78,9 @@ class Node:
 
 
 def compose(text: str, file: str) -> Node:
-    """Read a file's text; nothing in it is run. Raises ConfigError with the line where it is no YAML."""
+    """Parse YAML text safely. Raises ConfigError with the line of a syntax error."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{file}{line}: not valid YAML: {error.problem}") from None

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
 
+from fraud.configuration import allowed
 from fraud.errors import ConfigError
 from fraud.thresholds.policies import SETTINGS_OF, ThresholdConfig
 from tuning.space import values as forms
 from tuning.space.nodes import Node
-from tuning.space.values import NUMBER, TEXT, WHOLE, Type, optional
 
 LARGEST = forms.LARGEST_GRID
 JUDGES = ("f_beta", "best_f1", "cost")
-_TYPES: dict[str, Type] = {"alerts_per_day": WHOLE, "amount_column": optional(TEXT)}
 
 
 def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig:
@@ -27,18 +25,18 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
             if base.policy in JUDGES
             else ThresholdConfig(policy="best_f1")
         )
-    settings = sorted({setting for policy in JUDGES for setting in SETTINGS_OF[policy]})
-    given = node.mapping(("policy", *settings))
-    if "policy" not in given:
+    known = sorted({setting for policy in JUDGES for setting in SETTINGS_OF[policy]})
+    settings = node.mapping(("policy", *known))
+    if "policy" not in settings:
         raise node.error(f"names no policy: use one of {', '.join(JUDGES)}")
-    policy = given.pop("policy")
+    policy = settings.pop("policy")
     if policy.value() not in JUDGES:
         raise policy.error(f"{policy.shown()} has no optimum to compare thresholds by: use one of {', '.join(JUDGES)}")
-    for key, setting in given.items():
+    for key, setting in settings.items():
         if setting.is_mapping:
             raise setting.error("a judge does not vary: give one value")
         _check_taken(setting, key, policy.value())
-    (judge,) = _combine(policy.value(), given, node, dataclasses.replace(base, contamination=None))
+    (judge,) = _combine(policy.value(), settings, node, dataclasses.replace(base, contamination=None))
     return judge
 
 
@@ -56,7 +54,7 @@ def read_thresholds(threshold: Node | None, base: ThresholdConfig) -> tuple[Thre
     if "contamination" not in parts:
         return policies
     node = parts["contamination"]
-    shares = forms.values(node, optional(NUMBER), _check_contamination)
+    shares = forms.values(node, allowed(ThresholdConfig, "contamination"))
     _check_count(len(policies) * len(shares), node)
     return tuple(dataclasses.replace(config, contamination=share) for config in policies for share in shares)
 
@@ -66,13 +64,13 @@ def _parts(threshold: Node) -> dict[str, Node]:
 
 
 def _read_policy(policy: str, node: Node, base: ThresholdConfig) -> list[ThresholdConfig]:
-    every = tuple(itertools.chain.from_iterable(SETTINGS_OF.values()))
-    given = node.mapping(every, may_be_empty=True)
-    for key, setting in given.items():
+    known = tuple(itertools.chain.from_iterable(SETTINGS_OF.values()))
+    settings = node.mapping(known, may_be_empty=True)
+    for key, setting in settings.items():
         _check_taken(setting, key, policy)
-    if "budget" in given and "alerts_per_day" in given:
-        raise given["budget"].error("has no effect beside alerts_per_day, which replaces it: keep one of the two")
-    return _combine(policy, given, node, base)
+    if "budget" in settings and "alerts_per_day" in settings:
+        raise settings["budget"].error("has no effect beside alerts_per_day, which replaces it: keep one of the two")
+    return _combine(policy, settings, node, base)
 
 
 def _check_taken(setting: Node, key: str, policy: str) -> None:
@@ -81,22 +79,16 @@ def _check_taken(setting: Node, key: str, policy: str) -> None:
         raise setting.error(f"has no effect: policy {policy!r} takes {takes}")
 
 
-def _combine(policy: str, given: dict[str, Node], node: Node, base: ThresholdConfig) -> list[ThresholdConfig]:
-    """Cross the values; settings of the policy that are not given come from the base."""
+def _combine(policy: str, settings: dict[str, Node], node: Node, base: ThresholdConfig) -> list[ThresholdConfig]:
+    """Cross the values; settings of the policy that the file does not name come from the base."""
     inherited = {key: getattr(base, key) for key in (*SETTINGS_OF[policy], "contamination")}
-    if "budget" in given:
+    if "budget" in settings:
         inherited["alerts_per_day"] = None
-
-    def check(key: str) -> forms.Check:
-        if key.startswith("cost_"):  # costs are bound to each other, so they are judged together, below
-            return _check_cost
-        return lambda value: ThresholdConfig(**_of(policy, inherited | {key: value}))
-
-    tried = {key: forms.values(setting, _TYPES.get(key, NUMBER), check(key)) for key, setting in given.items()}
+    tried = {key: forms.values(setting, allowed(ThresholdConfig, key)) for key, setting in settings.items()}
     _check_count(math.prod(len(values) for values in tried.values()), node)
     try:
         return [
-            ThresholdConfig(**_of(policy, inherited | dict(zip(tried, chosen, strict=True))))
+            ThresholdConfig(**{"policy": policy, **inherited, **dict(zip(tried, chosen, strict=True))})
             for chosen in itertools.product(*tried.values())
         ]
     except ConfigError as error:
@@ -106,17 +98,3 @@ def _combine(policy: str, given: dict[str, Node], node: Node, base: ThresholdCon
 def _check_count(count: int, node: Node) -> None:
     if count > LARGEST:
         raise node.error(f"{count:,} threshold combinations are more than {LARGEST:,}: give fewer values or steps")
-
-
-def _of(policy: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"policy": policy, **settings}
-
-
-def _check_cost(value: float) -> None:
-    if value < 0:
-        raise ConfigError(f"{value:g} must be 0 or more currency units")
-
-
-def _check_contamination(share: float | None) -> None:
-    if share is not None and not 0 < share < 1:
-        raise ConfigError(f"{share:g} must be a share in (0, 1), or null for no limit")

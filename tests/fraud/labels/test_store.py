@@ -55,7 +55,7 @@ def test_of_two_labels_of_one_moment_the_one_ingested_later_holds(tmp_path: Path
 
 def test_others_files_in_the_store_are_told(tmp_path: Path):
     labels([("7", True, "2026-01-03")]).drop(columns="source").to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="no labels"):
+    with pytest.raises(DataError, match="are not labels"):
         LabelStore(str(tmp_path)).read()
 
 

@@ -13,8 +13,17 @@ from fraud.metrics import measures
 from fraud.training import fitting, folds
 from fraud.training.config import TrainConfig, from_mapping
 from tests.tuning.small import BASE, windows
+from tuning.search.checkpoints import (
+    BEST,
+    SCORES,
+    STATE,
+    best_with_scores,
+    read_scores,
+    restore,
+    save_scores,
+    save_state,
+)
 from tuning.search.fits import Candidate, ForestFit, NetworkFit
-from tuning.search.kept import BEST, SCORES, STATE, best_with_scores, keep_scores, keep_state, read_scores, restore
 from tuning.search.shared import Task
 
 KINDS = [
@@ -118,7 +127,7 @@ def test_a_network_goes_on_from_what_was_kept_bit_for_bit(tasks: list[Task], tmp
     while not fit.is_finished:  # a new process every few epochs
         found += fit.advance(0.02) or []
         told = [epoch["epoch"] for epoch in fit.epochs]
-        keep_state(tmp_path, fit.state(), found, 1.5)
+        save_state(tmp_path, fit.state(), found, 1.5)
         kept = restore(tmp_path)
         assert kept is not None and kept[2] == 1.5 and len(kept[1]) == len(found)
         fit = new()
@@ -136,7 +145,7 @@ def test_only_the_best_candidates_keep_their_scores(tmp_path: Path):
     many = [Candidate({"n": place}, [value], 1.0, scores) for place, value in enumerate([0.1, 0.9, 0.5, 0.7, 0.2])]
     kept = best_with_scores(many)
     assert [candidate.scores is not None for candidate in kept] == [False, True, True, True, False] and BEST == 3
-    keep_scores(tmp_path, kept)
+    save_scores(tmp_path, kept)
     again = read_scores(tmp_path)
     assert sorted(again) == [1, 2, 3]
     np.testing.assert_array_equal(again[1], scores)
@@ -144,8 +153,8 @@ def test_only_the_best_candidates_keep_their_scores(tmp_path: Path):
 
 def test_what_a_kill_cut_short_is_begun_again(tmp_path: Path):
     assert restore(tmp_path) is None and read_scores(tmp_path) == {}
-    keep_state(tmp_path, {"a": 1}, [], 1.0)
-    keep_scores(tmp_path, [Candidate({}, [0.5], 1.0, [np.zeros(50)])])
+    save_state(tmp_path, {"a": 1}, [], 1.0)
+    save_scores(tmp_path, [Candidate({}, [0.5], 1.0, [np.zeros(50)])])
     for name in (STATE, SCORES):
         file = tmp_path / name
         file.write_bytes(file.read_bytes()[:-20])

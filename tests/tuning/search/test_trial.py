@@ -15,8 +15,8 @@ from fraud.metrics import measures
 from fraud.thresholds import grid as threshold_grid
 from fraud.training import folds
 from tests.tuning.small import BASE, SPACE, THRESHOLDS, space, windows
+from tuning.search.checkpoints import BEST, read_scores
 from tuning.search.fits import NetworkFit
-from tuning.search.kept import BEST, read_scores
 from tuning.search.shared import Shared, preprocessings, put_tasks
 from tuning.search.trial import DetectorTrial
 from tuning.space.definition import Space

@@ -1,4 +1,4 @@
-"""The driver's ear: writes what Tune reports about every trial into the journal, and passes it on."""
+"""A Tune callback: writes what happens to every trial into the journal, then into MLflow and the console."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tuning.tracking import SweepTracker
 logger = logging.getLogger(__name__)
 
 
-class Record(tune.Callback):
-    """Journal first, then MLflow and the console.
+class JournalCallback(tune.Callback):
+    """Writes each event to the journal first.
 
     halving: knows which trials it stopped, and why. when_ended: called after each trial's end is in the journal.
     """
@@ -33,37 +33,38 @@ class Record(tune.Callback):
     ) -> None:
         self._journal, self._progress, self._halving, self._tracker = journal, progress, halving, tracker
         self._when_ended = when_ended
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._epochs = {
             trial.number: max((epoch["epoch"] for rung in trial.rungs for epoch in rung["epochs"]), default=0)
             for trial in journal.trials().values()
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles what it is given, and the threads and files here cannot be; none of it is read back."""
+        """Nothing: Tune pickles its callbacks, threads and open files cannot be pickled, and nothing is read back."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, or begins again after its process died."""
-        if trial.config["number"] in self._begun:
-            logger.warning("the process of trial %d died; it goes on from what it kept", trial.config["number"])
+        """A trial starts, or restarts after its process died."""
+        if trial.config["number"] in self._started:
+            logger.warning("the process of trial %d died; it resumes from its checkpoint", trial.config["number"])
         self._start(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial came to a rung, or is heard of."""
+        """A trial reached a rung, or reports that it is alive."""
         if "step" in result:
             number, objective = trial.config["number"], result.get("objective")
-            # A trial that goes on after a kill tells all its epochs again, as some may not have been heard.
+            # After a kill a trial reports all its epochs again, because some reports may have been lost.
             epochs = [epoch for epoch in result["epochs"] if epoch["epoch"] > self._epochs.get(number, 0)]
-            self._epochs[number] = self._epochs.get(number, 0) if not epochs else epochs[-1]["epoch"]
-            told = {"step": result["step"], "objective": objective, "epochs": epochs}
-            self._append({"event": "rung", "number": number, "worker": result["worker"], **told})
-            self._progress.went_on(number, result["step"], objective)
+            if epochs:
+                self._epochs[number] = epochs[-1]["epoch"]
+            progress = {"step": result["step"], "objective": objective, "epochs": epochs}
+            self._append({"event": "rung", "number": number, "worker": result["worker"], **progress})
+            self._progress.advanced(number, result["step"], objective)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial came to its end or was stopped; one that the end of the sweep cut off is left as it is."""
+        """A trial finished, failed or was stopped. One that the end of the sweep interrupts stays unfinished."""
         last = trial.last_result
         stopped = self._halving.stopped.get(trial.config["number"]) if self._halving else None
         if last.get("failed"):
@@ -74,23 +75,23 @@ class Record(tune.Callback):
             self._end(trial, "finished", last["reason"], last["result"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process died once too often."""
+        """A trial's process died too often."""
         error = trial.get_error()
-        said = " ".join(str(error).split())[:300]
-        memory = " (killed, perhaps for want of memory)" if "memory" in said.lower() or "died" in said.lower() else ""
-        self._end(trial, "failed", f"its process died{memory}: {said}", None)
+        message = " ".join(str(error).split())[:300]
+        memory = " (killed, perhaps out of memory)" if "memory" in message.lower() or "died" in message.lower() else ""
+        self._end(trial, "failed", f"its process died{memory}: {message}", None)
 
     def _start(self, trial: Any) -> None:
         named = {name: trial.config[name] for name in ("number", "detector", "params")}
-        self._begun.add(trial.config["number"])
+        self._started.add(trial.config["number"])
         self._append({"event": "started", **named})
         self._progress.started(**named)
 
     def _end(self, trial: Any, status: str, reason: str, result: dict[str, Any] | None) -> None:
-        if trial.config["number"] not in self._begun:  # its process died, with its node, before it said a word
+        if trial.config["number"] not in self._started:  # its node died before it reported anything
             self._start(trial)
-        told = {"number": trial.config["number"], "status": status, "reason": reason, "result": result}
-        self._append({"event": "ended", "worker": trial.last_result.get("worker", ""), **told})
+        outcome = {"number": trial.config["number"], "status": status, "reason": reason, "result": result}
+        self._append({"event": "ended", "worker": trial.last_result.get("worker", ""), **outcome})
         self._progress.ended(trial.config["number"], trial.config["detector"], status, reason, result)
         self._when_ended()
 
