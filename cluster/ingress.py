@@ -43,8 +43,8 @@ while [ $count -gt 0 ]; do
     count=$((count - 1))
 done
 if [ -n "$config" ]; then
-    PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m cluster.standby {binary} "$config" {metrics} {stats} \\
-        $PPID $$ "$@" </dev/null >/dev/null || exit 1
+    (cd {root} && exec {python} -m cluster.standby {binary} "$config" {metrics} {stats} $PPID $$ "$@") \\
+        </dev/null >/dev/null || exit 1
 fi
 exec {binary} "$@"
 """
@@ -90,7 +90,6 @@ def environment(
     draft.write_text(text, encoding="utf-8")
     draft.chmod(0o700)
     draft.replace(wrapper)
-    standby.forget_refusal(folder)
     variables = {
         ray_private.HAPROXY_VARIABLE: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -14,7 +14,8 @@ manager has lived for LINGER_S, it ends, and takes with it a HAProxy that a kill
 with the next Ray's.
 
 The keeper looks at the listening sockets of both after every start and reload. Where one is not in the configuration
-it kills both and leaves the reason in REFUSAL, and every later start fails with it until Ray is started anew.
+it kills both and leaves the reason in REFUSAL, and every later start fails with it. A Ray that is started anew
+uses another folder.
 """
 
 from __future__ import annotations
@@ -59,11 +60,6 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def forget_refusal(folder: Path) -> None:
-    """Let HAProxy start again."""
-    (folder / REFUSAL).unlink(missing_ok=True)
-
-
 def _before_start(
     binary: str, path: Path, metrics_port: int, stats_port: int, manager: int, pid: int, *, arguments: list[str]
 ) -> int:
@@ -92,6 +88,7 @@ def _before_start(
     else:
         subprocess.Popen(
             [sys.executable, "-m", "cluster.standby", KEEP, binary, str(folder)],
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

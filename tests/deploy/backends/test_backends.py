@@ -323,7 +323,7 @@ def test_a_condition_that_is_dropped_on_its_way_gives_nobody_a_lease(
 
     monkeypatch.setattr(S3FileSystem, "_filter_kwargs", dropped)
     filesystem, path = filesystems.of(f"{shared['FRAUD_STORE']}/dropped.lock")
-    reason = f"wrote .*dropped.lock against condition {condition}: use a store"
+    reason = f"wrote .*dropped.lock against the condition {condition}: use a store"
     with pytest.raises(ObjectStoreError, match=reason), leases.held(filesystem, path) as lease:
         lease.check()
     assert not filesystem.exists(path)
