@@ -13,9 +13,8 @@ import re
 import socket
 
 from cluster.listeners import Listener
-from fraud.errors import LibraryChangedError, library_changed
+from cluster.ray_private import ray_changed
 
-_VERSION_READ = "2.60.0"
 _LOOPBACK = "127.0.0.1"
 _LOG_VARIABLE, _DEFAULT_LOG = "RAY_SERVE_HAPROXY_LOG_TARGET", "127.0.0.1:514"
 _BIND = r"^[ \t]+bind (\S+)(?: .*)?$"
@@ -73,13 +72,8 @@ def asked_for(config: str) -> set[Listener]:
     return ports
 
 
-def template_changed(change: str) -> LibraryChangedError:
-    """The error to raise where HAProxy would not run, or does not run, as asked."""
-    return library_changed("ray", _VERSION_READ, change)
-
-
 def _edit(pattern: str, replacement: str, config: str, what: str, *, times: int = 1) -> str:
     edited, matches = re.subn(pattern, replacement, config, flags=re.MULTILINE)
     if matches != times:
-        raise template_changed(f"writes a HAProxy configuration that names {what} {matches} times and not {times}")
+        raise ray_changed(f"writes a HAProxy configuration that names {what} {matches} times and not {times}")
     return edited

@@ -18,7 +18,7 @@ from cluster import exposure
 from cluster.listeners import Listener, listeners
 from fraud.errors import LibraryChangedError, library_changed
 
-VERSION_READ = "2.60.0"
+_VERSION_READ = "2.60.0"
 # Names "module:function"; the function returns a list of middleware for every HTTP server of the process.
 MIDDLEWARES_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 # Set to 1 by `cluster.ingress`: replicas listen for HTTP themselves.
@@ -28,7 +28,7 @@ _INTERNAL_ADDRESS = "[::]:0"
 
 def ray_changed(change: str) -> LibraryChangedError:
     """The error to raise where Ray does not do what 2.60.0 did."""
-    return library_changed("ray", VERSION_READ, change)
+    return library_changed("ray", _VERSION_READ, change)
 
 
 class ReplicaPorts:

@@ -36,6 +36,7 @@ import psutil
 
 from cluster import haproxy_template
 from cluster.listeners import Listener, listeners
+from cluster.ray_private import ray_changed
 from fraud.errors import LibraryChangedError
 
 LINGER_S = 45.0
@@ -134,7 +135,7 @@ class _Keeper:
             elif is_stale:
                 is_stale = not self._reload()
             if reason := self._check(process):
-                _write(self._folder / REFUSAL, f"{haproxy_template.template_changed(reason)}\n")
+                _write(self._folder / REFUSAL, f"{ray_changed(reason)}\n")
                 self._kill(process)
                 return 1
             manager, raylet = map(int, (self._folder / "standby.manager").read_text(encoding="utf-8").split())
