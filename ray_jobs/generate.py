@@ -117,7 +117,7 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
     if filesystem.isdir(target):
         raise ConfigError(f"output (--out) {path!r} is a folder: name a file in it, such as {path}/transactions.csv")
     if filesystems.is_s3(filesystem):
-        with filesystems.whole(filesystem, target) as file:
+        with filesystem.write_atomically(target) as file:
             yield file
         return
     folder, _, name = target.rpartition("/")

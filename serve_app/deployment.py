@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -21,18 +20,19 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from cluster import exposure
+from cluster import exposure, ray_private
 from fraud.errors import FraudError
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from serve_app import scaling
 from serve_app.auth import ApiKeys
-from serve_app.http.direct import MIDDLEWARES, answer_with
+from serve_app.http import direct
 from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
 
 _OURS = ("FRAUD_", "MLFLOW_TRACKING_URI", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME")
+_CHECKS_OF_PORTS = 2  # before the first request, and one health check later for what Serve opens with a delay
 
 
 class Options(BaseModel):
@@ -60,7 +60,7 @@ class Options(BaseModel):
     max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
     logging_config=LoggingConfig(enable_access_log=False),  # a line a request, also on disk; ours is sampled
     # Replicas wait most of the time; leave a small machine room for a training.
-    ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": MIDDLEWARES}},
+    ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": direct.MIDDLEWARES}},
 )
 @serve.ingress()
 class Scorer:
@@ -68,12 +68,14 @@ class Scorer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         _log_into_the_replicas_log()
-        _close_to_other_networks()
+        self._checks_left = _CHECKS_OF_PORTS
         self._use = scaling.Use()
         place = serve.get_replica_context()
         everything = {**os.environ, **environment}
         try:
-            if warning := check_exposure(_host_of_serve(), everything):
+            self._ports = ray_private.ReplicaPorts()
+            self._http_host = ray_private.host_of_serve()
+            if warning := check_exposure(self._http_host, everything):
                 logger.warning("%s", warning)
             self._replica = Replica(everything, replicas=place.world_size, nodes=_nodes(), is_id_echoed=True)
         except FraudError as error:
@@ -82,7 +84,7 @@ class Scorer:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = self._replica.app()
-        answer_with(app)
+        direct.answer_with(app)
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -90,7 +92,14 @@ class Scorer:
         return {scaling.METRIC: self._use.share()}
 
     def check_health(self) -> None:
-        """Called by Serve; raising gets the replica replaced."""
+        """Called by Serve; raising gets the replica replaced, and at the first call fails the deployment.
+
+        The first call comes when Serve has started the replica's servers, and before any request.
+        """
+        if self._checks_left:
+            self._ports.check(self._http_host)
+            direct.check(os.environ)
+            self._checks_left -= 1
         self._replica.check_health()
 
     def __del__(self) -> None:
@@ -135,30 +144,6 @@ def _nodes() -> int:
     import ray
 
     return sum(bool(node["Alive"]) for node in ray.nodes())
-
-
-def _host_of_serve() -> str:
-    """The address on which Serve's proxies listen, as its controller has it."""
-    from ray.serve.context import _get_global_client
-
-    # A replica's constructor may run on its event loop, where Ray warns of a call that waits.
-    with ThreadPoolExecutor(1) as pool:
-        config = pool.submit(lambda: _get_global_client().http_config).result()
-    return str(config.host or exposure.LOOPBACK)
-
-
-def _close_to_other_networks() -> None:
-    """Have this replica's internal gRPC server listen on its node's own address only.
-
-    Ray 2.60 binds it to every interface ("[::]:0" in ray/serve/_private/replica.py), asks for no token, and unpickles
-    what arrives: whoever reaches the port runs code. It is bound after this constructor. Other nodes call the node's
-    address, so nothing is lost; where Ray runs on 127.0.0.1 the port is closed to the network.
-    """
-    import ray.util
-    from ray.serve._private import replica
-
-    bind, node = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
-    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", node))
 
 
 def _log_into_the_replicas_log() -> None:

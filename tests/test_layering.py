@@ -26,6 +26,7 @@ ONLY_IN = {
     "numba": ("fraud/*kernels.py",),
     "evidently": ("monitoring/drift/*.py",),
 }
+PRIVATE_HOME = "cluster/ray_private.py"
 # What runs code found in a file.
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "joblib", "cloudpickle", "dill", "shelve", "marshal"}
 UNSAFE_CALLS = {"read_pickle", "unsafe_load", "full_load", "eval", "exec"}
@@ -218,6 +219,18 @@ def test_roles_do_not_import_each_other(folder: str):
 
 def test_what_roles_share_imports_no_role():
     assert not [path for path in modules(SHARED) for name, _ in imports_anywhere(path) if name in ROLES]
+
+
+@pytest.mark.parametrize("path", SHIPPED_MODULES, ids=relative)
+def test_private_modules_of_libraries_have_one_home(path: Path):
+    """docs/security.md lists what leans on them, and how each effect is checked."""
+    modules_named = [
+        node.module
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level and node.module != "__future__"
+    ]
+    private = [name for name in modules_named if any(part.startswith("_") for part in name.split("."))]
+    assert not private or relative(path) == PRIVATE_HOME
 
 
 def test_dags_parse_without_our_code_or_heavy_libraries():

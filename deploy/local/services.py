@@ -13,11 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import psutil
+
 from cluster import exposure, ingress
+from cluster.listeners import listeners
 from deploy import mlflow_server, processes
 from deploy.local import access
 from deploy.processes import Service
@@ -160,7 +164,8 @@ def up(
         say(f"stopping {len(left)} processes of an earlier, incomplete start")
         down(settings, say)
         stack = Stack(settings)
-    if not set(stack.services) >= servers:
+    is_new = not set(stack.services) >= servers
+    if is_new:
         if "mlflow" in servers:
             stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
             stack.write()
@@ -169,6 +174,11 @@ def up(
     if "mlflow" in servers:
         wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
     wait(stack, "ray", lambda: _takes_jobs(stack), say)
+    if is_new and (reason := open_to_others(stack)):
+        down(settings, say)
+        raise StackError(
+            f"everything was stopped, because {reason}: see docs/security.md, 'Private parts of libraries'"
+        )
     return stack
 
 
@@ -220,6 +230,23 @@ def ask_ray(stack: Stack, path: str, purpose: str = "dashboard") -> tuple[int, s
     """Ask the REST interface of Ray's dashboard, or of its agent, at `path`, with the token. Returns (status, text)."""
     token = stack.token_path.read_text(encoding="utf-8").strip()
     return ask(stack.url(purpose) + path, headers={"Authorization": f"Bearer {token}"})
+
+
+def open_to_others(stack: Stack) -> str:
+    """What others reach that they should not, in words; "" for nothing.
+
+    Checks the effect of two variables that Ray was started with: RAY_AUTH_MODE, and RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER,
+    which was read in Ray 2.60.0 and is documented for another purpose.
+    """
+    if (status := ask(f"{stack.url('dashboard')}/api/jobs/")[0]) not in (401, 403):
+        return f"Ray's dashboard answers without its token (HTTP {status}, RAY_AUTH_MODE=token)"
+    for process in processes.ours(stack.settings.state):
+        with suppress(psutil.NoSuchProcess):
+            for listener in listeners(process.pid):
+                is_asked = listener.ip == access.host() and listener.port == stack.port("dashboard")
+                if not is_asked and not exposure.is_loopback(listener.ip):
+                    return f"{process.name()} listens on {listener}, which was not asked for"
+    return ""
 
 
 def _takes_jobs(stack: Stack) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 
@@ -24,7 +22,7 @@ def of(url: str) -> tuple[Any, str]:
         from fraud.data.s3 import S3  # takes a second, which only who uses it pays
 
         filesystem = S3(use_listings_cache=False)
-        return filesystem, filesystem._strip_protocol(url)
+        return filesystem, filesystem.path_of(url)
     filesystem, path = fsspec.core.url_to_fs(url)
     return filesystem, path
 
@@ -42,21 +40,3 @@ def check(url: str, setting: str) -> None:
             filesystem.check(path)
         except ObjectStoreError as error:
             raise ObjectStoreError(f"{setting}={url}: {error}") from None
-
-
-@contextmanager
-def whole(filesystem: Any, path: str) -> Iterator[IO[bytes]]:
-    """A file of S3 to write to, which appears when the block ends well, and not at all when it raises.
-
-    A killed process leaves at most an unfinished upload, which nobody can read.
-    """
-    stream = filesystem.open(path, "wb")
-    try:
-        yield stream
-        stream.close()
-    except BaseException:
-        stream.autocommit = False  # or closing it, now or by the garbage collector, would publish the half
-        with suppress(Exception):  # the fault that counts is on its way
-            stream.discard()
-        stream.closed = True
-        raise

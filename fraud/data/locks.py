@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 class HeldElsewhereError(Exception):
@@ -19,21 +20,21 @@ class HeldElsewhereError(Exception):
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold `path` as a lock file, made if it is missing, and write into it who holds it.
 
-    Raises HeldElsewhereError when another process holds it and `wait` is False.
+    Raises HeldElsewhereError when another process holds it and `wait` is False; OSError on a file system without locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            raise HeldElsewhereError(file.read().strip() or "another process") from None
-        file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {socket.gethostname()} since {dt.datetime.now().isoformat(' ', 'seconds')}\n"
-        )
-        file.flush()
+    # A soft lock, which filelock would take where there are no others, outlives a killed process.
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise HeldElsewhereError(path.read_text(encoding="utf-8").strip() or "another process") from None
+    try:
+        now = dt.datetime.now().isoformat(" ", "seconds")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n", encoding="utf-8")
         try:
             yield
         finally:
-            file.truncate(0)
+            path.write_text("", encoding="utf-8")
+    finally:
+        lock.release()

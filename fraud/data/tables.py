@@ -221,7 +221,7 @@ def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
     filesystem, target = filesystems.of(path)
     try:
         if filesystems.is_s3(filesystem):
-            with filesystems.whole(filesystem, target) as stream:
+            with filesystem.write_atomically(target) as stream:
                 put(stream)
             return
         if "file" not in filesystem.protocol:

@@ -4,6 +4,10 @@ Several small histogram gradient boostings (Ke et al., "LightGBM", NeurIPS 2017)
 legitimate rows, their log-odds averaged (Liu, Wu and Zhou, "Exploratory undersampling for class-imbalance learning",
 IEEE Transactions on Systems, Man, and Cybernetics B 2009). It reads raw features, unscaled and unclipped, followed by
 the evidence of forest and autoencoder.
+
+The one module that reads private parts of scikit-learn, in 1.9.1: the trees of a HistGradientBoostingClassifier
+(`_predictors`, one list an iteration, each with `nodes`). `fit_member` compares the flat trees' answer with the public
+`decision_function`; see docs/security.md, "Private parts of libraries".
 """
 
 from __future__ import annotations
@@ -19,7 +23,11 @@ from pydantic import Field
 from fraud.configuration import Count, Flag, Number, Share, Whole, configuration
 from fraud.detectors import head_kernels, kernels
 from fraud.detectors.leaf_masks import leaf_masks
-from fraud.errors import ConfigError, DataError
+from fraud.errors import ConfigError, DataError, LibraryChangedError, library_changed
+
+_VERSION_READ = "1.9.1"
+_CHECKED_ROWS = 500
+_MOST_DIFFERENCE = 1e-8  # in log-odds: sums of the same float64 in another order
 
 
 @configuration("head")
@@ -104,7 +112,8 @@ def inputs(raw: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int, member: int) -> Member:
     """Fit one boosting. X: float64 (n_rows, n_inputs); labels: int8 (n_rows,), rows of label -1 are left out.
 
-    Raises DataError without a fraud or without a legitimate row.
+    Raises DataError without a fraud or without a legitimate row; LibraryChangedError where the exported trees do not
+    answer as scikit-learn does.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -129,7 +138,10 @@ def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int,
         early_stopping=False,
         random_state=int(rng.integers(2**31)),
     ).fit(X[rows], labels[rows])
-    return export(fitted)
+    exported = export(fitted)
+    checked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED_ROWS)).astype(np.int64)]
+    check_exported(exported, fitted, X[checked], prior=float(np.log(len(frauds) / len(normals))))
+    return exported
 
 
 def fit(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int) -> Head:
@@ -142,8 +154,32 @@ def export(fitted: object) -> Member:
 
     Its prior, the log-odds of its fitting rows, is left out: a draw with more frauds must not raise every score.
     """
-    trees = [trees[0].nodes for trees in fitted._predictors]  # type: ignore[attr-defined]
+    try:
+        trees = [trees[0].nodes for trees in fitted._predictors]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, IndexError) as error:
+        raise _sklearn_changed(f"keeps the trees of a boosting elsewhere ({error})") from error
     return Member(trees, fitted.n_features_in_)  # type: ignore[attr-defined]
+
+
+def check_exported(member: Member, fitted: Any, X: np.ndarray, *, prior: float) -> None:
+    """Compare a member's flat trees with scikit-learn's own answer.
+
+    fitted: what the member was exported from. X: float64 (n_rows, n_inputs); a row without any value is added, which
+    goes the way of missing values at every split. prior: log-odds of the rows that it was fitted on, which the member
+    leaves out. Raises LibraryChangedError where the answers differ.
+    """
+    X = np.concatenate([X, np.full((1, X.shape[1]), np.nan)])
+    try:
+        answers = merge([member]).score(X) + prior
+    except (KeyError, ValueError, IndexError) as error:
+        raise _sklearn_changed(f"writes the nodes of a tree in another way ({error})") from error
+    difference = float(np.abs(answers - fitted.decision_function(X)).max())
+    if not difference <= _MOST_DIFFERENCE:
+        raise _sklearn_changed(f"answers otherwise than its exported trees, by up to {difference:.3g} in log-odds")
+
+
+def _sklearn_changed(change: str) -> LibraryChangedError:
+    return library_changed("scikit-learn", _VERSION_READ, change)
 
 
 def merge(members: Sequence[Member]) -> Head:

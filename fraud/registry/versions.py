@@ -306,7 +306,9 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> Any | None:
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        # MLflow answers INVALID_PARAMETER_VALUE for an alias that no version has.
-        if is_missing(error) or (error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in error.message):
+        if is_missing(error):
+            return None
+        # MLflow 3.17 answers INVALID_PARAMETER_VALUE for an alias that no version has, and for other mistakes too.
+        if error.error_code == "INVALID_PARAMETER_VALUE" and alias not in client.get_registered_model(name).aliases:
             return None
         raise

@@ -176,24 +176,17 @@ def judge(
 
 
 def corrected(columns: Sequence[ColumnVerdict], limits: Limits) -> tuple[ColumnVerdict, ...]:
-    """Correct the p-values of all findings together and settle their levels."""
-    adjusted = iter(benjamini_hochberg(np.array([f.p_value for column in columns for f in column.findings])))
+    """Correct the p-values of all findings together (Benjamini-Hochberg) and settle their levels."""
+    from scipy.stats import false_discovery_control
+
+    p_values = [finding.p_value for column in columns for finding in column.findings]
+    adjusted = iter(false_discovery_control(p_values))
 
     def settle(finding: Finding) -> Finding:
         p = float(next(adjusted))
         return replace(finding, p_adjusted=p, level=finding.level_if_real if p < limits.alpha else "ok")
 
     return tuple(replace(column, findings=tuple(settle(f) for f in column.findings)) for column in columns)
-
-
-def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """Adjust p-values, float64 (n,), so that calling those below alpha keeps the false discovery rate below alpha."""
-    n = len(p_values)
-    order = np.argsort(p_values)
-    scaled = p_values[order] * n / np.arange(1, n + 1)
-    adjusted = np.empty(n)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
 
 
 def population_stability_index(old: np.ndarray, new: np.ndarray) -> float:

@@ -18,6 +18,7 @@ import ray
 import ray.train
 import ray.train.torch
 
+from cluster import ray_private
 from fraud.detectors.autoencoder import AutoencoderConfig, Training, as_tensor
 from fraud.errors import ConfigError, DataError, FraudError
 from ray_jobs.train.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_epochs
@@ -51,16 +52,10 @@ def check_resources(workers: int, use_gpu: bool) -> Resources:
         raise ConfigError(
             f"--gpu with --workers {workers} needs {workers} GPUs and this Ray cluster has {gpus}: {remedy}"
         )
-    share = _share_of_cpus(_free_cpus_by_node(), workers)
+    share = _share_of_cpus(ray_private.free_cpus_by_node(), workers)
     if share < _SMALLEST_SHARE:
         logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
     return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
-
-
-def _free_cpus_by_node() -> list[float]:
-    from ray._private.state import available_resources_per_node  # ray.available_resources() adds the nodes up
-
-    return [resources.get("CPU", 0.0) for resources in available_resources_per_node().values()]
 
 
 def _share_of_cpus(free: Sequence[float], workers: int) -> float:

@@ -3,17 +3,20 @@
 Behind HAProxy a replica listens for HTTP itself. For every request Serve then makes two tasks, a context and several
 copies of the headers, to queue, count, time out and trace it. As far as scoring needs it our app does all of that too:
 limits, deadlines, 503 where too many wait, metrics, logs. Serve puts ASGI middleware around its path, named in the
-replica's environment by MIDDLEWARES: ours gives the scoring requests to the app. Without it, or behind Serve's plain
-proxy, the same app answers by Serve's path.
+replica's environment by MIDDLEWARES: ours gives the scoring requests to the app. Behind Serve's plain proxy the same
+app answers by Serve's path. `check` raises where HAProxy is in front and Serve did not use the middleware.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Ray's name for "module:function of a list of middleware, for every HTTP server of this process".
-MIDDLEWARES = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.http.direct:middlewares"}
+from cluster import ray_private
+
+MIDDLEWARES = {ray_private.MIDDLEWARES_VARIABLE: "serve_app.http.direct:middlewares"}
 PATHS = frozenset({"/score", "/score/batch", "/explain"})
 IS_DIRECT = "fraud.direct"  # key in the scope of a request that Serve has not touched
 
@@ -23,6 +26,7 @@ class Direct:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        _around.append(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -36,6 +40,9 @@ class Direct:
 _apps: list[ASGIApp] = []  # at most one: the app of the replica that this process is
 
 
+_around: list[Direct] = []  # what Serve made, one for each of its HTTP servers in this process
+
+
 def answer_with(app: ASGIApp) -> None:
     """From now on this process's scoring requests go to `app`."""
     _apps[:] = [app]
@@ -44,3 +51,16 @@ def answer_with(app: ASGIApp) -> None:
 def middlewares() -> list[Middleware]:
     """What Serve calls."""
     return [Middleware(Direct)]
+
+
+def check(environment: Mapping[str, str]) -> None:
+    """Raise LibraryChangedError where Serve did not call a hook that the replica's answers depend on.
+
+    environment: the replica's, which says whether HAProxy is in front.
+    """
+    if not _apps:
+        raise ray_private.ray_changed("did not call __serve_build_asgi_app__, so a replica has no app")
+    if ray_private.is_behind_haproxy(environment) and not _around:
+        raise ray_private.ray_changed(
+            f"did not put the middleware of {ray_private.MIDDLEWARES_VARIABLE} before a replica that HAProxy asks"
+        )

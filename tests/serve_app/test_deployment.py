@@ -155,6 +155,44 @@ def test_a_replica_that_cannot_work_says_why(address: str, tmp_path: Path):
     serve.delete("broken")
 
 
+class OpensAnotherPort(Scorer.func_or_class):  # type: ignore[name-defined,misc]
+    """As a Ray that would open one port more, to everybody."""
+
+    async def __init__(self, environment: Mapping[str, str]) -> None:  # type: ignore[misc]
+        await super().__init__(environment)
+        self._open = socket.create_server(("0.0.0.0", 0))
+
+
+class BindsElsewhere(Scorer.func_or_class):  # type: ignore[name-defined,misc]
+    """As a Ray that would bind its internal port by another function."""
+
+    async def __init__(self, environment: Mapping[str, str]) -> None:  # type: ignore[misc]
+        from ray.serve._private import replica
+
+        bind = replica.add_port_to_grpc_server
+        await super().__init__(environment)
+        replica.add_port_to_grpc_server = bind
+
+
+@pytest.mark.parametrize(
+    ("deployment", "reason"),
+    [(OpensAnotherPort, "lets a replica listen on 0.0.0.0 port"), (BindsElsewhere, "did not call add_port_to_grpc")],
+)
+def test_a_replica_whose_ports_are_not_as_asked_does_not_serve(
+    address: str, bundles: dict[str, Path], tmp_path: Path, deployment: type, reason: str
+):
+    from ray import serve
+
+    settings = {"FRAUD_MODE": "dev", "FRAUD_ROOT": str(tmp_path), "FRAUD_BUNDLE": str(bundles["transactions"])}
+    options = {"func_or_class": deployment, "num_replicas": 1, "max_constructor_retry_count": 1}
+    with pytest.raises(RuntimeError, match="Scorer"):
+        serve.run(Scorer.options(**options).bind(settings), name="open", route_prefix="/open")
+    status = serve.status().applications["open"].deployments["Scorer"]
+    assert "LibraryChangedError: ray 2.60.0" in status.message and reason in status.message
+    assert "RUNNING" not in status.replica_states
+    serve.delete("open")
+
+
 def test_building_the_application_refuses_what_cannot_work(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

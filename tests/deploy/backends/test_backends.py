@@ -17,6 +17,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 from starlette.testclient import TestClient
 
 from deploy import mlflow_server
@@ -308,6 +309,24 @@ def test_a_file_whose_writing_fails_does_not_appear(shared: dict[str, str]):
         tables.write(url, put)
     filesystem, path = filesystems.of(url)
     assert not filesystem.exists(path) and not filesystem.list_multipart_uploads(path.split("/")[0])
+
+
+@pytest.mark.parametrize("condition", ["IfNoneMatch", "IfMatch"])
+def test_a_condition_that_is_dropped_on_its_way_gives_nobody_a_lease(
+    condition: str, shared: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    """As s3fs drops an argument that botocore does not know, and as some stores ignore the header."""
+    passed_on = S3FileSystem._filter_kwargs
+
+    def dropped(self: S3FileSystem, method: Any, kwargs: dict[str, Any]) -> Any:
+        return passed_on(self, method, {name: value for name, value in kwargs.items() if name != condition})
+
+    monkeypatch.setattr(S3FileSystem, "_filter_kwargs", dropped)
+    filesystem, path = filesystems.of(f"{shared['FRAUD_STORE']}/dropped.lock")
+    reason = f"wrote .*dropped.lock against the condition {condition}: use a store"
+    with pytest.raises(ObjectStoreError, match=reason), leases.held(filesystem, path) as lease:
+        lease.check()
+    assert not filesystem.exists(path)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,13 @@ def demo_for(settings: Settings, said: list[str], *arguments: str) -> Demo:
 
 @contextmanager
 def answering(status: int, text: str) -> Iterator[int]:
-    """A server on a free port that answers every POST alike."""
+    """A server on a free port that answers every GET and POST alike."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(status)
@@ -61,6 +65,32 @@ def answering(status: int, text: str) -> Iterator[int]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+LISTEN = "import socket, sys, time; s = socket.create_server((sys.argv[1], 0)); sys.stdout.write('x\\n'); " \
+         "sys.stdout.flush(); time.sleep(600)"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "host", "reason"),
+    [
+        (401, "127.0.0.1", r"^$"),
+        (403, "127.0.0.1", r"^$"),
+        (200, "127.0.0.1", r"^Ray's dashboard answers without its token \(HTTP 200, RAY_AUTH_MODE=token\)$"),
+        (401, "0.0.0.0", r"^python\S* listens on 0\.0\.0\.0 port \d+, which was not asked for$"),
+    ],
+)
+def test_a_ray_that_others_reach_is_noticed(tmp_path: Path, status: int, host: str, reason: str):
+    settings = settings_for(tmp_path)
+    environment = {**os.environ, processes.MARK: str(settings.state)}
+    with (
+        answering(status, "") as port,
+        subprocess.Popen([sys.executable, "-c", LISTEN, host], env=environment, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdout is not None and process.stdout.readline() == b"x\n"
+        ray = processes.Service(name="ray", pid=process.pid, started=0.0, log="", ports={"dashboard": port})
+        assert re.search(reason, services.open_to_others(Stack(settings, {"ray": ray})))
+        process.kill()
 
 
 def listening(state: Path) -> dict[str, set[str]]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.lib.recfunctions import rename_fields
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fraud.detectors import head
 from fraud.detectors.calibration import to_score
 from fraud.detectors.head import HeadConfig
-from fraud.errors import BundleError, ConfigError, DataError
+from fraud.errors import BundleError, ConfigError, DataError, LibraryChangedError
 from fraud.schema import Schema
 from fraud.scoring import bundle
 from fraud.scoring.engine import Engine
@@ -67,6 +70,63 @@ def test_members_fitted_apart_make_the_same_head(rng: np.random.Generator) -> No
     apart = head.merge([head.fit_member(X, y, QUICK, 3, member) for member in range(QUICK.members)])
     np.testing.assert_array_equal(whole.score(X), apart.score(X))
     assert not np.array_equal(head.fit(X, y, QUICK, seed=4).score(X), whole.score(X))
+
+
+@pytest.fixture
+def after_fit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
+    """Has scikit-learn's boosting changed once it is fitted, as a later version might keep it."""
+    fit = HistGradientBoostingClassifier.fit
+
+    def change(how: Callable[[Any], None]) -> None:
+        def fitted(self: Any, *arguments: Any) -> Any:
+            fit(self, *arguments)
+            how(self)
+            return self
+
+        monkeypatch.setattr(HistGradientBoostingClassifier, "fit", fitted)
+
+    return change
+
+
+def test_renamed_trees_are_refused(rng: np.random.Generator, after_fit: Callable) -> None:
+    after_fit(lambda boosting: vars(boosting).update(trees=vars(boosting).pop("_predictors")))
+    with pytest.raises(LibraryChangedError, match=r"scikit-learn .* keeps the trees .*'_predictors'"):
+        head.fit(*awkward_rows(rng, 2000), QUICK, 0)
+
+
+@pytest.mark.parametrize("name", ["num_threshold", "missing_go_to_left", "is_leaf", "value", "depth"])
+def test_a_renamed_field_of_a_node_is_refused(rng: np.random.Generator, after_fit: Callable, name: str) -> None:
+    def rename(boosting: Any) -> None:
+        for (predictor,) in boosting._predictors:
+            predictor.nodes = rename_fields(predictor.nodes, {name: "other"})
+
+    after_fit(rename)
+    with pytest.raises(LibraryChangedError, match=f"writes the nodes of a tree in another way .*{name}"):
+        head.fit(*awkward_rows(rng, 2000), QUICK, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda nodes: nodes["value"].__imul__(0.99),
+        lambda nodes: nodes["missing_go_to_left"].__ixor__(1),
+        lambda nodes: nodes["num_threshold"].__isub__(0.5),
+        lambda nodes: nodes["feature_idx"].__setitem__(..., nodes["feature_idx"][::-1].copy()),
+    ],
+)
+def test_trees_that_mean_something_else_are_refused(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]
+) -> None:
+    def exported(fitted: object) -> head.Member:
+        trees = [nodes.copy() for nodes in export(fitted).nodes]
+        for nodes in trees:
+            change(nodes)
+        return head.Member(trees, export(fitted).n_features)
+
+    export = head.export
+    monkeypatch.setattr(head, "export", exported)
+    with pytest.raises(LibraryChangedError, match="answers otherwise than its exported trees"):
+        head.fit(*awkward_rows(rng, 2000), QUICK, 0)
 
 
 def test_unknown_labels_are_left_out(rng: np.random.Generator) -> None:

@@ -90,6 +90,29 @@ def test_a_bundle_swapped_in_the_store_is_refused(settings: Settings, bundles: l
     assert versions.fetch(2, settings).name == "2"
 
 
+@pytest.mark.parametrize("code", ["INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INTERNAL_ERROR"])
+def test_an_error_of_mlflow_is_not_taken_for_an_absent_alias(
+    settings: Settings, bundles: list[Path], monkeypatch: pytest.MonkeyPatch, code: str
+):
+    """Whatever its words are: an absent champion would be replaced by the next version that is registered."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
+    registered(settings, bundles[0])
+
+    def refuse(*_: object) -> None:
+        raise MlflowException("Registered model alias is not to be had", ErrorCode.Value(code))
+
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", refuse)
+    with pytest.raises(RegistryError, match="is not to be had"):
+        versions.champion_version(settings)
+    with pytest.raises(RegistryError, match="is not to be had"):
+        registered(settings, bundles[1])
+    if code == "INVALID_PARAMETER_VALUE":
+        assert versions.version_of("nobody", settings) is None, "the model's own list of aliases says so"
+
+
 def test_unknown_references_say_what_is_missing(settings: Settings, bundles: list[Path]):
     with pytest.raises(RegistryError, match="no alias 'champion'"):
         versions.fetch("champion", settings)

@@ -8,7 +8,15 @@ import pytest
 
 from fraud.data.simulation import transactions
 from fraud.errors import ConfigError
-from monitoring.drift.verdict import Limits, benjamini_hochberg, judge, population_stability_index, worst
+from monitoring.drift.verdict import (
+    ColumnVerdict,
+    Finding,
+    Limits,
+    corrected,
+    judge,
+    population_stability_index,
+    worst,
+)
 
 FIVE = {
     "amount": "numeric",
@@ -115,6 +123,15 @@ def test_constant_and_empty_columns(old: list, new: list, kind: str, level: str)
     assert found.to_dict()["drifted"] is (level == "drift")
 
 
+def adjusted_together(p_values: np.ndarray) -> np.ndarray:
+    """The corrected p-values of columns with one finding each."""
+    columns = [
+        ColumnVerdict(str(i), "numeric", (Finding("distribution", "ks", {}, {}, float(p), "drift", "moved"),))
+        for i, p in enumerate(p_values)
+    ]
+    return np.array([column.findings[0].p_adjusted for column in corrected(columns, Limits())])
+
+
 def test_p_values_are_corrected_for_the_number_of_columns():
     # The example of Benjamini & Hochberg (1995), section 3.2, first four of fifteen.
     p = np.array(
@@ -136,10 +153,12 @@ def test_p_values_are_corrected_for_the_number_of_columns():
             1.0,
         ]
     )
-    adjusted = benjamini_hochberg(p)
+    adjusted = adjusted_together(p)
     assert (adjusted < 0.05).sum() == 4
-    assert adjusted == pytest.approx(benjamini_hochberg(p[::-1])[::-1])
+    assert adjusted[:4] == pytest.approx([0.0015, 0.0030, 0.0095, 0.035625])
+    assert adjusted == pytest.approx(adjusted_together(p[::-1])[::-1])
     assert (adjusted >= p).all() and (np.diff(adjusted) >= 0).all()
+    assert adjusted_together(np.array([])).size == 0
 
 
 def test_population_stability_index():

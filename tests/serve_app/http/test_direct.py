@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from fraud.errors import ConfigError
+from fraud.errors import ConfigError, LibraryChangedError
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.http import direct
@@ -29,6 +29,7 @@ def around() -> Iterator[direct.Direct]:
     (middleware,) = direct.middlewares()
     yield middleware.cls(serves_path, *middleware.args, **middleware.kwargs)
     direct._apps.clear()
+    direct._around.clear()
 
 
 def test_scoring_goes_to_the_app_and_the_rest_to_serve(around: direct.Direct, models: dict[str, ServedModel]):
@@ -81,3 +82,20 @@ def test_too_many_at_once_are_told_to_come_again(models: dict[str, ServedModel],
     assert sorted(asyncio.run(slow_callers())) == [200, 422, 422, 422, 503, 503]
     with pytest.raises(ConfigError, match="FRAUD_MOST_WAITING='0'"):
         Limits.from_environment({"FRAUD_MOST_WAITING": "0"})
+
+
+def test_a_hook_that_serve_did_not_call_is_an_error(models: dict[str, ServedModel]):
+    behind_haproxy = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    with pytest.raises(LibraryChangedError, match="did not call __serve_build_asgi_app__"):
+        direct.check({})
+    direct.answer_with(create_app(State(models["transactions"]), ApiKeys()))
+    try:
+        direct.check({})  # Serve's plain proxy asks by Serve's path
+        with pytest.raises(LibraryChangedError, match="did not put the middleware"):
+            direct.check(behind_haproxy)
+        (middleware,) = direct.middlewares()
+        middleware.cls(serves_path, *middleware.args, **middleware.kwargs)
+        direct.check(behind_haproxy)
+    finally:
+        direct._apps.clear()
+        direct._around.clear()
