@@ -78,8 +78,8 @@ def read_reports(folder: str) -> list[DayReport]:
     return sorted(found, key=lambda report: report.day)
 
 
-def trend(reports: Sequence[DayReport]) -> Trend:
-    """Put daily reports side by side. A column is as bad as its PSI on its third worst day.
+def align(reports: Sequence[DayReport]) -> Trend:
+    """The daily reports side by side, oldest first. A column is as bad as its PSI on its third worst day.
 
     Where the reference's own days raised a column's limits, its PSI is scaled down to the usual ones.
     """

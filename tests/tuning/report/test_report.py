@@ -276,14 +276,14 @@ def test_the_command_takes_best_yaml_as_it_is(tmp_path: Path):
     out.mkdir()
     (out / "best.yaml").write_text(yaml.safe_dump({"seed": 7}))
     text = shown(report.write(sweep.journal, out))
-    command = "python -m ray_jobs.train --data data/handbook.parquet --schema handbook --config &#x27;"
-    assert f"{command}{out}/best.yaml&#x27;" in text
+    command = "python -m ray_jobs.train --data data/handbook.parquet --schema handbook --config &#39;"
+    assert f"{command}{out}/best.yaml&#39;" in text
 
 
 def test_nothing_is_there_yet(tmp_path: Path):
     sweep = Sweep(tmp_path)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "Nothing found yet: no trial has ended (0 of 40 ended)." in text
+    assert "No result yet: no trial has ended (0 of 40 ended)." in text
     assert "no trial has started" in text and "<img" not in text
 
 
@@ -325,7 +325,7 @@ def test_every_trial_failed(tmp_path: Path):
     for number in range(1, 4):
         sweep.fail(number, CREATED + 3 * number, "the loss is not a number at epoch 2: lower autoencoder.lr")
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "all 3 trials that ended have failed" in text and "Nothing to use" in text
+    assert "all 3 trials that ended have failed" in text and "No usable result" in text
     assert text.count("the loss is not a number at epoch 2") >= 4, "once in words, and once a failure"
 
 
