@@ -37,7 +37,7 @@ def test_rarity_says_whether_the_score_holds(tmp_path: Path, drawn):
 
     good = [level(0.1, 0.11, True), level(0.01, 0.012, True), level(0.0001, 0.0, None)]
     off = [level(0.1, 0.11, True), level(0.01, 0.05, False), level(0.0001, 0.001, None)]
-    for levels, said in ((good, "A score is as rare as it says"), (off, "not as rare as it says")):
+    for levels, said in ((good, "High scores are as rare as expected"), (off, "not as rare as expected")):
         found = {"normal_rows": 10_000, "scores": {"joined": levels, "forest": good}}
         path = evaluation_plots.rarity(found, tmp_path / "r.png")
         assert path.read_bytes().startswith(b"\x89PNG") and said in drawn[-1][1]

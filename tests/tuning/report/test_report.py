@@ -252,7 +252,7 @@ def test_the_timeline_leaves_the_pause_out_and_shows_what_a_kill_cut_short(whole
     assert [(a.outcome, a.trial) for a in results.attempts if a.trial == 20] == [("lost", 20), ("finished", 20)]
     assert max(count for _, count in running_at_once(results.attempts, results.clock)) == 4
     figure, title = drawn["timeline"]
-    assert title.startswith("4 trials ran at once at most") and figure.axes[0].get_xlim()[1] < 200
+    assert title.startswith("At most 4 trials ran at once") and figure.axes[0].get_xlim()[1] < 200
     bars = [text.get_text() for text in figure.axes[0].texts]
     assert bars.count("20") == 2 and "resumed" in bars
 
