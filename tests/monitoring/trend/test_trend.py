@@ -65,6 +65,13 @@ def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pyte
     assert html.count('<span class="badge bad">drift</span>') == 1 + 6
 
 
+def test_a_long_span_lists_the_newest_bad_days(tmp_path: Path):
+    write_month(tmp_path, 70, 3)
+    assert main(["--reports", str(tmp_path), "--out", str(tmp_path / "trend.html")]) == 0
+    html = (tmp_path / "trend.html").read_text(encoding="utf-8")
+    assert html.count("<tr><td>2026-") == 30 and "And 5 earlier days." in html
+
+
 def test_nothing_to_draw_is_told(tmp_path: Path):
     with pytest.raises(DataError, match="no report named like"):
         main(["--reports", str(tmp_path)])

@@ -329,6 +329,16 @@ def test_every_trial_failed(tmp_path: Path):
     assert text.count("the loss is not a number at epoch 2") >= 4, "once in words, and once a failure"
 
 
+def test_a_long_list_of_trials_is_folded(tmp_path: Path):
+    sweep = Sweep(tmp_path, trials=70)
+    for number in range(1, 66):
+        sweep.fail(number, CREATED + 3 * number, f"reason {number}")
+    text = shown(report.write(sweep.journal, tmp_path / "out"))
+    listed, folded = text.split("<summary>5 more</summary>")
+    assert "reason 60" in listed.split('id="trials"')[1] and "reason 61" not in listed.split('id="trials"')[1]
+    assert "reason 61" in folded and "reason 65" in folded
+
+
 def test_without_labels_the_stand_in_is_named(tmp_path: Path, drawn):
     sweep = Sweep(tmp_path, objective_name="synthetic_average_precision")
     for number in range(1, 12):
