@@ -30,15 +30,15 @@ def write_month(folder: Path, days: int, columns: int, *, missing: tuple[int, ..
     for i in range(days):
         if i in missing:
             continue
-        told = [column(f"column <{c}>", float(rng.gamma(2, 0.006))) for c in range(columns - 2)]
-        told += [column("weekday", 7.0 + rng.random(), limit=30.0), column("moved", 0.4 if i >= days // 2 else 0.01)]
+        changes = [column(f"column <{c}>", float(rng.gamma(2, 0.006))) for c in range(columns - 2)]
+        changes += [column("weekday", 7.0 + rng.random(), limit=30.0), column("moved", 0.4 if i >= days // 2 else 0.01)]
         scores = [column("score", 0.2 if i >= days // 2 else 0.02), column("alert rate", 0.01)]
-        worst = max((c["level"] for c in [*told, *scores]), key=["ok", "warning", "drift"].index)
-        found = {
-            "verdict": worst, "reason": "moved <b>", "columns": told, "score": {"columns": scores},
+        worst = max((c["level"] for c in [*changes, *scores]), key=["ok", "warning", "drift"].index)
+        report = {
+            "verdict": worst, "reason": "moved <b>", "columns": changes, "score": {"columns": scores},
             "current": {"models": ["1" if i < switch else "2"]},
         }  # fmt: skip
-        (folder / f"{START + dt.timedelta(days=i)}.json").write_text(json.dumps(found))
+        (folder / f"{START + dt.timedelta(days=i)}.json").write_text(json.dumps(report))
 
 
 def test_reports_are_put_side_by_side(tmp_path: Path):
