@@ -1,4 +1,4 @@
-"""What an evaluation means, in words a risk officer reads first: a headline, and findings that name their section."""
+"""What an evaluation means for a risk officer: a headline, and findings that name their section of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Level = Literal["ok", "warning", "bad", "unknown"]
 FEW_FRAUDS = 30
 _FAR_FROM_CHEAPEST = 1.25
 _OTHER_VOLUME = 2.0
-_MOST_SAID = 4  # weak slices told one by one
+_MOST_LISTED = 4  # weak slices of one section
 
 
 def conclude(
@@ -19,8 +19,9 @@ def conclude(
 ) -> dict[str, Any]:
     """The verdict: {level, headline, findings [{level, section, text}]}, worst findings first.
 
-    sections: as `ray_jobs.evaluate` collects them. warnings: what casts doubt on the whole (rows that the model learnt
-    from). chosen_at: what the threshold did where it was chosen (`fraud.thresholds.selection.Threshold.achieved`).
+    sections: the evaluation's sections by name. warnings: doubts about the whole evaluation (the model was trained on
+    these rows). chosen_at: figures of the threshold where it was chosen, the `achieved` of a
+    `fraud.thresholds.selection.Threshold`.
     """
     findings = [_finding("bad", "rows", text) for text in warnings]
     findings += _on_volume(sections, chosen_at or {})
@@ -28,7 +29,7 @@ def conclude(
     if "missing" in ranking:
         rows = sections["rows"]
         headline = (
-            f"No verdict on what is caught: {ranking['missing']}. The model alerts on {_percent(rows['alert_rate'])} "
+            f"No verdict: {ranking['missing']}. The model alerts on {_percent(rows['alert_rate'])} "
             f"of {rows['in_window']:,} rows."
         )
         findings += _on_slices(sections) + _on_rarity(sections)
@@ -48,8 +49,8 @@ def _headline(ranking: Mapping[str, Any]) -> str:
         at.get("amount_recall", {}).get("value") is not None
         and at["amount_recall"]["value"] == at["amount_recall"]["value"]
     ):
-        text += f" and {_percent(at['amount_recall']['value'])} of the defrauded money"
-    text += f", alerting on {_percent(at['alert_rate']['value'])} of the transactions"
+        text += f" and {_percent(at['amount_recall']['value'])} of the fraud amount"
+    text += f", with alerts on {_percent(at['alert_rate']['value'])} of the transactions"
     precision = at["precision"]["value"]
     if precision == precision and precision > 0:
         text += f"; {_odds(precision)}"
@@ -76,8 +77,8 @@ def _on_volume(sections: Mapping[str, Any], chosen_at: Mapping[str, float]) -> l
     return [
         _finding(
             "warning", "points",
-            f"The threshold alerts on {_percent(rate)} of the rows, {_percent(before)} where it was chosen: "
-            f"{'more' if ratio > 1 else 'fewer'} alerts than planned; choose it anew on later data",
+            f"The threshold alerts on {_percent(rate)} of the rows, against {_percent(before)} where it was chosen: "
+            f"{'more' if ratio > 1 else 'fewer'} alerts than planned. Choose a new threshold on later data",
         )
     ]  # fmt: skip
 
@@ -91,7 +92,7 @@ def _on_ranking(sections: Mapping[str, Any]) -> list[dict[str, str]]:
         text = f"Average precision {score['value']:.3f} may be no better than {chance}"
         findings.append(_finding("bad", "ranking", text))
     if frauds < FEW_FRAUDS:
-        text = f"Only {frauds} frauds: every interval is wide, and a difference is hard to show; take a longer window"
+        text = f"Only {frauds} frauds: every interval is wide and differences are hard to show. Take a longer window"
         findings.append(_finding("warning", "ranking", text))
     for other, figures in ranking["scores"].items():
         rival = figures["average_precision"]
@@ -111,8 +112,8 @@ def _on_cost(sections: Mapping[str, Any]) -> list[dict[str, str]]:
         return [_finding("bad", "cost", f"The threshold costs {at:,.0f}, more than no alerts at all ({idle:,.0f})")]
     if at > _FAR_FROM_CHEAPEST * cheapest["cost"]:
         text = (
-            f"The threshold costs {at:,.0f}; {cheapest['threshold']:.3f} would have cost {cheapest['cost']:,.0f} "
-            "here: check the costs given, and choose by cost when training"
+            f"The threshold costs {at:,.0f}; a threshold of {cheapest['threshold']:.3f} would have cost "
+            f"{cheapest['cost']:,.0f} here. Check the costs, and choose the threshold by cost when training"
         )
         return [_finding("warning", "cost", text)]
     return []
@@ -128,8 +129,9 @@ def _on_rarity(sections: Mapping[str, Any]) -> list[dict[str, str]]:
         return []
     worst = max(off, key=lambda level: level["ratio"] if level["ratio"] > 1 else 1 / max(level["ratio"], 1e-3))
     text = (
-        f"The score is off its meaning: {worst['score']:.2f} should be reached by {_percent(worst['expected'])} of the "
-        f"normal rows and is by {_percent(worst['observed'])}; the data have moved, retrain or calibrate anew"
+        f"The score is no longer calibrated: {_percent(worst['expected'])} of the normal rows should score "
+        f"{worst['score']:.2f} or more, and {_percent(worst['observed'])} do. The data have changed: retrain or "
+        "recalibrate"
     )
     return [_finding("warning", "calibration", text)]
 
@@ -139,17 +141,17 @@ def _on_slices(sections: Mapping[str, Any]) -> list[dict[str, str]]:
     if "parts" in sections["stability"]:
         step = sections["stability"]["step"]
         weak = [(f"{step} of {part['name']}", part["weak"]) for part in sections["stability"]["parts"] if part["weak"]]
-        findings += _told(weak, "stability")
+        findings += _listed(weak, "stability")
     for column in sections["segments"].get("columns", ()):
         weak = [(f"{column['column']} {part['name']}", part["weak"]) for part in column["parts"] if part["weak"]]
-        findings += _told(weak, "segments")
+        findings += _listed(weak, "segments")
     return findings
 
 
-def _told(weak: Sequence[tuple[str, str]], section: str) -> list[dict[str, str]]:
-    findings = [_finding("warning", section, f"{name}: {text}") for name, text in weak[:_MOST_SAID]]
-    if len(weak) > _MOST_SAID:
-        findings.append(_finding("warning", section, f"and {len(weak) - _MOST_SAID} more like these"))
+def _listed(weak: Sequence[tuple[str, str]], section: str) -> list[dict[str, str]]:
+    findings = [_finding("warning", section, f"{name}: {text}") for name, text in weak[:_MOST_LISTED]]
+    if len(weak) > _MOST_LISTED:
+        findings.append(_finding("warning", section, f"and {len(weak) - _MOST_LISTED} more like these"))
     return findings
 
 
@@ -170,7 +172,6 @@ def _sorted(findings: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _percent(share: float | None) -> str:
-    """A share in percent with as many digits as it deserves."""
     if share is None or share != share:
         return "an unknown share"
     if share == 0 or share >= 0.1:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation beyond those of a training: rarity, reliability, time, cards a day, ablation.
+"""The pictures of an evaluation that a training lacks: rarity, reliability, stability, cards of a day, ablation.
 
 Each takes a section of the evaluation (`fraud.judging.evaluation`, `fraud.judging.slices`), writes one PNG and returns
 its path.
@@ -17,36 +17,36 @@ from fraud.judging import plot_style as style
 _MOST_TICKS = 8
 
 
-def rarity(found: Mapping[str, Any], path: str | Path) -> Path:
-    """Observed against expected share of normal rows at each score level, both logarithmic."""
+def rarity(section: Mapping[str, Any], path: str | Path) -> Path:
+    """Observed against expected share of normal rows at each score level, on logarithmic axes."""
     figure, (axes,) = style.new_figure()
-    names = list(found["scores"])
+    names = list(section["scores"])
     ends = np.array([2e-5, 0.3])
     axes.fill_between(ends, ends / 2, ends * 2, color=style.GRID, alpha=0.7, linewidth=0)
     axes.plot(ends, ends, color=style.MUTED, linewidth=1, linestyle=style.DASHED)
-    floor = 0.3 / found["normal_rows"]
-    for place, name in enumerate(names):
-        levels = sorted(found["scores"][name], key=lambda level: level["expected"])
-        colour, over = style.colour_of(name, names), len(names) - place
-        x = np.array([level["expected"] for level in levels]) * 1.06 ** (place - (len(names) - 1) / 2)
+    floor = 0.3 / section["normal_rows"]
+    for index, name in enumerate(names):
+        levels = sorted(section["scores"][name], key=lambda level: level["expected"])
+        colour, over = style.colour_of(name, names), len(names) - index
+        x = np.array([level["expected"] for level in levels]) * 1.06 ** (index - (len(names) - 1) / 2)
         y = np.array([level["observed"] if level["rows"] else np.nan for level in levels])
         low, high = np.array([level["interval"] for level in levels]).T
         axes.vlines(x, np.maximum(low, floor), high, color=colour, linewidth=1.2, zorder=over)
         axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.2, label=name, zorder=over + len(names))
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=(floor, 0.5))
-    axes.set(xlabel="share of normal rows that should score this high", ylabel="share that does")
+    axes.set(xlabel="share of normal rows expected to score this high", ylabel="observed share")
     style.percent(axes.xaxis)
     style.percent(axes.yaxis)
     style.legend(axes, None, "upper left", names)
-    off = [level for level in found["scores"][names[0]] if level["holds"] is False]
-    title = "A score is as rare as it says" if not off else "The score is not as rare as it says"
-    shown = f"{found['normal_rows']:,} normal rows; the grey band is a factor of two; bars are 95 % intervals"
-    return style.save(figure, path, title, shown)
+    off = [level for level in section["scores"][names[0]] if level["holds"] is False]
+    title = "High scores are as rare as expected" if not off else "High scores are not as rare as expected"
+    subtitle = f"{section['normal_rows']:,} normal rows; the grey band is a factor of two; bars are 95 % intervals"
+    return style.save(figure, path, title, subtitle)
 
 
-def reliability(found: Mapping[str, Any], threshold: float, path: str | Path) -> Path:
-    """Share of frauds in each score level, with Wilson intervals and the counts."""
-    bins = found["bins"]
+def reliability(section: Mapping[str, Any], threshold: float, path: str | Path) -> Path:
+    """Share of frauds at each score level, with Wilson intervals and counts."""
+    bins = section["bins"]
     figure, (axes,) = style.new_figure()
     for i, part in enumerate(bins):
         if not part["rows"]:
@@ -75,23 +75,23 @@ def reliability(found: Mapping[str, Any], threshold: float, path: str | Path) ->
         axes, float(np.interp(threshold, edges, np.arange(len(edges)) - 0.5)), f"threshold {threshold:.3g}"
     )
     return style.save(
-        figure, path, "How many of the rows at a score are frauds", "95 % intervals; frauds of rows above"
+        figure, path, "Share of frauds among the rows at a score", "95 % intervals; counts are frauds of rows"
     )
 
 
-def stability(found: Mapping[str, Any], path: str | Path) -> Path:
+def stability(section: Mapping[str, Any], path: str | Path) -> Path:
     """Average precision, recall and precision, and alert rate of each day, week or month."""
-    parts, step = found["parts"], found["step"]
+    parts, step = section["parts"], section["step"]
     figure, panels = style.new_figure(3, height=3.9)
     names = [part["name"] for part in parts]
-    for axes, wanted in zip(panels, (("average_precision",), ("recall", "precision"), ("alert_rate",)), strict=True):
-        for place, key in enumerate(wanted):
+    for axes, keys in zip(panels, (("average_precision",), ("recall", "precision"), ("alert_rate",)), strict=True):
+        for index, key in enumerate(keys):
             colour = {"average_precision": style.COLOURS["joined"], "alert_rate": style.INK}.get(key)
-            colour = colour or (style.COLOURS["forest"], style.FRAUD)[place]
-            _series(axes, parts, key, colour, 0.08 * (place - (len(wanted) - 1) / 2))
-        axes.set_ylabel(" and ".join(key.replace("_", " ") for key in wanted))
+            colour = colour or (style.COLOURS["forest"], style.FRAUD)[index]
+            _series(axes, parts, key, colour, 0.08 * (index - (len(keys) - 1) / 2))
+        axes.set_ylabel(" and ".join(key.replace("_", " ") for key in keys))
         style.percent(axes.yaxis)
-        if len(wanted) > 1:
+        if len(keys) > 1:
             style.legend(axes, None, "best")
         axes.set_ylim(bottom=0)
     panels[0].set_ylim(0, 1.03)
@@ -107,26 +107,26 @@ def stability(found: Mapping[str, Any], path: str | Path) -> Path:
     )
 
 
-def cards_a_day(found: Mapping[str, Any], path: str | Path) -> Path:
-    """Precision among the k most suspicious cards (or rows) of each day, with the mean and what is attainable."""
+def cards_a_day(section: Mapping[str, Any], path: str | Path) -> Path:
+    """Precision among the k most suspicious cards (or rows) of each day, and what a perfect score would reach."""
     figure, (axes,) = style.new_figure()
-    values = [day["precision"] for day in found["days"]]
-    names = [day["day"][5:] for day in found["days"]]
+    values = [day["precision"] for day in section["days"]]
+    names = [day["day"][5:] for day in section["days"]]
     axes.bar(range(len(values)), values, color=style.COLOURS["joined"], width=0.75)
     every = max(1, -(-len(names) // _MOST_TICKS))
     axes.set_xticks(range(0, len(names), every), names[::every])
-    axes.set(ylim=(0, min(1.05, max(found["attainable"], *values) * 1.25 + 0.01)), xlabel="day (month-day)")
-    axes.set_ylabel(f"frauds among the top {found['k']}")
+    axes.set(ylim=(0, min(1.05, max(section["attainable"], *values) * 1.25 + 0.01)), xlabel="day (month-day)")
+    axes.set_ylabel(f"frauds among the top {section['k']}")
     style.percent(axes.yaxis)
-    style.horizontal_line(axes, found["attainable"], f"a perfect score: {found['attainable']:.0%} on average")
-    unit, what = ("cards", "compromised") if found["unit"] else ("transactions", "frauds")
-    title = f"Of the {found['k']} most suspicious {unit} of a day, {found['mean']['value']:.0%} are {what}"
-    note = "cards known as compromised are left out" if found["unit"] else f"by day, {found['day_zone']}"
+    style.horizontal_line(axes, section["attainable"], f"a perfect score: {section['attainable']:.0%} on average")
+    unit, what = ("cards", "compromised") if section["unit"] else ("transactions", "frauds")
+    title = f"Of the {section['k']} most suspicious {unit} of a day, {section['mean']['value']:.0%} are {what}"
+    note = "cards known as compromised are left out" if section["unit"] else f"by day, {section['day_zone']}"
     return style.save(figure, path, title, note)
 
 
 def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """How much average precision each feature group is worth, with 95 % intervals; groups with `worth` only."""
+    """Average precision that each feature group is worth, with 95 % intervals. Every group has a `worth`."""
     shown = sorted(groups, key=lambda group: group["worth"])
     figure, (axes,) = style.new_figure(height=1.7 + 0.34 * len(shown))
     for i, group in enumerate(shown):
@@ -135,7 +135,7 @@ def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
         axes.plot([low, high], [i, i], color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot([group["worth"]], [i], "o", color=colour, markersize=7)
     axes.axvline(0, color=style.MUTED, linewidth=1, linestyle=style.DASHED)
-    # A name comes from the data: a dollar sign in it must not start mathematics.
+    # Names come from the data: a dollar sign in one must not start a formula.
     axes.set_yticks(range(len(shown)), [_short(group["name"]).replace("$", r"\$") for group in shown])
     axes.set(ylim=(-0.6, len(shown) - 0.4), xlabel="average precision lost without the group")
     best = shown[-1]
@@ -146,13 +146,13 @@ def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
 
 
 def _series(axes: Any, parts: Sequence[Mapping[str, Any]], key: str, colour: str, shift: float) -> None:
-    places = [i for i, part in enumerate(parts) if part["figures"][key] is not None]
-    values = np.array([parts[i]["figures"][key]["value"] for i in places])
-    bands = [parts[i]["figures"][key]["interval"] or (v, v) for i, v in zip(places, values, strict=True)]
+    positions = [i for i, part in enumerate(parts) if part["figures"][key] is not None]
+    values = np.array([parts[i]["figures"][key]["value"] for i in positions])
+    bands = [parts[i]["figures"][key]["interval"] or (v, v) for i, v in zip(positions, values, strict=True)]
     low, high = np.array(bands).reshape(-1, 2).T
     error = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
     axes.errorbar(
-        np.array(places) + shift, values, error, fmt="o-", color=colour, markersize=4.5, linewidth=1.6, elinewidth=1,
+        np.array(positions) + shift, values, error, fmt="o-", color=colour, markersize=4.5, linewidth=1.6, elinewidth=1,
         label=key.replace("_", " "),
     )  # fmt: skip
 

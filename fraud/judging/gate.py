@@ -48,7 +48,7 @@ def evidence(judged: Scored | None, limits: Limits, why_none: str = "") -> Check
     if frauds < limits.min_frauds or known - frauds < limits.min_frauds:
         return Check(name, False, f"not enough evidence: {told}, {limits.min_frauds:,} of each are needed", figures)
     if known < limits.min_labelled * rows:
-        least = f"at least {limits.min_labelled:.0%} must be labelled, or what was looked at decides who is better"
+        least = f"at least {limits.min_labelled:.0%} must be labelled, so that the choice of rows does not decide"
         return Check(name, False, f"not enough evidence: {told}; {least}", figures)
     return Check(name, True, told, figures)
 
@@ -146,8 +146,8 @@ def segments(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
         )
         return Check(name, False, f"worse in {len(worse)} of {len(tested)} segments: {told}", figures)
     lowest = min(tested, key=lambda one: one["difference"])
-    text = f"none of {len(tested)} is worse beyond chance and {limits.segment_tolerance:.0%} of recall"
-    return Check(name, True, f"{text}; the least gain is {lowest['difference']:+.0%}, {lowest['segment']}", figures)
+    text = f"none of {len(tested)} loses more than {limits.segment_tolerance:.0%} of recall beyond chance"
+    return Check(name, True, f"{text}; the lowest is {lowest['segment']}, {lowest['difference']:+.0%}", figures)
 
 
 def calibration(
@@ -207,7 +207,7 @@ def labels(
             wrong.append(f"{share:.2%} of the {told} are labelled fraud, {usual:.2%} of what the champion learnt from")
     if champion_auc is not None and champion_auc <= 0.5:
         wrong.append(
-            f"the judged labels contradict the champion's scores (ROC-AUC {champion_auc:.3f}): are they turned?"
+            f"the judged labels contradict the champion's scores (ROC-AUC {champion_auc:.3f}): labels may be inverted"
         )
     if sources:
         figures["sources"] = sources
@@ -263,7 +263,7 @@ def _caught(scores: np.ndarray, alerts: int) -> np.ndarray:
 
 
 def _worse_p(gain: np.ndarray, clusters: np.ndarray | None) -> float:
-    """One-sided p of as many or more clusters losing, were losing and gaining equally likely."""
+    """One-sided sign-test p-value that a cluster loses frauds more often than it gains them."""
     from scipy.stats import binom
 
     total = gain if clusters is None else np.bincount(clusters, weights=gain)
@@ -284,8 +284,8 @@ def _off(side: Scored, factor: float) -> tuple[float, str]:
         beyond = max(low / level["expected"], level["expected"] / max(high, 1e-12), 1.0) / factor
         if beyond > worst:
             told = (
-                f"score {level['score']:.2f} is reached by {level['observed']:.2%} of the legitimate rows, "
-                f"{level['expected']:.2%} by its meaning"
+                f"{level['observed']:.2%} of the legitimate rows score {level['score']:.2f} or more, "
+                f"{level['expected']:.2%} expected"
             )
             worst = beyond
     return worst, told

@@ -1,6 +1,6 @@
-"""One look for every picture: colours, fonts, grid, titles, legends, and how a PNG is written.
+"""The style of every picture: colours, fonts, grid, titles, legends, and the writing of the PNG.
 
-Draws on matplotlib's objects directly, never through pyplot or rcParams: no global state, so any thread may draw.
+Uses matplotlib's objects directly, not pyplot or rcParams. There is no global state, so any thread may draw.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, made to stay apart for colour-blind readers; one detector has one colour in every picture.
+# Okabe and Ito's palette, which colour-blind readers can distinguish. A detector has the same colour in every picture.
 COLOURS = {
     "joined": "#0072B2",
     "forest": "#009E73",
@@ -31,7 +31,7 @@ DASHED = (0, (4, 3))
 
 
 def colour_of(name: str, names: Iterable[str]) -> str:
-    """The colour of a score: its own if it is one of ours, else the next free one by its place among the others."""
+    """The colour of a score: its own if it has one, else by its position among the other names."""
     if name in COLOURS:
         return COLOURS[name]
     others = [other for other in names if other not in COLOURS]
@@ -41,9 +41,9 @@ def colour_of(name: str, names: Iterable[str]) -> str:
 def new_figure(
     columns: int = 1, rows: int = 1, height: float | None = None, **subplots: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A white figure of rows x columns plain panels, row by row, below a strip for the title.
+    """A white figure with rows x columns panels, row by row, below a strip for the title.
 
-    height: inches, else what suits the number of rows. `subplots` goes to matplotlib's `Figure.subplots` (sharex,
+    height: in inches, by default from the number of rows. `subplots` goes to matplotlib's `Figure.subplots` (sharex,
     height_ratios).
     """
     from matplotlib.figure import Figure
@@ -66,29 +66,29 @@ def new_figure(
 
 
 def percent(axis: Any) -> None:
-    """Write an axis of shares in percent, with as many digits as a logarithmic axis needs."""
+    """Label an axis of shares in percent."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def thousands(axis: Any) -> None:
-    """Write an axis of large numbers with thousands separators, whatever the scale of the axis."""
+    """Label an axis with thousands separators, on any scale."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def legend(axes: Axes, title: str | None, where: str, names: Iterable[str] = ()) -> None:
-    """Draw the legend; labels that start with one of `names` come in that order."""
+def legend(axes: Axes, title: str | None, location: str, names: Iterable[str] = ()) -> None:
+    """Draw the legend. Labels that start with one of `names` come first, in the order of `names`."""
     handles, labels = axes.get_legend_handles_labels()
-    wanted = list(names)
-    order = sorted(range(len(labels)), key=lambda i: [not labels[i].startswith(f"{name} ") for name in wanted])
+    first = list(names)
+    order = sorted(range(len(labels)), key=lambda i: [not labels[i].startswith(f"{name} ") for name in first])
     drawn = axes.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
         title=title,
-        loc=where,
+        loc=location,
         fontsize=9,
         title_fontsize=9,
         labelcolor=INK,
@@ -101,14 +101,14 @@ def legend(axes: Axes, title: str | None, where: str, names: Iterable[str] = ())
 
 
 def header_legend(figure: Figure, axes: Axes) -> None:
-    """Draw the legend of `axes` in one row at the right of the title strip, away from all panels."""
+    """Draw the legend of `axes` in one row at the right of the title strip."""
     handles, labels = axes.get_legend_handles_labels()
-    where = (0.995, 1 - HEADER_INCHES / figure.get_figheight())
+    corner = (0.995, 1 - HEADER_INCHES / figure.get_figheight())
     figure.legend(
         handles,
         labels,
         loc="lower right",
-        bbox_to_anchor=where,
+        bbox_to_anchor=corner,
         ncols=len(labels),
         fontsize=9.5,
         labelcolor=INK,
@@ -118,7 +118,7 @@ def header_legend(figure: Figure, axes: Axes) -> None:
 
 
 def vertical_line(axes: Axes, x: float, text: str, height: float = 0.96) -> None:
-    """Mark a chosen x: a dark dashed line with its text beside it, at `height` (0 to 1) of the panel."""
+    """Mark an x with a dark dashed line and a text beside it, at `height` (0 to 1) of the panel."""
     axes.axvline(x, color=INK, linewidth=1.2, linestyle=DASHED)
     low, high = axes.get_xlim()
     label_share = 1.3 * DPI / axes.bbox.width  # a label is about 1.3 inches wide
@@ -138,7 +138,7 @@ def vertical_line(axes: Axes, x: float, text: str, height: float = 0.96) -> None
 
 
 def horizontal_line(axes: Axes, y: float, text: str) -> None:
-    """Mark a reference y: a grey dashed line with its text above its left end."""
+    """Mark a reference y with a grey dashed line and a text above its left end."""
     axes.axhline(y, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.annotate(
         text,
@@ -153,7 +153,7 @@ def horizontal_line(axes: Axes, y: float, text: str) -> None:
 
 
 def save(figure: Figure, path: str | Path, title: str, subtitle: str) -> Path:
-    """Give the figure its title (the finding) and subtitle (what is shown), and write a PNG atomically."""
+    """Add title (the finding) and subtitle (what is shown), and write the PNG atomically. Long titles shrink to fit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
 """The pictures of a training: precision-recall, ROC, scores by class, losses by epoch, cost and alerts by threshold.
 
-Each takes scores by name, {"joined": ..., "forest": ..., "autoencoder": ...}, of which the first decides.
-Each writes one PNG (atomically, its folder made if needed) and returns its path. The title says what was found.
+Each takes scores by name, {"joined": ..., "forest": ..., "autoencoder": ...}; the first one makes the decision. Each
+writes one PNG atomically, creates its folder if needed, and returns its path. The title states the finding.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def pr_curve(
     area = {name: average_precision(labels, scores[name]) for name in rankings}
     figure, (axes,) = style.new_figure()
     for name, ranking in _back_to_front(rankings):
-        # Steps: a cut's precision holds for the recall it adds, which is the area that average precision sums.
-        found = _thin(np.r_[0.0, ranking.recall], np.r_[ranking.precision[0], ranking.precision])
-        axes.plot(*found, drawstyle="steps-pre", label=f"{name}  {area[name]:.3f}", **_line(name, rankings))
+        # Steps, because average precision sums this area: the precision of a cut times the recall that it adds.
+        curve = _thin(np.r_[0.0, ranking.recall], np.r_[ranking.precision[0], ranking.precision])
+        axes.plot(*curve, drawstyle="steps-pre", label=f"{name}  {area[name]:.3f}", **_line(name, rankings))
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: share of the frauds found", ylabel="precision of the alerts")
     first = next(iter(rankings.values()))
     rate = first.frauds[-1] / first.alerts[-1]
@@ -52,17 +52,17 @@ def roc_curve(
     area = {name: roc_auc(labels, scores[name]) for name in rankings}
     figure, (axes,) = style.new_figure()
     for name, ranking in _back_to_front(rankings):
-        found = _thin(np.r_[0.0, ranking.false_positive_rate], np.r_[0.0, ranking.recall])
-        axes.plot(*found, label=f"{name}  {area[name]:.3f}", **_line(name, rankings))
+        curve = _thin(np.r_[0.0, ranking.false_positive_rate], np.r_[0.0, ranking.recall])
+        axes.plot(*curve, label=f"{name}  {area[name]:.3f}", **_line(name, rankings))
     axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1, linestyle=style.DASHED)
     axes.text(0.44, 0.39, "chance", color=style.MUTED, fontsize=9)
-    axes.set(xlim=(-0.005, 1), ylim=(0, 1.02), xlabel="false positive rate: share of the legitimate rows alerted on")
+    axes.set(xlim=(-0.005, 1), ylim=(0, 1.02), xlabel="false positive rate: share of the legitimate rows with an alert")
     axes.set_ylabel("recall: share of the frauds found")
     style.percent(axes.xaxis)
     style.percent(axes.yaxis)
     style.legend(axes, "area under the curve", "lower right", rankings)
-    shown = f"{window}: {_rows(next(iter(rankings.values())))}"
-    return style.save(figure, path, f"ROC (AUC: {_ranked(area)})", shown)
+    subtitle = f"{window}: {_rows(next(iter(rankings.values())))}"
+    return style.save(figure, path, f"ROC (AUC: {_ranked(area)})", subtitle)
 
 
 def score_histogram(
@@ -73,9 +73,10 @@ def score_histogram(
     thresholds: Mapping[str, float] | None = None,
     window: str = "test window",
 ) -> Path:
-    """Scores by class, counts on a log scale, one panel a score; a line in the panels that `thresholds` names.
+    """Scores by class, counts on a log scale, one panel per score, with a line at each of the `thresholds`.
 
-    labels: (n_rows,) of 1, 0, -1 (drawn as unlabelled), or None. Raises DataError (NaN scores, no rows, other lengths).
+    labels: (n_rows,) of 1, 0, -1 (drawn as unlabelled), or None. Raises DataError for NaN scores, no rows or different
+    lengths.
     """
     values = {name: check_scores(array) for name, array in _named(scores).items()}
     lines = thresholds or {}
@@ -106,16 +107,16 @@ def score_histogram(
     title = "Scores by class"
     first = next(iter(values))
     if first in lines and (truth == 1).any():
-        found = (values[first] >= lines[first])[truth == 1].mean()
-        title += f": the threshold finds {found:.0%} of the frauds"
+        recall = (values[first] >= lines[first])[truth == 1].mean()
+        title += f": the threshold finds {recall:.0%} of the frauds"
     return style.save(figure, path, title, f"{window}: {truth.size:,} transactions")
 
 
 def loss_curve(losses: Mapping[str, Sequence[float]], path: str | Path, *, best_epoch: int | None = None) -> Path:
     """Reconstruction error by epoch, with the best epoch marked.
 
-    losses: {"training": [...], "validation": [...]}, one value an epoch. best_epoch: counted from 1, the epoch whose
-    weights were kept; None takes the lowest of the last series. Raises DataError if a series holds no finite value.
+    losses: {"training": [...], "validation": [...]}, one value per epoch. best_epoch: counted from 1, the epoch whose
+    weights the model has; None takes the lowest of the last series. Raises DataError if a series has no finite value.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -140,7 +141,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]], path: str | Path, *, best_
         axes.plot([best], [watched[best - 1]], "o", markersize=11, markerfacecolor="none", markeredgecolor=style.INK)
         style.vertical_line(axes, best, f"epoch {best}: {watched[best - 1]:.4g}", height=0.8)
     style.legend(axes, None, "upper right")
-    return style.save(figure, path, title, "mean error by epoch; the weights of the marked epoch are kept")
+    return style.save(figure, path, title, "mean error by epoch; the model has the weights of the marked epoch")
 
 
 def threshold_cost(
@@ -153,10 +154,10 @@ def threshold_cost(
     amounts: ArrayLike | None = None,
     window: str = "test window",
 ) -> Path:
-    """Cost in currency units of every threshold, one line a score, a dot at its cheapest cut.
+    """Cost in currency units of every threshold, one line per score, a dot at the cheapest threshold.
 
-    config: whose cost matrix is used. threshold: the chosen one, of the first score. amounts: (n_rows,), a missed fraud
-    then costs its amount. Raises DataError as `rank`, and for an impossible amount.
+    config: has the cost matrix. threshold: the chosen one, of the first score. amounts: (n_rows,); with them a missed
+    fraud costs its amount. Raises DataError as `rank`, and for an impossible amount.
     """
     rankings = _rankings(labels, scores)
     matrix = config or ThresholdConfig(policy="cost")
@@ -186,7 +187,7 @@ def threshold_cost(
         if name == first and threshold is not None:
             alerted = ranking.values >= threshold
             chosen_cost = float(cost[alerted][-1]) if alerted.any() else idle
-    # Alerting on everything costs many times more than doing nothing: cut it off, or the dip would be a flat line.
+    # Alerting on everything costs many times more than doing nothing: without this limit the minimum looks flat.
     axes.set_ylim(0, max(1.5 * idle, 1.0))
     axes.set(xlabel="threshold on the score", ylabel="cost (currency units)")
     style.thousands(axes.yaxis)
@@ -212,7 +213,7 @@ def threshold_curves(
     threshold: float | None = None,
     window: str = "test window",
 ) -> Path:
-    """Precision and recall of every threshold above, share of rows alerted on below, one column a score.
+    """Above, precision and recall of every threshold; below, the share of rows with an alert. One column per score.
 
     threshold: the chosen one, of the first score. Raises DataError as `rank`.
     """
@@ -230,11 +231,11 @@ def threshold_curves(
         lower.set_xlabel(f"threshold on the {name} score")
     first = next(iter(rankings.values()))
     panels[0].set(ylim=(0, 1.02), ylabel="precision and recall")
-    panels[columns].set_ylabel("share alerted on\n(log scale)")
+    panels[columns].set_ylabel("share with an alert\n(log scale)")
     style.percent(panels[0].yaxis)
     style.percent(panels[columns].yaxis)
     style.header_legend(figure, panels[0])
-    title = "What each threshold yields"
+    title = "Precision, recall and alerts by threshold"
     if threshold is not None:
         style.vertical_line(panels[0], threshold, "")
         style.vertical_line(panels[columns], threshold, f"threshold {threshold:.3g}")
@@ -250,7 +251,7 @@ def threshold_curves(
 
 def _named(scores: Mapping[str, Any]) -> Mapping[str, Any]:
     if not scores:
-        raise DataError("there is nothing to draw: give at least one named array")
+        raise DataError("there is nothing to draw: pass at least one named array")
     return scores
 
 
@@ -277,9 +278,9 @@ def _rows(ranking: Ranking) -> str:
 
 
 def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most about twice `_POINTS` points: the first few hundred cuts are all kept, where curves are jagged."""
+    """At most about twice `_POINTS` points; every one of the first few hundred, where curves are jagged."""
     size = x.size
     if size <= 2 * _POINTS:
         return x, y
-    kept = np.unique(np.r_[np.geomspace(1, size, _POINTS), np.linspace(1, size, _POINTS)].astype(np.int64) - 1)
-    return x[kept], y[kept]
+    indices = np.unique(np.r_[np.geomspace(1, size, _POINTS), np.linspace(1, size, _POINTS)].astype(np.int64) - 1)
+    return x[indices], y[indices]

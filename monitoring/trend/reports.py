@@ -57,12 +57,12 @@ class Trend:
 
 
 def read_reports(folder: str) -> list[DayReport]:
-    """The daily reports `<folder>/<YYYY-MM-DD>.json`, oldest first; one that cannot be read is left out, and told.
+    """The daily reports `<folder>/<YYYY-MM-DD>.json`, oldest first. Skips a file that cannot be read, with a warning.
 
     Raises DataError where there is none.
     """
     filesystem, root = filesystems.of(folder)
-    found = []
+    reports = []
     for path in sorted(filesystem.glob(f"{root.rstrip('/')}/*.json")):
         try:
             day = dt.date.fromisoformat(Path(path).stem)
@@ -70,16 +70,16 @@ def read_reports(folder: str) -> list[DayReport]:
             continue
         try:
             with filesystem.open(path, "rt", encoding="utf-8") as text:
-                found.append(_report(day, json.load(text)))
+                reports.append(_report(day, json.load(text)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is no report of monitoring.drift and left out (%s)", path, type(error).__name__)
-    if not found:
+    if not reports:
         raise DataError(f"{folder} holds no report named like 2026-01-31.json: run monitoring.drift with such an --out")
-    return sorted(found, key=lambda report: report.day)
+    return sorted(reports, key=lambda report: report.day)
 
 
-def trend(reports: Sequence[DayReport]) -> Trend:
-    """Put daily reports side by side. A column is as bad as its PSI on its third worst day.
+def align(reports: Sequence[DayReport]) -> Trend:
+    """The daily reports side by side, oldest first. A column is as bad as its PSI on its third worst day.
 
     Where the reference's own days raised a column's limits, its PSI is scaled down to the usual ones.
     """
@@ -106,13 +106,13 @@ def trend(reports: Sequence[DayReport]) -> Trend:
     return Trend(days, tuple(names[i] for i in order), psi[order], by_day, limits, switches)
 
 
-def _report(day: dt.date, found: Mapping[str, Any]) -> DayReport:
-    scores = [*(found["score"]["columns"] if found["score"] else ())]
-    columns = [column for column in [*scores, *found["columns"]] if column["statistics"].get("psi") is not None]
+def _report(day: dt.date, document: Mapping[str, Any]) -> DayReport:
+    scores = [*(document["score"]["columns"] if document["score"] else ())]
+    columns = [column for column in [*scores, *document["columns"]] if column["statistics"].get("psi") is not None]
     thresholds = {column["column"]: column["thresholds"]["psi"] for column in columns}
     return DayReport(
-        day=day, verdict=str(found["verdict"]), reason=str(found["reason"]),
-        models=tuple(map(str, found["current"]["models"])),
+        day=day, verdict=str(document["verdict"]), reason=str(document["reason"]),
+        models=tuple(map(str, document["current"]["models"])),
         psi={column["column"]: float(column["statistics"]["psi"]) for column in columns},
         levels={column["column"]: column["level"] for column in columns},
         limits={name: (float(both["warning"]), float(both["drift"])) for name, both in thresholds.items()},

@@ -31,7 +31,7 @@ def refit(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> dict[str, 
     began = time.perf_counter()
     try:
         _, evaluation = fitting.fit_locally(rows, schema, config)
-    except FraudError as error:  # a feature less may leave nothing to learn from; the other groups still count
+    except FraudError as error:  # without this group no feature may be left; the other groups still count
         return {"error": str(error)}
     return {"scores": evaluation.scores[JOINED], "seconds": round(time.perf_counter() - began, 1)}
 
@@ -51,20 +51,20 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
     known = labels >= 0
     if not (labels == 1).any() or not (labels == 0).any():
         return {"missing": "the test window of the training lacks labelled frauds or labelled legitimate rows"}
-    found = groups(schema)
-    wanted = {_ALL: schema, **{group.name: group.schema for group in found if group.schema is not None}}
+    feature_groups = groups(schema)
+    schemas = {_ALL: schema, **{group.name: group.schema for group in feature_groups if group.schema is not None}}
     shared = ray.put(rows)
     cpus = max(0.01, min(1.0, ray.available_resources().get("CPU", 0.0)))
     task = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(refit)
-    running = {task.remote(shared, without, config): name for name, without in wanted.items()}
+    running = {task.remote(shared, without, config): name for name, without in schemas.items()}
     outcome: dict[str, dict[str, Any]] = {}
     while running:
         ready, _ = ray.wait(list(running))
         name = running.pop(ready[0])
         outcome[name] = ray.get(ready[0])
-        told = outcome[name].get("error") or f"{outcome[name]['seconds']:.1f} s"
+        result = outcome[name].get("error") or f"{outcome[name]['seconds']:.1f} s"
         what = name if name == _ALL else f"without {name}"
-        logger.info("ablation %d/%d: %s: %s", len(outcome), len(wanted), what, told)
+        logger.info("ablation %d/%d: %s: %s", len(outcome), len(schemas), what, result)
     if "error" in outcome[_ALL]:
         return {"missing": f"the training could not be repeated: {outcome[_ALL]['error']}"}
     scores = {name: done["scores"][known] for name, done in outcome.items() if "scores" in done}
@@ -73,10 +73,10 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
         clusters, _ = pd.factorize(rows[card].iloc[split.test[known]].to_numpy(dtype=object), use_na_sentinel=False)
     judged = paired_average_precision(labels[known], scores, _ALL, n=plan.resamples, seed=plan.seed, clusters=clusters)
     lines = []
-    for group in found:
+    for group in feature_groups:
         line: dict[str, Any] = {"name": group.name, "features": list(group.features)}
         if group.schema is None:
-            line["missing"] = "nothing to learn from is left without it"
+            line["missing"] = "no feature is left without it"
         elif group.name in judged:
             line |= judged[group.name]
         else:

@@ -19,6 +19,7 @@ from fraud.judging import evaluation, gate
 from fraud.judging.evaluation import Plan, Scored
 from fraud.judging.gate import Check
 from fraud.judging.gate_limits import Limits
+from fraud.judging.page import render
 from fraud.registry import promotion, versions
 from fraud.registry.promotion import Promotion
 from fraud.registry.versions import CHALLENGER, Standing, TaggedVersion
@@ -301,9 +302,9 @@ def _is_record_of(path: str, number: int) -> bool:
 def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings: Settings) -> None:
     """JSON, page, and the version's MLflow run; without MLflow the files on disk must do."""
     from fraud.registry import runs
-    from ray_jobs.gate import page as gate_page
 
-    text, page = json.dumps(document, indent=2, allow_nan=False) + "\n", gate_page.page(document)
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    page = render("ray_jobs", "gate.html", record=document)
     data.write_text(text, out)
     data.write_text(page, f"{out.removesuffix('.json')}.html")
     name = f"gate/{document['time'].replace(':', '').replace('+0000', 'Z')}"

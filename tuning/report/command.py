@@ -27,24 +27,24 @@ logger = logging.getLogger(__name__)
 def write(journal: Journal, outdir: Path) -> Path:
     """Write `outdir`/sweep_report.html and `outdir`/plots/*.png; returns the page's path.
 
-    Reads the journal only, so a sweep may be running on it. A picture that cannot be drawn yet is left out, an older
-    one of that name taken away, and the page says why. Raises ConfigError when the order is missing or damaged.
+    Reads the journal only, so the sweep may be running. Where a picture cannot be drawn yet, an older one of that name
+    is deleted and the page says why. Raises ConfigError when the order is missing or damaged.
     """
     results = Results.read(journal)
-    found, missing = _importances(results)
+    shares, missing = _importances(results)
     folder = outdir / PLOTS
     grid = (results.winner or {}).get("grid")
     draw: dict[str, Callable[[Path], object]] = {
         "best_so_far": lambda path: plots.best_so_far(results, path),
         "learning_curves": lambda path: run_plots.learning_curves(results, path),
-        "importance": lambda path: plots.importance(found, path),
+        "importance": lambda path: plots.importance(shares, path),
         "pareto": lambda path: plots.pareto(results, path),
         "threshold_heatmap": lambda path: threshold_plot.threshold_heatmap(grid, path),
         "timeline": lambda path: run_plots.timeline(results, path),
     }
     for detector in results.detectors:
         draw[f"parallel_coordinates_{detector}"] = _parallel(
-            results, detector, list(found[detector].shares) if detector in found else []
+            results, detector, list(shares[detector].shares) if detector in shares else []
         )
     drawn: dict[str, Path | str] = {}
     for name, one in draw.items():
@@ -55,10 +55,10 @@ def write(journal: Journal, outdir: Path) -> Path:
         except DataError as error:
             path.unlink(missing_ok=True)
             drawn[name] = str(error)
-    if not found and missing:
+    if not shares and missing:
         drawn["importance"] = missing
     target = outdir / PAGE
-    tables.write_text(page(results, drawn, found, missing, outdir / BEST), str(target))
+    tables.write_text(page(results, drawn, shares, missing, outdir / BEST), str(target))
     return target
 
 
@@ -67,19 +67,19 @@ def _parallel(results: Results, detector: str, important: Sequence[str]) -> Call
 
 
 def _importances(results: Results) -> tuple[dict[str, Importances], str]:
-    """Those of every detector that has enough trials, and why the others have none."""
-    found, missing = {}, []
+    """(importances by detector, why other detectors have none)."""
+    shares, missing = {}, []
     for detector in results.detectors:
         own = [(trial.params, objective_of(trial)) for trial in results.sampled(detector)]
         try:
-            found[detector] = importances(own, results.order["seed"])
+            shares[detector] = importances(own, results.order["seed"])
         except DataError as error:
             missing.append(f"{detector}: {error}")
-    return found, "; ".join(missing)
+    return shares, "; ".join(missing)
 
 
 def find(root: Path, sweep_id: str | None) -> Journal:
-    """The journal of a sweep, None for the newest; takes no lock. Raises ConfigError naming the sweeps there are."""
+    """The journal of a sweep, by default the newest; takes no lock. Raises ConfigError that lists the sweeps."""
     orders = sorted(root.glob(f"*/{ORDER}"), key=lambda path: path.stat().st_mtime)
     known = [path.parent.name for path in orders]
     if not known:
@@ -108,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`. Returns 0."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
-    journal = find(settings.state / "sweeps", given.sweep)
-    outdir = check_outdir(settings.locate(given.outdir), {PAGE, BEST})
+    journal = find(settings.state / "sweeps", arguments.sweep)
+    outdir = check_outdir(settings.locate(arguments.outdir), {PAGE, BEST})
     path = write(journal, outdir)
     sys.stdout.write(f"{headline(Results.read(journal))}\nreport: {path}\n")
     return 0

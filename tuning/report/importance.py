@@ -20,7 +20,7 @@ _LOG_FROM = 30  # a setting sampled over more than this ratio is compared by its
 class Importances:
     """shares: of the objective's variance (fANOVA) or of its change towards the best tenth (PED-ANOVA), largest first.
 
-    method: its name and source. trials: how many it rests on. left_out: settings that only some trials have.
+    method: its name and source. trials: how many it is based on. left_out: settings that only some trials have.
     """
 
     shares: dict[str, float]
@@ -55,7 +55,7 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]], seed: int) ->
     if not columns:
         raise DataError("no setting that all trials have varies between them")
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce a study that nobody asked for
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # without its message about a new study
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     optuna.logging.set_verbosity(before)
     distributions = {key: distribution for key, (distribution, _) in columns.items()}
@@ -73,15 +73,15 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]], seed: int) ->
         evaluator, method = optuna.importance.FanovaImportanceEvaluator(seed=seed), "fANOVA"
     else:
         evaluator, method = optuna.importance.PedAnovaImportanceEvaluator(), "PED-ANOVA"
-    found = {k: float(v) for k, v in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
-    if not all(math.isfinite(share) for share in found.values()):
+    by_name = {k: float(v) for k, v in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
+    if not all(math.isfinite(share) for share in by_name.values()):
         raise DataError(f"{method} finds no variance to divide among the settings")
-    shares = dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    shares = dict(sorted(by_name.items(), key=lambda pair: -pair[1]))
     return Importances(shares, method, len(trials), tuple(sorted(everywhere - shared)))
 
 
 def _column(values: list[Any]) -> tuple[Any, list[Any]]:
-    """The distribution that such values came from, as far as they tell, and the values as it takes them."""
+    """(distribution, values) for Optuna, inferred from the values."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if is_scale(values):

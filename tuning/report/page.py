@@ -4,307 +4,191 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fraud.judging import page as tag
+from fraud.judging.page import data_uri, fixed, number, percent, render, short
 from tuning.record.journal import Trial
 from tuning.record.results import Results, best_settings, objective_of
 from tuning.report.importance import Importances
 from tuning.report.plots import front
-from tuning.report.verdict import STATUS, count, duration, headline, named, verdict, what
+from tuning.report.verdict import OUTCOMES, baseline_name, count, duration, headline, verdict, winner_name
 
-Drawn = Mapping[str, Path | str]  # a picture's PNG, or why there is none
 _MOST_ROWS = 60
 _MOST_ON_FRONT = 10
-_TITLES = {
-    "winner": "What won",
-    "search": "How the search went",
-    "settings": "Which settings mattered",
-    "cost": "What a better score costs",
-    "thresholds": "Where to cut",
-    "run": "How it ran",
-    "trials": "Every trial",
-    "method": "How the figures are made",
-}
+_MOST_PAIRS = 5
+_LONGEST_SETTING = 40
 
 
-def page(results: Results, drawn: Drawn, found: Mapping[str, Importances], note: str, best_yaml: Path) -> str:
-    """The whole page. drawn: by picture name; found: importances by detector.
+def page(
+    results: Results,
+    drawn: Mapping[str, Path | str],
+    importances: Mapping[str, Importances],
+    note: str,
+    best_yaml: Path,
+) -> str:
+    """The page as HTML. drawn: by picture name, its PNG, or why there is none. importances: by detector.
 
-    note: why a detector has none; best_yaml: where the winner is kept.
+    note: why a detector has none; best_yaml: where the winner's configuration is written.
     """
-    parts = [
-        verdict(results),
-        "<nav>" + " ".join(f'<a href="#{name}">{title}</a>' for name, title in _TITLES.items()) + "</nav>",
-        tag.section("winner", _TITLES["winner"], _winner(results), _use(results, best_yaml)),
-        tag.section("search", _TITLES["search"], _picture(drawn, "best_so_far"), _picture(drawn, "learning_curves")),
-        tag.section("settings", _TITLES["settings"], _settings(results, drawn, found, note)),
-        tag.section("cost", _TITLES["cost"], _picture(drawn, "pareto"), _front(results)),
-        tag.section("thresholds", _TITLES["thresholds"], _thresholds(results, drawn)),
-        tag.section("run", _TITLES["run"], _picture(drawn, "timeline"), _memory(results), _failures(results)),
-        tag.section("trials", _TITLES["trials"], _trials(results)),
-        tag.section("method", _TITLES["method"], _method(results)),
-    ]
-    title = f"Sweep {results.sweep_id}: {headline(results)}"
-    # JSON can hold half a surrogate pair, and a file cannot.
-    return tag.document(title, "".join(parts)).encode("utf-8", "replace").decode()
+    return render(
+        "tuning", "sweep.html",
+        results=results, headline=headline(results), verdict=verdict(results), outcomes=OUTCOMES, duration=duration,
+        pictures={name: data_uri(path) for name, path in drawn.items() if isinstance(path, Path)},
+        not_drawn={name: reason for name, reason in drawn.items() if isinstance(reason, str)},
+        winner=_winner(results), next_step=_next_step(results, best_yaml), notes=_notes(importances, note),
+        variants=_variants(results), front=_front(results), thresholds=_thresholds(results),
+        peak_mib=max(((trial.result or {}).get("memory_mib") or 0 for trial in results.trials), default=0),
+        trials=_trials(results), most_rows=_MOST_ROWS, config=json.dumps(results.order["config"], indent=1),
+    )  # fmt: skip
 
 
-def _winner(results: Results) -> str:
-    found = results.winner or {}
-    winner = found.get("winner") or {}
-    rows = []
-    for place, pair in enumerate((found.get("pairs") or ())[:5]):
-        rows.append([tag.text(named(pair)), tag.fixed(pair.get("objective")), tag.number(pair.get("weight"), ".2f")])
-        rows[-1][0] += " " + tag.badge("ok", "best") if place == 0 else ""
+def _winner(results: Results) -> dict[str, Any]:
+    """rows: (name, objective, weight) of the best pairs, the best single trials and the baseline."""
+    record = results.winner or {}
+    pairs = (record.get("pairs") or ())[:_MOST_PAIRS]
+    rows = [(winner_name(pair), pair.get("objective"), pair.get("weight")) for pair in pairs]
     for detector in results.detectors:
         if best := results.best(detector):
-            rows.append([tag.text(f"{detector} {best.number} alone"), tag.fixed(objective_of(best)), "–"])
-    if (baseline := found.get("baseline") or {}).get("objective") is not None:
-        rows.append([tag.text(what(baseline)), tag.fixed(baseline["objective"]), "–"])
-    if not rows:
-        return tag.missing({"missing": "no trial has ended with an objective"})
-    compared = tag.table(["", results.objective, "forest's weight"], rows)
-    chosen = winner.get("settings")
-    if not chosen:
-        return compared + tag.missing({"missing": "the winner is chosen at the sweep's end"})
+            rows.append((f"{detector} {best.number} alone", objective_of(best), None))
+    if (baseline := record.get("baseline") or {}).get("objective") is not None:
+        rows.append((baseline_name(baseline), baseline["objective"], None))
+    settings = (record.get("winner") or {}).get("settings") or {}
     cells = [
-        [tag.text(name), tag.text(f"{value:.6g}" if isinstance(value, float) else said(value))]
-        for name, value in sorted(chosen.items())
+        (short(name), short(f"{value:.6g}" if isinstance(value, float) else setting_text(value)))
+        for name, value in sorted(settings.items())
     ]
-    return f"{compared}<h3>Its settings</h3>{tag.table(['setting', 'value'], cells, names=2)}"
+    return {"rows": rows, "is_pair": bool(pairs), "settings": cells}
 
 
-def _use(results: Results, best_yaml: Path) -> str:
-    order = results.order
+def _next_step(results: Results, best_yaml: Path) -> dict[str, str]:
     if not best_yaml.exists():
-        text = f"{best_yaml.name} is written when the sweep ends; go on with"
-        command = f"python -m tuning.sweep --resume {shlex.quote(results.sweep_id)}"
-    else:
-        text = "Train it, on all rows before the test window, and judge it on that window for the first time:"
-        parts = ["--data", order["data"], "--schema", order["schema"], "--config", best_yaml]
-        command = shlex.join(["python", "-m", "ray_jobs.train", *(str(part) for part in parts)])
-    return f'<h3>How to use it</h3><p>{tag.words(text)}</p><div class="wide"><code>{tag.words(command)}</code></div>'
+        return {
+            "text": f"{best_yaml.name} is written when the sweep ends. To continue the sweep:",
+            "command": f"python -m tuning.sweep --resume {shlex.quote(results.sweep_id)}",
+        }
+    order = results.order
+    parts = ["--data", order["data"], "--schema", order["schema"], "--config", best_yaml]
+    return {
+        "text": "Train it on all rows before the test window, and judge it on that window for the first time:",
+        "command": shlex.join(["python", "-m", "ray_jobs.train", *(str(part) for part in parts)]),
+    }
 
 
-def _settings(results: Results, drawn: Drawn, found: Mapping[str, Importances], note: str) -> str:
-    names = [name for name in drawn if name.startswith("parallel_coordinates_")]
-    left_out = sorted({name for one in found.values() for name in one.left_out})
-    notes = [f"Not compared, as only some trials have them: {', '.join(left_out)}."] if left_out else []
-    if found and note:
-        notes.append(f"No importance for {note}.")
-    shares = "".join(f'<p class="quiet">{tag.words(one)}</p>' for one in notes)
-    parallel = "".join(_picture(drawn, name) for name in names)
-    return _picture(drawn, "importance") + shares + parallel + _from_the_same_fits(results)
+def _notes(importances: Mapping[str, Importances], note: str) -> list[str]:
+    left_out = sorted({name for one in importances.values() for name in one.left_out})
+    notes = [f"Not compared, because only some trials have them: {', '.join(left_out)}."] if left_out else []
+    return [*notes, f"No importance for {note}."] if importances and note else notes
 
 
-def _from_the_same_fits(results: Results) -> str:
-    """What level two's settings are worth, each compared within the fits that have several values of it."""
+def _variants(results: Results) -> list[tuple[str, str, str, str]]:
+    """What settings that need no fit are worth: each value against the others of the same fit."""
     rows = []
     keys = dict.fromkeys(key for c in results.candidates for key in c.settings if key != "autoencoder.epochs")
     params = {trial.number: trial.params for trial in results.judged}
     for key in keys:
         best: dict[int, dict[str, float]] = {}
-        for one in results.candidates:
-            if key in one.settings and key not in params[one.trial]:
-                at = best.setdefault(one.trial, {})
-                text = said(one.settings[key])
-                at[text] = max(at.get(text, one.objective), one.objective)
+        for candidate in results.candidates:
+            if key in candidate.settings and key not in params[candidate.trial]:
+                by_value = best.setdefault(candidate.trial, {})
+                text = setting_text(candidate.settings[key])
+                by_value[text] = max(by_value.get(text, candidate.objective), candidate.objective)
         compared = [values for values in best.values() if len(values) > 1]
         wins = Counter(max(values, key=lambda text: values[text]) for values in compared)
         for text in dict.fromkeys(text for values in compared for text in values):
             behind = [max(values.values()) - values[text] for values in compared if text in values]
-            rows.append(
-                [
-                    tag.text(key), tag.text(text), f"{wins[text]} of {len(behind)}",
-                    tag.fixed(sum(behind) / len(behind)),
-                ]
-            )  # fmt: skip
-    if not rows:
-        return ""
-    heads = ["setting", "value", "best in", f"{results.objective} behind the best, mean"]
-    return (
-        "<h3>Settings compared within each fit</h3>"
-        '<p class="quiet">These need no fit of their own: every fit was judged with each value.</p>'
-        f"{tag.table(heads, rows, names=2)}"
-    )
+            mean = fixed(sum(behind) / len(behind))
+            rows.append((short(key), short(text), f"{wins[text]} of {len(behind)}", mean))
+    return rows
 
 
-def _front(results: Results) -> str:
-    """The candidates that nothing beats, best first."""
-    found = front(results.candidates)[::-1][:_MOST_ON_FRONT]
-    if not found:
-        return ""
-    dearest = found[0].scoring_cost or 1.0
-    rows = [
-        [
-            _whole(f"{one.detector} {one.trial}"), _roomy(_short(one.detector, one.settings)), tag.fixed(one.objective),
-            tag.number(one.scoring_cost), f"{(one.scoring_cost or 0.0) / dearest:.0%}",
-        ]
-        for one in found
+def _front(results: Results) -> list[dict[str, Any]]:
+    """The candidates that no other beats in objective at the same or lower cost, best first."""
+    best = front(results.candidates)[::-1][:_MOST_ON_FRONT]
+    return [
+        {
+            "name": f"{one.detector} {one.trial}", "settings": _settings(one.detector, one.settings),
+            "objective": one.objective, "cost": one.scoring_cost,
+            "relative_cost": (one.scoring_cost or 0.0) / (best[0].scoring_cost or 1.0),
+        }
+        for one in best
     ]  # fmt: skip
-    heads = ["on the front", "settings", results.objective, "scoring cost", "of the best one's"]
-    return tag.table(heads, rows, names=2)
 
 
-def _thresholds(results: Results, drawn: Drawn) -> str:
+def _thresholds(results: Results) -> dict[str, Any]:
+    """The best rule of each policy, best first."""
     grid = (results.winner or {}).get("grid") or {}
-    picture = _picture(drawn, "threshold_heatmap")
-    points = grid.get("points") or []
+    points: Sequence[Mapping[str, Any]] = grid.get("points") or []
     if not points:
-        return picture
-    ranked = sorted(points, key=lambda point: _rank(point.get("judged")), reverse=True)
-    order: list[Mapping[str, Any]] = []
-    for point in ranked:
-        if point["policy"] not in {other["policy"] for other in order}:
-            order.append(point)
-    rows = [
-        [
-            tag.text(_rule(point)), _judged(point.get("judged")),
-            *(tag.percent(point.get(key)) for key in ("alert_rate", "precision", "recall")),
-            tag.number(point.get("value"), ".4f"),
-        ]
-        for point in order
-    ]  # fmt: skip
-    heads = ["best rule of each policy", "judged", "alerts", "precision", "recall", "threshold"]
-    facts = f"{len(points):,} rules judged in {grid.get('seconds') or 0.0:.2f} s, by {grid.get('judge')}."
+        return {"facts": "", "rows": []}
     if all(point.get("judged") is None for point in points):
-        return f'<p class="quiet">{len(points):,} rules; none can be judged without known frauds.</p>{picture}'
-    return f'<p class="quiet">{tag.words(facts)}</p>{picture}{tag.table(heads, rows)}'
-
-
-def _memory(results: Results) -> str:
-    peaks = [(trial.result or {}).get("memory_mib") for trial in results.trials]
-    known = [peak for peak in peaks if peak]
-    return f'<p class="quiet">Most memory that a trial took: {max(known):,.0f} MiB.</p>' if known else ""
-
-
-def _failures(results: Results) -> str:
-    failed = [trial for trial in results.trials if trial.status == "failed"]
-    if not failed:
-        return ""
+        return {"facts": f"{len(points):,} rules; none can be judged without known frauds.", "rows": []}
+    best: dict[str, Mapping[str, Any]] = {}
+    for point in sorted(points, key=lambda point: _or_lowest(point.get("judged")), reverse=True):
+        best.setdefault(point["policy"], point)
     rows = [
-        [_whole(f"{trial.detector} {trial.number}"), _roomy(trial.reason), _roomy(_short_settings(trial))]
-        for trial in failed
-    ]
-    return f"<h3>Failures</h3>{tag.table(['trial', 'reason', 'settings'], rows, names=3)}"
+        (
+            short(_rule(point)), _judged(point.get("judged")),
+            *(percent(point.get(key)) for key in ("alert_rate", "precision", "recall")),
+            number(point.get("value"), ".4f"),
+        )
+        for point in best.values()
+    ]  # fmt: skip
+    facts = f"{len(points):,} rules judged in {grid.get('seconds') or 0.0:.2f} s, by {grid.get('judge')}."
+    return {"facts": facts, "rows": rows}
 
 
-def _trials(results: Results) -> str:
+def _trials(results: Results) -> list[dict[str, Any]]:
+    """Every trial, the best first, those without an objective last."""
     judged = {trial.number for trial in results.judged}
     ranked = sorted(results.judged, key=lambda trial: -objective_of(trial))
     ranked += [trial for trial in results.trials if trial.number not in judged]
-    if not ranked:
-        return tag.missing({"missing": "no trial has started"})
     winner = (results.winner or {}).get("winner") or {}
     chosen = {winner.get("forest"), winner.get("autoencoder")}
-    heads = ["trial", "settings", "outcome", results.objective, "scoring cost", "took", "length", "combinations"]
-    rows, classes = [], []
-    for trial in ranked:
-        result = trial.result or {}
-        level, word = STATUS[trial.status]
-        steps = result.get("epochs") or result.get("trees")
-        length = _whole(count(steps, "epoch" if result.get("epochs") else "tree")) if steps else "–"
-        took = None if trial.ended is None else trial.ended - trial.started
-        rows.append(
-            [
-                _whole(f"{trial.detector} {trial.number}"), _roomy(_short_settings(trial)),
-                tag.badge(level, word) + f"<br>{tag.words(trial.reason)}", tag.fixed(result.get("objective")),
-                tag.number(result.get("scoring_cost")), "–" if took is None else _whole(duration(took)), length,
-                tag.number(result.get("combinations")),
-            ]
-        )  # fmt: skip
-        classes.append("total" if trial.number in chosen else "weak" if trial.status == "failed" else "")
-    shown = tag.table(heads, rows[:_MOST_ROWS], names=3, classes=classes)
-    text = "Best first; bold is the winner. Settings: as sampled, then those of the fit's best candidate."
-    rest = ""
-    if len(rows) > _MOST_ROWS:
-        more = tag.table(heads, rows[_MOST_ROWS:], names=3, classes=classes[_MOST_ROWS:])
-        rest = f"<details><summary>{len(rows) - _MOST_ROWS} more</summary>{more}</details>"
-    return f'<p class="quiet">{text}</p>{shown}{rest}'
+    return [_trial(trial, is_chosen=trial.number in chosen) for trial in ranked]
 
 
-def _method(results: Results) -> str:
-    order = results.order
-    said_all = [
-        f"A trial fits one detector once on the training window and is judged by its {results.objective} on the "
-        "validation window. What needs no fit of its own (sizes of the forest, epochs, kinds of score, weights of the "
-        "join, thresholds) is judged on the scores of that fit; combinations counts all of these.",
-        "The winner is the best of many on the window that chose it, so its figure flatters it a little. The test "
-        "window has not been read: train with best.yaml to see what is left there.",
-    ]
-    if any(trial.status == "stopped" for trial in results.trials):
-        text = "Epochs saved: those that stopped trials did not run of the most they were allowed."
-        said_all.append(f"{text} The network's own patience might have spared some of them too.")
-    if order.get("time_budget_s"):
-        said_all.append(f"The sweep was given {duration(order['time_budget_s'])}.")
-    shown = "".join(f"<p>{tag.words(text)}</p>" for text in said_all)
-    space = (
-        f"<details><summary>The search space</summary><pre>{_block(order['space'] or 'the default')}</pre></details>"
-    )
-    config = f"<details><summary>The configuration given</summary><pre>{_block(json.dumps(order['config'], indent=1))}"
-    return f"{shown}{space}{config}</pre></details>"
+def _trial(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
+    result = trial.result or {}
+    steps, unit = result.get("epochs") or result.get("trees"), "epoch" if result.get("epochs") else "tree"
+    base = "" if trial.params else "the configuration given: "
+    return {
+        "name": f"{trial.detector} {trial.number}", "status": trial.status, "reason": trial.reason,
+        "is_chosen": is_chosen, "settings": base + _settings(trial.detector, best_settings(trial)),
+        "objective": result.get("objective"), "cost": result.get("scoring_cost"),
+        "combinations": result.get("combinations"), "length": count(steps, unit) if steps else "–",
+        "took": "–" if trial.ended is None else duration(trial.ended - trial.started),
+    }  # fmt: skip
 
 
-def _picture(drawn: Drawn, name: str) -> str:
-    found = drawn[name]
-    if isinstance(found, str):
-        return tag.missing({"missing": found})
-    kind = "whole"
-    return tag.pictures(tag.picture(lambda path: shutil.copyfile(found, path), name.replace("_", " "), kind))
-
-
-def _whole(value: str) -> str:
-    """A short cell on one line."""
-    return f'<span style="white-space: nowrap">{tag.text(value)}</span>'
-
-
-def _roomy(value: str) -> str:
-    """A long cell that is not squeezed to a word a line."""
-    return f'<div style="min-width: 300px">{tag.words(value)}</div>'
-
-
-def said(value: object) -> str:
+def setting_text(value: object) -> str:
     """A setting's value as text."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short_settings(trial: Trial) -> str:
-    given = "" if trial.params else "the configuration given: "
-    return given + _short(trial.detector, best_settings(trial))
+def _settings(detector: str, settings: Mapping[str, Any]) -> str:
+    names = {name: name.removeprefix(f"{detector}.").removeprefix("features.") for name in settings}
+    pairs = (f"{_cut(names[name])} {_cut(setting_text(value))}" for name, value in settings.items())
+    return ", ".join(pairs) or "–"
 
 
-def _short(detector: str, settings: Mapping[str, Any]) -> str:
-    shown = {
-        name.removeprefix(f"{detector}.").removeprefix("features."): said(value) for name, value in settings.items()
-    }
-    return ", ".join(f"{_cut(name)} {_cut(value)}" for name, value in shown.items()) or "–"
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SETTING else f"{text[: _LONGEST_SETTING - 1]}…"
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= 40 else f"{value[:39]}…"
-
-
-def _rank(value: float | None) -> float:
+def _or_lowest(value: float | None) -> float:
     return float("-inf") if value is None else value
 
 
 def _judged(value: float | None) -> str:
-    return tag.fixed(value) if value is None or abs(value) < 10 else tag.number(value, ",.1f")
+    return fixed(value) if value is None or abs(value) < 10 else number(value, ",.1f")
 
 
 def _rule(point: Mapping[str, Any]) -> str:
-    setting = ", ".join(f"{name} {said(value)}" for name, value in point["setting"].items())
+    setting = ", ".join(f"{name} {setting_text(value)}" for name, value in point["setting"].items())
     share = point.get("contamination")
     return " ".join(filter(None, [point["policy"], setting, f"at most {share:.2%} of rows" if share else ""]))
-
-
-def _block(text: str) -> str:
-    """Several lines as text that means nothing to HTML."""
-    return "\n".join(tag.words(line) for line in text.splitlines())

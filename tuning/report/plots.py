@@ -1,8 +1,8 @@
 """The pictures of what a sweep found: best so far, parallel coordinates, importance, Pareto front.
 
-Each takes the sweep's `Results`, writes one PNG with the finding as its title and returns its path; DataError says why
-there is nothing to draw. tuning/report/run_plots.py has those of how it ran, tuning/report/threshold_plot.py the
-thresholds.
+Each takes the sweep's `Results`, writes one PNG with the finding as its title and returns its path. DataError says why
+there is nothing to draw. tuning/report/run_plots.py shows how the sweep ran, tuning/report/threshold_plot.py the
+threshold rules.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fraud.judging import plot_style as style
 from tuning.record.results import Candidate, Results, best_settings, objective_of
 from tuning.report.importance import Importances, is_log, is_scale
 
-WITHIN = 0.01  # two objectives closer than this are alike: validation cannot tell them apart
+WITHIN = 0.01  # a smaller difference between two objectives may be chance on the validation window
 _MOST_AXES = 16
 _MOST_BARS = 14
 
 
 def plain(value: object, most: int = 32) -> str:
-    """A setting's value or name as a picture can show it: short, printable, and no mathematics in it."""
+    """A setting's value or name for a picture: short, printable, without matplotlib formulas."""
     if isinstance(value, float):
         text = f"{value:.3g}"
     elif isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
@@ -37,17 +37,17 @@ def plain(value: object, most: int = 32) -> str:
 
 
 def time_unit(total: float) -> tuple[float, str]:
-    """Seconds in the unit that suits a span of `total` seconds, and the unit's name."""
+    """(seconds in it, name) of the unit that suits a span of `total` seconds."""
     return (3600.0, "hours") if total > 7200 else (60.0, "minutes") if total > 180 else (1.0, "seconds")
 
 
 def tail(name: str, most: int = 32) -> str:
-    """A dotted setting's last part."""
+    """The last part of a dotted setting name."""
     return plain(name.rpartition(".")[2] or name, most)
 
 
 def best_so_far(results: Results, path: str | Path) -> Path:
-    """Best objective by trials ended and by time, a line a detector; the chosen pair and what it is compared with."""
+    """Best objective by trials ended and by time, one line per detector, with the winner and the baseline."""
     if not results.judged:
         raise DataError("no trial has ended with an objective yet")
     figure, panels = style.new_figure(2, height=4.4, sharey=True)
@@ -55,19 +55,19 @@ def best_so_far(results: Results, path: str | Path) -> Path:
     divisor, unit = time_unit(clock.total)
     ends = (last, clock.total / divisor)
     for detector in results.detectors:
-        own = [(place + 1, trial) for place, trial in enumerate(results.judged) if trial.detector == detector]
+        own = [(n, trial) for n, trial in enumerate(results.judged, 1) if trial.detector == detector]
         if not own:
             continue
         values = np.array([objective_of(trial) for _, trial in own])
         colour, best = style.colour_of(detector, results.detectors), np.maximum.accumulate(values)
         spent = [clock.seconds(trial.ended or results.now) / divisor for _, trial in own]
-        places = [float(place) for place, _ in own]
-        for axes, x, end in zip(panels, (places, spent), ends, strict=True):
+        order = [float(n) for n, _ in own]
+        for axes, x, end in zip(panels, (order, spent), ends, strict=True):
             axes.plot(x, values, "o", color=colour, alpha=0.35, markersize=4.5, markeredgewidth=0)
             label = f"{detector}  {best[-1]:.3f}"
             axes.step([*x, max(end, x[-1])], [*best, best[-1]], where="post", color=colour, linewidth=2, label=label)
-    found = results.winner or {}
-    winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
+    record = results.winner or {}
+    winner, baseline = record.get("winner") or {}, record.get("baseline") or {}
     for axes, end in zip(panels, ends, strict=True):
         if winner.get("objective") is not None:
             kind = "joined" if is_pair(winner) else "winner"
@@ -83,22 +83,22 @@ def best_so_far(results: Results, path: str | Path) -> Path:
             )
     panels[0].set(xlabel="trials ended", ylabel=f"{results.objective}, validation")
     panels[1].set_xlabel(f"{unit} of work")
-    _whole(panels[0].xaxis)
+    _integers(panels[0].xaxis)
     panels[0].set_xlim(left=min(0.5, last - 0.5))
     panels[1].set_xlim(left=0)
     style.header_legend(figure, panels[0])
     top = max(results.judged, key=objective_of)
-    at = next(place for place, trial in enumerate(results.judged) if trial.number == top.number) + 1
-    title = f"The best single detector came {at}{_ordinal(at)} of {last}: {top.detector} {top.number}"
+    at = next(n for n, trial in enumerate(results.judged, 1) if trial.number == top.number)
+    title = f"Best single detector: {top.detector} {top.number}, {at}{_ordinal(at)} of {last} trials to end"
     if is_pair(winner) and winner.get("objective") is not None:
-        title += f"; joined it gains {winner['objective'] - objective_of(top):+.3f}"
+        title += f"; the pair gains {winner['objective'] - objective_of(top):+.3f}"
     return style.save(figure, path, title, "dots: trials; lines: best so far")
 
 
 def parallel_coordinates(results: Results, detector: str, path: str | Path, important: Sequence[str] = ()) -> Path:
-    """A line a sampled trial through its settings and its best candidate's, coloured by the objective.
+    """One line per sampled trial through its settings and its best candidate's, coloured by the objective.
 
-    important: settings to name first in the title and to keep when there are too many to draw.
+    important: settings that come first in the title, and that are drawn when there are too many for all.
     """
     from matplotlib import colormaps
 
@@ -108,8 +108,8 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path, impo
     rows = [best_settings(trial) for trial in own]
     varying = _varying(rows)
     ranked = [name for name in important if name in varying]
-    kept = [*ranked, *(name for name in varying if name not in ranked)][: _MOST_AXES - 1]
-    names = [name for name in varying if name in kept]
+    chosen = [*ranked, *(name for name in varying if name not in ranked)][: _MOST_AXES - 1]
+    names = [name for name in varying if name in chosen]
     objective = np.array([objective_of(trial) for trial in own])
     span = float(np.ptp(objective))
     figure, (axes,) = style.new_figure(height=4.6)
@@ -118,21 +118,21 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path, impo
     columns = [_axis([row.get(name) for row in rows]) for name in names] + [_axis(objective.tolist())]
     colours = colormaps["cividis_r"](0.05 + 0.9 * ((objective - objective.min()) / span if span else objective * 0 + 1))
     x = np.arange(len(columns))
-    for place in range(len(own)):
-        is_best = place == len(own) - 1
-        heights = [heights[place] for heights, _ in columns]
-        line: dict[str, Any] = {"color": colours[place], "linewidth": 1.5, "alpha": 0.75}
+    for index in range(len(own)):
+        is_best = index == len(own) - 1
+        heights = [heights[index] for heights, _ in columns]
+        line: dict[str, Any] = {"color": colours[index], "linewidth": 1.5, "alpha": 0.75}
         if is_best:
             line = {"color": style.FRAUD, "linewidth": 3.2, "zorder": 4}
         axes.plot(x, heights, "-", solid_capstyle="round", **line)
         if len(columns) == 1:
-            axes.plot(x, heights, "o", color=style.FRAUD if is_best else colours[place])
+            axes.plot(x, heights, "o", color=style.FRAUD if is_best else colours[index])
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-    for place, (_, ticks) in enumerate(columns):
-        axes.axvline(place, color="#9AA5B1", linewidth=1, zorder=3)
+    for position, (_, ticks) in enumerate(columns):
+        axes.axvline(position, color="#9AA5B1", linewidth=1, zorder=3)
         for height, text in ticks:
             axes.annotate(
-                text, (place, height), (4, 0), textcoords="offset points", fontsize=8, color=style.INK, va="center",
+                text, (position, height), (4, 0), textcoords="offset points", fontsize=8, color=style.INK, va="center",
                 bbox=box, zorder=5,
             )  # fmt: skip
     for side in axes.spines.values():
@@ -141,27 +141,27 @@ def parallel_coordinates(results: Results, detector: str, path: str | Path, impo
     axes.set_xticks(x, [*(tail(name, 16) for name in names), results.objective.replace(" ", "\n")])
     axes.tick_params(axis="x", labelsize=9, colors=style.INK, labelrotation=25 if len(names) > 7 else 0)
     axes.set(xlim=(-0.15, len(columns) - 1 + 0.75), ylim=(-0.06, 1.06))
-    best = ", ".join(f"{tail(name, 16)} {plain(rows[-1].get(name), 14)}" for name in kept[:4])
+    best = ", ".join(f"{tail(name, 16)} {plain(rows[-1].get(name), 14)}" for name in chosen[:4])
     title = f"Best {detector}: trial {own[-1].number}, {objective[-1]:.3f}" + (f" ({best})" if best else "")
-    shown = f"{len(own)} sampled trials, dark is better, red the best; settings that vary" + (
-        f", {len(names)} of them" if len(varying) > len(names) else ""
+    subtitle = f"{len(own)} sampled trials: darker is better, red is best; settings that vary" + (
+        f", {len(names)} of {len(varying)}" if len(varying) > len(names) else ""
     )
-    return style.save(figure, path, title, shown)
+    return style.save(figure, path, title, subtitle)
 
 
-def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
-    """Bars of each detector's importances, a panel a detector."""
-    if not found:
+def importance(importances: Mapping[str, Importances], path: str | Path) -> Path:
+    """Bars of each detector's importances, one panel per detector."""
+    if not importances:
         raise DataError("no detector has enough judged trials")
-    longest = min(_MOST_BARS, max(len(one.shares) for one in found.values()))
-    figure, panels = style.new_figure(len(found), height=1.7 + 0.3 * max(longest, 3))
+    longest = min(_MOST_BARS, max(len(one.shares) for one in importances.values()))
+    figure, panels = style.new_figure(len(importances), height=1.7 + 0.3 * max(longest, 3))
     figure.set_size_inches(8.4, figure.get_figheight())
-    for axes, (detector, one) in zip(panels, found.items(), strict=True):
+    for axes, (detector, one) in zip(panels, importances.items(), strict=True):
         shown = list(one.shares.items())[:_MOST_BARS]
-        axes.barh(range(len(shown)), [v for _, v in shown], color=style.colour_of(detector, found), height=0.66)
-        for place, (_, value) in enumerate(shown):
+        axes.barh(range(len(shown)), [v for _, v in shown], color=style.colour_of(detector, importances), height=0.66)
+        for row, (_, value) in enumerate(shown):
             axes.annotate(
-                f"{value:.0%}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8.5,
+                f"{value:.0%}", (value, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5,
                 color=style.INK,
             )  # fmt: skip
         axes.set_yticks(range(len(shown)), [_without(name, detector) for name, _ in shown])
@@ -169,23 +169,24 @@ def importance(found: Mapping[str, Importances], path: str | Path) -> Path:
         axes.set_xlabel(f"{detector}: share of the variation")
         style.percent(axes.xaxis)
         axes.grid(False, axis="y")
-    said = "; ".join(
+    first = "; ".join(
         f"{detector} by {_without(name, detector)}"
-        for detector, one in found.items()
+        for detector, one in importances.items()
         for name in list(one.shares)[:1]
     )  # fmt: skip
-    shown_by = "; ".join(f"{detector}: {one.method} on {one.trials} trials" for detector, one in found.items())
-    few = min(one.trials for one in found.values()) < 40
-    return style.save(figure, path, f"What moved it most: {said}", shown_by + (" (few: a rough guide)" if few else ""))
+    methods = "; ".join(f"{detector}: {one.method} on {one.trials} trials" for detector, one in importances.items())
+    few = min(one.trials for one in importances.values()) < 40
+    title = f"Most important setting: {first}"
+    return style.save(figure, path, title, methods + (" (few trials: a rough guide)" if few else ""))
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in objective at the same or lower cost, cheapest first."""
-    kept: list[Candidate] = []
+    """The candidates that no other beats in objective at the same or lower cost, cheapest first."""
+    best: list[Candidate] = []
     for one in sorted((c for c in candidates if c.scoring_cost is not None), key=_cheapest_first):
-        if not kept or one.objective > kept[-1].objective:
-            kept.append(one)
-    return kept
+        if not best or one.objective > best[-1].objective:
+            best.append(one)
+    return best
 
 
 def _cheapest_first(candidate: Candidate) -> tuple[float, float]:
@@ -204,9 +205,9 @@ def pareto(results: Results, path: str | Path) -> Path:
     for detector in results.detectors:
         own = [c for c in results.candidates if c.detector == detector and c.scoring_cost is not None]
         colour = style.colour_of(detector, results.detectors)
-        for wanted, size, alpha in ((False, 3.5, 0.3), (True, 6.5, 0.9)):
-            shown = [c for c in own if c.is_best is wanted]
-            label = f"{detector}: best of a fit" if wanted else f"{detector}: other sizes and scores of it"
+        for is_best, size, alpha in ((False, 3.5, 0.3), (True, 6.5, 0.9)):
+            shown = [c for c in own if c.is_best is is_best]
+            label = f"{detector}: best of a fit" if is_best else f"{detector}: other sizes and kinds of score"
             if shown:
                 axes.plot(
                     [c.scoring_cost or 0.0 for c in shown], [c.objective for c in shown], "o", color=colour,
@@ -221,21 +222,21 @@ def pareto(results: Results, path: str | Path) -> Path:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     style.thousands(axes.xaxis)
-    axes.set(xlabel="scoring cost: multiply-adds and node visits a row", ylabel=f"{results.objective}, validation")
+    axes.set(xlabel="scoring cost: multiply-adds and node visits per row", ylabel=f"{results.objective}, validation")
     style.legend(axes, None, "best")
     top, cheap = best[-1], next(c for c in best if c.objective >= best[-1].objective - WITHIN)
     ratio = (top.scoring_cost or 0.0) / (cheap.scoring_cost or 1.0)
     title = (
-        f"{ratio:.1f} times cheaper to score for {top.objective - cheap.objective:.3f} less: {cheap.detector} "
-        f"{cheap.trial} against {top.detector} {top.trial}"
+        f"{cheap.detector} {cheap.trial} is {ratio:.1f} times cheaper to score than {top.detector} {top.trial}, "
+        f"for {top.objective - cheap.objective:.3f} less"
         if ratio >= 1.1
-        else f"The best costs least among its equals: {top.detector} {top.trial}, {top.objective:.3f}"
+        else f"No cheaper candidate is as good as {top.detector} {top.trial}, {top.objective:.3f}"
     )
     return style.save(figure, path, title, f"{len(results.candidates):,} candidates of {len(results.judged)} fits")
 
 
 def is_pair(winner: Mapping[str, Any]) -> bool:
-    """Whether the winner joins two detectors."""
+    """Whether the winner combines two detectors."""
     return winner.get("forest") is not None and winner.get("autoencoder") is not None
 
 
@@ -246,23 +247,23 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of the values on their own axis, and its ticks (height, text)."""
-    given = [value for value in values if value is not None]
-    if given and is_scale(given) and len(given) < len(values):  # those without the setting lie below the scale
-        heights, ticks = _axis(given)
+    known = [value for value in values if value is not None]
+    if known and is_scale(known) and len(known) < len(values):  # trials without the setting lie below the scale
+        heights, ticks = _axis(known)
         rest = iter(heights)
         lifted = [0.0 if value is None else 0.15 + 0.85 * next(rest) for value in values]
         return lifted, [(0.0, "none"), *((0.15 + 0.85 * height, text) for height, text in ticks)]
-    if given and is_scale(given):
-        array = np.array(given, dtype=float)
+    if known and is_scale(known):
+        array = np.array(known, dtype=float)
         low, high = float(array.min()), float(array.max())
         log = is_log(low, high)
         at = np.log(array) if log else array
         first, span = float(at.min()), float(np.ptp(at)) or 1.0
-        distinct = sorted(set(given))
+        distinct = sorted(set(known))
         if len(distinct) > 6:
             steps = np.linspace(first, first + span, 5)
             distinct = [float(np.exp(step)) if log else float(step) for step in steps]
-            if all(isinstance(value, int) for value in given):
+            if all(isinstance(value, int) for value in known):
                 distinct = sorted({round(value) for value in distinct})
         ticks = [(((np.log(v) if log else v) - first) / span, plain(v)) for v in distinct]
         heights = ((at - first) / span).tolist() if high > low else [0.5] * len(values)
@@ -270,17 +271,17 @@ def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     texts = [json.dumps(value, sort_keys=True) for value in values]
     order = sorted(set(texts), key=lambda text: (weight(text), text))
     step = 1 / max(len(order) - 1, 1)
-    room = min(0.3 * step, 0.08)  # lines of one category side by side, so that one can be followed
+    room = min(0.3 * step, 0.08)  # the lines of a category lie side by side, so that the eye can follow one
     heights = []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         same = [i for i, other in enumerate(texts) if other == text]
-        heights.append(order.index(text) * step + room * ((same.index(place) + 0.5) / len(same) - 0.5))
+        heights.append(order.index(text) * step + room * ((same.index(index) + 0.5) / len(same) - 0.5))
     labels = [(i * step, "none" if text == "null" else plain(json.loads(text), 14)) for i, text in enumerate(order)]
     return heights, labels[:: max(1, -(-len(labels) // 14))]
 
 
 def weight(text: str) -> float:
-    """What a setting's value, as JSON, is sorted by: its size, or that of its layers."""
+    """The sort key of a setting's value, as JSON: its size, or the sum of its layer sizes."""
     value = json.loads(text)
     if isinstance(value, list) and value and all(isinstance(part, int) for part in value):
         return float(sum(value))
@@ -291,11 +292,11 @@ def _without(name: str, section: str) -> str:
     return plain(name.removeprefix(f"{section}."), 26)
 
 
-def _whole(axis: Any) -> None:
+def _integers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _ordinal(place: int) -> str:
-    return "th" if 10 <= place % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+def _ordinal(number: int) -> str:
+    return "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")

@@ -1,4 +1,4 @@
-"""The pictures of how a sweep ran: who worked when, and how each trial learnt until it ended or was stopped."""
+"""The pictures of how a sweep ran: which worker ran which trial when, and the learning curve of each trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OUTCOMES = {
 
 
 def timeline(results: Results, path: str | Path) -> Path:
-    """Above, a bar a trial on its worker's row; below, how many ran at once."""
+    """Above, one bar per trial on the row of its worker; below, how many trials ran at once."""
     from matplotlib.patches import Patch
 
     if not results.attempts:
@@ -61,25 +61,26 @@ def timeline(results: Results, path: str | Path) -> Path:
     ]
     present = {attempt.outcome for attempt in results.attempts}
     handles += [
-        Patch(facecolor="white", edgecolor=style.INK, hatch=_HATCHES[key], label=said, linewidth=0.8)
-        for key, said in _OUTCOMES.items()
+        Patch(facecolor="white", edgecolor=style.INK, hatch=_HATCHES[key], label=outcome, linewidth=0.8)
+        for key, outcome in _OUTCOMES.items()
         if key in present
     ]
-    where = (0.995, 1 - style.HEADER_INCHES / figure.get_figheight())
+    corner = (0.995, 1 - style.HEADER_INCHES / figure.get_figheight())
     figure.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=where, ncols=len(handles), fontsize=9, frameon=False,
+        handles=handles, loc="lower right", bbox_to_anchor=corner, ncols=len(handles), fontsize=9, frameon=False,
         labelcolor=style.INK, borderaxespad=0,
     )  # fmt: skip
     most, mean = max(level), mean_at_once(steps, clock)
-    title = f"{most} trials ran at once at most, {mean:.1f} on average" if most > 1 else "One trial ran at a time"
-    shown = f"{len(results.trials)} trials on {len({a.worker for a in results.attempts})} workers"
+    title = f"At most {most} trials ran at once, {mean:.1f} on average" if most > 1 else "One trial ran at a time"
+    subtitle = f"{len(results.trials)} trials on {len({a.worker for a in results.attempts})} workers"
     if clock.pauses:
-        shown += f"; {len(clock.pauses)} pause{'s' if len(clock.pauses) > 1 else ''} without a driver left out"
-    return style.save(figure, path, title, shown)
+        pauses = f"{len(clock.pauses)} pause{'s' if len(clock.pauses) > 1 else ''}"
+        subtitle += f"; without {pauses} in which no driver ran"
+    return style.save(figure, path, title, subtitle)
 
 
 def mean_at_once(steps: list[tuple[float, int]], clock: Clock) -> float:
-    """Trials that ran at once, averaged over the time in which any did."""
+    """Trials that ran at once, averaged over the time in which at least one ran."""
     ends = [second for second, _ in steps[1:]] + [clock.total]
     spans = [(end - second, count) for (second, count), end in zip(steps, ends, strict=True)]
     busy = sum(span for span, count in spans if count)
@@ -87,7 +88,7 @@ def mean_at_once(steps: list[tuple[float, int]], clock: Clock) -> float:
 
 
 def lanes(attempts: tuple[Attempt, ...]) -> tuple[list[str], list[int]]:
-    """Names of the rows, and each attempt's row: its worker, or where there are too many, any that is free."""
+    """(names of the rows, row of each attempt): one row per worker or, with too many workers, the first free row."""
     workers = list(dict.fromkeys(attempt.worker for attempt in attempts))
     if len(workers) <= _MOST_WORKERS:
         nodes = {worker.rpartition("/")[0] for worker in workers}
@@ -123,9 +124,9 @@ def _bar(axes: Any, attempt: Attempt, row: int, start: float, width: float, colo
 
 
 def learning_curves(results: Results, path: str | Path) -> Path:
-    """The objective at each rung, a line a trial, a panel a detector; a cross where the scheduler stopped one.
+    """The objective at each rung, one line per trial, one panel per detector; a cross where the scheduler stopped one.
 
-    Where no rung has an objective, the validation error by epoch instead.
+    Without an objective at any rung it draws the validation error by epoch.
     """
     shown = {
         detector: [trial for trial in results.trials if trial.detector == detector and _curve(trial)[0]]
@@ -133,7 +134,7 @@ def learning_curves(results: Results, path: str | Path) -> Path:
     }
     shown = {detector: trials for detector, trials in shown.items() if trials}
     if not shown:
-        raise DataError("no trial has reported on its way yet")
+        raise DataError("no trial has reported a result yet")
     figure, panels = style.new_figure(len(shown), height=4.5)
     figure.set_size_inches(8.4, 4.5)
     for axes, (detector, trials) in zip(panels, shown.items(), strict=True):
@@ -163,11 +164,11 @@ def learning_curves(results: Results, path: str | Path) -> Path:
         axes.set_ylabel("validation error" if by_error else f"{results.objective}, validation")
         axes.margins(y=0.12)
     _legend(figure, {trial.status for trials in shown.values() for trial in trials})
-    return style.save(figure, path, stopping(results), "each line is a trial, thick the best")
+    return style.save(figure, path, stopping(results), "each line is a trial; the thick one is the best")
 
 
 def stopping(results: Results) -> str:
-    """What early stopping did, in a sentence."""
+    """How many trials were stopped early and what that saved, in a sentence."""
     stopped = [trial for trial in results.trials if trial.status == "stopped"]
     if not stopped:
         why = " (no scheduler)" if results.order["scheduler"] == "none" else ""
@@ -183,15 +184,15 @@ def stopping(results: Results) -> str:
 
 
 def _curve(trial: Trial) -> tuple[list[float], list[float]]:
-    found = [(rung["step"], rung["objective"]) for rung in trial.rungs if rung.get("objective") is not None]
-    if not found:
+    points = [(rung["step"], rung["objective"]) for rung in trial.rungs if rung.get("objective") is not None]
+    if not points:
         epochs = [epoch for rung in trial.rungs for epoch in rung["epochs"]]
-        found = [
+        points = [
             (epoch["epoch"], epoch["validation_error"])
             for epoch in epochs
             if epoch.get("validation_error") is not None and np.isfinite(epoch["validation_error"])
         ]
-    return [float(step) for step, _ in found], [float(value) for _, value in found]
+    return [float(step) for step, _ in points], [float(value) for _, value in points]
 
 
 def _by_error(trial: Trial) -> bool:
@@ -206,13 +207,13 @@ def _legend(figure: Any, statuses: set[str]) -> None:
         ("failed", "s", style.FRAUD, "failed"), ("running", ">", style.MUTED, "still running"),
     )  # fmt: skip
     handles = [
-        Line2D([], [], linestyle="none", marker=mark, color=colour, markersize=5.5, label=said)
-        for status, mark, colour, said in marks
+        Line2D([], [], linestyle="none", marker=mark, color=colour, markersize=5.5, label=label)
+        for status, mark, colour, label in marks
         if status in statuses
     ]
-    where = (0.995, 1 - style.HEADER_INCHES / figure.get_figheight())
+    corner = (0.995, 1 - style.HEADER_INCHES / figure.get_figheight())
     figure.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=where, ncols=len(handles), fontsize=9, frameon=False,
+        handles=handles, loc="lower right", bbox_to_anchor=corner, ncols=len(handles), fontsize=9, frameon=False,
         labelcolor=style.INK, borderaxespad=0, handletextpad=0.1, columnspacing=1.2,
     )  # fmt: skip
 

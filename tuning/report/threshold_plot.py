@@ -1,4 +1,4 @@
-"""The heat map of a sweep's threshold grid: policies, their settings, and how many rows may be called fraud."""
+"""The heat map of a sweep's threshold grid: policies, their settings, and the largest share of alerts allowed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fraud.errors import DataError
 from fraud.judging import plot_style as style
 from tuning.report.plots import plain, tail, weight
 
-_MOST_NUMBERED = 26  # cells side by side that still have room for their value
+_MOST_NUMBERED = 26  # more cells side by side leave no room for their values
 _CELL_INCHES, _LETTERS_A_CELL = 0.44, 6
 _FEWEST_COLUMNS = 18
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A policy's cells. settings: as JSON, a column each; points: by (setting, contamination)."""
+    """The cells of a policy. settings: as JSON, one per column; points: by (setting, contamination)."""
 
     policy: str
     settings: list[str]
@@ -29,34 +29,34 @@ class _Block:
 
     @classmethod
     def of(cls, policy: str, points: Sequence[Mapping[str, Any]]) -> _Block:
-        found = {(_key(point["setting"]), point["contamination"]): point for point in points}
+        by_cell = {(_key(point["setting"]), point["contamination"]): point for point in points}
         values = {_key(point["setting"]): [v for _, v in sorted(point["setting"].items())] for point in points}
         order = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
-        return cls(policy, order, found)
+        return cls(policy, order, by_cell)
 
     @property
     def label(self) -> str:
-        """The policy and the names of its settings."""
+        """The policy and its setting names."""
         names = ", ".join(sorted({name for text in self.settings for name in json.loads(text)}))
         return plain(self.policy, 24) + (f": {plain(names, 60)}" if names else "")
 
     @property
     def width(self) -> int:
-        """Columns that the cells and the label below them take."""
+        """Columns that the cells and their label need."""
         return max(len(self.settings), -(-len(self.label) // _LETTERS_A_CELL))
 
 
 def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
-    """A block a policy: its settings by largest share called fraud, coloured by what the judge says.
+    """One block per policy: its settings by the largest share of alerts allowed, coloured by the judge's value.
 
-    grid: winner.json's `grid`. Points without a verdict (no labels) are coloured by the share alerted on. Raises
-    DataError when there is no grid.
+    grid: winner.json's `grid`. Without labels there is no such value, and the colour is the share of alerts. Raises
+    DataError without a grid.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
     if not grid or not grid.get("points"):
-        raise DataError("no threshold grid has been judged yet: the sweep does so at its end")
+        raise DataError("the threshold rules are judged when the sweep ends")
     points = grid["points"]
     has_verdict = any(point.get("judged") is not None for point in points)
     key = "judged" if has_verdict else "alert_rate"
@@ -102,11 +102,11 @@ def threshold_heatmap(grid: Mapping[str, Any] | None, path: str | Path) -> Path:
         style.percent(bar.ax.yaxis)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=0)
-    said = plain(grid.get("judge") or "judged", 60) if has_verdict else "the share alerted on"
-    title = f"No frauds are known to judge {len(points):,} thresholds by"
+    measure = plain(grid.get("judge") or "judged", 60) if has_verdict else "share of rows with an alert"
+    title = f"No frauds are known, so {len(points):,} threshold rules cannot be judged"
     if has_verdict and best is not None:
         title = f"Best of {len(points):,} threshold rules: {rule(best)}"
-    return style.save(figure, path, title, f"colour: {said}; rows: largest share that may be called fraud")
+    return style.save(figure, path, title, f"colour: {measure}; rows: largest share of alerts allowed")
 
 
 def rule(point: Mapping[str, Any]) -> str:
@@ -118,7 +118,7 @@ def rule(point: Mapping[str, Any]) -> str:
 
 
 def _rows(blocks: Sequence[_Block], columns: int) -> list[list[tuple[int, _Block]]]:
-    """Blocks with their first columns, as many beside each other as there is room for."""
+    """(first column, block) by row of blocks, as many blocks side by side as fit."""
     rows: list[list[tuple[int, _Block]]] = []
     for block in blocks:
         for row in rows:

@@ -1,4 +1,4 @@
-"""What a sweep found, in words a reader meets first: a headline, the figures in tiles, and what to look at."""
+"""What a sweep found, in the words that a reader meets first: a headline, the figures in tiles, and findings."""
 
 from __future__ import annotations
 
@@ -6,39 +6,45 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fraud.judging import page as tag
+from fraud.judging.page import fixed, signed
 from tuning.record.journal import Trial
 from tuning.record.results import Results, objective_of
 from tuning.report.plots import is_pair
 from tuning.report.run_plots import stopping
 
 FEW_TRIALS = 10
-_ALIKE = 0.005  # a gain below this is no gain on one validation window
-STATUS = {
+_ALIKE = 0.005  # a smaller gain on one validation window may be chance
+OUTCOMES = {  # by trial status: the badge's colour and word
     "finished": ("ok", "finished"),
     "stopped": ("unknown", "stopped early"),
     "failed": ("bad", "failed"),
     "running": ("warning", "not ended"),
 }
+_WORDS = {
+    "ok": "Done",
+    "warning": "Done, with points to check",
+    "bad": "No usable result",
+    "unknown": "Not finished",
+}
 
 
 def headline(results: Results) -> str:
     """What the sweep found, in a sentence."""
-    found = results.winner or {}
-    winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
+    winner, baseline = _winner_and_baseline(results)
     ended, planned = sum(trial.has_ended for trial in results.trials), results.order["trials"]
     if winner.get("objective") is not None:
-        text = f"{named(winner).capitalize()} won with {results.objective} {winner['objective']:.3f} on validation"
+        name = winner_name(winner).capitalize()
+        text = f"{name} won with {results.objective} {winner['objective']:.3f} on validation"
         if baseline.get("objective") is not None:
-            gained = winner["objective"] - baseline["objective"]
-            rival = f"{what(baseline)} ({baseline['objective']:.3f})"
-            text += f", {gained:.3f} more than {rival}" if gained > _ALIKE else f"; no better than {rival}"
+            gain = winner["objective"] - baseline["objective"]
+            rival = f"{baseline_name(baseline)} ({baseline['objective']:.3f})"
+            text += f", {gain:.3f} more than {rival}" if gain > _ALIKE else f"; no better than {rival}"
         return f"{text}."
     best = results.best()
     if best is None:
         failed = sum(trial.status == "failed" for trial in results.trials)
         why = f"all {failed} trials that ended have failed" if failed and failed == ended else "no trial has ended"
-        return f"Nothing found yet: {why} ({ended} of {planned} ended)."
+        return f"No result yet: {why} ({ended} of {planned} ended)."
     return (
         f"Best so far: {best.detector} {best.number} with {results.objective} {objective_of(best):.3f} on validation, "
         f"after {ended} of {planned} trials."
@@ -47,94 +53,81 @@ def headline(results: Results) -> str:
 
 def findings(results: Results) -> list[tuple[str, str]]:
     """(level, sentence): what a reader must know beside the headline, the worst first."""
-    found = results.winner or {}
-    winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
+    warnings, good = [], []
+    winner, baseline = _winner_and_baseline(results)
     failed = [trial for trial in results.trials if trial.status == "failed"]
-    said: list[tuple[str, str]] = []
-    if failed and not results.judged:
-        said.append(("bad", f"Every trial that ended has failed: {failed[0].reason}"))
-    elif failed:
-        said.append(("warning", f"{len(failed)} of {len(results.trials)} trials failed: {_reasons(failed)}"))
+    bad = [f"Every trial that ended has failed: {failed[0].reason}"] if failed and not results.judged else []
+    if failed and results.judged:
+        warnings.append(f"{len(failed)} of {len(results.trials)} trials failed: {_reasons(failed)}")
     if results.state != "finished":
         how = "was ended before its last trial" if results.state == "closed" else "is running, or its driver was killed"
-        said.append(
-            ("warning", f"The sweep {how}: no pair has been joined yet. Go on with --resume {results.sweep_id}")
-        )
+        warnings.append(f"The sweep {how}, so no pair has been joined yet. Continue: --resume {results.sweep_id}")
     if not results.has_labels:
-        said.append(
-            ("warning", f"No labels decide here: {results.objective} is a stand-in that ranks settings without frauds")
-        )
-    known = winner.get("objective") is not None and baseline.get("objective") is not None
-    if known and winner["objective"] - baseline["objective"] <= _ALIKE:
-        said.append(("warning", f"The gain over {what(baseline)} is too small to rely on: keep what you have"))
-    if winner.get("objective") is not None and is_pair(winner):
-        best = results.best()
-        if best is not None and winner["objective"] < objective_of(best):
-            text = f"{best.detector} {best.number} alone ranks better ({objective_of(best):.3f}) than the pair"
-            said.append(("warning", text))
+        warnings.append(f"There are no labels: {results.objective} is a stand-in that ranks settings without frauds")
+    is_judged = winner.get("objective") is not None
+    if is_judged and baseline.get("objective") is not None and winner["objective"] - baseline["objective"] <= _ALIKE:
+        warnings.append(f"The gain over {baseline_name(baseline)} is too small to rely on: keep what you have")
+    best = results.best()
+    if is_judged and is_pair(winner) and best is not None and winner["objective"] < objective_of(best):
+        value = objective_of(best)
+        warnings.append(f"{best.detector} {best.number} alone ranks better ({value:.3f}) than the pair")
     if 0 < len(results.judged) < FEW_TRIALS:
-        said.append(("warning", f"Only {count(len(results.judged), 'trial')} judged: the space is hardly searched"))
-    note = (found.get("grid") or {}).get("note")
-    notes = [*(results.order.get("warnings") or ()), *(found.get("warnings") or ()), *([note] if note else ())]
-    said += [("warning", str(one)) for one in dict.fromkeys(notes)]
+        warnings.append(f"Only {count(len(results.judged), 'trial')} judged: most of the space is untried")
+    record = results.winner or {}
+    note = (record.get("grid") or {}).get("note")
+    notes = [*(results.order.get("warnings") or ()), *(record.get("warnings") or ()), *([note] if note else ())]
+    warnings += [str(text) for text in dict.fromkeys(notes)]
     if any(trial.status == "stopped" for trial in results.trials):
-        said.append(("ok", stopping(results)))
+        good.append(stopping(results))
     if results.fits:
-        text = f"{results.fits:,} fits covered {results.combinations:,} combinations of settings"
-        said.append(("ok", f"{text}: {results.combinations / results.fits:,.0f} a fit"))
-    return sorted(said, key=lambda one: ("bad", "warning", "ok").index(one[0]))
+        combinations = f"{results.combinations:,} combinations of settings"
+        good.append(f"{results.fits:,} fits covered {combinations}: {results.combinations / results.fits:,.0f} a fit")
+    return [(level, text) for level, texts in (("bad", bad), ("warning", warnings), ("ok", good)) for text in texts]
 
 
-def verdict(results: Results) -> str:
-    """The page's first section."""
-    said = findings(results)
-    level = next((one for one, _ in said if one == "bad"), None)
-    level = level or ("unknown" if results.winner is None else said[0][0] if said else "ok")
-    word = {
-        "ok": "Done", "warning": "Done, with points to look at", "bad": "Nothing to use", "unknown": "Not at its end",
-    }[level]  # fmt: skip
-    shown = "".join(
-        f"<li>{tag.badge(one, {'ok': 'good', 'warning': 'look', 'bad': 'problem'}[one])}{tag.words(text)}</li>"
-        for one, text in said
-    )
+def verdict(results: Results) -> dict[str, Any]:
+    """The page's first section: level, word, findings, tiles (value, label, note), facts, has_stopped."""
+    texts = findings(results)
+    worst = texts[0][0] if texts else "ok"
+    level = "unknown" if results.winner is None and worst != "bad" else worst
     order = results.order
     facts = (
         f"Sweep {results.sweep_id}, schema {order['schema']}, data {order['data']}: {_detectors(order['detector'])}, "
         f"seed {order['seed']}, {count(order['folds'], 'validation fold')}, {_resources(order)}"
     )
-    return (
-        f'<section id="verdict" style="overflow-wrap: anywhere">{tag.badge(level, word)}'
-        f"<h1>{tag.words(headline(results))}</h1>{_tiles(results)}"
-        f'<p class="quiet">{tag.words(facts)}</p><ul class="findings">{shown}</ul></section>'
-    )
+    has_stopped = any(trial.status == "stopped" for trial in results.trials)
+    return {
+        "level": level, "word": _WORDS[level], "findings": texts, "tiles": _tiles(results), "facts": facts,
+        "has_stopped": has_stopped,
+    }  # fmt: skip
 
 
-def _tiles(results: Results) -> str:
-    found = results.winner or {}
-    winner, baseline = found.get("winner") or {}, found.get("baseline") or {}
+def _tiles(results: Results) -> list[tuple[str, str, str]]:
+    winner, baseline = _winner_and_baseline(results)
     tiles = []
     if winner.get("objective") is not None:
-        tiles.append((tag.fixed(winner["objective"]), results.objective, named(winner)))
+        tiles.append((fixed(winner["objective"]), results.objective, winner_name(winner)))
         if baseline.get("objective") is not None:
-            gained = winner["objective"] - baseline["objective"]
-            tiles.append((tag.signed(gained), "gained", f"before: {baseline['objective']:.3f}"))
+            gain = winner["objective"] - baseline["objective"]
+            tiles.append((signed(gain), "gained", f"before: {baseline['objective']:.3f}"))
     elif best := results.best():
-        tiles.append((tag.fixed(objective_of(best)), results.objective, f"{best.detector} {best.number}"))
+        tiles.append((fixed(objective_of(best)), results.objective, f"{best.detector} {best.number}"))
     counts: Counter[str] = Counter(trial.status for trial in results.trials)
-    below = ", ".join(f"{counts[key]} {said}" for key, (_, said) in STATUS.items() if counts[key])
-    tiles.append((f"{sum(t.has_ended for t in results.trials)} of {results.order['trials']}", "trials ended", below))
+    note = ", ".join(f"{counts[key]} {word}" for key, (_, word) in OUTCOMES.items() if counts[key])
+    tiles.append((f"{sum(t.has_ended for t in results.trials)} of {results.order['trials']}", "trials ended", note))
     run, saved = results.saved("autoencoder")
     if saved:
         tiles.append((f"{saved / (run + saved):.0%}", "of the epochs saved", f"{run:,} run, {saved:,} not"))
     if results.fits:
         tiles.append((f"{results.combinations:,}", "combinations", f"from {count(results.fits, 'fit')}"))
-    work = sum((trial.result or {}).get("seconds") or 0.0 for trial in results.trials)
-    tiles.append((duration(results.clock.total, short=True), "from start to end", f"{duration(work)} of fitting"))
-    shown = "".join(
-        f'<div class="tile"><b>{tag.text(value)}</b>{tag.text(said)}<span>{tag.text(below)}</span></div>'
-        for value, said, below in tiles
-    )
-    return f'<div class="tiles">{shown}</div>'
+    fitting = sum((trial.result or {}).get("seconds") or 0.0 for trial in results.trials)
+    tiles.append((duration(results.clock.total, short=True), "from start to end", f"{duration(fitting)} of fitting"))
+    return tiles
+
+
+def _winner_and_baseline(results: Results) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    record = results.winner or {}
+    return record.get("winner") or {}, record.get("baseline") or {}
 
 
 def duration(seconds: float, short: bool = False) -> str:
@@ -152,13 +145,13 @@ def _reasons(trials: Sequence[Trial]) -> str:
     return "; ".join(f"{reason} ({count}×)" if count > 1 else reason for reason, count in counted)
 
 
-def named(winner: Mapping[str, Any]) -> str:
-    """A pair, or the one detector that won, by its trials."""
+def winner_name(winner: Mapping[str, Any]) -> str:
+    """The pair, or the one detector that won, with trial numbers."""
     parts = [f"{name} {winner[name]}" for name in ("forest", "autoencoder") if winner.get(name) is not None]
     return " with ".join(parts) or "the configuration chosen"
 
 
-def what(baseline: Mapping[str, Any]) -> str:
+def baseline_name(baseline: Mapping[str, Any]) -> str:
     """What the winner is compared with."""
     return str(baseline.get("what") or "the configuration given")
 

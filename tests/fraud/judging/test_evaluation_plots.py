@@ -37,10 +37,10 @@ def test_rarity_says_whether_the_score_holds(tmp_path: Path, drawn):
 
     good = [level(0.1, 0.11, True), level(0.01, 0.012, True), level(0.0001, 0.0, None)]
     off = [level(0.1, 0.11, True), level(0.01, 0.05, False), level(0.0001, 0.001, None)]
-    for levels, said in ((good, "A score is as rare as it says"), (off, "not as rare as it says")):
-        found = {"normal_rows": 10_000, "scores": {"joined": levels, "forest": good}}
-        path = evaluation_plots.rarity(found, tmp_path / "r.png")
-        assert path.read_bytes().startswith(b"\x89PNG") and said in drawn[-1][1]
+    for levels, title in ((good, "High scores are as rare as expected"), (off, "not as rare as expected")):
+        section = {"normal_rows": 10_000, "scores": {"joined": levels, "forest": good}}
+        path = evaluation_plots.rarity(section, tmp_path / "r.png")
+        assert path.read_bytes().startswith(b"\x89PNG") and title in drawn[-1][1]
     (axes,) = drawn[0][0].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["joined", "forest"]
     assert np.isnan(axes.lines[1].get_ydata()[0]), "a level that no row reaches has no point"
@@ -69,8 +69,8 @@ def test_stability_names_the_weak_parts_and_bears_undefined_ones(tmp_path: Path,
 
 def test_cards_a_day_and_ablation_name_what_matters(tmp_path: Path, drawn):
     days = [{"day": f"2026-01-0{i}", "precision": 0.1 * i} for i in range(1, 4)]
-    found = {"k": 50, "unit": "card", "days": days, "attainable": 0.5, "mean": {"value": 0.2, "interval": None}}
-    evaluation_plots.cards_a_day(found, tmp_path / "c.png")
+    section = {"k": 50, "unit": "card", "days": days, "attainable": 0.5, "mean": {"value": 0.2, "interval": None}}
+    evaluation_plots.cards_a_day(section, tmp_path / "c.png")
     groups = [
         {"name": "amount", "worth": -0.02, "worth_interval": (-0.03, -0.01)},
         {"name": "$\\frac", "worth": 0.3, "worth_interval": (0.2, 0.4)},

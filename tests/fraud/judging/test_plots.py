@@ -86,8 +86,8 @@ def test_score_histogram_counts_every_row_of_each_class(window, tmp_path, drawn)
     labels, scores = window
     path = plots.score_histogram(labels, scores, tmp_path / "scores.png", thresholds={"joined": 0.4})
     _check_png(path, columns=3)
-    found = (scores["joined"][labels == 1] >= 0.4).mean()
-    assert f"finds {found:.0%} of the frauds" in _texts(drawn[0])
+    recall = (scores["joined"][labels == 1] >= 0.4).mean()
+    assert f"finds {recall:.0%} of the frauds" in _texts(drawn[0])
     for axes in drawn[0].axes:
         assert axes.get_yscale() == "log"
         assert sum(bar.get_height() for bar in axes.containers[0]) == (labels == 0).sum()

@@ -12,7 +12,7 @@ import pytest
 
 from fraud.errors import ConfigError, DataError
 from monitoring.trend.command import main
-from monitoring.trend.reports import read_reports, trend
+from monitoring.trend.reports import align, read_reports
 
 START = dt.date(2026, 1, 1)
 
@@ -30,28 +30,28 @@ def write_month(folder: Path, days: int, columns: int, *, missing: tuple[int, ..
     for i in range(days):
         if i in missing:
             continue
-        told = [column(f"column <{c}>", float(rng.gamma(2, 0.006))) for c in range(columns - 2)]
-        told += [column("weekday", 7.0 + rng.random(), limit=30.0), column("moved", 0.4 if i >= days // 2 else 0.01)]
+        changes = [column(f"column <{c}>", float(rng.gamma(2, 0.006))) for c in range(columns - 2)]
+        changes += [column("weekday", 7.0 + rng.random(), limit=30.0), column("moved", 0.4 if i >= days // 2 else 0.01)]
         scores = [column("score", 0.2 if i >= days // 2 else 0.02), column("alert rate", 0.01)]
-        worst = max((c["level"] for c in [*told, *scores]), key=["ok", "warning", "drift"].index)
-        found = {
-            "verdict": worst, "reason": "moved <b>", "columns": told, "score": {"columns": scores},
+        worst = max((c["level"] for c in [*changes, *scores]), key=["ok", "warning", "drift"].index)
+        report = {
+            "verdict": worst, "reason": "moved <b>", "columns": changes, "score": {"columns": scores},
             "current": {"models": ["1" if i < switch else "2"]},
         }  # fmt: skip
-        (folder / f"{START + dt.timedelta(days=i)}.json").write_text(json.dumps(found))
+        (folder / f"{START + dt.timedelta(days=i)}.json").write_text(json.dumps(report))
 
 
 def test_reports_are_put_side_by_side(tmp_path: Path):
     write_month(tmp_path, 20, 6, missing=(3, 4), switch=12)
     (tmp_path / "2026-01-05.json").write_text("{")
     (tmp_path / "other.json").write_text("{}")
-    found = trend(read_reports(str(tmp_path)))
-    assert len(found.days) == 20 and len(found.reports) == 18
-    assert found.gaps == (dt.date(2026, 1, 4), dt.date(2026, 1, 5))
-    assert found.columns[:4] == ("score", "alert rate", "moved", "weekday")
-    assert np.isnan(found.psi[:, 3:5]).all() and not np.isnan(np.delete(found.psi, [3, 4], axis=1)).any()
-    assert found.limits == (0.1, 0.25) and found.switches == {dt.date(2026, 1, 13): "2"}
-    assert found.psi[2, -1] == 0.4 and np.nanmax(found.psi[3]) < 0.1, "a column is held against its own limits"
+    trend = align(read_reports(str(tmp_path)))
+    assert len(trend.days) == 20 and len(trend.reports) == 18
+    assert trend.gaps == (dt.date(2026, 1, 4), dt.date(2026, 1, 5))
+    assert trend.columns[:4] == ("score", "alert rate", "moved", "weekday")
+    assert np.isnan(trend.psi[:, 3:5]).all() and not np.isnan(np.delete(trend.psi, [3, 4], axis=1)).any()
+    assert trend.limits == (0.1, 0.25) and trend.switches == {dt.date(2026, 1, 13): "2"}
+    assert trend.psi[2, -1] == 0.4 and np.nanmax(trend.psi[3]) < 0.1, "a column is held against its own limits"
 
 
 def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -60,13 +60,16 @@ def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pyte
     assert main(["--reports", str(tmp_path / "reports"), "--out", str(out), "--days", "11"]) == 0
     assert "10 days, 6 columns" in capsys.readouterr().out
     html = out.read_text(encoding="utf-8")
-    assert (
-        html.count("data:image/png;base64,") == 2
-        and "<script" not in html
-        and "default-src 'none'" in html.replace("&#x27;", "'")
-    )
+    assert html.count("data:image/png;base64,") == 2 and "<script" not in html and "default-src 'none'" in html
     assert "No report of 2026-01-03" in html and "moved &lt;b&gt;" in html and "<b>" not in html.split("moved")[1][:20]
     assert html.count('<span class="badge bad">drift</span>') == 1 + 6
+
+
+def test_a_long_span_lists_the_newest_bad_days(tmp_path: Path):
+    write_month(tmp_path, 70, 3)
+    assert main(["--reports", str(tmp_path), "--out", str(tmp_path / "trend.html")]) == 0
+    html = (tmp_path / "trend.html").read_text(encoding="utf-8")
+    assert html.count("<tr><td>2026-") == 30 and "And 5 earlier days." in html
 
 
 def test_nothing_to_draw_is_told(tmp_path: Path):

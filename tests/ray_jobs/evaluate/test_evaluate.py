@@ -21,6 +21,7 @@ from fraud.detectors.autoencoder import AutoencoderConfig
 from fraud.detectors.forest import ForestConfig
 from fraud.detectors.head import HeadConfig
 from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.judging.page import render
 from fraud.metrics import measures
 from fraud.registry import runs, versions
 from fraud.schema import Column, Schema, validate
@@ -170,6 +171,26 @@ def test_the_page_holds_every_section_and_loads_nothing(place: Place, judged: di
     assert f"{100 * judged['card_precision']['mean']['value']:.1f}%" in text
     assert "--ablation" in text and "--against" in text, "a missing section says what to do"
     assert not list(place.folder.glob(".*")), "no half-written file is left"
+
+
+def test_the_page_names_rows_left_out_and_a_group_that_could_not_be_refitted(judged: dict):
+    ablation = {
+        "window": {"start": "2026-01-01", "end": "2026-02-01", "rows": 900, "frauds": 30}, "same_data": False,
+        "all": {"average_precision": 0.5, "interval": [0.4, 0.6]},
+        "groups": [
+            {"name": "<b>", "features": ["a", "b"], "missing": "no feature is left"},
+            {"name": "c", "features": ["c"], "average_precision": 0.3, "interval": None, "worth": 0.2,
+             "worth_interval": [0.1, 0.3]},
+        ],
+    }  # fmt: skip
+    rows = {**judged["rows"], "unlabelled": 1_234, "quarantined": 77}
+    pictures = dict.fromkeys(("precision_recall", "roc", "cards", "cost"), "data:")
+    document = {**judged, "rows": rows, "ablation": ablation, "notes": ["<i>doubt"]}
+    text = render("ray_jobs", "evaluation.html", evaluation=document, pictures=pictures, tiles=[], window="a week")
+    words = " ".join(re.sub("<[^>]*>", " ", text).split())
+    assert "1,234 unlabelled rows count only in the alerts. 77 rows violate the schema" in words
+    assert "without &lt;b&gt; a, b – no feature is left" in words and "&lt;i&gt;doubt" in words
+    assert "+0.200 +0.100 to +0.300" in words and "the refits differ from it" in words
 
 
 def test_a_window_that_is_asked_for(place: Place):

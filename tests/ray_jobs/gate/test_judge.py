@@ -200,13 +200,15 @@ def test_a_worse_model_is_refused_and_an_override_says_who_and_why(place: Place,
     assert versions.champion_version(settings) == 1
     with pytest.raises(ConfigError, match="--reason"):
         judged(settings, place, "--override")
-    found = judged(settings, place, "--override", "--reason", "the champion leaks a field")
+    reason = "the champion leaks a field <script>"
+    found = judged(settings, place, "--override", "--reason", reason)
     assert found["decision"] == "promoted" and found["override"]["by"] == "ann"
-    assert "better" in found["override"]["failed"] and found["override"]["reason"] == "the champion leaks a field"
+    assert "better" in found["override"]["failed"] and found["override"]["reason"] == reason
     assert versions.champion_version(settings) == 2
     entry = promotion.champions(versions.standing(settings).tags)[-1]
-    assert entry.by == "ann" and entry.reason.startswith("override: the champion leaks a field (failed: better")
-    assert "in spite of failed checks" in Path(settings.locate("gate/record.html")).read_text()
+    assert entry.by == "ann" and entry.reason.startswith(f"override: {reason} (failed: better")
+    page = Path(settings.locate("gate/record.html")).read_text()
+    assert "in spite of failed checks" in page and "&lt;script&gt;" in page and "<script" not in page
 
 
 def test_a_model_trained_on_turned_labels_is_refused(place: Place, settings: Settings):

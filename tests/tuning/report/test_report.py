@@ -70,9 +70,9 @@ class Sweep:
         self.event("started", start, number=number, detector="forest", params={} if number == 1 else settings)
         base = 0.3 + 0.12 * math.log2(settings["forest.max_samples"] / 128) / 3 + 0.1 * settings["forest.max_features"]
         candidates, end = [], start
-        for place, trees in enumerate((50, 100, 200, 300)):
+        for index, trees in enumerate((50, 100, 200, 300)):
             end = start + 0.02 * trees
-            value = base + 0.01 * place + self.random.gauss(0, 0.006)
+            value = base + 0.01 * index + self.random.gauss(0, 0.006)
             candidates.append(
                 {"settings": {"forest.n_estimators": trees}, "objective": value, "by_fold": [value],
                  "scoring_cost": 8.5 * trees}
@@ -154,11 +154,11 @@ class Sweep:
             for i in range(6)
         ]
         chosen = {**pairs[0], "settings": {"autoencoder.lr": 0.0021, "forest.n_estimators": 200}}
-        found = {
+        record = {
             "pairs": pairs, "winner": chosen, "baseline": {"objective": 0.541, "what": "the configuration given"},
             "grid": grid, **changes,
         }  # fmt: skip
-        (self.journal.path / "winner.json").write_text(json.dumps(found))
+        (self.journal.path / "winner.json").write_text(json.dumps(record))
 
 
 def full(root: Path) -> Sweep:
@@ -188,9 +188,9 @@ def full(root: Path) -> Sweep:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+def full_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     """A whole sweep and the folder of its report."""
-    root = tmp_path_factory.mktemp("whole")
+    root = tmp_path_factory.mktemp("full")
     sweep = full(root / "sweeps")
     report.write(sweep.journal, root / "out")
     return sweep, root / "out"
@@ -216,8 +216,8 @@ def shown(path: Path) -> str:
     return re.sub(r"<style>.*?</style>|data:image/png;base64,[^\"]*", "", text, flags=re.DOTALL)
 
 
-def test_a_whole_sweep_has_every_picture_and_says_what_won(whole):
-    _, out = whole
+def test_a_whole_sweep_has_every_picture_and_says_what_won(full_sweep):
+    _, out = full_sweep
     assert {path.stem for path in (out / "plots").iterdir()} == ALL
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (out / "plots").iterdir())
     text = shown(out / report.PAGE)
@@ -230,8 +230,8 @@ def test_a_whole_sweep_has_every_picture_and_says_what_won(whole):
     assert "<script" not in text and not re.search(r"(src|href)=\"(?!#|\")", text), "self-contained"
 
 
-def test_epochs_saved_and_combinations_are_counted_from_the_trials(whole):
-    sweep, out = whole
+def test_epochs_saved_and_combinations_are_counted_from_the_trials(full_sweep):
+    sweep, out = full_sweep
     results = Results.read(sweep.journal)
     epochs = [t.result["epochs"] for t in results.trials if t.result and t.detector == "autoencoder"]
     stopped = [e for e in epochs if e < 27]
@@ -244,21 +244,21 @@ def test_epochs_saved_and_combinations_are_counted_from_the_trials(whole):
     assert "39 fits covered 65,760 combinations" in text
 
 
-def test_the_timeline_leaves_the_pause_out_and_shows_what_a_kill_cut_short(whole, drawn, tmp_path: Path):
-    sweep, _ = whole
+def test_the_timeline_leaves_the_pause_out_and_shows_what_a_kill_cut_short(full_sweep, drawn, tmp_path: Path):
+    sweep, _ = full_sweep
     report.write(sweep.journal, tmp_path)
     results = Results.read(sweep.journal)
     assert len(results.clock.pauses) == 1 and results.clock.total < 200, "the hour between the drivers is no work"
     assert [(a.outcome, a.trial) for a in results.attempts if a.trial == 20] == [("lost", 20), ("finished", 20)]
     assert max(count for _, count in running_at_once(results.attempts, results.clock)) == 4
     figure, title = drawn["timeline"]
-    assert title.startswith("4 trials ran at once at most") and figure.axes[0].get_xlim()[1] < 200
+    assert title.startswith("At most 4 trials ran at once") and figure.axes[0].get_xlim()[1] < 200
     bars = [text.get_text() for text in figure.axes[0].texts]
     assert bars.count("20") == 2 and "resumed" in bars
 
 
-def test_titles_say_what_was_found(whole, drawn, tmp_path: Path):
-    sweep, _ = whole
+def test_titles_say_what_was_found(full_sweep, drawn, tmp_path: Path):
+    sweep, _ = full_sweep
     report.write(sweep.journal, tmp_path)
     titles = {name: title for name, (_, title) in drawn.items()}
     assert "forest by max_samples" in titles["importance"]
@@ -276,14 +276,14 @@ def test_the_command_takes_best_yaml_as_it_is(tmp_path: Path):
     out.mkdir()
     (out / "best.yaml").write_text(yaml.safe_dump({"seed": 7}))
     text = shown(report.write(sweep.journal, out))
-    command = "python -m ray_jobs.train --data data/handbook.parquet --schema handbook --config &#x27;"
-    assert f"{command}{out}/best.yaml&#x27;" in text
+    command = "python -m ray_jobs.train --data data/handbook.parquet --schema handbook --config &#39;"
+    assert f"{command}{out}/best.yaml&#39;" in text
 
 
 def test_nothing_is_there_yet(tmp_path: Path):
     sweep = Sweep(tmp_path)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "Nothing found yet: no trial has ended (0 of 40 ended)." in text
+    assert "No result yet: no trial has ended (0 of 40 ended)." in text
     assert "no trial has started" in text and "<img" not in text
 
 
@@ -325,8 +325,18 @@ def test_every_trial_failed(tmp_path: Path):
     for number in range(1, 4):
         sweep.fail(number, CREATED + 3 * number, "the loss is not a number at epoch 2: lower autoencoder.lr")
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "all 3 trials that ended have failed" in text and "Nothing to use" in text
+    assert "all 3 trials that ended have failed" in text and "No usable result" in text
     assert text.count("the loss is not a number at epoch 2") >= 4, "once in words, and once a failure"
+
+
+def test_a_long_list_of_trials_is_folded(tmp_path: Path):
+    sweep = Sweep(tmp_path, trials=70)
+    for number in range(1, 66):
+        sweep.fail(number, CREATED + 3 * number, f"reason {number}")
+    text = shown(report.write(sweep.journal, tmp_path / "out"))
+    listed, folded = text.split("<summary>5 more</summary>")
+    assert "reason 60" in listed.split('id="trials"')[1] and "reason 61" not in listed.split('id="trials"')[1]
+    assert "reason 61" in folded and "reason 65" in folded
 
 
 def test_without_labels_the_stand_in_is_named(tmp_path: Path, drawn):
@@ -377,8 +387,8 @@ def test_the_front_has_what_nothing_beats():
     def one(cost: float | None, value: float) -> Candidate:
         return Candidate(1, "forest", {}, value, cost, True)
 
-    found = front([one(400, 0.6), one(100, 0.5), one(100, 0.4), one(200, 0.5), one(300, 0.55), one(None, 0.9)])
-    assert [(c.scoring_cost, c.objective) for c in found] == [(100, 0.5), (300, 0.55), (400, 0.6)]
+    best = front([one(400, 0.6), one(100, 0.5), one(100, 0.4), one(200, 0.5), one(300, 0.55), one(None, 0.9)])
+    assert [(c.scoring_cost, c.objective) for c in best] == [(100, 0.5), (300, 0.55), (400, 0.6)]
 
 
 def test_importance_finds_what_moves_the_objective_and_counts_trials():
@@ -388,9 +398,9 @@ def test_importance_finds_what_moves_the_objective_and_counts_trials():
         lr, kind = 10 ** draw.uniform(-4, -1), draw.choice([[16, 8], [32]])
         trials.append(({"lr": lr, "hidden": kind, "same": 1, "some": None} | {}, math.log10(lr)))
     trials[0][0].pop("some")
-    found = importances(trials, seed=1)
-    assert next(iter(found.shares)) == "lr" and found.shares["lr"] > 0.8 and set(found.shares) == {"lr", "hidden"}
-    assert found.left_out == ("some",) and found.trials == 24 and found == importances(trials, seed=1)
+    result = importances(trials, seed=1)
+    assert next(iter(result.shares)) == "lr" and result.shares["lr"] > 0.8 and set(result.shares) == {"lr", "hidden"}
+    assert result.left_out == ("some",) and result.trials == 24 and result == importances(trials, seed=1)
     with pytest.raises(DataError, match="needs 10 judged trials with settings of their own, and there are 9"):
         importances(trials[:9], seed=1)
     with pytest.raises(DataError, match="equally good"):
@@ -408,8 +418,8 @@ def test_a_clock_counts_short_gaps_and_no_long_ones():
 def test_command_draws_the_newest_sweep_again(isolated_state: Path, tmp_path: Path, capsys):
     full(isolated_state / "sweeps")
     assert report.main(["--outdir", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Forest 1 with autoencoder 2 won") and str(tmp_path / "out" / report.PAGE) in said
+    output = capsys.readouterr().out
+    assert output.startswith("Forest 1 with autoencoder 2 won") and str(tmp_path / "out" / report.PAGE) in output
     assert report.main(["--sweep", "handbook-0712", "--outdir", str(tmp_path / "out")]) == 0
     with pytest.raises(ConfigError, match=r"no sweep '../x'.*newest are handbook-0712"):
         report.main(["--sweep", "../x", "--outdir", str(tmp_path / "out")])
@@ -426,8 +436,8 @@ def test_command_without_a_sweep_or_into_a_foreign_folder(isolated_state: Path, 
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_page_renders_in_a_browser(whole, tmp_path: Path):
-    _, out = whole
+def test_page_renders_in_a_browser(full_sweep, tmp_path: Path):
+    _, out = full_sweep
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *quiet,
                f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--enable-logging=stderr", "--dump-dom",
