@@ -31,7 +31,7 @@ _TO_SIGMA = 1.4826  # of a normal distribution: standard deviation over median a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class VolumeLimits:
     """What is out of the ordinary. Pairs are (warning, critical).
 
     deviations: in usual variations. rows: ratio of the rows to the typical number, or of that to them. flagged: the
@@ -121,9 +121,9 @@ def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
     return [count for count in counts if count is not None]
 
 
-def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None) -> Volume:
+def judge(counts: Sequence[DayCount], day: dt.date, limits: VolumeLimits | None = None) -> Volume:
     """Judge a day by the days before it. counts: in any order; days without one are not there."""
-    limits = limits or Limits()
+    limits = limits or VolumeLimits()
     today = next((count for count in counts if count.day == day), None)
     if today is None:
         text = f"{day} was not scored, or its manifest cannot be read"
@@ -151,7 +151,7 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None
     return _volume(day, found, today, compared, is_weekly)
 
 
-def _against(today: DayCount, before: Sequence[DayCount], limits: Limits) -> list[Finding]:
+def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) -> list[Finding]:
     return [
         _ratio("rows", today.rows, [c.rows for c in before], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
         _ratio(
@@ -200,7 +200,7 @@ def _ratio(
     return Finding(subject, "volume", level, value, text, typical, variation)
 
 
-def _quarantine(today: DayCount, before: Sequence[float] | None, limits: Limits) -> Finding:
+def _quarantine(today: DayCount, before: Sequence[float] | None, limits: VolumeLimits) -> Finding:
     typical, variation = _usual(before) if before is not None else (0.0, 0.0)
     share = today.quarantined_share
     far = _deviations(share, typical, variation, today.rows, len(before or ()))
@@ -284,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     day = partitions.day_named(given.date)
-    limits = Limits(days=given.days)
+    limits = VolumeLimits(days=given.days)
     found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
     out = settings.locate(given.out)
     told = content(found)

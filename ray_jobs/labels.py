@@ -23,7 +23,7 @@ from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.labels import join as label_join
 from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
-from fraud.registry import versions
+from fraud.registry.models import schema_of
 from fraud.schema import Schema
 from fraud.schema.zone import agreed
 from fraud.scoring import decided
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     now = dt.datetime.now(dt.UTC)
     known_at = _moment("--known-at", given.known_at) if given.known_at else None
-    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else versions.schema(settings)
+    schema = schema_of(given.schema, settings)
     zone = agreed(schema, settings.day_zone)
     if given.action == "join":
         policy = label_join.Policy(

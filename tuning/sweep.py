@@ -15,21 +15,23 @@ from fraud.cli import run_command
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.settings import Settings
-from tuning.order import Order, Resume, read_command
+from tuning.order import Resume, SweepRequest, read_command
 from tuning.record.journal import held
 from tuning.search import windows
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(wanted: Order | Resume, settings: Settings) -> str:
+def sweep(request: SweepRequest | Resume, settings: Settings) -> str:
     """Run or go on with a sweep, to its last trial or the end of its time budget; return the result as text.
 
     A sweep that is interrupted raises KeyboardInterrupt after its journal is safe. Raises FraudError.
     """
     root = settings.state / "sweeps"
-    with held(root, wanted.sweep_id, must_exist=isinstance(wanted, Resume)) as journal:
-        order = wanted if isinstance(wanted, Order) else wanted.applied_to(Order.from_dict(journal.read_order()))
+    with held(root, request.sweep_id, must_exist=isinstance(request, Resume)) as journal:
+        order = request
+        if isinstance(order, Resume):
+            order = order.applied_to(SweepRequest.from_dict(journal.read_order()))
         fingerprint = tables.fingerprint(order.data)
         if order.fingerprint not in (None, fingerprint):
             raise ConfigError(

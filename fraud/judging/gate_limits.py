@@ -11,7 +11,7 @@ FIGURES = ("average_precision", "roc_auc", "recall_at_budget", "amount_recall_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class GateLimits:
     """Where each check draws its line. Raises ConfigError naming the flag for a value out of range.
 
     margin: of a figure that the challenger must be better by. figures: those that must be better, of `FIGURES`; the

@@ -6,13 +6,13 @@ from typing import Annotated, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from fraud.settings.variables import CONFIG, Group, Variable
+from fraud.settings.variables import CONFIG, SettingsGroup, Variable
 
 _CONNECTION = "the dag-processor, the workers, the triggerer"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class PipelineSettings(Group):
+class PipelineSettings(SettingsGroup):
     """What the DAGs do. An Airflow variable of the same name in lower case stands above it, from the next task on."""
 
     TITLE: ClassVar[str] = "Airflow: the DAGs"
@@ -55,7 +55,7 @@ class PipelineSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class SchedulerSettings(Group):
+class SchedulerSettings(SettingsGroup):
     """When the DAGs run, and how they reach Ray."""
 
     TITLE: ClassVar[str] = "Airflow: schedules and Ray"
@@ -98,7 +98,7 @@ class SchedulerSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ImageSettings(Group):
+class ImageSettings(SettingsGroup):
     """What compose, Grafana and the test of the image read."""
 
     TITLE: ClassVar[str] = "Images and dashboards"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from fraud.settings.variables import CONFIG, Group, Names, Variable
+from fraud.settings.variables import CONFIG, Names, SettingsGroup, Variable
 
 MLFLOW_BACKEND, MLFLOW_ARTIFACTS = "FRAUD_MLFLOW_BACKEND", "FRAUD_MLFLOW_ARTIFACTS"
 MONITORING_MLFLOW = "FRAUD_MONITORING_MLFLOW"
@@ -47,7 +47,7 @@ def _hours(value: object) -> object:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class AlertChannels(Group):
+class AlertChannels(SettingsGroup):
     """Where alerts go, besides the file `alerts/alerts.jsonl` below FRAUD_STATE."""
 
     TITLE: ClassVar[str] = "Alerts"
@@ -92,7 +92,7 @@ class AlertChannels(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class MonitoringSettings(Group):
+class MonitoringSettings(SettingsGroup):
     """Where results of monitoring go besides their files."""
 
     TITLE: ClassVar[str] = "Monitoring"
@@ -106,7 +106,7 @@ class MonitoringSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class StackSettings(Group):
+class StackSettings(SettingsGroup):
     """What `make up` starts."""
 
     TITLE: ClassVar[str] = "The local stack"

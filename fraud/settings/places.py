@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from fraud import days
 from fraud.errors import ConfigError
-from fraud.settings.variables import CONFIG, Group, Variable
+from fraud.settings.variables import CONFIG, SettingsGroup, Variable
 
 HISTORY_URL = "FRAUD_HISTORY_URL"
 # Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
@@ -36,7 +36,7 @@ def _day_zone(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Settings(Group):
+class Settings(SettingsGroup):
     """Folders, URLs and names that all parts share."""
 
     TITLE: ClassVar[str] = "Places and names"
@@ -164,6 +164,11 @@ class Settings(Group):
         """The folder of the live entity history that this machine keeps."""
         return self.state / "live" / self.model_name
 
+    @property
+    def models(self) -> Path:
+        """The folder of the versions that this machine fetched: of this model, as another one counts from 1 too."""
+        return self.state / "models" / self.model_name
+
     def locate(self, path: str) -> str:
         """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
 
@@ -192,7 +197,7 @@ def _located(path: str, root: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class DataStores(Group):
+class DataStores(SettingsGroup):
     """Folders or URLs of what several commands read and write. Empty: below FRAUD_STATE."""
 
     TITLE: ClassVar[str] = "Decisions and labels"

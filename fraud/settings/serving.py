@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from fraud.errors import ConfigError
 from fraud.settings.places import DataStores, Settings
-from fraud.settings.variables import CONFIG, Declared, Flag, Group, Names, Variable
+from fraud.settings.variables import CONFIG, Declared, Flag, Names, SettingsGroup, Variable
 
 API_KEY_HASHES, API_KEY_FILE = "FRAUD_API_KEY_HASHES", "FRAUD_API_KEY_FILE"
 DECISIONS, OMIT, HASH, KEY = (
@@ -32,7 +32,7 @@ Fallback = Literal["approve", "review", "decline"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ServedModelSettings(Group):
+class ServedModelSettings(SettingsGroup):
     """Which model is served, and what its answers hold."""
 
     TITLE: ClassVar[str] = "Serving: the model"
@@ -65,7 +65,7 @@ def _poll(highest: float) -> BeforeValidator:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class WatchSettings(Group):
+class WatchSettings(SettingsGroup):
     """How often a replica asks the registry which model to serve.
 
     retry_s: seconds until a version that was refused is first tried again, if the registry still means it; twice as
@@ -90,7 +90,7 @@ class WatchSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class LabelFeedSettings(Group):
+class LabelFeedSettings(SettingsGroup):
     """How often the live history takes in new labels."""
 
     TITLE: ClassVar[str] = "Serving: following the labels"
@@ -109,7 +109,7 @@ class LabelFeedSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class KeySettings(Group):
+class KeySettings(SettingsGroup):
     """Who may ask. Outside dev mode one of the two is needed."""
 
     TITLE: ClassVar[str] = "Serving: API keys"
@@ -131,7 +131,7 @@ class KeySettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class RequestLimits(Group):
+class RequestLimits(SettingsGroup):
     """What a caller may ask of a replica."""
 
     TITLE: ClassVar[str] = "Serving: limits of a request"
@@ -185,7 +185,7 @@ class RequestLimits(Group):
 
 
 @dataclass(frozen=True, config=CONFIG)
-class BatchLimits(Group):
+class BatchLimits(SettingsGroup):
     """How large a batch may be."""
 
     TITLE: ClassVar[str] = "Serving: limits of a batch"
@@ -287,7 +287,7 @@ class DecisionSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ShadowSettings(Group):
+class ShadowSettings(SettingsGroup):
     """How many decisions wait, and how long, for the score of a challenger in shadow."""
 
     TITLE: ClassVar[str] = "Serving: the shadow"
@@ -313,7 +313,7 @@ class ShadowSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class AccessLogSettings(Group):
+class AccessLogSettings(SettingsGroup):
     """Which requests are logged."""
 
     TITLE: ClassVar[str] = "Serving: the access log"
@@ -336,7 +336,7 @@ def _share(value: object) -> object:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class TraceSettings(Group):
+class TraceSettings(SettingsGroup):
     """Traces by OpenTelemetry. The collector is needed where the share is not 0."""
 
     TITLE: ClassVar[str] = "Serving: traces"

@@ -74,7 +74,7 @@ class Declared:
         raise ConfigError(f"{variable.name}={texts[name][:_SHOWN]!r} {fault} {accepted(field, variable)}")
 
 
-class Group(Declared):
+class SettingsGroup(Declared):
     """A group that the environment alone determines."""
 
     @classmethod

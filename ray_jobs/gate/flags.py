@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fraud.errors import ConfigError
-from fraud.judging.gate_limits import FIGURES, Limits
+from fraud.judging.gate_limits import FIGURES, GateLimits
 from fraud.settings import Settings
 from ray_jobs.gate.judge import PROMOTED, Request
 
@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--budget", type=float, help="share of rows alerted on (default: the champion's)")
     flags.add_argument("--resamples", type=int, help="bootstrap resamples (default: 400)")
     flags.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
-    for field in dataclasses.fields(Limits):
+    for field in dataclasses.fields(GateLimits):
         if field.name in _LIMITS:
             flags.add_argument(f"--{field.name.replace('_', '-')}", type=int if field.name == "min_frauds" else float,
                                metavar="X", help=f"{_LIMITS[field.name]} (default: {field.default})")  # fmt: skip
@@ -89,7 +89,7 @@ def request_of(given: argparse.Namespace, by: str, settings: Settings) -> Reques
         reference=given.version, data=settings.locate(given.data), by=by, reason=given.reason,
         out=settings.locate(given.out) if given.out else None,
         start=given.start, end=given.end, golden=settings.locate(given.golden) if given.golden else None,
-        plan={**plan, "resamples": plan["resamples"] or 400}, limits=Limits(**limits),
+        plan={**plan, "resamples": plan["resamples"] or 400}, limits=GateLimits(**limits),
         allow_schema_change=given.schema_change == "allow", override=bool(given.override),
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -19,8 +18,8 @@ from cluster.session import connected, terminable
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError
+from fraud.registry.models import open_model
 from fraud.schema.zone import agreed
-from fraud.scoring import bundle
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score import file, source
@@ -133,16 +132,11 @@ def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
     """The model that an alias, a version or a bundle folder names, and its loaded bundle."""
-    folder, number = Path(settings.locate(reference)), None
-    if not folder.is_dir():
-        from fraud.registry import versions
-
-        folder = versions.fetch(reference, settings)
-        number = int(folder.name)
-    loaded = bundle.load(folder)
-    version = str(number) if number is not None else f"bundle {loaded.sha256[:12]}"
-    model = Model(folder=str(folder), sha256=loaded.sha256, version=version, number=number, settings=settings)
-    return model, loaded
+    opened = open_model(reference, settings)
+    sha256, number = opened.bundle.sha256, opened.number
+    version = str(number) if number is not None else f"bundle {sha256[:12]}"
+    model = Model(folder=str(opened.folder), sha256=sha256, version=version, number=number, settings=settings)
+    return model, opened.bundle
 
 
 def _parser() -> argparse.ArgumentParser:

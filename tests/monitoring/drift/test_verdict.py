@@ -8,7 +8,7 @@ import pytest
 
 from fraud.data.simulation import transactions
 from fraud.errors import ConfigError
-from monitoring.drift.verdict import Limits, benjamini_hochberg, judge, population_stability_index, worst
+from monitoring.drift.verdict import DriftLimits, benjamini_hochberg, judge, population_stability_index, worst
 
 FIVE = {
     "amount": "numeric",
@@ -156,4 +156,4 @@ def test_worst_of_levels():
 @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"psi": (0.3, 0.1)}, {"share": (0, 0.1)}, {"bins": 1}])
 def test_limits_are_checked(wrong: dict):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Limits(**wrong)
+        DriftLimits(**wrong)

@@ -255,7 +255,7 @@ def test_what_failed_in_passing_serves_at_the_next_try(
 ):
     watcher = ModelWatcher(two, settings, config=WatchSettings(retry_s=0.0), metrics=metrics)
     promoted(settings, 2)
-    models = settings.state / "models"
+    models = settings.models
     shutil.rmtree(models)
     models.write_text("in the way")
     watcher.poll()
@@ -319,7 +319,7 @@ def test_without_mlflow_a_replica_begins_with_its_last_good_model(
     versions.set_tag(settings, promotion.THRESHOLD, live.to_json(), version=2)
     promoted(settings, 2)
     watcher.poll()
-    shutil.rmtree(settings.state / "models")
+    shutil.rmtree(settings.models)
     with caplog.at_level(logging.WARNING):
         again = load_model(down)
     assert (again.version, again.sha256) == ("2", two.model.sha256)
