@@ -118,9 +118,7 @@ def _fit(
 
     with stage("autoencoder", logger) as done:
         state = fits.fit_autoencoder(
-            x_fit,
-            ray.put(prepared.x_validation),
-            kept.shape,
+            fits.Matrices(x_fit, ray.put(prepared.x_validation), kept.shape),
             config.autoencoder,
             config.seed,
             resources,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
-from serve_app.http.access_log import AccessLog
+from serve_app.http.access_log import AccessLog, AnsweredRequest
 from serve_app.http.direct import IS_DIRECT
 from serve_app.http.exchange import Exchange
 from serve_app.http.hot_path import path_of
@@ -123,15 +123,17 @@ class Guard:
         if not self._access_log.wants(status):
             return
         self._access_log.note(
-            request_id=state["request_id"],
-            method=method,
-            path=known_path(path),
-            status=status,
-            seconds=seconds,
-            received=exchange.received,
-            sent=exchange.sent,
-            key_name=state["key_name"],
-            version=state.get("model_version"),
+            AnsweredRequest(
+                request_id=state["request_id"],
+                method=method,
+                path=known_path(path),
+                status=status,
+                seconds=seconds,
+                received=exchange.received,
+                sent=exchange.sent,
+                key_name=state["key_name"],
+                version=state.get("model_version"),
+            )
         )
 
 

@@ -295,8 +295,9 @@ class TestMistakes:
         from ray_jobs.train import fits
 
         resources, folder = fits.Resources(3, False, 1.0), resume.TrainingFolder(tmp_path)
+        matrices = fits.Matrices(None, None, (2, 5))
         with pytest.raises(ConfigError, match="--workers 3 for 2 training rows"):
-            fits.fit_autoencoder(None, None, (2, 5), AutoencoderConfig(), 1, resources, folder, lambda line: None)
+            fits.fit_autoencoder(matrices, AutoencoderConfig(), 1, resources, folder, lambda line: None)
 
     def test_the_same_training_twice_at_once(self, place: Place, ray_session: None):
         order = place.order("mistakes", should_register=False)
