@@ -205,6 +205,7 @@ class DataStores(SettingsGroup):
 
     decisions: Annotated[
         str,
+        BeforeValidator(str.strip),
         Variable(
             name="FRAUD_DECISIONS",
             meaning="folder or URL (s3://...) of the decision log; off: no decision is kept",

@@ -213,7 +213,7 @@ class BatchLimits(SettingsGroup):
 def _fsync(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = value.lower()
+    text = value.strip().lower()
     if text in ("always", "never"):
         return 0.0 if text == "always" else math.inf
     match = _MILLISECONDS.fullmatch(text)

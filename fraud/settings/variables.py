@@ -58,7 +58,7 @@ class Declared:
     def texts(cls, environment: Mapping[str, str]) -> dict[str, str]:
         """What the environment says, by field; an empty variable counts as not set."""
         values = {name: environment.get(variable.name) or "" for name, (_, variable) in cls.variables().items()}
-        return {name: text.strip() for name, text in values.items() if text.strip()}
+        return {name: text for name, text in values.items() if text}
 
     @classmethod
     def checked(cls, texts: Mapping[str, str], **derived: Any) -> Self:
