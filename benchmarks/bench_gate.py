@@ -18,7 +18,7 @@ import pandas as pd
 
 from fraud.judging import gate
 from fraud.judging.evaluation import Plan, Scored
-from fraud.judging.gate_limits import Limits
+from fraud.judging.gate_limits import GateLimits
 from fraud.metrics.resampling import wilson
 from fraud.schema import Schema
 from fraud.schema.columns import Column
@@ -59,7 +59,7 @@ def window(rng: np.random.Generator, rows: int, days: int, gain: float) -> tuple
 
 def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any]]:
     """Share of windows on which `gate.better` and `gate.segments` let the challenger pass, by gain."""
-    limits, found = Limits(), []
+    limits, found = GateLimits(), []
     for gain in GAINS:
         rng = np.random.default_rng([seed, int(gain * 100)])
         passed = {"better": 0, "nothing worse": 0, "segments": 0, "all": 0}

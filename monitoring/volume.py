@@ -31,7 +31,7 @@ _TO_SIGMA = 1.4826  # of a normal distribution: standard deviation over median a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class VolumeLimits:
     """What is out of the ordinary. Pairs are (warning, critical).
 
     deviations: in usual variations. rows: ratio of the rows to the typical number, or of that to them. flagged: the
@@ -121,9 +121,9 @@ def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
     return [count for count in counts if count is not None]
 
 
-def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None) -> Volume:
+def judge(counts: Sequence[DayCount], day: dt.date, limits: VolumeLimits | None = None) -> Volume:
     """Judge a day by the days before it. counts: in any order; days without one are not there."""
-    limits = limits or Limits()
+    limits = limits or VolumeLimits()
     today = next((count for count in counts if count.day == day), None)
     if today is None:
         text = f"{day} was not scored, or its manifest cannot be read"
@@ -151,12 +151,16 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None
     return _volume(day, found, today, compared, is_weekly)
 
 
-def _against(today: DayCount, before: Sequence[DayCount], limits: Limits) -> list[Finding]:
+def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) -> list[Finding]:
     return [
-        _ratio("rows", today.rows, [c.rows for c in before], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
         _ratio(
-            "flagged share", today.flagged_share, [c.flagged_share for c in before], limits.flagged,
-            limits.deviations, limits.flagged_rise, "{:.2%} of rows flagged", rows=max(today.scored, 1),
+            _Figure("rows", "{:,.0f} rows", today.rows, [c.rows for c in before]),
+            limits.rows, limits.deviations,
+        ),
+        _ratio(
+            _Figure("flagged share", "{:.2%} of rows flagged", today.flagged_share, [c.flagged_share for c in before],
+                    max(today.scored, 1)),
+            limits.flagged, limits.deviations, limits.flagged_rise,
         ),
         _quarantine(today, [c.quarantined_share for c in before], limits),
     ]  # fmt: skip
@@ -186,21 +190,31 @@ def content(found: Volume) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Figure:
+    """A day's count, or its share of `rows`, beside those of the days before. text: how to write a value."""
+
+    subject: str
+    text: str
+    value: float
+    before: Sequence[float]
+    rows: int = 1
+
+
 def _ratio(
-    subject: str, value: float, before: Sequence[float], ratios: tuple[float, float], deviations: tuple[float, float],
-    rise: float, form: str, rows: int = 1,
-) -> Finding:  # fmt: skip
-    """A figure that may be too large or too small: a count, or a share of `rows` of which one counts."""
-    typical, variation = _usual(before)
-    ratio = max(value, typical) / max(min(value, typical), 1 / rows)
-    far = _deviations(value, typical, variation, rows, len(before))
+    figure: _Figure, ratios: tuple[float, float], deviations: tuple[float, float], least_rise: float = 0.0
+) -> Finding:
+    """Whether a figure is too large or too small."""
+    value, (typical, variation) = figure.value, _usual(figure.before)
+    ratio = max(value, typical) / max(min(value, typical), 1 / figure.rows)
+    far = _deviations(value, typical, variation, figure.rows, len(figure.before))
     reached = [ratio >= r and far >= d for r, d in zip(ratios, deviations, strict=True)]
-    level = LEVELS[sum(reached)] if reached[0] and abs(value - typical) >= rise else "ok"
-    text = f"{form.format(value)}, usually {form.format(typical)}"
-    return Finding(subject, "volume", level, value, text, typical, variation)
+    level = LEVELS[sum(reached)] if reached[0] and abs(value - typical) >= least_rise else "ok"
+    text = f"{figure.text.format(value)}, usually {figure.text.format(typical)}"
+    return Finding(figure.subject, "volume", level, value, text, typical, variation)
 
 
-def _quarantine(today: DayCount, before: Sequence[float] | None, limits: Limits) -> Finding:
+def _quarantine(today: DayCount, before: Sequence[float] | None, limits: VolumeLimits) -> Finding:
     typical, variation = _usual(before) if before is not None else (0.0, 0.0)
     share = today.quarantined_share
     far = _deviations(share, typical, variation, today.rows, len(before or ()))
@@ -284,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     day = partitions.day_named(given.date)
-    limits = Limits(days=given.days)
+    limits = VolumeLimits(days=given.days)
     found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
     out = settings.locate(given.out)
     told = content(found)

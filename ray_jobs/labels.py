@@ -23,7 +23,7 @@ from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.labels import join as label_join
 from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, check
-from fraud.registry import versions
+from fraud.registry.models import schema_of
 from fraud.schema import Schema
 from fraud.schema.zone import agreed
 from fraud.scoring import decided
@@ -32,27 +32,39 @@ from fraud.settings import Settings, turn_telemetry_off
 logger = logging.getLogger(__name__)
 
 
-def ingest(
-    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
-    now: dt.datetime, force: bool = False,
-) -> str:  # fmt: skip
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ingestion:
+    """How to take in files of labels. known_at: where the file does not say; quarantine: Parquet for refused rows."""
+
+    source: str
+    known_at: dt.datetime | None
+    quarantine: str
+    now: dt.datetime
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", self.source):
+            raise ConfigError(f"--source {self.source!r}: use small letters, digits, - and _, such as chargeback")
+        if self.known_at is not None and self.known_at > self.now:
+            raise ConfigError(f"--known-at {self.known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
+
+
+def ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
     """Ingest files of labels and return a summary as text. The same file from the same source counts once.
 
     Each file of a pattern or folder is its own ingestion, so that new files can be added to old ones.
     Raises DataError when a file has no valid row, ConfigError and SchemaError as fraud.labels.store.check does.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
-        raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
-    if known_at is not None and known_at > now:
-        raise ConfigError(f"--known-at {known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
     filesystem, names = files.find(path)
     paths = [filesystem.unstrip_protocol(name) for name in names] if len(names) > 1 else [path]
     summaries, refused = [], []
     for index, file in enumerate(paths):
-        beside = quarantine if len(paths) == 1 else f"{quarantine.removesuffix('.parquet')}-{index}.parquet"
+        one = how
+        if len(paths) > 1:
+            quarantine = f"{how.quarantine.removesuffix('.parquet')}-{index}.parquet"
+            one = dataclasses.replace(how, quarantine=quarantine)
         try:
-            text = _ingest(file, store, schema, source=source, known_at=known_at, quarantine=beside, now=now,
-                           force=force)  # fmt: skip
+            text = _ingest(file, store, schema, one)
         except (DataError, SchemaError) as error:
             if len(paths) == 1:
                 raise
@@ -64,26 +76,23 @@ def ingest(
     return "".join(summaries)
 
 
-def _ingest(
-    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
-    now: dt.datetime, force: bool,
-) -> str:  # fmt: skip
-    name = f"{source}-{tables.fingerprint(path)[:32]}"
-    if store.has(name) and not force:
+def _ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
+    name = f"{how.source}-{tables.fingerprint(path)[:32]}"
+    if store.has(name) and not how.force:
         return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
-    checked = list(check(path, schema, source=source, known_at=known_at, now=now))
+    checked = list(check(path, schema, source=how.source, known_at=how.known_at, now=how.now))
     labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*checked, strict=True))
     if len(refused):
-        tables.write_parquet(refused.fillna(""), quarantine)
-        logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", quarantine)
+        tables.write_parquet(refused.fillna(""), how.quarantine)
+        logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", how.quarantine)
     if not len(labels):
         first = refused.iloc[0]
         example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
         raise DataError(f"{path}: none of {len(refused):,} rows is a label; {example}")
-    added = store.add(labels, name, ingested_at=now)
+    added = store.add(labels, name, ingested_at=how.now)
     return (
-        f"{len(labels):,} labels from {source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new ids, "
-        f"{added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
+        f"{len(labels):,} labels from {how.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new "
+        f"ids, {added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
     )
 
 
@@ -114,17 +123,30 @@ def join(
     return f"{label_join.summary(counts, policy, about)}→ {out}\n"
 
 
-def draw(store: LabelStore, decisions: str, schema: Schema, *, day: dt.date, rows: int, out: str, seed: int,
-         flagged: int = 0) -> str:  # fmt: skip
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Which decided rows of a day to draw: `rows` of all, and `flagged` more of the alerts."""
+
+    day: dt.date
+    rows: int
+    seed: int
+    flagged: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.flagged < 0:
+            raise ConfigError(f"--rows {self.rows} must be 1 or more, --flagged {self.flagged} 0 or more")
+
+
+def draw(store: LabelStore, decisions: str, schema: Schema, sample: Sample, out: str) -> str:
     """Draw rows of a day for a reviewer, write them to a CSV with an empty label column; return the counts as text.
 
     Raises ConfigError and DataError, as fraud.scoring.decided.read and LabelStore.draw do.
     """
-    if rows < 1 or flagged < 0:
-        raise ConfigError(f"--rows {rows} must be 1 or more, --flagged {flagged} 0 or more")
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
-    drawn = store.draw(decided.read(decisions, schema, day=day), day, rows, flagged=flagged, seed=seed)
+    day = sample.day
+    rows = decided.read(decisions, schema, day=day)
+    drawn = store.draw(rows, day, sample.rows, flagged=sample.flagged, seed=sample.seed)
     sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # the score would bias the reviewer
     tables.write_csv(sheet, out)
     n_rows = int(drawn["n_rows"].iloc[0])
@@ -220,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     now = dt.datetime.now(dt.UTC)
     known_at = _moment("--known-at", arguments.known_at) if arguments.known_at else None
-    schema = Schema.load(settings.locate_yaml(arguments.schema)) if arguments.schema else versions.schema(settings)
+    schema = schema_of(arguments.schema, settings)
     zone = agreed(schema, settings.day_zone)
     if arguments.action == "join":
         data, out = settings.locate(arguments.data), settings.locate(arguments.out)
@@ -235,20 +257,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.action == "draw":
         decisions = decided.location(arguments.decisions, settings, os.environ)
-        out, rows = settings.locate(arguments.out or "review.csv"), arguments.rows
         day = day_named(arguments.day, "--day") if arguments.day else zone.yesterday(now)
-        text = draw(
-            store, decisions, schema, day=day, rows=rows, out=out, seed=arguments.seed, flagged=arguments.flagged
-        )
-        sys.stdout.write(text)
+        sample = Sample(day=day, rows=arguments.rows, seed=arguments.seed, flagged=arguments.flagged)
+        sys.stdout.write(draw(store, decisions, schema, sample, settings.locate(arguments.out or "review.csv")))
         return 0
     quarantine = arguments.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
-    text = ingest(
-        settings.locate(arguments.file), store, schema, source=arguments.source,
-        known_at=known_at, quarantine=settings.locate(quarantine), now=now,
+    how = Ingestion(
+        source=arguments.source,
+        known_at=known_at,
+        quarantine=settings.locate(quarantine),
+        now=now,
         force=arguments.force,
-    )  # fmt: skip
-    sys.stdout.write(text)
+    )
+    sys.stdout.write(ingest(settings.locate(arguments.file), store, schema, how))
     return 0
 
 

@@ -23,7 +23,7 @@ from fraud.data import tables
 from fraud.errors import ConfigError, FraudError
 from fraud.settings import Settings
 from fraud.training import label_free
-from tuning.order import BEST, PLOTS, REPORT, Order
+from tuning.order import BEST, PLOTS, REPORT, SweepRequest
 from tuning.record.journal import Journal
 from tuning.record.results import Results
 from tuning.report import command as report
@@ -54,7 +54,7 @@ _TUNE = {
 }
 
 
-def run(order: Order, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
+def run(order: SweepRequest, journal: Journal, settings: Settings, reading: Future[Windows]) -> str:
     """Run the remaining trials, choose the winner, write the report. Returns text; raises as `sweep.sweep`."""
     at_once = _trials_at_once(order)
     windows = reading.result()
@@ -105,7 +105,7 @@ def run(order: Order, journal: Journal, settings: Settings, reading: Future[Wind
     return text + f"train it: {_training(order)} --config {order.outdir / BEST}\n"
 
 
-def _copy_results(order: Order, journal: Journal) -> Path:
+def _copy_results(order: SweepRequest, journal: Journal) -> Path:
     """Copy the results beside the journal: --outdir may hold other files that do not belong in MLflow."""
     folder = journal.path / "result"
     shutil.rmtree(folder, ignore_errors=True)
@@ -115,19 +115,19 @@ def _copy_results(order: Order, journal: Journal) -> Path:
     return folder
 
 
-def _unfinished(order: Order, ended: int) -> str:
+def _unfinished(order: SweepRequest, ended: int) -> str:
     return f"{ended} of {order.trials} trials ended; go on with: {_resume(order)}\n"
 
 
-def _resume(order: Order) -> str:
+def _resume(order: SweepRequest) -> str:
     return f"python -m tuning.sweep --resume {order.sweep_id}"
 
 
-def _training(order: Order) -> str:
+def _training(order: SweepRequest) -> str:
     return f"python -m ray_jobs.train --data {order.data} --schema {order.schema.name}"
 
 
-def _trials_at_once(order: Order) -> int:
+def _trials_at_once(order: SweepRequest) -> int:
     """Trials that run at once. Raises ConfigError when the cluster is too small for a single one."""
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
@@ -143,7 +143,7 @@ def _trials_at_once(order: Order) -> int:
     return order.max_concurrent or max(1, int(cpus / order.cpus_per_trial + 1e-9))
 
 
-def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
+def _share(order: SweepRequest, journal: Journal, windows: Windows) -> Shared:
     """Transform the data once for each preprocessing, and put it into the object store."""
     configs = shared.preprocessings(order.space, order.config, order.detectors)
     with stage(f"{len(configs)} preprocessings of {len(windows.folds)} folds into the object store", logger):
@@ -161,7 +161,9 @@ def _share(order: Order, journal: Journal, windows: Windows) -> Shared:
     )
 
 
-def _search(order: Order, journal: Journal, shared_data: Shared, at_once: int, tracker: SweepTracker | None) -> None:
+def _search(
+    order: SweepRequest, journal: Journal, shared_data: Shared, at_once: int, tracker: SweepTracker | None
+) -> None:
     os.environ.update(_TUNE)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # JournalCallback reports a trial that died in one line
     known = journal.trials()

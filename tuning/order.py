@@ -37,7 +37,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class SweepRequest:
     """One sweep, checked; paths are absolute.
 
     detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
@@ -84,7 +84,7 @@ class Order:
         return named | plain | texts | {"space_name": self.space.name}
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Order:
+    def from_dict(cls, raw: Mapping[str, Any]) -> SweepRequest:
         """Read what `to_dict` wrote. Raises ConfigError when another version wrote it."""
         try:
             config = from_mapping(TrainConfig, raw["config"], where=f"sweep {raw['id']}: config")
@@ -113,7 +113,7 @@ class Resume:
     changes: dict[str, Any]
     should_retry: bool
 
-    def applied_to(self, order: Order) -> Order:
+    def applied_to(self, order: SweepRequest) -> SweepRequest:
         """The order with the changes. Raises ConfigError when it asks for fewer trials than before."""
         trials = self.changes["trials"]
         if trials is not None and trials < order.trials:
@@ -123,7 +123,7 @@ class Resume:
         return dataclasses.replace(order, **{"time_budget_s": None, **changed}, should_retry=self.should_retry)
 
 
-def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resume:
+def read_command(argv: Sequence[str] | None, settings: Settings) -> SweepRequest | Resume:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
     arguments = _parser().parse_args(argv)
     for name, least in (("trials", 1), ("max_concurrent", 1), ("folds", 1)):
@@ -173,7 +173,7 @@ def read_command(argv: Sequence[str] | None, settings: Settings) -> Order | Resu
     return Resume(order.sweep_id, changes, arguments.retry_failed)
 
 
-def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> Order:
+def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> SweepRequest:
     if not arguments.data:
         raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
     config = configure(arguments.config and settings.locate_yaml(arguments.config), arguments.seed, arguments.set)
@@ -187,7 +187,7 @@ def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str
     named = {name: value for name, value in changes.items() if value is not None}
     if "outdir" not in named:
         named["outdir"] = check_outdir(settings.locate("sweep"), {REPORT, BEST, PLOTS})
-    return Order(
+    return SweepRequest(
         **named,
         sweep_id=arguments.name or re.sub(r"[^A-Za-z0-9._-]", "_", generated).lstrip("._-"),
         is_resumed=False,

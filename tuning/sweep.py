@@ -15,21 +15,25 @@ from fraud.cli import run_command
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.settings import Settings
-from tuning.order import Order, Resume, read_command
+from tuning.order import Resume, SweepRequest, read_command
 from tuning.record.journal import locked_journal
 from tuning.search import windows
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(request: Order | Resume, settings: Settings) -> str:
+def sweep(request: SweepRequest | Resume, settings: Settings) -> str:
     """Run or resume a sweep until its last trial or its time budget ends; return the result as text.
 
     A sweep that is interrupted raises KeyboardInterrupt after its journal is safe. Raises FraudError.
     """
     root = settings.state / "sweeps"
     with locked_journal(root, request.sweep_id, must_exist=isinstance(request, Resume)) as journal:
-        order = request if isinstance(request, Order) else request.applied_to(Order.from_dict(journal.read_order()))
+        order = (
+            request
+            if isinstance(request, SweepRequest)
+            else request.applied_to(SweepRequest.from_dict(journal.read_order()))
+        )
         fingerprint = tables.fingerprint(order.data)
         if order.fingerprint not in (None, fingerprint):
             raise ConfigError(

@@ -69,8 +69,9 @@ def replay(
     ids = id_hashes(rows, schema) if learn else np.zeros(len(rows), dtype=np.uint32)
     after, column = [], 0
     states = states or tuple(HistoryState.empty(plan) for plan in found)
+    frame = _Frame(rows, times, order, is_fraud, ids, moments)
     for i, (plan, state) in enumerate(zip(found, states, strict=True)):
-        batch = _Batch(plan, rows, times, order, is_fraud, ids, state, learn, frauds[i] if frauds else None, moments)
+        batch = _Batch(plan, frame, state, learn, frauds[i] if frauds else None)
         for entry in plan.entries:
             width = len(entry_names(entry))
             batch.compute(entry, out[:, column : column + width])
@@ -96,23 +97,32 @@ class EntryArguments:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """Rows, and what all plans read of them. times: int64 microseconds; order: positions by time; ids: hashes of the
+    rows' ids; moments: of the labels, or None."""
+
+    rows: pd.DataFrame
+    times: np.ndarray
+    order: np.ndarray
+    is_fraud: np.ndarray
+    ids: np.ndarray
+    moments: np.ndarray | None
+
+
 class _Batch:
     """One plan over a whole frame: its rows and its state's events, grouped by entity and sorted by time."""
 
     def __init__(
         self,
         plan: EntityPlan,
-        rows: pd.DataFrame,
-        times: np.ndarray,
-        order: np.ndarray,
-        is_fraud: np.ndarray,
-        ids: np.ndarray,
+        frame: _Frame,
         state: HistoryState,
         learn: bool,
         known_frauds: KnownFrauds | None,
-        moments: np.ndarray | None,
     ) -> None:
-        self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, ids, learn
+        rows, times, order = frame.rows, frame.times, frame.order
+        self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, frame.ids, learn
         codes, uniques = pd.factorize(rows[plan.column], use_na_sentinel=True)
         self._keys, positions = _with_keys(state.keys, np.asarray(uniques, dtype=object))
         # The last group takes the rows without the entity (a nullable column); they have no history.
@@ -143,8 +153,8 @@ class _Batch:
         self._now = times[self._row_of]
         self._begins = np.maximum(starts[self._groups], self._stops - plan.capacity)
         self._begins[self._groups == nobody] = self._stops[self._groups == nobody]
-        self._load_frauds(is_fraud, times, groups, n, known_frauds)
-        self._moments = _NO_TIMES if moments is None else moments[self._row_of]
+        self._load_frauds(frame.is_fraud, times, groups, n, known_frauds)
+        self._moments = _NO_TIMES if frame.moments is None else frame.moments[self._row_of]
 
     def _load_frauds(
         self, is_fraud: np.ndarray, times: np.ndarray, groups: np.ndarray, n: int, known_frauds: KnownFrauds | None

@@ -15,7 +15,7 @@ import numpy as np
 
 from fraud.judging import evaluation, paired, slices
 from fraud.judging.evaluation import Plan, Scored
-from fraud.judging.gate_limits import FIGURES, Limits
+from fraud.judging.gate_limits import FIGURES, GateLimits
 from fraud.metrics.resampling import wilson
 from fraud.schema import Schema
 from fraud.schema.compatibility import refused_by
@@ -36,7 +36,7 @@ class Check:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def evidence(judged: Scored | None, limits: Limits, why_none: str = "") -> Check:
+def evidence(judged: Scored | None, limits: GateLimits, why_none: str = "") -> Check:
     """Whether there is enough to judge on."""
     name = "enough evidence"
     if judged is None:
@@ -62,7 +62,7 @@ def schema(new: Schema, old: Schema, *, is_allowed: bool = False) -> Check:
     return Check("schema", is_allowed, text + (" (--schema-change allow)" if is_allowed else ""), {"changes": told})
 
 
-def better(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> tuple[list[Check], dict[str, Any]]:
+def better(ours: Scored, theirs: Scored, plan: Plan, limits: GateLimits) -> tuple[list[Check], dict[str, Any]]:
     """Better by the margin with the whole interval above 0, and in nothing worse; and the paired comparison.
 
     The interval is the widest of the bootstraps that draw whole entities, of each kind, or whole days.
@@ -107,7 +107,7 @@ def alone(ours: Scored, plan: Plan) -> Check:
     return Check("better than chance", holds, text, {"roc_auc": auc, "average_precision": precision})
 
 
-def segments(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
+def segments(ours: Scored, theirs: Scored, plan: Plan, limits: GateLimits) -> Check:
     """No segment loses frauds: those each model catches within the same budget, by an exact test a segment.
 
     Both alert on their own top `plan.budget` of all rows. In each segment with at least 10 frauds, entities whose
@@ -151,7 +151,7 @@ def segments(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
 
 
 def calibration(
-    ours: Scored, theirs: Scored | None, plan: Plan, limits: Limits, achieved: Mapping[str, float]
+    ours: Scored, theirs: Scored | None, plan: Plan, limits: GateLimits, achieved: Mapping[str, float]
 ) -> Check:
     """The scores mean what they say, or no less than the champion's do; and its threshold does not flood analysts.
 
@@ -177,7 +177,7 @@ def calibration(
     return Check("calibration", not wrong, "; ".join(wrong) or told, figures)
 
 
-def latency(p99_ms: Mapping[str, float], limits: Limits) -> Check:
+def latency(p99_ms: Mapping[str, float], limits: GateLimits) -> Check:
     """A single row within the budget, and not many times the champion's unless it is quick all the same."""
     mine, other = p99_ms["challenger"], p99_ms.get("champion")
     ratio = mine / other if other else None
@@ -190,7 +190,7 @@ def latency(p99_ms: Mapping[str, float], limits: Limits) -> Check:
 
 def labels(
     judged: Mapping[str, int], learnt: Mapping[str, int] | None, before: Mapping[str, int] | None,
-    champion_auc: float | None, sources: Mapping[str, Any] | None, limits: Limits,
+    champion_auc: float | None, sources: Mapping[str, Any] | None, limits: GateLimits,
 ) -> Check:  # fmt: skip
     """Signs that the labels themselves are wrong, whoever is better by them.
 
@@ -223,7 +223,7 @@ def labels(
     return Check("labels", not wrong, "; ".join(wrong) or fine, figures)
 
 
-def golden(ours: Scored, theirs: Scored, plan: Plan, limits: Limits) -> Check:
+def golden(ours: Scored, theirs: Scored, plan: Plan, limits: GateLimits) -> Check:
     """On the frozen rows, whose labels nobody can have changed, the challenger is not worse beyond tolerance."""
     name = "golden rows"
     if ours.why_not or int((ours.labels == 1).sum()) < _FEWEST_FRAUDS:

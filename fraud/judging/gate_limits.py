@@ -13,7 +13,7 @@ FIGURES: tuple[str, ...] = get_args(Figure)
 
 
 @configuration("gate")
-class Limits:
+class GateLimits:
     """Where each check draws its line. The factors apply to what chance does not explain.
 
     figures: those that must be better; the others must not be worse. Raises ConfigError for a value out of range.

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fraud.errors import BundleError, DataError
 from fraud.registry import versions
-from fraud.scoring import bundle
+from fraud.registry.models import OpenModel
 from fraud.settings import Settings
 
 NAME = "reference.parquet"
@@ -37,32 +37,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def locate(model: str, settings: Settings) -> tuple[Path, Path]:
-    """Where the bundle and the reference of a model are on this machine, fetched and checked where need be.
+def locate(model: OpenModel, settings: Settings) -> Path:
+    """Where the reference of a model is on this machine, fetched and checked where need be.
 
-    model: alias or version, or the folder of a bundle, which the reference lies beside. A reference that was fetched
-    once is used again. Raises RegistryError, BundleError, or DataError for a model that was trained without one.
+    The reference of a bundle folder lies beside it. A reference that was fetched once is used again. Raises
+    RegistryError, BundleError, or DataError for a model that was trained without one.
     """
-    folder = Path(settings.locate(model))
-    is_registered = not folder.is_dir()
-    if is_registered:
-        folder = versions.fetch(model, settings)
-    expected = bundle.load(folder).manifest.get("reference_sha256")
+    folder, expected = model.folder, model.bundle.manifest.get("reference_sha256")
     if not expected:
         raise DataError(
-            f"model {model!r} was trained without a reference for drift: name one (--ref), or train it again"
+            f"model {model.name!r} was trained without a reference for drift: name one (--ref), or train it again"
         )
-    if is_registered:
-        path = settings.state / "references" / f"{settings.model_name}-{folder.name}-{expected[:12]}.parquet"
+    if model.number is not None:
+        path = settings.state / "references" / f"{settings.model_name}-{model.number}-{expected[:12]}.parquet"
         if not _is(path, expected):
-            versions.fetch_artifact(folder.name, NAME, path, settings)
+            versions.fetch_artifact(model.number, NAME, path, settings)
     else:
         path = folder.parent / NAME
         if not path.is_file():
             raise DataError(f"{path} is not there: copy it with the bundle, name a reference (--ref), or train again")
     if not _is(path, expected):
         raise BundleError(f"{path} does not match the SHA-256 in the manifest of {folder}: it was altered; train again")
-    return folder, path
+    return path
 
 
 def _is(path: Path, expected: str) -> bool:

@@ -19,7 +19,6 @@ from fraud.data.locks import exclusive
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
 from fraud.registry import promotion
 from fraud.registry.runs import Run, answers, is_missing, lock_file, shown
-from fraud.schema.contract import Schema
 from fraud.scoring import bundle
 from fraud.settings import Settings
 
@@ -209,12 +208,12 @@ def resolve(reference: str | int, settings: Settings) -> Version:
 def fetch(reference: str | int, settings: Settings) -> Path:
     """Give a local folder with the bundle of an alias or version, checked against the SHA-256 the registry recorded.
 
-    Folders are kept below `settings.state/models/<version>` and used again, so the folder's name is the version. When
+    Folders are kept below `settings.models/<version>` and used again, so the folder's name is the version. When
     MLflow cannot be reached, the copy that `reference` last meant is given, with a warning.
 
     Raises RegistryError (no such alias or version; unreachable and no copy) or BundleError (the bundle was altered).
     """
-    cache = settings.state / "models"
+    cache = settings.models
     note = cache / f"{reference}.json"
     with exclusive(cache / ".lock"):
         try:
@@ -233,16 +232,11 @@ def fetch(reference: str | int, settings: Settings) -> Path:
         return folder
 
 
-def schema(settings: Settings, reference: str | int = CHAMPION) -> Schema:
-    """The schema of a registered version. Raises RegistryError, or BundleError where its bundle is not sound."""
-    return bundle.load(fetch(reference, settings)).detector.schema
-
-
 def fetch_version(version: Version, settings: Settings) -> Path:
     """`fetch` of a version that was looked up already: a folder with its bundle, checked. Raises the same."""
     if not version.sha256:
         raise RegistryError(f"version {version.number} of {settings.model_name!r} has no tag {BUNDLE_SHA256!r}")
-    cache = settings.state / "models"
+    cache = settings.models
     with exclusive(cache / ".lock"):
         return _kept(version, cache, settings)
 

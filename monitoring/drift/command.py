@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fraud.data import tables
@@ -99,16 +98,12 @@ def _contract(
         if schema is None:
             return None, None, settings.locate(ref)
         return Schema.load(settings.locate_yaml(schema)), None, settings.locate(ref)
-    from fraud.registry import reference, versions
-    from fraud.scoring import bundle
+    from fraud.registry import models, reference
 
-    if ref is None:
-        folder, path = reference.locate(model, settings)
-    else:
-        folder, path = Path(settings.locate(model)), Path()
-        folder = folder if folder.is_dir() else versions.fetch(model, settings)
-    detector = bundle.load(folder).detector
-    return detector.schema, detector.threshold, str(path) if ref is None else settings.locate(ref)
+    opened = models.open_model(model, settings)
+    path = str(reference.locate(opened, settings)) if ref is None else settings.locate(ref)
+    detector = opened.bundle.detector
+    return detector.schema, detector.threshold, path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

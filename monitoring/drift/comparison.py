@@ -19,7 +19,7 @@ from fraud.scoring import scored
 from fraud.thresholds.selection import Threshold
 from monitoring.drift.sides import ALERTS, SCORES, Side, read_side
 from monitoring.drift.variation import Variation, own_variation
-from monitoring.drift.verdict import ColumnVerdict, Limits, corrected, judge, share_finding, shortened, worst
+from monitoring.drift.verdict import ColumnVerdict, DriftLimits, corrected, judge, share_finding, shortened, worst
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ def compare(
     threshold: Threshold | None = None,
     sample: int = 50_000,
     seed: int = 7,
-    limits: Limits | None = None,
+    limits: DriftLimits | None = None,
 ) -> Comparison:
     """Compare a current file with a reference; both raw data or scored tables.
 
     schema: guessed from the reference when None. threshold: turns scores into alert rates. sample: rows drawn from a
     longer file, without replacement, by `seed`. Raises DataError, SchemaError or ConfigError.
     """
-    limits = limits or Limits()
+    limits = limits or DriftLimits()
     if sample < limits.min_rows:
         raise ConfigError(f"sample (--sample) is {sample}: take at least {limits.min_rows} rows, e.g. 50000")
     if seed < 0:
@@ -87,7 +87,9 @@ def compare(
     return Comparison(found, drawn[0], drawn[1], kinds)
 
 
-def _own_variation(old: Side, new: Side, schema: Schema, kinds: dict[str, str], limits: Limits) -> Variation | None:
+def _own_variation(
+    old: Side, new: Side, schema: Schema, kinds: dict[str, str], limits: DriftLimits
+) -> Variation | None:
     """What the reference's own days differ by, where both sides have times and it has enough days."""
     if schema.timestamp is None or old.window is None or new.window is None:
         return None
@@ -114,7 +116,7 @@ def _guess(path: str) -> Schema:
 
 
 def _document(
-    old: Side, new: Side, schema: Schema, columns: list[ColumnVerdict], quality: ColumnVerdict, limits: Limits
+    old: Side, new: Side, schema: Schema, columns: list[ColumnVerdict], quality: ColumnVerdict, limits: DriftLimits
 ) -> dict[str, Any]:
     ours = (*SCORES, ALERTS)
     scores = [column for column in columns if column.column in ours]
@@ -157,7 +159,7 @@ def _overall(
     features: list[ColumnVerdict],
     scores: list[ColumnVerdict],
     quality: ColumnVerdict,
-    limits: Limits,
+    limits: DriftLimits,
 ) -> tuple[str, str]:
     """The verdict on the data set and the sentence that gives the reason."""
     everything = [*scores, *features, quality]
@@ -227,7 +229,7 @@ def _unseen_entities(old: Side, new: Side, name: str) -> dict[str, Any]:
     }
 
 
-def _limits(limits: Limits) -> dict[str, Any]:
+def _limits(limits: DriftLimits) -> dict[str, Any]:
     raw = dataclasses.asdict(limits)
     return {k: {"warning": v[0], "drift": v[1]} if isinstance(v, tuple) else v for k, v in raw.items()}
 

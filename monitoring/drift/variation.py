@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.days import UTC, Zone
-from monitoring.drift.verdict import Limits, Own, inner_edges, multiplied, population_stability_index
+from monitoring.drift.verdict import DriftLimits, Own, inner_edges, multiplied, population_stability_index
 
 FEWEST_BLOCKS, FEWEST_ROWS = 5, 100
 _QUANTILE = 0.9  # of the blocks: a single odd day, such as a feast, excuses nothing
@@ -32,7 +32,7 @@ class Variation:
 
 
 def own_variation(
-    frame: pd.DataFrame, time: str, kinds: Mapping[str, str], current_days: float, limits: Limits, zone: Zone = UTC
+    frame: pd.DataFrame, time: str, kinds: Mapping[str, str], current_days: float, limits: DriftLimits, zone: Zone = UTC
 ) -> Variation | None:
     """The variation of blocks of `current_days` days; None where the reference has too few of them.
 
@@ -54,7 +54,7 @@ def own_variation(
     return Variation(days, len(numbers), columns)
 
 
-def _own(values: pd.Series, kind: str, blocks: np.ndarray, numbers: np.ndarray, limits: Limits) -> Own:
+def _own(values: pd.Series, kind: str, blocks: np.ndarray, numbers: np.ndarray, limits: DriftLimits) -> Own:
     lacking = values.isna().to_numpy()
     inside = [blocks == number for number in numbers.tolist()]
     share = lacking.mean()
@@ -66,7 +66,7 @@ def _own(values: pd.Series, kind: str, blocks: np.ndarray, numbers: np.ndarray, 
 
 
 def _numeric(
-    values: pd.Series, inside: list[np.ndarray], limits: Limits
+    values: pd.Series, inside: list[np.ndarray], limits: DriftLimits
 ) -> tuple[list[float], list[float], list[bool]]:
     numbers = values.to_numpy(dtype=np.float64)
     if not len(numbers):
@@ -88,7 +88,9 @@ def _numeric(
     return psi, ks, []
 
 
-def _levels(values: pd.Series, inside: list[np.ndarray], limits: Limits) -> tuple[list[float], list[float], list[bool]]:
+def _levels(
+    values: pd.Series, inside: list[np.ndarray], limits: DriftLimits
+) -> tuple[list[float], list[float], list[bool]]:
     codes, names = pd.factorize(values)
     if not len(codes):
         return [], [], []

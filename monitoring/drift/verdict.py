@@ -44,7 +44,7 @@ class Own:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class DriftLimits:
     """When a change matters. Pairs are (warning, drift); shares are of rows, in [0, 1].
 
     alpha: largest corrected p-value. psi, ks: population stability index, Kolmogorov-Smirnov distance. share: rise or
@@ -152,7 +152,7 @@ def judge(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     kinds: Mapping[str, str],
-    limits: Limits | None = None,
+    limits: DriftLimits | None = None,
     own: Mapping[str, Own] | None = None,
 ) -> tuple[ColumnVerdict, ...]:
     """Compare every column of `kinds` ({name: "numeric" | "score" | "boolean" | "categorical"}) between two frames.
@@ -160,7 +160,7 @@ def judge(
     Both are canonical (fraud.schema.validate) and hold the columns; missing values are NaN or None. own: how much a
     column varies by itself (monitoring.drift.variation). All p-values are corrected together.
     """
-    limits, own = limits or Limits(), own or {}
+    limits, own = limits or DriftLimits(), own or {}
     found = []
     for name, kind in kinds.items():
         old, new = reference[name], current[name]
@@ -175,7 +175,7 @@ def judge(
     return corrected(found, limits)
 
 
-def corrected(columns: Sequence[ColumnVerdict], limits: Limits) -> tuple[ColumnVerdict, ...]:
+def corrected(columns: Sequence[ColumnVerdict], limits: DriftLimits) -> tuple[ColumnVerdict, ...]:
     """Correct the p-values of all findings together (Benjamini-Hochberg) and settle their levels."""
     from scipy.stats import false_discovery_control
 
@@ -197,7 +197,7 @@ def population_stability_index(old: np.ndarray, new: np.ndarray) -> float:
 
 
 def share_finding(
-    what: str, old_hits: int, old_rows: int, new_hits: int, new_rows: int, limits: Limits, own: Own | None = None
+    what: str, old_hits: int, old_rows: int, new_hits: int, new_rows: int, limits: DriftLimits, own: Own | None = None
 ) -> Finding:
     """Compare two shares of rows (missing values, refused rows): two-proportion z test."""
     old_share, new_share = old_hits / max(old_rows, 1), new_hits / max(new_rows, 1)
@@ -228,7 +228,7 @@ def shortened(text: object, length: int = _LONGEST) -> str:
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
-def _numeric(old: pd.Series, new: pd.Series, limits: Limits, own: Own | None) -> Finding:
+def _numeric(old: pd.Series, new: pd.Series, limits: DriftLimits, own: Own | None) -> Finding:
     from scipy.stats import ks_2samp
 
     a, b = (np.sort(values.dropna().to_numpy(dtype=np.float64)) for values in (old, new))
@@ -247,7 +247,7 @@ def _numeric(old: pd.Series, new: pd.Series, limits: Limits, own: Own | None) ->
     return Finding("distribution", test, effects, bounds, float(p_value), level, change)
 
 
-def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits, own: Own | None) -> Finding:
+def _levels(old: pd.Series, new: pd.Series, kind: str, limits: DriftLimits, own: Own | None) -> Finding:
     """Compare the shares of the levels of a categorical or yes/no column."""
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
@@ -280,13 +280,13 @@ def _levels(old: pd.Series, new: pd.Series, kind: str, limits: Limits, own: Own 
     return Finding("distribution", test, effects, {"psi": bounds}, float(p_value), level, change)
 
 
-def multiplied(old: np.ndarray, new: np.ndarray, limits: Limits) -> np.ndarray:
+def multiplied(old: np.ndarray, new: np.ndarray, limits: DriftLimits) -> np.ndarray:
     """Which levels' shares, float64 (n_levels,), grew or shrank `ratio` times and by more than a trifle."""
     ratio = np.maximum(old, new) / np.maximum(np.minimum(old, new), 1e-12)
     return np.asarray((ratio >= limits.ratio) & (np.abs(new - old) >= limits.share[0]))
 
 
-def _unseen(old: pd.Series, new: pd.Series, limits: Limits) -> Finding:
+def _unseen(old: pd.Series, new: pd.Series, limits: DriftLimits) -> Finding:
     """Test the share of rows whose value the reference never held, against the share to expect without any drift."""
     seen = old.value_counts()
     strangers = new[~new.isin(seen.index)]

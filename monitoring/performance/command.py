@@ -17,7 +17,7 @@ import pandas as pd
 from fraud.data import partitions, tables
 from fraud.days import UTC, Zone
 from fraud.labels.store import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
-from fraud.registry import versions
+from fraud.registry.models import schema_of
 from fraud.schema import Schema
 from fraud.schema.zone import agreed
 from fraud.scoring import decided
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    schema = Schema.load(settings.locate_yaml(given.schema)) if given.schema else versions.schema(settings)
+    schema = schema_of(given.schema, settings)
     zone = agreed(schema, settings.day_zone)
     as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
     place = decided.location(given.decisions, settings, os.environ)

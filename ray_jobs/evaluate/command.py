@@ -58,6 +58,48 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     began = time.monotonic()
     if not job.out.endswith(".html"):
         raise ConfigError(f"--out {job.out!r} has another ending: name a file ending in .html")
+    judged = _judge(job, settings)
+    model, plan = judged.model, judged.plan
+    sections, rival, doubts = _sections(judged)
+    threshold = model.bundle.detector.threshold
+    document = evaluation.plain(
+        {
+            "format": FORMAT,
+            "verdict": conclusions.conclude(sections, plan, doubts, threshold.achieved),
+            "model": _about(model),
+            "data": {"path": job.data, "fingerprint": judged.fingerprint},
+            **sections,
+            "notes": judged.notes,
+            "settings": {**asdict(plan), "card": judged.scored.card, "amount": judged.scored.amount},
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    )
+    page = evaluate_page.page(document, judged.scored, rival, plan)
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    data.write_text(page, job.out)
+    data.write_text(text, json_path(job.out))
+    if job.log_to_mlflow and model.number is not None:
+        _log(document, page, text, model.number, settings)
+    return dict(document)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """The rows in the window, scored. checked: all rows of the data; fingerprint: of the data; notes: for the page."""
+
+    job: Job
+    settings: Settings
+    model: Model
+    plan: Plan
+    checked: Validated
+    fingerprint: str
+    window: Window
+    scored: Scored
+    notes: list[str]
+
+
+def _judge(job: Job, settings: Settings) -> _Judged:
     model = evaluate_rows.open_model(job.model, settings)
     schema = model.schema
     plan = evaluate_rows.plan_of(job.plan, model)
@@ -75,9 +117,16 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
         schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
     )
     logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
-    doubts = evaluate_rows.doubts(rows, window, model, fingerprint)
+    return _Judged(job, settings, model, plan, checked, fingerprint, window, scored, notes)
+
+
+def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]]:
+    """The sections of the page, the other model's scores where one is compared, and doubts about the figures."""
+    job, model, plan, scored = judged.job, judged.model, judged.plan, judged.scored
+    rows = judged.checked.rows
+    doubts = evaluate_rows.doubts(rows, judged.window, model, judged.fingerprint)
     sections: dict[str, Any] = {
-        "rows": _counts(scored, window, len(rows), len(checked.quarantine)),
+        "rows": _counts(scored, judged.window, len(rows), len(judged.checked.quarantine)),
         "ranking": evaluation.ranking(scored, plan),
         "card_precision": evaluation.daily_precision(scored, plan),
         "cost": evaluation.cost(scored, plan),
@@ -90,31 +139,12 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     rival: Scored | None = None
     sections["comparison"] = {"missing": "no other model was named: --against champion (or challenger, a version)"}
     if job.against is not None:
-        sections["comparison"], rival, more = _against(job, model, scored, window, checked, fingerprint, plan, settings)
+        sections["comparison"], rival, more = _against(judged, job.against)
         doubts += more
     sections["ablation"] = {"missing": "not asked for: --ablation refits the model without each feature group"}
     if job.ablation:
-        sections["ablation"] = _ablation(rows, model, plan, card, fingerprint)
-    document = evaluation.plain(
-        {
-            "format": FORMAT,
-            "verdict": conclusions.conclude(sections, plan, doubts, threshold.achieved),
-            "model": _about(model),
-            "data": {"path": job.data, "fingerprint": fingerprint},
-            **sections,
-            "notes": notes,
-            "settings": {**asdict(plan), "card": card, "amount": amount},
-            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-    )
-    page = evaluate_page.page(document, scored, rival, plan)
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    data.write_text(page, job.out)
-    data.write_text(text, json_path(job.out))
-    if job.log_to_mlflow and model.number is not None:
-        _log(document, page, text, model.number, settings)
-    return dict(document)
+        sections["ablation"] = _ablation(rows, model, plan, scored.card, judged.fingerprint)
+    return sections, rival, doubts
 
 
 def json_path(out: str) -> str:
@@ -159,27 +189,18 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
     }
 
 
-def _against(
-    job: Job,
-    model: Model,
-    scored: Scored,
-    window: Window,
-    read: Validated,
-    fingerprint: str,
-    plan: Plan,
-    settings: Settings,
-) -> tuple[dict[str, Any], Scored | None, list[str]]:
+def _against(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[str]]:
     """The comparison, the other model's scores of the same rows, and doubts about them."""
-    assert job.against is not None
-    other = evaluate_rows.open_model(job.against, settings)
-    names = (_called(job.model, model), _called(job.against, other))
+    job, model, scored, window = judged.job, judged.model, judged.scored, judged.window
+    other = evaluate_rows.open_model(against, judged.settings)
+    names = (_called(job.model, model), _called(against, other))
     if other.bundle.sha256 == model.bundle.sha256:
         return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
     same = other.schema.fingerprint == model.schema.fingerprint
-    checked = read if same else evaluate_rows.read(job.data, other.schema)
+    checked = judged.checked if same else evaluate_rows.read(job.data, other.schema)
     positions = checked.rows.index.get_indexer(scored.rows.index)
     if (positions < 0).all():
-        raise ConfigError(f"--against {job.against}: its schema {other.schema.name!r} refuses every judged row")
+        raise ConfigError(f"--against {against}: its schema {other.schema.name!r} refuses every judged row")
     shared = positions >= 0
     there = Window(positions[shared], window.start, window.end, window.source)
     scores, _ = evaluate_rows.score(checked.rows, there, other)
@@ -187,9 +208,9 @@ def _against(
     theirs = Scored(
         ours.schema, ours.rows, scores, ours.labels, other.bundle.detector.threshold.value, ours.amount, ours.card
     )
-    found = paired.compare(ours, theirs, plan, names)
+    found = paired.compare(ours, theirs, judged.plan, names)
     found |= {"model": _about(other), "rows_only_one_takes": int((~shared).sum())}
-    return found, theirs if shared.all() else None, evaluate_rows.doubts(checked.rows, there, other, fingerprint)
+    return found, theirs if shared.all() else None, evaluate_rows.doubts(checked.rows, there, other, judged.fingerprint)
 
 
 def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint: str) -> dict[str, Any]:

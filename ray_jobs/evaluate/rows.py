@@ -6,7 +6,6 @@ import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from fraud.days import Zone
 from fraud.errors import ConfigError, DataError
 from fraud.history.definition import plans
 from fraud.judging.evaluation import Plan, amount_column
+from fraud.registry import models
 from fraud.schema import Schema
 from fraud.schema.validation import Validated
 from fraud.schema.zone import agreed, zone_of
-from fraud.scoring import bundle
 from fraud.scoring.bundle import Bundle
 from fraud.scoring.engine import SCORE_COLUMNS, Engine
 from fraud.settings import Settings
@@ -64,16 +63,12 @@ class Window:
 
 def open_model(reference: str, settings: Settings) -> Model:
     """Load what an alias, a version or a bundle folder names. Raises BundleError, ConfigError, RegistryError."""
-    folder, number = Path(settings.locate(reference)), None
-    if not folder.is_dir():
-        from fraud.registry import versions
-
-        folder = versions.fetch(reference, settings)
-        number = int(folder.name)
-    loaded = bundle.load(folder)
-    agreed(loaded.detector.schema, settings.day_zone)
-    name = f"version {number}" if number is not None else f"{'/'.join(folder.parts[-2:])} ({loaded.sha256[:8]})"
-    return Model(name, number, loaded)
+    opened = models.open_model(reference, settings)
+    agreed(opened.bundle.detector.schema, settings.day_zone)
+    name = f"version {opened.number}"
+    if opened.number is None:
+        name = f"{'/'.join(opened.folder.parts[-2:])} ({opened.bundle.sha256[:8]})"
+    return Model(name, opened.number, opened.bundle)
 
 
 def read(path: str, schema: Schema) -> Validated:

@@ -8,12 +8,12 @@ from typing import Any
 
 from fraud.configuration import allowed, fields
 from fraud.errors import ConfigError
-from fraud.judging.gate_limits import FIGURES, Limits
+from fraud.judging.gate_limits import FIGURES, GateLimits
 from fraud.settings import Settings
 from ray_jobs.gate.judge import PROMOTED, Request
 
 # --better names the figures.
-_LIMITS = [name for name in fields(Limits) if name != "figures"]
+_LIMITS = [name for name in fields(GateLimits) if name != "figures"]
 _PLAN = ("budget", "resamples", "seed")
 
 
@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--resamples", type=int, help="bootstrap resamples (default: 400)")
     flags.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
     for name in _LIMITS:
-        field, number = fields(Limits)[name], int if int in allowed(Limits, name).number_types else float
+        field, number = fields(GateLimits)[name], int if int in allowed(GateLimits, name).number_types else float
         flags.add_argument(f"--{name.replace('_', '-')}", type=number, metavar="X",
                            help=f"{field.description} (default: {field.default})")  # fmt: skip
 
@@ -69,9 +69,9 @@ def request_of(given: argparse.Namespace, by: str, settings: Settings) -> Reques
     )  # fmt: skip
 
 
-def _limits(values: Mapping[str, Any]) -> Limits:
+def _limits(values: Mapping[str, Any]) -> GateLimits:
     try:
-        return Limits(**values)
+        return GateLimits(**values)
     except ConfigError as error:
         name, _, problem = str(error).removeprefix("gate.").partition("=")
         flag = "better" if name == "figures" else name.replace("_", "-")

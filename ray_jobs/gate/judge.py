@@ -18,7 +18,7 @@ from fraud.errors import BundleError, ConfigError, RegistryError, SchemaError
 from fraud.judging import evaluation, gate
 from fraud.judging.evaluation import Plan, Scored
 from fraud.judging.gate import Check
-from fraud.judging.gate_limits import Limits
+from fraud.judging.gate_limits import GateLimits
 from fraud.judging.page import render
 from fraud.registry import promotion, versions
 from fraud.registry.promotion import Promotion
@@ -55,7 +55,7 @@ class Request:
     end: str | None = None
     golden: str | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
+    limits: GateLimits = field(default_factory=GateLimits)
     allow_schema_change: bool = False
     override: bool = False
 

@@ -7,7 +7,6 @@ import datetime as dt
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError, DataError
@@ -15,9 +14,9 @@ from fraud.history.snapshots.building import build
 from fraud.history.snapshots.catalog import Catalog
 from fraud.history.snapshots.days import Snapshots
 from fraud.history.snapshots.erasing import erase
-from fraud.schema import Schema, shipped_names
+from fraud.registry.models import schema_of
+from fraud.schema import shipped_names
 from fraud.schema.zone import zone_of
-from fraud.scoring import bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.history.verify import verify
 
@@ -91,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    schema = _schema(given, settings)
+    schema = schema_of(given.schema, settings, given.model)
     if not schema.history:
         raise ConfigError(f"schema {schema.name!r} declares no history: there is nothing to keep")
     snapshots = Snapshots.open(settings, schema)
@@ -142,17 +141,6 @@ def _erase_live(snapshots: Snapshots, settings: Settings, column: str, value: st
     finally:
         store.close()
     return f"live history ({where}): {value} {'is removed' if any(removed) else 'was not there'}"
-
-
-def _schema(given: argparse.Namespace, settings: Settings) -> Schema:
-    if given.schema:
-        return Schema.load(settings.locate_yaml(given.schema))
-    folder = Path(settings.locate(given.model))
-    if not folder.is_dir():
-        from fraud.registry import versions
-
-        return versions.schema(settings, given.model)
-    return bundle.load(folder).detector.schema
 
 
 def _listing(catalog: Catalog) -> str:

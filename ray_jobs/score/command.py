@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -18,9 +17,10 @@ import pyarrow as pa
 from cluster.session import connected, terminable
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named
+from fraud.days import Zone
 from fraud.errors import ConfigError
+from fraud.registry.models import open_model
 from fraud.schema.zone import agreed
-from fraud.scoring import bundle
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score import file, source
@@ -50,13 +50,7 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             f"schema {schema.name!r} has no timestamp column, so rows have no day: give --date, "
             "or an --out that ends in .parquet"
         )
-    identity = {
-        "input_fingerprint": tables.fingerprint(job.data),
-        "bundle_sha256": model.sha256,
-        "model_version": model.version,
-        "reasons": job.reasons,
-        "date": job.date.isoformat() if job.date else None,
-    }
+    identity = _identity(job, model)
     days = Days(job, identity) if job.is_partitioned else None
     filesystem, out = filesystems.of(job.out)
     lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
@@ -82,16 +76,8 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             learnt_until=learnt_until,
             pieces=pieces,
         )
-        threshold = loaded.detector.threshold
         about = {
-            "input": job.data,
-            "output": job.out,
-            "model": job.model,
-            "schema_name": schema.name,
-            "schema_fingerprint": schema.fingerprint,
-            "day_zone": zone.name,
-            "threshold": {"value": threshold.value, "policy": threshold.policy},
-            "replayed_history": bool(schema.history),
+            **_about(job, loaded, zone),
             "history": history.report if history else None,
             "learnt_until": None if learnt_until is None else str(learnt_until),
         }
@@ -103,6 +89,32 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
         if history is not None:
             history.publish()
     return {**manifest, "already_scored": False}
+
+
+def _identity(job: Job, model: Model) -> dict[str, Any]:
+    """What must be the same for an output that is there to be this one."""
+    return {
+        "input_fingerprint": tables.fingerprint(job.data),
+        "bundle_sha256": model.sha256,
+        "model_version": model.version,
+        "reasons": job.reasons,
+        "date": job.date.isoformat() if job.date else None,
+    }
+
+
+def _about(job: Job, loaded: Bundle, zone: Zone) -> dict[str, Any]:
+    """What the manifest says of the job and its model."""
+    schema, threshold = loaded.detector.schema, loaded.detector.threshold
+    return {
+        "input": job.data,
+        "output": job.out,
+        "model": job.model,
+        "schema_name": schema.name,
+        "schema_fingerprint": schema.fingerprint,
+        "day_zone": zone.name,
+        "threshold": {"value": threshold.value, "policy": threshold.policy},
+        "replayed_history": bool(schema.history),
+    }
 
 
 @contextmanager
@@ -133,16 +145,11 @@ def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
     """The model that an alias, a version or a bundle folder names, and its loaded bundle."""
-    folder, number = Path(settings.locate(reference)), None
-    if not folder.is_dir():
-        from fraud.registry import versions
-
-        folder = versions.fetch(reference, settings)
-        number = int(folder.name)
-    loaded = bundle.load(folder)
-    version = str(number) if number is not None else f"bundle {loaded.sha256[:12]}"
-    model = Model(folder=str(folder), sha256=loaded.sha256, version=version, number=number, settings=settings)
-    return model, loaded
+    opened = open_model(reference, settings)
+    sha256, number = opened.bundle.sha256, opened.number
+    version = str(number) if number is not None else f"bundle {sha256[:12]}"
+    model = Model(folder=str(opened.folder), sha256=sha256, version=version, number=number, settings=settings)
+    return model, opened.bundle
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,6 +196,19 @@ def _parser() -> argparse.ArgumentParser:
         help="with --date, what to do when a day's file holds rows of one or two other days, as one cut at another "
         "midnight does: stop before anything is written, or skip them with a warning (default: %(default)s)",
     )
+    _add_history_flags(parser)
+    parser.add_argument(
+        "--rows-on-ray",
+        type=int,
+        metavar="N",
+        help=f"score a file of more than N rows on Ray (default {source.ROWS_ON_RAY:,}; 0: always), a smaller "
+        "one in this process, which takes less time than Ray needs to start. With entity history it is always Ray",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    return parser
+
+
+def _add_history_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history-partitions",
         type=int,
@@ -208,15 +228,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where days before are missing and cannot be made, score with the history that there is instead of "
         "stopping; the manifest and a warning say so",
     )
-    parser.add_argument(
-        "--rows-on-ray",
-        type=int,
-        metavar="N",
-        help=f"score a file of more than N rows on Ray (default {source.ROWS_ON_RAY:,}; 0: always), a smaller "
-        "one in this process, which takes less time than Ray needs to start. With entity history it is always Ray",
-    )
-    parser.add_argument("--force", action="store_true", help="replace an output that is there")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -122,14 +122,11 @@ def with_history(
     oldest = min((first for first, _ in spans), default=None)
     beginning = begin(oldest) if callable(begin) and oldest is not None else begin
     beginning = beginning if isinstance(beginning, Beginning) else Beginning()
-    labels = ray.put(beginning.labels)
     replay_part = ray.remote(_replay).options(num_cpus=cpus, num_returns=3 + len(splits))
-    replays = []
+    labels, replays = ray.put(beginning.labels), []
     for k, plan in enumerate(found):
-        work = [
-            _Work(history_partition.cut(schema, plan), part, leave, date, REPLAY_ROWS)
-            for part in beginning.divided(k, n)
-        ]
+        cut = history_partition.cut(schema, plan)
+        work = [_Work(cut, part, leave, date, REPLAY_ROWS) for part in beginning.divided(k, n)]
         replays.append(
             [replay_part.remote(work[p], labels, *(split[2 + k * n + p] for split in splits)) for p in range(n)]
         )

@@ -16,13 +16,13 @@ from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.training import fitting
 from ray_jobs.train import history, report, resume
-from ray_jobs.train.order import Order, read_order
+from ray_jobs.train.order import TrainingRequest, read_order
 from ray_jobs.train.tracking import Tracker, discard, ended
 
 logger = logging.getLogger(__name__)
 
 
-def train(order: Order, settings: Settings) -> str:
+def train(order: TrainingRequest, settings: Settings) -> str:
     """Train, write the artifacts, register a version, and return the result as text.
 
     A killed training resumes from its last epoch when the same command runs again. Raises FraudError.
@@ -84,7 +84,11 @@ def train(order: Order, settings: Settings) -> str:
 
 
 def _fit(
-    order: Order, prepared: fitting.Prepared, resources: Any, folder: resume.TrainingFolder, tracker: Tracker | None
+    order: TrainingRequest,
+    prepared: fitting.Prepared,
+    resources: Any,
+    folder: resume.TrainingFolder,
+    tracker: Tracker | None,
 ) -> tuple[Any, fitting.Evaluation, dict[str, Any]]:
     """Fit the detectors on Ray and assemble them: (Detector, Evaluation, the autoencoder's training state)."""
     import ray
@@ -114,9 +118,7 @@ def _fit(
 
     with stage("autoencoder", logger) as done:
         state = fits.fit_autoencoder(
-            x_fit,
-            ray.put(prepared.x_validation),
-            trimmed.shape,
+            fits.Matrices(x_fit, ray.put(prepared.x_validation), trimmed.shape),
             config.autoencoder,
             config.seed,
             resources,

@@ -69,10 +69,17 @@ def _share_of_cpus(free: Sequence[float], workers: int) -> float:
     return max((share for share in shares if sum(cpus // share for cpus in hundredths) >= workers), default=0) / 100
 
 
+@dataclass(frozen=True)
+class Matrices:
+    """References to float32 (n_rows, n_inputs) arrays. shape: that of x_fit."""
+
+    x_fit: ray.ObjectRef
+    x_validation: ray.ObjectRef
+    shape: tuple[int, int]
+
+
 def fit_autoencoder(
-    x_fit: ray.ObjectRef,
-    x_validation: ray.ObjectRef,
-    shape: tuple[int, int],
+    matrices: Matrices,
     config: AutoencoderConfig,
     seed: int,
     resources: Resources,
@@ -81,10 +88,10 @@ def fit_autoencoder(
 ) -> dict[str, Any]:
     """Train to early stopping, resuming from the newest checkpoint in `folder`; return `Training.state_dict()`.
 
-    x_fit, x_validation: references to float32 (n_rows, n_inputs) arrays; shape: that of x_fit; on_epoch: called with
-    what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError (the error is no longer
-    a number) or FraudError (workers keep dying).
+    on_epoch: called with what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError
+    (the error is no longer a number) or FraudError (workers keep dying).
     """
+    shape = matrices.shape
     if shape[0] < resources.workers:
         raise ConfigError(f"--workers {resources.workers} for {shape[0]} training rows: each needs a row at least")
     state = folder.newest_state()
@@ -93,18 +100,31 @@ def fit_autoencoder(
         if _is_finished(state, shape[1], config):
             return state
     attempt = folder.new_attempt()
+    work = {
+        "x_fit": matrices.x_fit,
+        "x_validation": matrices.x_validation,
+        "n_features": shape[1],
+        "config": config,
+        "seed": seed,
+        "state": state,
+    }
+    result = _watch(_trainer(work, resources, attempt), attempt / EPOCHS_FILE, on_epoch)
+    if result.return_value is not None:
+        raise DataError(result.return_value)
+    state = folder.newest_state()
+    if state is None or not _is_finished(state, shape[1], config):
+        raise FraudError(
+            f"the training ended without a complete checkpoint in {attempt}: is FRAUD_STATE shared by all nodes?"
+        )
+    return state
+
+
+def _trainer(work: dict[str, Any], resources: Resources, attempt: Path) -> ray.train.torch.TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.use_gpu else {})}
-    trainer = ray.train.torch.TorchTrainer(
+    return ray.train.torch.TorchTrainer(
         _train_loop,
-        train_loop_config={
-            "x_fit": x_fit,
-            "x_validation": x_validation,
-            "n_features": shape[1],
-            "config": config,
-            "seed": seed,
-            "state": state,
-        },
+        train_loop_config=work,
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
@@ -114,22 +134,13 @@ def fit_autoencoder(
         ),
         run_config=ray.train.RunConfig(
             name=attempt.name,
-            storage_path=str(folder.path),
+            storage_path=str(attempt.parent),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[EpochLog(str(attempt / EPOCHS_FILE))],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    result = _watch(trainer, attempt / EPOCHS_FILE, on_epoch)
-    if result.return_value is not None:
-        raise DataError(result.return_value)
-    state = folder.newest_state()
-    if state is None or not _is_finished(state, shape[1], config):
-        raise FraudError(
-            f"the training ended without a complete checkpoint in {attempt}: is FRAUD_STATE shared by all nodes?"
-        )
-    return state
 
 
 class EpochLog(ray.train.UserCallback):

@@ -16,7 +16,7 @@ from ray_jobs.train.report import check_outdir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class TrainingRequest:
     """What to train, checked; paths are absolute."""
 
     data: str
@@ -30,14 +30,14 @@ class Order:
     should_bundle_history: bool = False
 
 
-def read_order(argv: Sequence[str] | None, settings: Settings) -> Order:
+def read_order(argv: Sequence[str] | None, settings: Settings) -> TrainingRequest:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
     arguments = _parser().parse_args(argv)
     if arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}: give 1 or more")
     schema = Schema.load(settings.locate_yaml(arguments.schema))
     agreed(schema, settings.day_zone)
-    return Order(
+    return TrainingRequest(
         data=settings.locate(arguments.data),
         schema=schema,
         outdir=check_outdir(settings.locate(arguments.outdir)),

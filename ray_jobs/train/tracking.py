@@ -14,7 +14,7 @@ from fraud.registry.runs import Run, continue_run, start_run
 from fraud.schema.validation import Validated
 from fraud.scoring import bundle
 from fraud.settings import Settings
-from ray_jobs.train.order import Order
+from ray_jobs.train.order import TrainingRequest
 from ray_jobs.train.report import BUNDLE, METRICS, PLOTS, REFERENCE
 from ray_jobs.train.resume import TrainingFolder
 
@@ -34,7 +34,7 @@ class Tracker:
         self._begin: Callable[[], Run] | None = None
         self._is_live = True
 
-    def start(self, order: Order, fingerprint: str, checked: Validated) -> None:
+    def start(self, order: TrainingRequest, fingerprint: str, checked: Validated) -> None:
         """Open the run and log what is known before the fit."""
 
         def begin() -> Run:
@@ -73,7 +73,7 @@ class Tracker:
             logger.warning("%s; epochs are logged at the end", error)
 
     def register(
-        self, order: Order, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
+        self, order: TrainingRequest, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
     ) -> versions.Version:
         """Log the outcome, register the bundle, end the run. Raises RegistryError; the artifacts on disk stay."""
         assert self._begin is not None

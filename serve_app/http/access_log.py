@@ -1,7 +1,7 @@
 """One JSON object for a request, as the message of logger "serve_app.access"; never what was sent in it.
 
-FRAUD_ACCESS_LOG_SAMPLE   share of the requests that are logged (default 0.01); answers of 400 and above always are,
-                          but of 401 and 429 ten a second: whoever knocks without a key must not fill the disk
+A share of the requests is logged. Answers of 400 and above always are, but of 401 and 429 ten a second: callers without
+a key must not fill the disk.
 """
 
 from __future__ import annotations
@@ -11,14 +11,29 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from serve_app.http.limits import TokenBucket, number_from
+from fraud.settings.serving import AccessLogSettings
+from serve_app.http.limits import TokenBucket
 
 logger = logging.getLogger("serve_app.access")
 
 _BURSTING = frozenset({401, 429})
 _LINES_A_SECOND, _LINES_AT_ONCE = 10.0, 50.0
+
+
+class AnsweredRequest(NamedTuple):
+    """path: known, or "other"; received, sent: bytes of the bodies; version: of the model that answered, if known."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    received: int
+    sent: int
+    key_name: str
+    version: str | None = None
 
 
 class AccessLog:
@@ -33,7 +48,7 @@ class AccessLog:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], version: Callable[[], str] | None = None) -> AccessLog:
         """Read the setting. Raises ConfigError where it is no share."""
-        return cls(number_from(environment, "FRAUD_ACCESS_LOG_SAMPLE", 0.01, 0, 1), version)
+        return cls(AccessLogSettings.from_environment(environment).sample, version)
 
     def wants(self, status: int) -> bool:
         """Whether to log this request; asked once, when it was answered."""
@@ -44,33 +59,20 @@ class AccessLog:
             return True
         return status >= 400 or random.random() < self._sample
 
-    def note(
-        self,
-        *,
-        request_id: str,
-        method: str,
-        path: str,
-        status: int,
-        seconds: float,
-        received: int,
-        sent: int,
-        key_name: str,
-        version: str | None = None,
-    ) -> None:
-        """Log a request. path: known, or "other"; received, sent: bytes of the bodies; version: of the model
-        that answered, where that is known."""
+    def note(self, request: AnsweredRequest) -> None:
+        """Log a request."""
         now = time.time()
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
-            "request_id": request_id,
-            "method": method,
-            "path": path,
-            "status": status,
-            "ms": round(seconds * 1e3, 3),
-            "bytes_in": received,
-            "bytes_out": sent,
-            "key_name": key_name,
-            "model_version": version if version is not None else self._version() if self._version else None,
+            "request_id": request.request_id,
+            "method": request.method,
+            "path": request.path,
+            "status": request.status,
+            "ms": round(request.seconds * 1e3, 3),
+            "bytes_in": request.received,
+            "bytes_out": request.sent,
+            "key_name": request.key_name,
+            "model_version": self._version() if request.version is None and self._version else request.version,
         }
         if self._n_left_out:
             line["left_out"], self._n_left_out = self._n_left_out, 0

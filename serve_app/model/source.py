@@ -76,7 +76,7 @@ class LastGood:
         try:
             with exclusive(self._folder / ".lock"):
                 if self._whole != sha256 and not _is_whole(target, sha256):
-                    shutil.copytree(self._settings.state / "models" / version, draft)
+                    shutil.copytree(self._settings.models / version, draft)
                     bundle.load(draft, expected_sha256=sha256)
                     shutil.rmtree(target, ignore_errors=True)
                     draft.replace(target)

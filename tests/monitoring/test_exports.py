@@ -78,7 +78,7 @@ def test_flags_and_environment_decide(settings: Settings, tmp_path: Path, caplog
     away = replace(settings, tracking_uri="http://127.0.0.1:9")
     exports.export(found, given, away, {})
     assert "fraud_drift_verdict" in (tmp_path / "drift.prom").read_text() and not caplog.records
-    exports.export(found, given, away, {exports.MLFLOW: "1"})
+    exports.export(found, given, away, {"FRAUD_MONITORING_MLFLOW": "1"})
     assert "it is not in MLflow" in caplog.text, "told, and no failure"
 
 

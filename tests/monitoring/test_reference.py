@@ -15,6 +15,7 @@ from fraud.data import tables
 from fraud.data.simulation import transactions
 from fraud.errors import BundleError, ConfigError, DataError
 from fraud.registry import reference, runs, versions
+from fraud.registry.models import open_model
 from fraud.schema import Schema, validate
 from fraud.scoring import bundle, scored
 from fraud.scoring.engine import Engine
@@ -64,7 +65,8 @@ def test_the_reference_of_a_registered_model_is_fetched_once_and_judges_the_scor
     versions.register(settings, run, folder / "bundle")
     for name in ("MLFLOW_TRACKING_URI", "FRAUD_MODEL_NAME"):
         monkeypatch.setenv(name, settings.tracking_uri if "URI" in name else settings.model_name)
-    found_folder, path = reference.locate("champion", settings)
+    champion = open_model("champion", settings)
+    found_folder, path = champion.folder, reference.locate(champion, settings)
     assert path.read_bytes() == (folder / reference.NAME).read_bytes() and found_folder.name == "1"
     drift.main(["--model", "champion", "--cur", day, "--out", str(tmp_path / "d.html")])
     found = json.loads((tmp_path / "d.json").read_text())
@@ -72,22 +74,23 @@ def test_the_reference_of_a_registered_model_is_fetched_once_and_judges_the_scor
     assert {c["column"] for c in found["score"]["columns"]} == {"score", "alert rate"}
     assert found["current"]["rows"] == 2_100 and found["current"]["refused_rows"] == 100
     path.write_bytes(b"altered")
-    assert reference.locate("1", settings)[1].read_bytes() == (folder / reference.NAME).read_bytes(), "fetched again"
+    again = reference.locate(open_model("1", settings), settings)
+    assert again.read_bytes() == (folder / reference.NAME).read_bytes(), "fetched again"
     away = replace(settings, tracking_uri="http://127.0.0.1:9")
-    assert reference.locate("champion", away)[1] == path, "MLflow is away: what was fetched before"
+    assert reference.locate(open_model("champion", away), away) == path, "MLflow is away: what was fetched before"
 
 
 def test_a_bundle_folder_has_its_reference_beside_it(folder: Path, settings: Settings, tmp_path: Path):
-    assert reference.locate(str(folder / "bundle"), settings)[1] == folder / reference.NAME
+    assert reference.locate(open_model(str(folder / "bundle"), settings), settings) == folder / reference.NAME
     with pytest.raises(DataError, match="trained without a reference"):
-        reference.locate(str(folder / "older"), settings)
+        reference.locate(open_model(str(folder / "older"), settings), settings)
     copy = tmp_path / "copy"
     shutil.copytree(folder / "bundle", copy / "bundle")
     with pytest.raises(DataError, match="copy it with the bundle"):
-        reference.locate(str(copy / "bundle"), settings)
+        reference.locate(open_model(str(copy / "bundle"), settings), settings)
     (copy / reference.NAME).write_bytes(b"another")
     with pytest.raises(BundleError, match="was altered"):
-        reference.locate(str(copy / "bundle"), settings)
+        reference.locate(open_model(str(copy / "bundle"), settings), settings)
 
 
 def test_without_model_and_reference_there_is_nothing_to_compare_with(day: str):

@@ -12,7 +12,7 @@ import pytest
 
 from fraud.data import tables
 from fraud.errors import ConfigError
-from monitoring.volume import DayCount, Limits, content, judge, main, read_counts
+from monitoring.volume import DayCount, VolumeLimits, content, judge, main, read_counts
 
 DAY = dt.date(2026, 3, 4)  # a Wednesday
 
@@ -119,6 +119,6 @@ def test_the_command_reads_manifests(
 
 def test_manifests_are_read_from_a_url():
     write([*days(28), today()], "memory://volume/scored")
-    counts = read_counts("memory://volume/scored", DAY, Limits().days)
+    counts = read_counts("memory://volume/scored", DAY, VolumeLimits().days)
     assert len(counts) == 29 and counts[-1] == today()
     fsspec.filesystem("memory").rm("/volume", recursive=True)

@@ -9,7 +9,7 @@ import pytest
 
 from fraud.errors import ConfigError, SchemaError
 from tests.tuning.small import SPACE, Place
-from tuning.order import Order, Resume, read_command
+from tuning.order import Resume, SweepRequest, read_command
 from tuning.record.journal import locked_journal
 
 
@@ -18,9 +18,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place.make(tmp_path_factory.mktemp("order"), n=50)
 
 
-def order(place: Place, *more: str) -> Order:
+def order(place: Place, *more: str) -> SweepRequest:
     found = read_command(place.command(*more), place.settings)
-    assert isinstance(found, Order)
+    assert isinstance(found, SweepRequest)
     return found
 
 
@@ -108,7 +108,7 @@ def test_time_budgets(place: Place, text: str, seconds: float):
 def test_what_the_journal_keeps_is_the_order(place: Place):
     first = order(place, "--trials", "8", "--detector", "forest", "--objectives", "ap,cost", "--time-budget", "1h")
     kept = json.loads(json.dumps(first.to_dict()))
-    again = Order.from_dict(kept)
+    again = SweepRequest.from_dict(kept)
     assert again.is_resumed and again.to_dict() == first.to_dict()
     assert (again.schema, again.config, again.space, again.detectors) == (
         first.schema, first.config, first.space, first.detectors,
@@ -119,9 +119,9 @@ def test_what_the_journal_keeps_is_the_order(place: Place):
 def test_an_order_of_another_version_is_refused(place: Place):
     kept = order(place).to_dict()
     with pytest.raises(ConfigError, match="another version"):
-        Order.from_dict({name: value for name, value in kept.items() if name != "space_name"})
+        SweepRequest.from_dict({name: value for name, value in kept.items() if name != "space_name"})
     with pytest.raises(ConfigError, match="unknown key"):
-        Order.from_dict({**kept, "config": {**kept["config"], "gone": 1}})
+        SweepRequest.from_dict({**kept, "config": {**kept["config"], "gone": 1}})
 
 
 def test_resuming_keeps_the_order_but_for_what_may_change(place: Place, tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_named_sweep_goes_on_when_it_is_ordered_again(place: Place):
     first = order(place, "--name", "week-5", "--trials", "8")
     assert first.sweep_id == "week-5"
     again = place.command("--name", "week-5")
-    assert isinstance(read_command(again, place.settings), Order), "nothing was begun yet"
+    assert isinstance(read_command(again, place.settings), SweepRequest), "nothing was begun yet"
     with locked_journal(place.settings.state / "sweeps", "week-5", must_exist=False) as journal:
         journal.write_order(first.to_dict())
     taken_up = read_command([*again, "--trials", "9"], place.settings)

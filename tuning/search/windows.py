@@ -13,7 +13,7 @@ from fraud.data import logged
 from fraud.data.splits import split_by_time
 from fraud.errors import ConfigError
 from fraud.training import fitting, folds
-from tuning.order import Order
+from tuning.order import SweepRequest
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Windows:
     amounts: dict[str, np.ndarray]
 
 
-def read(order: Order) -> Windows:
+def read(order: SweepRequest) -> Windows:
     """Read and check the data, and cut out the windows to search on. Raises FraudError."""
     checked = logged.load(order.data, order.schema, logger)
     with stage("windows and history", logger) as done:
@@ -36,7 +36,7 @@ def read(order: Order) -> Windows:
     return Windows(prepared, *_validation_window(order, checked.rows))
 
 
-def _validation_window(order: Order, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:
+def _validation_window(order: SweepRequest, rows: pd.DataFrame) -> tuple[float | None, dict[str, np.ndarray]]:
     """Length in days of the newest validation window, and the amounts there that threshold policies ask for."""
     times = fitting.times_of(rows, order.schema)
     part = split_by_time(times, fitting.split_config(order.schema, order.config), len(rows)).validation

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.ray_trigger import RayJobTrigger
-from fraud_airflow.watching import Order, Outcome, finish, follow, submission_id, submit, take_over
+from fraud_airflow.watching import JobRequest, Outcome, finish, follow, submission_id, submit, take_over
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -102,7 +102,7 @@ class RayJobOperator(BaseOperator):
         tries_since_clear = ti.try_number - ((ti.max_tries or 0) - (self.retries or 0))
         before = range(ti.try_number - 1, max(0, ti.try_number - 1 - MOST_EARLIER_TRIES), -1)
         earlier = finish(self._take_over([name(number) for number in before], tries_since_clear > 1))
-        order = Order(job_id=earlier) if earlier else self._order(name(ti.try_number), ti)
+        order = JobRequest(job_id=earlier) if earlier else self._order(name(ti.try_number), ti)
         self._job_id = order.job_id
         ti.xcom_push(key=JOB_KEY, value=order.job_id)
         dashboard = os.environ.get("FRAUD_RAY_DASHBOARD") or self.address
@@ -150,16 +150,16 @@ class RayJobOperator(BaseOperator):
             self.log.info("stopping Ray job %s", self._job_id)
             self._stop(self._job_id, KILL_PATIENCE_S)
 
-    def _order(self, job_id: str, ti: Any) -> Order:
+    def _order(self, job_id: str, ti: Any) -> JobRequest:
         command = [part for part in map(str, self.command) if part]
         metadata = {"airflow_dag": ti.dag_id, "airflow_run": ti.run_id, "airflow_task": ti.task_id}
-        return Order(job_id=job_id, command=command, runtime_env=dict(self.runtime_env), metadata=metadata)
+        return JobRequest(job_id=job_id, command=command, runtime_env=dict(self.runtime_env), metadata=metadata)
 
     async def _take_over(self, earlier: Sequence[str], is_retry: bool) -> str | None:
         async with RayJobs(self.address) as jobs:
             return await take_over(jobs, earlier, is_retry=is_retry, unreachable_s=self.unreachable_s, log=self.log)
 
-    async def _submit(self, order: Order) -> None:
+    async def _submit(self, order: JobRequest) -> None:
         async with RayJobs(self.address) as jobs:
             await submit(jobs, order, unreachable_s=self.unreachable_s, log=self.log)
 

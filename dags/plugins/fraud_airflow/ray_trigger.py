@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from fraud_airflow.jobs_api import RayJobs, RayJobsError, RayUnreachableError
-from fraud_airflow.watching import Order, Outcome, follow, submit
+from fraud_airflow.watching import JobRequest, Outcome, follow, submit
 
 SUBMIT_PATIENCE_S, STOP_PATIENCE_S = 10.0, 25.0
 # What stops jobs: a loop forgets a task that nobody holds.
@@ -24,7 +24,7 @@ class RayJobTrigger(BaseTrigger):
     reaches neither of them, and the job would run on. Its arguments go to Airflow's database, so the token is not
     among them: the triggerer reads it itself.
 
-    address: URL of Ray's dashboard. order: the fields of an Order. poll_s: seconds between looks at a quiet job.
+    address: URL of Ray's dashboard. order: the fields of an JobRequest. poll_s: seconds between looks at a quiet job.
     unreachable_s: how long Ray may stay silent, on end.
     """
 
@@ -33,7 +33,7 @@ class RayJobTrigger(BaseTrigger):
     ) -> None:
         super().__init__()
         self.address = address
-        self.order = Order(**order)
+        self.order = JobRequest(**order)
         self.poll_s = poll_s
         self.unreachable_s = unreachable_s
         self._submission: asyncio.Task[None] | None = None

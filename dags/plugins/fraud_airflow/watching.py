@@ -55,7 +55,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class JobRequest:
     """A job to submit, or, without a command, one to follow only.
 
     job_id: its submission id. command: its command line. runtime_env, metadata: as Ray takes them.
@@ -133,7 +133,7 @@ async def take_over(
     return None
 
 
-async def submit(jobs: RayJobs, order: Order, *, unreachable_s: float, log: Log) -> None:
+async def submit(jobs: RayJobs, order: JobRequest, *, unreachable_s: float, log: Log) -> None:
     """Submit a job, unless it was before: the name decides, so to ask again never starts a second one."""
 
     def ask() -> Awaitable[bool]:

@@ -67,12 +67,23 @@ def test_fetch_gives_the_registered_bundle_and_keeps_it(settings: Settings, bund
     for reference, source in (("champion", bundles[0]), ("challenger", bundles[1]), (2, bundles[1]), ("1", bundles[0])):
         fetched = versions.fetch(reference, settings)
         assert bundle.load(fetched).sha256 == bundle.load(source).sha256
-        assert fetched.parent == settings.state / "models"
+        assert fetched.parent == settings.models
     assert versions.fetch("champion", settings).name == "1"
     stamp = (versions.fetch("champion", settings) / "manifest.json").stat().st_mtime_ns
     assert (versions.fetch("champion", settings) / "manifest.json").stat().st_mtime_ns == stamp
     versions.set_alias("champion", 2, settings)
     assert versions.fetch("champion", settings).name == "2"
+
+
+def test_versions_of_two_models_with_one_number_do_not_mix(settings: Settings, bundles: list[Path]):
+    other = replace(settings, model_name=f"{settings.model_name}-other")
+    registered(settings, bundles[0])
+    registered(other, bundles[1])
+    for model, source in ((settings, bundles[0]), (other, bundles[1])):
+        assert bundle.load(versions.fetch("champion", model)).sha256 == bundle.load(source).sha256
+    for model, source in ((settings, bundles[0]), (other, bundles[1])):  # each from its own copy
+        down = replace(model, tracking_uri="http://127.0.0.1:9")
+        assert bundle.load(versions.fetch("champion", down)).sha256 == bundle.load(source).sha256
 
 
 def test_a_damaged_copy_is_fetched_again(settings: Settings, bundles: list[Path]):

@@ -13,7 +13,7 @@ from fraud.days import Zone
 from fraud.schema import Schema
 from monitoring.drift.comparison import compare
 from monitoring.drift.variation import own_variation
-from monitoring.drift.verdict import Limits
+from monitoring.drift.verdict import DriftLimits
 
 KINDS = {"amount": "numeric", "weekday": "categorical", "is_weekend": "boolean", "other": "numeric"}
 SCHEMA = Schema.from_dict(
@@ -70,18 +70,18 @@ def test_a_whole_week_is_compared_with_whole_weeks(reference: str, tmp_path: Pat
 
 def test_chance_is_taken_off_and_odd_days_excuse_nothing():
     frame = week(0, 28, a_day=200)
-    found = own_variation(frame, "time", KINDS, 1.0, Limits())
+    found = own_variation(frame, "time", KINDS, 1.0, DriftLimits())
     assert found is not None and found.blocks == 28
     assert found.columns["other"].psi < 0.03 and found.columns["other"].ks < 0.05
     assert found.columns["is_weekend"].multiplied and not found.columns["other"].multiplied
     odd = frame.assign(other=frame["other"] + 2.0 * (frame["time"] < np.datetime64("2026-01-07")))
-    assert own_variation(odd, "time", KINDS, 1.0, Limits()).columns["other"].psi < 0.1
-    assert own_variation(week(0, 4), "time", KINDS, 1.0, Limits()) is None, "too few days"
+    assert own_variation(odd, "time", KINDS, 1.0, DriftLimits()).columns["other"].psi < 0.1
+    assert own_variation(week(0, 4), "time", KINDS, 1.0, DriftLimits()) is None, "too few days"
 
 
 def test_blocks_are_days_of_the_zone():
     frame = week(0, 28, a_day=200)
     local = frame.assign(time=frame["time"] - pd.Timedelta(hours=9))  # days of Tokyo
-    found = own_variation(local, "time", KINDS, 1.0, Limits(), Zone("Asia/Tokyo"))
-    assert found == own_variation(frame, "time", KINDS, 1.0, Limits())
-    assert found != own_variation(local, "time", KINDS, 1.0, Limits())
+    found = own_variation(local, "time", KINDS, 1.0, DriftLimits(), Zone("Asia/Tokyo"))
+    assert found == own_variation(frame, "time", KINDS, 1.0, DriftLimits())
+    assert found != own_variation(local, "time", KINDS, 1.0, DriftLimits())

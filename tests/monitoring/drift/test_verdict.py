@@ -10,8 +10,8 @@ from fraud.data.simulation import transactions
 from fraud.errors import ConfigError
 from monitoring.drift.verdict import (
     ColumnVerdict,
+    DriftLimits,
     Finding,
-    Limits,
     corrected,
     judge,
     population_stability_index,
@@ -129,7 +129,7 @@ def adjusted_together(p_values: np.ndarray) -> np.ndarray:
         ColumnVerdict(str(i), "numeric", (Finding("distribution", "ks", {}, {}, float(p), "drift", "moved"),))
         for i, p in enumerate(p_values)
     ]
-    return np.array([column.findings[0].p_adjusted for column in corrected(columns, Limits())])
+    return np.array([column.findings[0].p_adjusted for column in corrected(columns, DriftLimits())])
 
 
 def test_p_values_are_corrected_for_the_number_of_columns():
@@ -175,4 +175,4 @@ def test_worst_of_levels():
 @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"psi": (0.3, 0.1)}, {"share": (0, 0.1)}, {"bins": 1}])
 def test_limits_are_checked(wrong: dict):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Limits(**wrong)
+        DriftLimits(**wrong)

@@ -19,7 +19,7 @@ from fraud.detectors.autoencoder import AutoencoderConfig
 from fraud.detectors.forest import ForestConfig
 from fraud.detectors.head import HeadConfig
 from fraud.errors import ConfigError, RegistryError
-from fraud.judging.gate_limits import Limits
+from fraud.judging.gate_limits import GateLimits
 from fraud.registry import promotion, runs, versions
 from fraud.schema import Schema, validate
 from fraud.schema.columns import Column
@@ -32,7 +32,7 @@ from ray_jobs.promote import main
 
 ROWS = 12_000
 QUICK = ["--resamples", "100"]
-PATIENT = Limits(latency_budget_ms=1000)
+PATIENT = GateLimits(latency_budget_ms=1000)
 FORGIVING = ["--latency-budget-ms", "1000"]  # a busy machine decides nothing here
 
 

@@ -18,6 +18,7 @@ from fraud.detectors.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
 from fraud.registry import reference as fraud_reference
 from fraud.registry import versions
+from fraud.registry.models import open_model
 from fraud.schema import Schema
 from fraud.scoring import bundle
 from fraud.scoring.engine import Engine
@@ -26,7 +27,7 @@ from fraud.training import fitting
 from fraud.training.config import TrainConfig, configure, from_mapping
 from ray_jobs.train import command as train
 from ray_jobs.train import resume, tracking
-from ray_jobs.train.order import Order, read_order
+from ray_jobs.train.order import TrainingRequest, read_order
 
 pytestmark = pytest.mark.ray
 
@@ -52,10 +53,10 @@ class Place:
     unlabelled: Path
     folder: Path
 
-    def order(self, outdir: str, **changes) -> Order:
+    def order(self, outdir: str, **changes) -> TrainingRequest:
         path = self.folder / outdir
         path.mkdir(exist_ok=True)
-        order = Order(data=str(self.labelled), schema=SCHEMA, outdir=path, config=small_config())
+        order = TrainingRequest(data=str(self.labelled), schema=SCHEMA, outdir=path, config=small_config())
         return replace(order, **changes)
 
     def client(self):
@@ -79,13 +80,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def champion(place: Place, ray_session: None) -> tuple[Order, str]:
+def champion(place: Place, ray_session: None) -> tuple[TrainingRequest, str]:
     """The first training: what was ordered and what it answered."""
     order = place.order("champion")
     return order, train.train(order, place.settings)
 
 
-def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
+def test_artifacts_are_complete(place: Place, champion: tuple[TrainingRequest, str]):
     import torch
 
     order, text = champion
@@ -129,7 +130,7 @@ def test_artifacts_are_complete(place: Place, champion: tuple[Order, str]):
         assert words in text
 
 
-def test_ray_changes_no_score(place: Place, champion: tuple[Order, str]):
+def test_ray_changes_no_score(place: Place, champion: tuple[TrainingRequest, str]):
     order, _ = champion
     rows = data.load(order.data, SCHEMA).rows
     local, evaluation = fitting.fit_locally(rows, SCHEMA, order.config)
@@ -141,7 +142,7 @@ def test_ray_changes_no_score(place: Place, champion: tuple[Order, str]):
     assert found == pytest.approx(evaluation.metrics["joined"]["average_precision"], abs=1e-6)
 
 
-def test_mlflow_has_the_whole_training(place: Place, champion: tuple[Order, str]):
+def test_mlflow_has_the_whole_training(place: Place, champion: tuple[TrainingRequest, str]):
     order, _ = champion
     client, settings = place.client(), place.settings
     version = client.get_model_version_by_alias(settings.model_name, "champion")
@@ -164,15 +165,20 @@ def test_mlflow_has_the_whole_training(place: Place, champion: tuple[Order, str]
     assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(order.data)[:36]
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "plots", "schema.yaml", "metrics.json", "reference.parquet"} <= artifacts
-    fetched, reference = fraud_reference.locate(str(version.version), settings)
+    opened = open_model(str(version.version), settings)
+    fetched, reference = opened.folder, fraud_reference.locate(opened, settings)
     assert reference.read_bytes() == (order.outdir / "reference.parquet").read_bytes()
-    assert fraud_reference.locate(str(order.outdir / "bundle"), settings)[1] == order.outdir / "reference.parquet"
+    opened = open_model(str(order.outdir / "bundle"), settings)
+    assert fraud_reference.locate(opened, settings) == order.outdir / "reference.parquet"
     assert bundle.load(fetched).sha256 == content["bundle_sha256"]
     assert not list((settings.state / "training").glob("training-*/")), "a complete training leaves nothing to resume"
 
 
 def test_no_labels_and_no_mlflow_until_the_second_try(
-    place: Place, champion: tuple[Order, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Place,
+    champion: tuple[TrainingRequest, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     """Without labels: an alert budget. Without MLflow: the artifacts stay, and the next try registers them."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -198,7 +204,7 @@ def test_no_labels_and_no_mlflow_until_the_second_try(
 
 
 @pytest.mark.slow
-def test_two_workers_train_one_model(place: Place, champion: tuple[Order, str]):
+def test_two_workers_train_one_model(place: Place, champion: tuple[TrainingRequest, str]):
     single, _ = champion
     order = place.order("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))
     text = train.train(order, place.settings)
@@ -289,8 +295,9 @@ class TestMistakes:
         from ray_jobs.train import fits
 
         resources, folder = fits.Resources(3, False, 1.0), resume.TrainingFolder(tmp_path)
+        matrices = fits.Matrices(None, None, (2, 5))
         with pytest.raises(ConfigError, match="--workers 3 for 2 training rows"):
-            fits.fit_autoencoder(None, None, (2, 5), AutoencoderConfig(), 1, resources, folder, lambda line: None)
+            fits.fit_autoencoder(matrices, AutoencoderConfig(), 1, resources, folder, lambda line: None)
 
     def test_the_same_training_twice_at_once(self, place: Place, ray_session: None):
         order = place.order("mistakes", should_register=False)

@@ -155,6 +155,11 @@ def test_wrong_settings_are_named(tmp_path: Path, env: dict[str, str], told: str
         settings_of(tmp_path, **env)
 
 
+def test_the_secret_is_taken_as_it_stands(tmp_path: Path):
+    assert settings_of(tmp_path, FRAUD_DECISIONS_KEY=" a secret ", FRAUD_DECISIONS=" off ").key == b" a secret "
+    assert settings_of(tmp_path, FRAUD_DECISIONS=" off ").url is None
+
+
 def test_a_misspelt_column_would_show_its_card_data_so_nothing_starts(tmp_path: Path):
     with pytest.raises(ConfigError, match="did you mean 'CUSTOMER_ID'"):
         DecisionLog(settings_of(tmp_path, FRAUD_DECISIONS_OMIT="CUSTOMERID"), SCHEMA)

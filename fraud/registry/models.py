@@ -1,0 +1,40 @@
+"""Open the model that a user names: an alias or version of the registry, or the folder of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud.schema import Schema
+from fraud.scoring import bundle
+from fraud.scoring.bundle import Bundle
+from fraud.settings import Settings
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A loaded model. name: as the user wrote it; folder: its bundle on this machine; number: its version, None for a
+    bundle folder."""
+
+    name: str
+    folder: Path
+    number: int | None
+    bundle: Bundle
+
+
+def open_model(reference: str, settings: Settings) -> OpenModel:
+    """Load it; a version is fetched where this machine lacks it. Raises BundleError, ConfigError or RegistryError."""
+    folder, number = Path(settings.locate(reference)), None
+    if not folder.is_dir():
+        from fraud.registry import versions  # imports MLflow, which a bundle folder does not need
+
+        folder = versions.fetch(reference, settings)
+        number = int(folder.name)
+    return OpenModel(reference, folder, number, bundle.load(folder))
+
+
+def schema_of(schema: str | None, settings: Settings, model: str = "champion") -> Schema:
+    """The schema that a command names, a YAML file or a shipped name; without one, that of the model."""
+    if schema:
+        return Schema.load(settings.locate_yaml(schema))
+    return open_model(model, settings).bundle.detector.schema
