@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ FOREIGN = (
 FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "FRAUD_MLFLOW", "MLFLOW_", "AWS_", "PGPASS")
 
 # Tests that start other processes and wait for them.
-WAITING = ("ray", "airflow", "browser", "slow")
+WAITING = ("ray", "airflow", "browser", "drill", "slow")
 # What the floor of coverage is measured by; the tracer would only slow the others down.
 CORE_TESTS = (Path(__file__).parent / "fraud", Path(__file__).parent / "ray_jobs" / "test_gate.py")
 
@@ -61,6 +62,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's state folder."""
     if _SESSION_STATE in config.stash:
         shutil.rmtree(config.stash[_SESSION_STATE], ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has shown the test's result
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure at once: a run that is cut short never reaches pytest's summary."""
+    if report.failed:
+        sys.stdout.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}\n")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

@@ -18,7 +18,7 @@ import pytest
 from tests.tuning.small import SETTINGS, SPACE, Place
 from tuning.record.journal import Journal
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time

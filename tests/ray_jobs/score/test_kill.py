@@ -25,7 +25,7 @@ from fraud.scoring import bundle
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[3]
 DAY = "2026-01-31"

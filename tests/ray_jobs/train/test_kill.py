@@ -23,7 +23,7 @@ from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig, from_mapping
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 EPOCHS = 40
 ROOT = Path(__file__).parents[3]
