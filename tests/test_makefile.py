@@ -69,7 +69,7 @@ FAKE_PYTHON = """#!/bin/bash
 case "$*" in
     "-m pip config list") cat "$FAKE/pip-settings" ;;
     *"pip install"*)
-        echo "$* | $UV_FIND_LINKS | $UV_DEFAULT_INDEX | $UV_INDEX | $SSL_CERT_FILE" >> "$FAKE/calls"
+        echo "$* | $PWD | $UV_FIND_LINKS | $UV_DEFAULT_INDEX | $UV_INDEX | $SSL_CERT_FILE" >> "$FAKE/calls"
         case "$*" in *$FAILS*) exit 1 ;; esac ;;
 esac
 """
@@ -83,7 +83,8 @@ def install(folder: Path, *, fails: str = "nothing", settings: str = "") -> tupl
     (folder / "pip-settings").write_text(settings)
     environment = {"PATH": os.environ["PATH"], "FAKE": str(folder), "FAILS": fails}
     command = [str(ROOT / ".ci" / "install"), str(folder), "some.lock", "."]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    (folder / "some.lock").touch()
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return ended.returncode, (folder / "calls").read_text().splitlines(), ended.stderr
 
 
@@ -94,10 +95,11 @@ def test_uv_installs_the_lock_and_the_project_from_where_pip_looks(tmp_path: Pat
     )
     code, calls, _ = install(tmp_path, settings=settings)
     assert code == 0
-    seen = " | /one,/two | https://mirror.invalid/simple | file:///a file:///b | /ca.crt"
+    seen = " | / | /one,/two | https://mirror.invalid/simple | file:///a file:///b | /ca.crt"
     assert calls[0].startswith("-m pip install") and " uv==" in calls[0]
-    assert calls[1] == f"-m uv pip install --python {tmp_path}/bin/python --requirement some.lock{seen}"
-    assert calls[2].startswith("-m uv pip install") and "--no-deps --no-build-isolation --editable ." in calls[2]
+    assert calls[1] == f"-m uv pip install --python {tmp_path}/bin/python --requirement {tmp_path}/some.lock{seen}"
+    assert calls[2].startswith("-m uv pip install")
+    assert f"--no-deps --no-build-isolation --editable {tmp_path} " in calls[2]
     assert len(calls) == 3
 
 
@@ -105,8 +107,8 @@ def test_uv_installs_the_lock_and_the_project_from_where_pip_looks(tmp_path: Pat
 def test_pip_installs_where_uv_cannot(tmp_path: Path, fails: str):
     code, calls, errors = install(tmp_path, fails=fails)
     assert code == 0 and "installing with pip" in errors
-    assert calls[-2].startswith("-m pip install") and "--requirement some.lock" in calls[-2]
-    assert calls[-1].startswith("-m pip install") and "--editable ." in calls[-1]
+    assert calls[-2].startswith("-m pip install") and f"--requirement {tmp_path}/some.lock" in calls[-2]
+    assert calls[-1].startswith("-m pip install") and f"--editable {tmp_path}" in calls[-1]
 
 
 def test_an_installation_that_fails_with_pip_too_is_an_error(tmp_path: Path):
