@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
 PYTEST = [sys.executable, "-u", "-m", "pytest", "--durations=10"]
 EACH = [*PYTEST, "-vv"]  # a line for each test, where a test takes seconds
-CORE = ["tests/fraud", "tests/ray_jobs/test_gate.py"]
+CORE = ["tests/fraud", "tests/ray_jobs/gate"]
 OTHERS = ["tests", *(f"--ignore={path}" for path in CORE)]
 QUICK = "not (shared_ray or live or slow or drill)"
 PARTS: dict[str, dict[str, list[str]]] = {  # tests/conftest.py adds shared_ray and live

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import __main__ as parts
+from tests.conftest import CORE_TESTS
 
 ROOT = Path(__file__).parent.parent
 # Each waits for the other's file, so one after the other they would not end.
@@ -83,7 +84,7 @@ def test_ctrl_c_unwinds_every_part_once(tmp_path: Path, number: signal.Signals) 
     )
     process = subprocess.Popen([sys.executable, "-c", code, part, str(tmp_path)], cwd=ROOT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(list(tmp_path.glob("*.began"))) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
@@ -132,3 +133,8 @@ def test_every_test_is_in_one_part_of_test_or_drills(needs: tuple, extra: tuple,
 def test_the_core_is_measured() -> None:
     measured = [name for name, command in parts.PARTS["test"].items() if "--cov-fail-under=90" in command]
     assert measured == ["core"]
+
+
+def test_what_is_traced_is_what_the_measured_part_runs() -> None:
+    assert [ROOT / path for path in parts.CORE] == list(CORE_TESTS)
+    assert all(path.is_dir() for path in CORE_TESTS)
