@@ -35,16 +35,19 @@ PARTS: dict[str, dict[str, list[str]]] = {  # tests/conftest.py adds shared_ray 
         "others": [*PYTEST, "-m", "not (shared_ray or live or drill)", *OTHERS],
         "Airflow": [*EACH, "-m", "live and airflow and not drill"],
     },
-    "drills": {"drills": [*EACH, "-m", "drill"]},
+    "drills": {
+        "nodes and drivers": [*EACH, "-m", "drill and not shared_ray"],
+        "sweeps and trainings": [*EACH, "-m", "drill and shared_ray"],
+    },
 }
-AT_ONCE = 2
+AT_ONCE = {"check": 2, "test": 2, "drills": 1}
 INTERRUPTED = 130
 UNWIND_SECONDS = 120  # an interrupted pytest stops the servers that its tests started
 
 logger = logging.getLogger(__name__)
 
 
-def run(parts: Mapping[str, Sequence[str]], at_once: int = AT_ONCE) -> int:
+def run(parts: Mapping[str, Sequence[str]], at_once: int = 2) -> int:
     """Run commands in their order, some at once, and print each line as it comes, after the name of its part.
 
     Returns the largest exit code, or 130 after ctrl-C or SIGTERM, which every running command gets once.
@@ -111,7 +114,8 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests", description="Run the tests in parts.")
     parser.add_argument("parts", nargs="?", choices=PARTS, default="test")
-    return run(PARTS[parser.parse_args(arguments).parts])
+    chosen = parser.parse_args(arguments).parts
+    return run(PARTS[chosen], AT_ONCE[chosen])
 
 
 if __name__ == "__main__":
