@@ -21,18 +21,24 @@ COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=9
 PYTEST = [sys.executable, "-u", "-m", "pytest", "--durations=10"]
 EACH = [*PYTEST, "-vv"]  # a line for each test, where a test takes seconds
 CORE = ["tests/fraud", "tests/ray_jobs/gate"]
-OTHERS = ["tests", *(f"--ignore={path}" for path in CORE)]
+HALF = ["tests/fraud", "tests/ray_jobs", "tests/monitoring"]  # of the quick tests' processor time
+
+
+def all_but(paths: Sequence[str]) -> list[str]:
+    return ["tests", *(f"--ignore={path}" for path in paths)]
+
+
 QUICK = "not (shared_ray or live or slow or drill)"
 PARTS: dict[str, dict[str, list[str]]] = {  # tests/conftest.py adds shared_ray and live
     "check": {
-        "core": [*PYTEST, "-m", QUICK, *CORE],
-        "others": [*PYTEST, "-m", QUICK, *OTHERS],
+        "core and jobs": [*PYTEST, "-m", QUICK, *HALF],
+        "others": [*PYTEST, "-m", QUICK, *all_but(HALF)],
     },
     "test": {
         "live": [*EACH, "-m", "live and not (airflow or drill)"],
         "core": [*PYTEST, "-m", "not (shared_ray or live or drill)", *CORE, *COVERAGE],
+        "others": [*PYTEST, "-m", "not (shared_ray or live or drill)", *all_but(CORE)],
         "shared Ray": [*EACH, "-m", "shared_ray and not drill"],
-        "others": [*PYTEST, "-m", "not (shared_ray or live or drill)", *OTHERS],
         "Airflow": [*EACH, "-m", "live and airflow and not drill"],
     },
     "drills": {
