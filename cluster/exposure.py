@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fraud.errors import ConfigError
 
-HOST = "FRAUD_HOST"
 LOOPBACK = "127.0.0.1"
 _SHORTEST_TOKEN = 16
 

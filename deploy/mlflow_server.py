@@ -1,9 +1,5 @@
 """Where the MLflow server that we start keeps its tables and files: below FRAUD_STATE, or where two settings say.
 
-FRAUD_MLFLOW_BACKEND    database: postgresql://USER:PASSWORD@HOST:PORT/NAME, or without the password, which libpq then
-                        takes from PGPASSFILE; default SQLite below FRAUD_STATE
-FRAUD_MLFLOW_ARTIFACTS  folder or s3://BUCKET/PREFIX of the artifacts, which the server alone reads and writes
-
 Both reach the server by its environment, not its command line, which every user of a machine can list. Nobody else gets
 them: Ray, the jobs and Airflow know the server's address only.
 """
@@ -16,12 +12,12 @@ from collections.abc import Mapping
 from fraud.data import filesystems
 from fraud.errors import ConfigError
 from fraud.settings import Settings
+from fraud.settings.operations import MLFLOW_ARTIFACTS, MLFLOW_BACKEND, StackSettings
 
-BACKEND, ARTIFACTS = "FRAUD_MLFLOW_BACKEND", "FRAUD_MLFLOW_ARTIFACTS"
 _POSTGRESQL = ("postgresql://", "postgresql+psycopg2://")
 _CONNECT_S = 5
 # What only these servers may know, by the beginning of its name.
-_SECRET = (BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "PGPASS")
+_SECRET = (MLFLOW_BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "PGPASS")
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -35,13 +31,14 @@ def environment(settings: Settings, given: Mapping[str, str] | None = None) -> d
     given: default os.environ. Raises ConfigError or ObjectStoreError naming the setting, never the password.
     """
     env = os.environ if given is None else given
-    backend = env.get(BACKEND) or f"sqlite:///{settings.state}/mlflow.db"
-    artifacts = settings.locate(env.get(ARTIFACTS) or str(settings.state / "mlartifacts"))
-    if env.get(BACKEND):
-        check_database(backend, env, BACKEND)
+    stack = StackSettings.from_environment(env)
+    backend = stack.mlflow_backend or f"sqlite:///{settings.state}/mlflow.db"
+    artifacts = settings.locate(stack.mlflow_artifacts or str(settings.state / "mlartifacts"))
+    if stack.mlflow_backend:
+        check_database(backend, env, MLFLOW_BACKEND)
         if backend.startswith("postgresql://"):  # whose driver depends on SQLAlchemy's version
             backend = backend.replace("://", "+psycopg2://", 1)
-    filesystems.check(artifacts, ARTIFACTS)
+    filesystems.check(artifacts, MLFLOW_ARTIFACTS)
     found = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
     return found | {name: value for name, value in env.items() if name.startswith("PGPASS")}
 

@@ -22,6 +22,7 @@ from deploy.local.demo import Demo
 from deploy.local.services import Stack, StackError
 from fraud.cli import run_command
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings.serving import ServedModelSettings
 
 
 def serve(settings: Settings) -> None:
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     if given.check:
         return 0 if is_ready(settings) else 1
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not Path(os.environ.get("FRAUD_BUNDLE") or "absent").is_dir():
+    bundle = ServedModelSettings.from_environment().bundle
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (bundle and Path(bundle).is_dir()):
         raise StackError("there is no model: set FRAUD_BUNDLE to a bundle's folder, or MLFLOW_TRACKING_URI")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(settings)

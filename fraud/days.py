@@ -16,7 +16,6 @@ import numpy as np
 
 from fraud.errors import ConfigError, closest
 
-VARIABLE = "FRAUD_DAY_ZONE"
 _SECOND, _DAY = 1_000_000, 86_400_000_000  # microseconds
 _EPOCH = dt.date(1970, 1, 1)
 # No time is accepted outside these years (fraud.schema.conversion); before and after them the nearest offset holds.

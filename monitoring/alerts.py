@@ -1,9 +1,6 @@
 """Tell people: alerts go to a file, a webhook and by e-mail, a message a kind, and not again within a cool-down.
 
-FRAUD_ALERT_WEBHOOK      URL that gets each message as JSON; may hold a secret and is never shown
-FRAUD_ALERT_EMAIL        who gets it by e-mail, comma-separated; FRAUD_ALERT_SMTP: host:port (default 127.0.0.1:25)
-FRAUD_ALERT_SMTP_USER, FRAUD_ALERT_SMTP_PASSWORD   where the server wants them; then with STARTTLS only
-FRAUD_ALERT_COOLDOWN_H   hours in which the same is not told again, unless it got worse (default 24)
+The settings are `fraud.settings.operations.AlertChannels`.
 
 Everything, told or not, is a line of FRAUD_STATE/alerts/alerts.jsonl.
 """
@@ -21,7 +18,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from fraud.data import filesystems, tables
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings.operations import AlertChannels
 
 logger = logging.getLogger(__name__)
 
@@ -67,41 +65,7 @@ class Alert:
         return f"{self.kind} {self.subject}"
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Where messages go besides the file. webhook, password: secret. cooldown: in which nothing is told twice."""
-
-    webhook: str = field(default="", repr=False)
-    email: tuple[str, ...] = ()
-    smtp: tuple[str, int] = ("127.0.0.1", 25)
-    user: str = ""
-    password: str = field(default="", repr=False)
-    cooldown: dt.timedelta = dt.timedelta(hours=24)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Channels:
-        """Read the settings above. Raises ConfigError naming the one that is wrong."""
-        get = environment.get
-        webhook = get("FRAUD_ALERT_WEBHOOK") or ""
-        parts = urllib.parse.urlsplit(webhook)
-        if webhook and parts.scheme != "https" and (parts.scheme, parts.hostname) not in _OWN:
-            raise ConfigError("FRAUD_ALERT_WEBHOOK is no https:// URL; plain http:// goes to this machine only")
-        host, _, port = (get("FRAUD_ALERT_SMTP") or "127.0.0.1:25").rpartition(":")
-        hours = get("FRAUD_ALERT_COOLDOWN_H") or "24"
-        try:
-            cooldown = dt.timedelta(hours=float(hours))
-        except (ValueError, OverflowError):
-            cooldown = dt.timedelta(-1)
-        if not host or not port.isdecimal():
-            raise ConfigError(f"FRAUD_ALERT_SMTP={get('FRAUD_ALERT_SMTP')!r}: write it as host:port")
-        if cooldown < dt.timedelta():
-            raise ConfigError(f"FRAUD_ALERT_COOLDOWN_H={hours!r} is no number of hours, 0 or more")
-        email = tuple(name.strip() for name in (get("FRAUD_ALERT_EMAIL") or "").split(",") if name.strip())
-        user, password = get("FRAUD_ALERT_SMTP_USER") or "", get("FRAUD_ALERT_SMTP_PASSWORD") or ""
-        return cls(webhook, email, (host, int(port)), user, password, cooldown)
-
-
-def tell(alerts: Sequence[Alert], channels: Channels, folder: Path, *, now: dt.datetime) -> list[Alert]:
+def tell(alerts: Sequence[Alert], channels: AlertChannels, folder: Path, *, now: dt.datetime) -> list[Alert]:
     """Tell what was not told lately, a message for all alerts of a kind; returns those. folder: for file and memory.
 
     A channel that fails hinders no other; what no channel took is told again next time. Raises DataError, at the end,
@@ -203,7 +167,7 @@ def _memory(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _send(alerts: Sequence[Alert], held_back: Mapping[str, int], channels: Channels) -> dict[str, str]:
+def _send(alerts: Sequence[Alert], held_back: Mapping[str, int], channels: AlertChannels) -> dict[str, str]:
     """{channel: why it failed, or ""}; a message for all of them, which are of one kind."""
     kind, worst = alerts[0].kind, max((alert.severity for alert in alerts), key=SEVERITIES.index)
     again = {key: n for key, n in held_back.items() if n}
@@ -240,7 +204,7 @@ def _post(url: str, content: Mapping[str, Any]) -> None:
         answer.read(1)
 
 
-def _mail(channels: Channels, title: str, text: str) -> None:
+def _mail(channels: AlertChannels, title: str, text: str) -> None:
     message = EmailMessage()
     message["Subject"] = " ".join(title.split())
     message["From"], message["To"] = channels.user or channels.email[0], ", ".join(channels.email)
@@ -291,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     alerts = [alert for what, path in named.items() for alert in of_report(settings.locate(path), what, sources[what])]
     if given.kind:
         alerts.append(Alert(kind=given.kind, subject=given.subject, severity=given.severity, text=given.text))
-    channels = Channels.from_environment(os.environ)
+    channels = AlertChannels.from_environment(os.environ)
     told = tell(alerts, channels, settings.state / "alerts", now=dt.datetime.now(dt.UTC))
     sys.stdout.write(
         f"{len(told)} of {len(alerts)} alerts told, the others lately\n" if alerts else "nothing to tell\n"

@@ -17,10 +17,10 @@ from typing import Any
 from fraud.data import filesystems, tables
 from fraud.errors import RegistryError
 from fraud.settings import Settings
+from fraud.settings.operations import MONITORING_MLFLOW, MonitoringSettings
 
 logger = logging.getLogger(__name__)
 
-MLFLOW = "FRAUD_MONITORING_MLFLOW"
 MODEL_TAG = "monitored_model"
 ALL_MODELS = "all"
 _GRADES = {"ok": 0, "warning": 1, "drift": 2, "critical": 2}
@@ -66,7 +66,7 @@ class Found:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags --prometheus and --mlflow."""
     parser.add_argument("--prometheus", metavar="FILE", help="write it for Prometheus's textfile collector (.prom) too")
-    parser.add_argument("--mlflow", action="store_true", help=f"log it to MLflow too (or set {MLFLOW}=1)")
+    parser.add_argument("--mlflow", action="store_true", help=f"log it to MLflow too (or set {MONITORING_MLFLOW}=1)")
 
 
 def export(
@@ -78,7 +78,7 @@ def export(
     """
     if given.prometheus:
         tables.write_text(prometheus(found), settings.locate(given.prometheus))
-    if given.mlflow or environment.get(MLFLOW) == "1":
+    if given.mlflow or MonitoringSettings.from_environment(environment).logs_to_mlflow:
         try:
             to_mlflow(found, settings, page)
         except RegistryError as error:

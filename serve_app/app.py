@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from fraud.settings.serving import BatchLimits, RequestLimits
 from serve_app.auth import ApiKeys
-from serve_app.batch.endpoint import Batch, BatchLimits
+from serve_app.batch.endpoint import Batch
 from serve_app.http.access_log import AccessLog
 from serve_app.http.guard import Guard
 from serve_app.http.hot_path import HotPath
-from serve_app.http.limits import Limits
 from serve_app.metrics.counters import Metrics
 from serve_app.model.fallback import FallbackAnswer
 from serve_app.model.state import State
@@ -71,7 +71,7 @@ def create_app(
     *,
     hooks: Hooks | None = None,
     batch_limits: BatchLimits | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
@@ -83,7 +83,7 @@ def create_app(
     hooks: who else takes part in an answer. tracing: where spans go, if anywhere. is_id_echoed: as for `Guard`;
     with_reasons: as for `Scoring`.
     """
-    limits, metrics = limits or Limits(), metrics or Metrics()
+    limits, metrics = limits or RequestLimits(), metrics or Metrics()
     guard = Middleware(
         Guard, keys=keys, limits=limits, metrics=metrics, access_log=access_log, is_id_echoed=is_id_echoed
     )

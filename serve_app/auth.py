@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 import sys
@@ -29,11 +28,11 @@ from pathlib import Path
 from fraud.cli import run_command
 from fraud.errors import ConfigError
 from fraud.settings import Settings
+from fraud.settings.serving import API_KEY_FILE, API_KEY_HASHES, KeySettings
 
 logger = logging.getLogger(__name__)
 
 HEADER = "X-API-Key"
-HASHES, FILE = "FRAUD_API_KEY_HASHES", "FRAUD_API_KEY_FILE"
 CHECK_SECONDS = 2.0
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _LONGEST_NAME = 64
@@ -68,16 +67,17 @@ class ApiKeys:
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str] | None = None) -> ApiKeys:
         """Read the hashes. Raises ConfigError when one is malformed, or when there is none outside dev mode."""
-        env = os.environ if environment is None else environment
-        texts = [text for text in (env.get(HASHES) or "").split(",") if text.strip()]
-        file = env.get(FILE)
-        found = cls((_key(text, HASHES) for text in texts), file=Path(settings.locate(file)) if file else None)
-        if not found.is_required and settings.mode != "dev":
+        named = KeySettings.from_environment(environment)
+        keys = cls(
+            (_key(line, API_KEY_HASHES) for line in named.hashes),
+            file=Path(settings.locate(named.file)) if named.file else None,
+        )
+        if not keys.is_required and settings.mode != "dev":
             raise ConfigError(
-                f"no API key: set {HASHES} or {FILE} (`python -m serve_app.auth` makes a key), "
+                f"no API key: set {API_KEY_HASHES} or {API_KEY_FILE} (`python -m serve_app.auth` makes a key), "
                 "or FRAUD_MODE=dev to serve without"
             )
-        return found
+        return keys
 
     @property
     def is_required(self) -> bool:
@@ -146,7 +146,7 @@ def _read(path: Path) -> tuple[ApiKey, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = type(error).__name__
-        raise ConfigError(f"{FILE}={str(path)!r} cannot be read ({why}); give a text file of hashes") from None
+        raise ConfigError(f"{API_KEY_FILE}={str(path)!r} cannot be read ({why}); give a text file of hashes") from None
     numbered = [(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     return tuple(_key(line, where) for line, where in numbered if line and not line.startswith("#"))
 
@@ -191,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.auth",
         description="Make an API key. Give the key to the calling service and the hash to the server.",
-        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {HASHES} or {FILE}, "
-        "a file of lines like: 5d41...592e payment-gateway rate=200",
+        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {API_KEY_HASHES} or "
+        f"{API_KEY_FILE}, a file of lines like: 5d41...592e payment-gateway rate=200",
     )
     parser.parse_args(argv)
     key, digest = new_key()

@@ -25,6 +25,7 @@ from cluster import exposure
 from fraud.errors import FraudError
 from fraud.scoring import bundle
 from fraud.settings import Settings
+from fraud.settings.serving import ServedModelSettings
 from serve_app import scaling
 from serve_app.auth import ApiKeys
 from serve_app.http.direct import MIDDLEWARES, answer_with
@@ -115,7 +116,7 @@ def app(arguments: Mapping[str, str]) -> Application:
     settings = check(environment)
     # Relative paths mean the folder of whoever deploys, not the one a replica happens to run in.
     environment["FRAUD_ROOT"] = str(settings.root)
-    if folder := environment.get("FRAUD_BUNDLE"):
+    if folder := ServedModelSettings.from_environment(environment).bundle:
         bundle.load(settings.locate(folder))
     return Scorer.bind(environment)  # type: ignore[attr-defined]
 

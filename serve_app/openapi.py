@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.batch.endpoint import ARROW, NDJSON
 from serve_app.http.guard import open_paths
-from serve_app.http.limits import DEADLINE_HEADER, Limits
+from serve_app.http.limits import DEADLINE_HEADER
 from serve_app.model.state import State
 from serve_app.request.models import example_of
 
@@ -30,7 +31,7 @@ _BY_GUARD = {
 }
 
 
-def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: Limits) -> dict[str, Any]:
+def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: RequestLimits) -> dict[str, Any]:
     """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
     schema = state.model.engine.schema
     document = get_openapi(

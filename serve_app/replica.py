@@ -13,25 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
-from fraud.errors import ConfigError, DataError, StoreError
+from fraud.errors import DataError, StoreError
 from fraud.settings import Settings
+from fraud.settings.serving import (
+    AccessLogSettings,
+    BatchLimits,
+    LabelFeedSettings,
+    RequestLimits,
+    ServedModelSettings,
+    ShadowSettings,
+    TraceSettings,
+    WatchSettings,
+)
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.batch.endpoint import BatchLimits
-from serve_app.decisions.log import DecisionLog, DecisionSettings
+from serve_app.decisions.log import DecisionLog
+from serve_app.decisions.settings import read_settings
 from serve_app.history.begin import Surroundings
-from serve_app.history.keeper import HistoryKeeper, poll_seconds
+from serve_app.history.keeper import HistoryKeeper
 from serve_app.history.live import LiveHistory
 from serve_app.http.access_log import AccessLog
-from serve_app.http.limits import Deadline, ExpectedTime, Limits
+from serve_app.http.limits import Deadline, ExpectedTime
 from serve_app.metrics.counters import Metrics
 from serve_app.model.canary import CanaryChoice
 from serve_app.model.fallback import fallback_answer
-from serve_app.model.shadow import Shadow, ShadowSettings
+from serve_app.model.shadow import Shadow
 from serve_app.model.state import ServedModel, State, load_model
-from serve_app.model.watch import PATIENCE, ModelWatcher, WatchConfig
+from serve_app.model.watch import PATIENCE, ModelWatcher
 from serve_app.scoring import Content, Hooks, Transaction
-from serve_app.tracing import Tracing, check_tracing
+from serve_app.tracing import Tracing
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -53,13 +63,14 @@ class Replica:
         settings = check(environment)
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
-        self._with_reasons = wants_reasons(environment)
+        served = ServedModelSettings.from_environment(environment)
+        self._with_reasons = served.reasons == "always"
         self._keys = ApiKeys.from_environment(settings, environment)
         self._limits, self._batch_limits = (
-            Limits.from_environment(environment),
+            RequestLimits.from_environment(environment),
             BatchLimits.from_environment(environment),
         )
-        folder, reference = environment.get("FRAUD_BUNDLE") or None, environment.get("FRAUD_MODEL") or "champion"
+        folder, reference = served.bundle or None, served.model
         self._metrics = Metrics(settings.state / "serving" / "metrics")
         around = Surroundings.from_environment(
             settings, environment, replicas=replicas, nodes=nodes, metrics=self._metrics
@@ -78,12 +89,14 @@ class Replica:
         self._canary = model, CanaryChoice(model.engine.schema)
         self._watcher = None
         if folder is None:
-            config = WatchConfig.from_environment(environment)
+            config = WatchSettings.from_environment(environment)
             self._watcher = ModelWatcher(
                 self.state, settings, reference=reference, config=config, metrics=self._metrics, around=around
             )
             self._watcher.start()
-        self._keeper = HistoryKeeper(self._histories, poll_s=poll_seconds(environment), metrics=self._metrics)
+        self._keeper = HistoryKeeper(
+            self._histories, poll_s=LabelFeedSettings.from_environment(environment).poll_s, metrics=self._metrics
+        )
         self._keeper.start()
 
     def app(self) -> FastAPI:
@@ -209,23 +222,17 @@ def check(environment: Mapping[str, str]) -> Settings:
     """Read every setting, so that a mistake is said before anything is loaded. Raises ConfigError."""
     settings = Settings.from_environment(environment)
     ApiKeys.from_environment(settings, environment)
-    Limits.from_environment(environment)
-    BatchLimits.from_environment(environment)
-    AccessLog.from_environment(environment)
-    DecisionSettings.from_environment(settings, environment)
-    ShadowSettings.from_environment(environment)
-    WatchConfig.from_environment(environment)
-    poll_seconds(environment)
-    wants_reasons(environment)
-    check_tracing(environment)
+    read_settings(settings, environment)
+    groups = (
+        RequestLimits,
+        BatchLimits,
+        AccessLogSettings,
+        ShadowSettings,
+        WatchSettings,
+        LabelFeedSettings,
+        ServedModelSettings,
+        TraceSettings,
+    )
+    for group in groups:
+        group.from_environment(environment)
     return settings
-
-
-def wants_reasons(environment: Mapping[str, str]) -> bool:
-    """Whether every answer of /score comes with reasons (FRAUD_REASONS=always), not only those that are flagged.
-
-    Raises ConfigError."""
-    said = environment.get("FRAUD_REASONS") or "flagged"
-    if said not in ("flagged", "always"):
-        raise ConfigError(f"FRAUD_REASONS={said!r} is unknown: set it to flagged or always")
-    return said == "always"

@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry, where FRAUD_TRACES says so: a span for a request, and for /score what took its time.
+"""Traces by OpenTelemetry, where settings ask for them: a span for a request, and for /score what took its time.
 
 Sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT, in the background; a collector that is away costs its spans only.
 A caller's `traceparent` is continued. No header, no field and no score is in a span.
@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fraud.errors import ConfigError
+from fraud.settings.serving import TraceSettings
 from serve_app.http.hot_path import path_of
 from serve_app.model.state import ServedModel, State
 from serve_app.scoring import Content, Hooks, Transaction
@@ -23,7 +23,6 @@ from serve_app.scoring import Content, Hooks, Transaction
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-SHARE, ENDPOINT = "FRAUD_TRACES", "OTEL_EXPORTER_OTLP_ENDPOINT"
 MARKS = "fraud.trace"  # in the scope of a request: {name: time_ns}
 PATHS = frozenset({"/score", "/score/batch", "/explain", "/model", "/metrics", "/healthz", "/readyz", "/docs"})
 STAGES = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
@@ -50,15 +49,14 @@ class Tracing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Tracing | None:
-        """None without FRAUD_TRACES. Raises ConfigError as `check_tracing`."""
-        wanted = check_tracing(environment)
-        if wanted is None:
+        """None where no request is traced. Raises ConfigError."""
+        settings = TraceSettings.from_environment(environment)
+        if not settings.share:
             return None
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        share, endpoint = wanted
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-        return cls(exporter, share=share, service=environment.get("OTEL_SERVICE_NAME") or "fraud-score")
+        exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces")
+        return cls(exporter, share=settings.share, service=settings.service)
 
     def close(self) -> None:
         """Send what is left."""
@@ -132,25 +130,6 @@ class TracedRequests:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         await self._tracing.trace(self._app, scope, receive, send)
-
-
-def check_tracing(environment: Mapping[str, str]) -> tuple[float, str] | None:
-    """(share, collector) as set; None without FRAUD_TRACES. Raises ConfigError."""
-    text = environment.get(SHARE) or "0"
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise ConfigError(f"{SHARE}={text!r} is no share of the requests: set it from 0 (none) to 1 (all)")
-    if not share:
-        return None
-    endpoint = environment.get(ENDPOINT) or ""
-    if not endpoint.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{SHARE}={text}, but {ENDPOINT}={endpoint!r} is no collector: name one, as in http://HOST:4318"
-        )
-    return share, endpoint
 
 
 def _mark(scope: Scope, name: str) -> None:

@@ -19,6 +19,8 @@ from deploy.local import services
 from deploy.local.command import say, settings_here
 from fraud.data import filesystems
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings.operations import MLFLOW_BACKEND
+from fraud.settings.places import HISTORY_URL
 
 CARDS = "data/cards.parquet"
 
@@ -35,7 +37,7 @@ def inventory(servers: Servers) -> list[str]:
 
     told = servers.environment()
     lines = []
-    with psycopg2.connect(told["FRAUD_MLFLOW_BACKEND"]) as database, database.cursor() as cursor:
+    with psycopg2.connect(told[MLFLOW_BACKEND]) as database, database.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'")
         (tables,) = cursor.fetchone() or (0,)
         counts = []
@@ -51,8 +53,7 @@ def inventory(servers: Servers) -> list[str]:
         size[folder] += int(found["size"])
     lines += [f"s3://{BUCKET}/{name}: {files[name]} files, {size[name]:,} bytes" for name in sorted(files)]
     keys = Counter(
-        b":".join(key.split(b":")[:3]).decode()
-        for key in redis.Redis.from_url(told["FRAUD_HISTORY_URL"]).scan_iter(count=1000)
+        b":".join(key.split(b":")[:3]).decode() for key in redis.Redis.from_url(told[HISTORY_URL]).scan_iter(count=1000)
     )
     lines += [f"Redis          {name}: {n:,} keys" for name, n in sorted(keys.items())] or ["Redis          no key"]
     return lines

@@ -27,6 +27,7 @@ from deploy import processes
 from deploy.mlflow_server import check_database
 from deploy.processes import Service
 from fraud.errors import ConfigError, FraudError
+from fraud.settings.operations import MLFLOW_BACKEND
 
 HOST, REGION, BUCKET = "127.0.0.1", "us-east-1", "fraud"
 DATABASES = ("mlflow", "airflow")
@@ -123,7 +124,7 @@ class Servers:
         secret, s3, found = self._secrets(), f"s3://{BUCKET}", {}
         if port := self._known_port("postgresql"):
             sql = {name: f"{name}:{quote(secret[name])}@{HOST}:{port}/{name}" for name in DATABASES}
-            found["FRAUD_MLFLOW_BACKEND"] = f"postgresql://{sql['mlflow']}"
+            found[MLFLOW_BACKEND] = f"postgresql://{sql['mlflow']}"
             found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{sql['airflow']}"
         if port := self._known_port("redis"):
             found["FRAUD_HISTORY_URL"] = f"redis://:{quote(secret['redis'])}@{HOST}:{port}/0"

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from cluster import exposure
 from fraud.errors import ConfigError
+from fraud.settings.operations import StackSettings
+from fraud.settings.serving import KeySettings
 
-_KEYS = ("FRAUD_API_KEY_FILE", "FRAUD_API_KEY_HASHES")
 _EVERY_ADDRESS = {"0.0.0.0": exposure.LOOPBACK, "::": "[::1]"}
 
 
 def host() -> str:
     """The address on which Ray's dashboard and /score listen (FRAUD_HOST); all else stays on loopback."""
-    return os.environ.get(exposure.HOST) or exposure.LOOPBACK
+    return StackSettings.from_environment().host
 
 
 def reached_at() -> str:
@@ -31,7 +32,7 @@ def check(environment: Mapping[str, str]) -> str:
 
     Raises ConfigError where others would reach it without token and API keys.
     """
-    has_keys = any(environment.get(name) for name in _KEYS)
+    has_keys = KeySettings.from_environment(environment).has_keys
     has_token = exposure.asks_for_token(environment)
     return exposure.check(host(), has_token=has_token, has_keys=has_keys, what="the local stack")
 

@@ -6,7 +6,6 @@ It listens on loopback only. FRAUD_HOST, an IP address, opens Ray's dashboard an
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -52,8 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_here() -> Settings:
     """Settings whose root is this repository, unless FRAUD_ROOT says otherwise."""
-    root = os.environ.get("FRAUD_ROOT") or str(services.CODE)
-    return Settings.from_environment({**os.environ, "FRAUD_ROOT": root})
+    return Settings.from_environment(default_root=services.CODE)
 
 
 def status(settings: Settings) -> int:

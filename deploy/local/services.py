@@ -113,6 +113,7 @@ class Stack:
         numba_cache = self.settings.state / "numba"
         inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
         return {
+            "FRAUD_MODE": "dev",
             **mlflow_server.without_secrets(inherited),
             **TELEMETRY_OFF,
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -128,7 +129,6 @@ class Stack:
             "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(numba_cache)),
             "FRAUD_ROOT": str(self.settings.root),
             "FRAUD_STATE": str(self.settings.state),
-            "FRAUD_MODE": os.environ.get("FRAUD_MODE", "dev"),
             processes.MARK: str(self.settings.state),
             # Jobs run in a copy without .git; a bundle still says which commit made it.
             **({"GIT_COMMIT": commit} if (commit := git_commit()) else {}),

@@ -21,8 +21,8 @@ from fraud.schema.columns import Column
 from fraud.schema.contract import Schema
 from fraud.schema.validation import Validator
 from fraud.settings import Settings
+from fraud.settings.places import DataStores
 
-URL = "FRAUD_LABELS"
 ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
 INGESTED_AT = "ingested_at"
 REVIEW = "review"  # the source of verdicts on rows that were drawn at random, which alone speak for all rows
@@ -46,7 +46,7 @@ class LabelStore:
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str]) -> LabelStore:
         """The store that FRAUD_LABELS names (default: `labels` below FRAUD_STATE)."""
-        return cls(settings.locate(environment.get(URL) or str(settings.state / "labels")))
+        return cls(DataStores.from_environment(environment).labels_url(settings))
 
     def has(self, name: str) -> bool:
         """Whether an ingestion of this name is there."""

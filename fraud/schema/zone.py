@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fraud.days import VARIABLE, Zone
+from fraud.days import Zone
 from fraud.errors import ConfigError
 from fraud.schema.contract import Schema
 
@@ -21,7 +21,7 @@ def agreed(schema: Schema, day_zone: str) -> Zone:
         return Zone(day_zone or schema.day_zone)
     if day_zone and day_zone != schema.day_zone:
         raise ConfigError(
-            f"{VARIABLE}={day_zone!r} and day_zone {schema.day_zone!r} of schema {schema.name!r} differ: write "
-            f"`day_zone: {day_zone}` into the schema and train with it, or set {VARIABLE}={schema.day_zone}"
+            f"FRAUD_DAY_ZONE={day_zone!r} and day_zone {schema.day_zone!r} of schema {schema.name!r} differ: write "
+            f"`day_zone: {day_zone}` into the schema and train with it, or set FRAUD_DAY_ZONE={schema.day_zone}"
         )
     return zone_of(schema)

@@ -17,6 +17,7 @@ from fraud.schema.contract import Schema
 from fraud.schema.zone import zone_of
 from fraud.scoring.scored import name_of
 from fraud.settings import Settings
+from fraud.settings.places import DataStores
 
 COLUMNS = ("id", "day", "score", "is_flagged")
 _INPUTS = "inputs"  # the column of a decision log with what was asked
@@ -24,7 +25,7 @@ _INPUTS = "inputs"  # the column of a decision log with what was asked
 
 def location(given: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
     """Where to read: what a command was given, else where replicas write their decision log."""
-    return settings.locate(given or environment.get("FRAUD_DECISIONS") or str(settings.state / "decisions"))
+    return settings.locate(given) if given else DataStores.from_environment(environment).decisions_url(settings)
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:

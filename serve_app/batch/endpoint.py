@@ -1,8 +1,5 @@
 """POST /score/batch: many transactions in one request, answered row by row in the format of the request.
 
-FRAUD_BATCH_ROWS   most transactions in one request (default 10,000)
-FRAUD_BATCH_MIB    largest body in MiB (default 32)
-
 The work is cut into parts of about ten milliseconds, and the event loop runs between them, so that single requests do
 not wait for a batch. Threads would not do: the engine's loops hold the interpreter's lock, and with it the event loop.
 """
@@ -11,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from fraud.errors import ConfigError
+from fraud.settings.serving import BatchLimits
 from serve_app.batch.json import TextRows, elements_of, lines_of
 from serve_app.batch.scores import PART_S, Part, ScoredPart, score_part
 from serve_app.model.state import ServedModel, State
@@ -29,23 +25,8 @@ from serve_app.scoring import Hooks, flag_of
 ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
-_ROWS, _MIB = "FRAUD_BATCH_ROWS", "FRAUD_BATCH_MIB"
 _LONGEST_WAIT_S, _WAIT_STEP_S = 1.0, 0.005
 _LARGEST_PART = 4096
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """rows: most transactions in one request; n_bytes: largest body."""
-
-    rows: int = 10_000
-    n_bytes: int = 32 * 2**20
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> BatchLimits:
-        """Read the limits. Raises ConfigError for what is no whole number above 0."""
-        rows, mib = (_whole(environment, name, default) for name, default in ((_ROWS, 10_000), (_MIB, 32)))
-        return cls(rows, mib * 2**20)
 
 
 class Rows(Protocol):
@@ -151,10 +132,3 @@ def _media_type(headers: Headers) -> str:
         remedy = f"send the header Content-Type: application/json (an array), {NDJSON} or {ARROW}"
         raise wrong_media_type(media_type, remedy)
     return media_type
-
-
-def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
-    if not text.isdecimal() or not 1 <= int(text) <= 10**7:
-        raise ConfigError(f"{name}={text!r} is no whole number from 1 to 10000000; the default is {default}")
-    return int(text)

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fraud.errors import ConfigError
 from fraud.schema import Schema
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.journal import Journal, WriterFolder
 from serve_app.decisions.publisher import Publisher
 from serve_app.decisions.rows import Decision, DecisionBlock, Encoder, Role
-from serve_app.decisions.settings import DecisionSettings
+from serve_app.decisions.settings import check_columns
 
 if TYPE_CHECKING:
     from serve_app.batch.scores import ScoredPart
     from serve_app.model.state import ServedModel
 
-__all__ = ["Decision", "DecisionBlock", "DecisionLog", "DecisionSettings"]
+__all__ = ["Decision", "DecisionBlock", "DecisionLog"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class DecisionLog:
     def __init__(
         self, settings: DecisionSettings, schema: Schema, *, metrics: Any = None, file_seconds: float = MOST_SECONDS
     ) -> None:
-        settings.check(schema)
+        check_columns(settings, schema)
         self._settings, self._metrics = settings, metrics
         self._file_seconds = file_seconds
         self._queue: deque[_Line] = deque()
@@ -96,7 +97,7 @@ class DecisionLog:
         if fingerprint not in self._encoders:
             s = self._settings
             try:
-                s.check(schema)
+                check_columns(s, schema)
             except ConfigError as error:
                 logger.warning("the decision log of a new schema hides less than it was told to: %s", error)
             self._encoders[fingerprint] = Encoder(schema, s.omitted, s.hashed, s.key)

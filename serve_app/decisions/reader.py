@@ -14,10 +14,10 @@ import pyarrow.dataset as ds
 from fraud.data import filesystems
 from fraud.errors import DataError, FraudError
 from fraud.schema import Column, Schema
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.files import UnreadableJournalError, read_from
 from serve_app.decisions.journal import SUFFIX, writer_folders
 from serve_app.decisions.rows import INPUTS
-from serve_app.decisions.settings import DecisionSettings
 
 logger = logging.getLogger(__name__)
 

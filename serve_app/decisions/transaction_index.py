@@ -19,8 +19,8 @@ from fraud.labels.store import ID
 from fraud.schema import Schema
 from fraud.schema.zone import zone_of
 from fraud.settings import Settings
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.reader import DecisionReader
-from serve_app.decisions.settings import DecisionSettings
 
 logger = logging.getLogger(__name__)
 

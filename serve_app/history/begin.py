@@ -30,8 +30,9 @@ from fraud.schema import Schema
 from fraud.schema.zone import zone_of
 from fraud.scoring.detector import Detector
 from fraud.settings import Settings
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.reader import DecisionReader, frame_of
-from serve_app.decisions.settings import DecisionSettings
+from serve_app.decisions.settings import read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Surroundings:
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str], **more: Any) -> Self:
         """Those that the environment names. Raises ConfigError."""
-        decisions = DecisionSettings.from_environment(settings, environment)
+        decisions = read_settings(settings, environment)
         return cls(
             settings=settings, decisions=decisions, labels=LabelStore.from_environment(settings, environment), **more
         )

@@ -1,20 +1,15 @@
-"""The thread of a replica that looks after its live histories: new labels every second, the stores every five.
-
-FRAUD_LABELS         folder or URL of the labels (fraud.labels.store)
-FRAUD_LABELS_POLL_S  seconds between two looks for new ones, 0 for never (default 1)
-"""
+"""The thread of a replica that looks after its live histories: new labels every second, the stores every five."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from fraud.errors import ConfigError, FraudError
+from fraud.errors import FraudError
 from fraud.history.label_feed import Applied
 from fraud.history.stores.memory import MemoryStore
 from serve_app.history.label_process import Following, LabelProcess
@@ -22,7 +17,6 @@ from serve_app.history.live import LiveHistory
 
 logger = logging.getLogger(__name__)
 
-POLL = "FRAUD_LABELS_POLL_S"
 MAINTAIN_S = 5.0
 _LEASE_S = 10.0
 
@@ -32,18 +26,6 @@ class LabelMetrics(Protocol):
 
     def observe_labels(self, applied: Applied) -> None:
         """Labels were looked at."""
-
-
-def poll_seconds(environment: Mapping[str, str] | None = None) -> float:
-    """FRAUD_LABELS_POLL_S. Raises ConfigError."""
-    text = (os.environ if environment is None else environment).get(POLL) or "1"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (seconds == 0 or 0.1 <= seconds <= 3600):
-        raise ConfigError(f"{POLL}={text[:40]!r} is not a number of seconds, 0.1 to 3600, or 0 for never")
-    return seconds
 
 
 class HistoryKeeper:

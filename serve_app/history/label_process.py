@@ -28,7 +28,7 @@ from fraud.history.stores.store import LiveStore
 from fraud.labels.store import LabelStore
 from fraud.schema import Schema
 from fraud.settings import Settings
-from serve_app.decisions.settings import DecisionSettings
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.transaction_index import TransactionIndex
 from serve_app.history.begin import Surroundings
 

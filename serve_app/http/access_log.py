@@ -1,7 +1,7 @@
 """One JSON object for a request, as the message of logger "serve_app.access"; never what was sent in it.
 
-FRAUD_ACCESS_LOG_SAMPLE   share of the requests that are logged (default 0.01); answers of 400 and above always are,
-                          but of 401 and 429 ten a second: whoever knocks without a key must not fill the disk
+A share of the requests is logged. Answers of 400 and above always are, but of 401 and 429 ten a second: callers without
+a key must not fill the disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from serve_app.http.limits import TokenBucket, number_from
+from fraud.settings.serving import AccessLogSettings
+from serve_app.http.limits import TokenBucket
 
 logger = logging.getLogger("serve_app.access")
 
@@ -33,7 +34,7 @@ class AccessLog:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], version: Callable[[], str] | None = None) -> AccessLog:
         """Read the setting. Raises ConfigError where it is no share."""
-        return cls(number_from(environment, "FRAUD_ACCESS_LOG_SAMPLE", 0.01, 0, 1), version)
+        return cls(AccessLogSettings.from_environment(environment).sample, version)
 
     def wants(self, status: int) -> bool:
         """Whether to log this request; asked once, when it was answered."""

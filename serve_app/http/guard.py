@@ -13,12 +13,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.http.access_log import AccessLog
 from serve_app.http.direct import IS_DIRECT
 from serve_app.http.exchange import Exchange
 from serve_app.http.hot_path import path_of
-from serve_app.http.limits import DEADLINE_HEADER, Limits, RateLimiter
+from serve_app.http.limits import DEADLINE_HEADER, Deadline, RateLimiter
 from serve_app.metrics.counters import Metrics, known_path
 from serve_app.request.problems import Rejected, problem
 
@@ -47,14 +48,14 @@ class Guard:
         app: ASGIApp,
         keys: ApiKeys,
         *,
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         metrics: Metrics | None = None,
         access_log: AccessLog | None = None,
         is_id_echoed: bool = False,
     ) -> None:
         self._app = app
         self._keys = keys
-        self._limits = limits or Limits()
+        self._limits = limits or RequestLimits()
         self._limiter = RateLimiter(self._limits)
         self._metrics = metrics or Metrics()
         self._access_log = access_log or AccessLog()
@@ -110,7 +111,7 @@ class Guard:
             if wait_s := self._limiter.wait_s(key, state["arrived"]):
                 raise _too_many(wait_s)
             deadline = (given[_DEADLINE] or b"") if _DEADLINE in given else None  # empty: is refused
-            state["deadline"] = self._limits.deadline(state["arrived"], deadline)
+            state["deadline"] = Deadline.of_request(self._limits, state["arrived"], deadline)
         await self._app(scope, exchange.receive, exchange.send)
 
     def _note(self, method: str, path: str, state: dict[str, Any], exchange: Exchange) -> None:
@@ -134,7 +135,7 @@ class Guard:
         )
 
 
-def open_paths(limits: Limits) -> frozenset[str]:
+def open_paths(limits: RequestLimits) -> frozenset[str]:
     """The paths that need no key."""
     return OPEN_PATHS | {"/metrics"} if limits.is_metrics_open else OPEN_PATHS
 

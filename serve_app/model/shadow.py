@@ -2,15 +2,11 @@
 
 One thread asks the challenger, at most half of its time, so that requests find the processor free; another sees to it
 that no decision waits for it longer than a bound. What cannot be scored in time is shed, and the decision kept without.
-
-FRAUD_SHADOW_QUEUE       decisions that may wait (default 1000)
-FRAUD_SHADOW_TIMEOUT_MS  longest wait of a decision for its shadow score (default 500)
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -19,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fraud.errors import ConfigError
+from fraud.settings.serving import ShadowSettings
 from serve_app.decisions.rows import Decision
 
 if TYPE_CHECKING:
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUEUE, TIMEOUT = "FRAUD_SHADOW_QUEUE", "FRAUD_SHADOW_TIMEOUT_MS"
 _STALE_SHARE = 0.4  # of the timeout: what has waited longer is shed, because the process or the challenger is behind
 
 
@@ -37,29 +32,6 @@ class Models(Protocol):
     model: ServedModel
     challenger: ServedModel | None
     shadow: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShadowSettings:
-    """queue: decisions that may wait; timeout_s: longest wait of one for its shadow score, seconds."""
-
-    queue: int = 1_000
-    timeout_s: float = 0.5
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> ShadowSettings:
-        """Read the settings. Raises ConfigError naming the variable that is wrong."""
-        env = os.environ if environment is None else environment
-        length, timeout = env.get(QUEUE) or "1000", env.get(TIMEOUT) or "500"
-        if not length.isdecimal() or not 1 <= int(length[:9]) <= 1_000_000:
-            raise ConfigError(f"{QUEUE}={length[:40]!r} is not a number of decisions, 1 to 1000000")
-        try:
-            timeout_ms = float(timeout)
-        except ValueError:
-            timeout_ms = 0.0
-        if not 1 <= timeout_ms <= 60_000:
-            raise ConfigError(f"{TIMEOUT}={timeout[:40]!r} is not a number of milliseconds, 1 to 60000")
-        return cls(queue=int(length), timeout_s=timeout_ms / 1000.0)
 
 
 class _Waiting:

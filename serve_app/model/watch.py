@@ -8,12 +8,10 @@ not sound never gets that far: the model that serves goes on. Why a thread of th
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +21,7 @@ from fraud.registry.promotion import LiveThreshold
 from fraud.registry.versions import Standing, TaggedVersion, fetch_version, standing
 from fraud.scoring import bundle
 from fraud.settings import Settings
+from fraud.settings.serving import WatchSettings
 from serve_app.history.begin import Surroundings
 from serve_app.history.live import LiveHistory
 from serve_app.model.source import LastGood
@@ -30,7 +29,6 @@ from serve_app.model.state import ServedModel, State
 
 logger = logging.getLogger(__name__)
 
-POLL = "FRAUD_MODEL_POLL_S"
 # A look that MLflow does not answer ends soon, because the next look asks again; else its client waits a minute.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -54,33 +52,6 @@ class _Refusal:
     until_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class WatchConfig:
-    """How often to look.
-
-    poll_s: seconds between two looks, 0 for never (FRAUD_MODEL_POLL_S). retry_s: seconds until a version that was
-    refused is first tried again, if the registry still means it; twice as long after every further refusal, up to
-    longest_retry_s.
-    """
-
-    poll_s: float = 5.0
-    retry_s: float = 5.0
-    longest_retry_s: float = 600.0
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> WatchConfig:
-        """Read the settings. Raises ConfigError."""
-        env = os.environ if environment is None else environment
-        given = env.get(POLL) or "5"
-        try:
-            poll_s = float(given)
-        except ValueError:
-            poll_s = math.nan
-        if not (poll_s == 0 or 0.1 <= poll_s <= 86_400):
-            raise ConfigError(f"{POLL}={given!r} is not a number of seconds, 0.1 to 86400, or 0 for never")
-        return cls(poll_s=poll_s)
-
-
 class ModelWatcher:
     """Has `state` follow the registry. reference: alias or version that is the champion here.
 
@@ -93,12 +64,12 @@ class ModelWatcher:
         settings: Settings,
         *,
         reference: str = "champion",
-        config: WatchConfig | None = None,
+        config: WatchSettings | None = None,
         metrics: ModelMetrics | None = None,
         around: Surroundings | None = None,
     ) -> None:
         self._state, self._settings, self._reference = state, settings, reference
-        self._config = config or WatchConfig()
+        self._config = config or WatchSettings()
         self._metrics, self._around = metrics, around
         self._last_good = LastGood(settings, reference)
         self._refused: dict[str, _Refusal] = {}  # by role

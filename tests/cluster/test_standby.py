@@ -93,7 +93,7 @@ def ingress(tmp_path: Path) -> Iterator[Ingress]:
 
 def eventually(is_so: Callable[[], bool]) -> None:
     """Wait until it is so."""
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 180
     while not is_so():
         assert time.monotonic() < ends
         time.sleep(0.02)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from fraud.errors import ConfigError, DataError
+from fraud.settings.operations import AlertChannels
 from monitoring import alerts
-from monitoring.alerts import Alert, Channels, main, of_drift, of_performance, tell
+from monitoring.alerts import Alert, main, of_drift, of_performance, tell
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -69,13 +70,13 @@ def served(server: Any) -> Iterator[Any]:
     server.server_close()
 
 
-def channels(hook: Any = None, mail: Any = None, **environment: str) -> Channels:
+def channels(hook: Any = None, mail: Any = None, **environment: str) -> AlertChannels:
     if hook is not None:
         environment["FRAUD_ALERT_WEBHOOK"] = f"http://127.0.0.1:{hook.server_address[1]}/secret"
     if mail is not None:
         environment |= {"FRAUD_ALERT_EMAIL": "risk@bank, ops@bank"}
         environment["FRAUD_ALERT_SMTP"] = f"127.0.0.1:{mail.server_address[1]}"
-    return Channels.from_environment(environment)
+    return AlertChannels.from_environment(environment)
 
 
 def drift(subject: str, severity: str = "warning") -> Alert:
@@ -186,7 +187,7 @@ def test_the_command_reads_what_the_jobs_wrote(
 )  # fmt: skip
 def test_wrong_settings_name_themselves_and_no_secret(name: str, value: str):
     with pytest.raises(ConfigError, match=name) as error:
-        Channels.from_environment({name: value})
+        AlertChannels.from_environment({name: value})
     assert "secret" not in str(error.value)
 
 

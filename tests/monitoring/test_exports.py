@@ -55,6 +55,7 @@ def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one()
     assert not exports.of_performance({"as_of": "2026-02-01", "days": days[2:]}).samples
 
 
+@pytest.mark.slow
 def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: Path):
     page = tmp_path / "page.html"
     page.write_text("<html>drift</html>")
@@ -78,7 +79,7 @@ def test_flags_and_environment_decide(settings: Settings, tmp_path: Path, caplog
     away = replace(settings, tracking_uri="http://127.0.0.1:9")
     exports.export(found, given, away, {})
     assert "fraud_drift_verdict" in (tmp_path / "drift.prom").read_text() and not caplog.records
-    exports.export(found, given, away, {exports.MLFLOW: "1"})
+    exports.export(found, given, away, {"FRAUD_MONITORING_MLFLOW": "1"})
     assert "it is not in MLflow" in caplog.text, "told, and no failure"
 
 

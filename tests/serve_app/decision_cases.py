@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from fraud.schema import Schema
 from fraud.settings import Settings
+from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.log import Decision
-from serve_app.decisions.settings import DecisionSettings
+from serve_app.decisions.settings import read_settings
 
 SCHEMA = Schema.load("handbook")
 FINGERPRINT = SCHEMA.fingerprint
@@ -79,7 +80,7 @@ def a_decision(number: int, **changes: Any) -> Decision:
 def settings_of(state: Path, **environment: str) -> DecisionSettings:
     """The log's settings with its state below `state`."""
     env = {"FRAUD_STATE": str(state), "FRAUD_ROOT": str(state), **environment}
-    return DecisionSettings.from_environment(Settings.from_environment(env), env)
+    return read_settings(Settings.from_environment(env), env)
 
 
 def files_of(settings: DecisionSettings) -> list[Path]:
@@ -103,7 +104,7 @@ def ids_of(settings: DecisionSettings) -> list[int]:
     return sorted(int(row["request_id"]) for row in rows_of(settings))
 
 
-def eventually(holds: Callable[[], object], seconds: float = 30.0) -> None:
+def eventually(holds: Callable[[], object], seconds: float = 180.0) -> None:
     """Wait until `holds()`; fail when it never does."""
     ends = time.monotonic() + seconds
     while not holds():

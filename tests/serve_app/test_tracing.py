@@ -12,10 +12,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from starlette.testclient import TestClient
 
 from fraud.errors import ConfigError
+from fraud.settings.serving import TraceSettings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import State
-from serve_app.tracing import Tracing, check_tracing
+from serve_app.tracing import Tracing
 from tests.serve_app.conftest import REQUESTS
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -114,6 +115,7 @@ def test_a_share_of_the_requests(models, collector):
     assert 20 < len(collector.spans()) < 110
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_costs_no_answer(models, collector):
     collector.server.server_close()
     assert ask(models, collector.settings) == 200
@@ -122,10 +124,10 @@ def test_a_collector_that_is_away_costs_no_answer(models, collector):
 @pytest.mark.parametrize("share", ["2", "-0.1", "all", "nan"])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ConfigError, match=r"FRAUD_TRACES.*from 0 \(none\) to 1 \(all\)"):
-        check_tracing({"FRAUD_TRACES": share})
+        TraceSettings.from_environment({"FRAUD_TRACES": share})
 
 
 @pytest.mark.parametrize("endpoint", ["", "collector:4318"])
 def test_traces_without_a_collector_are_refused_with_the_remedy(endpoint):
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT.*http://HOST:4318"):
-        check_tracing({"FRAUD_TRACES": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        TraceSettings.from_environment({"FRAUD_TRACES": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})

@@ -104,7 +104,7 @@ def test_unusable_stores_give_one_line(settings: Settings, tmp_path: Path):
 def test_many_processes_can_create_one_store_at_once():
     settings = Settings.from_environment()  # a store that does not exist yet
     code = (
-        "from fraud import tracking; from fraud.settings import Settings; "
+        "from fraud.registry import runs as tracking; from fraud.settings import Settings; "
         "run = tracking.start_run(Settings.from_environment(), 'together'); run.finish()"
     )
     root = Path(__file__).parents[3]

@@ -64,7 +64,7 @@ def test_manifest_says_where_the_model_came_from(folder: Path, five_columns: Fit
 
 def test_loading_imports_neither_torch_nor_scikit_learn(folder: Path) -> None:
     code = (
-        "import sys; from fraud import bundle; from fraud.scoring.engine import Engine; "
+        "import sys; from fraud.scoring import bundle; from fraud.scoring.engine import Engine; "
         f"Engine(bundle.load({str(folder)!r}).detector).warm_up(); "
         "print([m for m in ('torch', 'sklearn', 'matplotlib', 'mlflow', 'ray') if m in sys.modules])"
     )

@@ -81,7 +81,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of some hundred rows."""
-    for module in ("score_blocks", "score_source", "score_output"):
+    for module in ("score.blocks", "score.source", "score.output"):
         monkeypatch.setattr(f"ray_jobs.{module}.ROW_GROUP", 500)
 
 

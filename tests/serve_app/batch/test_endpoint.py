@@ -19,9 +19,10 @@ from starlette.testclient import TestClient
 
 from fraud.errors import ConfigError
 from fraud.settings import Settings
+from fraud.settings.serving import BatchLimits
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.batch.endpoint import ARROW, NDJSON, BatchLimits
+from serve_app.batch.endpoint import ARROW, NDJSON
 from serve_app.batch.json import TextRows, elements_of
 from serve_app.batch.scores import Part
 from serve_app.model.state import ServedModel, State, load_model

@@ -29,8 +29,8 @@ from fraud.labels.store import LabelStore
 from fraud.schema import Schema
 from fraud.scoring import bundle
 from fraud.settings import Settings
+from fraud.settings.serving import LabelFeedSettings
 from serve_app.history.begin import Surroundings
-from serve_app.history.keeper import poll_seconds
 from serve_app.history.label_process import _described
 from serve_app.model.state import ServedModel
 from serve_app.replica import Replica
@@ -38,6 +38,8 @@ from tests.fraud.histories import SCHEMA
 from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fixture
 from tests.serve_app.history.test_live_history import leave_snapshot, redis_server, url  # noqa: F401 - fixtures
 from tests.serve_app.test_replica import running as replica_running
+
+pytestmark = pytest.mark.slow  # processes of their own, Redis among them
 
 Requests = dict[str, Mapping[str, object]]
 NOON = dt.datetime(2025, 9, 1, 12)
@@ -272,8 +274,11 @@ def test_files_that_hold_no_labels_are_named_and_hinder_nothing(tmp_path: Path, 
 @pytest.mark.parametrize("text", ["soon", "-1", "0.01", "nan"])
 def test_a_wrong_interval_is_refused(text: str):
     with pytest.raises(ConfigError, match="FRAUD_LABELS_POLL_S"):
-        poll_seconds({"FRAUD_LABELS_POLL_S": text})
-    assert poll_seconds({}) == 1 and poll_seconds({"FRAUD_LABELS_POLL_S": "0"}) == 0
+        LabelFeedSettings.from_environment({"FRAUD_LABELS_POLL_S": text})
+    assert (
+        LabelFeedSettings.from_environment({}).poll_s == 1
+        and LabelFeedSettings.from_environment({"FRAUD_LABELS_POLL_S": "0"}).poll_s == 0
+    )
 
 
 def test_a_process_that_follows_is_started_again_and_ends_with_its_replica(

@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from fraud.errors import ConfigError
+from fraud.settings.serving import RequestLimits
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.http import direct
-from serve_app.http.limits import Limits
 from serve_app.model.state import ServedModel, State
 from tests.serve_app.http.test_guard import call, scope_of
 
@@ -51,7 +51,7 @@ def test_an_id_that_serve_would_have_sent_back_is_sent_back(
 
 
 def test_too_many_at_once_are_told_to_come_again(models: dict[str, ServedModel], requests: dict[str, dict]):
-    app = create_app(State(models["transactions"]), ApiKeys(), limits=Limits(most_waiting=3))
+    app = create_app(State(models["transactions"]), ApiKeys(), limits=RequestLimits(most_waiting=3))
 
     async def slow_callers() -> list[int]:
         """Four whose bodies are slow to come, then one more, then the health check."""
@@ -80,4 +80,4 @@ def test_too_many_at_once_are_told_to_come_again(models: dict[str, ServedModel],
 
     assert sorted(asyncio.run(slow_callers())) == [200, 422, 422, 422, 503, 503]
     with pytest.raises(ConfigError, match="FRAUD_MOST_WAITING='0'"):
-        Limits.from_environment({"FRAUD_MOST_WAITING": "0"})
+        RequestLimits.from_environment({"FRAUD_MOST_WAITING": "0"})

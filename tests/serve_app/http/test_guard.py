@@ -14,11 +14,12 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.types import Message, Receive, Scope, Send
 
+from fraud.settings.serving import RequestLimits
 from serve_app.app import create_app
 from serve_app.auth import ApiKey, ApiKeys
 from serve_app.http.access_log import AccessLog
 from serve_app.http.guard import Guard
-from serve_app.http.limits import Deadline, Limits
+from serve_app.http.limits import Deadline
 from serve_app.metrics.counters import Metrics
 from serve_app.model.state import ServedModel, State
 
@@ -133,7 +134,7 @@ def test_the_scope_tells_routes_about_the_request():
 
 def test_a_key_beyond_its_rate_gets_429_and_the_others_do_not():
     metrics = Metrics()
-    guard = Guard(echo, KEYS, limits=Limits(rate=0.5, burst=3), metrics=metrics)
+    guard = Guard(echo, KEYS, limits=RequestLimits(rate=0.5, burst=3), metrics=metrics)
 
     async def statuses(key: str, n: int) -> list[int | None]:
         return [(await call(guard, scope_of(headers={"X-API-Key": key}))).status for _ in range(n)]
@@ -160,7 +161,7 @@ def test_a_wrong_deadline_is_a_422_but_not_for_health():
 def test_a_body_that_does_not_arrive_gets_408(models: dict[str, ServedModel], drips: int):
     """Nothing comes, or a byte now and then, for ever."""
     metrics = Metrics()
-    app = served(models["transactions"], limits=Limits(body_timeout_s=0.2), metrics=metrics)
+    app = served(models["transactions"], limits=RequestLimits(body_timeout_s=0.2), metrics=metrics)
     scope = scope_of(headers={"Content-Type": "application/json"})
     reply = asyncio.run(asyncio.wait_for(call(app, scope, [b" "] * drips, pause_s=0.03 if drips > 1 else 30), 10))
     assert reply.status == 408
@@ -170,7 +171,7 @@ def test_a_body_that_does_not_arrive_gets_408(models: dict[str, ServedModel], dr
 
 
 def test_an_app_that_knows_nothing_of_timeouts_answers_408_too():
-    reply = asyncio.run(call(Guard(echo, ApiKeys(), limits=Limits(body_timeout_s=0.05)), scope_of(), [b"x"], 5))
+    reply = asyncio.run(call(Guard(echo, ApiKeys(), limits=RequestLimits(body_timeout_s=0.05)), scope_of(), [b"x"], 5))
     assert reply.status == 408
 
 
@@ -181,7 +182,7 @@ def test_a_body_in_time_and_a_long_answer_are_not_cut():
         with pytest.raises(TimeoutError):  # a client that waits for its answer sends nothing more
             await asyncio.wait_for(receive(), 0.1)
 
-    guard = Guard(slow, ApiKeys(), limits=Limits(body_timeout_s=0.1))
+    guard = Guard(slow, ApiKeys(), limits=RequestLimits(body_timeout_s=0.1))
     reply = asyncio.run(call(guard, scope_of(), [b"ab", b"cd"], pause_s=0.005))
     assert (reply.status, reply.body) == (200, b"4")
 
@@ -247,7 +248,7 @@ def test_a_caller_who_leaves_is_counted_as_that(part: bytes):
 
 def test_metrics_are_open_only_where_that_is_set():
     assert asyncio.run(call(Guard(echo, KEYS), scope_of("/metrics", "GET"))).status == 401
-    is_open = Guard(echo, KEYS, limits=Limits(is_metrics_open=True))
+    is_open = Guard(echo, KEYS, limits=RequestLimits(is_metrics_open=True))
     assert asyncio.run(call(is_open, scope_of("/metrics", "GET"))).status == 200
     assert asyncio.run(call(is_open, scope_of("/model", "GET"))).status == 401
 

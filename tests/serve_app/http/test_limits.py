@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.errors import ConfigError
+from fraud.settings.serving import RequestLimits
 from serve_app.auth import ApiKey
-from serve_app.http.limits import Deadline, ExpectedTime, Limits, RateLimiter, TokenBucket
+from serve_app.http.limits import Deadline, ExpectedTime, RateLimiter, TokenBucket
 from serve_app.request.problems import Rejected
 
 
 def test_settings_come_from_the_environment():
-    assert Limits.from_environment({}) == Limits()
+    assert RequestLimits.from_environment({}) == RequestLimits()
     environment = {
         "FRAUD_RATE_LIMIT": "50", "FRAUD_RATE_BURST": "80", "FRAUD_DEADLINE_MS": "40.5", "FRAUD_FALLBACK": "decline",
         "FRAUD_BODY_TIMEOUT_S": "2", "FRAUD_METRICS_OPEN": "1",
     }  # fmt: skip
-    assert Limits.from_environment(environment) == Limits(
+    assert RequestLimits.from_environment(environment) == RequestLimits(
         rate=50, burst=80, deadline_ms=40.5, fallback="decline", body_timeout_s=2, is_metrics_open=True
     )
 
@@ -38,7 +39,7 @@ def test_settings_come_from_the_environment():
 )
 def test_a_wrong_setting_is_named(name: str, value: str):
     with pytest.raises(ConfigError, match=f"{name}='{value}'"):
-        Limits.from_environment({name: value})
+        RequestLimits.from_environment({name: value})
 
 
 @given(st.floats(0.5, 1000), st.floats(0, 100), st.lists(st.floats(0, 0.2), max_size=200))
@@ -59,7 +60,7 @@ def test_who_waits_as_told_passes():
 
 
 def test_each_key_has_a_bucket_and_may_have_its_own_rate():
-    limiter = RateLimiter(Limits(rate=2))
+    limiter = RateLimiter(RequestLimits(rate=2))
     first, second = ApiKey(b"1" * 32), ApiKey(b"2" * 32)
     fast, free, short = (
         ApiKey(bytes([n]) * 32, rate=rate, burst=b) for n, rate, b in ((3, 5, 0), (4, 0, 0), (5, None, 1))
@@ -73,19 +74,19 @@ def test_each_key_has_a_bucket_and_may_have_its_own_rate():
 
 
 def test_a_requests_deadline_can_only_shorten_ours():
-    ours = Limits(deadline_ms=100)
-    assert ours.deadline(5.0, None).at == pytest.approx(5.1)
-    assert ours.deadline(5.0, b"20.5").at == pytest.approx(5.0205)
-    assert ours.deadline(5.0, b"2000").at == pytest.approx(5.1)
-    assert Limits().deadline(5.0, b"2000").at == pytest.approx(7.0)
-    assert Limits().deadline(5.0, None) == Deadline()
-    assert Limits().deadline(time.perf_counter(), b"-3").has_passed()
+    ours = RequestLimits(deadline_ms=100)
+    assert Deadline.of_request(ours, 5.0, None).at == pytest.approx(5.1)
+    assert Deadline.of_request(ours, 5.0, b"20.5").at == pytest.approx(5.0205)
+    assert Deadline.of_request(ours, 5.0, b"2000").at == pytest.approx(5.1)
+    assert Deadline.of_request(RequestLimits(), 5.0, b"2000").at == pytest.approx(7.0)
+    assert Deadline.of_request(RequestLimits(), 5.0, None) == Deadline()
+    assert Deadline.of_request(RequestLimits(), time.perf_counter(), b"-3").has_passed()
 
 
 @pytest.mark.parametrize("header", [b"", b"soon", b"1e3", b"5ms", b"nan", b"1" * 20, "٣".encode()])
 def test_a_deadline_that_is_no_number_is_refused(header: bytes):
     with pytest.raises(Rejected) as caught:
-        Limits().deadline(0.0, header)
+        Deadline.of_request(RequestLimits(), 0.0, header)
     assert caught.value.status == 422
     assert caught.value.problems[0]["field"] == "X-Deadline-Ms"
 

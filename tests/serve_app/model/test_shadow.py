@@ -14,8 +14,9 @@ import pytest
 from fraud.errors import ConfigError
 from fraud.scoring.row_score import RowScore
 from fraud.settings import Settings
+from fraud.settings.serving import ShadowSettings
 from serve_app.decisions.log import Decision, DecisionLog
-from serve_app.model.shadow import Shadow, ShadowSettings
+from serve_app.model.shadow import Shadow
 from serve_app.model.state import ServedModel, load_model
 from tests.serve_app.decision_cases import Counts, a_decision, eventually, rows_of, settings_of
 

@@ -22,10 +22,11 @@ from fraud.registry.promotion import LiveThreshold, Promotion
 from fraud.scoring import bundle
 from fraud.scoring.detector import Detector
 from fraud.settings import Settings
+from fraud.settings.serving import WatchSettings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import ServedModel, State, load_model
-from serve_app.model.watch import PATIENCE, ModelWatcher, WatchConfig
+from serve_app.model.watch import PATIENCE, ModelWatcher
 from serve_app.request.models import ModelInfo
 
 Requests = dict[str, Mapping[str, object]]
@@ -125,7 +126,7 @@ def test_every_answer_of_a_swap_under_load_is_wholly_from_one_version(
             found.append((answer["model_version"], answer["score"], answer["threshold"], answer["is_fraud"]))
             after += has_swapped.is_set()
 
-    watcher = ModelWatcher(two, settings, config=WatchConfig(poll_s=0.1), metrics=metrics)
+    watcher = ModelWatcher(two, settings, config=WatchSettings(poll_s=0.1), metrics=metrics)
     watcher.start()
     askers = [threading.Thread(target=ask) for _ in range(4)]
     for thread in askers:
@@ -148,7 +149,7 @@ def test_every_answer_of_a_swap_under_load_is_wholly_from_one_version(
 
 
 def test_the_watching_thread_ends_when_it_is_told(two: State, settings: Settings):
-    watcher = ModelWatcher(two, settings, config=WatchConfig(poll_s=0.1))
+    watcher = ModelWatcher(two, settings, config=WatchSettings(poll_s=0.1))
     watcher.start()
     (thread,) = [t for t in threading.enumerate() if t.name == "model-watcher"]
     assert thread.daemon
@@ -157,12 +158,12 @@ def test_the_watching_thread_ends_when_it_is_told(two: State, settings: Settings
 
 
 def test_without_a_period_nothing_is_watched(two: State, settings: Settings):
-    ModelWatcher(two, settings, config=WatchConfig.from_environment({"FRAUD_MODEL_POLL_S": "0"})).start()
+    ModelWatcher(two, settings, config=WatchSettings.from_environment({"FRAUD_MODEL_POLL_S": "0"})).start()
     assert not [t for t in threading.enumerate() if t.name == "model-watcher"]
-    assert WatchConfig.from_environment({}).poll_s == 5
+    assert WatchSettings.from_environment({}).poll_s == 5
     for wrong in ("soon", "-1", "nan", "0.01", "inf"):
         with pytest.raises(ConfigError, match="FRAUD_MODEL_POLL_S"):
-            WatchConfig.from_environment({"FRAUD_MODEL_POLL_S": wrong})
+            WatchSettings.from_environment({"FRAUD_MODEL_POLL_S": wrong})
 
 
 @pytest.mark.parametrize("fault", ["tampered", "format", "nan", "schema", "artifacts gone", "no hash"])
@@ -236,7 +237,7 @@ def test_a_refused_version_is_tried_again_soon_and_then_more_and_more_rarely(
 ):
     now = 1000.0
     monkeypatch.setattr("serve_app.model.watch.time.monotonic", lambda: now)
-    watcher = ModelWatcher(two, settings, config=WatchConfig(retry_s=5.0, longest_retry_s=15.0), metrics=metrics)
+    watcher = ModelWatcher(two, settings, config=WatchSettings(retry_s=5.0, longest_retry_s=15.0), metrics=metrics)
     version = registered(settings, save(tmp_path / "bad", failing(bundle.load(tmp_path / "v1").detector)))
     promoted(settings, version)
     tried = []
@@ -252,7 +253,7 @@ def test_a_refused_version_is_tried_again_soon_and_then_more_and_more_rarely(
 def test_what_failed_in_passing_serves_at_the_next_try(
     two: State, settings: Settings, metrics: Counted, caplog: pytest.LogCaptureFixture
 ):
-    watcher = ModelWatcher(two, settings, config=WatchConfig(retry_s=0.0), metrics=metrics)
+    watcher = ModelWatcher(two, settings, config=WatchSettings(retry_s=0.0), metrics=metrics)
     promoted(settings, 2)
     models = settings.state / "models"
     shutil.rmtree(models)

@@ -69,6 +69,7 @@ def test_the_commit_comes_from_the_environment_or_git(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_command_ends_with_one_line_and_a_code(body: str, code: int, said: str) -> None:
-    program = f"from fraud.errors import DataError, run_command\ndef main(argv):\n    {body}\nrun_command(main)"
+    imports = "from fraud.cli import run_command\nfrom fraud.errors import DataError"
+    program = f"{imports}\ndef main(argv):\n    {body}\nrun_command(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)

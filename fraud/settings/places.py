@@ -1,0 +1,225 @@
+"""Where things are: folders, URLs and names that all parts share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from fraud import days
+from fraud.errors import ConfigError
+from fraud.settings.variables import CONFIG, Group, Variable
+
+HISTORY_URL = "FRAUD_HISTORY_URL"
+# Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
+_RAY_JOB_COPY = "working_dir_files"
+_STORES = ("redis://", "rediss://", "unix://")
+
+
+def _history_url(url: str) -> str:
+    if url not in ("node", "memory") and not url.startswith(_STORES):
+        raise ValueError
+    return url
+
+
+def _day_zone(name: str) -> str:
+    try:
+        days.Zone(name or days.UTC.name)
+    except ConfigError as error:
+        raise ConfigError(f"FRAUD_DAY_ZONE: {error}") from None
+    return name
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Settings(Group):
+    """Folders, URLs and names that all parts share."""
+
+    TITLE: ClassVar[str] = "Places and names"
+    READERS: ClassVar[str] = "everything"
+
+    root: Annotated[
+        Path,
+        Variable(
+            name="FRAUD_ROOT", meaning="folder that relative paths are relative to", default="the working directory"
+        ),
+    ]
+    state: Annotated[
+        Path,
+        Variable(
+            name="FRAUD_STATE",
+            meaning="folder of what we keep between runs: MLflow's database and files, logs, checkpoints, live history",
+            default="`var` below `FRAUD_ROOT`",
+        ),
+    ]
+    tracking_uri: Annotated[
+        str,
+        Variable(
+            name="MLFLOW_TRACKING_URI",
+            meaning="MLflow's tracking store and model registry",
+            default="SQLite below `FRAUD_STATE`",
+        ),
+    ]
+    experiment: Annotated[
+        str, Variable(name="FRAUD_EXPERIMENT", meaning="MLflow experiment", readers="training, sweeps, monitoring")
+    ] = "fraud"
+    model_name: Annotated[str, Variable(name="FRAUD_MODEL_NAME", meaning="name in the model registry")] = (
+        "fraud-detector"
+    )
+    mode: Annotated[
+        Literal["production", "dev"],
+        Variable(
+            name="FRAUD_MODE",
+            meaning="only dev serves without an API key; `make up` sets dev",
+            readers="replicas of /score",
+        ),
+    ] = "production"
+    shared_data: Annotated[
+        Path,
+        Variable(
+            name="FRAUD_SHARED_DATA",
+            meaning="folder with the published data sets",
+            default="`../shared/data` from `FRAUD_ROOT`",
+            readers="benchmarks",
+        ),
+    ]
+    store: Annotated[
+        str,
+        Variable(
+            name="FRAUD_STORE",
+            meaning="folder or URL below which the demo keeps data, scored rows and pages",
+            default="`FRAUD_ROOT`",
+            readers="`make demo`",
+        ),
+    ] = ""
+    history: Annotated[
+        str,
+        Variable(
+            name="FRAUD_HISTORY",
+            meaning="folder or URL of the daily snapshots of entity history",
+            default="`history` below `FRAUD_STATE`",
+            readers="ray_jobs.train, ray_jobs.score, ray_jobs.history, replicas of /score",
+        ),
+    ] = ""
+    history_url: Annotated[
+        str,
+        BeforeValidator(_history_url),
+        Variable(
+            name=HISTORY_URL,
+            meaning="where serving keeps the live entity history: node is a file that the replicas of a machine share, "
+            "memory is of one replica. A URL holds the password and is never shown nor logged",
+            accepts="node, memory, redis://..., rediss://... or unix://...",
+            readers="replicas of /score",
+            is_secret=True,
+        ),
+    ] = field(default="node", repr=False)
+    history_timeout_ms: Annotated[
+        float,
+        Field(ge=1, le=60_000),
+        Variable(
+            name="FRAUD_HISTORY_TIMEOUT_MS",
+            meaning="longest wait of a request for Redis",
+            unit="milliseconds",
+            readers="replicas of /score",
+        ),
+    ] = 100.0
+    day_zone: Annotated[
+        str,
+        BeforeValidator(_day_zone),
+        Variable(
+            name="FRAUD_DAY_ZONE",
+            meaning="time zone of days where no schema says it",
+            accepts="an IANA name such as Europe/Berlin",
+            default="UTC",
+        ),
+    ] = ""
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, *, default_root: Path | None = None
+    ) -> Settings:
+        """Read `environment` (default os.environ). Raises ConfigError naming a variable that is wrong.
+
+        default_root: what holds without FRAUD_ROOT; the working directory if None.
+        """
+        texts = cls.texts(os.environ if environment is None else environment)
+        root = Path(texts.get("root") or default_root or Path.cwd()).absolute()
+        state = root / texts.get("state", "var")
+        return cls.checked(
+            texts,
+            root=root,
+            state=state,
+            tracking_uri=texts.get("tracking_uri", f"sqlite:///{state}/mlflow.db"),
+            shared_data=root / texts.get("shared_data", "../shared/data"),
+            store=texts.get("store", "").rstrip("/"),
+            history=_located(texts.get("history", str(state / "history")), root),
+        )
+
+    @property
+    def live(self) -> Path:
+        """The folder of the live entity history that this machine keeps."""
+        return self.state / "live" / self.model_name
+
+    def locate(self, path: str) -> str:
+        """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
+
+        Raises ConfigError where a relative path would land in Ray's temporary copy of the folder and be lost.
+        """
+        if "://" in path or Path(path).is_absolute():
+            return path
+        if _RAY_JOB_COPY in self.root.parts:
+            raise ConfigError(
+                f"path {path!r} is relative, and this job runs in a temporary copy of your folder that Ray deletes: "
+                "give an absolute path or a URL, or start Ray with FRAUD_ROOT set to your folder (`make up` does)"
+            )
+        return str(self.root / path)
+
+    def stored(self, name: str) -> str:
+        """Where the demo keeps a file: below `store`, or `root`."""
+        return self.locate(f"{self.store}/{name}" if self.store else name)
+
+    def locate_yaml(self, path_or_name: str) -> str:
+        """`locate` for what may be a YAML file or the name of a shipped one."""
+        return self.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name
+
+
+def _located(path: str, root: Path) -> str:
+    return path.rstrip("/") if "://" in path or Path(path).is_absolute() else str(root / path)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class DataStores(Group):
+    """Folders or URLs of what several commands read and write. Empty: below FRAUD_STATE."""
+
+    TITLE: ClassVar[str] = "Decisions and labels"
+    READERS: ClassVar[str] = "replicas of /score, ray_jobs.labels, ray_jobs.train, ray_jobs.score, monitoring"
+
+    decisions: Annotated[
+        str,
+        Variable(
+            name="FRAUD_DECISIONS",
+            meaning="folder or URL (s3://...) of the decision log; off: no decision is kept",
+            default="`decisions` below `FRAUD_STATE`",
+            readers="replicas of /score, ray_jobs.labels, monitoring.performance",
+        ),
+    ] = ""
+    labels: Annotated[
+        str,
+        Variable(
+            name="FRAUD_LABELS",
+            meaning="folder or URL of the labels",
+            default="`labels` below `FRAUD_STATE`",
+        ),
+    ] = ""
+
+    def decisions_url(self, settings: Settings) -> str:
+        """Where the decision log is."""
+        return settings.locate(self.decisions or str(settings.state / "decisions"))
+
+    def labels_url(self, settings: Settings) -> str:
+        """Where the labels are."""
+        return settings.locate(self.labels or str(settings.state / "labels"))
