@@ -24,6 +24,7 @@ RESULTS = ROOT / "benchmarks/results"
 BEGIN = "<!-- measured: python -m benchmarks.summary -->"
 BEGIN_WEEKS = "<!-- measured: python -m benchmarks.summary (weeks) -->"
 BOOSTING, PYOD = "HistGradientBoosting", "PyOD"
+TITLES = {"ulb": "ULB", "handbook": "handbook", "sparkov": "Sparkov"}
 # A line of the production table: data set, its title, the run's key.
 WEEKS = (
     ("handbook", "handbook: daily batch, and live row by row", "live"),
@@ -39,14 +40,14 @@ def results(name: str) -> Any:
 
 def peers() -> str:
     """Our figures beside the best peer of the same run, and their ratio."""
-    lines = [row(["measured", "ours", "peer", "its figure", "ratio"]), "|" + "---|" * 5]
-    for data_set in results("detection").values():
+    lines = [row(["measured", "ours", "peer", "peer's figure", "ratio"]), "|" + "---|" * 5]
+    for key, data_set in results("detection").items():
         precision = {who: _mean(figures) for who, figures in data_set["figures"].items()}
         for name, what, prefix in (("joined", "with labels", BOOSTING), ("label_light", "few labels", PYOD)):
             best = max((who for who in precision if who.startswith(prefix)), key=lambda who: precision[who])
             ours, theirs = precision[OURS[name]], precision[best]
-            title = f"average precision, {data_set['title'].split(',')[0]}, {what}"
-            cells = [title, f"{ours:.3f}", best.split(",")[0], f"{theirs:.3f}", f"{ours / theirs:.2f} ×"]
+            title = f"average precision, {TITLES[key]}, {what}"
+            cells = [title, f"{ours:.3f}", best.split(",")[0], f"{theirs:.3f}", f"{ours / theirs:.2f}×"]
             lines.append(row(cells))
     engine = {case["case"]: case for case in results("engine")["table"]}
     for name, unit, digits in (("1 row", 1, 0), ("100,000 rows", 1000, 0)):
@@ -90,7 +91,7 @@ def _mean(figures: Mapping[str, Any]) -> float:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f} ×" if ratio < 10 else f"{ratio:.0f} ×"
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 if __name__ == "__main__":
