@@ -67,7 +67,7 @@ def full(found: Mapping[str, Any]) -> str:
     lines.append(row(["/score, a transaction a request", "16 at a time", "", f"{us:.0f}", f"{us:.0f}", "",
                       f"{us / 3600 * price:.6f}", ""]))  # fmt: skip
     head = f"USD at {price} a CPU hour. A sweep's figures are of one trial, /score's of `docs/serving_speed.md`."
-    return "\n".join([head, "", *lines, "", f"Foretold, nodes of {NODE_CPUS} CPUs:", "", *foretold])
+    return "\n".join([head, "", *lines, "", f"Predicted, nodes of {NODE_CPUS} CPUs:", "", *foretold])
 
 
 def write(found: Mapping[str, Any]) -> None:

@@ -119,7 +119,7 @@ def _promises(found: Mapping[str, Any]) -> str:
         for what, measured, least in promises(found)
         if measured is not None
     ]
-    return _table(["ours by another's", "measured ×", "promised ×", "kept"], rows)
+    return _table(["ours by another's", "measured ×", "target ×", "met"], rows)
 
 
 def _notes(found: Mapping[str, Any]) -> str:
