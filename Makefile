@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo` and `make test`. Needs Python 3.11 or 3.12 (with venv), make and git.
+# Everything a newcomer needs: `make demo` and `make check`. Needs Python 3.11 or 3.12 (with venv), make and git.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.installed
-UV ?= uv
+UV ?= $(PY) -m uv
 # Airflow has an environment of its own: its caps shall not drive the versions that Ray and the rest run with.
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
@@ -19,6 +19,8 @@ CHECK_PYTHON := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c '$(CHECK_PYTHON)' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 
+TESTS := OMP_NUM_THREADS=1 $(PY) -m tests
+
 # Passed to `make demo`: your own transactions, their schema and a training configuration.
 DATA ?=
 SCHEMA ?=
@@ -30,29 +32,28 @@ export DO_NOT_TRACK := 1
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 export AIRFLOW_VENV
 
-.PHONY: help setup demo up airflow down status test lint format bench lock audit sbom clean
+.PHONY: help setup demo up airflow down status check test drills types lint format bench lock audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 	@echo "  make demo DATA=path SCHEMA=path [CONFIG=path]   the same with your own transactions"
 
-setup: $(STAMP)
+setup: $(STAMP) ## install into .venv with uv, or with pip where uv cannot be had
 
 # The stamp makes a second run free; a changed lock or pyproject installs again into the same environment.
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with its venv module found on PATH" \
 		"(Debian: apt-get install python3.11-venv), or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "installing into $(VENV) with $$("$(PYTHON)" --version) (some minutes the first time) ..."
+	@echo "installing into $(VENV) with $$("$(PYTHON)" --version) ..."
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@.ci/install $(VENV) requirements.lock .
 	@touch $@
 
 $(AIRFLOW_STAMP): requirements-airflow.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with its venv module found on PATH" >&2; exit 1; }
 	@echo "installing Airflow into $(AIRFLOW_VENV) ..."
 	@test -x $(AIRFLOW_VENV)/bin/python || "$(PYTHON)" -m venv $(AIRFLOW_VENV)
-	@$(AIRFLOW_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-airflow.lock
+	@.ci/install $(AIRFLOW_VENV) requirements-airflow.lock
 	@touch $@
 
 demo: $(STAMP) ## data, training, registry, live /score, a scored day and a drift report on a local Ray
@@ -70,13 +71,21 @@ down: ## stop what demo, up or airflow started, and only that
 status: $(STAMP) ## say what runs, and where
 	@$(PY) -m deploy.local status
 
-test: lint ## lint, types, and every test with the coverage floor
-	@OMP_NUM_THREADS=1 $(PY) -m tests
+check: types ## lint, types and the quick tests: what to run before a commit
+	@$(TESTS) check
 
-lint: $(STAMP) $(AIRFLOW_STAMP) ## ruff, mypy and hadolint
+test: lint ## lint, types, every test but the long drills, and the coverage floor of the core
+	@$(TESTS) test
+
+drills: $(STAMP) $(AIRFLOW_STAMP) ## the tests of minutes: killed nodes, killed drivers, `ray up`
+	@$(TESTS) drills
+
+types: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+lint: types $(AIRFLOW_STAMP) ## ruff, mypy (the DAGs too, with Airflow) and hadolint
 	@MYPYPATH=dags/plugins $(BIN)/mypy --python-executable $(AIRFLOW_VENV)/bin/python dags
 	@$(BIN)/hadolint Dockerfile deploy/docker/Airflow.Dockerfile
 
@@ -90,14 +99,14 @@ bench: $(STAMP) ## measure detection, speed and memory; prints tables and writes
 
 LOCK := pip compile --quiet --universal --python-version 3.11 --annotation-style line \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
-lock: ## resolve the lock files anew from pyproject.toml (needs uv)
+lock: ## resolve the lock files anew from pyproject.toml (with the uv of `make setup`)
 	@$(UV) $(LOCK) --extra dev pyproject.toml -o requirements.lock
 	@$(UV) $(LOCK) --group pyproject.toml:airflow -o requirements-airflow.lock
 	@$(UV) $(LOCK) --group pyproject.toml:audit -o requirements-audit.lock
 
 $(AUDIT_STAMP): requirements-audit.lock
 	@test -x $(AUDIT_VENV)/bin/python || "$(PYTHON)" -m venv $(AUDIT_VENV)
-	@$(AUDIT_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-audit.lock
+	@.ci/install $(AUDIT_VENV) requirements-audit.lock
 	@touch $@
 
 audit: $(AUDIT_STAMP) ## known vulnerabilities of every pinned package; fails where PyPI cannot be asked

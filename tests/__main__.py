@@ -1,86 +1,106 @@
-"""Run every test as three pytest processes side by side: `python -m tests`, which is what `make test` does.
+"""Run the tests in parts, two at a time: `python -m tests [check | test | drills]`, which make calls.
 
-One computes; one shares a Ray for its tests; one starts Rays, servers, browsers and commands that it mostly waits for.
-What needs Airflow, whose processes are many, begins when the first has ended.
-Two cores are kept busy so, which one process after the other would leave idle half of the time. Only the first
-measures coverage: Python's tracer costs half as much again, and sees nothing of what runs in Ray's workers.
+check: what needs no Ray, no server and no browser, in two processes. test: everything but the long drills.
+drills: killed nodes, killed drivers, `ray up` and other tests of minutes, one after the other.
+Each line appears as it comes, with the name of its part before it. Two parts keep two cores busy; more would fight
+for them. Only the part of the core measures coverage: tracing costs half as much again.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
-PYTEST = [sys.executable, "-m", "pytest", "--durations=10"]
-PARTS = {  # tests/conftest.py marks modules so
-    "quick": [*PYTEST, "-m", "not (shared_ray or live)", *COVERAGE],
-    "shared Ray": [*PYTEST, "-m", "shared_ray"],
-    "live": [*PYTEST, "-m", "live and not airflow"],
+PYTEST = [sys.executable, "-u", "-m", "pytest", "--durations=10"]
+EACH = [*PYTEST, "-vv"]  # a line for each test, where a test takes seconds
+CORE = ["tests/fraud", "tests/ray_jobs/gate"]
+HALF = ["tests/fraud", "tests/ray_jobs", "tests/monitoring"]  # of the quick tests' processor time
+
+
+def all_but(paths: Sequence[str]) -> list[str]:
+    return ["tests", *(f"--ignore={path}" for path in paths)]
+
+
+QUICK = "not (shared_ray or live or slow or drill)"
+PARTS: dict[str, dict[str, list[str]]] = {  # tests/conftest.py adds shared_ray and live
+    "check": {
+        "core and jobs": [*PYTEST, "-m", QUICK, *HALF],
+        "others": [*PYTEST, "-m", QUICK, *all_but(HALF)],
+    },
+    "test": {
+        "live": [*EACH, "-m", "live and not (airflow or drill)"],
+        "core": [*PYTEST, "-m", "not (shared_ray or live or drill)", *CORE, *COVERAGE],
+        "others": [*PYTEST, "-m", "not (shared_ray or live or drill)", *all_but(CORE)],
+        "shared Ray": [*EACH, "-m", "shared_ray and not drill"],
+        "Airflow": [*EACH, "-m", "live and airflow and not drill"],
+    },
+    "drills": {
+        "nodes and drivers": [*EACH, "-m", "drill and not shared_ray"],
+        "sweeps and trainings": [*EACH, "-m", "drill and shared_ray"],
+    },
 }
-LATER = {"Airflow": [*PYTEST, "-m", "live and airflow"]}
+AT_ONCE = {"check": 2, "test": 2, "drills": 1}
 INTERRUPTED = 130
-UNWIND_SECONDS = 120  # a pytest that is interrupted stops the servers that its tests started
+UNWIND_SECONDS = 120  # an interrupted pytest stops the servers that its tests started
 
 logger = logging.getLogger(__name__)
 
 
-def run(commands: Mapping[str, Sequence[str]], later: Mapping[str, Sequence[str]] | None = None) -> int:
-    """Run commands at the same time and show their outputs one after the other, the first as it comes.
+def run(parts: Mapping[str, Sequence[str]], at_once: int = 2) -> int:
+    """Run commands in their order, some at once, and print each line as it comes, after the name of its part.
 
-    later: commands that begin when the first one has ended. Returns the largest exit code, or 130 after ctrl-C or
-    SIGTERM, which every command gets once.
+    Returns the largest exit code, or 130 after ctrl-C or SIGTERM, which every running command gets once.
     """
     began = time.monotonic()
+    waiting = list(parts.items())
     running: dict[str, subprocess.Popen[bytes]] = {}
+    codes: dict[str, int] = {}
+    readers: dict[str, threading.Thread] = {}
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    with tempfile.TemporaryDirectory(prefix="fraud-tests-") as folder:
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                name, command = waiting.pop(0)
+                logger.info("=== %s: begins", name)
+                # In a group of its own, or ctrl-C would reach it twice: from the terminal and from here.
+                running[name] = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
+                )
+                readers[name] = threading.Thread(target=show, args=(name, running[name]), daemon=True)
+                readers[name].start()
+            time.sleep(0.1)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                readers[name].join(5)  # a process that outlives its test may keep the pipe open
+                codes[name] = abs(running.pop(name).returncode)
+                logger.info("=== %s: exit code %d after %d s", name, codes[name], time.monotonic() - began)
+    except KeyboardInterrupt:
+        logger.info("interrupted: stopping what the tests started")
+        return INTERRUPTED
+    finally:
+        stop(list(running.values()))
+        for reader in readers.values():
+            reader.join(5)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    failed = [name for name, code in codes.items() if code]
+    outcome = f"failed in {', '.join(failed)}" if failed else "passed"
+    logger.info("=== all tests: %s, %d s", outcome, time.monotonic() - began)
+    return max(codes.values())
 
-        def begin(parts: Mapping[str, Sequence[str]]) -> None:
-            for name, command in parts.items():
-                with (Path(folder) / name).open("wb") as output:
-                    # In a group of its own, or ctrl-C would reach it twice: from the terminal and from here.
-                    running[name] = subprocess.Popen(
-                        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-                    )
 
-        try:
-            begin(commands)
-            for place, name in enumerate([*commands, *(later or {})]):
-                logger.info("=== %s tests", name)
-                for piece in follow(Path(folder) / name, running[name]):
-                    sys.stdout.buffer.write(piece)
-                    sys.stdout.flush()
-                logger.info("=== %s tests: exit code %d", name, running[name].returncode)
-                if place == 0:
-                    begin(later or {})
-        except KeyboardInterrupt:
-            logger.info("interrupted: stopping what the tests started")
-            return INTERRUPTED
-        finally:
-            stop(list(running.values()))
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    codes = {name: process.returncode for name, process in running.items()}
-    logger.info("=== all tests: %s, %d s", "failed" if any(codes.values()) else "passed", time.monotonic() - began)
-    return max(abs(code) for code in codes.values())
-
-
-def follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a process writes to a file, until it has ended."""
-    with path.open("rb") as output:
-        while True:
-            has_ended = process.poll() is not None
-            yield output.read()
-            if has_ended:
-                return
-            time.sleep(0.2)
+def show(name: str, process: subprocess.Popen[bytes]) -> None:
+    """Print a process's lines as they come."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        sys.stdout.buffer.write(f"{name} | ".encode() + line.rstrip(b"\n") + b"\n")
+        sys.stdout.flush()
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -97,6 +117,13 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests", description="Run the tests in parts.")
+    parser.add_argument("parts", nargs="?", choices=PARTS, default="test")
+    chosen = parser.parse_args(arguments).parts
+    return run(PARTS[chosen], AT_ONCE[chosen])
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    raise SystemExit(run(PARTS, LATER))
+    raise SystemExit(main())

@@ -6,8 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +35,9 @@ FOREIGN = (
 FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "FRAUD_MLFLOW", "MLFLOW_", "AWS_", "PGPASS")
 
 # Tests that start other processes and wait for them.
-WAITING = ("ray", "airflow", "browser", "slow")
+WAITING = ("ray", "airflow", "browser", "drill", "slow")
 # What the floor of coverage is measured by; the tracer would only slow the others down.
-CORE_TESTS = (Path(__file__).parent / "fraud", Path(__file__).parent / "ray_jobs" / "test_gate.py")
+CORE_TESTS = (Path(__file__).parent / "fraud", Path(__file__).parent / "ray_jobs" / "gate")
 
 _SESSION_STATE = pytest.StashKey[Path]()
 
@@ -63,19 +63,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[_SESSION_STATE], ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has shown the test's result
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure at once: a run that is cut short never reaches pytest's summary."""
+    if report.failed:
+        sys.stdout.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}\n")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which of `make test`'s processes a module belongs to, whole, and trace nothing but the core's tests."""
-    needs: dict[Path, set[str]] = defaultdict(set)
-    for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
-            needs[item.path].add("shared_ray")
-        elif any(item.get_closest_marker(name) for name in WAITING):
-            needs[item.path].add("live")
+    """Say which part of `make test` runs a test, and trace nothing but the core's tests.
+
+    A module with the session-wide Ray stays together, as its other tests would start Rays of their own.
+    """
+    sharing = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     for item in items:
         is_core = any(item.path.is_relative_to(tests) for tests in CORE_TESTS)
-        if not is_core and needs[item.path]:
-            item.add_marker(max(needs[item.path]))  # shared_ray before live
+        if not is_core and item.path in sharing:
+            item.add_marker("shared_ray")
+        elif not is_core and any(item.get_closest_marker(name) for name in WAITING):
+            item.add_marker("live")
         if not is_core or item.get_closest_marker("slow"):
             item.add_marker("no_cover")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def relative(path: Path) -> str:
 SHIPPED_MODULES = [path for folder in SHIPPED for path in modules(folder)]
 
 
+@functools.cache  # nearly every test below reads nearly every module
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 

@@ -1,4 +1,4 @@
-"""What `make test` runs: commands side by side, each output whole, any failure a failure, ctrl-C for all of them."""
+"""What `make check`, `make test` and `make drills` run: parts, two at once, any failure a failure, ctrl-C for all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import __main__ as side_by_side
+from tests import __main__ as parts
+from tests.conftest import CORE_TESTS
 
 ROOT = Path(__file__).parent.parent
 # Each waits for the other's file, so one after the other they would not end.
@@ -28,7 +29,7 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 3), 3), ((1, 0), 1)])
-def test_both_run_at_once_and_any_failure_counts(
+def test_two_run_at_once_and_any_failure_counts(
     tmp_path: Path, codes: tuple[int, int], expected: int, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
@@ -36,27 +37,37 @@ def test_both_run_at_once_and_any_failure_counts(
         "first": [sys.executable, "-c", MEETING, a, b, str(codes[0])],
         "second": [sys.executable, "-c", MEETING, b, a, str(codes[1])],
     }
-    assert side_by_side.run(commands) == expected
-    assert capfdbinary.readouterr().out.split() == b"begin a end a begin b end b".split()
+    assert parts.run(commands) == expected
+    lines = capfdbinary.readouterr().out.splitlines()
+    for name, path in ((b"first", b"a"), (b"second", b"b")):
+        ours = [line for line in lines if line.startswith(name)]
+        assert ours == [name + b" | begin " + path, name + b" | end " + path]
 
 
-def test_a_later_part_begins_after_the_first_and_counts(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    first = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()", str(tmp_path / "first")]
-    second = [sys.executable, "-c", "print('second')"]
-    last = [
-        sys.executable,
-        "-c",
-        "import pathlib, sys; print('last'); sys.exit(4 * pathlib.Path(sys.argv[1]).exists())",
-    ]
-    assert side_by_side.run({"first": first, "second": second}, {"last": [*last, str(tmp_path / "first")]}) == 4
-    assert capfdbinary.readouterr().out.split() == [b"second", b"last"]
+def test_a_third_part_waits_until_one_has_ended(tmp_path: Path) -> None:
+    first = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()", str(tmp_path / "ended")]
+    waits = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+    second = [sys.executable, "-c", waits, str(tmp_path / "third")]
+    ends = "import pathlib, sys; pathlib.Path(sys.argv[2]).touch(); sys.exit(4 * pathlib.Path(sys.argv[1]).exists())"
+    third = [sys.executable, "-c", ends, str(tmp_path / "ended"), str(tmp_path / "third")]
+    assert parts.run({"first": first, "second": second, "third": third}) == 4
+    assert parts.run({"first": first, "third": third}, at_once=1) == 4
+
+
+def test_a_line_is_shown_before_its_part_has_ended(tmp_path: Path) -> None:
+    waits = "import pathlib, sys, time\nprint('begun', flush=True)\n"
+    waits += "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+    code = "import sys; from tests.__main__ import run; sys.exit(run({'a': [sys.executable, '-c', *sys.argv[1:]]}))"
+    command = [sys.executable, "-c", code, waits, str(tmp_path / "seen")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "a | begun\n"
+        (tmp_path / "seen").touch()
+        assert process.wait(120) == 0
 
 
 def test_a_part_that_is_killed_is_a_failure() -> None:
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    assert side_by_side.run({"killed": killed, "fine": [sys.executable, "-c", ""]}) == signal.SIGKILL
+    assert parts.run({"killed": killed, "fine": [sys.executable, "-c", ""]}) == signal.SIGKILL
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -73,26 +84,57 @@ def test_ctrl_c_unwinds_every_part_once(tmp_path: Path, number: signal.Signals) 
     )
     process = subprocess.Popen([sys.executable, "-c", code, part, str(tmp_path)], cwd=ROOT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(list(tmp_path.glob("*.began"))) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(process.pid, number)  # as a terminal does
-        assert process.wait(120) == side_by_side.INTERRUPTED
+        assert process.wait(120) == parts.INTERRUPTED
     finally:
         process.kill()
         process.wait()
     assert {path.name for path in tmp_path.glob("*.unwound")} == {"a.unwound", "b.unwound"}
 
 
-def test_every_test_is_in_one_part() -> None:
-    parts = {**side_by_side.PARTS, **side_by_side.LATER}
-    chosen = {name: command[command.index("-m", 3) + 1] for name, command in parts.items()}
-    assert chosen == {
-        "quick": "not (shared_ray or live)",
-        "shared Ray": "shared_ray",
-        "live": "live and not airflow",
-        "Airflow": "live and airflow",
-    }
-    measured = [name for name, command in parts.items() if "--cov-fail-under=90" in command]
-    assert measured == ["quick"]
+def test_a_failure_is_shown_before_the_next_test(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_runtest_logreport\n")
+    (tmp_path / "test_two.py").write_text(
+        "def test_one():\n    assert 1 == 2\n\ndef test_two():\n    import os\n    os._exit(9)\n"
+    )
+    command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 9, ended.stderr
+    assert "FAILED test_two.py::test_one (call)" in ended.stdout and "assert 1 == 2" in ended.stdout
+
+
+def chosen_by(command: list[str], is_core: bool, marks: set[str]) -> bool:
+    """Whether a part runs a test of these marks; an expression of pytest's -m reads as Python's."""
+    expression = command[command.index("-m", 4) + 1]
+    names = dict.fromkeys(("live", "shared_ray", "airflow", "drill", "slow"), False) | dict.fromkeys(marks, True)
+    takes_all = not any(argument.startswith(("tests", "--ignore")) for argument in command)
+    return (takes_all or is_core == ("tests/fraud" in command)) and bool(eval(expression, names))
+
+
+@pytest.mark.parametrize("extra", [(), ("drill",), ("slow",), ("drill", "slow")])
+@pytest.mark.parametrize(
+    ("needs", "is_core"),
+    [((), True), ((), False), (("live",), False), (("live", "airflow"), False), (("shared_ray",), False)],
+)
+def test_every_test_is_in_one_part_of_test_or_drills(needs: tuple, extra: tuple, is_core: bool) -> None:
+    both = {**parts.PARTS["test"], **parts.PARTS["drills"]}
+    chosen = [name for name, command in both.items() if chosen_by(command, is_core, {*needs, *extra})]
+    assert len(chosen) == 1
+    assert (chosen[0] in parts.PARTS["drills"]) == ("drill" in extra)
+    is_quick = any(chosen_by(command, is_core, {*needs, *extra}) for command in parts.PARTS["check"].values())
+    assert is_quick == (not needs and not extra)
+
+
+def test_the_core_is_measured() -> None:
+    measured = [name for name, command in parts.PARTS["test"].items() if "--cov-fail-under=90" in command]
+    assert measured == ["core"]
+
+
+def test_what_is_traced_is_what_the_measured_part_runs() -> None:
+    assert [ROOT / path for path in parts.CORE] == list(CORE_TESTS)
+    assert all(path.is_dir() for path in CORE_TESTS)

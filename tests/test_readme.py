@@ -1,112 +1,131 @@
-"""What README and docs tell a newcomer to type exists: modules, flags, make targets, files, schemas and links."""
+"""README, CONTRIBUTING and docs: links, anchors, files, targets, lines and figures are right."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from benchmarks import summary
+from benchmarks.pages import replaced
 from fraud.schema import Schema
 from fraud.schema.contract import shipped_names
 from fraud.training.config import SHIPPED
+from tests.documentation import MEASURED, PAGES, ROOT, TEXT, inline_code, shell_lines
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
-LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
-NAMED = sorted(set(re.findall(r"python -m ([\w.]+)", TEXT)))
-MODULES = [name for name in NAMED if not name.startswith("tests.")]  # those take no flags and write figures
-
-
-def flags_of(module: str) -> set[str]:
-    """Every long flag that some documented command gives to `module`."""
-    commands = [line for line in LINES if f"python -m {module}" in line]
-    return {flag for command in commands for flag in re.findall(r"(--[\w-]+)", command.split(module)[-1])}
+README = TEXT[ROOT / "README.md"]
+EVERYTHING = "\n".join(TEXT.values())
+LONGEST_LINE, LONGEST_PROSE = 120, 100
+WRAPPED = [page for page in PAGES if page.name != "settings.md"]  # that one is generated, in long tables
+PACKAGES = ("fraud", "cluster", "tuning", "ray_jobs", "serve_app", "monitoring", "dags", "deploy")
+# Folders that no sentence of the tree needs.
+UNNAMED = {"fraud_airflow"}
+WRITTEN = {"deploy/secrets", "monitoring/drift_report.html"}  # by commands
 
 
-# One process asks every module in turn, as what they import takes seconds. Prints {command: [exit code, help]}.
-ASK = """
-import contextlib, io, json, runpy, sys, traceback
-shown = {}
-for command in sys.argv[1:]:
-    sys.argv = [*command.split(), "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        try:
-            code = runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True) and None
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            code = traceback.format_exc()
-    shown[command] = code, text.getvalue()
-print(json.dumps(shown))
-"""
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", TEXT[page], flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def verbs_of(module: str) -> list[str]:
-    """What stands between `module` and its flags in some documented command."""
-    return sorted(set(re.findall(rf"python -m {re.escape(module)} ([a-z]+) ", "\n".join(LINES))))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), f"{page.name} points to {target}"
+        assert not anchor or anchor in anchors(path), f"{page.name} points to {target}"
 
 
-@pytest.fixture(scope="module")
-def helps() -> dict[str, tuple[object, str]]:
-    """{module, or module and verb: exit code and text of its --help}."""
-    commands = [" ".join([module, *verb]) for module in MODULES for verb in ([], *([v] for v in verbs_of(module)))]
-    asked = [sys.executable, "-c", ASK, *commands]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def test_every_page_is_linked_from_the_readme() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README, page.name
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_documented_modules_run_and_know_their_flags(module: str, helps: dict[str, tuple[object, str]]) -> None:
-    shown = ""
-    for command in (module, *(f"{module} {verb}" for verb in verbs_of(module))):
-        code, text = helps[command]
-        assert code == 0 and text, f"{command} --help: {code}"
-        shown += text
-    for flag in flags_of(module):
-        assert flag in shown, f"{module} has no {flag}"
-
-
-def test_documented_modules_of_the_tests_exist() -> None:
-    for name in set(NAMED) - set(MODULES):
-        assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
+@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: page.name)
+def test_lines_are_short_and_prose_is_wrapped(page: Path) -> None:
+    text = MEASURED.sub(lambda block: "\n" * block[0].count("\n"), TEXT[page])
+    in_code = False
+    for number, line in enumerate(text.splitlines(), 1):
+        in_code ^= line.lstrip().startswith("```")
+        is_prose = not in_code and not line.lstrip().startswith(("|", "!", "<", "`", "#"))
+        if len(line.split()) > 1 and not line.startswith("!["):
+            limit = LONGEST_PROSE if is_prose else LONGEST_LINE
+            # A line that is one link or one piece of code cannot be wrapped.
+            assert len(line) <= limit or re.fullmatch(r"\s*(- )?\W?(`[^`]+`|\[.*\]\(.*\))\W?", line), (
+                f"{page.name}:{number} has {len(line)} characters"
+            )
 
 
 def test_documented_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    named = set(re.findall(r"`?\bmake ([a-z]+)", "\n".join(LINES))) | set(re.findall(r"`make ([a-z]+)", TEXT))
-    assert named and named <= targets
+    lines = [line.split("#")[0] for _, line in shell_lines()] + [code for _, code in inline_code()]
+    named = {target for line in lines for target in re.findall(r"\bmake ([a-z]+)", line)}
+    assert named and named <= targets, named - targets
 
 
-def test_links_and_pictures_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name} points to {target}"
+def test_named_files_exist() -> None:
+    for page, code in inline_code():
+        path = code.split("::")[0]
+        if (
+            path.split("/")[0] in (*PACKAGES, "tests")
+            and re.fullmatch(r"[\w.-]+/[\w./-]+", path)
+            and path not in WRITTEN
+        ):
+            assert (ROOT / path).exists(), f"{page.name} names {code}"
 
 
 def test_documented_schemas_and_configurations_are_shipped() -> None:
-    schemas = set(re.findall(r"(?:SCHEMA=|--schema )(\w+)\b(?![./])", TEXT)) - {"my"}
-    configs = set(re.findall(r"(?:CONFIG=|--config )(\w+)\b(?![./])", TEXT)) - {"file"}
+    schemas = set(re.findall(r"(?:SCHEMA=|--schema )(\w+)\b(?![./])", EVERYTHING)) - {"my"}
+    configs = set(re.findall(r"(?:CONFIG=|--config )(\w+)\b(?![./])", EVERYTHING)) - {"file"}
     assert schemas and schemas <= set(shipped_names())
     assert configs <= {path.stem for path in SHIPPED.glob("*.yaml")}
 
 
-def test_the_example_request_is_a_transaction_of_the_default_schema() -> None:
-    body = re.search(r"-d '(\{.*?\})'", TEXT)
-    assert body
-    assert set(json.loads(body[1])) == {column.name for column in Schema.load("transactions").inputs}
+def test_the_example_requests_are_transactions_of_the_default_schema() -> None:
+    bodies = re.findall(r"-d '(\{.*?\})'", EVERYTHING)
+    assert bodies
+    for body in bodies:
+        assert set(json.loads(body)) == {column.name for column in Schema.load("transactions").inputs}
 
 
-def test_the_file_tree_names_what_is_there() -> None:
-    tree = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+def test_the_tree_names_every_package_and_nothing_else() -> None:
+    tree = re.search(r"```text\n(.*?)```", README, flags=re.DOTALL)
     assert tree
-    for name in re.findall(r"\b(\w+\.py)\b", tree[1]):
-        assert list(ROOT.glob(f"*/{name}")), f"the tree names {name}"
-    for folder in re.findall(r"^(\w+)/", tree[1], flags=re.MULTILINE):
-        assert (ROOT / folder).is_dir()
+    named = set(re.findall(r"([\w/]+)/(?=[\s,])", tree[1]))
+    there = {
+        folder.name
+        for package in PACKAGES
+        for folder in [ROOT / package, *(ROOT / package).rglob("*")]
+        if folder.is_dir() and any(folder.glob("*.py"))
+    }
+    assert there - UNNAMED <= named, there - UNNAMED - named
+    folders = {path.name for path in ROOT.rglob("*") if path.is_dir() and ".git" not in path.parts}
+    assert named <= folders, named - folders
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.split("## Dependencies")[1]
+    reasons = {name for cell in re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE) for name in cell.split(", ")}
+    names = {re.split(r"[\[=<>]", dependency)[0].removesuffix("-binary") for dependency in project["dependencies"]}
+    assert names <= reasons, names - reasons
+
+
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert re.findall(r"^## (\S+)$", TEXT[ROOT / "CHANGELOG.md"], flags=re.MULTILINE)[0] == version
+    for file in ("Dockerfile", "deploy/compose.yaml", "deploy/kuberay/kustomization.yaml"):
+        assert version in (ROOT / file).read_text(encoding="utf-8"), file
+
+
+def test_the_figures_of_the_readme_are_those_of_the_last_runs() -> None:
+    assert replaced(README, summary.peers(), summary.BEGIN) == README, "run python -m benchmarks.summary"
+    assert replaced(README, summary.weeks(), summary.BEGIN_WEEKS) == README, "run python -m benchmarks.summary"
+    assert "1.4× FastAPI in one process, but 0.8× FastAPI with two workers" in " ".join(README.split())

@@ -2,7 +2,7 @@
 
     python -m benchmarks.detection                                  # everything; minutes a data set
     python -m benchmarks.detection --data sparkov --seeds 0 --fast  # does it run?
-    python -m benchmarks.detection --table                          # the README's tables anew, from the last results
+    python -m benchmarks.detection --table                          # rewrites docs/detection.md from the last run
 
 Protocols, targets and where the files come from: the README of the data folder, FRAUD_SHARED_DATA (default
 ../shared/data). Nothing is chosen by a test window: settings are those of the shipped configurations, weights and
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS), help="data sets")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of every fit; default 0 1 2")
     parser.add_argument("--fast", action="store_true", help="tiny models on the newest window; writes no results")
-    parser.add_argument("--table", action="store_true", help="measure nothing, write the README's tables from --out")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write docs/detection.md from --out")
     parser.add_argument("--out", default=str(table.RESULTS), help="JSON of results; data sets not measured stay")
     arguments = parser.parse_args(argv)
     out = Path(arguments.out)

@@ -1,6 +1,6 @@
-"""The tables of what is caught, from the JSON of the last run: a summary in the README, the rest in docs/detection.md.
+"""The tables of docs/detection.md, from the JSON of the last run: a summary, then every data set.
 
-Both stand between two comment lines; whatever is outside them is written by hand.
+They stand between two comment lines; everything else is written by hand.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/detection.json"
 BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
-# Below this card precision of a perfect score the README leaves the column out.
+# Below this card precision of a perfect score the summary omits the column.
 LOWEST_ATTAINABLE = 0.05
-# The scores that the README shows in bold: those that a model without and with enough labels decides by.
+# In bold: the scores that decide, without and with enough labels.
 OF_INTEREST = (OURS["joined"], OURS["label_light"])
 
 
@@ -86,13 +86,13 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def pages(results: Mapping[str, Any]) -> dict[Path, str]:
-    """What stands between the comment lines of each page."""
-    whole = "\n\n".join(full(name, results[name]) for name in DATA_SETS if name in results)
-    return {ROOT / "README.md": summary(results), ROOT / "docs/detection.md": whole}
+    """The page, and what stands between its comment lines."""
+    tables = [summary(results), *(full(name, results[name]) for name in DATA_SETS if name in results)]
+    return {ROOT / "docs/detection.md": "\n\n".join(tables)}
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their pages."""
+    """Write the tables into their page."""
     for path, measured in pages(results).items():
         put(path, measured, BEGIN)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz                          # under uvicorn, 5,000 generated cases a schema
     python -m benchmarks.fuzz --ingress                # through Ray Serve and HAProxy
     python -m benchmarks.fuzz --cases 300 --fast       # does it run? writes nothing
-    python -m benchmarks.fuzz --table                  # the table of docs/serving.md anew
+    python -m benchmarks.fuzz --table                  # the table of docs/bad_input.md anew
 
 The server runs in production mode with a key, in processes of its own, whose memory is watched. Exit status 1: an
 answer was not as it should be; it is printed, and stands in the JSON. Needs schemathesis (the dev extra).
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="another one draws other requests (default %(default)s)")
     add("--port", type=int, default=PORT, help="to listen on (default %(default)s)")
     add("--fast", action="store_true", help="writes no results")
-    add("--table", action="store_true", help="attack nothing, write the table of docs/serving.md from --out")
+    add("--table", action="store_true", help="attack nothing, write the table of docs/bad_input.md from --out")
     add("--out", default=str(table.RESULTS), help="JSON of results")
     return parser
 

@@ -1,4 +1,4 @@
-"""The table of docs/serving.md about bad input, from the JSON of the last run."""
+"""The table of docs/bad_input.md about bad input, from the JSON of the last run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.pages import ROOT
 from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/fuzz.json"
-PAGE = ROOT / "docs/serving.md"
+PAGE = ROOT / "docs/bad_input.md"
 BEGIN = "<!-- measured: python -m benchmarks.fuzz --table -->"
 PARTS = {
     "cases": "requests from the OpenAPI document (schemathesis)",

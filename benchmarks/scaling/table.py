@@ -66,8 +66,8 @@ def full(found: Mapping[str, Any]) -> str:
     us = sorted(one["cases"]["single 16"]["cpu_us"] for one in served)[len(served) // 2]
     lines.append(row(["/score, a transaction a request", "16 at a time", "", f"{us:.0f}", f"{us:.0f}", "",
                       f"{us / 3600 * price:.6f}", ""]))  # fmt: skip
-    head = f"USD at {price} a CPU hour. A sweep's figures are those of one trial. /score: `docs/serving.md`'s run."
-    return "\n".join([head, "", *lines, "", f"Foretold, nodes of {NODE_CPUS} CPUs:", "", *foretold])
+    head = f"USD at {price} a CPU hour. A sweep's figures are of one trial, /score's of `docs/serving_speed.md`."
+    return "\n".join([head, "", *lines, "", f"Predicted, nodes of {NODE_CPUS} CPUs:", "", *foretold])
 
 
 def write(found: Mapping[str, Any]) -> None:

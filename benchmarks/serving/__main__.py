@@ -3,7 +3,7 @@
     python -m benchmarks.serving                                          # everything, 5 rounds: about half an hour
     python -m benchmarks.serving --only ours fastapi --rounds 1 --fast    # does it run?
     python -m benchmarks.serving --part single --only ours fastapi seed   # some of it: prints, writes nothing
-    python -m benchmarks.serving --table                                  # the tables of docs/serving.md anew
+    python -m benchmarks.serving --table                                  # the tables of docs/serving_speed.md anew
 
 Every server is a real one on 127.0.0.1, started as its documentation says, with the same model inside (the seed style
 has its own), one loaded at a time; wrk makes the load (apt-get install wrk). Each round starts every server afresh, in
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=ROUNDS, help=f"rounds (default {ROUNDS})")
     add("--seconds", type=int, default=SECONDS, help=f"of each load (default {SECONDS}), after one to warm up")
     add("--fast", action="store_true", help="one round of one second each")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving.md from --out")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving_speed.md from --out")
     add("--out", help=f"JSON of results (default {table.RESULTS.name}; a partial run writes none)")
     return parser
 

@@ -1,4 +1,4 @@
-"""The tables of docs/serving.md, from the JSON of the last run: single transactions, batches, and what was promised.
+"""The tables of docs/serving_speed.md, from the last run's JSON: single transactions, batches, promises.
 
 They stand between two comment lines; whatever is outside them is written by hand.
 """
@@ -14,7 +14,7 @@ from benchmarks.pages import ROOT
 from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/serving.json"
-PAGE = ROOT / "docs/serving.md"
+PAGE = ROOT / "docs/serving_speed.md"
 BEGIN = "<!-- measured: python -m benchmarks.serving --table -->"
 OURS = "ours"
 MOST_FAILED = 0.001  # share of the requests from which a server is marked
@@ -119,7 +119,7 @@ def _promises(found: Mapping[str, Any]) -> str:
         for what, measured, least in promises(found)
         if measured is not None
     ]
-    return _table(["ours by another's", "measured ×", "promised ×", "kept"], rows)
+    return _table(["ours by another's", "measured ×", "target ×", "met"], rows)
 
 
 def _notes(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@
     python -m benchmarks.serving_faults --part kills                 # SIGKILL for a replica, HAProxy, Serve's actors
     python -m benchmarks.serving_faults --part soak --minutes 30     # half the peak rate, memory, decisions
     python -m benchmarks.serving_faults --fast                       # does it run? writes nothing
-    python -m benchmarks.serving_faults --table                      # the tables of docs/serving.md anew
+    python -m benchmarks.serving_faults --table                      # the tables of docs/serving_faults.md anew
 
 changes: model swap, threshold, redeploy, rollback under load. kills: SIGKILL under load. shadowing: its cost at half
 the peak rate, and challengers that raise, are slow or hang. scaling: callers a replica takes; 1 to 3 replicas and back.
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, help="requests a second, instead of measuring the peak")
     add("--target", type=float, default=0.6, help="share of a processor that a replica is scaled to (%(default)s)")
     add("--fast", action="store_true", help="short rounds, one kill each; writes no results")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving.md from --out")
+    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving_faults.md from --out")
     add("--out", default=str(table.RESULTS), help="JSON of results")
     return parser
 

@@ -1,4 +1,4 @@
-"""The tables of docs/serving.md about what happens while things go wrong, from the JSON of the last run."""
+"""The tables of docs/serving_faults.md about what happens while things go wrong, from the JSON of the last run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.pages import ROOT, row
 from benchmarks.pages import write as put
 
 RESULTS = ROOT / "benchmarks/results/serving_faults.json"
-PAGE = ROOT / "docs/serving.md"
+PAGE = ROOT / "docs/serving_faults.md"
 BEGIN = "<!-- measured: python -m benchmarks.serving_faults --table -->"
 
 

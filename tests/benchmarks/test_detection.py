@@ -57,6 +57,7 @@ def test_the_other_protocols_are_shares_of_the_rows() -> None:
     assert shares == {"ulb": (0.60, 0.15, 0.25), "sparkov": (0.60, 0.20, 0.20)}
 
 
+@pytest.mark.slow
 def test_cards_known_as_compromised_are_left_out_of_card_precision(folder: Path) -> None:
     """Known: a fraud since the first day of training, whose label had arrived by the row's day."""
     data_set, schema = DATA_SETS["handbook"], Schema.load("handbook")
@@ -82,6 +83,7 @@ def test_cards_known_as_compromised_are_left_out_of_card_precision(folder: Path)
     assert without["average_precision"] == window.judge(perfect)["average_precision"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_measures_ours_and_the_usual_models_on_the_same_rows(folder: Path) -> None:
     told: list[str] = []
     found = measure.run(DATA_SETS["handbook"], folder, [0, 1], fast=True, tell=told.append)

@@ -12,6 +12,7 @@ from benchmarks.month.__main__ import main
 from fraud.schema.validation import validate
 
 
+@pytest.mark.slow
 def test_a_short_month_runs_through_the_real_commands(tmp_path: Path):
     out, image = tmp_path / "month.json", tmp_path / "month.png"
     assert main(["--small", "--seeds", "1", "--out", str(out), "--picture", str(image)]) in (0, 1)

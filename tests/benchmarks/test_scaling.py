@@ -42,7 +42,7 @@ def test_the_page_holds_the_tables_of_the_last_run() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_stage_is_measured_on_a_ray_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     from benchmarks.scoring.measure import prepare
 

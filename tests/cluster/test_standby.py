@@ -106,7 +106,7 @@ def ingress(tmp_path: Path) -> Iterator[Ingress]:
 
 def eventually(is_so: Callable[[], object]) -> None:
     """Wait until it is so."""
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 180
     while not is_so():
         assert time.monotonic() < ends
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Real Airflow, real Ray: whole runs of both DAGs; faults: one job a try, stopped when it must be, followed else."""
+"""Real Airflow, real Ray, faults: a try starts one job, stops it when it must and follows it otherwise."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import datetime as dt
 import json
 import os
 import signal
-import sqlite3
 import stat
-import subprocess
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deploy.local import airflow, services
-from deploy.local.services import CODE
 from tests.dags import sample
 from tests.dags.local_airflow import LocalAirflow, eventually, running
 
@@ -40,49 +36,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
     assert not [process for process in components if process.is_running()], "down stops every component"
 
 
-@pytest.fixture(scope="module")
-def whole_runs(local: LocalAirflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
-    """A training, then `airflow dags test` of both real DAGs, beside the tests of faults, which mostly wait.
-
-    On a copy of the database, which the running scheduler does not see.
-    """
-    folder = tmp_path_factory.mktemp("whole")
-    with sqlite3.connect(airflow.home(local.stack.settings) / "airflow.db") as ours:
-        ours.backup(sqlite3.connect(folder / "airflow.db"))
-    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
-        **sample.VARIABLES,
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
-        "FRAUD_DAILY_SCHEDULE": "none",
-        "FRAUD_WEEKLY_SCHEDULE": "none",
-        "FRAUD_DEADLINES": "off",
-    }
-    for_ray = local.stack.environment() | {"RAY_API_SERVER_ADDRESS": local.stack.url("dashboard")}
-    test = [str(airflow.binary()), "dags", "test"]
-    commands = [
-        (["ray", "job", "submit", "--", *TRAIN, "--config", "quick.yaml", "--outdir", "artifacts/first"], for_ray),
-        *(
-            ([*test, dag_id, "--conf", json.dumps({"date": str(TODAY)})], variables)
-            for dag_id in ("fraud_daily_scoring", "fraud_weekly_retraining")
-        ),
-    ]
-    begun: list[subprocess.Popen[str]] = []
-
-    def run_all() -> None:
-        for command, environment in commands:
-            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-            begun.append(subprocess.Popen(command, env=environment, cwd=folder, text=True, **pipes))
-            output = begun[-1].communicate()[0]
-            assert begun[-1].returncode == 0, output[-6000:]
-
-    with ThreadPoolExecutor(1) as pool:
-        runs = pool.submit(run_all)
-        yield runs
-        if not runs.done():  # nobody waited for it
-            begun[-1].terminate()
-
-
-@pytest.mark.usefixtures("whole_runs")  # they begin here; the last test waits for their end
 def test_what_make_airflow_starts_is_ours_and_its_secrets_are_closed(local: LocalAirflow):
     again = airflow.up(local.stack.settings, [].append)
     assert again.services == local.stack.services  # safe to repeat
@@ -136,20 +89,25 @@ def test_a_task_marked_failed_stops_its_job(local: LocalAirflow, dag_id: str):
     assert local.until_job(run, "STOPPED") == job
 
 
-def test_a_killed_task_process_is_followed_by_a_retry_that_takes_its_job_over(local: LocalAirflow):
-    run = local.trigger("held", seconds=20)
+def test_a_killed_task_process_is_followed_by_a_retry_that_takes_its_job_over(local: LocalAirflow, tmp_path: Path):
+    end = tmp_path / "end"
+    run = local.trigger("held", end=str(end))
     job = local.until_job(run, "RUNNING")
     task_process(local, run).kill()
     eventually(lambda: local.task("held", run)["try_number"] == 2, "a second try")
+    follows = "following it instead of starting another"
+    eventually(lambda: follows in local.log("held", run, 2), "the second try follows the job")
+    end.touch()
     task = local.until("held", run, "success")
     assert task["try_number"] == 2
     assert local.until_job(run, "SUCCEEDED") == job
-    assert "following it instead of starting another" in local.log("held", run, 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_triggerer_that_is_restarted_follows_the_same_job(local: LocalAirflow, number: signal.Signals):
-    run = local.trigger("deferred", seconds=25)
+def test_a_triggerer_that_is_restarted_follows_the_same_job(
+    local: LocalAirflow, number: signal.Signals, tmp_path: Path
+):
+    run = local.trigger("deferred", end=str(tmp_path / "end"))
     local.until("deferred", run, "deferred")
     job = local.until_job(run, "RUNNING")
     eventually(lambda: "second 1" in local.log("deferred", run), "the triggerer follows the job")
@@ -166,6 +124,7 @@ def test_a_triggerer_that_is_restarted_follows_the_same_job(local: LocalAirflow,
     local.until("deferred", unwanted, "deferred")
     local.mark("deferred", unwanted, "failed")
     local.restart("triggerer")
+    (tmp_path / "end").touch()
     assert local.until("deferred", run, "success")["try_number"] == 1
     assert local.until_job(run, "SUCCEEDED") == job
     assert set(local.jobs(unwanted).values()) <= {"STOPPED", "FAILED"}
@@ -208,15 +167,3 @@ def test_a_run_that_is_late_is_told(local: LocalAirflow):
     assert told() == [f"run {run} is running {1 / 3600:g} hours after its interval began"]
     local.mark("late", run, "failed")
     local.until_job(run, "STOPPED")
-
-
-def test_a_day_and_a_retraining_run_green(local: LocalAirflow, whole_runs: Future[None]):
-    whole_runs.result()
-    root = local.stack.settings.root
-    assert list((root / "scored" / f"date={TODAY}").glob("part-*.parquet"))
-    for kind in ("drift", "volume", "performance"):
-        assert (root / "reports" / kind / f"{TODAY}.json").exists()
-    assert (root / "review" / f"{TODAY}.csv").exists()
-    decided = json.loads((root / "gate" / f"{TODAY}.json").read_text())
-    assert decided["decision"] in ("promoted", "refused")
-    assert (root / "sweep" / str(TODAY) / "best.yaml").exists()

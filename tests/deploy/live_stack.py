@@ -41,7 +41,7 @@ class Live:
         return services.ask(f"http://127.0.0.1:{self.port}{path}", headers=given, body=text, timeout_s=30)
 
 
-def eventually(is_so: Callable[[], Any], seconds: float = 180) -> Any:
+def eventually(is_so: Callable[[], Any], seconds: float = 600) -> Any:
     """Wait until it is so, and return what it says. seconds: patience, for a machine with much other work."""
     ends = time.monotonic() + seconds
     while not (found := is_so()):

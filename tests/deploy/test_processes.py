@@ -46,7 +46,7 @@ def start(state: Path, command: list[str], name: str = "server") -> Service:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if condition():
             return True

@@ -182,7 +182,7 @@ def test_queries_find_our_metrics_serves_and_rays(prometheus: Prometheus, live: 
 def test_every_metric_that_alerts_and_dashboards_name_is_there(prometheus: Prometheus):
     needed = set().union(*map(metrics_in, expressions().values())) - LATER
     with suppress(AssertionError):
-        eventually(lambda: needed <= prometheus.names(), 60)
+        eventually(lambda: needed <= prometheus.names())
     assert not sorted(needed - prometheus.names())
     for where, expression in expressions().items():
         ready = expression.replace("$__rate_interval", "1m").replace("$__range", "1h")

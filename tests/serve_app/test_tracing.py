@@ -115,6 +115,7 @@ def test_a_share_of_the_requests(models, collector):
     assert 20 < len(collector.spans()) < 110
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_costs_no_answer(models, collector):
     collector.server.server_close()
     assert ask(models, collector.settings) == 200

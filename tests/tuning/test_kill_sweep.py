@@ -18,10 +18,10 @@ import pytest
 from tests.tuning.small import SETTINGS, SPACE, Place
 from tuning.record.journal import Journal
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
+PATIENCE_SECONDS = 900  # for a loaded machine; nothing here asserts a time
 # Networks of many small steps, so that there is time to kill them; little work before and after the trials.
 SLOW = SPACE.replace("batch_size: 256", "batch_size: 8").replace("epochs: 4", "epochs: 24").replace("[5, 10]", "[10]")
 EPOCHS = 24

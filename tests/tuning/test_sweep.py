@@ -160,6 +160,7 @@ def test_without_labels_the_objective_is_named_and_no_threshold_chosen(place: Pl
     assert (place.folder / "sweep" / "sweep_report.html").exists()
 
 
+@pytest.mark.drill
 def test_the_time_budget_leaves_a_sweep_that_can_be_gone_on_with(place: Place):
     code, text = main_of(place.command("--trials", "4", "--time-budget", "0.5s", "--no-mlflow"))
     assert code == 0
@@ -175,6 +176,7 @@ def test_the_time_budget_leaves_a_sweep_that_can_be_gone_on_with(place: Place):
     assert [event["event"] for event in journal.events()].count("opened") == 2
 
 
+@pytest.mark.drill
 def test_a_trial_that_fails_says_why_and_the_rest_goes_on(place: Place):
     (place.folder / "absurd.yaml").write_text(ABSURD)
     command = place.command("--trials", "6", "--detector", "autoencoder", "--no-mlflow", space="absurd.yaml")

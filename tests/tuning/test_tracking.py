@@ -51,7 +51,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, cwd=self.state, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while services.ask(f"{self.uri}/health")[0] != 200:
             assert self.process.poll() is None and time.monotonic() < deadline, (self.state / "server.log").read_text()
             time.sleep(0.2)
@@ -122,7 +122,7 @@ def runs_of(settings: Settings) -> tuple[list[Any], dict[str, list[Any]]]:
 
 
 def wait_for_children(settings: Settings, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if client(settings).get_experiment_by_name(settings.experiment) and len(runs_of(settings)[1]) >= count:
             return
@@ -261,7 +261,7 @@ def test_an_interrupted_sweep_goes_on_in_the_same_runs(settings: Settings, journ
     assert children["2"][0].data.tags["outcome"] == "interrupted"
     tracker = started(settings, journal)
     append(journal, tracker, [events_of(2)[0]])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while runs_of(settings)[1]["2"][0].info.status != "RUNNING":
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""DAGs for the fault tests: one Ray job each, whose length, exit code and package the run's conf gives."""
+"""DAGs for the fault tests: one Ray job each, whose length, end, exit code and package the run's conf gives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from fraud_airflow.pipeline import due
 from fraud_airflow.ray_operator import RayJobOperator
 
 JOB = (
-    "import sys, time\n"
-    "seconds, code = float(sys.argv[1]), int(sys.argv[2])\n"
+    "import os, sys, time\n"
+    "seconds, code, end = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]\n"
     "print('begin of the job', flush=True)\n"
     "for second in range(int(seconds)):\n"
+    "    if os.path.exists(end): break\n"
     "    print('second', second, flush=True)\n"
     "    time.sleep(1)\n"
     "print('last words', flush=True)\n"
@@ -35,6 +36,7 @@ def fault(
                 JOB,
                 "{{ dag_run.conf.get('seconds', 600) }}",
                 "{{ dag_run.conf.get('code', 0) }}",
+                "{{ dag_run.conf.get('end', '/no/such/file') }}",
             ],
             deferrable=deferrable,
             poll_s=1.0,

@@ -229,7 +229,7 @@ def test_a_day_in_s3_is_whole_or_not_there_and_scored_once(
     process = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.score", *scoring(models, rows, out)], cwd=ROOT, stderr=subprocess.PIPE
     )
-    eventually(lambda: keys_below(staged) or process.poll() is not None, 120)
+    eventually(lambda: keys_below(staged) or process.poll() is not None, 600)
     process.kill()
     process.wait()
     assert keys_below(staged), "killed too late for this test to say anything"

@@ -16,7 +16,7 @@ from deploy.drills.node_serving import serve
 from deploy.drills.raylets import Nodes, drill_nodes
 from deploy.local.services import CODE
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from deploy import drill_ray_up
 from deploy.drills import hosts
 from deploy.drills.training import EPOCHS
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 
 def test_a_training_outlives_its_worker_node():

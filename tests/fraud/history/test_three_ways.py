@@ -106,6 +106,7 @@ def live(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Live]:
     made.store.close()
 
 
+@pytest.mark.slow
 def test_an_oracle_daily_batches_and_requests_agree_on_every_row(live: Live, tmp_path: Path) -> None:
     rng = np.random.default_rng(60)
     rows = random_rows(rng, 1800, days=DAYS).sort_values("time", kind="stable", ignore_index=True)

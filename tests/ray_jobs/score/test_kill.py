@@ -25,12 +25,12 @@ from fraud.scoring import bundle
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[3]
 DAY = "2026-01-31"
 GROUP, PARTS = 60_000, 24  # rows of a file, which a part never crosses, and files
-PATIENCE_SECONDS = 300  # for a loaded machine; nothing here asserts a time
+PATIENCE_SECONDS = 900  # for a loaded machine; nothing here asserts a time
 
 
 @pytest.fixture(scope="module")

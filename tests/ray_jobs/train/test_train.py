@@ -203,7 +203,7 @@ def test_no_labels_and_no_mlflow_until_the_second_try(
     assert sha256  # the first try's bundle was whole
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_workers_train_one_model(place: Place, champion: tuple[TrainingRequest, str]):
     single, _ = champion
     order = place.order("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))

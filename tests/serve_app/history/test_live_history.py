@@ -30,6 +30,8 @@ from serve_app.replica import Replica
 from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fixture
 from tests.serve_app.test_replica import running as replica_running
 
+pytestmark = pytest.mark.slow  # processes of their own, Redis among them
+
 Requests = dict[str, Mapping[str, object]]
 FRAUDS = 148
 

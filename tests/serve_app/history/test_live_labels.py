@@ -39,6 +39,8 @@ from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fix
 from tests.serve_app.history.test_live_history import leave_snapshot, redis_server, url  # noqa: F401 - fixtures
 from tests.serve_app.test_replica import running as replica_running
 
+pytestmark = pytest.mark.slow  # processes of their own, Redis among them
+
 Requests = dict[str, Mapping[str, object]]
 NOON = dt.datetime(2025, 9, 1, 12)
 DAY, MICROSECONDS = dt.timedelta(days=1), 86_400_000_000

@@ -58,6 +58,7 @@ def generated(app: FastAPI, key: str, n: int, example: dict[str, Any]) -> Found:
     return cases.run(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("transactions", 160), ("mixed", 160)])
 def test_every_generated_request_is_answered_as_the_openapi_document_says(
     models: dict[str, ServedModel], name: str, n: int
@@ -76,6 +77,7 @@ def test_raw_bodies_are_scored_or_refused(target: Target, example: dict[str, Any
     assert found.n == 150 and {"200", "422"} <= set(found.statuses)
 
 
+@pytest.mark.slow
 def test_attacks_on_the_socket_get_their_answer_and_harm_nobody(target: Target, example: dict[str, Any]):
     chosen = [attack for attack in attacks.attacks() if not attack.name.startswith(LONG)]
     assert len(chosen) > 60

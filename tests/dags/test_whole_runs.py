@@ -1,0 +1,59 @@
+"""Real Airflow, real Ray: a training, then a whole run of the daily and of the weekly DAG."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import airflow
+from deploy.local.services import CODE
+from tests.dags import sample
+from tests.dags.local_airflow import LocalAirflow, running
+
+pytestmark = [pytest.mark.airflow, pytest.mark.drill]
+
+TODAY = dt.datetime.now(dt.UTC).date()
+TRAIN = ["python", "-m", "ray_jobs.train", "--data", "data/history.parquet", "--schema", "handbook"]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalAirflow]:
+    sample.write(tmp_path, TODAY)
+    with running(tmp_path, CODE / "dags") as started:
+        yield started
+
+
+def test_a_day_and_a_retraining_run_green(local: LocalAirflow):
+    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
+        **sample.VARIABLES,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
+        "FRAUD_DAILY_SCHEDULE": "none",
+        "FRAUD_WEEKLY_SCHEDULE": "none",
+        "FRAUD_DEADLINES": "off",
+    }
+    for_ray = local.stack.environment() | {"RAY_API_SERVER_ADDRESS": local.stack.url("dashboard")}
+    first = [*TRAIN, "--config", "quick.yaml", "--outdir", "artifacts/first"]
+    run(["ray", "job", "submit", "--", *first], for_ray)
+    for dag_id in ("fraud_daily_scoring", "fraud_weekly_retraining"):
+        conf = json.dumps({"date": str(TODAY)})
+        run([str(airflow.binary()), "dags", "test", dag_id, "--conf", conf], variables)
+
+    root = local.stack.settings.root
+    assert list((root / "scored" / f"date={TODAY}").glob("part-*.parquet"))
+    for kind in ("drift", "volume", "performance"):
+        assert (root / "reports" / kind / f"{TODAY}.json").exists()
+    assert (root / "review" / f"{TODAY}.csv").exists()
+    decided = json.loads((root / "gate" / f"{TODAY}.json").read_text())
+    assert decided["decision"] in ("promoted", "refused")
+    assert (root / "sweep" / str(TODAY) / "best.yaml").exists()
+
+
+def run(command: list[str], environment: dict[str, str]) -> None:
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    ended = subprocess.run(command, env=environment, text=True, **pipes)
+    assert ended.returncode == 0, ended.stdout[-6000:]
