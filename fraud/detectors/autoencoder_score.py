@@ -47,23 +47,19 @@ class Autoencoder:
     def score(self, X: np.ndarray) -> np.ndarray:
         """Anomaly score in logs, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
-        network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), *self.kernel_arguments, out)
+        network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
         out = np.empty((len(self.center), len(X)), dtype=np.float32)
-        network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), *self._network, out)
+        network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out.T
 
     @property
-    def _network(self) -> tuple[object, ...]:
-        return self.weights, self.biases, self.sizes, self.latent, self.activation_code, self.with_latent
-
-    @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that network_kernels.autoencoder_rows takes them."""
-        return *self._network, self.center, self.factors, self.shifts, self.log_weights, self.is_density
+    def kernel_arguments(self) -> network_kernels.AutoencoderArguments:
+        """What network_kernels.autoencoder_rows takes."""
+        return network_kernels.AutoencoderArguments(**self.__dict__)
 
 
 def export(

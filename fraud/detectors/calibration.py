@@ -44,8 +44,13 @@ class Tail:
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """Evidence, float64 (n_rows,), of raw scores, float64 (n_rows,)."""
         out = np.empty(len(raw))
-        kernels.tail_evidences(np.ascontiguousarray(raw, dtype=np.float64), self.knots, self.evidence, self.slope, out)
+        kernels.tail_evidences(np.ascontiguousarray(raw, dtype=np.float64), self.kernel_arguments, out)
         return out
+
+    @property
+    def kernel_arguments(self) -> kernels.TailArguments:
+        """What kernels.tail_evidences takes."""
+        return kernels.TailArguments(self.knots, self.evidence, self.slope)
 
 
 @dataclass(frozen=True)

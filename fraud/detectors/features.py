@@ -90,9 +90,9 @@ class FeatureMap:
         return int(self.starts[-1])
 
     @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.transform_row takes them."""
-        return (
+    def kernel_arguments(self) -> kernels.FeatureArguments:
+        """What kernels.transform_rows takes."""
+        return kernels.FeatureArguments(
             self.kinds, self.center, self.scale, self.clip, self.missing_output,
             self.tables, self.offsets, self.levels, self.starts,
         )  # fmt: skip
@@ -100,7 +100,7 @@ class FeatureMap:
     def transform(self, raw: np.ndarray) -> np.ndarray:
         """Turn raw features, float64 (n_rows, n_raw), into detector inputs, float32 (n_rows, n_outputs)."""
         out = np.empty((len(raw), self.n_outputs), dtype=np.float32)
-        kernels.transform_rows(np.ascontiguousarray(raw, dtype=np.float64), *self.kernel_arguments, out)
+        kernels.transform_rows(np.ascontiguousarray(raw, dtype=np.float64), self.kernel_arguments, out)
         return out
 
 

@@ -67,13 +67,13 @@ class Forest:
         """Anomaly score in (0, 1), float64 (n_rows,): sklearn's `-score_samples`. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         bits = np.ascontiguousarray(X, dtype=np.float32).view(np.uint32)
-        kernels.forest_rows(bits, *self.kernel_arguments, out)
+        kernels.forest_rows(bits, self.kernel_arguments, out)
         return out
 
     @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.forest_rows takes them."""
-        return self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser
+    def kernel_arguments(self) -> kernels.ForestArguments:
+        """What kernels.forest_rows takes."""
+        return kernels.ForestArguments(self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser)
 
 
 # Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same

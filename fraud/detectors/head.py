@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -88,15 +88,17 @@ class Head:
         X: float64 (n_rows, n_inputs) from `inputs`, NaN where a value is missing.
         """
         out = np.empty(len(X))
-        head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), *self.kernel_arguments, out)
+        head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), self.kernel_arguments, out)
         return out
 
     @cached_property
-    def kernel_arguments(self) -> tuple[Any, ...]:
-        """The arrays in the order that the kernels take them, and the masks that small trees are scored by."""
+    def kernel_arguments(self) -> head_kernels.HeadArguments:
+        """What the kernels take, with the masks that small trees are scored by."""
         masks = leaf_masks(self.starts, self.nodes, self.values, self.roots)
-        trees = self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members
-        return *trees, *masks.kernel_arguments
+        return head_kernels.HeadArguments(
+            self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members,
+            masks.features, masks.starts, masks.table, masks.leaves,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

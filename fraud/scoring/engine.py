@@ -49,22 +49,15 @@ class Engine:
         self._zone = zone_of(self.schema)
         self.threshold: Threshold = threshold or detector.threshold
         c = detector.calibration
-        self._arguments = (
-            *detector.features.kernel_arguments,
-            *detector.forest.kernel_arguments,
-            *detector.autoencoder.kernel_arguments,
-            c.forest.knots, c.forest.evidence, c.forest.slope,
-            c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
-            c.joint.knots, c.joint.evidence, c.joint.slope, c.forest_weight,
-        )  # fmt: skip
+        weights = np.array([c.forest_weight, 1.0 - c.forest_weight])
+        tails = (tuple(tail.kernel_arguments) for tail in (c.forest, c.autoencoder, c.joint))
+        parts = (detector.features, detector.forest, detector.autoencoder)
+        self._arguments = (*(tuple(part.kernel_arguments) for part in parts), (*tails, weights))
         self._head_arguments: tuple[object, ...] = ()
         if detector.head is not None:
             assert c.head is not None and c.final is not None
-            self._head_arguments = (
-                *detector.head.kernel_arguments,
-                c.head.knots, c.head.evidence, c.head.slope,
-                c.final.knots, c.final.evidence, c.final.slope, c.head_weight,
-            )  # fmt: skip
+            parts_of_head = (detector.head, c.head, c.final)
+            self._head_arguments = (*(tuple(part.kernel_arguments) for part in parts_of_head), c.head_weight)
         self._codes = {
             name: {level: float(code) for code, level in enumerate(levels)}
             for name, levels in detector.features.categories.items()
