@@ -10,12 +10,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from fraud.detectors import kernels
+from fraud.detectors.base import Stored
 from fraud.errors import ConfigError, DataError, closest
 from fraud.history.definition import feature_columns, feature_names, feature_transforms
 from fraud.history.records import microseconds_since_epoch
@@ -57,7 +58,7 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
-class FeatureMap:
+class FeatureMap(Stored):
     """Fitted features, as arrays. `n_raw` raw features become `n_outputs` detector inputs.
 
     names, columns: tuple of str (n_raw,), each raw feature's name and the schema column it speaks of.
@@ -83,6 +84,31 @@ class FeatureMap:
     levels: np.ndarray
     shares: np.ndarray
     clip: float
+
+    @classmethod
+    def from_arrays(cls, values: Mapping[str, Any]) -> Self:
+        """JSON's lists are tuples again."""
+        texts = {name: tuple(values[name]) for name in ("names", "columns")}
+        categories = {name: tuple(levels) for name, levels in values["categories"].items()}
+        return super().from_arrays({**values, **texts, "categories": categories})
+
+    def is_sound(self) -> bool:
+        """Whether the arrays fit together: the compiled loops check no bounds."""
+        n_raw = len(self.names)
+        arrays = (self.columns, self.kinds, self.center, self.scale, self.typical, self.missing_output, self.offsets)
+        is_lookup = self.kinds == kernels.LOOKUP
+        ends = self.offsets + self.levels + 1
+        return (
+            all(len(values) == n_raw for values in (*arrays, self.levels))
+            and len(self.starts) == n_raw + 1
+            and len(self.shares) == len(self.tables)
+            and self.starts[0] == 0
+            and bool((np.diff(self.starts) >= 0).all())
+            and self.n_outputs > 0
+            and bool((self.missing_output < self.n_outputs).all())
+            and bool((~is_lookup | ((self.offsets >= 0) & (self.levels >= 0) & (ends <= len(self.tables)))).all())
+            and bool((~is_lookup | (np.diff(self.starts) <= self.tables.shape[1])).all())
+        )
 
     @property
     def n_outputs(self) -> int:
