@@ -152,11 +152,13 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: Limits | None = None
 
 
 def _against(today: DayCount, before: Sequence[DayCount], limits: Limits) -> list[Finding]:
+    of_rows = list(zip(limits.rows, limits.deviations, strict=True))
+    of_flagged = list(zip(limits.flagged, limits.deviations, strict=True))
     return [
-        _ratio("rows", today.rows, [c.rows for c in before], limits.rows, limits.deviations, 0.0, "{:,.0f} rows"),
+        _ratio("rows", today.rows, [c.rows for c in before], of_rows, 0.0, "{:,.0f} rows"),
         _ratio(
-            "flagged share", today.flagged_share, [c.flagged_share for c in before], limits.flagged,
-            limits.deviations, limits.flagged_rise, "{:.2%} of rows flagged", rows=max(today.scored, 1),
+            "flagged share", today.flagged_share, [c.flagged_share for c in before], of_flagged, limits.flagged_rise,
+            "{:.2%} of rows flagged", rows=max(today.scored, 1),
         ),
         _quarantine(today, [c.quarantined_share for c in before], limits),
     ]  # fmt: skip
@@ -187,14 +189,17 @@ def content(found: Volume) -> dict[str, Any]:
 
 
 def _ratio(
-    subject: str, value: float, before: Sequence[float], ratios: tuple[float, float], deviations: tuple[float, float],
-    rise: float, form: str, rows: int = 1,
+    subject: str, value: float, before: Sequence[float], bounds: Sequence[tuple[float, float]], rise: float, form: str,
+    rows: int = 1,
 ) -> Finding:  # fmt: skip
-    """A figure that may be too large or too small: a count, or a share of `rows` of which one counts."""
+    """A figure that may be too large or too small: a count, or a share of `rows` of which one counts.
+
+    bounds: (ratio, deviations) of a warning and of what is critical.
+    """
     typical, variation = _usual(before)
     ratio = max(value, typical) / max(min(value, typical), 1 / rows)
     far = _deviations(value, typical, variation, rows, len(before))
-    reached = [ratio >= r and far >= d for r, d in zip(ratios, deviations, strict=True)]
+    reached = [ratio >= r and far >= d for r, d in bounds]
     level = LEVELS[sum(reached)] if reached[0] and abs(value - typical) >= rise else "ok"
     text = f"{form.format(value)}, usually {form.format(typical)}"
     return Finding(subject, "volume", level, value, text, typical, variation)

@@ -12,7 +12,7 @@ import posixpath
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, get_args
+from typing import NamedTuple, NoReturn, get_args
 
 import pandas as pd
 
@@ -32,15 +32,23 @@ from fraud.settings import Settings, turn_telemetry_off
 logger = logging.getLogger(__name__)
 
 
+class Origin(NamedTuple):
+    """Who says so and since when. known_at: where the file does not say; None means `now`."""
+
+    source: str
+    known_at: dt.datetime | None
+    now: dt.datetime
+
+
 def ingest(
-    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
-    now: dt.datetime, force: bool = False,
-) -> str:  # fmt: skip
+    path: str, store: LabelStore, schema: Schema, origin: Origin, *, quarantine: str, force: bool = False
+) -> str:
     """Take in files of labels and return what came of each as text. A file twice from the same source is once.
 
     Of several files that a pattern or folder names each is an ingestion of its own, so that new ones may join old ones.
     Raises DataError where no row of a file is good, ConfigError and SchemaError as fraud.labels.store.check does.
     """
+    source, known_at, now = origin
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", source):
         raise ConfigError(f"--source {source!r}: use small letters, digits, - and _, such as chargeback")
     if known_at is not None and known_at > now:
@@ -51,8 +59,7 @@ def ingest(
     for place, each in enumerate(paths):
         beside = quarantine if len(paths) == 1 else f"{quarantine.removesuffix('.parquet')}-{place}.parquet"
         try:
-            text = _ingest(each, store, schema, source=source, known_at=known_at, quarantine=beside, now=now,
-                           force=force)  # fmt: skip
+            text = _ingest(each, store, schema, origin, quarantine=beside, force=force)
         except (DataError, SchemaError) as error:
             if len(paths) == 1:
                 raise
@@ -64,10 +71,8 @@ def ingest(
     return "".join(told)
 
 
-def _ingest(
-    path: str, store: LabelStore, schema: Schema, *, source: str, known_at: dt.datetime | None, quarantine: str,
-    now: dt.datetime, force: bool,
-) -> str:  # fmt: skip
+def _ingest(path: str, store: LabelStore, schema: Schema, origin: Origin, *, quarantine: str, force: bool) -> str:
+    source, known_at, now = origin
     name = f"{source}-{tables.fingerprint(path)[:32]}"
     if store.has(name) and not force:
         return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
@@ -242,9 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     quarantine = given.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
     told = ingest(
-        settings.locate(given.file), store, schema, source=given.source,
-        known_at=known_at, quarantine=settings.locate(quarantine), now=now,
-        force=given.force,
+        settings.locate(given.file), store, schema, Origin(given.source, known_at, now),
+        quarantine=settings.locate(quarantine), force=given.force,
     )  # fmt: skip
     sys.stdout.write(told)
     return 0

@@ -90,7 +90,8 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     rival: Scored | None = None
     sections["comparison"] = {"missing": "no other model was named: --against champion (or challenger, a version)"}
     if job.against is not None:
-        sections["comparison"], rival, more = _against(job, model, scored, window, checked, fingerprint, plan, settings)
+        pair = (model, evaluate_rows.open_model(job.against, settings))
+        sections["comparison"], rival, more = _against(job, pair, scored, window, checked, fingerprint, plan)
         doubts += more
     sections["ablation"] = {"missing": "not asked for: --ablation refits the model without each feature group"}
     if job.ablation:
@@ -161,17 +162,16 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
 
 def _against(
     job: Job,
-    model: Model,
+    pair: tuple[Model, Model],
     scored: Scored,
     window: Window,
     read: Validated,
     fingerprint: str,
     plan: Plan,
-    settings: Settings,
 ) -> tuple[dict[str, Any], Scored | None, list[str]]:
     """The comparison, the other model's scores of the same rows, and doubts about them."""
     assert job.against is not None
-    other = evaluate_rows.open_model(job.against, settings)
+    model, other = pair
     names = (_called(job.model, model), _called(job.against, other))
     if other.bundle.sha256 == model.bundle.sha256:
         return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
