@@ -14,6 +14,7 @@ import pandas as pd
 
 from fraud.errors import DataError
 from fraud.schema import Column, Schema
+from fraud.scoring.engine import SCORE
 from fraud.scoring.reasons import Reason
 from fraud.scoring.row_score import RowScore
 from serve_app.model.state import MOST_REASONS, ServedModel
@@ -89,10 +90,10 @@ class ScoredPart:
         return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
 
     def _content(self, place: int) -> dict[str, Any]:
-        score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
+        scores = {name: float(values[place]) for name, values in self.values.items()}
         is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
         how = is_live, bool(self.is_changed[place])
-        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
+        found = RowScore(scores.pop(SCORE), is_fraud, scores, *how)
         column = self.model.engine.schema.id
         named = {} if column is None else {column.name: self.part.columns[column.name][place]}
         return self.model.content_of(found, named)

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fraud.detectors import registry
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from fraud.settings.serving import DecisionSettings
@@ -127,9 +128,7 @@ class DecisionLog:
             threshold=model.engine.threshold.value,
             score=get("score"),
             is_fraud=get("is_fraud"),
-            forest_score=get("forest_score"),
-            autoencoder_score=get("autoencoder_score"),
-            head_score=get("head_score"),
+            scores={name: answer[name] for name in registry.score_columns() if name in answer},
             reasons=get("reasons") or (),
             warnings=get("warnings") or (),
             inputs=transaction,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fraud.detectors import registry
 from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
 from fraud.registry.promotion import LiveThreshold
 from fraud.scoring import bundle
@@ -29,6 +30,7 @@ from serve_app.request.reader import TransactionReader
 logger = logging.getLogger(__name__)
 
 MOST_REASONS = 3
+_ALWAYS = registry.score_columns(with_optional=False)
 NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
 ID_SEEN_BEFORE = (
     "this id was seen before with another time or other values: scored as it is now, but the first one is remembered"
@@ -106,13 +108,11 @@ class ServedModel:
             "score": found.score,
             "is_fraud": bool(found.is_fraud),
             "threshold": self.engine.threshold.value,
-            "forest_score": found.forest_score,
-            "autoencoder_score": found.autoencoder_score,
+            **{name: found.scores[name] for name in _ALWAYS},
             "model_version": self.version,
             "warnings": self.warnings_of(found.is_history_live, found.is_changed),
         }
-        if found.head_score is not None:
-            content["head_score"] = found.head_score
+        content |= found.scores
         if self.engine.schema.id is not None:
             content["id"] = transaction[self.engine.schema.id.name]
         return content
