@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fraud.schema.columns import Column
-
-_EPOCH = dt.datetime(1970, 1, 1)
+from fraud.schema.values import EPOCH
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class TimeLimits:
 
     def __init__(self, column: Column, now: Callable[[], float] = time.time) -> None:
         self._column, self._now = column, now
-        self._newest_at = -1, _EPOCH
+        self._newest_at = -1, EPOCH
         self._oldest = None if column.first_day is None else dt.datetime.combine(column.first_day, dt.time())
 
     def refusal(self, moment: dt.datetime) -> Refusal | None:
@@ -60,7 +59,7 @@ class TimeLimits:
     def _newest(self) -> dt.datetime:
         second = int(self._now())
         if second != self._newest_at[0]:  # a batch asks thousands of times a second, and making a date takes 1 us
-            self._newest_at = second, _EPOCH + dt.timedelta(seconds=second, days=self._column.horizon_days)
+            self._newest_at = second, EPOCH + dt.timedelta(seconds=second, days=self._column.horizon_days)
         return self._newest_at[1]
 
     def _too_early(self) -> Refusal:

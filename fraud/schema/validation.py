@@ -11,8 +11,8 @@ import pandas as pd
 from fraud.errors import SchemaError, closest
 from fraud.schema.columns import OTHER_DELIMITERS, Column
 from fraud.schema.contract import Schema
-from fraud.schema.conversion import Converted, Fault, convert
 from fraud.schema.time_limits import TimeLimits
+from fraud.schema.values import Converted, Fault, convert
 
 _SHOWN_LENGTH = 80
 QUARANTINE_COLUMNS = ("row", "column", "value", "reason")
@@ -23,7 +23,7 @@ class Validated:
     """The outcome of a check; every row of the source is in `rows` or in `quarantine`, never in both.
 
     rows: the good rows in their original order, exactly the schema's columns (the label only if the source has it),
-        with the dtypes of `fraud.schema.conversion.convert`; the index is the row number in the source, from 0.
+        with the dtypes of `fraud.schema.values.convert`; the index is the row number in the source, from 0.
     quarantine: row (int64), column, value (as text), reason, then the source's own columns as text, prefixed "raw_".
     warnings: what a person should know though no row is wrong, one line each.
     """

@@ -15,12 +15,11 @@ from pydantic_core import PydanticCustomError
 
 from fraud.schema.columns import Column
 from fraud.schema.time_limits import TimeLimits
-from serve_app.batch.scores import canonical
-from serve_app.request.fields import FIRST_YEAR, LAST_YEAR, check_of, outside_limits, outside_years, remedy_of
+from fraud.schema.values import EARLIEST, LATEST, accepts, array_of
+from serve_app.request.fields import check_of, outside_limits, outside_years, remedy_of
 from serve_app.request.problems import problem
 
 Problem = dict[str, Any]
-_YEARS = np.datetime64(f"{FIRST_YEAR}-01-01", "us"), np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
 
 
 def wrong_type(column: Column, found: pa.DataType) -> Problem | None:
@@ -41,7 +40,7 @@ def wrong_type(column: Column, found: pa.DataType) -> Problem | None:
 
 
 def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
-    """Return canonical values as batch_scores.canonical does (anything in a row at fault), and the faults."""
+    """Return canonical values (`fraud.schema.values.array_of`) (anything in a row at fault), and the faults."""
     if pa.types.is_null(values.type):
         return _read_values(column, values)
     if column.kind in ("numeric", "boolean"):
@@ -54,13 +53,7 @@ def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
 def _read_numbers(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     missing = _missing(values)
-    if column.kind == "boolean":
-        good = (numbers == 0) | (numbers == 1)
-    else:
-        low, high = column.bounds
-        good = (numbers >= low) & (numbers <= high)  # NaN is in no range
-        if column.integer:
-            good &= numbers == np.floor(numbers)
+    good = accepts(column, numbers)
     return numbers, _faults(column, values, ~(good | missing if column.nullable else good & ~missing))
 
 
@@ -69,7 +62,7 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     unit = values.type.unit if pa.types.is_timestamp(values.type) else "D"
     ticks = values.cast(pa.int32() if unit == "D" else pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     # Compared in the unit of the column: seconds of the year 292,277,026,596 do not fit into microseconds.
-    first, last = (limit.astype(f"M8[{unit}]").astype(np.int64) for limit in _YEARS)
+    first, last = (limit.astype(f"M8[{unit}]").astype(np.int64) for limit in (EARLIEST, LATEST))
     inside = (ticks >= first) & (ticks < last)
     times = np.where(inside, ticks, 0).astype(np.int64).astype(f"M8[{unit}]").astype("M8[us]")
     times[missing] = np.datetime64("NaT")
@@ -97,7 +90,7 @@ def _read_values(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int
             wrong[code] = _problem_of(column, error)
     codes = encoded.indices.to_numpy()
     faults = {i: wrong[code] for i, code in enumerate(codes.tolist()) if code in wrong} if wrong else {}
-    return canonical(column, found)[codes], faults
+    return array_of(column, found)[codes], faults
 
 
 def _missing(values: pa.Array) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 
 from fraud.schema import Schema
 from fraud.schema.columns import Column
+from fraud.schema.values import accepts
 from serve_app.request.fields import Check, check_of
 
 # What msgspec cannot rename a field to, because JSON must escape it.
@@ -143,10 +144,8 @@ def _finish_many_of(column: Column) -> Callable[[Sequence[Any], np.ndarray], Seq
             n_quotes += 2 if len(kinds) == 1 else [2 * (type(value) is str) for value in values]
         if msgspec.UnsetType in kinds:
             n_quotes -= [2 * (value is msgspec.UNSET) for value in values]
-        if kinds == {float} and column.kind != "timestamp":
-            numbers = np.array(values)
-            wanted = numbers != 0 if column.kind == "boolean" else np.floor(numbers) if column.integer else numbers
-            if (numbers != wanted).any():
+        if kinds == {float} and column.kind in ("numeric", "boolean"):
+            if not accepts(column, np.array(values)).all():
                 raise ValueError("not a whole number, or neither 0 nor 1")
             return values
         if kinds in ({str}, {int}, {bool}):  # no two of them are equal that are not the same

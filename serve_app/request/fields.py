@@ -1,6 +1,6 @@
 """What a JSON value of each column may be: one check and one JSON schema a column, from the bundle's data contract.
 
-The canonical values are those of `fraud.schema.conversion`, value by value. The wire is stricter than a file: numbers
+The canonical values are those of `fraud.schema.values`. The wire is stricter than a file: numbers
 come as JSON numbers and not as text, because a quoted number is a caller's bug that should not stay hidden.
 """
 
@@ -15,17 +15,15 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import closest
 from fraud.schema.columns import Column
 from fraud.schema.time_limits import Refusal, TimeLimits
+from fraud.schema.values import EPOCH, MICROSECONDS, in_utc, without_decimals
 
 Check = Callable[[object], object]
 
-FIRST_YEAR, LAST_YEAR = 1900, 2199
-_EPOCH = dt.datetime(1970, 1, 1)
-_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_WHOLE_DECIMAL = re.compile(r"(-?\d+)\.0+")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
 # Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
 LONGEST_TEXT = 1024
@@ -130,13 +128,13 @@ def shown(value: object) -> str:
 
 def _number(column: Column) -> Check:
     low, high = column.bounds
-    remedy, whole = remedy_of(column), column.integer
+    remedy, is_integer = remedy_of(column), column.integer
 
     def check(value: object) -> float:
         number = _as_float(value, remedy)
         if not low <= number <= high:
             raise refused("out_of_range", f"{shown(value)} is outside {low:g} to {high:g}", remedy)
-        if whole and not number.is_integer():
+        if is_integer and not number.is_integer():
             raise refused("whole_number", f"{shown(value)} is not a whole number", remedy)
         return number
 
@@ -181,8 +179,7 @@ def _text(column: Column) -> Check:
             raise refused("string_too_long", f"the text has {len(text):,} characters", _SHORTER)
         if not text.isascii() and not _is_unicode(text):
             raise refused("string_unicode", "the text holds half of a surrogate pair", "send valid Unicode")
-        if text.endswith("0") and (whole := _WHOLE_DECIMAL.fullmatch(text)):
-            text = whole[1]  # a file may hold an id as 123.0; both name the same thing
+        text = without_decimals(text)
         if categories and text not in categories:
             near = closest(text[:_LONGEST_SHOWN], categories).lstrip("; ")
             raise refused("category", f"{shown(value)} is not a known category", near or remedy)
@@ -210,9 +207,9 @@ def _time(column: Column) -> Check:
         return time
 
     def check_number(value: object) -> dt.datetime:
-        microseconds = _as_float(value, remedy) * _MICROSECONDS[unit or "s"]
+        microseconds = _as_float(value, remedy) * MICROSECONDS[unit or "s"]
         try:
-            return accepted(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
+            return accepted(EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
         except OverflowError:
             raise outside_years(value) from None
 
@@ -223,8 +220,7 @@ def _time(column: Column) -> Check:
         if match is None:
             raise refused("datetime_parsing", f"{shown(value)} is not an ISO 8601 time", remedy)
         try:
-            time = dt.datetime.fromisoformat(match[0])
-            time = time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
+            time = in_utc(dt.datetime.fromisoformat(match[0]))
         except OverflowError:
             raise outside_years(value) from None
         except ValueError as error:

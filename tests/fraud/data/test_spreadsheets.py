@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud import schema as command
 from fraud.data import tables
 from fraud.data.spreadsheets import as_it_was, without_formulas
+from fraud.schema import __main__ as command
 
 HOSTILE = ['=HYPERLINK("http://evil.example","x")', "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1,1)", "\t=1", "\r=1",
            "＝1+1", "'=1+1", "''@x"]  # fmt: skip

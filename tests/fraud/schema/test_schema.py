@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fraud import schema as command
 from fraud.errors import DataError, SchemaError
 from fraud.schema import LARGEST_NUMBER, Column, Schema, shipped_names
+from fraud.schema import __main__ as command
 
 GOOD = "amount,hour,distance,device_score,country_mismatch,is_fraud\n220,3,12,0.92,1,1\n10,4,1,0.2,0,0\n"
 

@@ -302,7 +302,7 @@ def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path, counts: Co
 VICTIM = """
 import sys, time
 from pathlib import Path
-from serve_app.decisions import DecisionLog
+from serve_app.decisions.log import DecisionLog
 from tests.serve_app.decision_cases import SCHEMA, a_decision, settings_of
 log = DecisionLog(settings_of(Path(sys.argv[1])), SCHEMA)
 for number in range(1_000_000):
