@@ -11,8 +11,7 @@ import pandas as pd
 from fraud.errors import SchemaError, closest
 from fraud.schema.columns import OTHER_DELIMITERS, Column
 from fraud.schema.contract import Schema
-from fraud.schema.time_limits import TimeLimits
-from fraud.schema.values import Converted, Fault, convert
+from fraud.schema.values import Converted, Fault, TimeLimits, convert
 
 _SHOWN_LENGTH = 80
 QUARANTINE_COLUMNS = ("row", "column", "value", "reason")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,14 +79,14 @@ def without_decimals(text: str) -> str:
     return match[1] if match else text
 
 
-def in_utc(time: dt.datetime) -> dt.datetime:
+def in_utc(moment: dt.datetime) -> dt.datetime:
     """A naive time in UTC; a time without a zone is UTC already. Raises OverflowError."""
-    return time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
+    return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def since_epoch(time: dt.datetime) -> int:
+def since_epoch(moment: dt.datetime) -> int:
     """Microseconds from 1970 to a naive time in UTC."""
-    return (time - EPOCH) // _MICROSECOND
+    return (moment - EPOCH) // _MICROSECOND
 
 
 def number(column: Column, value: object) -> float:
@@ -110,6 +111,70 @@ def microseconds(column: Column, value: object) -> float:
     if value is None:
         return np.nan
     return float(np.round(number(column, value) * MICROSECONDS[column.unit or "s"]))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a time is refused, and what to do."""
+
+    problem: str
+    remedy: str
+
+    @property
+    def reason(self) -> str:
+        """Both, as in the quarantine."""
+        return f"{self.problem}; {self.remedy}"
+
+
+class TimeLimits:
+    """Which times a timestamp column takes: none before its `oldest`, none further ahead of the clock than allowed.
+
+    Entity history is trimmed by the newest time it has seen, and a split by time begins at the oldest. One row of the
+    year 2099 would empty every history, and numbers in a wrong unit, which land in January 1970, would fill the
+    training. now: the clock, seconds since 1970; it is read at each check, to the second.
+    """
+
+    def __init__(self, column: Column, now: Callable[[], float] = time.time) -> None:
+        self._column, self._now = column, now
+        self._newest_at = -1, EPOCH
+        self._oldest = None if column.first_day is None else dt.datetime.combine(column.first_day, dt.time())
+
+    def refusal(self, moment: dt.datetime) -> Refusal | None:
+        """Why one time, UTC without a zone, is refused; None for one that is accepted."""
+        if self._oldest is not None and moment < self._oldest:
+            return self._too_early()
+        if moment > (newest := self._newest()):
+            return self._too_late(newest)
+        return None
+
+    def refusals(self, times: np.ndarray) -> Iterator[tuple[np.ndarray, Refusal]]:
+        """The rows that are refused, bool (n_rows,), with why. times: datetime64[us] (n_rows,), NaT is accepted."""
+        newest = self._newest()
+        too_late = times > np.datetime64(newest, "us")
+        if too_late.any():
+            yield too_late, self._too_late(newest)
+        if self._oldest is not None and (too_early := times < np.datetime64(self._oldest, "us")).any():
+            yield too_early, self._too_early()
+
+    def _newest(self) -> dt.datetime:
+        second = int(self._now())
+        if second != self._newest_at[0]:  # a batch asks thousands of times a second, and making a date takes 1 us
+            self._newest_at = second, EPOCH + dt.timedelta(seconds=second, days=self._column.horizon_days)
+        return self._newest_at[1]
+
+    def _too_early(self) -> Refusal:
+        return Refusal(
+            f"is before {self._column.first_day}",
+            f"correct the time or its unit, or set an earlier `oldest` for column {self._column.name!r} in the schema",
+        )
+
+    def _too_late(self, newest: dt.datetime) -> Refusal:
+        days = self._column.horizon_days
+        return Refusal(
+            f"is later than {newest:%Y-%m-%dT%H:%M}Z, {days:g} day{'s' * (days != 1)} ahead of this machine's clock",
+            "correct the time, its unit or the clock, or set a larger `horizon_days` for column "
+            f"{self._column.name!r} in the schema",
+        )
 
 
 @dataclass(frozen=True)

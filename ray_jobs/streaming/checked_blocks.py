@@ -24,9 +24,8 @@ from fraud.data import partitions
 from fraud.data import tables as data
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
-from fraud.schema.time_limits import TimeLimits
 from fraud.schema.validation import QUARANTINE_COLUMNS
-from fraud.schema.values import convert
+from fraud.schema.values import TimeLimits, convert
 from fraud.schema.zone import zone_of
 from fraud.scoring import scored
 from ray_jobs.score.output import NOTE

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 from pydantic_core import PydanticCustomError
 
 from fraud.schema.columns import Column
-from fraud.schema.time_limits import TimeLimits
-from fraud.schema.values import EARLIEST, LATEST, accepts, array_of
+from fraud.schema.values import EARLIEST, LATEST, TimeLimits, accepts, array_of
 from serve_app.request.fields import check_of, outside_limits, outside_years, remedy_of
 from serve_app.request.problems import problem
 

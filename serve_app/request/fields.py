@@ -18,8 +18,7 @@ from pydantic_core import PydanticCustomError
 from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import closest
 from fraud.schema.columns import Column
-from fraud.schema.time_limits import Refusal, TimeLimits
-from fraud.schema.values import EPOCH, MICROSECONDS, in_utc, without_decimals
+from fraud.schema.values import EPOCH, MICROSECONDS, Refusal, TimeLimits, in_utc, without_decimals
 
 Check = Callable[[object], object]
 
