@@ -17,7 +17,7 @@ from fraud.schema import Schema
 from fraud.schema.values import array_of
 from serve_app.batch.arrow_columns import read_column, wrong_type
 from serve_app.batch.json import too_many
-from serve_app.batch.scores import Part, ScoredPart, check_time
+from serve_app.model.part import Part, ScoredPart, check_time
 from serve_app.model.state import ServedModel
 from serve_app.request.fields import remedy_of
 from serve_app.request.problems import MOST_PROBLEMS, Rejected, about_extra, problem

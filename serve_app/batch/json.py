@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fraud.schema.values import array_of
-from serve_app.batch.scores import PART_S, Part, ScoredPart, check_time, columns_of
+from serve_app.model.part import PART_S, Part, ScoredPart, check_time, columns_of
 from serve_app.model.state import ServedModel
 from serve_app.request.problems import Rejected, problem
 from serve_app.request.reader import too_large

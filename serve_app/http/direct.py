@@ -12,9 +12,10 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.http.paths import HOT
+
 # Ray's name for "module:function of a list of middleware, for every HTTP server of this process".
 MIDDLEWARES = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.http.direct:middlewares"}
-PATHS = frozenset({"/score", "/score/batch", "/explain"})
 IS_DIRECT = "fraud.direct"  # key in the scope of a request that Serve has not touched
 
 
@@ -26,7 +27,7 @@ class Direct:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if _apps and scope["type"] == "http" and scope["path"] in PATHS:
+        if _apps and scope["type"] == "http" and scope["path"] in HOT:
             scope[IS_DIRECT] = True
             await _apps[0](scope, receive, send)
         else:

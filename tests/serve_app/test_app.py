@@ -329,7 +329,7 @@ import sys
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.state import State, load_model
+from serve_app.model.state import State, load_model
 model = load_model(Settings.from_environment(), folder={str(bundles["transactions"])!r})
 model.answer(model.reader.parse(b'{{"amount": 1, "hour": 1, "distance": 1, "device_score": 0, "country_mismatch": 0}}'))
 create_app(State(model), ApiKeys()).openapi()

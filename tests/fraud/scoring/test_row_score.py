@@ -44,7 +44,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_info
 from fraud import bundle
-from fraud.engine import Engine
+from fraud.scoring.engine import Engine
 
 engine = Engine(bundle.load(sys.argv[1]).detector)
 engine.score_frame(pd.read_parquet(sys.argv[2])).to_parquet(sys.argv[3])

@@ -142,7 +142,7 @@ def test_the_dead_are_counted_but_no_longer_live(tmp_path: Path):
     code = f"""
 import sys, time
 from pathlib import Path
-from serve_app.metrics import Metrics
+from serve_app.metrics.counters import Metrics
 metrics = Metrics(Path({str(tmp_path)!r}), flush_s=60)
 for _ in range(9): metrics.observe_request("/score", 200, 0.01)
 metrics.set_queue(50)
