@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from fraud.days import FIRST_YEAR, LAST_YEAR
@@ -175,7 +176,7 @@ class Column:
             return dt.date.fromisoformat(self.oldest)
         return OLDEST_DATE if self.unit is None else None
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float]:
         """The inclusive range a numeric value must be in: its own limits, else plus and minus `LARGEST_NUMBER`."""
         low = (
