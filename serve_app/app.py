@@ -178,5 +178,5 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     remedy = "see GET /docs for the paths and methods there are"
-    said = problem(kind, f"{request.method} {request.url.path[:80]}: {error.detail}", remedy, where="path")
-    return problem_response(error.status_code, [said], error.headers)
+    entry = problem(kind, f"{request.method} {request.url.path[:80]}: {error.detail}", remedy, where="path")
+    return problem_response(error.status_code, [entry], error.headers)

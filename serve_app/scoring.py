@@ -164,15 +164,15 @@ def flag_of(scope: Scope, name: str, *, default: bool) -> bool:
     """A boolean of the query. Raises Rejected (422)."""
     if not scope["query_string"]:
         return default
-    given = QueryParams(scope["query_string"]).get(name)
-    if given is None:
+    text = QueryParams(scope["query_string"]).get(name)
+    if text is None:
         return default
-    if given.lower() not in ("true", "false"):
-        told = problem(
-            "bool_parsing", f"{name}={given[:20]!r} is no boolean", "write true or false", field=name, where="query"
+    if text.lower() not in ("true", "false"):
+        entry = problem(
+            "bool_parsing", f"{name}={text[:20]!r} is no boolean", "write true or false", field=name, where="query"
         )
-        raise Rejected(422, told)
-    return given.lower() == "true"
+        raise Rejected(422, entry)
+    return text.lower() == "true"
 
 
 def check_numbers(answer: Mapping[str, Any]) -> None:

@@ -104,12 +104,12 @@ class Validator:
         unclaimed = [name for name in names if name not in {column.name for column in self._schema.columns}]
         missing = [column.name for column in needed if column.name not in names]
         if missing:
-            told = "; ".join(
+            message = "; ".join(
                 f"column {name!r} is missing{closest(name, unclaimed).rstrip('?')}" for name in missing[:5]
             )
             more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
             raise SchemaError(
-                f"{told}{more}; the table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
+                f"{message}{more}; the table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
                 f"or change schema {self._schema.name!r}"
             )
         return [column for column in self._schema.columns if column.name in names]
@@ -126,15 +126,15 @@ class Validator:
         """Mask of the candidates whose id an earlier candidate has, in this piece or an earlier one."""
         ids = pd.Series(ids)
         repeated = np.zeros(len(ids), dtype=bool)
-        kept = ids[candidates & ids.notna().to_numpy()]
-        twice = np.array(kept.duplicated())
+        present = ids[candidates & ids.notna().to_numpy()]
+        twice = np.array(present.duplicated())
         self._remember(self._last_ids)
         if len(self._seen_ids):
-            hashes = _hashes(kept)
-            places = np.searchsorted(self._seen_ids, hashes)
-            twice |= self._seen_ids[np.minimum(places, len(self._seen_ids) - 1)] == hashes
-        repeated[kept.index.to_numpy()] = twice
-        self._last_ids = kept[~twice]
+            hashes = _hashes(present)
+            positions = np.searchsorted(self._seen_ids, hashes)
+            twice |= self._seen_ids[np.minimum(positions, len(self._seen_ids) - 1)] == hashes
+        repeated[present.index.to_numpy()] = twice
+        self._last_ids = present[~twice]
         return repeated
 
     def _remember(self, ids: pd.Series | None) -> None:
@@ -180,8 +180,8 @@ def _quarantine(
     for name in set(columns):
         here = columns == name
         shown[here] = [value[:_SHOWN_LENGTH] for value in raw[f"raw_{name}"][here]]
-    told = {"column": columns, "value": shown, "reason": texts}
-    first = {name: pd.array(values, dtype="str") for name, values in told.items()}
+    fault = {"column": columns, "value": shown, "reason": texts}
+    first = {name: pd.array(values, dtype="str") for name, values in fault.items()}
     return pd.DataFrame({"row": (bad + first_row).astype(np.int64), **first, **raw})
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Scope, Receive], Awaitable[Response]]
 
 REQUEST_ID = "X-Request-ID"
-CLIENT_LEFT = 499  # nobody is told; it is what access logs write for it
+CLIENT_LEFT = 499  # never sent; what access logs write for it
 _KEY, _ID, _DEADLINE = (name.lower().encode() for name in (HEADER, REQUEST_ID, DEADLINE_HEADER))
 _AUTHORIZATION, _BEARER = b"authorization", b"Bearer "
 _READ = frozenset({_KEY, _ID, _DEADLINE, _AUTHORIZATION})
@@ -73,8 +73,8 @@ class Guard:
         if scope["type"] != "http":  # start-up, shutdown, and websockets, for which there is no route
             return await self._app(scope, receive, send)
         arrived = time.perf_counter()
-        path, given = path_of(scope), _headers(scope)
-        request_id, is_theirs = _request_id(given.get(_ID))
+        path, headers = path_of(scope), _headers(scope)
+        request_id, is_theirs = _request_id(headers.get(_ID))
         # A dict of our own: a server may hand out the same one again and again.
         state = scope["state"] = {
             **scope.get("state", {}), "request_id": request_id, "key_name": "", "arrived": arrived,
@@ -87,7 +87,7 @@ class Guard:
         )
         self._metrics.in_progress += 1
         try:
-            await self._pass_on(scope, path, given, exchange)
+            await self._pass_on(scope, path, headers, exchange)
         except Rejected as error:
             if exchange.status is None:
                 await error.response()(scope, exchange.receive, exchange.send)
@@ -102,13 +102,13 @@ class Guard:
             self._metrics.in_progress -= 1
             self._note(scope["method"], path, state, exchange)
 
-    async def _pass_on(self, scope: Scope, path: str, given: dict[bytes, bytes | None], exchange: _Exchange) -> None:
+    async def _pass_on(self, scope: Scope, path: str, headers: dict[bytes, bytes | None], exchange: _Exchange) -> None:
         """Answer the request, or let the app answer it. Raises Rejected, of its own: 401, 429, 503, 422."""
         if path not in self._open:
             state = scope["state"]
             key = None
             if self._keys.is_required:
-                key = self._keys.find(given.get(_KEY) or _key_of_prometheus(path, given))
+                key = self._keys.find(headers.get(_KEY) or _key_of_prometheus(path, headers))
                 if key is None:
                     raise _unauthorized()
                 state["key_name"] = key.name
@@ -116,7 +116,7 @@ class Guard:
                 raise _too_busy()
             if wait_s := self._limiter.wait_s(key, state["arrived"]):
                 raise _too_many(wait_s)
-            deadline = (given[_DEADLINE] or b"") if _DEADLINE in given else None  # empty: is refused
+            deadline = (headers[_DEADLINE] or b"") if _DEADLINE in headers else None  # empty: is refused
             state["deadline"] = self._limits.deadline(state["arrived"], deadline)
         handler = self._handlers.get(path) if scope["method"] == "POST" else None
         if handler is None:
@@ -148,42 +148,42 @@ class Guard:
 
 def _headers(scope: Scope) -> dict[bytes, bytes | None]:
     """The headers that this module reads; None for one that came twice."""
-    found: dict[bytes, bytes | None] = {}
+    headers: dict[bytes, bytes | None] = {}
     for name, value in scope["headers"]:
         if name in _READ:
-            found[name] = None if name in found else value
-    return found
+            headers[name] = None if name in headers else value
+    return headers
 
 
-def _key_of_prometheus(path: str, given: dict[bytes, bytes | None]) -> bytes | None:
+def _key_of_prometheus(path: str, headers: dict[bytes, bytes | None]) -> bytes | None:
     """Prometheus 2.42, Debian's, sends its credentials in Authorization only; no other path takes a key from there."""
-    said = given.get(_AUTHORIZATION) or b""
-    return said.removeprefix(_BEARER) if path == "/metrics" and said.startswith(_BEARER) else None
+    credentials = headers.get(_AUTHORIZATION) or b""
+    return credentials.removeprefix(_BEARER) if path == "/metrics" and credentials.startswith(_BEARER) else None
 
 
-def _request_id(given: bytes | None) -> tuple[str, bool]:
+def _request_id(sent: bytes | None) -> tuple[str, bool]:
     """The request's name, and whether the caller gave it: 1 to 128 visible ASCII characters, else one of ours."""
-    if given is not None and _SOUND_ID.fullmatch(given):
-        return given.decode("ascii"), True
+    if sent is not None and _SOUND_ID.fullmatch(sent):
+        return sent.decode("ascii"), True
     return f"{_random.getrandbits(128):032x}", False
 
 
 def _unauthorized() -> Rejected:
     remedy = f"send your key in the header {HEADER}"
-    said = problem("unauthorized", "no valid API key", remedy, field=HEADER, where="header")
-    return Rejected(401, said, headers={"WWW-Authenticate": f'ApiKey header="{HEADER}"'})
+    entry = problem("unauthorized", "no valid API key", remedy, field=HEADER, where="header")
+    return Rejected(401, entry, headers={"WWW-Authenticate": f'ApiKey header="{HEADER}"'})
 
 
 def _too_many(wait_s: float) -> Rejected:
     seconds = max(1, math.ceil(wait_s))
     remedy = f"wait {seconds} s, or ask whoever runs this service for a higher rate"
-    said = problem("rate_limited", "more requests than this key may send", remedy, field=HEADER, where="header")
-    return Rejected(429, said, headers={"Retry-After": str(seconds)})
+    entry = problem("rate_limited", "more requests than this key may send", remedy, field=HEADER, where="header")
+    return Rejected(429, entry, headers={"Retry-After": str(seconds)})
 
 
 def _too_busy() -> Rejected:
-    said = problem("overloaded", "too many requests are waiting", "try again after the seconds in Retry-After")
-    return Rejected(503, said, headers={"Retry-After": "1"})
+    entry = problem("overloaded", "too many requests are waiting", "try again after the seconds in Retry-After")
+    return Rejected(503, entry, headers={"Retry-After": "1"})
 
 
 def _failed() -> Rejected:
@@ -194,7 +194,7 @@ def _failed() -> Rejected:
 class _Exchange:
     """The messages of one request: adds the request id, counts bytes, enforces the body timeout.
 
-    header: sent with the answer, if any; body_until: moment by which the whole body must be there, on the clock of
+    header: sent with the answer, if any; body_until: moment by which the body must have ended, on the clock of
     time.perf_counter(). status: of the answer, once it began; received, sent: bytes of the bodies so far.
     """
 
@@ -218,8 +218,8 @@ class _Exchange:
             message = await self._in_time()
         except TimeoutError:
             self._is_body_in = True
-            said = problem("body_timeout", "the body did not arrive in time", "send the whole request at once")
-            raise Rejected(408, said, headers={"Connection": "close"}) from None
+            entry = problem("body_timeout", "the body did not arrive in time", "send the whole request at once")
+            raise Rejected(408, entry, headers={"Connection": "close"}) from None
         self._is_body_in = not message.get("more_body", False)
         self.received += len(message.get("body", b""))
         return message

@@ -78,11 +78,11 @@ class Limits:
         ends = [self.deadline_ms] if self.deadline_ms else []
         if header is not None:
             if not _MILLISECONDS.fullmatch(header):
-                said, remedy = (
+                message, remedy = (
                     "the value is not a number of milliseconds",
                     "send the header once, with a number like 50",
                 )
-                raise Rejected(422, problem("deadline", said, remedy, field=DEADLINE_HEADER, where="header"))
+                raise Rejected(422, problem("deadline", message, remedy, field=DEADLINE_HEADER, where="header"))
             ends.append(float(header))
         return Deadline(arrived + min(ends) / 1e3) if ends else NEVER
 

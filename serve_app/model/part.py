@@ -89,19 +89,19 @@ class ScoredPart:
         warnings = {(live, changed): self.model.warnings_of(live, changed) for live in _BOTH for changed in _BOTH}
         return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
 
-    def _content(self, place: int) -> dict[str, Any]:
-        score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
-        is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
-        how = is_live, bool(self.is_changed[place])
-        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
+    def _content(self, row: int) -> dict[str, Any]:
+        score, forest, autoencoder, *head = (float(values[row]) for values in self.values.values())
+        is_fraud, is_live = bool(self.is_fraud[row]), bool(self.is_history_live[row])
+        how = is_live, bool(self.is_changed[row])
+        row_score = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
         column = self.model.engine.schema.id
-        named = {} if column is None else {column.name: self.part.columns[column.name][place]}
-        return self.model.content_of(found, named)
+        named = {} if column is None else {column.name: self.part.columns[column.name][row]}
+        return self.model.content_of(row_score, named)
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
         """The content of models.BatchAnswer for each good row."""
-        contents = [self._content(place) for place in range(len(self.part.places))]
+        contents = [self._content(row) for row in range(len(self.part.places))]
         if self.reasons is not None:
             for content, reasons in zip(contents, self.reasons, strict=True):
                 content["reasons"] = [vars(reason) for reason in reasons]

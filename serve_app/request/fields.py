@@ -86,20 +86,20 @@ def json_schema_of(column: Column) -> dict[str, Any]:
 def remedy_of(column: Column) -> str:
     """Return what to send for the column, e.g. "send a number from 0 to 1"."""
     if column.kind == "numeric":
-        wanted = f"{'whole ' if column.integer else ''}number{_range_of(column)}"
+        form = f"{'whole ' if column.integer else ''}number{_range_of(column)}"
     elif column.kind == "boolean":
-        wanted = "true or false, or 1 or 0"
+        form = "true or false, or 1 or 0"
     elif column.kind == "timestamp" and column.unit:
-        wanted = f"number of {_UNIT_NAMES[column.unit]} since the origin that the training data used"
+        form = f"number of {_UNIT_NAMES[column.unit]} since the origin that the training data used"
     elif column.kind == "timestamp":
-        wanted = "time as ISO 8601 text, e.g. 2026-01-31T13:45:00Z, UTC where it names no zone"
+        form = "time as ISO 8601 text, e.g. 2026-01-31T13:45:00Z, UTC where it names no zone"
     elif column.categories:
         shown = ", ".join(column.categories[:_FEW_CATEGORIES])
-        wanted = f"one of {shown}" + (", …" if len(column.categories) > _FEW_CATEGORIES else "")
+        form = f"one of {shown}" + (", …" if len(column.categories) > _FEW_CATEGORIES else "")
     else:
-        wanted = "text or a whole number, not empty"
+        form = "text or a whole number, not empty"
     article = "a " if column.kind in ("numeric", "timestamp") else ""
-    return f"send {article}{wanted}" + (", or null" if column.nullable else "")
+    return f"send {article}{form}" + (", or null" if column.nullable else "")
 
 
 def _range_of(column: Column) -> str:

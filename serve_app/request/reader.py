@@ -68,20 +68,20 @@ class TransactionReader:
 
     def parse_carefully(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
         """The same without the quick way, several times as slow: it decides what is an error, and says which."""
-        given, n_left_out = self._without_excess(parse_object(body))
+        fields, n_left_out = self._without_excess(parse_object(body))
         try:
-            values = self._type.validate_python(given)
+            values = self._type.validate_python(fields)
         except ValidationError as error:
-            told = problems_of(error, self.schema, given, n_left_out=n_left_out, suggest=suggest)
-            raise Rejected(422, *told) from None
+            problems = problems_of(error, self.schema, fields, n_left_out=n_left_out, suggest=suggest)
+            raise Rejected(422, *problems) from None
         return {name: values.get(name) for name in self._names}
 
-    def _without_excess(self, given: dict[str, object]) -> tuple[dict[str, object], int]:
+    def _without_excess(self, fields: dict[str, object]) -> tuple[dict[str, object], int]:
         """Leave out unknown fields beyond those that an answer names, and say how many: pydantic would make an error of
         each of thousands."""
-        unknown = [name for name in given if name not in self._known]
+        unknown = [name for name in fields if name not in self._known]
         excess = set(unknown[MOST_PROBLEMS:])
-        return {name: value for name, value in given.items() if name not in excess} if excess else given, len(excess)
+        return {name: value for name, value in fields.items() if name not in excess} if excess else fields, len(excess)
 
     def json_schema(self) -> dict[str, Any]:
         """JSON schema of a transaction, for OpenAPI."""
@@ -150,8 +150,8 @@ def parse_object(body: bytes) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise _not_json(f"the body is not UTF-8 at byte {error.start}", "encode it as UTF-8") from None
     except json.JSONDecodeError as error:
-        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise _not_json(f"the body is not JSON: {place}", "send one JSON object, e.g. with a JSON library") from None
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise _not_json(f"the body is not JSON: {where}", "send one JSON object, e.g. with a JSON library") from None
     except RecursionError:
         raise _not_json("the body is nested too deeply", "send one flat JSON object") from None
     if not isinstance(value, dict):
@@ -162,12 +162,12 @@ def parse_object(body: bytes) -> dict[str, object]:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         seen: set[str] = set()
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise Rejected(422, problem("repeated_field", "the field is given twice", "send it once", field=repeated))
-    return found
+    return fields
 
 
 def _whole_number(text: str) -> int | float:
@@ -247,7 +247,7 @@ class FastReader:
                 return None
             columns = list(zip(*rows, strict=True)) or [()] * len(self._names)
             n_quotes = np.full(len(rows), self._n_quotes)
-            found = [
+            finished_columns = [
                 finish(column, n_quotes) if finish else column
                 for column, finish in zip(columns, self._finish_many, strict=True)
             ]
@@ -255,7 +255,7 @@ class FastReader:
             return None
         if [body.count(b'"') for body in bodies] != n_quotes.tolist():
             return None
-        return dict(zip(self._names, found, strict=True))
+        return dict(zip(self._names, finished_columns, strict=True))
 
 
 def _is_plain(column: Column) -> bool:
@@ -264,22 +264,22 @@ def _is_plain(column: Column) -> bool:
 
 
 def _field(name: str, column: Column) -> tuple[Any, ...]:
-    wanted: Any = str | int
+    accepted: Any = str | int
     if column.kind == "numeric":
         low, high = column.bounds
-        wanted = Annotated[float, msgspec.Meta(ge=low, le=high)]
+        accepted = Annotated[float, msgspec.Meta(ge=low, le=high)]
     elif column.kind == "boolean":
-        wanted = bool | float
+        accepted = bool | float
     elif column.kind == "timestamp":
-        wanted = float if column.unit else str
-    return (name, wanted | None | msgspec.UnsetType, msgspec.UNSET) if column.nullable else (name, wanted)
+        accepted = float if column.unit else str
+    return (name, accepted | None | msgspec.UnsetType, msgspec.UNSET) if column.nullable else (name, accepted)
 
 
 def _finish_of(column: Column) -> Check:
     """What is left to do with a value that msgspec let pass; it raises ValueError for one that is not plainly right."""
     check = check_of(column)
 
-    def whole(value: Any) -> object:
+    def whole_number(value: Any) -> object:
         if not value.is_integer():
             raise ValueError("not a whole number")
         return value
@@ -290,7 +290,7 @@ def _finish_of(column: Column) -> Check:
         return check(value)
 
     if column.kind == "numeric":
-        return whole if column.integer else lambda value: value
+        return whole_number if column.integer else lambda value: value
     return check if column.kind in ("boolean", "timestamp") else text
 
 
