@@ -75,7 +75,7 @@ def list_of(values: np.ndarray) -> list[Any]:
 
 def without_decimals(text: str) -> str:
     """The text of a whole number without its zeros after the point; any other text as it is."""
-    match = _whole_decimal(text) if text.endswith("0") else None
+    match = _whole_decimal(text)
     return match[1] if match else text
 
 
