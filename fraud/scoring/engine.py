@@ -24,7 +24,7 @@ from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.stores.store import Snapshot, StateStore
 from fraud.schema import Schema
-from fraud.schema.row_values import microseconds, number
+from fraud.schema.values import microseconds, number
 from fraud.schema.zone import zone_of
 from fraud.scoring.detector import Detector
 from fraud.scoring.reasons import Explainer, Reason

@@ -28,7 +28,7 @@ from serve_app.decisions.rows import Decision, DecisionBlock, Encoder, Role
 from serve_app.decisions.settings import check_columns
 
 if TYPE_CHECKING:
-    from serve_app.batch.scores import ScoredPart
+    from serve_app.model.part import ScoredPart
     from serve_app.model.state import ServedModel
 
 __all__ = ["Decision", "DecisionBlock", "DecisionLog"]

@@ -7,7 +7,6 @@ each would cost more than their scores: an Arrow record batch in base64, and wha
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import hmac
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,9 @@ import pyarrow as pa
 
 from fraud.detectors import registry
 from fraud.schema import Column, Schema
+from fraud.schema.values import since_epoch
 
 Role = Literal["champion", "canary"]
-_EPOCH = dt.datetime(1970, 1, 1)
-_MICROSECOND = dt.timedelta(microseconds=1)
 # Kinds whose value the sentence of a reason never shows.
 _UNSPOKEN = ("entity", "id")
 
@@ -261,12 +259,8 @@ def _type(column: Column) -> str:
 
 
 def _form(column: Column) -> Callable[[Any], object]:
-    forms: dict[str, Callable[[Any], object]] = {"double": float, "timestamp": _microseconds, "string": str}
+    forms: dict[str, Callable[[Any], object]] = {"double": float, "timestamp": since_epoch, "string": str}
     return forms[_type(column)]
-
-
-def _microseconds(value: dt.datetime) -> int:
-    return (value - _EPOCH) // _MICROSECOND
 
 
 def _keyed(key: bytes) -> Callable[[object], str]:
