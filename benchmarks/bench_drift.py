@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.pages import ROOT, row, write
+from benchmarks.pages import ROOT, row, write_section
 from benchmarks.sweep import processes
 from fraud.cli import run_command
 from fraud.data import tables
@@ -110,7 +110,7 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     sampled = compare(reference, path, SCHEMA).found
     everything = compare(reference, path, SCHEMA, sample=max(n, 1_000)).found
     Path(path).unlink()
-    levels = [{c["column"]: c["level"] for c in found["columns"]} for found in (sampled, everything)]
+    levels = [{c["column"]: c["level"] for c in result["columns"]} for result in (sampled, everything)]
     return {
         "case": name or "no drift", "seed": seed, "sampled": sampled["verdict"], "all_rows": everything["verdict"],
         "columns": len(levels[0]), "columns_alike": sum(levels[0][c] == levels[1][c] for c in levels[0]),
@@ -118,7 +118,7 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     }  # fmt: skip
 
 
-def agreement(n: int, cases: int, folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def agreement(n: int, cases: int, folder: Path, log: Callable[[str], None]) -> list[dict[str, Any]]:
     """The cases, two at a time; half of them, the first, without drift."""
     reference = str(folder / "reference.parquet")
     quiet = cases // 2
@@ -126,13 +126,13 @@ def agreement(n: int, cases: int, folder: Path, tell: Callable[[str], None]) -> 
     # Not forked: the parent has threads of Arrow's.
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(case, name, 100 + i, n, reference, str(folder)) for i, name in enumerate(named)]
-        found = []
+        results = []
         for done in waiting:
-            found.append(done.result())
-            told = found[-1]
-            alike = f"{told['columns_alike']} of {told['columns']} columns alike"
-            tell(f"{told['case']}: {told['sampled']} by the sample, {told['all_rows']} by all rows ({alike})")
-    return found
+            results.append(done.result())
+            result = results[-1]
+            alike = f"{result['columns_alike']} of {result['columns']} columns alike"
+            log(f"{result['case']}: {result['sampled']} by the sample, {result['all_rows']} by all rows ({alike})")
+    return results
 
 
 def command(n: int, folder: Path) -> dict[str, float]:
@@ -151,17 +151,17 @@ def command(n: int, folder: Path) -> dict[str, float]:
     return {"seconds": timed.seconds, "peak_mib": watched.peak_mib or 0.0, "cpu_s": cpu}
 
 
-def measure(n: int, cases: int, tell: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(n: int, cases: int, log: Callable[[str], None] = print) -> dict[str, Any]:
     """All of it, in a folder that is deleted."""
     folder = Path(tempfile.mkdtemp(prefix="bench-drift-"))
     try:
         tables.write_parquet(rows_of(n, 1), str(folder / "reference.parquet"))
         ran = command(n, folder)
-        tell(f"the command: {ran['seconds']:.1f} s, {ran['peak_mib']:,.0f} MiB")
-        found = agreement(n, cases, folder, tell)
+        log(f"the command: {ran['seconds']:.1f} s, {ran['peak_mib']:,.0f} MiB")
+        cases_compared = agreement(n, cases, folder, log)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"rows": n, "columns": COLUMNS, "sample": 50_000, **ran, "cases": found}
+    return {"rows": n, "columns": COLUMNS, "sample": 50_000, **ran, "cases": cases_compared}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -201,15 +201,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=CASES, help="pairs of files (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the table of docs/drift.md")
     parser.add_argument("--out", default=str(RESULTS), help="JSON of results")
-    given = parser.parse_args(argv)
-    out = Path(given.out)
-    if given.table:
+    arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.bench_drift first")
         results = json.loads(out.read_text())
-        write(PAGE, table(results), BEGIN)
+        write_section(PAGE, table(results), BEGIN)
     else:
-        results = measure(given.rows, given.cases, lambda text: print(text, flush=True))
+        results = measure(arguments.rows, arguments.cases, lambda text: print(text, flush=True))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

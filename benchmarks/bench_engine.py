@@ -38,7 +38,7 @@ from fraud.thresholds.selection import Threshold
 torch.set_num_threads(1)
 
 
-class Usual:
+class Baseline:
     """What most people write: pandas in, scaling, IsolationForest.score_samples, a torch forward pass."""
 
     def __init__(self, detector: Detector, trees: IsolationForest, module: torch.nn.Module) -> None:
@@ -59,7 +59,7 @@ class Usual:
         return to_score(self.detector.calibration.evidences(forest_score, error)[2])
 
 
-def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
+def fit_both(seed: int = 0) -> tuple[Engine, Baseline, pd.DataFrame]:
     """Fit one detector and give it both faces, with 100,000 canonical rows to score."""
     schema = Schema.load("transactions")
     rows = validate(transactions(100_000, seed=seed), schema).rows
@@ -79,7 +79,7 @@ def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
     detector = Detector(schema, mapping, (), grown, exported, calibrated, threshold)
     engine = Engine(detector)
     engine.warm_up()
-    return engine, Usual(detector, trees, training.plain_module), rows
+    return engine, Baseline(detector, trees, training.plain_module), rows
 
 
 def seconds(call: Callable[[], object], at_least: float = 0.5) -> float:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds; the median is reported (default 7)")
     parser.add_argument("--out", default="benchmarks/results/engine.json", help="where the JSON goes")
     arguments = parser.parse_args(argv)
-    engine, usual, rows = build()
+    engine, usual, rows = fit_both()
     difference = float(np.abs(engine.score_frame(rows)["score"].to_numpy() - usual.score(rows)).max())
     record = rows.iloc[0].to_dict()
     one, thousand = rows.head(1), rows.head(1000)

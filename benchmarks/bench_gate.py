@@ -59,7 +59,7 @@ def window(rng: np.random.Generator, rows: int, days: int, gain: float) -> tuple
 
 def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any]]:
     """Share of windows on which `gate.better` and `gate.segments` let the challenger pass, by gain."""
-    limits, found = GateLimits(), []
+    limits, results = GateLimits(), []
     for gain in GAINS:
         rng = np.random.default_rng([seed, int(gain * 100)])
         passed = {"better": 0, "nothing worse": 0, "segments": 0, "all": 0}
@@ -74,10 +74,10 @@ def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any
                 passed[check.name] += check.passed is not False
             passed["all"] += not gate.failed(checks)
             differences.append(compared["figures"]["average_precision"]["difference"])
-        found.append({"gain": gain, "windows": n, "rows": rows, "days": days,
+        results.append({"gain": gain, "windows": n, "rows": rows, "days": days,
                       "mean_difference": float(np.mean(differences)), "passed": passed,
                       "interval": wilson(passed["all"], n)})  # fmt: skip
-    return found
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,15 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--days", type=int, default=14, help="days a window (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--json", default="benchmarks/results/gate.json", help="(default: %(default)s)")
-    given = parser.parse_args(argv)
-    found = measure(given.windows, given.rows, given.days, given.seed)
-    out = Path(Settings.from_environment().locate(given.json))
+    arguments = parser.parse_args(argv)
+    results = measure(arguments.windows, arguments.rows, arguments.days, arguments.seed)
+    out = Path(Settings.from_environment().locate(arguments.json))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"settings": vars(given), "found": found}, indent=2) + "\n")
-    for one in found:
+    out.write_text(json.dumps({"settings": vars(arguments), "found": results}, indent=2) + "\n")
+    for one in results:
         low, high = one["interval"]
-        told = ", ".join(f"{name} {count / one['windows']:.1%}" for name, count in one["passed"].items())
-        sys.stdout.write(f"average precision {one['mean_difference']:+.3f}: {told} [{low:.1%}, {high:.1%}]\n")
+        shares = ", ".join(f"{name} {count / one['windows']:.1%}" for name, count in one["passed"].items())
+        sys.stdout.write(f"average precision {one['mean_difference']:+.3f}: {shares} [{low:.1%}, {high:.1%}]\n")
     return 0
 
 

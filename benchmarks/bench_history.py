@@ -69,10 +69,10 @@ def handbook_schema() -> Schema:
 
 def transactions(n: int, schema: Schema) -> tuple[str, pd.DataFrame]:
     """At most n canonical rows in order of time, and where they are from."""
-    found = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
-    frame = next(tables.iter_frames(str(found[0]), n)) if found else cards(n, seed=3)
+    files = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
+    frame = next(tables.iter_frames(str(files[0]), n)) if files else cards(n, seed=3)
     rows = validate(frame, schema).rows.sort_values("TX_DATETIME", kind="stable").reset_index(drop=True)
-    return found[0].name if found else "synthetic cards", rows
+    return files[0].name if files else "synthetic cards", rows
 
 
 def _length(window: str) -> pd.Timedelta:
@@ -194,18 +194,18 @@ def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any
         shared.seed(states)
         seconds = time.perf_counter() - begin
         stores["redis"] = shared
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, store in stores.items():
         engine = Engine(detector, store=store)
         engine.warm_up()
         latencies(engine, records[:100])
-        found[name] = latencies(engine, records[100:])
+        figures[name] = latencies(engine, records[100:])
         if store is not None:
-            found[name] |= {f"store_{q}": value for q, value in exchanges(schema, store, records[100:]).items()}
+            figures[name] |= {f"store_{q}": value for q, value in exchanges(schema, store, records[100:]).items()}
     node.close()
     shutil.rmtree(folder)
     return {
-        **found,
+        **figures,
         "node_seed_s": node_seconds,
         "transactions": ONLINE_ROWS,
         "seeded_entities": sum(len(s.keys) for s in states),
@@ -233,7 +233,7 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
     before = process.memory_info().rss
     store = MemoryStore([plan], [state])
     used = process.memory_info().rss - before
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "record_bytes": plan.record.itemsize, "cards": n, "events_per_card": len(state.events) / n,
         "process_bytes_per_card": used / n, "process_bytes_per_event": used / len(state.events),
         "process_own_bytes_per_card": store.n_bytes / n,
@@ -244,10 +244,10 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
         node = NodeStore(Path(folder), [plan])
         begin = time.perf_counter()
         node.seed([state])
-        found |= {"node_seed_s": time.perf_counter() - begin}
+        figures |= {"node_seed_s": time.perf_counter() - begin}
         node.close()
         used = (Path(folder) / "data.mdb").stat().st_size
-    found |= {
+    figures |= {
         "node_bytes_per_card": used / n,
         "node_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n,
     }
@@ -262,12 +262,12 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
         shared.seed([state])
         seconds = time.perf_counter() - begin
         used = client.info("memory")["used_memory"] - before
-        found |= {
+        figures |= {
             "redis_cards": n_redis, "redis_bytes_per_card": used / n_redis,
             "redis_bytes_per_event": used / len(state.events), "redis_seed_s": seconds,
             "redis_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n_redis,
         }  # fmt: skip
-    return found
+    return figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -281,19 +281,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     schema = handbook_schema()
     source, rows = transactions(arguments.rows, schema)
-    found: dict[str, Any] = {"source": source, "batch": batch(rows, schema)}
+    results: dict[str, Any] = {"source": source, "batch": batch(rows, schema)}
     with redis_server() as url:
-        found["online"] = online(rows, schema, url)
+        results["online"] = online(rows, schema, url)
         del rows
-        found["memory"] = memory(schema, arguments.cards, arguments.redis_cards, arguments.events, url)
-    b, m = found["batch"], found["memory"]
+        results["memory"] = memory(schema, arguments.cards, arguments.redis_cards, arguments.events, url)
+    b, m = results["batch"], results["memory"]
     print(f"batch, {source}, {b['rows']:,} rows: {b['rows_per_s']:,.0f} rows/s, {b['extra_peak_mib']:,.0f} MiB more")
     print(
         f"pandas rolling, {N_GROUPS} customers and terminals: {b['pandas_rows_per_s']:,.0f} rows/s ({b['ratio']:,.0f}x)"
     )
     for name in ("no store", "process", "node", "redis"):
-        if name in found["online"]:
-            p = found["online"][name]
+        if name in results["online"]:
+            p = results["online"][name]
             alone = (
                 f"   the store alone {p['store_p50_us']:,.1f}, {p['store_p99_us']:,.1f}" if "store_p50_us" in p else ""
             )
@@ -307,9 +307,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"state, {name:<9} {m[f'{name}_bytes_per_card']:,.0f} bytes a card with {m['events_per_card']:.1f} "
                 f"events of {m['record_bytes']} bytes ({m[f'{name}_overhead_per_card']:,.0f} a card on top of them)"
             )
-    found |= {"cpu": platform.processor(), "python": platform.python_version()}
+    results |= {"cpu": platform.processor(), "python": platform.python_version()}
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+    Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

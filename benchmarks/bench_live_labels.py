@@ -71,12 +71,12 @@ def ingest(labels: str, decided: Any, is_flowing: Any, rate: int) -> None:
         if is_flowing.value == 1 and decided.value > MARGIN + rate:
             newest = decided.value - MARGIN
             ids = rng.choice(np.arange(max(0, newest - 60_000), newest), rate, replace=False)
-            add(store, [f"t{i}" for i in ids], f"second-{n}")
+            write_labels(store, [f"t{i}" for i in ids], f"second-{n}")
             n += 1
         time.sleep(max(0.0, began + 1.0 - time.monotonic()))
 
 
-def add(store: LabelStore, ids: Sequence[str], name: str) -> None:
+def write_labels(store: LabelStore, ids: Sequence[str], name: str) -> None:
     """An ingestion, without the comparison with all earlier labels by which `labels ingest` counts what is new."""
     now = np.datetime64(dt.datetime.now(dt.UTC).replace(tzinfo=None), "us")
     frame = pd.DataFrame({"id": ids, "is_fraud": True, "known_at": now, "source": "analyst", "ingested_at": now})
@@ -142,7 +142,7 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     is_flowing.value = -1
     writer.join()
     time.sleep(3)
-    found = {
+    results = {
         "labels": lags.applied, "rate": rate, "seconds": seconds, "unmatched": lags.unmatched,
         "lag_p50_s": float(np.percentile(lags.lags, 50)), "lag_p99_s": float(np.percentile(lags.lags, 99)),
         "lag_max_s": max(lags.lags),
@@ -156,16 +156,16 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     }  # fmt: skip
     lags.lags, before = [], lags.applied
     many = min(100_000, traffic.n)
-    add(around.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
+    write_labels(around.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
     began = time.monotonic()
     while lags.applied < before + many and time.monotonic() - began < 120:
         time.sleep(0.1)
-    found |= {"many_labels": many, "many_s": max(lags.lags, default=float("nan"))}
+    results |= {"many_labels": many, "many_s": max(lags.lags, default=float("nan"))}
     keeper.stop()
     log.close()
     assert model.history is not None
     model.history.close()
-    return found
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,18 +177,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="where the JSON goes")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)
-    lags = ", ".join(f"{name} {found[f'lag_{name}_s']:.2f} s" for name in ("p50", "p99", "max"))
+        results = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)
+    lags = ", ".join(f"{name} {results[f'lag_{name}_s']:.2f} s" for name in ("p50", "p99", "max"))
     print(
-        f"{found['labels']:,} labels, {found['rate']:,} a second: applied after {lags}; {found['unmatched']} unmatched"
+        f"{results['labels']:,} labels, {results['rate']:,} a second: applied after {lags}; "
+        f"{results['unmatched']} unmatched"
     )
-    print(f"scored a second: {found['scored_per_s_without']:,.0f} without labels, {found['scored_per_s_with']:,.0f} "
-          f"with ({found['ratio']:.3f}); a second of processor time {found['scored_per_cpu_s_without']:,.0f}, "
-          f"{found['scored_per_cpu_s_with']:,.0f} ({found['cpu_ratio']:.3f}); load {found['load']:.1f}")  # fmt: skip
-    print(f"the process that follows takes {found['follower_cpus']:.3f} of a processor")
-    print(f"{found['many_labels']:,} labels at once: {found['many_s']:.1f} s")
+    print(
+        f"scored per second: {results['scored_per_s_without']:,.0f} without labels, "
+        f"{results['scored_per_s_with']:,.0f} with ({results['ratio']:.3f}); "
+        f"per CPU second: {results['scored_per_cpu_s_without']:,.0f}, {results['scored_per_cpu_s_with']:,.0f} "
+        f"({results['cpu_ratio']:.3f}); load {results['load']:.1f}"
+    )
+    print(f"the label process uses {results['follower_cpus']:.3f} CPUs")
+    print(f"{results['many_labels']:,} labels at once: {results['many_s']:.1f} s")
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+    Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

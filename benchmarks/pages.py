@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 END = "<!-- end of measured -->"
 
 
-def replaced(page: str, measured: str, opening: str) -> str:
+def replace_section(page: str, measured: str, opening: str) -> str:
     """The page with `measured` between the line `opening` and the next END. Raises DataError where it has none."""
     before, begin, rest = page.partition(opening)
     _, end, after = rest.partition(END)
@@ -20,9 +20,9 @@ def replaced(page: str, measured: str, opening: str) -> str:
     return f"{before}{opening}\n\n{measured}\n\n{END}{after}"
 
 
-def write(path: Path, measured: str, opening: str) -> None:
-    """Write `measured` into the page at `path`; see `replaced`."""
-    path.write_text(replaced(path.read_text(encoding="utf-8"), measured, opening), encoding="utf-8")
+def write_section(path: Path, measured: str, opening: str) -> None:
+    """Write `measured` into the page at `path`; see `replace_section`."""
+    path.write_text(replace_section(path.read_text(encoding="utf-8"), measured, opening), encoding="utf-8")
 
 
 def row(cells: Sequence[str]) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.detection.measure import OURS
-from benchmarks.pages import ROOT, row
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, row, write_section
 from benchmarks.serving import table as serving
 
 PAGE = ROOT / "README.md"
@@ -80,8 +79,8 @@ def weeks() -> str:
 
 def main() -> int:
     """Write both tables into the README."""
-    put(PAGE, peers(), BEGIN)
-    put(PAGE, weeks(), BEGIN_WEEKS)
+    write_section(PAGE, peers(), BEGIN)
+    write_section(PAGE, weeks(), BEGIN_WEEKS)
     return 0
 
 

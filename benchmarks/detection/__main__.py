@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Settings.from_environment().shared_data
         for name in arguments.data:
             begin = time.perf_counter()
-            found = measure.run(
-                DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, tell=lambda text: print(text, flush=True)
+            measured = measure.run(
+                DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, log=lambda text: print(text, flush=True)
             )
-            results[name] = {"seeds": arguments.seeds, **found}
-            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.full(name, results[name])}", flush=True)
+            results[name] = {"seeds": arguments.seeds, **measured}
+            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.markdown(name, results[name])}", flush=True)
             if not arguments.fast:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")

@@ -34,7 +34,7 @@ RESAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedWindow:
+class EvaluationWindow:
     """What the figures of a test window need.
 
     labels: int8 (n_test,); days: datetime64[D] (n_test,); cards: codes, int64 (n_test,), or None. is_known: bool
@@ -48,7 +48,7 @@ class JudgedWindow:
     was_known: np.ndarray
 
     @classmethod
-    def of(cls, prepared: Prepared, card: str) -> JudgedWindow:
+    def of(cls, prepared: Prepared, card: str) -> EvaluationWindow:
         """The test window of `prepared`; card: entity column, or ""."""
         schema, split = prepared.schema, prepared.split
         assert prepared.labels is not None and schema.timestamp is not None
@@ -74,16 +74,16 @@ class JudgedWindow:
         card_precision leaves out the cards known by each day, as the Fraud Detection Handbook does,
         card_precision_at_start only those known when the window begins.
         """
-        found = {
+        values = {
             "roc_auc": measures.roc_auc(self.labels, scores),
             "average_precision": measures.average_precision(self.labels, scores),
         }
         if self.cards is not None:
             for name, left in (("card_precision", ~self.is_known), ("card_precision_at_start", ~self.was_known)):
-                found[name] = measures.card_precision_at_k(
+                values[name] = measures.card_precision_at_k(
                     self.labels[left], scores[left], self.cards[left], self.days[left]
                 )
-        return found
+        return values
 
     def describe(self) -> dict[str, Any]:
         """Rows, frauds, days, and the card precision that a perfect score would reach."""
@@ -97,7 +97,7 @@ class JudgedWindow:
 
 
 def run(
-    data_set: DataSet, folder: Path, seeds: Sequence[int], *, fast: bool = False, tell: Callable[[str], None] = print
+    data_set: DataSet, folder: Path, seeds: Sequence[int], *, fast: bool = False, log: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Measure a data set; JSON-ready.
 
@@ -108,30 +108,31 @@ def run(
     rows = data_set.load(folder)
     schema = data_set.schema
     figures: dict[str, dict[str, list[list[float]]]] = {}
-    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]] = []
+    scored: list[tuple[EvaluationWindow, dict[str, np.ndarray]]] = []
     windows: list[dict[str, Any]] = []
     weights: list[list[dict[str, float | None]]] = [[] for _ in seeds]
     for config in data_set.configs(1 if fast else None):
         begin = time.perf_counter()
         prepared = fitting.prepare(_until(rows, data_set, config), schema, config)
-        window = JudgedWindow.of(prepared, data_set.card)
+        window = EvaluationWindow.of(prepared, data_set.card)
         windows.append(window.describe())
-        tell(f"{data_set.name}: {windows[-1]}, prepared in {time.perf_counter() - begin:.0f} s")
-        for place, seed in enumerate(seeds):
+        log(f"{data_set.name}: {windows[-1]}, prepared in {time.perf_counter() - begin:.0f} s")
+        for index, seed in enumerate(seeds):
             begin = time.perf_counter()
             ours, chosen = _fit(prepared, _faster(config) if fast else config, seed)
-            weights[place].append(chosen)
+            weights[index].append(chosen)
             seconds = time.perf_counter() - begin
             others = dict(peers.scores(prepared, dataclasses.replace(config, seed=seed), fast=fast))
             for who, scores in (ours | others).items():
                 for metric, value in window.judge(scores).items():
                     of_seeds = figures.setdefault(who, {}).setdefault(metric, [[] for _ in seeds])
-                    of_seeds[place].append(round(value, 5))
+                    of_seeds[index].append(round(value, 5))
             shown = {
-                who: tuple(round(found[metric][place][-1], 3) for metric in found) for who, found in figures.items()
+                who: tuple(round(metrics[metric][index][-1], 3) for metric in metrics)
+                for who, metrics in figures.items()
             }
-            tell(f"  seed {seed}: fitted in {seconds:.0f} s, all in {time.perf_counter() - begin:.0f} s; {shown}")
-            if place == 0:
+            log(f"  seed {seed}: fitted in {seconds:.0f} s, all in {time.perf_counter() - begin:.0f} s; {shown}")
+            if index == 0:
                 scored.append((window, ours | others))
         del prepared
     return {
@@ -179,13 +180,13 @@ def _fit(prepared: Prepared, config: TrainConfig, seed: int) -> tuple[dict[str, 
 
 
 def _intervals(
-    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]], seed: int
+    scored: list[tuple[EvaluationWindow, dict[str, np.ndarray]]], seed: int
 ) -> dict[str, dict[str, list[float]]]:
     """95 % bootstrap interval of each score's mean over the windows, cards drawn whole where there are cards."""
-    found = {}
+    intervals = {}
     drawn = [
-        list(weightings(len(window.labels), RESAMPLES, seed + place, window.cards))
-        for place, (window, _) in enumerate(scored)
+        list(weightings(len(window.labels), RESAMPLES, seed + index, window.cards))
+        for index, (window, _) in enumerate(scored)
     ]
     for who in scored[0][1]:
         values: dict[str, list[np.ndarray]] = {"roc_auc": [], "average_precision": []}
@@ -195,5 +196,5 @@ def _intervals(
             values["roc_auc"].append(np.array([one.roc_auc() for one in counted]))
             values["average_precision"].append(np.array([one.average_precision() for one in counted]))
         bands = {metric: interval(np.mean(parts, axis=0)) for metric, parts in values.items()}
-        found[who] = {metric: [round(edge, 4) for edge in band] for metric, band in bands.items() if band}
-    return found
+        intervals[who] = {metric: [round(edge, 4) for edge in band] for metric, band in bands.items() if band}
+    return intervals

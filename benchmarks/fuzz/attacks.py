@@ -62,14 +62,14 @@ class Outcome:
 
 def attacks() -> list[Attack]:
     """All that are tried on one connection each."""
-    found: list[Attack] = []
+    result: list[Attack] = []
 
     def add(name: str, right: Sequence[int], send: Callable[[str, bytes], Any], answers: int = 1) -> None:
         def chunks(key: str, good: bytes) -> Chunks:
             sent = send(key, good)
             return iter([sent]) if isinstance(sent, bytes) else sent
 
-        found.append(Attack(name, chunks, frozenset(right), answers))
+        result.append(Attack(name, chunks, frozenset(right), answers))
 
     def add_body(
         name: str, body: Callable[[bytes], bytes], right: Sequence[int] = (422,), path: str = "/score"
@@ -155,7 +155,7 @@ def attacks() -> list[Attack]:
         (415,),
         lambda key, good: post(key, gzip.compress(b"0" * 100 * MIB), "Content-Encoding: gzip", path="/score/batch"),
     )
-    add("gzip that does not say so", (422,), lambda key, good: post(key, gzip.compress(good)))
+    add("gzip that does not log so", (422,), lambda key, good: post(key, gzip.compress(good)))
     for kind in ("br", "zstd", "deflate", "identity, gzip", "x-gzip"):
         add(
             f"Content-Encoding {kind}",
@@ -229,7 +229,7 @@ def attacks() -> list[Attack]:
     # Slowness.
     add("a body of which half comes", (408,), lambda key, good: post(key, good)[:-10])
     add("a body byte by byte", (408,), lambda key, good: dripping(post(key, b" " * 2000)))
-    return found
+    return result
 
 
 _WEBSOCKET = (
@@ -244,13 +244,13 @@ _REFUSED_HEAD = (200, 400, 413, 431, CLOSED)
 
 def run(target: Target, example: dict[str, Any], chosen: Sequence[Attack] | None = None) -> list[Outcome]:
     """Try the attacks one after the other; after each a good request must be answered."""
-    good, found = json.dumps(example).encode(), []
+    good, outcomes = json.dumps(example).encode(), []
     for attack in attacks() if chosen is None else chosen:
         outcome = _try(target, attack, good)
         if not outcome.wrong and (code := target.ask("/score?learn=false", PATIENCE_S, good)[0]) != 200:
             outcome = Outcome(attack.name, outcome.statuses, outcome.seconds, f"a good request after it got {code}")
-        found.append(outcome)
-    return found
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _try(target: Target, attack: Attack, good: bytes) -> Outcome:
@@ -284,11 +284,11 @@ def _send(connection: socket.socket, chunks: Chunks, ended: threading.Event) -> 
             connection.sendall(chunk)
 
 
-def _receive(connection: socket.socket, wanted: int) -> tuple[tuple[int, ...], bool]:
+def _receive(connection: socket.socket, n: int) -> tuple[tuple[int, ...], bool]:
     """The statuses of the answers, and whether they came, or the connection was closed, in time."""
     received, until = b"", time.monotonic() + PATIENCE_S
     statuses: list[int] = []
-    while len(statuses) < wanted and time.monotonic() < until:
+    while len(statuses) < n and time.monotonic() < until:
         connection.settimeout(max(until - time.monotonic(), 0.01))
         try:
             part = connection.recv(65536)
@@ -300,7 +300,7 @@ def _receive(connection: socket.socket, wanted: int) -> tuple[tuple[int, ...], b
             return tuple(statuses), True
         received += part
         statuses = [code for code in map(int, _STATUS.findall(received)) if code != 100]
-    return tuple(statuses), len(statuses) >= wanted
+    return tuple(statuses), len(statuses) >= n
 
 
 def slow_loris(target: Target, example: dict[str, Any], n: int = 200, seconds: float = 5.0) -> Outcome:
@@ -310,12 +310,12 @@ def slow_loris(target: Target, example: dict[str, Any], n: int = 200, seconds: f
     connections = [socket.create_connection((target.host, target.port), timeout=5) for _ in range(n)]
     codes: list[int] = []
     try:
-        place = 0
+        position = 0
         while time.perf_counter() - began < seconds:
             for connection in connections:
                 with suppress(OSError):
-                    connection.send(request[place : place + 1])
-            place += 1
+                    connection.send(request[position : position + 1])
+            position += 1
             codes.append(target.ask("/score?learn=false", PATIENCE_S, good)[0])
     finally:
         for connection in connections:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz.cases import Found
+from benchmarks.fuzz.cases import Tally
 
 if TYPE_CHECKING:
     from benchmarks.fuzz.server import Target
@@ -130,19 +130,21 @@ _TYPES = st.sampled_from(
 def broken(draw: Any, body: bytes) -> bytes:
     """The body as it is, cut off, or with some bytes put in, taken out or repeated."""
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 5]))):
-        place = draw(st.integers(0, len(body)))
+        position = draw(st.integers(0, len(body)))
         kind = draw(st.integers(0, 4))
         if kind == 0:
-            body = body[:place]
+            body = body[:position]
         elif kind == 1:
-            body = body[:place] + draw(_BREAKS) + body[place + draw(st.integers(0, 2)) :]
+            body = body[:position] + draw(_BREAKS) + body[position + draw(st.integers(0, 2)) :]
         elif kind == 2:
-            body = body[:place] + draw(st.binary(max_size=8)) + body[place:]
+            body = body[:position] + draw(st.binary(max_size=8)) + body[position:]
         elif kind == 3:
-            body = body[:place] + bytes([draw(st.integers(0, 255))]) + body[place + 1 :]
+            body = body[:position] + bytes([draw(st.integers(0, 255))]) + body[position + 1 :]
         else:
             body = (
-                body[:place] + body[place : place + draw(st.integers(0, 300))] * draw(st.integers(0, 3)) + body[place:]
+                body[:position]
+                + body[position : position + draw(st.integers(0, 300))] * draw(st.integers(0, 3))
+                + body[position:]
             )
     return body
 
@@ -195,11 +197,11 @@ def streams(draw: Any, example: Mapping[str, Any]) -> bytes:
         values = [None if draw(st.integers(0, 9)) == 0 else value for _ in range(size)]
         column = pa.array(values, pa.array([value]).type)
         if draw(st.integers(0, 5)) == 0:
-            wanted = draw(_TYPES)
+            dtype = draw(_TYPES)
             try:
-                column = column.cast(wanted)
+                column = column.cast(dtype)
             except pa.ArrowException:
-                column = pa.nulls(size, wanted)
+                column = pa.nulls(size, dtype)
         if draw(st.integers(0, 15)):
             columns[name] = column
     if draw(st.integers(0, 9)) == 0:
@@ -228,14 +230,14 @@ def run(
     target: Target,
     example: Mapping[str, Any],
     n: int,
-    found: Found,
+    tally: Tally,
     *,
     start: int = 0,
     after: Callable[[], None] | None = None,
 ) -> None:
     """Send `n` bodies, an equal share of each kind; an answer that is not 200, 413 or 422, or no JSON, is a failure."""
     for number, (path, media_type, strategy) in enumerate(kinds(example)):
-        _run_kind(target, path, media_type, strategy, n // 5, start + number, found, after)
+        _run_kind(target, path, media_type, strategy, n // 5, start + number, tally, after)
 
 
 def _run_kind(
@@ -245,7 +247,7 @@ def _run_kind(
     strategy: st.SearchStrategy[bytes],
     n: int,
     start: int,
-    found: Found,
+    tally: Tally,
     after: Callable[[], None] | None,
 ) -> None:
     connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
@@ -258,22 +260,22 @@ def _run_kind(
     )
     @given(body=strategy)
     def send(body: bytes) -> None:
-        found.requests[what] += 1
+        tally.requests[what] += 1
         if after is not None:
             after()
         try:
-            with found.timed(what):
+            with tally.timed(what):
                 connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 text = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            found.statuses["none"] += 1
-            found.fail(f"{type(error).__name__}: {what}", repr(body))
+            tally.statuses["none"] += 1
+            tally.fail(f"{type(error).__name__}: {what}", repr(body))
             return
-        found.statuses[str(answer.status)] += 1
+        tally.statuses[str(answer.status)] += 1
         if (wrong := fault_of(answer.status, answer.headers.get_content_type(), text)) is not None:
-            found.fail(f"{wrong}: {what}", f"{body!r}\n{text[:500]!r}")
+            tally.fail(f"{wrong}: {what}", f"{body!r}\n{text[:500]!r}")
 
     try:
         send()
@@ -289,12 +291,12 @@ def fault_of(status: int, media_type: str, text: bytes) -> str | None:
         pa.ipc.open_stream(text).read_all().validate(full=True)
         return None
     try:
-        told = [
+        documents = [
             json.loads(line, parse_constant=_refuse) for line in (text.splitlines() if media_type == NDJSON else [text])
         ]
     except ValueError:
         return "an answer that is no JSON"
-    return None if status == 200 or told[0]["detail"] else "an error that says nothing"
+    return None if status == 200 or documents[0]["detail"] else "an error that says nothing"
 
 
 def _refuse(name: str) -> None:

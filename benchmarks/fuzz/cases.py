@@ -21,7 +21,7 @@ _MILLISECONDS = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 
 
 @dataclass
-class Found:
+class Tally:
     """What happened. requests: by "METHOD path"; statuses: of all answers; failures: {"check: operation": example}."""
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -58,10 +58,10 @@ class Cases:
     """
 
     def __init__(self, schema: Any, key: str, *, after: Callable[[], None] | None = None, **call: Any) -> None:
-        self.found = Found()
+        self.tally = Tally()
         self._schema, self._key, self._after, self._call = schema, key, after, call
 
-    def know_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:
+    def register_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:
         """Tell schemathesis how bodies of other media types than JSON are made, and times."""
         from schemathesis.openapi import format, media_type
 
@@ -69,19 +69,19 @@ class Cases:
         for name, strategy in bodies.items():
             media_type(name, strategy)
 
-    def run(self, n: int, *, start: int = 0) -> Found:
+    def run(self, n: int, *, start: int = 0) -> Tally:
         """Send `n` requests or more: the boundary cases, then drawn ones. start: seed."""
         operations = [result.ok() for result in self._schema.get_all_operations()]
         for operation in operations:
             self._send_boundaries(operation)
         posts = [operation for operation in operations if operation.method.lower() == "post"]
-        while self.found.n < n:
-            share = max(20, (n - self.found.n) // (len(MODES) * len(posts)))
+        while self.tally.n < n:
+            share = max(20, (n - self.tally.n) // (len(MODES) * len(posts)))
             for operation in posts:
                 for mode in MODES:
                     start += 1
                     self._send_drawn(operation, mode, share, start)
-        return self.found
+        return self.tally
 
     def _send_boundaries(self, operation: Any) -> None:
         """schemathesis' boundary values, wrong methods, missing headers and content types, one after another."""
@@ -112,22 +112,22 @@ class Cases:
     def _send(self, case: Any) -> None:
         from schemathesis.core.failures import FailureGroup
 
-        found, what = self.found, f"{case.method.upper()} {case.path}"
-        found.requests[what] += 1
+        tally, what = self.tally, f"{case.method.upper()} {case.path}"
+        tally.requests[what] += 1
         try:
-            with found.timed(what):
+            with tally.timed(what):
                 answer = case.call(headers={"X-API-Key": self._key}, **self._call)
-            found.statuses[str(answer.status_code)] += 1
+            tally.statuses[str(answer.status_code)] += 1
             case.validate_response(answer, excluded_checks=[_check("ignored_auth")])
         except FailureGroup as group:
             for failure in group.exceptions:
                 if not _is_beyond_schema(type(failure).__name__, case, answer):
-                    found.fail(
+                    tally.fail(
                         f"{type(failure).__name__}: {what}", f"{failure}\n{_shown(case)}\n{answer.content[:500]!r}"
                     )
         except OSError as error:  # of requests too: no answer, or a broken one
-            found.statuses["none"] += 1
-            found.fail(f"{type(error).__name__}: {what}", f"{error}\n{_shown(case)}")
+            tally.statuses["none"] += 1
+            tally.fail(f"{type(error).__name__}: {what}", f"{error}\n{_shown(case)}")
         if self._after is not None:
             self._after()
 

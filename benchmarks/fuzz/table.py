@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages import ROOT
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, write_section
 
 RESULTS = ROOT / "benchmarks/results/fuzz.json"
 PAGE = ROOT / "docs/bad_input.md"
@@ -19,7 +18,7 @@ PARTS = {
 }
 
 
-def full(results: Mapping[str, Any]) -> str:
+def markdown(results: Mapping[str, Any]) -> str:
     """What every run found, as Markdown: a row for each of its parts."""
     lines = [
         "| server, schema | what | requests | answers | longest | failures |",
@@ -43,4 +42,4 @@ def full(results: Mapping[str, Any]) -> str:
 
 def write(results: Mapping[str, Any]) -> None:
     """Write the table into its page."""
-    put(PAGE, full(results), BEGIN)
+    write_section(PAGE, markdown(results), BEGIN)

@@ -14,8 +14,8 @@ CHUNKED = (JSON, "Transfer-Encoding: chunked")
 
 def head(key: str, *lines: str, path: str = "/score", method: str = "POST", version: str = "1.1") -> bytes:
     """The head of a request with the key; lines: further headers."""
-    given = [f"{method} {path} HTTP/{version}", "Host: x", f"X-API-Key: {key}", *lines, "", ""]
-    return "\r\n".join(given).encode("latin-1")
+    all_lines = [f"{method} {path} HTTP/{version}", "Host: x", f"X-API-Key: {key}", *lines, "", ""]
+    return "\r\n".join(all_lines).encode("latin-1")
 
 
 def post(key: str, body: bytes, *lines: str, path: str = "/score", media_type: str = "application/json") -> bytes:

@@ -4,7 +4,7 @@
     python -m benchmarks.month --seeds 1 --rows 600  # one, smaller
     python -m benchmarks.month --small               # does it run? A dozen days of few rows
 
-Exits with 1 when a month does not show what it must (benchmarks/month/demands.py). The picture is the first seed's.
+Exits with 1 when a month does not show what it must (benchmarks/month/criteria.py). The picture is the first seed's.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="benchmarks/results/month.json", help="(default: %(default)s)")
     parser.add_argument("--picture", default="docs/images/month.png", help="(default: %(default)s)")
     parser.add_argument("--redraw", action="store_true", help="draw the picture of --out again, and nothing else")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    out, image = Path(settings.locate(given.out)), Path(settings.locate(given.picture))
-    if given.redraw:
+    out, image = Path(settings.locate(arguments.out)), Path(settings.locate(arguments.picture))
+    if arguments.redraw:
         document = json.loads(out.read_text())
         picture.draw(document["months"][0], document["world"]["drift_day"], image)
         return 0
-    plan = SMALL if given.small else Plan(world=World(rows=given.rows))
-    seeds = given.seeds[:1] if given.small else given.seeds
+    plan = SMALL if arguments.small else Plan(world=World(rows=arguments.rows))
+    seeds = arguments.seeds[:1] if arguments.small else arguments.seeds
     began = time.monotonic()
     # Processes of their own: each month has its own environment, and two fit on two cores.
     with ProcessPoolExecutor(min(2, len(seeds)), mp_context=multiprocessing.get_context("spawn")) as pool:

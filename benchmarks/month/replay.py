@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.month import demands
+from benchmarks.month import criteria
 from benchmarks.month.world import LABEL_DAYS, World, date_of, schema
 from fraud.data import tables
 from fraud.data.splits import SplitConfig
@@ -75,8 +75,8 @@ class Plan:
 class Month:
     """The state of the replay: what was scored, labelled and decided so far, in a folder of its own."""
 
-    def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None]) -> None:
-        self.plan, self.folder, self.tell = plan, folder, tell
+    def __init__(self, plan: Plan, folder: Path, log: Callable[[str], None]) -> None:
+        self.plan, self.folder, self.log = plan, folder, log
         os.environ |= {
             "FRAUD_ROOT": str(folder), "FRAUD_STATE": str(folder / "state"), "FRAUD_MODEL_NAME": "month",
             "FRAUD_EXPERIMENT": "month", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
@@ -123,9 +123,9 @@ class Month:
         self._labels_of(day - LABEL_DAYS)
         champion = versions.champion_version(self.settings)
         scored = self._scored(day)
-        found = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
-        judged = found.found["columns"] + found.found["score"]["columns"]
-        self._review(day, self.plan.review_alerts if found.found["verdict"] == "drift" else 0)
+        drift = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
+        judged = drift.found["columns"] + drift.found["score"]["columns"]
+        self._review(day, self.plan.review_alerts if drift.found["verdict"] == "drift" else 0)
         psi = {one["column"]: one["statistics"]["psi"] for one in judged if "psi" in one["statistics"]}
         alerts = decided.read(str(self.folder / "scored"), self.schema, only_flagged=True)
         as_of = date_of(day + 1)
@@ -133,20 +133,20 @@ class Month:
         estimate = {one.day: one for one in live}.get(date_of(day))
         flagged = alerts[pd.to_datetime(alerts["day"]) == pd.Timestamp(date_of(day))]["id"]
         truth = self.truth[day]
-        told = {
+        record = {
             "day": day, "date": str(date_of(day)), "champion": champion, "rows": len(truth), "flagged": len(flagged),
-            "verdict": found.found["verdict"], "psi": psi, "frauds": int(truth.sum()),
+            "verdict": drift.found["verdict"], "psi": psi, "frauds": int(truth.sum()),
             "precision": float(truth.loc[flagged].mean()) if len(flagged) else None,
             "recall": float(truth.loc[flagged].sum() / truth.sum()),
             "estimate": None if estimate is None else estimate.precision,
             "low": None if estimate is None else estimate.low, "high": None if estimate is None else estimate.high,
         }  # fmt: skip
-        self.tell(
-            f"day {day:2d}: {told['verdict']:<8} PSI {max(psi.values()):.2f}, {len(flagged)} alerts, precision "
-            f"{told['precision'] or 0:.2f}, estimate {told['estimate'] or 0:.2f} [{told['low'] or 0:.2f}, "
-            f"{told['high'] or 0:.2f}], recall {told['recall']:.2f}, version {champion}"
+        self.log(
+            f"day {day:2d}: {record['verdict']:<8} PSI {max(psi.values()):.2f}, {len(flagged)} alerts, precision "
+            f"{record['precision'] or 0:.2f}, estimate {record['estimate'] or 0:.2f} [{record['low'] or 0:.2f}, "
+            f"{record['high'] or 0:.2f}], recall {record['recall']:.2f}, version {champion}"
         )
-        return told
+        return record
 
     def _evening(self, day: int) -> None:
         """The weekly retraining; on some days worse models are shown to the gate first."""
@@ -169,8 +169,8 @@ class Month:
             "frauds": record["checks"][1]["figures"].get("frauds"),
             "texts": {check["name"]: check["text"] for check in record["checks"]},
         })  # fmt: skip
-        told = "" if better is None else f", average precision {better['difference']:+.3f}"
-        self.tell(f"  gate, {kind} version {version}: {record['decision']} {record['failed']}{told}")
+        gain = "" if better is None else f", average precision {better['difference']:+.3f}"
+        self.log(f"  gate, {kind} version {version}: {record['decision']} {record['failed']}{gain}")
 
     def _training(self, day: int) -> Path:
         """The matured rows as on the morning after `day`, joined with the labels known then."""
@@ -178,12 +178,12 @@ class Month:
         if not out.exists():
             window = self.plan.train_days + self.plan.validate_days + self.plan.judge_days
             newest = day - LABEL_DAYS
-            wanted = self.folder / f"training/{day}"
+            inputs = self.folder / f"training/{day}"
             for each in range(newest - window + 1, newest + 1):
                 source = self.folder / f"transactions/{date_of(each)}.parquet"
-                (wanted / source.name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(source, wanted / source.name)
-            self._quietly(labels.main, ["join", "--data", str(wanted), "--out", str(out), "--schema",
+                (inputs / source.name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(source, inputs / source.name)
+            self._quietly(labels.main, ["join", "--data", str(inputs), "--out", str(out), "--schema",
                                         str(self.schema_file), "--as-of", f"{date_of(day + 1)}",
                                         "--matured-days", str(LABEL_DAYS)])  # fmt: skip
         return out
@@ -218,8 +218,8 @@ class Month:
         return version
 
     def _score(self, day: int) -> None:
-        given = str(self.folder / f"transactions/{date_of(day)}.parquet")
-        self._quietly(score.main, ["--data", given, "--out", str(self.folder / "scored"), "--date",
+        path = str(self.folder / f"transactions/{date_of(day)}.parquet")
+        self._quietly(score.main, ["--data", path, "--out", str(self.folder / "scored"), "--date",
                                    f"{date_of(day)}", "--no-reasons"])  # fmt: skip
 
     def _scored(self, day: int) -> Path:
@@ -247,11 +247,11 @@ class Month:
             f"review{day}", [(day + 1 - LABEL_DAYS, name, int(self.truth[day][name])) for name in drawn], "review"
         )
 
-    def _deliver(self, name: str, found: Sequence[tuple[int, str, int]], source: str = "analyst") -> None:
+    def _deliver(self, name: str, rows: Sequence[tuple[int, str, int]], source: str = "analyst") -> None:
         """Labels (day of the transaction, id, is fraud), known when the day and a week have passed."""
-        if not found:
+        if not rows:
             return
-        frame = pd.DataFrame(found, columns=["day", "id", "is_fraud"])
+        frame = pd.DataFrame(rows, columns=["day", "id", "is_fraud"])
         frame["known_at"] = [f"{date_of(day + LABEL_DAYS)}T00:00:00" for day in frame.pop("day")]
         path = self.folder / f"inbox/{name}.csv"
         tables.write_csv(frame, str(path))
@@ -269,9 +269,9 @@ def poisoned(rows: pd.DataFrame, seed: int) -> np.ndarray:
     frauds = np.flatnonzero(truth == 1)
     hidden = np.random.default_rng(seed).choice(frauds, int(0.8 * len(frauds)), replace=False)
     dearest = rows["amount"].where(truth == 0).nlargest(len(hidden)).index
-    found = np.where(rows.index.isin(dearest), 1, truth)
-    found[hidden] = 0
-    return found.astype(np.int8)
+    altered = np.where(rows.index.isin(dearest), 1, truth)
+    altered[hidden] = 0
+    return altered.astype(np.int8)
 
 
 def month(seed: int, plan: Plan) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def month(seed: int, plan: Plan) -> dict[str, Any]:
     plan = replace(plan, world=replace(plan.world, seed=seed))
     folder = Path(tempfile.mkdtemp(prefix="fraud-month-"))
     try:
-        found = Month(plan, folder, lambda text: print(f"[{seed}] {text}", flush=True)).run()
+        result = Month(plan, folder, lambda text: print(f"[{seed}] {text}", flush=True)).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"seed": seed, **found, "judged": demands.judge(found, plan.world.drift_day)}
+    return {"seed": seed, **result, "judged": criteria.judge(result, plan.world.drift_day)}

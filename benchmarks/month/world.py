@@ -38,11 +38,11 @@ class World:
 
     def day(self, day: int) -> pd.DataFrame:
         """One day's transactions with the truth, `is_fraud`, in time order."""
-        place = day + self.before - 1
+        index = day + self.before - 1
         has_drifted = day >= self.drift_day
-        rng = np.random.default_rng([self.seed, 17, place])
+        rng = np.random.default_rng([self.seed, 17, index])
         frame = transactions(
-            self.rows, self.seed, self.fraud_rate, self.drift if has_drifted else 0.0, start=place * self.rows
+            self.rows, self.seed, self.fraud_rate, self.drift if has_drifted else 0.0, start=index * self.rows
         ).reset_index(drop=True)
         if has_drifted:
             _take_over(frame, rng, self.new_frauds)
@@ -53,7 +53,7 @@ class World:
         customers[stolen] = rng.choice(customers, few)[rng.integers(0, few, int(stolen.sum()))]
         frame.insert(0, "customer", customers.astype(str))
         frame.insert(0, "time", pd.Timestamp(date_of(day)) + pd.to_timedelta(seconds, unit="s"))
-        frame.insert(0, "id", [f"{place:03d}-{n:05d}" for n in range(self.rows)])
+        frame.insert(0, "id", [f"{index:03d}-{n:05d}" for n in range(self.rows)])
         return frame.sort_values("time", kind="stable", ignore_index=True)
 
 

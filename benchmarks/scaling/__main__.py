@@ -34,31 +34,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--usd-per-cpu-hour", type=float, default=0.05, help="price of a CPU hour (default %(default)s)")
     add("--table", action="store_true", help="measure nothing, write the tables of docs/scaling.md from --out")
     add("--out", default=str(table.RESULTS), help="JSON of results")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
     turn_telemetry_off()
-    out = Path(given.out)
-    if given.table:
+    out = Path(arguments.out)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.scaling first")
-        found = json.loads(out.read_text())
-        table.write(found)
+        results = json.loads(out.read_text())
+        table.write(results)
     else:
         from benchmarks.scoring.measure import prepare
 
         scratch = Path(tempfile.mkdtemp(prefix="bs-"))  # short: Ray's sockets lie in it
         try:
             prepare(scratch)
-            runs = measure.measure(measure.STAGES, (1, 2), scratch, given.rounds, lambda text: print(text, flush=True))
+            runs = measure.measure(
+                measure.STAGES, (1, 2), scratch, arguments.rounds, lambda text: print(text, flush=True)
+            )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        found = {
-            "usd_per_cpu_hour": given.usd_per_cpu_hour,
+        results = {
+            "usd_per_cpu_hour": arguments.usd_per_cpu_hour,
             "stages": {name: [dataclasses.asdict(run) for run in of] for name, of in runs.items()},
         }
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table.full(found))
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table.markdown(results))
     return 0
 
 

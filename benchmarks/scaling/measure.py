@@ -16,7 +16,7 @@ from deploy.processes import free_port
 from fraud.errors import DataError
 
 START_SECONDS = 60.0
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ SWEEP_ROWS = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
+class Run:
     """A run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the job's own process, without Ray's workers."""
 
     rows: int
@@ -95,7 +95,7 @@ def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
         os.sched_setaffinity(0, before)
 
 
-def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Ran:
+def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Run:
     """Run a stage on so many rows. Raises DataError with the end of its log where it fails."""
     is_sweep = "{trials}" in stage.command
     names = {
@@ -123,7 +123,7 @@ def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str,
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise DataError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
-    return Ran(rows, cpus, seconds, used.ru_utime + used.ru_stime)
+    return Run(rows, cpus, seconds, used.ru_utime + used.ru_stime)
 
 
 def rows_file(folder: Path, rows: int, kind: str) -> str:
@@ -136,11 +136,9 @@ def rows_file(folder: Path, rows: int, kind: str) -> str:
     return str(path)
 
 
-def measure(
-    stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, tell: Tell
-) -> dict[str, list[Ran]]:
+def measure(stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, log: Log) -> dict[str, list[Run]]:
     """Every stage at both of its sizes with each number of CPUs; `rounds` times, the quickest counts."""
-    found: dict[str, list[Ran]] = {stage.name: [] for stage in stages}
+    results: dict[str, list[Run]] = {stage.name: [] for stage in stages}
     for stage in stages:
         for rows in stage.rows:
             rows_file(folder, SWEEP_ROWS if "{trials}" in stage.command else rows, stage.kind)
@@ -154,6 +152,6 @@ def measure(
                 for rows in stage.rows:
                     runs = [run(stage, rows, count, folder, environment) for _ in range(rounds)]
                     best = min(runs, key=lambda one: one.seconds)
-                    found[stage.name].append(best)
-                    tell(f"{stage.name}, {count} CPU, {rows:,}: {best.seconds:.1f} s, driver {best.driver_cpu_s:.1f} s")
-    return found
+                    results[stage.name].append(best)
+                    log(f"{stage.name}, {count} CPU, {rows:,}: {best.seconds:.1f} s, driver {best.driver_cpu_s:.1f} s")
+    return results

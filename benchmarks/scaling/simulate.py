@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.scaling.measure import Ran
+from benchmarks.scaling.measure import Run
 
 ACTORS_PER_SECOND = (
     650.0  # of a whole cluster: ray-project/ray, release/release_logs/2.10.0/benchmarks/many_actors.json
@@ -29,7 +29,7 @@ class Cost:
     driver_s: float
 
 
-def cost(runs: Sequence[Ran]) -> Cost:
+def cost(runs: Sequence[Run]) -> Cost:
     """The cost from two sizes on one CPU, where nothing overlaps: the line through both."""
     small, large = sorted((one for one in runs if one.cpus == 1), key=lambda one: one.rows)
     further = large.rows - small.rows
@@ -38,12 +38,12 @@ def cost(runs: Sequence[Ran]) -> Cost:
     return Cost(fixed_s=max(small.seconds - seconds * small.rows, 0.0), work_s=seconds - driver, driver_s=driver)
 
 
-def arithmetic(one: Cost, rows: int, cpus: int) -> float:
+def estimated_seconds(one: Cost, rows: int, cpus: int) -> float:
     """Seconds: the longer of the workers' shares and the driver's part, which overlap, after what is fixed."""
     return one.fixed_s + max(one.work_s * rows / cpus, one.driver_s * rows)
 
 
-def simulated(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, seed: int = 0) -> float:
+def simulated_seconds(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, seed: int = 0) -> float:
     """Seconds, block by block: actors come at Ray's published rate, blocks differ, one driver takes in each in turn."""
     blocks = max(-(-rows // block_rows), 1)
     each = rows / blocks
@@ -58,6 +58,6 @@ def simulated(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, see
     return one.fixed_s + driver
 
 
-def full_at(one: Cost) -> float:
+def saturation_cpus(one: Cost) -> float:
     """How many CPUs the driver keeps busy: more do not help. Infinite without a driver's part."""
     return one.work_s / one.driver_s if one.driver_s > 0 else float("inf")

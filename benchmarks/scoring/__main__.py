@@ -25,26 +25,26 @@ from fraud.errors import DataError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and the tables."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
-    out = Path(given.out)
-    if given.table:
+    out = Path(arguments.out)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.scoring first")
-        found = json.loads(out.read_text())
-        table.write(found)
+        results = json.loads(out.read_text())
+        table.write(results)
     else:
         scratch = Path(tempfile.mkdtemp(prefix="bench-scoring-"))
         try:
-            sample = min(given.sample, given.rows)
-            found = measure.measure(
-                measure.prepare(scratch), given.rows, sample, given.rounds, lambda text: print(text, flush=True)
+            sample = min(arguments.sample, arguments.rows)
+            results = measure.measure(
+                measure.prepare(scratch), arguments.rows, sample, arguments.rounds, lambda text: print(text, flush=True)
             )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table.full(found))
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table.markdown(results))
     return 0
 
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.serving import material, measure, table
+from benchmarks.serving import measure, table, workload
 from benchmarks.serving.servers import SERVERS, USUAL
 from fraud.cli import run_command
 from fraud.errors import DataError
@@ -37,36 +37,38 @@ ROUNDS, SECONDS = 5, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started
-    out = Path(given.out or table.RESULTS)
-    if given.table:
+    out = Path(arguments.out or table.RESULTS)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.serving first")
         results = json.loads(out.read_text())
-        print(table.full(results))
+        print(table.markdown(results))
         table.write(results)
         return 0
     began = time.monotonic()
     settings = Settings.from_environment()
-    _tell("preparing the model and the peers' environments ...")
-    rounds, seconds = (1, 1) if given.fast else (given.rounds, given.seconds)
-    sent = material.prepare(settings)
-    found = measure.run(given.only, sent, settings, parts=given.part, rounds=rounds, seconds=seconds, tell=_tell)
+    _log("preparing the model and the peers' environments ...")
+    rounds, seconds = (1, 1) if arguments.fast else (arguments.rounds, arguments.seconds)
+    sent = workload.prepare(settings)
+    measured = measure.run(
+        arguments.only, sent, settings, parts=arguments.part, rounds=rounds, seconds=seconds, log=_log
+    )
     described = {
         "rounds": rounds, "seconds": seconds, "minutes": round((time.monotonic() - began) / 60, 1),
         "cpus": os.cpu_count(), "python": platform.python_version(), "git_commit": git_commit(),
     }  # fmt: skip
-    results = {"run": described, "servers": found}
-    print(table.full(results))
-    is_whole = given.only == USUAL and given.part == list(measure.PARTS) and not given.fast
-    if given.out or is_whole:
+    results = {"run": described, "servers": measured}
+    print(table.markdown(results))
+    is_whole = arguments.only == USUAL and arguments.part == list(measure.PARTS) and not arguments.fast
+    if arguments.out or is_whole:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(text, flush=True)
 
 
@@ -75,14 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    told = "; ".join(f"{name}: {server.title}" for name, server in SERVERS.items())
+    titles = "; ".join(f"{name}: {server.title}" for name, server in SERVERS.items())
     add(
         "--only",
         nargs="+",
         choices=list(SERVERS),
         default=USUAL,
         metavar="NAME",
-        help=f"servers (default: all but serve-1). {told}",
+        help=f"servers (default: all but serve-1). {titles}",
     )
     add("--part", nargs="+", choices=measure.PARTS, default=list(measure.PARTS), help="what to measure (default: all)")
     add("--rounds", type=int, default=ROUNDS, help=f"rounds (default {ROUNDS})")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.serving.material import cache
+from benchmarks.serving.workload import cache
 from fraud.errors import DataError
 from fraud.settings import Settings
 
@@ -23,14 +23,14 @@ def folder_of_programs(settings: Settings, peer: str | None) -> Path:
     """
     if peer is None:
         return Path(sys.executable).parent
-    wanted = REQUIREMENTS / f"{peer}.txt"
+    requirements = REQUIREMENTS / f"{peer}.txt"
     folder = cache(settings) / "peers" / peer
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     stamp = folder / _STAMP
     if not stamp.exists() or stamp.read_text() != digest:
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)])
+        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)])
         stamp.write_text(digest)
     return folder / "bin"
 

@@ -140,10 +140,10 @@ def drive(
         for name, content in {"Content-Type": content_type, **headers}.items():
             command += ["-H", f"{name}: {content}"]
         done = subprocess.run([*command, url], capture_output=True, text=True, errors="replace")
-    told = [line for line in done.stdout.splitlines() if line.startswith(_SUMMARY)]
-    if done.returncode or not told:
+    summaries = [line for line in done.stdout.splitlines() if line.startswith(_SUMMARY)]
+    if done.returncode or not summaries:
         raise DataError(f"wrk ended with {done.returncode} on {url}: {(done.stderr or done.stdout).strip()[-500:]}")
-    return _load(json.loads(told[0].removeprefix(_SUMMARY)))
+    return _load(json.loads(summaries[0].removeprefix(_SUMMARY)))
 
 
 def _write_bodies(path: Path, bodies: Sequence[bytes]) -> None:
@@ -153,7 +153,7 @@ def _write_bodies(path: Path, bodies: Sequence[bytes]) -> None:
             file.write(b"%d\n%s" % (len(body), body))
 
 
-def _load(told: Mapping[str, object]) -> Load:
+def _load(summary: Mapping[str, object]) -> Load:
     def count(value: object) -> int:
         assert isinstance(value, int)
         return value
@@ -162,6 +162,8 @@ def _load(told: Mapping[str, object]) -> Load:
         assert isinstance(value, dict)
         return dict(sorted(value.items()))
 
-    requests, seconds = count(told["requests"]), count(told["us"]) / 1e6
-    p50, p99, p999 = (count(told[key]) / 1000 if requests else math.nan for key in ("p50", "p99", "p999"))
-    return Load(requests, seconds, requests / seconds, p50, p99, p999, counts(told["statuses"]), counts(told["errors"]))
+    requests, seconds = count(summary["requests"]), count(summary["us"]) / 1e6
+    p50, p99, p999 = (count(summary[key]) / 1000 if requests else math.nan for key in ("p50", "p99", "p999"))
+    return Load(
+        requests, seconds, requests / seconds, p50, p99, p999, counts(summary["statuses"]), counts(summary["errors"])
+    )

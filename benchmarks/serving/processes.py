@@ -62,26 +62,26 @@ class Processes:
 
     def all(self) -> list[psutil.Process]:
         """Every process that carries the mark, and the descendants of those (some clear their environment)."""
-        found: dict[int, psutil.Process] = {}
+        marked: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             try:
                 if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
-                    found[process.pid] = process
-                    found.update((child.pid, child) for child in process.children(recursive=True))
+                    marked[process.pid] = process
+                    marked.update((child.pid, child) for child in process.children(recursive=True))
             except psutil.Error:
                 continue  # gone meanwhile, or another user's: not ours either way
-        return [process for process in found.values() if _runs(process)]
+        return [process for process in marked.values() if _runs(process)]
 
     def cpu_seconds(self) -> dict[psutil.Process, float]:
         """User and system time of each process since it began; resolution 10 ms."""
-        found = {}
+        seconds = {}
         for process in self.all():
             try:
                 times = process.cpu_times()
-                found[process] = times.user + times.system
+                seconds[process] = times.user + times.system
             except psutil.Error:
                 continue
-        return found
+        return seconds
 
     def memory(self) -> Memory:
         """What they hold now."""
@@ -121,8 +121,8 @@ class Processes:
             raise DataError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
 
 
-def spent(before: Mapping[psutil.Process, float], after: Mapping[psutil.Process, float]) -> float:
-    """CPU seconds between two looks; what a process that ended meanwhile spent is not known."""
+def cpu_between(before: Mapping[psutil.Process, float], after: Mapping[psutil.Process, float]) -> float:
+    """CPU seconds between two looks; what a process that ended meanwhile cpu_between is not known."""
     return sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
 
 

@@ -77,8 +77,8 @@ def _scored_arrow(answer: bytes) -> list[float]:
 
 
 def _v2_output(answer: bytes) -> list[float]:
-    (found,) = (output for output in json.loads(answer)["outputs"] if output["name"] == "score")
-    return found["data"]
+    (output_,) = (output for output in json.loads(answer)["outputs"] if output["name"] == "score")
+    return output_["data"]
 
 
 def _predictions(answer: bytes) -> list[float]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.serving_faults.pressure import figures, once, pressure
+from benchmarks.serving_faults.background_load import background_load, drive_once, summarize
 from benchmarks.serving_faults.rig import Rig
 from fraud.errors import DataError
 
@@ -17,30 +17,30 @@ _TIMEOUT_S = 60.0
 def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, Any]:
     """Make each change under load, then go on until there were so many requests. rate: of the load, a second."""
     rig.serve()
-    found: dict[str, Any] = {"rate": rate}
-    calm = [once(rig, 10, rate) for _ in range(1 if fast else 3)]
-    found["calm"] = figures(calm)
+    results: dict[str, Any] = {"rate": rate}
+    calm = [drive_once(rig, 10, rate) for _ in range(1 if fast else 3)]
+    results["calm"] = summarize(calm)
     total = 0
     for name, change in _CHANGES.items():
-        with pressure(rig, rate) as load:
+        with background_load(rig, rate) as load:
             began = time.monotonic()
             change(rig)
             seconds = time.monotonic() - began
-        found[name] = {"seconds": seconds, **figures(load.loads)}
-        total += found[name]["requests"]
-        rig.say(f"{name}: {seconds:.1f} s, {found[name]['failed']} of {found[name]['requests']:,} requests failed")
+        results[name] = {"seconds": seconds, **summarize(load.loads)}
+        total += results[name]["requests"]
+        rig.log(f"{name}: {seconds:.1f} s, {results[name]['failed']} of {results[name]['requests']:,} requests failed")
     # What is missing to the number asked for: further swaps and rollbacks.
     more = []
     while total + sum(load.requests for load in more) < requests:
-        with pressure(rig, rate) as load:
+        with background_load(rig, rate) as load:
             _swap(rig)
             _roll_back(rig)
             rig.promote("--threshold", "0.5", "--reason", "benchmark")
         more += load.loads
-        rig.say(f"{total + sum(load.requests for load in more):,} of {requests:,} requests")
+        rig.log(f"{total + sum(load.requests for load in more):,} of {requests:,} requests")
     if more:
-        found["more swaps and rollbacks"] = figures(more)
-    return found
+        results["more swaps and rollbacks"] = summarize(more)
+    return results
 
 
 def _swap(rig: Rig) -> None:

@@ -29,7 +29,7 @@ class _State(State):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "challenger" and isinstance(value, ServedModel):
-            value = _spoilt(value)
+            value = _with_fault(value)
         super().__setattr__(name, value)
 
 
@@ -49,7 +49,7 @@ def app(arguments: Mapping[str, str]) -> Application:
     return Scorer.options(func_or_class=FaultyScorer).bind(environment)  # type: ignore[attr-defined]
 
 
-def _spoilt(model: ServedModel) -> ServedModel:
+def _with_fault(model: ServedModel) -> ServedModel:
     engine = copy.copy(model.engine)
     if "score_row" not in vars(engine):  # what the shadow calls; not twice
         engine.score_row = _misbehaving(engine.score_row)  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.serving_faults.pressure import figures, pressure
+from benchmarks.serving_faults.background_load import background_load, summarize
 from benchmarks.serving_faults.rig import Rig
 from fraud.errors import DataError
 
@@ -50,31 +50,31 @@ class Prober:
 def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
     """Kill each kind of process so often, each time waiting until everything is there again."""
     rig.serve()
-    found: dict[str, Any] = {"rate": rate}
+    results: dict[str, Any] = {"rate": rate}
     for name, victim in _VICTIMS.items():
         times, loads, probes = [], [], []
         for _ in range(kills):
-            with pressure(rig, rate) as load, Prober(rig) as prober:
+            with background_load(rig, rate) as load, Prober(rig) as prober:
                 times.append(_kill(rig, victim))
                 time.sleep(_AFTER_S)
             loads += load.loads
             probes.append(prober)
-        told = figures(loads)
-        found[name] = {
+        totals = summarize(loads)
+        results[name] = {
             "kills": kills,
-            "failed_share": told["failed"] / max(1, told["requests"] + told["failed"]),
+            "failed_share": totals["failed"] / max(1, totals["requests"] + totals["failed"]),
             "recovered_s": times,
             "longest_gap_s": max(prober.longest_gap_s for prober in probes),
             "new_connections": sum(prober.asked for prober in probes),
             "new_connections_failed": sum(prober.failed for prober in probes),
-            **told,
+            **totals,
         }
-        rig.say(
-            f"{name}: {told['failed']} of {told['requests']:,} failed {told['statuses']} {told['socket_errors']}, "
-            f"whole again after {', '.join(f'{t:.1f}' for t in times)} s, no answer for up to "
-            f"{found[name]['longest_gap_s'] * 1000:.0f} ms"
+        rig.log(
+            f"{name}: {totals['failed']} of {totals['requests']:,} failed {totals['statuses']} "
+            f"{totals['socket_errors']}, recovered after {', '.join(f'{t:.1f}' for t in times)} s, "
+            f"longest gap without an answer {results[name]['longest_gap_s'] * 1000:.0f} ms"
         )
-    return found
+    return results
 
 
 def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
@@ -89,13 +89,13 @@ def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
         if set(now) - killed and len(now) >= len(before) and rig.ready() == 2:
             return time.monotonic() - began
         time.sleep(0.1)
-    raise DataError(f"not whole again after {_TIMEOUT_S:.0f} s")
+    raise DataError(f"the stack did not recover within {_TIMEOUT_S:.0f} s")
 
 
 _VICTIMS: dict[str, Callable[[Rig], list[psutil.Process]]] = {
     "replica": Rig.replicas,
     "HAProxy": Rig.main_proxy,
     "second HAProxy": Rig.second_proxy,
-    "HAProxyManager": lambda rig: rig.found("HAProxyManager"),
-    "controller": lambda rig: rig.found("ServeController"),
+    "HAProxyManager": lambda rig: rig.matching("HAProxyManager"),
+    "controller": lambda rig: rig.matching("ServeController"),
 }

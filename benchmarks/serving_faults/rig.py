@@ -45,12 +45,12 @@ LOGS = CODE / "var" / "benchmarks" / "serving_faults_logs"
 TRAINING_ROWS, BODIES = 4_000, 2_000
 DEPLOY_TIMEOUT_S = 240.0
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
 class Rig:
-    """The stack; build with `started`.
+    """The stack; build with `running_stack`.
 
     port: of /score. bodies: JSON of transactions. is_plain: what serves is serve_app/config.yaml with two replicas.
     """
@@ -58,7 +58,7 @@ class Rig:
     settings: Settings
     stack: Stack
     port: int
-    say: Say
+    log: Log
     bodies: list[bytes] = field(default_factory=list)
     is_plain: bool = False
 
@@ -166,9 +166,9 @@ class Rig:
         code, text = services.ask(f"http://{HOST}:{self.port}/metrics")
         if code != 200:
             raise DataError(f"/metrics answers {code}")
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        required = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
-        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in wanted))
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in required))
 
     def ready(self) -> int:
         """How many replicas answer /readyz and are taken for alive by HAProxy."""
@@ -193,52 +193,52 @@ class Rig:
     def wait_ready(self, replicas: int, timeout_s: float = 180.0) -> float:
         """Wait until so many replicas answer; returns the seconds it took. Raises DataError."""
         began = time.monotonic()
-        while (found := self.ready()) != replicas:
+        while (count := self.ready()) != replicas:
             if time.monotonic() - began > timeout_s:
-                raise DataError(f"{found} replicas answer after {timeout_s:.0f} s, not {replicas}")
+                raise DataError(f"{count} replicas answer after {timeout_s:.0f} s, not {replicas}")
             time.sleep(0.1)
         return time.monotonic() - began
 
     # What runs.
 
-    def found(self, *words: str) -> list[psutil.Process]:
+    def matching(self, *words: str) -> list[psutil.Process]:
         """Our processes with one of the words in their command line, oldest first."""
-        found = []
+        matching = []
         for process in processes.ours(self.settings.state):
             with suppress(psutil.Error):
                 if any(word in " ".join(process.cmdline()) for word in words):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.create_time())
+                    matching.append(process)
+        return sorted(matching, key=lambda process: process.create_time())
 
     def replicas(self) -> list[psutil.Process]:
         """The replicas' processes."""
-        return self.found(f"ServeReplica:{APPLICATION}")
+        return self.matching(f"ServeReplica:{APPLICATION}")
 
     def proxies(self) -> list[psutil.Process]:
         """Every HAProxy: Serve's own, the second one's master and worker, and those that end after a reload."""
-        return [process for process in self.found("haproxy.cfg", "standby.cfg") if process.name() == "haproxy"]
+        return [process for process in self.matching("haproxy.cfg", "standby.cfg") if process.name() == "haproxy"]
 
     def main_proxy(self) -> list[psutil.Process]:
         """The HAProxy that Serve started last."""
-        return [process for process in self.found("haproxy.cfg") if process.name() == "haproxy"][-1:]
+        return [process for process in self.matching("haproxy.cfg") if process.name() == "haproxy"][-1:]
 
     def second_proxy(self) -> list[psutil.Process]:
         """The working process of the HAProxy beside it."""
-        return [process for process in self.found("standby.cfg") if process.name() == "haproxy"][-1:]
+        return [process for process in self.matching("standby.cfg") if process.name() == "haproxy"][-1:]
 
     def parts(self) -> dict[str, list[psutil.Process]]:
         """What serves, by name."""
         return {
             "replicas": self.replicas(),
             "HAProxy": self.proxies(),
-            "HAProxyManager": self.found("HAProxyManager"),
-            "controller": self.found("ServeController"),
+            "HAProxyManager": self.matching("HAProxyManager"),
+            "controller": self.matching("ServeController"),
         }
 
 
 @contextmanager
-def started(
-    folder: Path, say: Say, *, schema: str = "transactions", variables: Mapping[str, str] | None = None
+def running_stack(
+    folder: Path, log: Log, *, schema: str = "transactions", variables: Mapping[str, str] | None = None
 ) -> Iterator[Rig]:
     """Start Ray and MLflow below `folder`, register two versions and make the first the champion; stop all at the end.
 
@@ -246,19 +246,19 @@ def started(
     """
     turn_telemetry_off()
     state = folder / "state"
-    given = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state), "FRAUD_MODE": "dev", "FRAUD_MODEL_POLL_S": "1"}
-    given |= {"OMP_NUM_THREADS": "1", **(variables or {})}
+    own = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state), "FRAUD_MODE": "dev", "FRAUD_MODEL_POLL_S": "1"}
+    own |= {"OMP_NUM_THREADS": "1", **(variables or {})}
     for name in [name for name in os.environ if name.startswith(("FRAUD_", "MLFLOW_", "RAY_SERVE_", "RAY_ADDRESS"))]:
         del os.environ[name]
-    os.environ.update(given)
+    os.environ.update(own)
     settings = Settings.from_environment()
     try:
-        say("starting MLflow and Ray ...")
-        stack = services.up(settings, say, PORTS)
+        log("starting MLflow and Ray ...")
+        stack = services.up(settings, log, PORTS)
         os.environ["MLFLOW_TRACKING_URI"] = stack.url("mlflow")
-        rig = Rig(Settings.from_environment(), stack, processes.free_port(SERVE_PORT), say)
+        rig = Rig(Settings.from_environment(), stack, processes.free_port(SERVE_PORT), log)
         shape = Schema.load(schema)
-        say("fitting and registering two versions ...")
+        log("fitting and registering two versions ...")
         first = rig.register(shape, 1)
         rig.register(shape, 2)
         versions.set_alias("champion", first, rig.settings)
@@ -268,10 +268,10 @@ def started(
         shutil.rmtree(LOGS, ignore_errors=True)
         with suppress(shutil.Error):  # what cannot be copied, such as a socket; the rest is
             shutil.copytree(services.scratch(state), LOGS, symlinks=True)
-        say(f"what Ray's processes said: {LOGS}")
+        log(f"what Ray's processes said: {LOGS}")
         raise
     finally:
-        services.down(settings, say)
+        services.down(settings, log)
 
 
 def _connections(process: psutil.Process) -> list[Any]:

@@ -43,30 +43,32 @@ ROUNDS = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
-    out = Path(given.out)
-    if given.table and not out.exists():
+    out = Path(arguments.out)
+    if arguments.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.sweep first")
-    results = json.loads(out.read_text()) if out.exists() and not given.fast else {}
+    results = json.loads(out.read_text()) if out.exists() and not arguments.fast else {}
     folder = Settings.from_environment().shared_data
-    for part in [] if given.table else given.part:
-        for name in given.data or DATA[part]:
+    for part in [] if arguments.table else arguments.part:
+        for name in arguments.data or DATA[part]:
             scratch = Path(tempfile.mkdtemp(prefix="bench-sweep-"))
             try:
-                repeated = {"rounds": given.rounds} if part == "speed" else {"seeds": given.seeds or SEEDS[part]}
-                found = PARTS[part](
-                    DATA_SETS[name], folder, scratch, trials=given.trials or (6 if given.fast else 40), fast=given.fast,
-                    tell=lambda text: print(text, flush=True), **repeated,
+                repeated = (
+                    {"rounds": arguments.rounds} if part == "speed" else {"seeds": arguments.seeds or SEEDS[part]}
+                )
+                result = PARTS[part](
+                    DATA_SETS[name], folder, scratch, trials=arguments.trials or (6 if arguments.fast else 40),
+                    fast=arguments.fast, log=lambda text: print(text, flush=True), **repeated,
                 )  # fmt: skip
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            results.setdefault(part, {})[name] = found
-            if not given.fast:
+            results.setdefault(part, {})[name] = result
+            if not arguments.fast:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table.full(results))
-    if given.table:
+    print(table.markdown(results))
+    if arguments.table:
         table.write(results)
     return 0
 

@@ -48,12 +48,12 @@ STARTUP_TRIALS = 6
 Trial = Callable[[int, str, Matrices, TrainConfig], tuple[int, float, float, int]]
 
 
-def configured(config: TrainConfig, detector: str, settings: Mapping[str, float]) -> TrainConfig:
-    """`config` with some settings of one detector replaced."""
+def with_settings(config: TrainConfig, detector: str, settings: Mapping[str, float]) -> TrainConfig:
+    """`config` with some settings of one detector replace_section."""
     return dataclasses.replace(config, **{detector: dataclasses.replace(getattr(config, detector), **settings)})
 
 
-def fitted(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: TrainConfig) -> Any:
+def fit_detector(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: TrainConfig) -> Any:
     """One fit: a forest or an autoencoder, something with `score`."""
     torch.set_num_threads(1)
     if detector == "forest":
@@ -64,9 +64,9 @@ def fitted(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: TrainC
 def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainConfig) -> tuple[int, float, float, int]:
     """Number, objective, seconds and process of one trial."""
     began = time.perf_counter()
-    found = fitted(detector, matrices.x_trimmed, matrices.x_quiet, config)
+    model = fit_detector(detector, matrices.x_trimmed, matrices.x_quiet, config)
     assert matrices.labels is not None
-    value = measures.average_precision(matrices.labels, found.score(matrices.x_validation))
+    value = measures.average_precision(matrices.labels, model.score(matrices.x_validation))
     return number, value, time.perf_counter() - began, os.getpid()
 
 
@@ -88,17 +88,17 @@ def usual_fit_and_judge(
 
 def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
     """The training loop of most tutorials, with the noise of ours."""
-    wanted = config.autoencoder
+    settings = config.autoencoder
     torch.manual_seed(config.seed)
-    module = autoencoder.build(matrices.x_trimmed.shape[1], wanted)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=wanted.lr, weight_decay=wanted.weight_decay)
+    module = autoencoder.build(matrices.x_trimmed.shape[1], settings)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     rows = TensorDataset(torch.tensor(matrices.x_trimmed))
     quiet = torch.tensor(matrices.x_quiet)
     best, weights = float("inf"), {}
-    for _ in range(wanted.epochs):
+    for _ in range(settings.epochs):
         module.train()
-        for (clean,) in DataLoader(rows, batch_size=wanted.batch_size, shuffle=True):
-            loss = torch.nn.functional.mse_loss(module(clean + wanted.noise * torch.randn_like(clean)), clean)
+        for (clean,) in DataLoader(rows, batch_size=settings.batch_size, shuffle=True):
+            loss = torch.nn.functional.mse_loss(module(clean + settings.noise * torch.randn_like(clean)), clean)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -107,7 +107,7 @@ def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score
             error = float(torch.nn.functional.mse_loss(module(quiet), quiet))
         if error < best:
             best, weights = error, {name: value.clone() for name, value in module.state_dict().items()}
-    return autoencoder_score.export(weights, matrices.x_trimmed, wanted, config.seed)
+    return autoencoder_score.export(weights, matrices.x_trimmed, settings, config.seed)
 
 
 def optuna_alone(
@@ -130,10 +130,10 @@ def optuna_alone(
             detector = list(SEARCHED)[number % len(SEARCHED)]
             suggested = studies[detector].ask(spaces[detector])
             asked[number] = detector, suggested
-            chosen = configured(config, detector, suggested.params)
+            chosen = with_settings(config, detector, suggested.params)
             yield joblib.delayed(trial)(number, detector, matrices, chosen)
 
-    found = []
+    records = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(
             n_jobs=at_once, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
@@ -141,8 +141,8 @@ def optuna_alone(
         for number, value, seconds, worker in parallel(orders()):
             detector, suggested = asked.pop(number)
             studies[detector].tell(suggested, value)
-            found.append(_told(detector, value, seconds, worker, time.time()))
-    return found
+            records.append(_record(detector, value, seconds, worker, time.time()))
+    return records
 
 
 class DetectorEstimator(BaseEstimator):
@@ -159,7 +159,7 @@ class DetectorEstimator(BaseEstimator):
         """X: float32 (n_rows, n_inputs) rows not known as fraud; x_quiet: those that the training is stopped on."""
         assert self.config is not None
         settings = {name: getattr(self, name) for name in SEARCHED[self.detector]}
-        self.fitted_ = fitted(self.detector, X, x_quiet, configured(self.config, self.detector, settings))
+        self.fitted_ = fit_detector(self.detector, X, x_quiet, with_settings(self.config, self.detector, settings))
         return self
 
 
@@ -176,22 +176,22 @@ def randomized_search(matrices: Matrices, config: TrainConfig, trials: int, at_o
     X = np.concatenate([matrices.x_trimmed, matrices.x_validation])
     y = np.concatenate([np.zeros(n_fit, dtype=np.int8), matrices.labels])
     split = PredefinedSplit(np.repeat([-1, 0], [n_fit, n_judged]))
-    found = []
-    for place, (detector, searched) in enumerate(SEARCHED.items()):
+    records = []
+    for index, (detector, searched) in enumerate(SEARCHED.items()):
         drawn = {
             name: loguniform(low, high) if is_log else uniform(low, high - low)
             for name, (low, high, is_log) in searched.items()
         }
         search = RandomizedSearchCV(
-            DetectorEstimator(detector, config), drawn, n_iter=-(-(trials - place) // len(SEARCHED)), scoring=judge,
+            DetectorEstimator(detector, config), drawn, n_iter=-(-(trials - index) // len(SEARCHED)), scoring=judge,
             cv=split, n_jobs=at_once, refit=False, random_state=config.seed, error_score="raise",
         )  # fmt: skip
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             results = search.fit(X, y, x_quiet=matrices.x_quiet).cv_results_
         seconds = results["mean_fit_time"] + results["mean_score_time"]
         parts = results["mean_test_value"], seconds, results["mean_test_worker"], results["mean_test_ended"]
-        found += [_told(detector, *map(float, one)) for one in zip(*parts, strict=True)]
-    return found
+        records += [_record(detector, *map(float, one)) for one in zip(*parts, strict=True)]
+    return records
 
 
 PEERS = {
@@ -209,17 +209,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(name, required=True)
     parser.add_argument("--trials", type=int, required=True)
     parser.add_argument("--at-once", type=int, required=True)
-    given = parser.parse_args(argv)
-    schema, config = Schema.load(given.schema), TrainConfig.load(given.config)
-    (window,) = folds.prepare(tables.load(given.data, schema, need_label=True).rows, schema, config)
+    arguments = parser.parse_args(argv)
+    schema, config = Schema.load(arguments.schema), TrainConfig.load(arguments.config)
+    (window,) = folds.prepare(tables.load(arguments.data, schema, need_label=True).rows, schema, config)
     matrices = folds.matrices(window, config)
     opened = time.time()
-    trials = PEERS[given.peer](matrices, config, given.trials, given.at_once)
-    Path(given.out).write_text(json.dumps({"opened": opened, "trials": trials, "ready": time.time()}))
+    trials = PEERS[arguments.peer](matrices, config, arguments.trials, arguments.at_once)
+    Path(arguments.out).write_text(json.dumps({"opened": opened, "trials": trials, "ready": time.time()}))
     return 0
 
 
-def _told(detector: str, objective: float, seconds: float, worker: float, ended: float) -> dict[str, Any]:
+def _record(detector: str, objective: float, seconds: float, worker: float, ended: float) -> dict[str, Any]:
     return {
         "detector": detector, "objective": objective, "seconds": seconds, "worker": int(worker), "ended": ended,
     }  # fmt: skip

@@ -22,7 +22,7 @@ _FOREIGN = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "FRAUD_ROOT", "FRAUD_STATE", "
 
 
 @dataclass(frozen=True)
-class Ran:
+class Run:
     """A command that ended.
 
     seconds: from its start, at `began` (since 1970), to its end. peak_mib: most memory of it and all its children at
@@ -35,7 +35,7 @@ class Ran:
     output: str
 
 
-def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, watch: bool = False) -> Ran:
+def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, watch: bool = False) -> Run:
     """Run `python -m ...` from the repository's root; its stderr goes to `log`.
 
     watch: sample its memory, which takes a share of a CPU: not in a timed round. Raises DataError with the end of the
@@ -63,10 +63,10 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, wa
         finally:
             _end(process, seen)
         output.seek(0)
-        told = output.read().decode()
+        text = output.read().decode()
     if code:
         raise DataError(f"{' '.join(command)} ended with {code}: {log.read_text()[-2000:]}")
-    return Ran(started, seconds, peak if watch else None, told)
+    return Run(started, seconds, peak if watch else None, text)
 
 
 def _tree(pid: int) -> set[psutil.Process]:

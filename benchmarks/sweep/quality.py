@@ -21,7 +21,7 @@ SCORES = ("forest", "autoencoder", "label_light", "joined")
 
 def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Sweep from a configuration that has only a split, then train with each configuration and seed; JSON-ready.
 
@@ -29,15 +29,15 @@ def measure(
     {configuration: {score: [average precision a seed]}} on the test window.
     """
     base = sweeps.split_only(data_set.name)
-    found = sweeps.run(
+    sweep = sweeps.run(
         sweeps.source_of(data_set, folder), data_set.name, base, scratch / data_set.name, "--trials", str(trials),
         space=sweeps.FAST if fast else None,
     )  # fmt: skip
-    told = found.summary()
-    tell(f"{data_set.name}: {told}")
+    summary = sweep.summary()
+    log(f"{data_set.name}: {summary}")
     configs = {
         DEFAULT: from_mapping(TrainConfig, base),
-        SWEPT: TrainConfig.load(str(found.best)),
+        SWEPT: TrainConfig.load(str(sweep.best)),
         SHIPPED: TrainConfig.load(data_set.name),
     }
     rows = data_set.load(folder)
@@ -54,9 +54,9 @@ def measure(
             for score, value in precisions(evaluation).items():
                 figures.setdefault(who, {}).setdefault(score, []).append(round(value, 5))
             latest = {score: values[-1] for score, values in figures[who].items()}
-            tell(f"  {who}, seed {seed}: {latest} in {time.perf_counter() - began:.0f} s")
+            log(f"  {who}, seed {seed}: {latest} in {time.perf_counter() - began:.0f} s")
     return {
-        "title": data_set.title, "protocol": data_set.protocol, "seeds": list(seeds), **window, "sweep": told,
+        "title": data_set.title, "protocol": data_set.protocol, "seeds": list(seeds), **window, "sweep": summary,
         "figures": figures,
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.detection.protocols import DataSet
 from benchmarks.sweep import processes
-from benchmarks.sweep.processes import Ran
+from benchmarks.sweep.processes import Run
 from fraud.errors import DataError
 from fraud.training.config import TrainConfig
 
@@ -29,7 +29,7 @@ autoencoder:
 class Sweep:
     """A sweep that ended. ran: its process; events: the journal's; winner: winner.json; best: path of best.yaml."""
 
-    ran: Ran
+    ran: Run
     events: Sequence[Mapping[str, Any]]
     winner: Mapping[str, Any]
     best: Path
@@ -100,7 +100,7 @@ def run(
     return read(folder, ran)
 
 
-def read(folder: Path, ran: Ran) -> Sweep:
+def read(folder: Path, ran: Run) -> Sweep:
     """Read what a sweep left below `folder`. Raises DataError when it is not one whole sweep."""
     journals = list((folder / "state/sweeps").glob("*/trials.jsonl"))
     if len(journals) != 1:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.material import Material
 from benchmarks.serving.processes import Processes
+from benchmarks.serving.workload import Workload
 
 
 @dataclass(frozen=True)
-class Place:
+class Sandbox:
     """Where a server runs. folder: its own, empty; programs: of its environment; port: to listen on."""
 
     processes: Processes
-    material: Material
+    workload: Workload
     programs: Path
     folder: Path
     port: int

@@ -22,7 +22,7 @@ ROUND_S = 10.0
 _REFUSED_PAUSE_S = 0.05
 
 
-class Pressure:
+class BackgroundLoad:
     """Drives /score until it is stopped. loads: the rounds that ended."""
 
     def __init__(self, rig: Rig, rate: float | None, round_s: float = ROUND_S, connections: int = CONNECTIONS) -> None:
@@ -42,7 +42,7 @@ class Pressure:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        return figures(self.loads)
+        return summarize(self.loads)
 
     @property
     def requests(self) -> int:
@@ -53,7 +53,7 @@ class Pressure:
         try:
             while not self._over.is_set():
                 try:
-                    self.loads.append(once(self._rig, self._round_s, self._rate, self._connections))
+                    self.loads.append(drive_once(self._rig, self._round_s, self._rate, self._connections))
                 except DataError as error:
                     if "unable to connect" not in str(error):
                         raise
@@ -64,9 +64,9 @@ class Pressure:
 
 
 @contextmanager
-def pressure(rig: Rig, rate: float | None) -> Iterator[Pressure]:
+def background_load(rig: Rig, rate: float | None) -> Iterator[BackgroundLoad]:
     """Load while the block runs, beginning three seconds before it and ending after it."""
-    load = Pressure(rig, rate)
+    load = BackgroundLoad(rig, rate)
     load.start()
     try:
         time.sleep(3)
@@ -75,12 +75,12 @@ def pressure(rig: Rig, rate: float | None) -> Iterator[Pressure]:
         load.stop()
 
 
-def once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
+def drive_once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
     """One run of wrk."""
     return drive(rig.url, rig.bodies, connections=connections, seconds=seconds, rate=rate)
 
 
-def figures(loads: Sequence[Load]) -> dict[str, Any]:
+def summarize(loads: Sequence[Load]) -> dict[str, Any]:
     """Sums of the counts; median and worst of the rounds' latencies."""
     statuses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
@@ -100,16 +100,16 @@ def figures(loads: Sequence[Load]) -> dict[str, Any]:
     }
 
 
-def peak(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
+def peak_rate(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
     """Median rate of so many rounds at full speed, requests a second, after one that warms up."""
-    once(rig, 3)
-    return statistics.median(once(rig, seconds).rate for _ in range(rounds))
+    drive_once(rig, 3)
+    return statistics.median(drive_once(rig, seconds).rate for _ in range(rounds))
 
 
-def cpu_seconds(found: dict[str, list[psutil.Process]]) -> dict[str, float]:
+def cpu_seconds(parts: dict[str, list[psutil.Process]]) -> dict[str, float]:
     """What the processes have used of the CPU, user and system, by name; HAProxy's earlier processes included."""
     used = {}
-    for name, group in found.items():
+    for name, group in parts.items():
         used[name] = 0.0
         for process in group:
             try:

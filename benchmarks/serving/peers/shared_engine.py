@@ -29,8 +29,8 @@ def columns(engine: Engine) -> list[str]:
 
 def score(engine: Engine, row: Mapping[str, object]) -> dict[str, Any]:
     """Score and decision of one transaction."""
-    found = engine.score_row(row)
-    return {"score": found.score, "is_fraud": bool(found.is_fraud), "threshold": engine.threshold.value}
+    result = engine.score_row(row)
+    return {"score": result.score, "is_fraud": bool(result.is_fraud), "threshold": engine.threshold.value}
 
 
 def score_rows(engine: Engine, rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def score_rows(engine: Engine, rows: Sequence[Mapping[str, object]]) -> dict[str
 
 def score_frame(engine: Engine, rows: pd.DataFrame) -> dict[str, Any]:
     """Scores and decisions of a frame of numbers."""
-    found = engine.score_frame(rows)
+    scored = engine.score_frame(rows)
     return {
-        "score": found["score"].tolist(),
-        "is_fraud": found["is_fraud"].tolist(),
+        "score": scored["score"].tolist(),
+        "is_fraud": scored["is_fraud"].tolist(),
         "threshold": engine.threshold.value,
     }

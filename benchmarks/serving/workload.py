@@ -19,7 +19,7 @@ SINGLES, BATCHES, BATCH_ROWS, LOAD_SEED = 2000, 4, 1000, 8
 
 
 @dataclass(frozen=True)
-class Material:
+class Workload:
     """bundle, rows: folder and Parquet file below FRAUD_STATE. columns: a transaction's fields. transactions: to send.
 
     scores: what the engine says of each of them, float64 (n,). is_fraud: their labels, bool (n,).
@@ -44,7 +44,7 @@ class Material:
         return [self.transactions[start : start + BATCH_ROWS] for start in starts]
 
 
-def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Material:
+def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Workload:
     """Train where there is no bundle yet (a minute), and draw the transactions to send."""
     from fraud.data.simulation import transactions
     from fraud.schema import Schema
@@ -66,7 +66,7 @@ def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Materi
     names = [column.name for column in schema.inputs]
     sent = drawn[names].to_dict(orient="records")
     scores = Engine(loaded.detector).score_frame(checked)["score"].to_numpy()
-    return Material(folder / "bundle", rows, names, sent, scores, drawn["is_fraud"].to_numpy() == 1)
+    return Workload(folder / "bundle", rows, names, sent, scores, drawn["is_fraud"].to_numpy() == 1)
 
 
 def cache(settings: Settings) -> Path:
