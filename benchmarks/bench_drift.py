@@ -1,12 +1,12 @@
-"""Drift on large files: seconds and memory of the whole command, and whether its sample says what all rows would.
+"""Drift report on large files: time, memory, and agreement of the sampled verdict with the verdict on all rows.
 
-    python -m benchmarks.bench_drift                # a million rows on both sides, 20 cases: about 8 minutes
+    python -m benchmarks.bench_drift                # a million rows per file, 20 cases: about 8 minutes
     python -m benchmarks.bench_drift --rows 60000 --cases 4 --out FILE.json
-    python -m benchmarks.bench_drift --table        # the table of docs/drift.md anew
+    python -m benchmarks.bench_drift --table        # rewrite the table in docs/drift.md
 
-The command is run twice as a user would, once for its time and once watched for its memory (proportional set size of
-all its processes). Then seeded pairs of files, four weeks and a day, half of them without drift and half with one each
-of moderate size, are compared by `monitoring.drift.comparison.compare` with its default sample, and again on all rows.
+The command runs twice: once timed, once with its memory sampled (proportional set size of all its processes). Then
+seeded pairs of files (four weeks and one day) are compared by `monitoring.drift.comparison.compare`, with its default
+sample and on all rows. Half of the pairs have no drift; each other pair has one moderate drift.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ COLUMNS = NUMBERS + CATEGORIES + FLAGS
 
 
 def rows_of(n: int, seed: int, days: float = 28.0) -> pd.DataFrame:
-    """Rows of `SCHEMA` without drift: normal, lognormal and rounded numbers, long and short lists of levels."""
+    """Rows of `SCHEMA` without drift: normal, lognormal and rounded numbers; categories with 4 to 500 levels."""
     rng = np.random.default_rng(seed)
     columns: dict[str, Any] = {
         "time": START + np.sort(rng.integers(0, int(days * 86_400), n)) * np.timedelta64(1_000_000, "us")
@@ -100,7 +100,7 @@ CHANGES: dict[str, Change] = {
 
 
 def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str, Any]:
-    """One pair of files, judged on the default sample and on all rows. name: of `CHANGES`, or "" for no drift."""
+    """Compare one pair of files on the default sample and on all rows. name: key of `CHANGES`, "" for no drift."""
     frame = rows_of(n, seed, days=1.0)
     if name:
         frame = CHANGES[name](frame, np.random.default_rng([seed, 1]))
@@ -119,13 +119,13 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
 
 
 def agreement(n: int, cases: int, folder: Path, log: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The cases, two at a time; half of them, the first, without drift."""
+    """Run the cases, two at a time; the first half has no drift."""
     reference = str(folder / "reference.parquet")
     quiet = cases // 2
-    named = [""] * quiet + [list(CHANGES)[i % len(CHANGES)] for i in range(cases - quiet)]
-    # Not forked: the parent has threads of Arrow's.
+    names = [""] * quiet + [list(CHANGES)[i % len(CHANGES)] for i in range(cases - quiet)]
+    # Spawn, not fork: the parent runs Arrow threads.
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(case, name, 100 + i, n, reference, str(folder)) for i, name in enumerate(named)]
+        waiting = [pool.submit(case, name, 100 + i, n, reference, str(folder)) for i, name in enumerate(names)]
         results = []
         for done in waiting:
             results.append(done.result())
@@ -136,7 +136,7 @@ def agreement(n: int, cases: int, folder: Path, log: Callable[[str], None]) -> l
 
 
 def command(n: int, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of `python -m monitoring.drift` on files of so many rows, its pages among the work."""
+    """Seconds and peak memory of `python -m monitoring.drift` on files of n rows, including the HTML report."""
     reference, current, schema = (folder / name for name in ("reference.parquet", "current.parquet", "wide.yaml"))
     tables.write_parquet(rows_of(n, 2, days=1.0), str(current))
     schema.write_text(SCHEMA.to_yaml())
@@ -152,7 +152,7 @@ def command(n: int, folder: Path) -> dict[str, float]:
 
 
 def measure(n: int, cases: int, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """All of it, in a folder that is deleted."""
+    """Run all measurements in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="bench-drift-"))
     try:
         tables.write_parquet(rows_of(n, 1), str(folder / "reference.parquet"))
@@ -197,10 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", type=int, default=ROWS, help="of each file (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows per file (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=CASES, help="pairs of files (default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="measure nothing, write the table of docs/drift.md")
-    parser.add_argument("--out", default=str(RESULTS), help="JSON of results")
+    parser.add_argument("--table", action="store_true", help="do not measure; write the table in docs/drift.md")
+    parser.add_argument("--out", default=str(RESULTS), help="results, JSON")
     arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     if arguments.table:

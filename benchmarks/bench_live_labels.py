@@ -1,10 +1,10 @@
-"""Labels that flow into a live history: how long each takes from its ingestion, and what scoring pays for it.
+"""Label lag in a live history: time from ingestion to use, and the cost to scoring.
 
     python -m benchmarks.bench_live_labels [--seconds 60] [--rate 1000] [--out benchmarks/results/live_labels.json]
 
-One process scores transactions as fast as it can, keeps them in the decision log, and follows the labels, as a replica
-does. Another ingests labels of those transactions, a file a second, in every second stretch of 5 s. Then 100,000
-labels come at once.
+One process works like a replica: it scores transactions at full speed, logs the decisions and follows the labels.
+Another process ingests labels of those transactions, one file per second, in every other interval of 5 s. Finally
+100,000 labels are ingested at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ N_CUSTOMERS, N_TERMINALS = 5_000, 1_000
 
 
 class Lags:
-    """What the keeper says of the labels."""
+    """Metrics sink of the history keeper: collects label lags."""
 
     def __init__(self) -> None:
         self.lags: list[float] = []
@@ -64,7 +64,7 @@ class Lags:
 
 
 def ingest(labels: str, decided: Any, is_flowing: Any, rate: int) -> None:
-    """Ingest `rate` labels a second, a file a second, of transactions decided of late, while `is_flowing` is 1."""
+    """Write one file of `rate` labels per second for recent transactions while `is_flowing` is 1; stop at -1."""
     store, rng, n = LabelStore(labels), np.random.default_rng(1), 0
     while is_flowing.value >= 0:
         began = time.monotonic()
@@ -77,14 +77,14 @@ def ingest(labels: str, decided: Any, is_flowing: Any, rate: int) -> None:
 
 
 def write_labels(store: LabelStore, ids: Sequence[str], name: str) -> None:
-    """An ingestion, without the comparison with all earlier labels by which `labels ingest` counts what is new."""
+    """Write labels to the store without the duplicate check of `labels ingest`."""
     now = np.datetime64(dt.datetime.now(dt.UTC).replace(tzinfo=None), "us")
     frame = pd.DataFrame({"id": ids, "is_fraud": True, "known_at": now, "source": "analyst", "ingested_at": now})
     tables.write_parquet(frame, f"{store.url}/{name}.parquet")
 
 
 class Traffic:
-    """Transactions one after another, each scored, remembered and kept."""
+    """Scores transactions one by one, updates the history and logs each decision."""
 
     def __init__(self, model: ServedModel, log: DecisionLog) -> None:
         self._model, self._log, self.n = model, log, 0
@@ -94,7 +94,7 @@ class Traffic:
         self._amounts = rng.gamma(2.0, 30.0, 100_000).tolist()
 
     def run(self, seconds: float, decided: Any) -> tuple[float, float]:
-        """Transactions a second, and a second of this thread's processor time, which other processes do not take."""
+        """Score for `seconds`; return transactions per second and per CPU second of this thread."""
         first, began, cpu = self.n, time.perf_counter(), time.thread_time()
         while (took := time.perf_counter() - began) < seconds:
             for _ in range(100):
@@ -135,7 +135,7 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
         for flowing in (1, 0):
             is_flowing.value = flowing
             rates[flowing].append(traffic.run(STRETCH_S, decided))
-            time.sleep(0.5 if not flowing else 2.0)  # what was ingested in a stretch is applied before the next
+            time.sleep(0.5 if not flowing else 2.0)  # labels of one interval are applied before the next starts
     cpu = sum(sum(each.cpu_times()[:2]) for each in follower) - cpu
     share = cpu / (time.monotonic() - began_all)
     without, with_labels = np.array(rates[0]), np.array(rates[1])
@@ -171,10 +171,12 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the figures, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="with labels, and as long without (default 60)")
-    parser.add_argument("--rate", type=int, default=1_000, help="labels a second (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds with labels; the same again without (default 60)"
+    )
+    parser.add_argument("--rate", type=int, default=1_000, help="labels per second (default %(default)s)")
     parser.add_argument("--url", default="node", help="FRAUD_HISTORY_URL (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="where the JSON goes")
+    parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="results, JSON")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)

@@ -1,13 +1,12 @@
-"""What a user gets in production, week by week after the training: the daily batch and live requests against an oracle.
+"""Average precision per week after training: daily batch and live requests, compared with an oracle.
 
     python -m benchmarks.production [--data handbook sparkov] [--weeks 8] [--out benchmarks/results/production.json]
     python -m benchmarks.production --table     print the last result as Markdown
 
-A model is trained by the real command on the days before the weeks. Then each day, in order: the labels that are due
-(seven days after their transaction) are ingested, the day is scored by `ray_jobs.score --date` from the snapshot of the
-day before, and its rows are scored one by one by the engine over the node's live store, which follows the labels. The
-oracle is one replay of everything up to the day with the labels known when it began. "Never told" is the live score
-without labels after the training: what a service that follows none gets.
+`ray_jobs.train` trains a model on the days before the weeks. Then, for each day in order: ingest the labels that are
+due (seven days after their transaction); score the day with `ray_jobs.score --date` from the previous day's snapshot; score
+its rows one by one with the engine over the node's live store, which follows the labels. The oracle is one replay of
+all rows up to the day with the labels known at its start. The series "live, never told" gets no labels after training.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ SERIES = ("oracle", "daily batch", "live", "live, never told")
 
 @dataclass(frozen=True)
 class Data:
-    """A data set. training: flags of ray_jobs.train; shift: those that name days, moved by whole weeks."""
+    """A data set. training: flags of ray_jobs.train. shift: split settings that are days, moved back by the weeks."""
 
     file: str
     schema: str
@@ -73,7 +72,7 @@ SETS = {
 
 
 def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
-    """The figures of one data set; files go below `folder`."""
+    """Measure one data set; files are written below `folder`."""
     began, source = time.monotonic(), SETS[name]
     os.environ.update(
         FRAUD_ROOT=str(folder), FRAUD_STATE=str(folder / "var"), FRAUD_HISTORY=str(folder / "history"),
@@ -102,7 +101,7 @@ def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
     frauds = rows[rows[schema.label.name] == 1]
     known_at = frauds[schema.timestamp.name] + DELAY
     ledger = pd.DataFrame({ID: frauds[schema.id.name], IS_FRAUD: True, KNOWN_AT: known_at, SOURCE: "chargeback"})
-    own = (frauds[schema.timestamp.name] < first).to_numpy()  # the training brought those, and snapshots know them
+    own = (frauds[schema.timestamp.name] < first).to_numpy()  # ingested by the training, so in the snapshots
     scores = _deployed_scores(settings, schema, rows, ledger[~own], days)
     ledger.loc[own, KNOWN_AT] = frauds.loc[own, schema.timestamp.name]  # counts once the delay is over, to the second
     scores["oracle"] = _oracle_scores(settings, schema, rows, ledger, days)
@@ -128,7 +127,7 @@ def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
 def _deployed_scores(
     settings: Settings, schema: Schema, rows: pd.DataFrame, ledger: pd.DataFrame, days: list[dt.date]
 ) -> dict[str, np.ndarray]:
-    """Scores of the days' rows, in their order, by the daily batch and live."""
+    """Scores of the days' rows in order: daily batch, live, and live without labels."""
     assert schema.timestamp is not None and schema.id is not None
     root, detector = settings.root, bundle.load(settings.root / "artifacts" / "bundle").detector
     snapshots, labels = Snapshots.open(settings, schema), LabelStore(str(root / "labels"))
@@ -169,7 +168,7 @@ def _deployed_scores(
 
 
 def _plain(values: pd.Series) -> np.ndarray:
-    """A canonical column as `Engine.raw_in_turn` takes it."""
+    """Convert a canonical column to the input of `Engine.raw_in_turn`."""
     if values.dtype.kind in "fM":
         return values.to_numpy()
     plain = values.astype(object)
@@ -179,7 +178,7 @@ def _plain(values: pd.Series) -> np.ndarray:
 def _oracle_scores(
     settings: Settings, schema: Schema, rows: pd.DataFrame, ledger: pd.DataFrame, days: list[dt.date]
 ) -> np.ndarray:
-    """Scores by one replay of all rows, each day with the labels that were known when it began."""
+    """Scores from one replay of all rows, each day with the labels known at its start."""
     assert schema.timestamp is not None and schema.id is not None
     detector = bundle.load(settings.root / "artifacts" / "bundle").detector
     snapshots = Snapshots.open(settings, schema)
@@ -207,7 +206,7 @@ def _oracle_scores(
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The result as Markdown."""
+    """Markdown table of the results."""
     lines = []
     for name, result in document["sets"].items():
         n = len(result["weeks"])
@@ -221,7 +220,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `--help`. Returns 1 where production lies more than 0.002 below the oracle in any week."""
+    """Run the command; see `--help`. Returns 1 if batch or live is more than 0.002 below the oracle in any week."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.production", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -229,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", choices=list(SETS), default=list(SETS), help="(default: all)")
     parser.add_argument("--weeks", type=int, default=8, help="weeks after the training (default: %(default)s)")
     parser.add_argument("--out", default="benchmarks/results/production.json", help="(default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="print the last result, measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the last result; do not measure")
     arguments = parser.parse_args(argv)
     out = Path(Settings.from_environment().locate(arguments.out))
     if arguments.table:

@@ -1,7 +1,4 @@
-"""The tables of docs/detection.md, from the JSON of the last run: a summary, then every data set.
-
-They stand between two comment lines; everything else is written by hand.
-"""
+"""The tables of docs/detection.md, from the JSON of the last run: a summary, then every data set."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from benchmarks.pages import ROOT, row, write_section
 
 RESULTS = ROOT / "benchmarks/results/detection.json"
 BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
-# Below this card precision of a perfect score the summary omits the column.
+# The summary omits card precision where a perfect score reaches less than this.
 LOWEST_ATTAINABLE = 0.05
-# In bold: the scores that decide, without and with enough labels.
+# In bold: the deciding scores, with and without enough labels.
 OF_INTEREST = (OURS["joined"], OURS["label_light"])
 
 
@@ -30,7 +27,7 @@ def spread(values: list[list[float]]) -> str:
 
 
 def markdown(name: str, results: Mapping[str, Any]) -> str:
-    """One data set's whole table, measured and quoted, as Markdown."""
+    """Markdown table of one data set: measured and quoted figures."""
     windows, quoted = results["windows"], DATA_SETS[name].quoted
     attainable = [window["attainable_card_precision"] for window in windows]
     cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) | CP@100, known at the start |"
@@ -59,7 +56,7 @@ def markdown(name: str, results: Mapping[str, Any]) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Every measured score as a row, average precision and ROC-AUC of every data set as columns."""
+    """Markdown table: a row per score, average precision and ROC-AUC of each data set as columns."""
     names = [name for name in DATA_SETS if name in results]
     header = ["average precision (ROC-AUC)"]
     for name in names:
@@ -85,19 +82,18 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def pages(results: Mapping[str, Any]) -> dict[Path, str]:
-    """The page, and what stands between its comment lines."""
+    """Path and measured section of each page."""
     tables = [summary(results), *(markdown(name, results[name]) for name in DATA_SETS if name in results)]
     return {ROOT / "docs/detection.md": "\n\n".join(tables)}
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     for path, measured in pages(results).items():
         write_section(path, measured, BEGIN)
 
 
 def _is_informative(results: Mapping[str, Any]) -> bool:
-    """Whether card precision can tell scores apart: enough cards are compromised a day."""
+    """Whether enough cards are compromised per day for card precision to separate scores."""
     attainable = [window["attainable_card_precision"] or 0.0 for window in results["windows"]]
     return float(np.mean(attainable)) >= LOWEST_ATTAINABLE
 

@@ -1,12 +1,12 @@
-"""Bad input against /score: what schemathesis, hypothesis and a list of attacks make of the replica's real app.
+"""Bad input against /score: schemathesis, hypothesis and a list of attacks against the replica's app.
 
-    python -m benchmarks.fuzz                          # under uvicorn, 5,000 generated cases a schema
+    python -m benchmarks.fuzz                          # under uvicorn, 5,000 generated cases per schema
     python -m benchmarks.fuzz --ingress                # through Ray Serve and HAProxy
-    python -m benchmarks.fuzz --cases 300 --fast       # does it run? writes nothing
-    python -m benchmarks.fuzz --table                  # the table of docs/bad_input.md anew
+    python -m benchmarks.fuzz --cases 300 --fast       # smoke test; writes nothing
+    python -m benchmarks.fuzz --table                  # rewrite the table in docs/bad_input.md
 
-The server runs in production mode with a key, in processes of its own, whose memory is watched. Exit status 1: an
-answer was not as it should be; it is printed, and stands in the JSON. Needs schemathesis (the dev extra).
+The server runs in production mode with a key, in its own processes; their memory is sampled. Exit status 1: an
+answer was wrong; it is printed and written to the JSON. Needs schemathesis (the dev extra).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from fraud.errors import DataError
 
 PORT = 23000
 SCHEMAS = ("transactions", "handbook")
-_EVERY = 20  # requests between two looks at the memory
+_EVERY = 20  # requests between two memory samples
 
 Log = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Attack, write the JSON and print the table."""
+    """Run the attacks, write the JSON, print the table."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
     out = Path(arguments.out)
     if arguments.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.fuzz first")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(schema: str, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Serve a model of this schema and attack it; the content of one entry of the JSON."""
+    """Serve a model of this schema and attack it; returns one entry of the results."""
 
     def log(text: str) -> None:
         print(text, flush=True)
@@ -101,7 +101,7 @@ def fit(schema: str, folder: Path) -> Path:
 
 
 def attack(target: Target, n: int, start: int, log: Log) -> dict[str, Any]:
-    """Everything there is against one server. n: generated cases; start: seed. Raises DataError where it died."""
+    """Run all attacks on one server. n: generated cases; start: seed. Raises DataError if it dies or stops scoring."""
     import requests
     import schemathesis
 
@@ -142,14 +142,14 @@ def attack(target: Target, n: int, start: int, log: Log) -> dict[str, Any]:
     record("keys", keys.run(target))
     code, answer = target.ask("/score", body=json.dumps(example).encode())
     if code != 200 or not 0 <= json.loads(answer)["score"] <= 1:
-        raise DataError(f"the server does not score any more: {code} {answer[:200]!r}")
+        raise DataError(f"the server no longer scores: {code} {answer[:200]!r}")
     rss["after_mib"] = target.rss_mib()
-    log(f"  it still scores; memory {rss['before_mib']:.0f} to {rss['after_mib']:.0f} MiB")
+    log(f"  the server still scores; memory {rss['before_mib']:.0f} to {rss['after_mib']:.0f} MiB")
     return {"parts": parts, "rss": rss, "requests": parts["cases"]["requests"] + parts["bodies"]["requests"]}
 
 
 class _Memory:
-    """The server's memory over the requests."""
+    """Samples the server's memory every _EVERY requests."""
 
     def __init__(self, target: Target) -> None:
         self._target, self._n = target, 0
@@ -157,13 +157,13 @@ class _Memory:
         self._seen: list[tuple[int, float]] = []
 
     def sample(self) -> None:
-        """Called after every request."""
+        """Call after every request."""
         self._n += 1
         if self._n % _EVERY == 0:
             self._seen.append((self._n, self._target.rss_mib()))
 
     def summary(self) -> dict[str, float]:
-        """MiB at the start, and the slope over the second half of the requests."""
+        """Memory at the start, MiB, and growth per request over the second half of the requests, KiB."""
         half = np.array(self._seen[len(self._seen) // 2 :])
         slope = float(np.polyfit(half[:, 0], half[:, 1], 1)[0]) if len(half) > 1 else 0.0
         return {"before_mib": self._before, "kib_a_request": slope * 1024}
@@ -174,16 +174,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cases", type=int, default=5000, help="generated requests of either kind, a schema (default %(default)s)")
-    add("--schema", nargs="+", choices=SCHEMAS, default=list(SCHEMAS), help="of the models served (default: both)")
+    add("--cases", type=int, default=5000, help="generated requests of each kind per schema (default %(default)s)")
     add(
-        "--ingress", action="store_true", help="through Ray Serve and HAProxy; without: uvicorn alone, as Serve runs it"
+        "--schema",
+        nargs="+",
+        choices=SCHEMAS,
+        default=list(SCHEMAS),
+        help="schemas of the served models (default: both)",
     )
-    add("--seed", type=int, default=0, help="another one draws other requests (default %(default)s)")
-    add("--port", type=int, default=PORT, help="to listen on (default %(default)s)")
-    add("--fast", action="store_true", help="writes no results")
-    add("--table", action="store_true", help="attack nothing, write the table of docs/bad_input.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
+    add(
+        "--ingress",
+        action="store_true",
+        help="attack through Ray Serve and HAProxy (default: uvicorn, configured as Serve does)",
+    )
+    add("--seed", type=int, default=0, help="seed of the generated requests (default %(default)s)")
+    add("--port", type=int, default=PORT, help="port of the server (default %(default)s)")
+    add("--fast", action="store_true", help="write no results")
+    add("--table", action="store_true", help="do not attack; write the table in docs/bad_input.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Raw bodies near good ones: hypothesis draws transactions, arrays, lines and Arrow streams, and breaks them."""
+"""Raw bodies drawn by hypothesis: transactions, arrays, NDJSON and Arrow streams, then mutated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NDJSON, ARROW = "application/x-ndjson", "application/vnd.apache.arrow.stream"
 TIMEOUT_S = 30.0
-# What may stand where a value belongs, JSON or not.
+# Literals to put in place of a value, JSON or not.
 _LITERALS = st.sampled_from(
     [
         "0",
@@ -128,7 +128,7 @@ _TYPES = st.sampled_from(
 
 @st.composite
 def broken(draw: Any, body: bytes) -> bytes:
-    """The body as it is, cut off, or with some bytes put in, taken out or repeated."""
+    """The body unchanged, truncated, or with bytes inserted, replaced, removed or repeated."""
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 5]))):
         position = draw(st.integers(0, len(body)))
         kind = draw(st.integers(0, 4))
@@ -151,7 +151,7 @@ def broken(draw: Any, body: bytes) -> bytes:
 
 @st.composite
 def objects(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """One transaction: `example` with values changed, fields left out, repeated or misspelt."""
+    """One transaction: `example` with values changed and fields omitted, duplicated or unknown."""
     pairs = [(name, json.dumps(value)) for name, value in example.items() if draw(st.integers(0, 15))]
     pairs = [(name, draw(_VALUES) if draw(st.integers(0, 5)) == 0 else text) for name, text in pairs]
     if draw(st.integers(0, 2)) == 0:
@@ -165,7 +165,7 @@ def objects(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 @st.composite
 def singles(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score: a transaction, another value, or bytes that are neither."""
+    """Bodies of /score: a transaction, another value, or arbitrary bytes."""
     kind = draw(st.integers(0, 9))
     if kind == 0:
         return draw(st.binary(max_size=200))
@@ -176,21 +176,21 @@ def singles(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 @st.composite
 def arrays(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as JSON."""
+    """Bodies of /score/batch as JSON."""
     rows = draw(st.lists(objects(example) | singles(example), max_size=6))
     return draw(broken(b"[" + b",".join(rows) + b"]"))
 
 
 @st.composite
 def lines(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as lines."""
+    """Bodies of /score/batch as NDJSON."""
     rows = draw(st.lists(objects(example) | singles(example), max_size=6))
     return draw(broken(draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(rows)))
 
 
 @st.composite
 def streams(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as an Arrow stream: columns of other types, nulls, compression, and broken bytes."""
+    """Bodies of /score/batch as Arrow: other column types, nulls, compression, mutated bytes."""
     columns: dict[str, pa.Array] = {}
     size = draw(st.sampled_from([0, 1, 3]))
     for name, value in example.items():
@@ -216,7 +216,7 @@ def streams(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 
 def kinds(example: Mapping[str, Any]) -> list[tuple[str, str, st.SearchStrategy[bytes]]]:
-    """(path, media type, bodies) of every way in."""
+    """(path, media type, bodies) of every endpoint that takes a body."""
     return [
         ("/score", "application/json", singles(example)),
         ("/explain", "application/json", singles(example)),
@@ -235,7 +235,7 @@ def run(
     start: int = 0,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Send `n` bodies, an equal share of each kind; an answer that is not 200, 413 or 422, or no JSON, is a failure."""
+    """Send `n` bodies in equal shares of each kind. Answers must be 200, 413 or 422 with a valid body."""
     for number, (path, media_type, strategy) in enumerate(kinds(example)):
         _run_kind(target, path, media_type, strategy, n // 5, start + number, tally, after)
 
@@ -284,7 +284,7 @@ def _run_kind(
 
 
 def fault_of(status: int, media_type: str, text: bytes) -> str | None:
-    """What is wrong with the answer to a body; None for nothing."""
+    """Description of what is wrong with an answer; None if it is right."""
     if status not in (200, 413, 422):
         return f"status {status}"
     if status == 200 and media_type == ARROW:
@@ -300,4 +300,4 @@ def fault_of(status: int, media_type: str, text: bytes) -> str | None:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""The same app as callers reach it: replicas of Ray Serve behind HAProxy, on a Ray of its own."""
+"""The app as callers reach it: Ray Serve replicas behind HAProxy, on its own Ray."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DEPLOY_S = 240.0
 
 @contextmanager
 def serving_behind_haproxy(bundle: Path, folder: Path, port: int, log: Callable[[str], None]) -> Iterator[Target]:
-    """Start Ray and MLflow by `make up`'s command, deploy serve_app/config.yaml in production mode, and stop all at the
-    end. Raises DataError where something does not start, or there is no HAProxy.
+    """Start Ray and MLflow with the command of `make up`, deploy serve_app/config.yaml in production mode, stop all at
+    the end. Raises DataError if something does not start or HAProxy is missing.
     """
     key, digest = new_key()
     state = folder / "state"
@@ -48,11 +48,11 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, log: Callable[
         until = time.monotonic() + DEPLOY_S
         while target.ask("/readyz", 5)[0] != 200 or len(_replicas(state)) < deployments[0]["num_replicas"]:
             if time.monotonic() > until:
-                raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
+                raise DataError(f"the replicas are not ready on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
         if not any(process.name() == "haproxy" for process in processes.ours(state)):
-            raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
-        # Without HAProxy's own: a reload, as when a replica comes, replaces them.
+            raise DataError("HAProxy is not running: the attacks would hit Serve's own proxy")
+        # Not HAProxy's processes: each reload replaces them.
         yield replace(target, pids=tuple(process.pid for process in _replicas(state)))
     finally:
         _run(own, log, "-m", "deploy.local", "down")

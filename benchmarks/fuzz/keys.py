@@ -1,4 +1,4 @@
-"""Who comes without a key, and what the server then answers: 401 to everything but health."""
+"""Requests without a valid key: the server must answer 401 to everything but health."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CLOSED = (
     "/-/routes/x", "*", "http://x/score", "/score?X-API-Key=x", "/%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")
-# Ray Serve's own: behind its ingress the first tells anybody that it lives, the second is closed (cluster.ingress).
+# Ray Serve's health route: open behind its ingress; /-/routes is closed there (cluster.ingress).
 OF_SERVE = "/-/healthz"
 
 
 def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
-    """Headers that hold no valid key."""
+    """Headers without a valid key, by description."""
     return {
         "no key": {},
         "an empty key": {"X-API-Key": ""},
@@ -37,12 +37,12 @@ def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
 
 
 def run(target: Target) -> Tally:
-    """Ask for every path by every method without a key, and for /score with every wrong one."""
+    """Request every path with every method without a key, and /score with every wrong key."""
     tally = Tally()
     for path in CLOSED:
         for method in METHODS:
             _ask(target, tally, method, path, {}, {401} | ({400, 404} if path[0] != "/" else set()))
-    # A head too long for the ingress is its own to refuse.
+    # The ingress itself may refuse a head that is too long.
     for name, headers in wrong_keys(target.key).items():
         allowed = {401, 400, 431} if "60,000" in name else {401}
         _ask(target, tally, "POST", "/score", headers, allowed, name)

@@ -1,4 +1,4 @@
-"""The table of docs/bad_input.md about bad input, from the JSON of the last run."""
+"""The table of docs/bad_input.md, from the JSON of the last run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = {
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """What every run found, as Markdown: a row for each of its parts."""
+    """Markdown table: a row per run and part."""
     lines = [
         "| server, schema | what | requests | answers | longest | failures |",
         "|---|---|---|---|---|---|",
@@ -41,5 +41,4 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the table into its page."""
     write_section(PAGE, markdown(results), BEGIN)

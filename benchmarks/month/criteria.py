@@ -1,4 +1,4 @@
-"""What a month must show, judged on what the replay tells."""
+"""Acceptance criteria of a simulated month."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_COVERED = 0.9
 
 
 def judge(result: Mapping[str, Any], drift_day: int) -> dict[str, Any]:
-    """Figures and demands {name: holds} of one month."""
+    """Figures of one month, and its criteria under `demands`: {name: is met}."""
     days, gates = result["days"], result["gates"]
     alarms = [one["day"] for one in days if one["verdict"] == ALARM]
     first = next((day for day in alarms if day >= drift_day), None)

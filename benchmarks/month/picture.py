@@ -1,4 +1,4 @@
-"""The month as one picture: alerts, drift, live precision, and who was champion."""
+"""Plot a month: alerts, drift, live precision, champion versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIMITS = {"warning": 0.1, "drift": 0.25}
 
 
 def draw(result: Mapping[str, Any], drift_day: int, path: Path) -> Path:
-    """Write the PNG of one month that `criteria.judge` has judged."""
+    """Write the PNG of one month, after `criteria.judge`."""
     figure, (alerts, drift, precision, champion) = style.new_figure(
         1, 4, height=9.0, sharex=True, height_ratios=[1.0, 0.9, 1.15, 0.75]
     )

@@ -1,4 +1,4 @@
-"""Each stage as a user runs it, on a Ray of one CPU and of two, at two sizes: what is fixed, and what a row costs."""
+"""Run each stage as a user does, on a Ray of one CPU and of two, at two sizes, for fixed and per-row cost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One command. rows: its two sizes; module and arguments: `{rows}` is the file, `{out}` a folder to write.
+    """One command at two sizes.
 
-    kind: of ray_jobs.generate's rows. is_parallel: whether it uses Ray's CPUs; other stages run in their own process.
+    command: module and arguments; `{rows}` is the input file, `{out}` the output folder. rows: the two sizes. kind: of
+    ray_jobs.generate. is_parallel: uses Ray's CPUs; other stages run in one process.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Stage:
     workers_flag: str = ""
 
 
-# No early stop, so that a row costs the same at both sizes.
+# No early stopping, so that the cost per row is the same at both sizes.
 _FIT = ("--set", "autoencoder.epochs=10", "--set", "autoencoder.patience=10", "--set", "head.use=never")
 STAGES = (
     Stage("score", ("ray_jobs.score", "--input", "{rows}", "--output", "{out}", "--model", "{model}", "--rows-on-ray",
@@ -55,7 +56,7 @@ SWEEP_ROWS = 20_000
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the job's own process, without Ray's workers."""
+    """A measured run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the driver, without Ray's workers."""
 
     rows: int
     cpus: int
@@ -65,7 +66,7 @@ class Run:
 
 @contextmanager
 def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
-    """A Ray of this machine that has `cpus` CPUs and no more; yields what a job's environment must say to join it."""
+    """Start Ray pinned to `cpus` CPUs; yields the environment with which a job joins it."""
     port = free_port(6379)
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(ROOT)}  # fmt: skip
@@ -73,9 +74,9 @@ def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
     command += ["--num-cpus", str(cpus), "--include-dashboard", "false", "--temp-dir", str(folder)]
     affinity = sorted(os.sched_getaffinity(0))[:cpus]
     if len(affinity) < cpus:
-        raise DataError(f"this machine lends {len(affinity)} CPUs, not {cpus}: measure fewer with --cpus")
+        raise DataError(f"{len(affinity)} CPUs are available, {cpus} are needed: use a machine with more")
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, affinity)  # what starts from here stays on these, the jobs too
+    os.sched_setaffinity(0, affinity)  # inherited by Ray and the jobs
     try:
         with (folder / "ray.log").open("wb") as log:
             process = subprocess.Popen(
@@ -96,7 +97,7 @@ def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Run:
-    """Run a stage on so many rows. Raises DataError with the end of its log where it fails."""
+    """Run a stage on `rows` rows. Raises DataError with the end of its log if it fails."""
     is_sweep = "{trials}" in stage.command
     names = {
         "rows": rows_file(folder, SWEEP_ROWS if is_sweep else rows, stage.kind), "trials": str(rows),
@@ -127,7 +128,7 @@ def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str,
 
 
 def rows_file(folder: Path, rows: int, kind: str) -> str:
-    """A Parquet file of so many rows, made once."""
+    """Path of a Parquet file with `rows` rows; generates it if missing."""
     from ray_jobs.generate import generate
 
     path = folder / f"{kind}_{rows}.parquet"
@@ -137,7 +138,7 @@ def rows_file(folder: Path, rows: int, kind: str) -> str:
 
 
 def measure(stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, log: Log) -> dict[str, list[Run]]:
-    """Every stage at both of its sizes with each number of CPUs; `rounds` times, the quickest counts."""
+    """Run every stage at both sizes with each CPU count, `rounds` times; keeps the fastest run."""
     results: dict[str, list[Run]] = {stage.name: [] for stage in stages}
     for stage in stages:
         for rows in stage.rows:

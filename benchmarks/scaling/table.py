@@ -20,7 +20,7 @@ TRIALS = 1_000
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Both tables, as Markdown."""
+    """Markdown tables: measured cost per stage, predicted job times."""
     price = results["usd_per_cpu_hour"]
     lines = [
         row(["stage", "of", "fixed s", "CPU s a million, 1 CPU", "2 CPUs", "quicker with 2", "USD a million, 2 CPUs",
@@ -70,12 +70,11 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Put the tables into docs/scaling.md."""
     write_section(PAGE, markdown(results), BEGIN)
 
 
 def _seconds_per_row(runs: list[Run], cpus: int) -> float | None:
-    """Seconds of one more row."""
+    """Seconds per additional row; None unless there are two sizes."""
     pair = sorted((one for one in runs if one.cpus == cpus), key=lambda one: one.rows)
     return (pair[1].seconds - pair[0].seconds) / (pair[1].rows - pair[0].rows) if len(pair) == 2 else None
 

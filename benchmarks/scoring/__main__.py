@@ -1,11 +1,11 @@
-"""Batch scoring of 10 million rows beside pandas, scikit-learn and torch in one process; its memory; its fixed costs.
+"""Batch scoring of 10 million rows against pandas + scikit-learn + torch in one process: time, memory, fixed costs.
 
-    python -m benchmarks.scoring                  # about six minutes on 2 quiet CPUs
-    python -m benchmarks.scoring --rows 1000000   # quicker
-    python -m benchmarks.scoring --table          # the tables of docs/scoring.md anew
+    python -m benchmarks.scoring                  # about six minutes on 2 idle CPUs
+    python -m benchmarks.scoring --rows 1000000   # faster
+    python -m benchmarks.scoring --table          # rewrite the tables in docs/scoring.md
 
-Both sides score the same rows and are timed as a whole, from the start of their process to its end; only the fitting of
-the usual way's models is taken off, which it would load from a file. What it takes once they are warm stands beside it.
+Both sides score the same rows and are timed from process start to end. The baseline's fitting time is subtracted: in
+production it would load its models from a file. The table also shows the baseline's time with warm models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fraud.errors import DataError
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and the tables."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
     out = Path(arguments.out)
     if arguments.table:
         if not out.exists():
@@ -54,10 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--rows", type=int, default=10_000_000, help="rows of our job (default %(default)s)")
-    add("--sample", type=int, default=1_000_000, help="rows of the smaller job and of the smaller look at memory")
+    add("--sample", type=int, default=1_000_000, help="rows of the smaller job, also for memory")
     add("--rounds", type=int, default=2, help="timed rounds (default %(default)s)")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/scoring.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
+    add("--table", action="store_true", help="do not measure; write the tables in docs/scoring.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
     return parser
 
 

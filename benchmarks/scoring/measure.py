@@ -1,4 +1,4 @@
-"""What each side of the benchmark takes, measured in processes of their own."""
+"""Time and memory of both sides, each run in its own process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A folder with the model and files of rows, each the beginning of the next."""
+    """A folder with the model and input files; a shorter file is a prefix of a longer one."""
 
     folder: Path
 
     @property
     def model(self) -> str:
-        """The bundle."""
+        """Path of the bundle."""
         return str(self.folder / "bundle")
 
     def rows(self, n: int) -> str:
-        """A file of the first n rows."""
+        """Path of a file with the first n rows; generates it if missing."""
         path = self.folder / f"rows_{n}.parquet"
         if not path.exists():
             generate(str(path), n)
@@ -44,7 +44,7 @@ class Workload:
 
 
 def prepare(folder: Path) -> Workload:
-    """Fit the model of both sides."""
+    """Fit the model and save its bundle."""
     engine, _, rows = fit_both()
     cut = float(np.quantile(engine.score_frame(rows)["score"], 0.98))
     detector = dataclasses.replace(engine.detector, threshold=Threshold(cut, "alert_budget", {}, {}, {}, (cut, cut)))
@@ -55,7 +55,7 @@ def prepare(folder: Path) -> Workload:
 def score(
     workload: Workload, n: int, name: str, on_ray: str, *more: str, address: str = "", watch: bool = False
 ) -> dict[str, Any]:
-    """Run `ray_jobs.score` on n rows. address: of a Ray that runs; without one the job starts its own."""
+    """Run `ray_jobs.score` on n rows. address: of a running Ray; "" starts one for the job."""
     out = workload.folder / name
     command = ["ray_jobs.score", "--input", workload.rows(n), "--output", str(out), "--date", DAY, "--force"]
     command += ["--model", workload.model, "--rows-on-ray", on_ray, *more]
@@ -66,7 +66,7 @@ def score(
 
 
 def peer(workload: Workload, n: int) -> dict[str, Any]:
-    """Run the usual way on n rows: rows, seconds of scoring, and wall_s of its whole process but for the fitting."""
+    """Run the baseline on n rows. Adds wall_s: seconds of its process without the fitting."""
     command = ["benchmarks.scoring.peer", "--data", workload.rows(n), "--out", str(workload.folder / "peer.parquet")]
     ran = processes.run(command, workload.folder / "peer.log", {})
     result = json.loads(ran.output.splitlines()[-1])
@@ -74,7 +74,7 @@ def peer(workload: Workload, n: int) -> dict[str, Any]:
 
 
 def stages(workload: Workload, address: str) -> dict[str, float]:
-    """Seconds of each stage of a job of few rows on Ray."""
+    """Seconds of each stage of a job of SMALL rows on Ray."""
     command = ["benchmarks.scoring.stages", "--data", workload.rows(SMALL), "--model", workload.model]
     command += ["--out", str(workload.folder / "stages")]
     ran = processes.run(command, workload.folder / "stages.log", {"RAY_ADDRESS": address} if address else {})
@@ -82,14 +82,14 @@ def stages(workload: Workload, address: str) -> dict[str, float]:
 
 
 def difference(workload: Workload, name: str) -> float:
-    """Largest difference of the scores to the usual way's."""
+    """Largest absolute difference between our scores and the baseline's."""
     folders = workload.folder / name / f"date={DAY}", workload.folder / "peer.parquet"
     ours, theirs = (ds.dataset(path, format="parquet").to_table(columns=["score"])["score"] for path in folders)
     return float(np.abs(ours.to_numpy() - theirs.to_numpy()).max())
 
 
 def measure(workload: Workload, rows: int, sample: int, rounds: int, log: Log) -> dict[str, Any]:
-    """Speed, memory and fixed costs, with a Ray of this process for the jobs that join one."""
+    """Measure speed, memory and fixed costs. This process runs the Ray that some of the jobs join."""
     from cluster.session import connected
 
     results: dict[str, Any] = {
@@ -107,7 +107,7 @@ def measure(workload: Workload, rows: int, sample: int, rounds: int, log: Log) -
             results["usual"].append(peer(workload, rows))
             results["ours_sample"].append(score(workload, sample, "sample", ALWAYS, "--no-reasons", address=address))
             results["ours"].append(score(workload, rows, "ours", ALWAYS, "--no-reasons", address=address))
-            log(f"round {i + 1}: {results['usual'][-1]['wall_s']:.1f} s for {rows:,} rows the usual way, "
+            log(f"round {i + 1}: {results['usual'][-1]['wall_s']:.1f} s for {rows:,} rows with the baseline, "
                  f"{results['ours'][-1]['wall_s']:.1f} s ours")  # fmt: skip
         results["difference"] = difference(workload, "ours")
         results["reasons"].append(score(workload, rows, "reasons", ALWAYS, address=address))
@@ -117,7 +117,7 @@ def measure(workload: Workload, rows: int, sample: int, rounds: int, log: Log) -
                 score(workload, SMALL, "few", on_ray, "--no-reasons", address=where)["wall_s"] for _ in range(rounds)
             ]
         results["stages"]["on a Ray that runs"] = stages(workload, address)
-    log("few rows are done")
+    log("small jobs done")
     name = "on a Ray that it starts"
     results["small_runs"][name] = [
         score(workload, SMALL, "few", ALWAYS, "--no-reasons")["wall_s"] for _ in range(rounds)

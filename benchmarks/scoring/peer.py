@@ -1,10 +1,10 @@
-"""Scoring a file as most people write it, in one process: pandas, scikit-learn's IsolationForest, a torch autoencoder.
+"""Baseline: score a file in one process with pandas, scikit-learn's IsolationForest and a torch autoencoder.
 
     python -m benchmarks.scoring.peer --data rows.parquet --out scored.parquet
 
-Read the file, scale, score with both, join, decide, write Parquet. The models are those of benchmarks.bench_engine,
-fitted before anything is timed (`fit_s`); `seconds` begins when they are warm. It writes no reasons and no single
-scores, and checks no value.
+Reads the file, scales, scores with both models, joins, decides and writes Parquet; it validates nothing and writes no
+reasons and no per-model scores. The models are those of benchmarks.bench_engine, fitted first (`fit_s`). `seconds`
+starts when they are warm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fraud.cli import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score, and print rows and seconds as JSON."""
+    """Score; print rows and seconds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="Parquet file")
     parser.add_argument("--out", required=True, help="Parquet file")

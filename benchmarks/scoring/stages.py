@@ -1,6 +1,6 @@
-"""Where the time of one scoring job on Ray goes: `python -m benchmarks.scoring.stages --data FILE --model BUNDLE`.
+"""Time per stage of one scoring job on Ray: `python -m benchmarks.scoring.stages --data FILE --model BUNDLE`.
 
-The steps of `ray_jobs.score`, one after the other; prints seconds as JSON. With RAY_ADDRESS it joins that Ray.
+Runs the steps of `ray_jobs.score` and prints their seconds as JSON. Joins the Ray at RAY_ADDRESS if set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="Parquet file")
     parser.add_argument("--model", required=True, help="bundle folder")
-    parser.add_argument("--out", required=True, help="folder for a day")
+    parser.add_argument("--out", required=True, help="output folder")
     arguments = parser.parse_args(argv)
     seconds: dict[str, float] = {}
     last = time.perf_counter()

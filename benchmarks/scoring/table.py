@@ -16,7 +16,7 @@ BEGIN = "<!-- measured: python -m benchmarks.scoring --table -->"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Every table, as Markdown."""
+    """Markdown of all tables."""
     rows, sample = results["rows"], results["sample"]
     peer_rate = rows / _wall(results["usual"])
     lines = [
@@ -60,12 +60,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     write_section(PAGE, markdown(results), BEGIN)
 
 
 def median(values: Sequence[float]) -> float:
-    """Median of some figures."""
     return float(np.median(values))
 
 
