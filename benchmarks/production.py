@@ -4,9 +4,10 @@
     python -m benchmarks.production --table     print the last result as Markdown
 
 `ray_jobs.train` trains a model on the days before the weeks. Then, for each day in order: ingest the labels that are
-due (seven days after their transaction); score the day with `ray_jobs.score --date` from the previous day's snapshot; score
-its rows one by one with the engine over the node's live store, which follows the labels. The oracle is one replay of
-all rows up to the day with the labels known at its start. The series "live, never told" gets no labels after training.
+due (seven days after their transaction); score the day with `ray_jobs.score --date` from the previous day's snapshot;
+score its rows one by one with the engine over the node's live store, which follows the labels. The oracle is one replay
+of all rows up to the day with the labels known at its start. The series "live, never told" gets no labels after
+training.
 """
 
 from __future__ import annotations

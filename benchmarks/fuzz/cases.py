@@ -147,8 +147,10 @@ def _is_beyond_schema(check: str, case: Any, answer: Any) -> bool:
 
 
 def _is_right(case: Any) -> bool:
-    """Whether a request that schemathesis classifies as invalid is valid by the document: a mutated text still matches its
-    pattern, an added parameter is ignored, or the changed key was restored."""
+    """Whether a request that schemathesis classifies as invalid is valid by the OpenAPI document.
+
+    A mutated text may still match its pattern; an added parameter is ignored; a changed key is restored by `_send`.
+    """
     from jsonschema import Draft202012Validator
 
     flags = [(case.query or {}).get(name, "true") for name in ("learn", "reasons")]

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer whose packages are not in our lock, made once and used again."""
+"""Virtual environments for peers whose packages are not in our lock, created once and reused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STAMP = ".requirements"
 
 
 def folder_of_programs(settings: Settings, peer: str | None) -> Path:
-    """The folder with python and the peer's programs; None: our own. Installs where it is not there, or out of date.
+    """Folder with python and the peer's programs; installs them if missing or out of date.
 
-    Raises DataError with pip's last line.
+    peer: name of a requirements file; None: our own environment. Raises DataError with pip's last error.
     """
     if peer is None:
         return Path(sys.executable).parent
@@ -36,7 +36,7 @@ def folder_of_programs(settings: Settings, peer: str | None) -> Path:
 
 
 def version_of(programs: Path, package: str) -> str:
-    """The version of an installed package."""
+    """Version of an installed package, "?" if it is missing."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     done = subprocess.run([programs / "python", "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "?"

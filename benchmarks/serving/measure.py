@@ -1,8 +1,7 @@
-"""Rounds: every server started afresh, checked, driven and stopped, one after another.
+"""Rounds: start, check, load and stop every server, one after another.
 
-Started afresh and not kept asleep: an idle Ray takes CPU, one that was stopped by a signal wakes to missed heartbeats,
-and eleven servers at once would push one another out of memory. What a start happens to bring differs between rounds,
-and the order of the servers turns with them.
+Servers are restarted for each round, not left running: an idle Ray uses CPU, a suspended one misses heartbeats, and
+eleven servers do not fit into memory. The order of the servers rotates between rounds.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from fraud.settings import Settings
 
 FIRST_PORT = 21_000
 START_TIMEOUT_S = 180.0
-TOLERANCE = 1e-4  # of a score; our engine gives the same bits, another server may hand them on rounded
+TOLERANCE = 1e-4  # of a score; some servers round the scores in their JSON
 CHECKED_ROWS = 20
 PARTS = ("single", "batch", "memory")
 _CONNECTIONS = {"single": (1, 16, 64), "batch": (1, 16)}
@@ -41,24 +40,24 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One load. protocol: "single", or how a batch is sent; connections: how many send at a time."""
+    """One load. protocol: "single" or a batch format; connections: number of concurrent callers."""
 
     protocol: str
     connections: int
 
     @property
     def name(self) -> str:
-        """Its key in the results."""
+        """Key in the results."""
         return f"{self.protocol} {self.connections}"
 
     @property
     def rows(self) -> int:
-        """Of one request."""
+        """Rows per request."""
         return 1 if self.protocol == "single" else BATCH_ROWS
 
 
 def cases(server: Server, parts: Sequence[str]) -> Iterator[Case]:
-    """Those that a server can take."""
+    """Cases of the parts that a server supports."""
     for part, connections in _CONNECTIONS.items():
         for name in _NAMES[part] if part in parts else ():
             if name in server.protocols:
@@ -69,9 +68,9 @@ def run(
     names: Sequence[str], workload: Workload, settings: Settings, *, parts: Sequence[str], rounds: int, seconds: float,
     log: Log,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure. Returns {server: {title, version, rounds, perhaps error}}; a round: {cases: {name: figures}, ...}.
+    """Measure all servers. Returns {server: {title, version, rounds, error?}}; a round: {cases: {name: figures}, ...}.
 
-    A round that fails has an error and no cases. A server whose first two rounds fail is left out of the others.
+    A failed round has an error and no cases. A server that fails its first two rounds is skipped in the others.
     """
     results: dict[str, Any] = {}
     programs: dict[str, Path] = {}
@@ -107,7 +106,7 @@ def run(
 
 
 def _short(error: str) -> str:
-    """What happened and the last line of the log, which says why."""
+    """First line of the error without details, and the last log line, which has the cause."""
     first, *others = error.splitlines()
     return f"{first.split(':')[0]}: {others[-1].strip()}" if others else first
 
@@ -115,7 +114,7 @@ def _short(error: str) -> str:
 def one_round(
     server: Server, programs: Path, workload: Workload, settings: Settings, parts: Sequence[str], seconds: float
 ) -> dict[str, Any]:
-    """Start, check, drive, stop. Raises DataError."""
+    """Start, check, load and stop one server. Raises DataError if any of it fails."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         processes = Processes(Path(scratch, "server.log"))
         try:
@@ -152,7 +151,7 @@ def one_round(
 
 
 def _idle(processes: Processes) -> float:
-    """Share of one CPU that they take while nobody asks; it is part of the CPU time a request."""
+    """CPU use of the idle server, CPUs; the CPU time per request includes it."""
     before, began = processes.cpu_seconds(), time.monotonic()
     time.sleep(1)
     return cpu_between(before, processes.cpu_seconds()) / (time.monotonic() - began)
@@ -188,7 +187,7 @@ def _drive(
 
 
 def _wait(url: str, server: Server, headers: Mapping[str, str], processes: Processes, workload: Workload) -> None:
-    """Until one transaction is scored. Raises DataError, with the end of the log, when it takes too long."""
+    """Wait until one transaction is scored. Raises DataError with the end of the log after START_TIMEOUT_S."""
     protocol, began = server.protocols["single"], time.monotonic()
     body, reason = protocol.encode(workload.singles[:1]), "no answer"
     while time.monotonic() - began < START_TIMEOUT_S:
@@ -203,7 +202,7 @@ def _wait(url: str, server: Server, headers: Mapping[str, str], processes: Proce
 
 
 def ask(url: str, protocol: Protocol, headers: Mapping[str, str], body: bytes) -> bytes:
-    """POST one body. Raises OSError for anything but an answer of status 200."""
+    """POST one body; returns the answer. Raises OSError unless the status is 200."""
     request = urllib.request.Request(
         url + protocol.path, data=body, headers={"Content-Type": protocol.content_type, **headers}
     )
@@ -216,7 +215,7 @@ def ask(url: str, protocol: Protocol, headers: Mapping[str, str], body: bytes) -
 
 
 def _check(url: str, server: Server, headers: Mapping[str, str], workload: Workload) -> None:
-    """The answers must be the engine's, those of another model tell frauds from others. Raises DataError."""
+    """Check the scores: equal to the engine's, or, from another model, higher for frauds. Raises DataError."""
     for name, protocol in server.protocols.items():
         if name == "single":
             rows, expected = workload.singles[:CHECKED_ROWS], workload.scores[:CHECKED_ROWS]
@@ -227,9 +226,9 @@ def _check(url: str, server: Server, headers: Mapping[str, str], workload: Workl
             bodies = [protocol.encode(workload.batches[0])]
         scores = np.concatenate([protocol.scores(ask(url, protocol, headers, body)) for body in bodies])
         if len(scores) != len(expected) or not np.isfinite(scores).all():
-            raise DataError(f"{server.title} answers {len(scores)} finite scores of {len(expected)} ({name})")
+            raise DataError(f"{server.title} returned {len(scores)} scores for {len(expected)} rows, or NaN ({name})")
         apart = np.abs(scores - expected).max()
         if server.has_our_engine and apart > TOLERANCE:
-            raise DataError(f"{server.title} gives other scores than the engine, by up to {apart:.2g} ({name})")
+            raise DataError(f"{server.title}: scores differ from the engine's by up to {apart:.2g} ({name})")
         if not server.has_our_engine and is_fraud is not None and scores[is_fraud].mean() <= scores[~is_fraud].mean():
-            raise DataError(f"{server.title} does not tell frauds from others")
+            raise DataError(f"{server.title}: frauds do not score higher than other rows")

@@ -1,4 +1,4 @@
-"""Two Rays with Serve on them: ours with HAProxy as `make up` starts it, and one with all of Serve's defaults."""
+"""Two Ray Serve clusters: ours with HAProxy, started as by `make up`, and one with Serve's defaults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OBJECT_STORE_BYTES = 500_000_000
 
 
 def start_ours(sandbox: Sandbox, environment: Mapping[str, str], replicas: int) -> None:
-    """Deploy serve_app/config.yaml behind HAProxy, with another port, number of replicas and the bundle's folder."""
+    """Deploy serve_app/config.yaml behind HAProxy; overrides port, number of replicas and bundle."""
     folder = Path(tempfile.mkdtemp(prefix="bench-ha-"))
     sandbox.processes.folders.append(folder)
     variables = ingress.environment(
@@ -36,7 +36,7 @@ def start_ours(sandbox: Sandbox, environment: Mapping[str, str], replicas: int) 
         replica_port=REPLICA_PORT,
     )
     if not variables:
-        raise DataError("there is no HAProxy here: ours would be measured behind Serve's own proxy")
+        raise DataError("HAProxy is missing: ours would be measured behind Serve's own proxy")
     config = yaml.safe_load((ROOT / "serve_app/config.yaml").read_text())
     (application,) = config["applications"]
     application["args"] = {"bundle": str(sandbox.workload.bundle)}
@@ -47,7 +47,7 @@ def start_ours(sandbox: Sandbox, environment: Mapping[str, str], replicas: int) 
 
 
 def start_defaults(sandbox: Sandbox, replicas: int) -> None:
-    """Deploy the plain app behind Serve's own proxy; only the port and the number of replicas are chosen."""
+    """Deploy the plain app behind Serve's own proxy; overrides only port and number of replicas."""
     deployment = {"name": "Scorer", "num_replicas": replicas}
     application = {"name": "fraud", "import_path": "benchmarks.serving.peers.ray_serve:app", "route_prefix": "/"}
     options = {"host": "127.0.0.1", "port": sandbox.port}
@@ -56,8 +56,8 @@ def start_defaults(sandbox: Sandbox, replicas: int) -> None:
 
 
 def _start(sandbox: Sandbox, environment: Mapping[str, str]) -> None:
-    """As deploy/local/services.py does: on loopback, with a token, 4 logical CPUs at least."""
-    scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # its sockets' paths may have 107 characters
+    """Start Ray as deploy/local/services.py does: on loopback, with a token, at least 4 logical CPUs."""
+    scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # short: socket paths are limited to 107 bytes
     sandbox.processes.folders.append(scratch)
     token = sandbox.folder / "token"
     token.touch(mode=0o600)
@@ -86,15 +86,15 @@ _PORTS = ("gcs", "client", "dashboard", "agent", "autoscaler", "metrics")
 
 
 def _deploy(sandbox: Sandbox, config: Mapping[str, Any]) -> None:
-    """What `serve deploy` does, through the same interface, and wait until it runs. Raises DataError."""
+    """Deploy through the API of `serve deploy` and wait until the application runs. Raises DataError if it does not."""
     began, state = time.monotonic(), "no answer"
-    is_told = False
+    is_deployed = False
     while time.monotonic() - began < DEPLOY_TIMEOUT_S:
         sandbox.processes.check()
         try:
-            if not is_told:
+            if not is_deployed:
                 _ask(sandbox, "PUT", config)
-                is_told = True
+                is_deployed = True
             applications = _ask(sandbox, "GET").get("applications", {})
         except (OSError, ValueError) as error:
             state = str(error)

@@ -1,4 +1,4 @@
-"""Where a measured server runs."""
+"""The folder, port, environment and processes of a measured server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.serving.workload import Workload
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Where a server runs. folder: its own, empty; programs: of its environment; port: to listen on."""
+    """Where a server runs. folder: its own, initially empty; programs: bin folder of its environment."""
 
     processes: Processes
     workload: Workload
@@ -22,6 +22,6 @@ class Sandbox:
     environment: Mapping[str, str]
 
     def start(self, *command: str | Path, **environment: str) -> None:
-        """Start one of its programs."""
+        """Start a program of the environment in the folder."""
         program, *arguments = command
         self.processes.start([self.programs / program, *arguments], {**self.environment, **environment}, self.folder)

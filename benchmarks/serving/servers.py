@@ -1,4 +1,4 @@
-"""The servers that are measured, and how each is started: as its own documentation says."""
+"""The measured servers, each started as its own documentation says."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from deploy.processes import free_port
 from fraud.settings import TELEMETRY_OFF
 
 PEERS = "benchmarks.serving.peers"
-# Settings of the caller's that would lead a server to another Ray, MLflow or folder.
+# Variables of the caller that would point a server to another Ray, MLflow or folder.
 _FOREIGN = ("RAY_", "MLFLOW_", "FRAUD_", "BENTOML_")
 
 
 @dataclass(frozen=True)
 class Server:
-    """One that is measured. launch: starts it, and returns the headers that a request needs.
+    """A measured server.
 
-    peer: whose requirements it needs; None: our own environment's. package: whose version to tell. has_our_engine:
-    whether its scores must be ours.
+    launch: starts it; returns the headers of a request. peer: name of its requirements file; None: our environment.
+    package: package whose version is reported. has_our_engine: its scores must equal ours.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Server:
 
 @dataclass(frozen=True)
 class _Uvicorn:
-    """An app's factory in `PEERS` under uvicorn."""
+    """Run an app factory of `PEERS` under uvicorn."""
 
     app: str
     options: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class _Uvicorn:
 
 @dataclass(frozen=True)
 class _Ours:
-    """As `make up` and `serve deploy serve_app/config.yaml` have it, outside dev mode, from a bundle's folder."""
+    """Run ours as `make up` and `serve deploy serve_app/config.yaml` do, in production mode, from a bundle folder."""
 
     replicas: int
 
@@ -74,7 +74,7 @@ class _Ours:
 
 def _mlserver(sandbox: Sandbox) -> None:
     others = {"grpc_port": free_port(sandbox.port + 1), "metrics_port": free_port(sandbox.port + 10)}
-    # In one process and without debugging, which are not its defaults: both make it faster.
+    # Not the defaults: one process and no debugging make it faster.
     settings = {"host": "127.0.0.1", "http_port": sandbox.port, "parallel_workers": 0, "debug": False, **others}
     model = {"name": "fraud", "implementation": f"{PEERS}.mlserver_runtime.EngineRuntime"}
     (sandbox.folder / "settings.json").write_text(json.dumps(settings))
@@ -137,12 +137,12 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
     }
 )
 
-# One replica of Serve's defaults is as fast as two, and a Ray more takes three minutes of the run.
+# With Serve's defaults one replica is as fast as two; skipping it saves three minutes.
 USUAL = [name for name in SERVERS if name != "serve-1"]
 
 
 def environment(workload: Workload, programs: Path, kernels: Path) -> dict[str, str]:
-    """What every server runs with: our code, one thread a library, no telemetry. kernels: numba's cache."""
+    """Environment of every server: our code, one thread per library, no telemetry. kernels: numba's cache folder."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {

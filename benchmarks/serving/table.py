@@ -1,7 +1,4 @@
-"""The tables of docs/serving_speed.md, from the last run's JSON: single transactions, batches, promises.
-
-They stand between two comment lines; whatever is outside them is written by hand.
-"""
+"""The tables of docs/serving_speed.md, from the last run's JSON: single transactions, batches, targets."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ RESULTS = ROOT / "benchmarks/results/serving.json"
 PAGE = ROOT / "docs/serving_speed.md"
 BEGIN = "<!-- measured: python -m benchmarks.serving --table -->"
 OURS = "ours"
-MOST_FAILED = 0.001  # share of the requests from which a server is marked
+MOST_FAILED = 0.001  # share of failed requests above which a server is marked
 SINGLE, BATCH = "single {}", "json {}"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Everything, as Markdown."""
+    """Markdown of all tables and notes."""
     run, measured = results["run"], results["servers"]
     header = (
         f"{run['cpus']} CPUs, Python {run['python']}, median of {run['rounds']} rounds of {run['seconds']} s a load, "
@@ -32,20 +29,20 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def figure(results: Mapping[str, Any], server: str, case: str, key: str) -> float | None:
-    """Median over the rounds; None where it was not measured."""
+    """Median over the rounds; None if not measured."""
     values = [one["cases"][case][key] for one in results.get(server, {}).get("rounds", []) if case in one["cases"]]
     return _median(values)
 
 
 def ratio(results: Mapping[str, Any], ours: tuple[str, str, str], other: tuple[str, str, str]) -> float | None:
-    """Median over the rounds of one figure by another of the same round; each is (server, case, key)."""
+    """Median over the rounds of ours / other within a round; each is (server, case, key)."""
     pairs = zip(*(_rounds(results, *of) for of in (ours, other)), strict=False)
     values = [one / another for one, another in pairs if one is not None and another]
     return _median(values)
 
 
 def targets(results: Mapping[str, Any]) -> list[tuple[str, float | None, float]]:
-    """What issue and page promise: (what, the measured ratio, at least)."""
+    """Targets: (description, measured ratio, minimum)."""
 
     def faster(case: str, other: str, other_case: str = "") -> float | None:
         return ratio(results, (OURS, case, "rate"), (other, other_case or case, "rate"))
@@ -73,7 +70,6 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, float | None, float]]
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     write_section(PAGE, markdown(results), BEGIN)
 
 
@@ -122,7 +118,7 @@ def _targets(results: Mapping[str, Any]) -> str:
 
 
 def _notes(results: Mapping[str, Any]) -> str:
-    """What was not measured, and what failed."""
+    """Notes on servers that were not measured and on failed requests."""
     lines = [f"- {one['title']}: {one['error']}" for one in results.values() if "error" in one]
     for one in results.values():
         lines += [f"- {one['title']}, a round: {turn['error']}" for turn in one["rounds"] if "error" in turn]

@@ -1,4 +1,4 @@
-"""Load that goes on while something happens: wrk in rounds, one after the other, in a thread."""
+"""Load in the background: a thread runs wrk in rounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REFUSED_PAUSE_S = 0.05
 
 
 class BackgroundLoad:
-    """Drives /score until it is stopped. loads: the rounds that ended."""
+    """Loads /score until stopped. loads: results of the finished rounds."""
 
     def __init__(self, rig: Rig, rate: float | None, round_s: float = ROUND_S, connections: int = CONNECTIONS) -> None:
         self.loads: list[Load] = []
@@ -33,11 +33,10 @@ class BackgroundLoad:
         self._thread = threading.Thread(target=self._drive, name="load")
 
     def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def stop(self) -> dict[str, Any]:
-        """End with the round that goes on; returns the figures of all."""
+        """Stop after the current round; returns the summary of all rounds."""
         self._over.set()
         self._thread.join()
         if self._failure is not None:
@@ -46,7 +45,7 @@ class BackgroundLoad:
 
     @property
     def requests(self) -> int:
-        """Answered in the rounds that ended."""
+        """Answers in the finished rounds."""
         return sum(load.requests for load in self.loads)
 
     def _drive(self) -> None:
@@ -65,7 +64,7 @@ class BackgroundLoad:
 
 @contextmanager
 def background_load(rig: Rig, rate: float | None) -> Iterator[BackgroundLoad]:
-    """Load while the block runs, beginning three seconds before it and ending after it."""
+    """Load while the block runs; starts three seconds before it."""
     load = BackgroundLoad(rig, rate)
     load.start()
     try:
@@ -76,12 +75,12 @@ def background_load(rig: Rig, rate: float | None) -> Iterator[BackgroundLoad]:
 
 
 def drive_once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
-    """One run of wrk."""
+    """Run wrk once."""
     return drive(rig.url, rig.bodies, connections=connections, seconds=seconds, rate=rate)
 
 
 def summarize(loads: Sequence[Load]) -> dict[str, Any]:
-    """Sums of the counts; median and worst of the rounds' latencies."""
+    """Summarize rounds: sums of the counts, median and worst latencies."""
     statuses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     for load in loads:
@@ -101,13 +100,13 @@ def summarize(loads: Sequence[Load]) -> dict[str, Any]:
 
 
 def peak_rate(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
-    """Median rate of so many rounds at full speed, requests a second, after one that warms up."""
+    """Median rate of `rounds` rounds at full speed, requests per second, after a warm-up."""
     drive_once(rig, 3)
     return statistics.median(drive_once(rig, seconds).rate for _ in range(rounds))
 
 
 def cpu_seconds(parts: dict[str, list[psutil.Process]]) -> dict[str, float]:
-    """What the processes have used of the CPU, user and system, by name; HAProxy's earlier processes included."""
+    """User and system CPU seconds of the processes, by name of the part."""
     used = {}
     for name, group in parts.items():
         used[name] = 0.0

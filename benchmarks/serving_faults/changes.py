@@ -1,4 +1,4 @@
-"""Model swap, threshold change, redeploy and rollback while requests come."""
+"""Model swap, threshold change, redeploy and rollback under load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMEOUT_S = 60.0
 
 
 def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, Any]:
-    """Make each change under load, then go on until there were so many requests. rate: of the load, a second."""
+    """Make each change under load; repeat swaps until `requests` are sent. rate: requests per second."""
     rig.serve()
     results: dict[str, Any] = {"rate": rate}
     calm = [drive_once(rig, 10, rate) for _ in range(1 if fast else 3)]
@@ -29,7 +29,7 @@ def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, An
         results[name] = {"seconds": seconds, **summarize(load.loads)}
         total += results[name]["requests"]
         rig.log(f"{name}: {seconds:.1f} s, {results[name]['failed']} of {results[name]['requests']:,} requests failed")
-    # What is missing to the number asked for: further swaps and rollbacks.
+    # Further swaps and rollbacks until the requested number.
     more = []
     while total + sum(load.requests for load in more) < requests:
         with background_load(rig, rate) as load:
@@ -55,7 +55,7 @@ def _threshold(rig: Rig) -> None:
 
 def _redeploy(rig: Rig) -> None:
     before = {process.pid for process in rig.replicas()}
-    # Another environment is another version of the deployment: Serve starts new replicas and drains the old.
+    # A changed environment is a new version: Serve starts new replicas and drains the old ones.
     rig.deploy(variables={"FRAUD_ACCESS_LOG_SAMPLE": "0.02"})
     rig.wait_ready(2)
     if before & {process.pid for process in rig.replicas()}:
@@ -72,12 +72,12 @@ _CHANGES: dict[str, Callable[[Rig], None]] = {
 }  # fmt: skip
 
 
-def _wait(rig: Rig, is_there: Callable[[dict[str, Any]], bool]) -> None:
-    """Until both replicas say so."""
+def _wait(rig: Rig, is_applied: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until both replicas answer /model as required. Raises DataError after _TIMEOUT_S."""
     ends = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < ends:
         answers = rig.ask_replicas("/model")
-        if len(answers) >= 2 and all(code == 200 and is_there(model) for code, model in answers):
+        if len(answers) >= 2 and all(code == 200 and is_applied(model) for code, model in answers):
             return
         time.sleep(0.1)
     raise DataError(f"the replicas did not follow the registry within {_TIMEOUT_S:.0f} s: {answers}"[:500])

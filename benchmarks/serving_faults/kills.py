@@ -1,4 +1,4 @@
-"""SIGKILL for a replica, for HAProxy and for Serve's own actors while requests come."""
+"""SIGKILL a replica, HAProxy and Serve's actors under load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROBE_EVERY_S = 0.02
 
 
 class Prober:
-    """One caller with a new connection for every request: the longest time that it got no answer."""
+    """Sends requests one by one, each on a new connection; records failures and the longest gap between answers."""
 
     def __init__(self, rig: Rig) -> None:
         self.asked = self.failed = 0
@@ -48,7 +48,7 @@ class Prober:
 
 
 def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
-    """Kill each kind of process so often, each time waiting until everything is there again."""
+    """Kill each kind of process `kills` times; wait for recovery each time. rate: requests per second."""
     rig.serve()
     results: dict[str, Any] = {"rate": rate}
     for name, victim in _VICTIMS.items():
@@ -78,10 +78,10 @@ def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
 
 
 def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
-    """Kill the newest; returns the seconds until another stands in its place and both replicas answer."""
+    """Kill the newest process; returns the seconds until it is replaced and both replicas answer."""
     before = victim(rig)
     if not before:
-        raise DataError("there is nothing to kill")
+        raise DataError("no process to kill is running")
     before[-1].kill()
     killed, began = {process.pid for process in before}, time.monotonic()
     while time.monotonic() - began < _TIMEOUT_S:

@@ -1,4 +1,4 @@
-"""How many requests at a time a replica takes before p99 bends, and whether replicas come and go with the load."""
+"""Latency of one replica by number of callers, and autoscaling from 1 to 3 replicas and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUTOSCALING = {
 
 
 def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32, target: float = 0.6) -> dict[str, Any]:
-    """One replica under 1 to 64 callers; then 1 to 3 replicas with the load and back again."""
+    """Measure one replica under 1 to 64 callers, then scaling up under load and down without it."""
     rig.deploy(options={"num_replicas": 1})
     rig.wait_ready(1)
     drive_once(rig, 3)
@@ -42,7 +42,7 @@ def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32, target: fl
             time.sleep(5)
         finally:
             results["up"] = load.stop()
-        light = BackgroundLoad(rig, 20.0, 10.0, 2)  # callers that a leaving replica must not fail
+        light = BackgroundLoad(rig, 20.0, 10.0, 2)  # these requests must not fail when a replica stops
         light.start()
         try:
             results["down_s"] = counting.wait(1, _DOWN_TIMEOUT_S)
@@ -57,7 +57,7 @@ def measure(rig: Rig, *, seconds: float = 8.0, connections: int = 32, target: fl
 
 
 class _ReplicaCounter:
-    """Counts, every second, the replicas that answer. seen: (seconds, replicas) at each change."""
+    """Counts the ready replicas every second. seen: (seconds, replicas) at each change."""
 
     def __init__(self, rig: Rig) -> None:
         self.seen: list[tuple[float, int]] = []
@@ -73,7 +73,7 @@ class _ReplicaCounter:
         self._thread.join()
 
     def wait(self, replicas: int, timeout_s: float) -> float | None:
-        """Seconds until so many answer; None where they do not."""
+        """Wait for `replicas` ready replicas; returns the seconds, None after `timeout_s`."""
         began = time.monotonic()
         while time.monotonic() - began < timeout_s:
             if self.seen and self.seen[-1][1] == replicas:

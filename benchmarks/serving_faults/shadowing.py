@@ -1,4 +1,4 @@
-"""What a challenger that scores along costs, and what it does to the replies when it raises, is slow or hangs."""
+"""Cost of a shadow challenger, and its effect on answers when it raises, is slow or hangs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fraud.errors import DataError
 from fraud.registry import versions
 
 _ROUND_S = 10.0
-_FAULTS = ("raise", "slow", "hang")  # a call that hangs keeps its thread, so it comes last
+_FAULTS = ("raise", "slow", "hang")  # last: a hanging call blocks its thread
 _FOLLOW_S = 4.0
 
 
 def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) -> dict[str, Any]:
-    """Rounds without and with the shadow in turn, at `rate`; then each fault for `fault_s` seconds."""
+    """Alternate rounds without and with the shadow at `rate`, then each fault for `fault_s` seconds."""
     rig.serve()
     champion = rig.ask("/model")[1]["model_version"]
     versions.set_alias("challenger", 2 if champion == "1" else 1, rig.settings)
@@ -49,10 +49,10 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
         before = _outcomes(rig)
         fault.write_text(kind, encoding="utf-8")
         totals = summarize([drive_once(rig, fault_s, rate)])
-        time.sleep(2)  # the last ones' outcomes
+        time.sleep(2)  # wait for the last outcomes
         results["faults"][kind] = {**totals, "outcomes": (outcomes := _since(rig, before))}
         if (kind == "raise") != (outcomes["failed"] > 0) or sum(outcomes.values()) == 0:
-            raise DataError(f"the challenger was to {kind}, but its scores were {outcomes}: see faulty.py")
+            raise DataError(f"challenger fault {kind} gave outcomes {outcomes}: see faulty.py")
         rig.log(
             f"challenger fault {kind}: {totals['failed']} of {totals['requests']:,} failed, "
             f"p99 {totals['p99_ms']:.1f} ms; {outcomes}"

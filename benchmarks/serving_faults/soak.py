@@ -1,4 +1,4 @@
-"""Half the peak rate for a long time: memory, failures, and whether every decision is in the Parquet afterwards."""
+"""Long load at half the peak rate: memory, failures, completeness of the decision log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STOP_TIMEOUT_S = 150.0
 
 
 def measure(rig: Rig, *, rate: float, minutes: float) -> dict[str, Any]:
-    """Drive for so many minutes, stop Serve in order, and count what the decision log holds."""
+    """Load for `minutes`, shut Serve down, count the rows of the decision log."""
     decisions = rig.settings.state / f"soak-{int(time.time())}"
     rig.deploy(variables={"FRAUD_DECISIONS": str(decisions)})
     rig.wait_ready(2)
@@ -41,7 +41,7 @@ def measure(rig: Rig, *, rate: float, minutes: float) -> dict[str, Any]:
             time.sleep(_SAMPLE_S)
     finally:
         figures = load.stop()
-    time.sleep(3)  # replicas write their counts every second
+    time.sleep(3)  # replicas publish their counters every second
     answered = rig.metric("fraud_requests_total", path="/score", status="200") - answered
     _stop(rig)
     files = sorted(decisions.glob("date=*/*.parquet"))
@@ -57,7 +57,7 @@ def measure(rig: Rig, *, rate: float, minutes: float) -> dict[str, Any]:
 
 
 def slope_mib_per_hour(samples: list[dict[str, float]], warm_up_s: float) -> dict[str, float]:
-    """Least squares through the resident memory of each part from `warm_up_s` on."""
+    """Slope of each part's resident memory after `warm_up_s`, by least squares; MiB per hour."""
     later = [sample for sample in samples if sample["s"] >= warm_up_s]
     if len(later) < 3:
         return {}
@@ -84,7 +84,7 @@ def _format(numbers: dict[str, float]) -> str:
 
 
 def _stop(rig: Rig) -> None:
-    """`serve shutdown`, and wait for the last replica."""
+    """Run `serve shutdown` and wait until no replica runs."""
     rig.run([str(BIN / "serve"), "shutdown", "--yes", "--address", rig.stack.url("dashboard")])
     rig.is_plain = False
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The tables of docs/serving_faults.md about what happens while things go wrong, from the JSON of the last run."""
+"""The tables of docs/serving_faults.md, from the JSON of the last run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BEGIN = "<!-- measured: python -m benchmarks.serving_faults --table -->"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Every part that was measured, as Markdown."""
+    """Markdown of every measured part."""
     parts = {"changes": changes, "kills": kills, "shadowing": shadowing, "scaling": scaling, "soak": soak}
     return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
 
 
 def changes(results: Mapping[str, Any]) -> str:
-    """Failures and latency while the model, the threshold and the replicas change."""
+    """Failures and latency during changes of model, threshold and replicas."""
     runs = {name: run for name, run in results.items() if isinstance(run, Mapping)}
     changed = [run for name, run in runs.items() if name != "calm"]
     requests, failed = (sum(run[key] for run in changed) for key in ("requests", "failed"))
@@ -55,7 +55,7 @@ def kills(results: Mapping[str, Any]) -> str:
 
 
 def shadowing(results: Mapping[str, Any]) -> str:
-    """What the shadow costs, and what a faulty challenger does to the replies."""
+    """Cost of the shadow, and answers with a faulty challenger."""
     outcomes = results["outcomes"]
     lines = [
         f"Shadow at half the peak rate, {results['rate']:,.0f} requests a second, {results['off']['rounds']} rounds "
@@ -75,7 +75,7 @@ def shadowing(results: Mapping[str, Any]) -> str:
 
 
 def scaling(results: Mapping[str, Any]) -> str:
-    """What one replica takes, and replicas that come and go."""
+    """Load of one replica, and autoscaling."""
     lines = [row(["callers of one replica", "requests/s", "p50", "p99", "failed"]), "|" + "---|" * 5]
     for callers, run in results["ladder"].items():
         lines.append(row([callers, f"{run['rate']:,.0f}", *_latencies(run)[:2], f"{run['failed']:,}"]))
@@ -92,7 +92,7 @@ def scaling(results: Mapping[str, Any]) -> str:
 
 
 def soak(results: Mapping[str, Any]) -> str:
-    """Memory, failures and decisions of the long run."""
+    """Memory, failures and decisions of the soak."""
     first, last = results["samples"][0], results["samples"][-1]
     lines = [
         f"{results['minutes']:g} minutes at {results['rate']:,.0f} requests a second: {results['failed']:,} of "
@@ -108,7 +108,6 @@ def soak(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     write_section(PAGE, markdown(results), BEGIN)
 
 

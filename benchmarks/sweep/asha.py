@@ -1,4 +1,4 @@
-"""What stopping weak trials early saves, and what it costs: one and the same sweep with and without."""
+"""Early stopping: the same sweep with and without it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run the sweep with each scheduler and seed, in turns; JSON-ready.
+    """Run the sweep with each scheduler and seed, in alternating order; returns JSON-ready results.
 
-    Keys: title, trials, seeds, and {scheduler: [Sweep.summary a seed]}.
+    Keys: title, trials, seeds, and {scheduler: [Sweep.summary per seed]}.
     """
     results: dict[str, Any] = {"title": data_set.title, "trials": trials, "seeds": list(seeds)}
     results |= {scheduler: [] for scheduler in SCHEDULERS}

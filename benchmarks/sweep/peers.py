@@ -1,9 +1,9 @@
-"""Other searches over the same fits, each in a process of its own: `python -m benchmarks.sweep.peers optuna ...`.
+"""Other searches over the same fits, each in its own process: `python -m benchmarks.sweep.peers optuna ...`.
 
-optuna: Optuna alone, asked and told by this process, the fits in joblib's workers (loky), the next as soon as one ends.
-optuna_usual: the same, each fit as it is usually written instead of ours.
-sklearn: RandomizedSearchCV with an estimator around the fits, one predefined split. Both read the data once, with the
-code that a sweep reads it with, and share it with the workers as joblib does, memory-mapped.
+optuna: Optuna's ask-and-tell in this process, the fits in joblib workers (loky).
+optuna_usual: the same with the common implementation of the fits.
+sklearn: RandomizedSearchCV with an estimator around the fits, one predefined split.
+All read the data once, with the code of a sweep; joblib shares it with the workers, memory-mapped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fraud.training import fitting, folds
 from fraud.training.config import TrainConfig
 from fraud.training.folds import Matrices
 
-# What is searched: nothing that changes the work of a fit. {detector: {setting: (low, high, is_log)}}.
+# Search space: settings that do not change the cost of a fit. {detector: {setting: (low, high, is_log)}}.
 SEARCHED: dict[str, dict[str, tuple[float, float, bool]]] = {
     "forest": {"max_features": (0.8, 1.0, False)},
     "autoencoder": {"lr": (5e-4, 5e-3, True), "weight_decay": (1e-6, 1e-4, True)},
@@ -49,12 +49,12 @@ Trial = Callable[[int, str, Matrices, TrainConfig], tuple[int, float, float, int
 
 
 def with_settings(config: TrainConfig, detector: str, settings: Mapping[str, float]) -> TrainConfig:
-    """`config` with some settings of one detector replace_section."""
+    """`config` with some settings of one detector replaced."""
     return dataclasses.replace(config, **{detector: dataclasses.replace(getattr(config, detector), **settings)})
 
 
 def fit_detector(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: TrainConfig) -> Any:
-    """One fit: a forest or an autoencoder, something with `score`."""
+    """Fit one forest or autoencoder; returns a model with `score`."""
     torch.set_num_threads(1)
     if detector == "forest":
         return forest.fit(x_fit, config.forest, config.seed)
@@ -62,7 +62,7 @@ def fit_detector(detector: str, x_fit: np.ndarray, x_quiet: np.ndarray, config: 
 
 
 def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainConfig) -> tuple[int, float, float, int]:
-    """Number, objective, seconds and process of one trial."""
+    """Run one trial; returns its number, objective, seconds and process id."""
     began = time.perf_counter()
     model = fit_detector(detector, matrices.x_trimmed, matrices.x_quiet, config)
     assert matrices.labels is not None
@@ -73,7 +73,7 @@ def fit_and_judge(number: int, detector: str, matrices: Matrices, config: TrainC
 def usual_fit_and_judge(
     number: int, detector: str, matrices: Matrices, config: TrainConfig
 ) -> tuple[int, float, float, int]:
-    """The same trial as usually written: scikit-learn's own scoring, a DataLoader, the same network and epochs."""
+    """The same trial as commonly written: scikit-learn's scoring, a DataLoader, the same network and epochs."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     if detector == "forest":
@@ -87,7 +87,7 @@ def usual_fit_and_judge(
 
 
 def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score.Autoencoder:
-    """The training loop of most tutorials, with the noise of ours."""
+    """The training loop of most tutorials, with our noise."""
     settings = config.autoencoder
     torch.manual_seed(config.seed)
     module = autoencoder.build(matrices.x_trimmed.shape[1], settings)
@@ -113,7 +113,7 @@ def _usual_network(matrices: Matrices, config: TrainConfig) -> autoencoder_score
 def optuna_alone(
     matrices: Matrices, config: TrainConfig, trials: int, at_once: int, trial: Trial = fit_and_judge
 ) -> list[dict[str, Any]]:
-    """Both detectors in turn, each a study with the sampler that a sweep uses. trial: fits and judges one."""
+    """Search both detectors alternately, one study each, with the sampler of a sweep. trial: runs one trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = functools.partial(
         optuna.samplers.TPESampler, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True
@@ -146,7 +146,7 @@ def optuna_alone(
 
 
 class DetectorEstimator(BaseEstimator):
-    """A fit as scikit-learn wants it."""
+    """scikit-learn estimator around one fit."""
 
     def __init__(
         self, detector: str = "forest", config: TrainConfig | None = None, max_features: float = 1.0,
@@ -156,7 +156,7 @@ class DetectorEstimator(BaseEstimator):
         self.weight_decay = weight_decay
 
     def fit(self, X: np.ndarray, y: np.ndarray, x_quiet: np.ndarray) -> DetectorEstimator:
-        """X: float32 (n_rows, n_inputs) rows not known as fraud; x_quiet: those that the training is stopped on."""
+        """X: float32 (n_rows, n_inputs), rows not labelled as fraud. x_quiet: rows for early stopping."""
         assert self.config is not None
         settings = {name: getattr(self, name) for name in SEARCHED[self.detector]}
         self.fitted_ = fit_detector(self.detector, X, x_quiet, with_settings(self.config, self.detector, settings))
@@ -164,13 +164,13 @@ class DetectorEstimator(BaseEstimator):
 
 
 def judge(estimator: DetectorEstimator, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """A scorer; also who fitted, and when it was ready."""
+    """Scorer: average precision, plus the worker's process id and the end time."""
     value = measures.average_precision(y, estimator.fitted_.score(X))
     return {"value": value, "worker": float(os.getpid()), "ended": time.time()}
 
 
 def randomized_search(matrices: Matrices, config: TrainConfig, trials: int, at_once: int) -> list[dict[str, Any]]:
-    """One search a detector, one after the other: they have different settings."""
+    """Run one search per detector, in sequence: their settings differ."""
     assert matrices.labels is not None
     n_fit, n_judged = len(matrices.x_trimmed), len(matrices.x_validation)
     X = np.concatenate([matrices.x_trimmed, matrices.x_validation])
@@ -202,7 +202,7 @@ PEERS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the data, search, write the trials as JSON."""
+    """Read the data, run the search, write the trials as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep.peers", description=__doc__)
     parser.add_argument("peer", choices=list(PEERS))
     for name in ("--data", "--schema", "--config", "--out"):

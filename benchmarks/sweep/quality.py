@@ -1,4 +1,4 @@
-"""What a sweep's configuration detects on a test window it never saw, beside the default and the shipped one."""
+"""Quality of a sweep's configuration on an unseen test window, beside the default and the shipped one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Sweep from a configuration that has only a split, then train with each configuration and seed; JSON-ready.
+    """Sweep from a configuration with only a split, then train with each configuration and seed; JSON-ready.
 
     Keys: title, protocol, seeds, rows and frauds of the test window, sweep (see Sweep.summary), figures
-    {configuration: {score: [average precision a seed]}} on the test window.
+    {configuration: {score: [average precision per seed]}} on the test window.
     """
     base = sweeps.split_only(data_set.name)
     sweep = sweeps.run(
@@ -62,14 +62,14 @@ def measure(
 
 
 def fit(prepared: Prepared, config: TrainConfig) -> Evaluation:
-    """`fitting.fit_locally`, but that what does not depend on the seed was prepared once."""
+    """Same as `fitting.fit_locally`, with the seed-independent part prepared once."""
     grown = forest.fit(prepared.x_fit, config.forest, config.seed)
     trained, _ = fitting.fit_autoencoder(fitting.trim(prepared, grown, config), prepared.x_validation, config)
     return fitting.assemble(prepared, grown, trained, config)[1]
 
 
 def precisions(evaluation: Evaluation) -> dict[str, float]:
-    """Average precision of each score; without a head the joined score is the label-light one."""
+    """Average precision of each score. Without a head, label_light is the joined score."""
     metrics: Mapping[str, Mapping[str, float]] = {"label_light": evaluation.metrics["joined"], **evaluation.metrics}
     return {score: float(metrics[score]["average_precision"]) for score in SCORES}
 

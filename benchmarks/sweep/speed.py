@@ -1,4 +1,4 @@
-"""What a sweep costs: as many equal fits by it, by Optuna with joblib and by scikit-learn, in fresh processes."""
+"""Speed of a sweep: the same fits by it, by Optuna with joblib and by scikit-learn, each in a new process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fraud.training.config import TrainConfig
 OURS, OURS_TRACKED, OPTUNA, USUAL, SKLEARN = "ours", "ours_mlflow", "optuna", "optuna_usual", "sklearn"
 VARIANTS = (OPTUNA, OURS, OURS_TRACKED, USUAL, SKLEARN)
 AT_ONCE = 2
-# Memory does not grow with the trials, and looking at it takes a share of a CPU.
+# Memory does not grow with the trials, and sampling it uses CPU.
 WATCHED_TRIALS = 8
-# The longest window of the handbook's features.
+# Longest window of the handbook's features.
 DAYS_OF_HISTORY = 30
 
 
@@ -31,10 +31,10 @@ def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, rounds: int, fast: bool = False,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run every variant `rounds` times in turns, after a short round that is watched for its memory; JSON-ready.
+    """Run every variant `rounds` times in rotating order, after a short round for memory. Returns JSON-ready results.
 
-    Keys: title, trials, at_once, rows (of the file all read), fits (settings that all share), and runs {variant: [one
-    summary a round]}, peak_mib {variant: MiB}.
+    Keys: title, trials, at_once, rows (of the input file), fits (settings shared by all), runs {variant: [summary per
+    round]}, peak_mib {variant: MiB}.
     """
     source, rows = sample(data_set, folder, scratch)
     config = fixed_config(data_set.name, fast=fast)
@@ -51,7 +51,7 @@ def measure(
             ran, result = _peer(variant, *order) if is_peer else _ours(space, variant == OURS_TRACKED, *order)
             if len(result["trials"]) != n_trials:
                 raise DataError(
-                    f"{variant} ended {len(result['trials'])} of {n_trials} trials: they are not comparable"
+                    f"{variant} ended {len(result['trials'])} of {n_trials} trials: the runs are not comparable"
                 )
             figures = summary(ran, result)
             log(f"{variant}, round {turn}{' (watched)' if turn == 0 else ''}: {figures}")
@@ -67,7 +67,7 @@ def measure(
 
 
 def sample(data_set: DataSet, folder: Path, scratch: Path) -> tuple[str, int]:
-    """Write the rows that the configured windows and their history need; their file and number."""
+    """Write the rows that the configured windows and their history need; returns path and number of rows."""
     frame = pd.read_parquet(sweeps.source_of(data_set, folder))
     start, timestamp = TrainConfig.load(data_set.name).split.train_start, data_set.schema.timestamp
     if start is not None and timestamp is not None:
@@ -79,7 +79,7 @@ def sample(data_set: DataSet, folder: Path, scratch: Path) -> tuple[str, int]:
 
 
 def fixed_config(name: str, *, fast: bool = False) -> dict[str, Any]:
-    """The sizes of the shipped configuration's fits, which then all do the same work: no early stopping, no head."""
+    """Configuration with the shipped sizes, no early stopping and no head, so that all fits cost the same."""
     shipped = TrainConfig.load(name)
     trees, network = shipped.forest, shipped.autoencoder
     epochs = 3 if fast else network.epochs
@@ -95,7 +95,7 @@ def fixed_config(name: str, *, fast: bool = False) -> dict[str, Any]:
 
 
 def fixed_space(config: Mapping[str, Any]) -> str:
-    """The space of our sweep: the settings that the peers search, and every threshold of the default space."""
+    """Space of our sweep, YAML: the settings that the peers search, and the thresholds of the default space."""
     default = yaml.safe_load((ROOT / "tuning/spaces/default.yaml").read_text(encoding="utf-8"))
     searched = {
         detector: {
@@ -109,12 +109,11 @@ def fixed_space(config: Mapping[str, Any]) -> str:
 
 
 def summary(ran: Run, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run took, JSON-ready.
+    """Times of a run, JSON-ready, seconds.
 
-    wall_s: to the end of our process; a peer's ends when it has its result, before joblib puts its workers away.
-    before_s: to the first trial's order; after_s: from the last trial's end. trial_s: seconds between the ends of two
-    trials in one worker, mean, so each worker's first is left out; work_s: seconds of fit and judgement alone, of the
-    same trials, mean.
+    wall_s: until our process ends; for a peer until it has its result, before joblib stops its workers. before_s: until
+    the first trial is submitted. after_s: from the end of the last trial. trial_s: mean time between trial ends in one
+    worker, so without each worker's first. work_s: mean time of fit and evaluation of the same trials.
     """
     by_worker: dict[Any, list[Mapping[str, Any]]] = {}
     for trial in sorted(result["trials"], key=lambda trial: trial["ended"]):

@@ -38,13 +38,13 @@ _SCHEDULERS = {"asha": "asha", "none": "none: every trial to its end"}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Every part that was measured, as Markdown."""
+    """Markdown of every measured part."""
     parts = {"quality": quality, "asha": asha, "speed": speed}
     return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
 
 
 def quality(results: Mapping[str, Any]) -> str:
-    """What each configuration detects on the test window of every data set."""
+    """Average precision of each configuration on the test window of every data set."""
     lines = [
         "Average precision on the test window, which no sweep reads; mean ± standard deviation over the seeds of the "
         "fits.",
@@ -66,7 +66,7 @@ def quality(results: Mapping[str, Any]) -> str:
 
 
 def asha(results: Mapping[str, Any]) -> str:
-    """Work and outcome with and without early stopping, means over the sweeps' seeds."""
+    """Work and result with and without early stopping, means over the seeds of the sweeps."""
     lines = [
         "The same sweeps with and without early stopping; average precision on the validation window, mean over the "
         "sweeps' seeds.",
@@ -92,7 +92,7 @@ def asha(results: Mapping[str, Any]) -> str:
 
 
 def speed(results: Mapping[str, Any]) -> str:
-    """What the same number of equal fits takes each search, medians over the rounds."""
+    """Times of the same fits by each search, medians over the rounds."""
     lines = []
     for data in results.values():
         trees, network = data["fits"]["forest"]["n_estimators"], data["fits"]["autoencoder"]
@@ -119,17 +119,14 @@ def speed(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     write_section(PAGE, markdown(results), BEGIN)
 
 
 def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Mean of a figure over runs."""
     return float(np.mean([run[key] for run in runs]))
 
 
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Median of a figure over runs."""
     return float(np.median([run[key] for run in runs]))
 
 

@@ -1,4 +1,4 @@
-"""BentoML: a service with our engine, as its documentation writes one: typed API methods, one worker.
+"""BentoML: a service with our engine, written as in its documentation: typed API methods, one worker.
 
 bentoml serve benchmarks.serving.peers.bento:Scorer
 """
@@ -20,10 +20,8 @@ class Scorer:
 
     @bentoml.api(route="/score")
     async def score(self, transaction: Transaction, /) -> Answer:
-        """One."""
         return Answer.model_construct(**shared_engine.score(self.engine, transaction.__dict__))
 
     @bentoml.api(route="/score/batch")
     async def score_batch(self, transactions: list[Transaction], /) -> Answers:
-        """Many."""
         return Answers.model_construct(**shared_engine.score_rows(self.engine, [row.__dict__ for row in transactions]))

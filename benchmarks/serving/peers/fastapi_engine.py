@@ -1,4 +1,4 @@
-"""FastAPI with our engine, as a good engineer writes it by hand: async routes, pydantic in and out, no pool, no copy.
+"""FastAPI with our engine, hand-optimized: async routes, pydantic in and out, no thread pool, no copies.
 
 uvicorn --factory benchmarks.serving.peers.fastapi_engine:create
 """
@@ -16,7 +16,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 def create() -> FastAPI:
-    """The app around a loaded engine."""
+    """Build the app."""
     app, engine = FastAPI(), shared_engine.load()
 
     @app.post("/score")

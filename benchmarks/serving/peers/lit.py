@@ -1,4 +1,4 @@
-"""LitServe: an API with our engine, as its documentation writes one; one worker, one API server.
+"""LitServe: an API with our engine, written as in its documentation; one worker, one API server.
 
 python -m benchmarks.serving.peers.lit PORT
 """

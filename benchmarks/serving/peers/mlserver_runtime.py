@@ -1,4 +1,4 @@
-"""MLServer: a custom runtime, as its documentation calls it, with our engine; V2 inference protocol."""
+"""MLServer: a custom runtime with our engine; V2 inference protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our engine as any Python server would hold it: loaded once, called with plain rows. Imports no server."""
+"""Our engine for the peers: loaded once, called with plain rows. Imports no server."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BUNDLE = "BENCHMARK_BUNDLE"  # environment variable: folder of the bundle
 
 
 def load() -> Engine:
-    """The engine of the bundle that the environment names, compiled."""
+    """Load the engine of the bundle in BENCHMARK_BUNDLE and compile it."""
     engine = Engine(bundle.load(os.environ[BUNDLE]).detector)
     engine.warm_up()
     return engine
 
 
 def columns(engine: Engine) -> list[str]:
-    """Names of a transaction's fields, in order."""
+    """Field names of a transaction, in order."""
     return [column.name for column in engine.schema.inputs]
 
 
@@ -34,12 +34,12 @@ def score(engine: Engine, row: Mapping[str, object]) -> dict[str, Any]:
 
 
 def score_rows(engine: Engine, rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
-    """Scores and decisions of many."""
+    """Scores and decisions of several transactions."""
     return score_frame(engine, pd.DataFrame(list(rows), columns=columns(engine), dtype=np.float64))
 
 
 def score_frame(engine: Engine, rows: pd.DataFrame) -> dict[str, Any]:
-    """Scores and decisions of a frame of numbers."""
+    """Scores and decisions of a numeric frame."""
     scored = engine.score_frame(rows)
     return {
         "score": scored["score"].tolist(),
