@@ -60,7 +60,7 @@ def test_a_real_server_is_started_measured_and_stopped(workload: Workload, setti
 @pytest.mark.slow
 def test_a_server_with_other_scores_is_refused(workload: Workload, settings: Settings) -> None:
     altered = replace(workload, scores=workload.scores + 0.01)
-    with pytest.raises(DataError, match=r"other scores than the engine, by up to 0\.01"):
+    with pytest.raises(DataError, match=r"scores differ from the engine's by up to 0\.01"):
         measure.one_round(servers.SERVERS["fastapi"], PROGRAMS, altered, settings, ["single"], seconds=1)
 
 
