@@ -31,8 +31,8 @@ class _Block:
     def of(cls, policy: str, points: Sequence[Mapping[str, Any]]) -> _Block:
         by_cell = {(_key(point["setting"]), point["contamination"]): point for point in points}
         values = {_key(point["setting"]): [v for _, v in sorted(point["setting"].items())] for point in points}
-        order = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
-        return cls(policy, order, by_cell)
+        request = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
+        return cls(policy, request, by_cell)
 
     @property
     def label(self) -> str:

@@ -77,17 +77,17 @@ autoencoder:
   noise: 0.25
 """
     )
-    found = {p.name: p for p in (*space.parameters_of("forest"), *space.parameters_of("autoencoder"))}
-    assert found["forest.max_samples"].choices == ("auto", 256, 0.5)
-    assert [type(choice) for choice in found["forest.max_samples"].choices] == [str, int, float]
-    uniform, log = found["forest.max_features"], found["autoencoder.lr"]
+    parameters = {p.name: p for p in (*space.parameters_of("forest"), *space.parameters_of("autoencoder"))}
+    assert parameters["forest.max_samples"].choices == ("auto", 256, 0.5)
+    assert [type(choice) for choice in parameters["forest.max_samples"].choices] == [str, int, float]
+    uniform, log = parameters["forest.max_features"], parameters["autoencoder.lr"]
     assert (uniform.kind, uniform.low, uniform.high, uniform.log) == ("float", 0.5, 1.0, False)
     assert (log.kind, log.low, log.high, log.log, log.line) == ("float", 5e-4, 0.005, True, 6)
-    whole, log_whole = found["autoencoder.batch_size"], found["autoencoder.patience"]
-    assert (whole.kind, whole.low, whole.high, whole.log) == ("int", 64, 512, False)
-    assert (log_whole.kind, log_whole.log) == ("int", True)
-    assert found["autoencoder.hidden"].choices == ([16, 8], [4])
-    assert "autoencoder.noise" not in found  # one value: nothing to sample
+    integer, log_integer = parameters["autoencoder.batch_size"], parameters["autoencoder.patience"]
+    assert (integer.kind, integer.low, integer.high, integer.log) == ("int", 64, 512, False)
+    assert (log_integer.kind, log_integer.log) == ("int", True)
+    assert parameters["autoencoder.hidden"].choices == ([16, 8], [4])
+    assert "autoencoder.noise" not in parameters  # one value: nothing to sample
 
 
 def test_a_trial_is_base_then_fixed_values_then_params() -> None:
@@ -194,8 +194,8 @@ threshold:
 def test_contamination_multiplies_the_thresholds() -> None:
     policies = "{f_beta: {beta: {choice: [1, 2]}}, best_f1: }"
     space = read(f"threshold: {{contamination: {{choice: [null, 0.01, 0.1]}}, policies: {policies}}}")
-    found = [(config.policy, config.contamination) for config in space.thresholds]
-    assert found == [(policy, share) for policy in ("f_beta", "f_beta", "best_f1") for share in (None, 0.01, 0.1)]
+    pairs = [(config.policy, config.contamination) for config in space.thresholds]
+    assert pairs == [(policy, share) for policy in ("f_beta", "f_beta", "best_f1") for share in (None, 0.01, 0.1)]
     assert space.judge.contamination is None
     base = dataclasses.replace(BASE, threshold=ThresholdConfig(policy="f_beta", beta=2.0, contamination=0.03))
     inherited = read("threshold: {policies: {best_f1: {}, f_beta: {}}}", base)
@@ -205,8 +205,8 @@ def test_contamination_multiplies_the_thresholds() -> None:
 
 def test_settings_of_a_policy_that_are_not_named_come_from_the_base() -> None:
     base = dataclasses.replace(BASE, threshold=ThresholdConfig(policy="alert_budget", alerts_per_day=40, budget=0.2))
-    kept = read("threshold: {policies: {alert_budget: {}}}", base)
-    assert kept.thresholds[0].alerts_per_day == 40
+    from_base = read("threshold: {policies: {alert_budget: {}}}", base)
+    assert from_base.thresholds[0].alerts_per_day == 40
     # A budget that is searched must not be hidden behind the base's alerts a day.
     searched = read("threshold: {policies: {alert_budget: {budget: {choice: [0.1, 0.3]}}}}", base)
     assert [(c.budget, c.alerts_per_day) for c in searched.thresholds] == [(0.1, None), (0.3, None)]
