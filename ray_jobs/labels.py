@@ -49,7 +49,7 @@ class Ingestion:
             raise ConfigError(f"--known-at {self.known_at:%Y-%m-%d %H:%M} is in the future: give a past time in UTC")
 
 
-def ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
+def ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) -> str:
     """Ingest label files and return a summary as text. Ingesting a file twice from one source has no effect.
 
     Each file of a pattern or folder is ingested by itself, so later calls only take the new files.
@@ -59,16 +59,16 @@ def ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
     paths = [filesystem.unstrip_protocol(name) for name in names] if len(names) > 1 else [path]
     summaries, refused = [], []
     for index, file in enumerate(paths):
-        one = how
+        of_file = ingestion
         if len(paths) > 1:
-            quarantine = f"{how.quarantine.removesuffix('.parquet')}-{index}.parquet"
-            one = dataclasses.replace(how, quarantine=quarantine)
+            quarantine = f"{ingestion.quarantine.removesuffix('.parquet')}-{index}.parquet"
+            of_file = dataclasses.replace(ingestion, quarantine=quarantine)
         try:
-            text = _ingest(file, store, schema, one)
+            text = _ingest(file, store, schema, of_file)
         except (DataError, SchemaError) as error:
             if len(paths) == 1:
                 raise
-            refused.append(str(error))  # ingest the other files nevertheless
+            refused.append(str(error))  # go on to the other files
             continue
         summaries.append(text if len(paths) == 1 else f"{posixpath.basename(file)}: {text}")
     if refused:
@@ -76,23 +76,24 @@ def ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
     return "".join(summaries)
 
 
-def _ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
-    name = f"{how.source}-{tables.fingerprint(path)[:32]}"
-    if store.has(name) and not how.force:
-        return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
-    checked = list(check(path, schema, source=how.source, known_at=how.known_at, now=how.now))
+def _ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) -> str:
+    name = f"{ingestion.source}-{tables.fingerprint(path)[:32]}"
+    if store.has(name) and not ingestion.force:
+        return f"{path} is already in {store.url}: nothing to do (--force ingests it again)\n"
+    checked = list(check(path, schema, source=ingestion.source, known_at=ingestion.known_at, now=ingestion.now))
     labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*checked, strict=True))
     if len(refused):
-        tables.write_parquet(refused.fillna(""), how.quarantine)
-        logger.warning("%s rows refused, see %s for the reasons", f"{len(refused):,}", how.quarantine)
+        tables.write_parquet(refused.fillna(""), ingestion.quarantine)
+        logger.warning("%s rows refused, see %s for the reasons", f"{len(refused):,}", ingestion.quarantine)
     if not len(labels):
         first = refused.iloc[0]
         example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
         raise DataError(f"{path}: none of {len(refused):,} rows is a valid label; {example}")
-    added = store.add(labels, name, ingested_at=how.now)
+    added = store.add(labels, name, ingested_at=ingestion.now)
     return (
-        f"{len(labels):,} labels from {how.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new "
-        f"ids, {added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
+        f"{len(labels):,} labels from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
+        f"{added.new:,} new ids, {added.changed:,} changed their label, {added.same:,} kept it; "
+        f"{len(refused):,} rows refused\n"
     )
 
 
@@ -106,7 +107,7 @@ def join(
     if not out.endswith(".parquet"):
         raise ConfigError(f"--out {out!r} must end in .parquet")
     by_source = label_join.only(store.read_by_source(known_until=policy.moment), sources)
-    counts, about = label_join.join(path, by_source, schema, policy, out)
+    counts, source_counts = label_join.join(path, by_source, schema, policy, out)
     document = {
         "output": out,
         "output_fingerprint": tables.fingerprint(out),
@@ -117,10 +118,10 @@ def join(
         "unlabelled": policy.unlabelled,
         "only_sources": list(sources),
         "rows": dataclasses.asdict(counts),
-        "sources": about,
+        "sources": source_counts,
     }
     tables.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
-    return f"{label_join.summary(counts, policy, about)}→ {out}\n"
+    return f"{label_join.summary(counts, policy, source_counts)}→ {out}\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,14 +265,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(draw(store, decisions, schema, sample, settings.locate(arguments.out or "review.csv")))
         return 0
     quarantine = arguments.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
-    how = Ingestion(
+    ingestion = Ingestion(
         source=arguments.source,
         known_at=known_at,
         quarantine=settings.locate(quarantine),
         now=now,
         force=arguments.force,
     )
-    sys.stdout.write(ingest(settings.locate(arguments.file), store, schema, how))
+    sys.stdout.write(ingest(settings.locate(arguments.file), store, schema, ingestion))
     return 0
 
 

@@ -223,16 +223,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("version", nargs="?", help="version number or alias: the new champion, or the version whose "
                         "threshold is set (default for that: champion)")  # fmt: skip
-    does = parser.add_mutually_exclusive_group()
-    does.add_argument("--rollback", action="store_true", help="restore the previous champion; twice goes back two")
-    does.add_argument("--threshold", type=float, metavar="T", help="alert on score >= T, above 0 and below 1; belongs "
-                      "to the version; needs --reason")  # fmt: skip
-    does.add_argument("--reset-threshold", action="store_true", help="restore the bundle's threshold")
-    does.add_argument("--shadow", choices=("on", "off"), help="the challenger scores too; its scores are not answered")
-    does.add_argument("--canary", type=float, metavar="SHARE", help="share of the entities, 0 to 1, that the "
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--rollback", action="store_true", help="restore the previous champion; twice goes back two")
+    actions.add_argument("--threshold", type=float, metavar="T", help="alert on score >= T, above 0 and below 1; "
+                         "belongs to the version; needs --reason")  # fmt: skip
+    actions.add_argument("--reset-threshold", action="store_true", help="restore the bundle's threshold")
+    actions.add_argument(
+        "--shadow", choices=("on", "off"), help="the challenger scores too; clients never see its scores"
+    )
+    actions.add_argument("--canary", type=float, metavar="SHARE", help="share of the entities, 0 to 1, that the "
                       "challenger answers; 0 ends it")  # fmt: skip
-    does.add_argument("--status", action="store_true", help="what serves now, and past champions")
-    does.add_argument("--gate", action="store_true", help="judge the version against the champion on --data; "
+    actions.add_argument("--status", action="store_true", help="what serves now, and past champions")
+    actions.add_argument("--gate", action="store_true", help="judge the version against the champion on --data; "
                       "promote or refuse it; exits with 0 either way")  # fmt: skip
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; stored with the decision")
     parser.add_argument("--by", metavar="NAME", help="who decides (default: the current user)")

@@ -32,7 +32,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EvaluationRequest:
     """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default."""
 
     data: str
@@ -48,17 +48,17 @@ class Job:
     log_to_mlflow: bool = True
 
 
-def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
-    """Judge, write the page to `job.out` and the JSON beside it, and return the JSON document.
+def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
+    """Judge, write the page to `request.out` and the JSON beside it, and return the JSON document.
 
     Raises ConfigError, DataError, SchemaError, BundleError, RegistryError; writes nothing in that case.
     """
     from ray_jobs.evaluate import page as evaluate_page
 
     began = time.monotonic()
-    if not job.out.endswith(".html"):
-        raise ConfigError(f"--out {job.out!r} must end in .html")
-    judged = _judge(job, settings)
+    if not request.out.endswith(".html"):
+        raise ConfigError(f"--out {request.out!r} must end in .html")
+    judged = _judge(request, settings)
     model, plan = judged.model, judged.plan
     sections, rival, warnings = _sections(judged)
     threshold = model.bundle.detector.threshold
@@ -67,7 +67,7 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
             "format": FORMAT,
             "verdict": conclusions.conclude(sections, plan, warnings, threshold.achieved),
             "model": _about(model),
-            "data": {"path": job.data, "fingerprint": judged.fingerprint},
+            "data": {"path": request.data, "fingerprint": judged.fingerprint},
             **sections,
             "notes": judged.notes,
             "settings": {**asdict(plan), "card": judged.scored.card, "amount": judged.scored.amount},
@@ -77,9 +77,9 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     )
     page = evaluate_page.page(document, judged.scored, rival, plan)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    data.write_text(page, job.out)
-    data.write_text(text, json_path(job.out))
-    if job.log_to_mlflow and model.number is not None:
+    data.write_text(page, request.out)
+    data.write_text(text, json_path(request.out))
+    if request.log_to_mlflow and model.number is not None:
         _log(document, page, text, model.number, settings)
     return dict(document)
 
@@ -88,7 +88,7 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
 class _Judged:
     """The scored window. checked: all rows of the data; fingerprint: of the data; notes: shown on the page."""
 
-    job: Job
+    request: EvaluationRequest
     settings: Settings
     model: Model
     plan: Plan
@@ -99,16 +99,16 @@ class _Judged:
     notes: list[str]
 
 
-def _judge(job: Job, settings: Settings) -> _Judged:
-    model = evaluate_rows.open_model(job.model, settings)
+def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
+    model = evaluate_rows.open_model(request.model, settings)
     schema = model.schema
-    plan = evaluate_rows.plan_of(job.plan, model)
-    card, amount = evaluate_rows.columns_of(model, job.card, job.amount)
-    fingerprint = data.fingerprint(job.data)
-    checked = evaluate_rows.read(job.data, schema)
+    plan = evaluate_rows.plan_of(request.plan, model)
+    card, amount = evaluate_rows.columns_of(model, request.card, request.amount)
+    fingerprint = data.fingerprint(request.data)
+    checked = evaluate_rows.read(request.data, schema)
     rows = checked.rows
-    logger.info("%s: %s rows read", job.data, f"{len(rows):,}")
-    window = evaluate_rows.choose_window(rows, model, fingerprint, job.start, job.end)
+    logger.info("%s: %s rows read", request.data, f"{len(rows):,}")
+    window = evaluate_rows.choose_window(rows, model, fingerprint, request.start, request.end)
     scores, notes = evaluate_rows.score(rows, window, model)
     labels = evaluate_rows.labels_of(rows, schema)
     known = _known_compromised(rows, window, model, card, labels)
@@ -117,12 +117,12 @@ def _judge(job: Job, settings: Settings) -> _Judged:
         schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
     )
     logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
-    return _Judged(job, settings, model, plan, checked, fingerprint, window, scored, notes)
+    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes)
 
 
 def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]]:
     """The page's sections, the other model's scores (None without --against), and warnings about the figures."""
-    job, model, plan, scored = judged.job, judged.model, judged.plan, judged.scored
+    request, model, plan, scored = judged.request, judged.model, judged.plan, judged.scored
     rows = judged.checked.rows
     warnings = evaluate_rows.training_overlap(rows, judged.window, model, judged.fingerprint)
     sections: dict[str, Any] = {
@@ -140,11 +140,11 @@ def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]
     sections["comparison"] = {
         "missing": "no other model to compare with: add --against champion, challenger or a version"
     }
-    if job.against is not None:
-        sections["comparison"], rival, rival_warnings = _compare(judged, job.against)
+    if request.against is not None:
+        sections["comparison"], rival, rival_warnings = _compare(judged, request.against)
         warnings += rival_warnings
     sections["ablation"] = {"missing": "not computed: --ablation refits the model without each feature group"}
-    if job.ablation:
+    if request.ablation:
         sections["ablation"] = _ablation(rows, model, plan, scored.card, judged.fingerprint)
     return sections, rival, warnings
 
@@ -195,13 +195,13 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
 
 def _compare(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[str]]:
     """The comparison section, the other model's scores of the same rows, and warnings about them."""
-    job, model, scored, window = judged.job, judged.model, judged.scored, judged.window
+    request, model, scored, window = judged.request, judged.model, judged.scored, judged.window
     other = evaluate_rows.open_model(against, judged.settings)
-    names = (_display_name(job.model, model), _display_name(against, other))
+    names = (_display_name(request.model, model), _display_name(against, other))
     if other.bundle.sha256 == model.bundle.sha256:
         return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
     is_same_schema = other.schema.fingerprint == model.schema.fingerprint
-    checked = judged.checked if is_same_schema else evaluate_rows.read(job.data, other.schema)
+    checked = judged.checked if is_same_schema else evaluate_rows.read(request.data, other.schema)
     positions = checked.rows.index.get_indexer(scored.rows.index)
     if (positions < 0).all():
         raise ConfigError(f"--against {against}: its schema {other.schema.name!r} refuses every judged row")
@@ -332,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     plan_flags = ("k", "budget", "alerts_per_day", "alert_cost", "fraud_cost", "resamples", "seed")
-    job = Job(
+    request = EvaluationRequest(
         data=settings.locate(arguments.data), out=settings.locate(arguments.out),
         model=arguments.model, against=arguments.against,
         start=arguments.start, end=arguments.end, card=arguments.card, amount=arguments.amount,
@@ -340,9 +340,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ablation=arguments.ablation, log_to_mlflow=arguments.mlflow,
     )  # fmt: skip
     with terminable():
-        document = evaluate(job, settings)
+        document = evaluate(request, settings)
     verdict = document["verdict"]
     lines = [f"{verdict['level']}: {verdict['headline']}"]
     lines += [f"  {finding['level']}: {finding['text']}" for finding in verdict["findings"]]
-    sys.stdout.write("\n".join([*lines, f"report: {job.out}", f"figures: {json_path(job.out)}"]) + "\n")
+    sys.stdout.write("\n".join([*lines, f"report: {request.out}", f"figures: {json_path(request.out)}"]) + "\n")
     return 0

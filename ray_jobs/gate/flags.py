@@ -10,7 +10,7 @@ from fraud.configuration import allowed, fields
 from fraud.errors import ConfigError
 from fraud.judging.gate_limits import FIGURES, GateLimits
 from fraud.settings import Settings
-from ray_jobs.gate.judge import PROMOTED, Request
+from ray_jobs.gate.judge import PROMOTED, GateRequest
 
 # --better sets the figures.
 _LIMITS = [name for name in fields(GateLimits) if name != "figures"]
@@ -52,7 +52,7 @@ def first_set(arguments: argparse.Namespace) -> str | None:
     return None if name is None else f"--{name.replace('_', '-')}"
 
 
-def read_request(arguments: argparse.Namespace, by: str, settings: Settings) -> Request:
+def read_request(arguments: argparse.Namespace, by: str, settings: Settings) -> GateRequest:
     """Check the gate's flags. Raises ConfigError."""
     if not arguments.version:
         raise ConfigError("--gate needs a version or alias to judge: `promote challenger --gate --data FILE`")
@@ -64,7 +64,7 @@ def read_request(arguments: argparse.Namespace, by: str, settings: Settings) -> 
     if arguments.better:
         limits["figures"] = tuple(dict.fromkeys(arguments.better))
     plan = {name: getattr(arguments, name) for name in _PLAN} | {"segments": tuple(arguments.segment or ())}
-    return Request(
+    return GateRequest(
         reference=arguments.version, data=settings.locate(arguments.data), by=by, reason=arguments.reason,
         out=settings.locate(arguments.out) if arguments.out else None,
         start=arguments.start, end=arguments.end,

@@ -40,7 +40,7 @@ _ROWS_TIMED = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GateRequest:
     """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default.
 
     golden: rows with final labels. override: promote despite failed checks.
@@ -60,7 +60,7 @@ class Request:
     override: bool = False
 
 
-def decide(request: Request, settings: Settings) -> dict[str, Any]:
+def decide(request: GateRequest, settings: Settings) -> dict[str, Any]:
     """Judge, promote or refuse, write the record to `request.out` (JSON, a page beside it) and MLflow, and return it.
 
     If the version is already champion, nothing is judged and the record of its promotion stays. Raises FraudError for
@@ -92,7 +92,9 @@ def decide(request: Request, settings: Settings) -> dict[str, Any]:
     return document
 
 
-def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None, settings: Settings) -> dict[str, Any]:
+def judge(
+    request: GateRequest, target: TaggedVersion, before: TaggedVersion | None, settings: Settings
+) -> dict[str, Any]:
     """The record of one judgement: decision, checks, figures. Changes nothing."""
     challenger = evaluate_rows.open_model(str(target.number), settings)
     champion = None if before is None else evaluate_rows.open_model(str(before.number), settings)
@@ -191,7 +193,7 @@ def _scores_of(checked: Validated, window: Window, model: Model) -> dict[str, np
 
 
 def _checks(
-    request: Request, scored: tuple[Scored, Scored | None], challenger: Model, champion: Model | None,
+    request: GateRequest, scored: tuple[Scored, Scored | None], challenger: Model, champion: Model | None,
     plan: Plan, fingerprint: str,
 ) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
     (ours, theirs), limits = scored, request.limits
@@ -280,7 +282,7 @@ def _reason(document: Mapping[str, Any]) -> str:
     return f"gate: {comparison}" + (f"; {document['reason']}" if document["reason"] else "")
 
 
-def _already_champion(request: Request, target: TaggedVersion, out: str) -> dict[str, Any]:
+def _already_champion(request: GateRequest, target: TaggedVersion, out: str) -> dict[str, Any]:
     document = {
         "format": FORMAT, "decision": PROMOTED, "already_champion": True, "time": promotion.now(), "by": request.by,
         "reason": request.reason, "override": None, "failed": [], "checks": [],

@@ -246,7 +246,7 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of the values on their own axis, and its ticks (height, text)."""
     known = [value for value in values if value is not None]
-    if known and is_scale(known) and len(known) < len(values):  # trials without the setting lie below the scale
+    if known and is_scale(known) and len(known) < len(values):  # trials without the setting are drawn below the scale
         heights, ticks = _axis(known)
         rest = iter(heights)
         lifted = [0.0 if value is None else 0.15 + 0.85 * next(rest) for value in values]

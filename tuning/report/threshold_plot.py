@@ -123,7 +123,7 @@ def _rows(blocks: Sequence[_Block], columns: int) -> list[list[tuple[int, _Block
     for block in blocks:
         for row in rows:
             last, before = row[-1]
-            first = last + before.width + 2  # the row's labels, "0.50%", stand at its left end only
+            first = last + before.width + 2  # only the first block of a row has row labels, "0.50%"
             if first + block.width <= columns:
                 row.append((first, block))
                 break

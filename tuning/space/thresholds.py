@@ -31,7 +31,9 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
         raise node.error(f"names no policy: use one of {', '.join(JUDGES)}")
     policy = settings.pop("policy")
     if policy.value() not in JUDGES:
-        raise policy.error(f"{policy.shown()} has no optimum to compare thresholds by: use one of {', '.join(JUDGES)}")
+        raise policy.error(
+            f"{policy.shown()} has no optimum, so it cannot compare thresholds: use one of {', '.join(JUDGES)}"
+        )
     for key, setting in settings.items():
         if setting.is_mapping:
             raise setting.error("a judge does not vary: give one value")

@@ -31,7 +31,7 @@ from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from ray_jobs.evaluate import command as evaluate
-from ray_jobs.evaluate.command import Job
+from ray_jobs.evaluate.command import EvaluationRequest
 
 SMALL = TrainConfig(
     forest=ForestConfig(n_estimators=20),
@@ -47,14 +47,14 @@ class Workspace:
 
     folder: Path
 
-    def job(self, name: str = "page", **changes: object) -> Job:
+    def request(self, name: str = "page", **changes: object) -> EvaluationRequest:
         defaults = {
             "data": str(self.folder / "cards.parquet"),
             "out": str(self.folder / f"{name}.html"),
             "model": str(self.folder / "bundle"),
             "plan": {"resamples": 30, "k": 5},
         }
-        return Job(**{**defaults, **changes})
+        return EvaluationRequest(**{**defaults, **changes})
 
 
 def train(folder: Path, path: Path, schema: Schema, config: TrainConfig) -> None:
@@ -89,7 +89,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def judged(workspace: Workspace) -> dict:
     """The document of the card model on its own test window."""
-    return evaluate.evaluate(workspace.job(), Settings.from_environment())
+    return evaluate.evaluate(workspace.request(), Settings.from_environment())
 
 
 def test_a_window_from_a_date_begins_with_the_day_of_the_zone(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
@@ -99,11 +99,11 @@ def test_a_window_from_a_date_begins_with_the_day_of_the_zone(workspace: Workspa
     times = pd.read_parquet(workspace.folder / "cards.parquet")["TX_DATETIME"]
     day = times.max().normalize()
     monkeypatch.setenv("FRAUD_DAY_ZONE", "Asia/Tokyo")
-    job = workspace.job("tokyo", model=str(workspace.folder / "tokyo"), start=str(day.date()))
-    document = evaluate.evaluate(job, Settings.from_environment())
+    request = workspace.request("tokyo", model=str(workspace.folder / "tokyo"), start=str(day.date()))
+    document = evaluate.evaluate(request, Settings.from_environment())
     assert document["rows"]["in_window"] == (times >= day - pd.Timedelta(hours=9)).sum()
     with pytest.raises(ConfigError, match="day_zone 'UTC' of schema 'handbook' differ"):
-        evaluate.evaluate(workspace.job(), Settings.from_environment())
+        evaluate.evaluate(workspace.request(), Settings.from_environment())
 
 
 class Page(HTMLParser):
@@ -196,8 +196,8 @@ def test_the_page_names_rows_left_out_and_a_group_that_could_not_be_refitted(jud
 def test_a_window_that_is_asked_for(workspace: Workspace):
     rows = pd.read_parquet(workspace.folder / "cards.parquet")
     start, end = rows["TX_DATETIME"].quantile(0.2).normalize(), rows["TX_DATETIME"].quantile(0.5).normalize()
-    job = workspace.job("asked", start=str(start.date()), end=f"{end.date()}T01:00:00+01:00")
-    document = evaluate.evaluate(job, Settings.from_environment())
+    request = workspace.request("asked", start=str(start.date()), end=f"{end.date()}T01:00:00+01:00")
+    document = evaluate.evaluate(request, Settings.from_environment())
     inside = rows[(rows["TX_DATETIME"] >= start) & (rows["TX_DATETIME"] < end)]
     assert document["rows"]["in_window"] == len(inside) and document["rows"]["frauds"] == inside["TX_FRAUD"].sum()
     findings = document["verdict"]["findings"]
@@ -226,16 +226,16 @@ def test_a_window_that_is_asked_for(workspace: Workspace):
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(workspace: Workspace, changes: dict, error: type, text: str):
-    job = workspace.job("wrong", **changes)
+    request = workspace.request("wrong", **changes)
     with pytest.raises(error, match=re.escape(text)):
-        evaluate.evaluate(job, Settings.from_environment())
+        evaluate.evaluate(request, Settings.from_environment())
     assert not (workspace.folder / "wrong.html").exists() and not (workspace.folder / "wrong.json").exists()
 
 
 def test_two_models_are_compared_on_the_same_rows(workspace: Workspace):
-    job = workspace.job("both", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
+    request = workspace.request("both", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
                     against=str(workspace.folder / "weak"))  # fmt: skip
-    document = evaluate.evaluate(job, Settings.from_environment())
+    document = evaluate.evaluate(request, Settings.from_environment())
     compared = document["comparison"]
     figures = compared["figures"]["average_precision"]
     rows = tables.load(str(workspace.folder / "five.csv"), Schema.load("transactions")).rows.iloc[
@@ -252,9 +252,9 @@ def test_two_models_are_compared_on_the_same_rows(workspace: Workspace):
 
 
 def test_the_same_bundle_is_not_compared_with_itself(workspace: Workspace):
-    job = workspace.job("same", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
+    request = workspace.request("same", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
                     against=str(workspace.folder / "five"))  # fmt: skip
-    assert "same bundle" in evaluate.evaluate(job, Settings.from_environment())["comparison"]["missing"]
+    assert "same bundle" in evaluate.evaluate(request, Settings.from_environment())["comparison"]["missing"]
 
 
 def test_a_rival_with_another_schema_is_compared_on_the_rows_that_both_take(workspace: Workspace):
@@ -266,9 +266,11 @@ def test_a_rival_with_another_schema_is_compared_on_the_rows_that_both_take(work
     )
     other = replace(schema, name="other", columns=columns, ignore=("distance",))
     train(workspace.folder / "other", workspace.folder / "five.csv", other, SMALL)
-    job = workspace.job("schemas", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
-                    against=str(workspace.folder / "other"))  # fmt: skip
-    document = evaluate.evaluate(job, Settings.from_environment())
+    request = workspace.request(
+        "schemas", data=str(workspace.folder / "five.csv"), model=str(workspace.folder / "five"),
+        against=str(workspace.folder / "other"),
+    )  # fmt: skip
+    document = evaluate.evaluate(request, Settings.from_environment())
     cells = document["comparison"]["disagreement"]
     shared = sum(cells[name]["rows"] for name in ("both", "only_ours", "only_theirs", "neither"))
     frame = pd.read_csv(workspace.folder / "five.csv").iloc[-document["rows"]["in_window"] :]
@@ -284,7 +286,7 @@ def test_a_window_without_earlier_rows_gets_a_note(workspace: Workspace, judged:
     later = rows[rows["TX_DATETIME"] >= pd.Timestamp(judged["rows"]["start"])]
     tables.write_parquet(later, str(workspace.folder / "later.parquet"))
     document = evaluate.evaluate(
-        workspace.job("later", data=str(workspace.folder / "later.parquet")), Settings.from_environment()
+        workspace.request("later", data=str(workspace.folder / "later.parquet")), Settings.from_environment()
     )
     assert document["rows"]["in_window"] == judged["rows"]["in_window"]
     assert "without entity history: use data that begin earlier" in document["notes"][0]
@@ -296,7 +298,7 @@ def test_a_window_with_too_few_earlier_days_gets_a_note(workspace: Workspace, ju
     begin = pd.Timestamp(judged["rows"]["start"]) - pd.Timedelta(days=10)
     tables.write_parquet(rows[rows["TX_DATETIME"] >= begin], str(workspace.folder / "short.parquet"))
     document = evaluate.evaluate(
-        workspace.job("short", data=str(workspace.folder / "short.parquet")), Settings.from_environment()
+        workspace.request("short", data=str(workspace.folder / "short.parquet")), Settings.from_environment()
     )
     assert "the data begin 10 days before the window, and entity history reaches 37 days back" in document["notes"][0]
 
@@ -305,8 +307,8 @@ def test_without_labels_the_page_still_comes(workspace: Workspace):
     pd.read_csv(workspace.folder / "five.csv").drop(columns="is_fraud").head(500).to_csv(
         workspace.folder / "bare.csv", index=False
     )
-    job = workspace.job("bare", data=str(workspace.folder / "bare.csv"), model=str(workspace.folder / "five"))
-    document = evaluate.evaluate(job, Settings.from_environment())
+    request = workspace.request("bare", data=str(workspace.folder / "bare.csv"), model=str(workspace.folder / "five"))
+    document = evaluate.evaluate(request, Settings.from_environment())
     assert document["verdict"]["level"] == "unknown" and document["rows"]["unlabelled"] == 500
     assert document["rarity"]["unlabelled"] and "missing" in document["cost"]
     page = (workspace.folder / "bare.html").read_text()
@@ -326,11 +328,11 @@ def test_names_and_values_mean_nothing_to_html(tmp_path: Path):
     )
     train(tmp_path / "bundle", tmp_path / "nasty.csv", Schema(name="<b>nasty", columns=columns), SMALL)
     train(tmp_path / "other", tmp_path / "nasty.csv", Schema(name="<b>nasty", columns=columns), replace(SMALL, seed=9))
-    job = Job(
+    request = EvaluationRequest(
         data=str(tmp_path / "nasty.csv"), out=str(tmp_path / "page.html"), model=str(tmp_path / "bundle"),
         against=str(tmp_path / "other"), amount=NASTY, plan={"resamples": 20, "segments": (NASTY, "kind")},
     )  # fmt: skip
-    evaluate.evaluate(job, Settings.from_environment())
+    evaluate.evaluate(request, Settings.from_environment())
     text = (tmp_path / "page.html").read_text()
     assert "&lt;script&gt;" in text and "<script" not in text and "<b>nasty" not in text
     assert not [tag for tag, _ in Page(text).tags if tag == "script"]
@@ -340,9 +342,9 @@ def test_names_and_values_mean_nothing_to_html(tmp_path: Path):
 def test_ablation_refits_in_ray_tasks_and_finds_what_a_group_is_worth(
     workspace: Workspace, ray_session: None, caplog: pytest.LogCaptureFixture
 ):
-    job = workspace.job("ablation", ablation=True)
+    request = workspace.request("ablation", ablation=True)
     with caplog.at_level("INFO"):
-        ablation = evaluate.evaluate(job, Settings.from_environment())["ablation"]
+        ablation = evaluate.evaluate(request, Settings.from_environment())["ablation"]
     groups = {group["name"]: group for group in ablation["groups"]}
     assert ablation["same_data"] and len(groups) >= 3
     trained = bundle.load(workspace.folder / "bundle").manifest
@@ -367,8 +369,8 @@ def test_a_version_of_the_registry_gets_page_and_figures(workspace: Workspace, i
     run = runs.start_run(settings, "train")
     versions.register(settings, run, workspace.folder / "bundle")
     run.finish()
-    job = workspace.job("registered", model="champion", plan={"resamples": 20})
-    document = evaluate.evaluate(job, settings)
+    request = workspace.request("registered", model="champion", plan={"resamples": 20})
+    document = evaluate.evaluate(request, settings)
     assert document["model"]["version"] == 1
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     known = client.get_run(run.run_id)

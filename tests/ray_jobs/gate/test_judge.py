@@ -287,8 +287,11 @@ def test_training_rows_are_never_judged(workspace: Workspace, settings: Settings
     register(settings, workspace.weak(), workspace.good())
     windows = {w["name"]: w for w in bundle.load(workspace.good()).manifest["windows"]}
     record = judged(settings, workspace, "--start", "2026-01-01")
-    learnt = windows["train"]["rows"] + windows["validation"]["rows"]
-    assert record["window"]["rows"] == ROWS - learnt and f"less {learnt:,} rows" in record["window"]["source"]
+    training_rows = windows["train"]["rows"] + windows["validation"]["rows"]
+    assert (
+        record["window"]["rows"] == ROWS - training_rows
+        and f"less {training_rows:,} rows" in record["window"]["source"]
+    )
 
 
 def test_golden_rows_must_not_be_lost(workspace: Workspace, settings: Settings, tmp_path: Path):
@@ -317,7 +320,7 @@ def test_a_first_champion_needs_what_can_be_judged_alone(workspace: Workspace, s
 def test_two_gates_at_once_leave_one_consistent_champion(workspace: Workspace, settings: Settings):
     register(settings, workspace.weak(), workspace.bundle("twin", seed=8), workspace.good())
     requests = [
-        judge.Request(reference="3", data=str(workspace.data), by=by, plan={"resamples": 50}, limits=PATIENT,
+        judge.GateRequest(reference="3", data=str(workspace.data), by=by, plan={"resamples": 50}, limits=PATIENT,
                      out=settings.locate(f"gate/{by}.json"))
         for by in ("ann", "bob")
     ]  # fmt: skip
