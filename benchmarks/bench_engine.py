@@ -56,7 +56,8 @@ class Usual:
             latent = self.module[:3](x)
             deviation = torch.cat([self.module(x) - x, latent], dim=1).numpy()
         error = np.log(np.square((deviation - a.center) @ a.factors[0]).mean(axis=1))
-        return to_score(self.detector.calibration.evidences(forest_score, error)[2])
+        raw = {"forest": forest_score, "autoencoder": error}
+        return to_score(self.detector.calibration.evidence(raw)["joint"])
 
 
 def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
@@ -74,9 +75,9 @@ def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
         training.run_epoch(torch.from_numpy(X), torch.from_numpy(X))
     training.plain_module.load_state_dict(training.best_weights)
     grown, exported = forest.flatten(trees), autoencoder_score.export(training.best_weights, X, config)
-    calibrated = calibration.fit(grown.score(X), exported.score(X), None)
+    calibrated = calibration.fit({part.name: part.score(X) for part in (grown, exported)}, None)
     threshold = Threshold(0.4, "alert_budget", {}, {}, {}, (0.4, 0.4))
-    detector = Detector(schema, mapping, (), grown, exported, calibrated, threshold)
+    detector = Detector(schema, mapping, (), (grown, exported), calibrated, threshold)
     engine = Engine(detector)
     engine.warm_up()
     return engine, Usual(detector, trees, training.plain_module), rows

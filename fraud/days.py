@@ -18,8 +18,9 @@ from fraud.errors import ConfigError, closest
 
 _SECOND, _DAY = 1_000_000, 86_400_000_000  # microseconds
 _EPOCH = dt.date(1970, 1, 1)
-# No time is accepted outside these years (fraud.schema.conversion); before and after them the nearest offset holds.
-_FIRST, _LAST = (int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) for year in (1900, 2200))
+# No time is accepted outside these years (fraud.schema.values); before and after them the nearest offset holds.
+FIRST_YEAR, LAST_YEAR = 1900, 2199
+_FIRST, _LAST = (int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) for year in (FIRST_YEAR, LAST_YEAR + 1))
 _BEGINNING = np.iinfo(np.int64).min
 
 _Times = TypeVar("_Times", bound=np.ndarray)

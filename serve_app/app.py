@@ -19,15 +19,14 @@ from serve_app.auth import ApiKeys
 from serve_app.batch.endpoint import Batch
 from serve_app.http.access_log import AccessLog
 from serve_app.http.guard import Guard
-from serve_app.http.hot_path import HotPath
 from serve_app.metrics.counters import Metrics
 from serve_app.model.fallback import FallbackAnswer
 from serve_app.model.state import State
 from serve_app.openapi import openapi
 from serve_app.request.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status
 from serve_app.request.problems import Rejected, problem, problem_response
-from serve_app.scoring import Hooks, Scoring, json_response
-from serve_app.tracing import TracedRequests, Tracing
+from serve_app.scoring import Recorder, Scoring, json_response
+from serve_app.tracing import TracedRequests, TracedScoring, Tracing
 
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
 # The page loads nothing from anywhere: Swagger UI would fetch itself from a public CDN, and be blank without one.
@@ -69,7 +68,7 @@ def create_app(
     state: State,
     keys: ApiKeys,
     *,
-    hooks: Hooks | None = None,
+    recorder: Recorder | None = None,
     batch_limits: BatchLimits | None = None,
     limits: RequestLimits | None = None,
     metrics: Metrics | None = None,
@@ -80,31 +79,37 @@ def create_app(
 ) -> FastAPI:
     """Make the app that serves `state.model` to holders of `keys`.
 
-    hooks: who else takes part in an answer. tracing: where spans go, if anywhere. is_id_echoed: as for `Guard`;
-    with_reasons: as for `Scoring`.
+    recorder: what follows an answer; default only counts. tracing: where spans go, if anywhere. is_id_echoed: as for
+    `Guard`; with_reasons: as for `Scoring`.
     """
     limits, metrics = limits or RequestLimits(), metrics or Metrics()
+    recorder = recorder or Recorder(state, metrics)
+    kind = Scoring if tracing is None else TracedScoring
+    scoring = kind(state, recorder, limits, metrics, with_reasons=with_reasons)
+    batch = Batch(state, recorder, batch_limits)
     guard = Middleware(
-        Guard, keys=keys, limits=limits, metrics=metrics, access_log=access_log, is_id_echoed=is_id_echoed
+        Guard,
+        keys=keys,
+        handlers={"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain},
+        limits=limits,
+        metrics=metrics,
+        access_log=access_log,
+        is_id_echoed=is_id_echoed,
     )
-    traced = []
-    if tracing is not None:
-        hooks, traced = tracing.watched(hooks), [Middleware(TracedRequests, tracing=tracing)]
-    scoring, batch = Scoring(state, hooks, with_reasons=with_reasons), Batch(state, hooks, batch_limits)
-    handlers = {"/score": scoring.score, "/score/batch": batch.score, "/explain": scoring.explain}
+    traced = [] if tracing is None else [Middleware(TracedRequests, tracing=tracing)]
     app = FastAPI(
         title="Fraud score",
         description=DESCRIPTION,
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
-        middleware=[*traced, guard, Middleware(HotPath, handlers=handlers)],
+        middleware=[*traced, guard],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
     app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
     app.openapi = lambda: openapi(app, state, keys, limits)  # type: ignore[method-assign]
 
-    # HotPath answers these three before the router comes to them: here they are written down for OpenAPI.
+    # Guard answers these three before the router comes to them: here they are written down for OpenAPI.
     @app.post(
         "/score",
         response_model=Answer | FallbackAnswer,
@@ -173,5 +178,5 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     remedy = "see GET /docs for the paths and methods there are"
-    said = problem(kind, f"{request.method} {request.url.path[:80]}: {error.detail}", remedy, where="path")
-    return problem_response(error.status_code, [said], error.headers)
+    entry = problem(kind, f"{request.method} {request.url.path[:80]}: {error.detail}", remedy, where="path")
+    return problem_response(error.status_code, [entry], error.headers)

@@ -10,8 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.batch.endpoint import ARROW, NDJSON
-from serve_app.http.guard import open_paths
 from serve_app.http.limits import DEADLINE_HEADER
+from serve_app.http.paths import open_paths
 from serve_app.model.state import State
 from serve_app.request.models import example_of
 
@@ -52,7 +52,7 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: RequestLimits) ->
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
     paths["/score"]["post"].setdefault("parameters", []).append(_DEADLINE)
     paths["/score/batch"]["post"]["responses"]["200"]["content"] |= others
-    is_open = open_paths(limits)
+    is_open = open_paths(is_metrics_open=limits.is_metrics_open)
     for path, methods in paths.items():
         for method in methods.values() if path not in is_open else ():
             for status, description in _BY_GUARD.items():

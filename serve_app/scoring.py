@@ -1,11 +1,12 @@
-"""POST /score and POST /explain: from the body to the answer, with the places where others take part in it."""
+"""POST /score and POST /explain: from the body to the answer, and what follows it."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,62 +14,144 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from fraud.errors import DataError, StoreError
+from fraud.settings.serving import RequestLimits
+from serve_app.decisions.log import DecisionLog
 from serve_app.explain import explain
+from serve_app.http.limits import Deadline, ExpectedTime
+from serve_app.metrics.counters import Metrics
+from serve_app.model.fallback import fallback_answer
+from serve_app.model.part import ScoredPart
+from serve_app.model.shadow import Shadow
 from serve_app.model.state import ServedModel, State
 from serve_app.request.problems import Rejected, problem
 
-if TYPE_CHECKING:
-    from serve_app.batch.scores import ScoredPart
+logger = logging.getLogger(__name__)
 
 Transaction = dict[str, object]
 Content = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What happens beside an answer. Each is called on the event loop and must take microseconds; None: nothing.
+class Recorder:
+    """What follows an answer: it is counted, kept, and remembered by the model that did not decide.
 
-    choose: which model answers a transaction (a canary); it must read the same inputs as `State.model`.
-    instead: the whole answer where there is no time to score (a deadline), None to score.
-    decided: told of every transaction that was scored, or answered by `instead`, with its answer (the decision log, the
-        shadow, metrics). It must not change them. Not told of what-ifs, which are ?learn=false and /explain.
-    decided_part: the same for a part of a batch; is_behind: whether whoever is told does not keep up, so that a batch
-        had better wait a little before its next part.
+    Runs on the event loop, so it takes microseconds. log: keeps decisions; without one none is kept. shadow: has the
+    challenger score them while `State.shadow` is on; needs a log.
     """
 
-    choose: Callable[[State, Scope, Transaction], ServedModel] | None = None
-    instead: Callable[[Scope, ServedModel, Transaction], Content | None] | None = None
-    decided: Callable[[Scope, ServedModel, Transaction, Content], None] | None = None
-    decided_part: Callable[[Scope, ScoredPart], None] | None = None
-    is_behind: Callable[[], bool] | None = None
+    def __init__(
+        self, state: State, metrics: Metrics, *, log: DecisionLog | None = None, shadow: Shadow | None = None
+    ) -> None:
+        self._state = state
+        self._metrics = metrics
+        self._log = log
+        self._shadow = shadow
+
+    def record(self, request: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content) -> None:
+        """One transaction was answered by `model`. request: the scope's "state"; must not be a what-if."""
+        request["model_version"] = model.version
+        if answer.get("fallback") is None:
+            self._metrics.observe_decision(answer["score"], answer["is_fraud"], model.version)
+            if self._state.challenger is not None:
+                self._remember(model, [transaction])
+        self._keep(request, model, transaction, answer)
+
+    def record_part(self, request: dict[str, Any], scored: ScoredPart) -> None:
+        """The same for a part of a batch."""
+        request["model_version"] = scored.model.version
+        self._metrics.observe_decisions(scored.values["score"], scored.is_fraud, scored.model.version)
+        if self._state.challenger is not None:
+            self._remember(scored.model, scored.part.transactions)
+        if self._log is None:
+            return
+        if self._state.shadow and self._shadow is not None and self._shadow.is_wanted:
+            for transaction, answer in zip(scored.part.transactions, scored.contents, strict=True):
+                self._keep(request, scored.model, transaction, answer)
+            return
+        names = {"request_id": request["request_id"], "key_name": request["key_name"]}
+        self._log.put_block(self._log.block_of(scored, **names))
+
+    def is_behind(self) -> bool:
+        """Whether the log does not keep up, so that a batch should wait before its next part."""
+        return self._log is not None and self._log.is_behind()
+
+    def _keep(self, request: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content) -> None:
+        if self._log is None:
+            return
+        decision = self._log.decision_of(
+            model,
+            transaction,
+            answer,
+            request_id=request["request_id"],
+            key_name=request["key_name"],
+            role="canary" if model is self._state.challenger else "champion",
+            fallback=answer.get("fallback"),
+        )
+        if self._state.shadow and self._shadow is not None:
+            self._shadow.submit(transaction, decision)
+        else:
+            self._log.put(decision)
+
+    def _remember(self, decided_by: ServedModel, transactions: Sequence[Transaction]) -> None:
+        """Enter transactions into the history of the model that did not decide, where it is another history."""
+        champion, challenger = self._state.model, self._state.challenger
+        other = challenger if decided_by is champion else champion
+        if challenger is None or other is None or other.history is None:
+            return
+        only = other.history.own_plans(decided_by.history)
+        if not only:
+            return
+        try:
+            for transaction in transactions:
+                other.engine.remember(transaction, only)
+        except (DataError, StoreError) as error:
+            logger.debug("version %s does not remember what %s decided: %s", other.version, decided_by.version, error)
 
 
 class Scoring:
     """Answers single transactions with the model that `state` holds when the request comes.
 
-    with_reasons: whether also those that are not flagged come with reasons, where the request does not say.
+    limits: the fallback, where scoring would end after the request's deadline. with_reasons: whether also those that
+    are not flagged come with reasons, where the request does not say.
     """
 
-    def __init__(self, state: State, hooks: Hooks | None = None, *, with_reasons: bool = False) -> None:
+    def __init__(
+        self, state: State, recorder: Recorder, limits: RequestLimits, metrics: Metrics, *, with_reasons: bool = False
+    ) -> None:
         self._state = state
-        self._hooks = hooks or Hooks()
+        self._recorder = recorder
+        self._fallback = limits.fallback
+        self._metrics = metrics
         self._with_reasons = with_reasons
+        self._expected = ExpectedTime()
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
         """The content of models.Answer. Raises Rejected."""
-        model, hooks = self._state.model, self._hooks
+        champion = self._state.model
         learn = flag_of(scope, "learn", default=True)
         only_flagged = not flag_of(scope, "reasons", default=self._with_reasons)
-        transaction = await model.reader.read(scope, receive)
-        if hooks.choose is not None:
-            model = hooks.choose(self._state, scope, transaction)
-        answer = hooks.instead(scope, model, transaction) if hooks.instead is not None else None
-        if answer is None:
+        transaction = await champion.reader.read(scope, receive)
+        model = self.choose(scope, champion, transaction)
+        if Deadline.from_scope(scope).has_passed(self._expected.seconds()):
+            self._metrics.count_fallback(self._fallback)
+            answer = fallback_answer(self._fallback, model, transaction)
+        else:
+            began = time.perf_counter()
             answer = model.answer(transaction, learn=learn, only_flagged=only_flagged)
             check_numbers(answer)
-        if hooks.decided is not None and learn:
-            hooks.decided(scope, model, transaction, answer)
+            if learn:
+                self._expected.observe(time.perf_counter() - began)
+        if learn:
+            self.record(scope, model, transaction, answer)
         return json_response(answer)
+
+    def choose(self, scope: Scope, champion: ServedModel, transaction: Transaction) -> ServedModel:
+        """Which model answers."""
+        return self._state.choose(champion, transaction, scope["state"]["request_id"])
+
+    def record(self, scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
+        """Hand over an answer that is no what-if."""
+        self._recorder.record(scope["state"], model, transaction, answer)
 
     async def explain(self, scope: Scope, receive: Receive) -> Response:
         """The content of models.Explanation; the transaction leaves no trace. Raises Rejected."""
@@ -82,15 +165,15 @@ def flag_of(scope: Scope, name: str, *, default: bool) -> bool:
     """A boolean of the query. Raises Rejected (422)."""
     if not scope["query_string"]:
         return default
-    given = QueryParams(scope["query_string"]).get(name)
-    if given is None:
+    text = QueryParams(scope["query_string"]).get(name)
+    if text is None:
         return default
-    if given.lower() not in ("true", "false"):
-        told = problem(
-            "bool_parsing", f"{name}={given[:20]!r} is no boolean", "write true or false", field=name, where="query"
+    if text.lower() not in ("true", "false"):
+        entry = problem(
+            "bool_parsing", f"{name}={text[:20]!r} is no boolean", "write true or false", field=name, where="query"
         )
-        raise Rejected(422, told)
-    return given.lower() == "true"
+        raise Rejected(422, entry)
+    return text.lower() == "true"
 
 
 def check_numbers(answer: Mapping[str, Any]) -> None:

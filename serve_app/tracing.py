@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -16,15 +15,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraud.settings.serving import TraceSettings
-from serve_app.http.hot_path import path_of
-from serve_app.model.state import ServedModel, State
-from serve_app.scoring import Content, Hooks, Transaction
+from serve_app.http.paths import name_of, path_of
+from serve_app.model.state import ServedModel
+from serve_app.scoring import Content, Scoring, Transaction
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 MARKS = "fraud.trace"  # in the scope of a request: {name: time_ns}
-PATHS = frozenset({"/score", "/score/batch", "/explain", "/model", "/metrics", "/healthz", "/readyz", "/docs"})
 STAGES = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
 _CALLERS = TraceContextTextMapPropagator()
 
@@ -62,34 +60,16 @@ class Tracing:
         """Send what is left."""
         self._provider.shutdown()
 
-    def watched(self, hooks: Hooks | None) -> Hooks:
-        """The same hooks, which note in the request's scope when each came."""
-        hooks = hooks or Hooks()
-
-        def choose(state: State, scope: Scope, transaction: Transaction) -> ServedModel:
-            _mark(scope, "read")
-            model = state.model if hooks.choose is None else hooks.choose(state, scope, transaction)
-            _mark(scope, "chosen")
-            return model
-
-        def decided(scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
-            _mark(scope, "scored")
-            if hooks.decided is not None:
-                hooks.decided(scope, model, transaction, answer)
-            _mark(scope, "recorded")
-
-        return replace(hooks, choose=choose, decided=decided)
-
     async def trace(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request by `app`, in a span."""
-        path = path_of(scope)
+        path = name_of(path_of(scope))
         sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         marks = scope[MARKS] = {"asked": time.time_ns()}
         span = self._tracer.start_span(
-            f"{scope['method']} {path if path in PATHS else 'other'}",
+            f"{scope['method']} {path}",
             _CALLERS.extract(sent),
             trace.SpanKind.SERVER,
-            {"http.request.method": scope["method"], "http.route": path if path in PATHS else "other"},
+            {"http.request.method": scope["method"], "http.route": path},
             start_time=marks["asked"],
         )
         status = 500
@@ -116,6 +96,23 @@ class Tracing:
                     part = self._tracer.start_span(stage, within, start_time=marks[first])
                     part.end(marks[last])
             span.end()
+
+
+class TracedScoring(Scoring):
+    """Scoring that notes in the request's scope when each stage of /score began and ended."""
+
+    def choose(self, scope: Scope, champion: ServedModel, transaction: Transaction) -> ServedModel:
+        """As `Scoring.choose`."""
+        _mark(scope, "read")
+        model = super().choose(scope, champion, transaction)
+        _mark(scope, "chosen")
+        return model
+
+    def record(self, scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
+        """As `Scoring.record`."""
+        _mark(scope, "scored")
+        super().record(scope, model, transaction, answer)
+        _mark(scope, "recorded")
 
 
 class TracedRequests:

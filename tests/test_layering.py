@@ -200,6 +200,16 @@ def test_no_modules_import_each_other_in_a_circle():
     assert sorted(left) == []
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper"), [("ray_jobs.streaming", "ray_jobs.score"), ("serve_app.scoring", "serve_app.batch")]
+)
+def test_what_a_package_uses_does_not_import_it(lower: str, upper: str):
+    used = {other for name, path in MODULES.items() if f"{name}.".startswith(f"{upper}.") for other in arrows(path)}
+    assert [name for name in used if f"{name}.".startswith(f"{lower}.")]
+    below = [name for name in MODULES if f"{name}.".startswith(f"{lower}.")]
+    assert not [f"{name} imports {o}" for name in below for o in arrows(MODULES[name]) if o.startswith(f"{upper}.")]
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=relative)
 def test_a_folder_holds_few_modules(folder: Path):
     names = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]

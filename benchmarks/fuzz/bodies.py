@@ -234,20 +234,19 @@ def run(
     after: Callable[[], None] | None = None,
 ) -> None:
     """Send `n` bodies, an equal share of each kind; an answer that is not 200, 413 or 422, or no JSON, is a failure."""
-    for number, (path, media_type, strategy) in enumerate(kinds(example)):
-        _run_kind(target, path, media_type, strategy, n // 5, start + number, found, after)
+    for number, kind in enumerate(kinds(example)):
+        _run_kind(target, kind, n // 5, start + number, found, after)
 
 
 def _run_kind(
     target: Target,
-    path: str,
-    media_type: str,
-    strategy: st.SearchStrategy[bytes],
+    kind: tuple[str, str, st.SearchStrategy[bytes]],
     n: int,
     start: int,
     found: Found,
     after: Callable[[], None] | None,
 ) -> None:
+    path, media_type, strategy = kind
     connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
     headers = {"X-API-Key": target.key, "Content-Type": media_type}
     what = f"POST {path} ({media_type.rpartition('.')[2]})"

@@ -48,7 +48,7 @@ def measure(
             wanted = trials if turn else min(trials, WATCHED_TRIALS)
             order = source, data_set.name, config, place_of_run, wanted, turn == 0
             is_peer = variant not in (OURS, OURS_TRACKED)
-            ran, found = _peer(variant, *order) if is_peer else _ours(space, variant == OURS_TRACKED, *order)
+            ran, found = _peer(variant, *order) if is_peer else _ours(space, variant == OURS_TRACKED, order)
             if len(found["trials"]) != wanted:
                 raise DataError(f"{variant} ended {len(found['trials'])} of {wanted} trials: they are not comparable")
             told = summary(ran, found)
@@ -136,8 +136,9 @@ def summary(ran: Ran, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ours(
-    space: str, track: bool, source: str, schema: str, config: Mapping[str, Any], folder: Path, trials: int, watch: bool
+    space: str, track: bool, order: tuple[str, str, Mapping[str, Any], Path, int, bool]
 ) -> tuple[Ran, dict[str, Any]]:
+    source, schema, config, folder, trials, watch = order
     options = ("--trials", str(trials), "--scheduler", "none", "--max-concurrent", str(AT_ONCE))
     sweep = sweeps.run(source, schema, config, folder, *options, space=space, watch=watch, track=track)
     opened = next(event["time"] for event in sweep.events if event["event"] == "opened")

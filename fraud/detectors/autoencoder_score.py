@@ -9,19 +9,20 @@ but fitted after the network instead of with it). docs/experiments.md has what e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fraud.detectors import network_kernels
 from fraud.detectors.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
+from fraud.detectors.base import Fitted
 
 # Added to the variances of the mixture, whose space has unit variance: no component may shrink onto a few rows.
 _MIXTURE_FLOOR = 1e-2
 
 
 @dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(Fitted):
     """A fitted autoencoder as arrays.
 
     weights, biases: float32, all layers' (fan_in, fan_out) matrices and biases flattened; sizes: int64 (n_layers + 1,);
@@ -31,6 +32,11 @@ class Autoencoder:
     (k, n). The score is log(mean(z_0 ** 2)), or with is_density the negative log-likelihood of the mixture a dimension,
     -logsumexp(log_weights - sum(z ** 2) / 2) / n; log_weights: float64 (k,).
     """
+
+    name: ClassVar[str] = "autoencoder"
+    title: ClassVar[str] = "autoencoder"
+    example: ClassVar[float] = 0.96
+    is_optional: ClassVar[bool] = False
 
     weights: np.ndarray
     biases: np.ndarray
@@ -47,23 +53,35 @@ class Autoencoder:
     def score(self, X: np.ndarray) -> np.ndarray:
         """Anomaly score in logs, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
-        network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), *self.kernel_arguments, out)
+        network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out
+
+    def is_sound(self, n_inputs: int) -> bool:
+        """Whether the layers follow one another and the spread has the width of the deviation."""
+        sizes, n, k = self.sizes, len(self.center), len(self.log_weights)
+        layers = list(zip(sizes[:-1].tolist(), sizes[1:].tolist(), strict=True))
+        return (
+            int(sizes[0]) == n_inputs == int(sizes[-1])
+            and bool((sizes > 0).all())
+            and len(self.weights) == sum(i * o for i, o in layers)
+            and len(self.biases) == sum(o for _, o in layers)
+            and 0 <= self.latent < len(layers)
+            and n == n_inputs + (layers[self.latent][1] if self.with_latent else 0)
+            and self.factors.shape == (k, n, n)
+            and self.shifts.shape == (k, n)
+            and k > 0
+        )
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
         out = np.empty((len(self.center), len(X)), dtype=np.float32)
-        network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), *self._network, out)
+        network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out.T
 
     @property
-    def _network(self) -> tuple[object, ...]:
-        return self.weights, self.biases, self.sizes, self.latent, self.activation_code, self.with_latent
-
-    @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that network_kernels.autoencoder_rows takes them."""
-        return *self._network, self.center, self.factors, self.shifts, self.log_weights, self.is_density
+    def kernel_arguments(self) -> network_kernels.AutoencoderArguments:
+        """What network_kernels.autoencoder_rows takes."""
+        return network_kernels.AutoencoderArguments(**self.__dict__)
 
 
 def export(

@@ -2,20 +2,22 @@
 
 Each detector's raw score becomes evidence, -log10 of the share of normal rows that score at least as high (an
 empirical tail, extended beyond the data by an exponential fitted to the largest excesses, as in Pickands 1975 with
-shape 0). The two evidences are added with weights, the sum is calibrated the same way, and evidence e becomes the
-score e / (e + 3). A supervised head's log-odds become evidence as well, and join that of both detectors likewise. So a
-score means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5 one in 1,000, 0.57 one
-in 10,000.
+shape 0). The evidences are added with weights, the sum is calibrated the same way, and evidence e becomes the score
+e / (e + 3). A supervised head's log-odds become evidence as well, and join that of the others likewise. So a score
+means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5 one in 1,000, 0.57 one in
+10,000.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from fraud.detectors import kernels
+from fraud.detectors.base import Stored
 from fraud.errors import ConfigError, DataError
 from fraud.metrics import measures
 
@@ -31,7 +33,7 @@ Evidence = TypeVar("Evidence", float, np.ndarray)
 
 
 @dataclass(frozen=True)
-class Tail:
+class Tail(Stored):
     """Monotone map from a raw score to evidence.
 
     knots, evidence: float64 (n_knots,) ascending; slope: evidence per unit beyond the last knot.
@@ -44,68 +46,95 @@ class Tail:
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """Evidence, float64 (n_rows,), of raw scores, float64 (n_rows,)."""
         out = np.empty(len(raw))
-        kernels.tail_evidences(np.ascontiguousarray(raw, dtype=np.float64), self.knots, self.evidence, self.slope, out)
+        kernels.tail_evidences(np.ascontiguousarray(raw, dtype=np.float64), self.kernel_arguments, out)
         return out
+
+    def is_sound(self) -> bool:
+        """Whether the knots ascend and each has its evidence."""
+        return len(self.knots) == len(self.evidence) > 0 and bool((np.diff(self.knots) > 0).all())
+
+    @property
+    def kernel_arguments(self) -> kernels.TailArguments:
+        """What kernels.tail_evidences takes."""
+        return kernels.TailArguments(self.knots, self.evidence, self.slope)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Evidence of each detector, their weights (sum 1) and the calibration of the weighted sum.
+    """Evidence of each detector, their weights and the calibration of the weighted sum.
 
-    head, final: of the supervised head's log-odds, and of the weighted sum of its evidence and that of both detectors;
-    None without a head.
+    detectors: of each detector's raw scores, by its name. joint: of the weighted sum of those that need no labels.
+    forest_weight: of the forest beside the autoencoder. final, head_weight: of the weighted sum of the head's evidence
+    and the joint one; None without a head.
     """
 
-    forest: Tail
-    autoencoder: Tail
+    detectors: Mapping[str, Tail]
     joint: Tail
     forest_weight: float
-    head: Tail | None = None
     final: Tail | None = None
     head_weight: float = 0.0
 
-    def evidences(
-        self, forest_raw: np.ndarray, autoencoder_raw: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Evidence of forest, autoencoder and both, each float64 (n_rows,)."""
-        forest, autoencoder = self.forest(forest_raw), self.autoencoder(autoencoder_raw)
-        return forest, autoencoder, self.joint(join(forest, autoencoder, self.forest_weight))
+    def evidence(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Evidence of each detector and, as "joint", of all, float64 (n_rows,).
+
+        raw: raw scores of the detectors that need no labels, by name, in their order.
+        """
+        evidence = {name: self.detectors[name](scores) for name, scores in raw.items()}
+        return {**evidence, "joint": self.joint(_weighted(list(evidence.values()), self.forest_weight))}
 
 
-def fit(
-    forest_raw: np.ndarray, autoencoder_raw: np.ndarray, labels: np.ndarray | None, weight: float | None = None
-) -> Calibration:
-    """Calibrate on rows that neither detector was fitted on.
+def weights(forest_weight: float, n_detectors: int) -> np.ndarray:
+    """Weight of each detector that needs no labels, float64 (n_detectors,), sum 1.
 
-    labels: int8 (n_rows,) 1 fraud, 0 legitimate, -1 unknown, or None. Tails are measured on the rows not known as
-    fraud; with frauds among the rows the weight is the one of 21 with the best average precision, without it is one
-    half. weight: the forest's, in [0, 1], to be taken as it is. Raises DataError on an empty window, ConfigError for a
-    weight out of range.
+    Forest and autoencoder divide two shares between them by `forest_weight`; every further detector has one share.
     """
-    if weight is not None and not 0 <= weight <= 1:
-        raise ConfigError(f"forest_weight={weight!r} must be a number in [0, 1], or None for the best on these rows")
-    normal = np.ones(len(forest_raw), dtype=bool) if labels is None else labels != 1
+    pair = np.array([forest_weight, 1.0 - forest_weight]) * (2 / n_detectors)
+    return np.concatenate([pair, np.full(n_detectors - 2, 1 / n_detectors)])
+
+
+def fit(raw: Mapping[str, np.ndarray], labels: np.ndarray | None, forest_weight: float | None = None) -> Calibration:
+    """Calibrate on rows that no detector was fitted on.
+
+    raw: raw scores by detector, float64 (n_rows,), forest and autoencoder first. labels: int8 (n_rows,) 1 fraud, 0
+    legitimate, -1 unknown, or None. Tails are measured on the rows not known as fraud; with frauds among the rows the
+    weight is the one of 21 with the best average precision, without it is one half. forest_weight: in [0, 1], to be
+    taken as it is. Raises DataError on an empty window, ConfigError for a weight out of range.
+    """
+    if forest_weight is not None and not 0 <= forest_weight <= 1:
+        raise ConfigError(
+            f"forest_weight={forest_weight!r} must be a number in [0, 1], or None for the best on these rows"
+        )
+    n_rows = len(next(iter(raw.values())))
+    normal = np.ones(n_rows, dtype=bool) if labels is None else labels != 1
     if not normal.any():
         raise DataError("no normal row to calibrate scores on: the validation window is empty or all fraud; enlarge it")
-    forest = fit_tail(forest_raw[normal])
-    autoencoder = fit_tail(autoencoder_raw[normal])
-    f, a = forest(forest_raw), autoencoder(autoencoder_raw)
-    if weight is None:
-        weight = 0.5 if labels is None else best_weight(f, a, labels)
-    return Calibration(forest, autoencoder, fit_tail(join(f, a, weight)[normal]), float(weight))
+    tails = {name: fit_tail(scores[normal]) for name, scores in raw.items()}
+    evidence = [tails[name](scores) for name, scores in raw.items()]
+    if forest_weight is None:
+        forest_weight = 0.5 if labels is None else best_weight(evidence[0], evidence[1], labels)
+    joint = fit_tail(_weighted(evidence, forest_weight)[normal])
+    return Calibration(tails, joint, float(forest_weight))
 
 
 def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
     """Add the calibration of a supervised head, on the rows that `fitted` was calibrated on and no head has seen.
 
-    joint: evidence of both detectors, log_odds: of the head, float64 (n_rows,); labels as for `fit`.
+    joint: joint evidence, log_odds: of the head, float64 (n_rows,); labels as for `fit`.
     """
     normal = labels != 1
     tail = fit_tail(log_odds[normal])
     head = tail(log_odds)
     weight = best_weight(head, joint, labels, lowest=LOWEST_HEAD_WEIGHT)
     final = fit_tail(join(head, joint, weight)[normal])
-    return replace(fitted, head=tail, final=final, head_weight=weight)
+    return replace(fitted, detectors={**fitted.detectors, "head": tail}, final=final, head_weight=weight)
+
+
+def _weighted(evidence: list[np.ndarray], forest_weight: float) -> np.ndarray:
+    """Sum in the order in which kernels.score_rows adds, so that rounding is the same."""
+    total = np.zeros(len(evidence[0]))
+    for weight, values in zip(weights(forest_weight, len(evidence)), evidence, strict=True):
+        total += weight * values
+    return total
 
 
 def join(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fraud.configuration import Number, Whole, configuration
 from fraud.detectors import kernels
+from fraud.detectors.base import Stored
 from fraud.errors import ConfigError, DataError, closest
 from fraud.history.definition import feature_columns, feature_names, feature_transforms
 from fraud.history.records import microseconds_since_epoch
@@ -49,7 +50,7 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
-class FeatureMap:
+class FeatureMap(Stored):
     """Fitted features, as arrays. `n_raw` raw features become `n_outputs` detector inputs.
 
     names, columns: tuple of str (n_raw,), each raw feature's name and the schema column it speaks of.
@@ -76,15 +77,40 @@ class FeatureMap:
     shares: np.ndarray
     clip: float
 
+    @classmethod
+    def from_arrays(cls, values: Mapping[str, Any]) -> Self:
+        """JSON's lists are tuples again."""
+        texts = {name: tuple(values[name]) for name in ("names", "columns")}
+        categories = {name: tuple(levels) for name, levels in values["categories"].items()}
+        return super().from_arrays({**values, **texts, "categories": categories})
+
+    def is_sound(self) -> bool:
+        """Whether the arrays fit together: the compiled loops check no bounds."""
+        n_raw = len(self.names)
+        arrays = (self.columns, self.kinds, self.center, self.scale, self.typical, self.missing_output, self.offsets)
+        is_lookup = self.kinds == kernels.LOOKUP
+        ends = self.offsets + self.levels + 1
+        return (
+            all(len(values) == n_raw for values in (*arrays, self.levels))
+            and len(self.starts) == n_raw + 1
+            and len(self.shares) == len(self.tables)
+            and self.starts[0] == 0
+            and bool((np.diff(self.starts) >= 0).all())
+            and self.n_outputs > 0
+            and bool((self.missing_output < self.n_outputs).all())
+            and bool((~is_lookup | ((self.offsets >= 0) & (self.levels >= 0) & (ends <= len(self.tables)))).all())
+            and bool((~is_lookup | (np.diff(self.starts) <= self.tables.shape[1])).all())
+        )
+
     @property
     def n_outputs(self) -> int:
         """Number of detector inputs."""
         return int(self.starts[-1])
 
     @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.transform_row takes them."""
-        return (
+    def kernel_arguments(self) -> kernels.FeatureArguments:
+        """What kernels.transform_rows takes."""
+        return kernels.FeatureArguments(
             self.kinds, self.center, self.scale, self.clip, self.missing_output,
             self.tables, self.offsets, self.levels, self.starts,
         )  # fmt: skip
@@ -92,7 +118,7 @@ class FeatureMap:
     def transform(self, raw: np.ndarray) -> np.ndarray:
         """Turn raw features, float64 (n_rows, n_raw), into detector inputs, float32 (n_rows, n_outputs)."""
         out = np.empty((len(raw), self.n_outputs), dtype=np.float32)
-        kernels.transform_rows(np.ascontiguousarray(raw, dtype=np.float64), *self.kernel_arguments, out)
+        kernels.transform_rows(np.ascontiguousarray(raw, dtype=np.float64), self.kernel_arguments, out)
         return out
 
 

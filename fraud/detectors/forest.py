@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fraud.configuration import Count, Flag, Number, Share, configuration
 from fraud.detectors import kernels
+from fraud.detectors.base import Fitted
 from fraud.errors import ConfigError, DataError
 
 
@@ -35,7 +36,7 @@ class ForestConfig:
 
 
 @dataclass(frozen=True)
-class Forest:
+class Forest(Fitted):
     """Trees as flat arrays; a node's two children are neighbours, a leaf is its own child behind a threshold of +inf.
 
     nodes: uint64 (n_nodes,), see kernels.step: threshold, left child and feature in one word. The threshold is
@@ -43,6 +44,10 @@ class Forest:
     path_lengths: float64 (n_nodes,), at leaves the depth plus c(rows in the leaf).
     roots: uint32 (n_trees,) ascending; depths: int32 (n_trees,); normaliser: c(max_samples).
     """
+
+    name: ClassVar[str] = "forest"
+    title: ClassVar[str] = "isolation forest"
+    is_optional: ClassVar[bool] = False
 
     nodes: np.ndarray
     path_lengths: np.ndarray
@@ -54,13 +59,17 @@ class Forest:
         """Anomaly score in (0, 1), float64 (n_rows,): sklearn's `-score_samples`. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         bits = np.ascontiguousarray(X, dtype=np.float32).view(np.uint32)
-        kernels.forest_rows(bits, *self.kernel_arguments, out)
+        kernels.forest_rows(bits, self.kernel_arguments, out)
         return out
 
+    def is_sound(self, n_inputs: int) -> bool:
+        """Whether every walk stays inside its tree and its inputs."""
+        return self.normaliser > 0 and are_trees(self.nodes, self.path_lengths, self.roots, self.depths, n_inputs)
+
     @property
-    def kernel_arguments(self) -> tuple[object, ...]:
-        """The arrays in the order that kernels.forest_rows takes them."""
-        return self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser
+    def kernel_arguments(self) -> kernels.ForestArguments:
+        """What kernels.forest_rows takes."""
+        return kernels.ForestArguments(self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser)
 
 
 # Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same
@@ -124,6 +133,21 @@ def merge(parts: Sequence[Forest]) -> Forest:
         depths=np.concatenate([part.depths for part in parts]),
         normaliser=parts[0].normaliser,
     )
+
+
+def are_trees(nodes: np.ndarray, values: np.ndarray, roots: np.ndarray, depths: np.ndarray, n_keys: int) -> bool:
+    """Whether every walk stays inside its tree: roots ascend, children stay below the next root, leaves stay put."""
+    roots = roots.astype(np.int64)
+    if not (0 < len(roots) == len(depths) and len(nodes) == len(values) and nodes.dtype == np.uint64):
+        return False
+    ends = np.append(roots[1:], len(nodes))
+    if roots[0] != 0 or (ends <= roots).any():
+        return False
+    root, end = np.repeat(roots, ends - roots), np.repeat(ends, ends - roots)
+    child = root + ((nodes >> kernels.CHILD_SHIFT) & kernels.CHILD_MASK).astype(np.int64)
+    is_leaf = (nodes >> kernels.THRESHOLD_SHIFT) == kernels.LEAF_THRESHOLD
+    stays = np.where(is_leaf, child == np.arange(len(nodes)), child + 1 < end)
+    return bool(stays.all() and ((nodes & kernels.FEATURE_MASK) < n_keys).all())
 
 
 def average_path_length(n: np.ndarray) -> np.ndarray:

@@ -15,19 +15,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fraud.configuration import Count, Flag, Number, Share, Whole, configuration
 from fraud.detectors import head_kernels, kernels
+from fraud.detectors.base import Fitted
+from fraud.detectors.forest import are_trees
 from fraud.detectors.leaf_masks import leaf_masks
 from fraud.errors import ConfigError, DataError, LibraryChangedError, library_changed
 
 _VERSION_READ = "1.9.1"
 _CHECKED_ROWS = 500
 _MOST_DIFFERENCE = 1e-8  # in log-odds: sums of the same float64 in another order
+N_EVIDENCES = 2  # that the head reads: of forest and autoencoder
 
 
 @configuration("head")
@@ -59,7 +62,7 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(Fitted):
     """Trees as flat arrays, laid out as the forest's (kernels.step), with ranks in place of numbers.
 
     cuts: float64 (n_cuts,), each input's split points ascending; starts: int64 (n_inputs + 1,) where they begin.
@@ -67,6 +70,11 @@ class Head:
     head_kernels.rank_row; values: float64 (n_nodes,), log-odds at leaves; roots: uint32 (n_trees,) ascending; depths:
     int32 (n_trees,). members: boostings that the sum over the trees is divided by.
     """
+
+    name: ClassVar[str] = "head"
+    title: ClassVar[str] = "supervised head"
+    example: ClassVar[float] = 0.97
+    needs_labels: ClassVar[bool] = True
 
     cuts: np.ndarray
     starts: np.ndarray
@@ -82,15 +90,30 @@ class Head:
         X: float64 (n_rows, n_inputs) from `inputs`, NaN where a value is missing.
         """
         out = np.empty(len(X))
-        head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), *self.kernel_arguments, out)
+        head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), self.kernel_arguments, out)
         return out
 
+    def is_sound(self, n_inputs: int) -> bool:
+        """Whether ranks stay among the cuts and every walk inside its tree. n_inputs: columns of `inputs`."""
+        return (
+            len(self.starts) == n_inputs + 1
+            and self.starts[0] == 0
+            and int(self.starts[-1]) == len(self.cuts)
+            and bool((np.diff(self.starts) >= 0).all())
+            and isinstance(self.members, int)
+            and self.members >= 1
+            and bool(np.isfinite(self.values).all())
+            and are_trees(self.nodes, self.values, self.roots, self.depths, head_kernels.KEYS_A_FEATURE * n_inputs)
+        )
+
     @cached_property
-    def kernel_arguments(self) -> tuple[Any, ...]:
-        """The arrays in the order that the kernels take them, and the masks that small trees are scored by."""
+    def kernel_arguments(self) -> head_kernels.HeadArguments:
+        """What the kernels take, with the masks that small trees are scored by."""
         masks = leaf_masks(self.starts, self.nodes, self.values, self.roots)
-        trees = self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members
-        return *trees, *masks.kernel_arguments
+        return head_kernels.HeadArguments(
+            self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members,
+            masks.features, masks.starts, masks.table, masks.leaves,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +129,7 @@ def inputs(raw: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
     raw: float64 (n_rows, n_raw); evidence: float64 (n_rows, 2 or more), of forest and autoencoder first.
     """
-    return np.column_stack([raw, evidence[:, :2]])
+    return np.column_stack([raw, evidence[:, :N_EVIDENCES]])
 
 
 def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int, member: int) -> Member:

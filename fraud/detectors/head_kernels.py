@@ -6,10 +6,12 @@ exceeds a split point is then a comparison of two small integers, exact for floa
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
-from fraud.detectors.kernels import forest_row, tail_evidence, walk_block
+from fraud.detectors.kernels import TailArguments, TreeArguments, tail_evidence, walk_block, walk_row
 from fraud.detectors.network_kernels import BLOCK
 
 # A missing value takes the side that the tree learnt for it, so every feature has two keys a row, which differ only for
@@ -17,6 +19,22 @@ from fraud.detectors.network_kernels import BLOCK
 KEYS_A_FEATURE = 2
 _ABOVE_ALL_CUTS = np.uint32(0xFFFFFFFE)
 _LOWEST_BIT = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
+
+
+class HeadArguments(NamedTuple):
+    """The arrays of a Head, and from mask_features on those of its LeafMasks."""
+
+    cuts: np.ndarray
+    starts: np.ndarray
+    nodes: np.ndarray
+    values: np.ndarray
+    roots: np.ndarray
+    depths: np.ndarray
+    members: int
+    mask_features: np.ndarray
+    mask_starts: np.ndarray
+    table: np.ndarray
+    leaves: np.ndarray
 
 
 @njit(cache=True)
@@ -69,47 +87,51 @@ def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cov
 
 
 @njit(cache=True)
-def head_rows(
-    X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, out
-):  # pragma: no cover - compiled  # fmt: skip
-    """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member."""
-    width = KEYS_A_FEATURE * (len(starts) - 1)
+def head_rows(X, head, out):  # pragma: no cover - compiled
+    """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member.
+
+    head: HeadArguments.
+    """
+    # Taken out of the tuple before the loop: numba counts references at every access (measured: a third slower).
+    cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves = head
+    width, n_trees = KEYS_A_FEATURE * (len(starts) - 1), len(roots)
     if len(table):
-        key, left = np.empty(width, dtype=np.uint32), np.empty(len(roots), dtype=np.uint8)
+        key, left = np.empty(width, dtype=np.uint32), np.empty(n_trees, dtype=np.uint8)
         for i in range(len(X)):
             rank_row(X[i], cuts, starts, key)
             out[i] = sum_by_masks(key, features, begins, table, leaves, left) / members
         return
+    trees = TreeArguments(nodes, values, roots, depths)
     keys = np.empty((min(BLOCK, len(X)), width), dtype=np.uint32)
     for start in range(0, len(X), BLOCK):
         n = min(BLOCK, len(X) - start)
         for i in range(n):
             rank_row(X[start + i], cuts, starts, keys[i])
         if n == 1:
-            out[start] = forest_row(keys[0], nodes, values, roots, depths)
+            out[start] = walk_row(keys[0], trees)
         else:
-            walk_block(keys.ravel(), width, nodes, values, roots, depths, out[start : start + n])
+            walk_block(keys.ravel(), width, trees, out[start : start + n])
     for i in range(len(X)):
-        out[i] *= len(roots) / members
+        out[i] *= n_trees / members
 
 
 @njit(cache=True)
-def add_head(
-    raw, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves,
-    head_knots, head_evidence, head_slope, final_knots, final_evidence, final_slope, head_weight, out,
-):  # pragma: no cover - compiled  # fmt: skip
+def add_head(raw, head, head_tail, final_tail, head_weight, out):  # pragma: no cover - compiled
     """The head's part of some rows' scores, after `kernels.score_rows`.
 
-    raw: float64 (n, n_raw); out: float64 (n, 5), of which columns 0 to 2, the evidence of forest, autoencoder and both,
-    are read and the last two, the evidence of the head and of all, are written.
+    raw: float64 (n, n_raw); head, head_tail, final_tail: HeadArguments and TailArguments as plain tuples. out: float64
+    (n, n_detectors + 3), of which the evidence of forest and autoencoder (columns 0 and 1) and the joint evidence (last
+    but two) are read and the last two columns, the evidence of the head and of all, are written.
     """
+    of_head, of_all = TailArguments(*head_tail), TailArguments(*final_tail)
     n, n_raw = raw.shape
+    joint = out.shape[1] - 3
     X = np.empty((n, n_raw + 2))
     X[:, :n_raw] = raw
     X[:, n_raw:] = out[:, :2]
     log_odds = np.empty(n)
-    head_rows(X, cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves, log_odds)
+    head_rows(X, HeadArguments(*head), log_odds)
     for i in range(n):
-        out[i, 3] = tail_evidence(log_odds[i], head_knots, head_evidence, head_slope)
-        joined = head_weight * out[i, 3] + (1.0 - head_weight) * out[i, 2]
-        out[i, 4] = tail_evidence(joined, final_knots, final_evidence, final_slope)
+        out[i, joint + 1] = tail_evidence(log_odds[i], of_head)
+        joined = head_weight * out[i, joint + 1] + (1.0 - head_weight) * out[i, joint]
+        out[i, joint + 2] = tail_evidence(joined, of_all)

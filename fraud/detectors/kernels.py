@@ -1,18 +1,20 @@
 """The compiled inner loops of scoring: features, tree walks, calibration, and all of them for some rows in one call.
 
 Training, batch and single requests all run these same loops, so a feature or a score has one definition, and a row's
-score the same bits whatever rows are beside it. Every kernel takes flat arrays and writes into arrays its caller made.
-fraud/detectors/network_kernels.py has the autoencoder's, fraud/detectors/head_kernels.py the supervised head's.
+score the same bits whatever rows are beside it. Every kernel takes flat arrays, grouped in NamedTuples, and writes into
+arrays its caller made. fraud/detectors/network_kernels.py has the autoencoder's, fraud/detectors/head_kernels.py the
+supervised head's.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from fraud.detectors.network_kernels import BLOCK, autoencoder_rows
+from fraud.detectors.network_kernels import BLOCK, AutoencoderArguments, autoencoder_rows
 
 # Kinds of raw feature, as stored in FeatureMap.kinds.
 LINEAR, LOG, SIGNED_LOG, LOOKUP = 0, 1, 2, 3
@@ -23,24 +25,66 @@ CHILD_SHIFT, FEATURE_MASK, CHILD_MASK = np.uint64(FEATURE_BITS), np.uint64(0xFFF
 LEAF_THRESHOLD = 0xFFFFFFFF
 
 
+class FeatureArguments(NamedTuple):
+    """The arrays of a FeatureMap."""
+
+    kinds: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    clip: float
+    missing_output: np.ndarray
+    tables: np.ndarray
+    offsets: np.ndarray
+    levels: np.ndarray
+    starts: np.ndarray
+
+
+class TreeArguments(NamedTuple):
+    """Trees as `Forest` lays them out. values: float64 (n_nodes,), what counts at a leaf."""
+
+    nodes: np.ndarray
+    values: np.ndarray
+    roots: np.ndarray
+    depths: np.ndarray
+
+
+class ForestArguments(NamedTuple):
+    """The arrays of a Forest."""
+
+    nodes: np.ndarray
+    path_lengths: np.ndarray
+    roots: np.ndarray
+    depths: np.ndarray
+    normaliser: float
+
+
+class TailArguments(NamedTuple):
+    """The arrays of a Tail."""
+
+    knots: np.ndarray
+    evidence: np.ndarray
+    slope: float
+
+
 @njit(cache=True)
-def transform_column(
-    values, j, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, out
-):  # pragma: no cover - compiled
-    """Turn raw feature j of some rows, float64 (n,), into its columns of `out`, float32 (n, n_outputs)."""
-    first = starts[j]
-    width = starts[j + 1] - first
+def transform_column(values, j, f, out):  # pragma: no cover - compiled
+    """Turn raw feature j of some rows, float64 (n,), into its columns of `out`, float32 (n, n_outputs).
+
+    f: FeatureArguments.
+    """
+    first = f.starts[j]
+    width = f.starts[j + 1] - first
     if width == 0:
         return
-    kind, flag = kinds[j], missing_output[j]
+    kind, flag = f.kinds[j], f.missing_output[j]
     for i in range(len(values)):
         x = values[i]
         if kind == LOOKUP:
-            level = levels[j]  # the unknown one
-            if 0.0 <= x < levels[j]:
+            level = f.levels[j]  # the unknown one
+            if 0.0 <= x < f.levels[j]:
                 level = int(x)
             for k in range(width):
-                out[i, first + k] = tables[offsets[j] + level, k]
+                out[i, first + k] = f.tables[f.offsets[j] + level, k]
             continue
         if flag >= 0:
             out[i, flag] = 1.0 if math.isnan(x) else 0.0
@@ -48,17 +92,15 @@ def transform_column(
             x = math.log1p(max(x, 0.0))
         elif kind == SIGNED_LOG:
             x = math.copysign(math.log1p(abs(x)), x)
-        scaled = min(max((x - center[j]) / scale[j], -clip), clip)
+        scaled = min(max((x - f.center[j]) / f.scale[j], -f.clip), f.clip)
         out[i, first] = 0.0 if math.isnan(values[i]) else scaled
 
 
 @njit(cache=True)
-def transform_rows(
-    raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, out
-):  # pragma: no cover - compiled
+def transform_rows(raw, features, out):  # pragma: no cover - compiled
     """Turn raw features, float64 (n, n_raw), into inputs of the detectors, float32 (n, n_outputs); see FeatureMap."""
     for j in range(raw.shape[1]):
-        transform_column(raw[:, j], j, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, out)
+        transform_column(raw[:, j], j, features, out)
 
 
 @njit(cache=True)
@@ -84,42 +126,47 @@ def step(word, row, root, keys):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def forest_row(keys, nodes, path_lengths, roots, depths):  # pragma: no cover - compiled
-    """Mean path length of one row, given as sortable keys, over all trees."""
+def walk_row(keys, trees):  # pragma: no cover - compiled
+    """Mean leaf value of one row, given as keys, over all trees."""
     total = 0.0
-    for tree in range(len(roots)):
-        root = np.uint64(roots[tree])
+    for tree in range(len(trees.roots)):
+        root = np.uint64(trees.roots[tree])
         node = root
-        for _ in range(depths[tree]):
-            node = step(nodes[node], np.uint64(0), root, keys)
-        total += path_lengths[node]
-    return total / len(roots)
+        for _ in range(trees.depths[tree]):
+            node = step(trees.nodes[node], np.uint64(0), root, keys)
+        total += trees.values[node]
+    return total / len(trees.roots)
 
 
 @njit(cache=True)
-def forest_rows(bits, nodes, path_lengths, roots, depths, normaliser, out):  # pragma: no cover - compiled
-    """Anomaly score, into out, of many rows, given as float32 inputs seen as uint32 (n, n_features)."""
+def forest_rows(bits, forest, out):  # pragma: no cover - compiled
+    """Anomaly score, into out, of many rows, given as float32 inputs seen as uint32 (n, n_features).
+
+    forest: ForestArguments.
+    """
+    trees = TreeArguments(forest.nodes, forest.path_lengths, forest.roots, forest.depths)
     n_features = bits.shape[1]
     keys = np.empty(min(BLOCK, len(bits)) * n_features, dtype=np.uint32)
     for start in range(0, len(bits), BLOCK):
         n = min(BLOCK, len(bits) - start)
         sortable(bits[start : start + n].ravel(), keys)
         if n == 1:
-            out[start] = forest_row(keys, nodes, path_lengths, roots, depths)
+            out[start] = walk_row(keys, trees)
         else:
-            walk_block(keys, n_features, nodes, path_lengths, roots, depths, out[start : start + n])
+            walk_block(keys, n_features, trees, out[start : start + n])
     for i in range(len(bits)):
-        out[i] = 2.0 ** (-out[i] / normaliser)
+        out[i] = 2.0 ** (-out[i] / forest.normaliser)
 
 
 @njit(cache=True)
-def walk_block(keys, n_keys, nodes, values, roots, depths, out):  # pragma: no cover - compiled
+def walk_block(keys, n_keys, trees, out):  # pragma: no cover - compiled
     """Mean leaf value of len(out) rows over all trees; keys: uint32, `n_keys` a row. A block stays in cache per tree.
 
     A leaf is its own child behind a threshold that nothing exceeds, so every walk has the tree's full depth and no
     branch to mispredict; eight rows walk a tree at a time, to hide one another's memory latency (with one word a node,
     measured 4 times as fast as signed indices into three arrays).
     """
+    nodes, values, roots, depths = trees
     n = len(out)
     width = np.uint64(n_keys)
     for i in range(n):
@@ -167,13 +214,14 @@ def walk_block(keys, n_keys, nodes, values, roots, depths, out):  # pragma: no c
 
 
 @njit(cache=True)
-def tail_evidence(x, knots, evidence, slope):  # pragma: no cover - compiled
+def tail_evidence(x, tail):  # pragma: no cover - compiled
     """-log10 of the share of normal rows scoring at least x: linear between knots, exponential beyond the last."""
+    knots, evidence = tail.knots, tail.evidence
     n = len(knots)
     if x <= knots[0]:
         return evidence[0]
     if x >= knots[n - 1]:
-        return evidence[n - 1] + (x - knots[n - 1]) * slope
+        return evidence[n - 1] + (x - knots[n - 1]) * tail.slope
     low = np.uint64(0)
     span = np.uint64(n - 1)
     while span > np.uint64(1):  # without a branch on the data, which the processor could not predict
@@ -185,37 +233,47 @@ def tail_evidence(x, knots, evidence, slope):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def tail_evidences(x, knots, evidence, slope, out):  # pragma: no cover - compiled
+def tail_evidences(x, tail, out):  # pragma: no cover - compiled
     """`tail_evidence` over an array."""
     for i in range(len(x)):
-        out[i] = tail_evidence(x[i], knots, evidence, slope)
+        out[i] = tail_evidence(x[i], tail)
+
+
+class JoinArguments(NamedTuple):
+    """How the evidence of the detectors that need no labels becomes one.
+
+    forest, autoencoder, joint: TailArguments as plain tuples; weights: float64 (n_detectors,), sum 1, of the forest,
+    the autoencoder and the further detectors.
+    """
+
+    forest: tuple[np.ndarray, np.ndarray, float]
+    autoencoder: tuple[np.ndarray, np.ndarray, float]
+    joint: tuple[np.ndarray, np.ndarray, float]
+    weights: np.ndarray
 
 
 @njit(cache=True)
-def score_rows(
-    raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts,
-    nodes, path_lengths, roots, depths, normaliser,
-    weights, biases, sizes, latent, activation, with_latent,
-    deviation_center, factors, shifts, log_weights, is_density,
-    forest_knots, forest_evidence, forest_slope, error_knots, error_evidence, error_slope,
-    joint_knots, joint_evidence, joint_slope, forest_weight, out,
-):  # pragma: no cover - compiled  # fmt: skip
-    """Both detectors in one compiled call: the evidence of forest, autoencoder and both, into out, float64 (n, 3).
+def score_rows(raw, features, forest, autoencoder, join, out):  # pragma: no cover - compiled
+    """Forest, autoencoder and the joint evidence of some rows in one compiled call.
 
-    raw: float64 (n, n_raw).
+    raw: float64 (n, n_raw); features, forest, autoencoder, join: FeatureArguments, ForestArguments,
+    AutoencoderArguments and JoinArguments as plain tuples, which numba recognises several microseconds faster a call
+    than NamedTuples. out: float64 (n, n_detectors + 1 or more); columns 0 and 1, the evidence of forest and
+    autoencoder, are written, those of further detectors are read, and the joint evidence is written behind them.
     """
+    of_features, of_join = FeatureArguments(*features), JoinArguments(*join)
+    forest_tail, autoencoder_tail = TailArguments(*of_join.forest), TailArguments(*of_join.autoencoder)
+    joint_tail, weights = TailArguments(*of_join.joint), of_join.weights
     n = len(raw)
-    X = np.empty((n, starts[-1]), dtype=np.float32)
-    transform_rows(raw, kinds, center, scale, clip, missing_output, tables, offsets, levels, starts, X)
+    X = np.empty((n, of_features.starts[-1]), dtype=np.float32)
+    transform_rows(raw, of_features, X)
     scores = np.empty((2, n))
-    forest, error = scores[0], scores[1]
-    forest_rows(X.view(np.uint32), nodes, path_lengths, roots, depths, normaliser, forest)
-    autoencoder_rows(
-        X, weights, biases, sizes, latent, activation, with_latent,
-        deviation_center, factors, shifts, log_weights, is_density, error,
-    )  # fmt: skip
+    forest_rows(X.view(np.uint32), ForestArguments(*forest), scores[0])
+    autoencoder_rows(X, AutoencoderArguments(*autoencoder), scores[1])
     for i in range(n):
-        out[i, 0] = tail_evidence(forest[i], forest_knots, forest_evidence, forest_slope)
-        out[i, 1] = tail_evidence(error[i], error_knots, error_evidence, error_slope)
-        both = forest_weight * out[i, 0] + (1.0 - forest_weight) * out[i, 1]
-        out[i, 2] = tail_evidence(both, joint_knots, joint_evidence, joint_slope)
+        out[i, 0] = tail_evidence(scores[0, i], forest_tail)
+        out[i, 1] = tail_evidence(scores[1, i], autoencoder_tail)
+        both = 0.0
+        for k in range(len(weights)):
+            both += weights[k] * out[i, k]
+        out[i, len(weights)] = tail_evidence(both, joint_tail)

@@ -30,11 +30,6 @@ class LeafMasks:
     table: np.ndarray
     leaves: np.ndarray
 
-    @property
-    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
-        """The arrays in the order that the kernels take them."""
-        return self.features, self.starts, self.table, self.leaves
-
 
 WALKED = LeafMasks(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty((0, 0), np.uint8), np.empty(0))
 

@@ -15,6 +15,7 @@ fraud/detectors/kernels.py as well.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -32,6 +33,22 @@ _LOG2_E, _LN2, _ROUNDER = 1.0 / math.log(2.0), math.log(2.0), 1.5 * 2.0**52
 _MANTISSA_BITS, _ONE_BITS = np.int64(52), np.int64(1023 << 52)
 # e^x - 1 is -1 in float32 long before this, and 2^k is still a normal number.
 _LOWEST_EXPONENT = -100.0
+
+
+class AutoencoderArguments(NamedTuple):
+    """The arrays of an Autoencoder."""
+
+    weights: np.ndarray
+    biases: np.ndarray
+    sizes: np.ndarray
+    latent: int
+    activation_code: int
+    with_latent: bool
+    center: np.ndarray
+    factors: np.ndarray
+    shifts: np.ndarray
+    log_weights: np.ndarray
+    is_density: bool
 
 
 @njit(cache=True)
@@ -149,14 +166,12 @@ def scratch(sizes, n, n_rows):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def deviation_block(
-    X, weights, biases, sizes, latent, activation, with_latent, buffers
-):  # pragma: no cover - compiled  # fmt: skip
+def deviation_block(X, network, buffers):  # pragma: no cover - compiled
     """Residual (rebuilt - x) and, where the score uses it, the latent code, into buffers[3], float32 (widest, n_rows).
 
-    X: float32 (n_rows, n_features), at most BLOCK rows; weights: all layers' (fan_in, fan_out) matrices, flattened one
-    after the other; buffers: from `scratch`.
+    X: float32 (n_rows, n_features), at most BLOCK rows; network: AutoencoderArguments; buffers: from `scratch`.
     """
+    weights, biases, sizes = network.weights, network.biases, network.sizes
     n_rows, n_features = X.shape
     columns, deviation = buffers[2], buffers[3]
     for t in range(n_rows):
@@ -172,12 +187,12 @@ def deviation_block(
                 output[o, t] = biases[b + o]
         add_products(hidden, weights[w : w + fan_in * fan_out].reshape(fan_in, fan_out), output)
         w, b = w + fan_in * fan_out, b + fan_out
-        if layer == latent and with_latent:
+        if layer == network.latent and network.with_latent:
             for o in range(fan_out):
                 for t in range(n_rows):
                     deviation[n_features + o, t] = output[o, t]
         if layer < len(sizes) - 2:
-            activate(output[:fan_out].ravel(), activation)
+            activate(output[:fan_out].ravel(), network.activation_code)
         hidden = output
     for i in range(n_features):
         for t in range(n_rows):
@@ -185,30 +200,29 @@ def deviation_block(
 
 
 @njit(cache=True)
-def deviation_rows(X, weights, biases, sizes, latent, activation, with_latent, out):  # pragma: no cover - compiled
+def deviation_rows(X, network, out):  # pragma: no cover - compiled
     """`deviation_block` of many rows, into out, float32 (n, n_rows)."""
     n = len(out)
     for start in range(0, len(X), BLOCK):
         block = X[start : start + BLOCK]
-        buffers = scratch(sizes, n, len(block))
-        deviation_block(block, weights, biases, sizes, latent, activation, with_latent, buffers)
+        buffers = scratch(network.sizes, n, len(block))
+        deviation_block(block, network, buffers)
         out[:, start : start + len(block)] = buffers[3, :n]
 
 
 @njit(cache=True)
-def autoencoder_rows(
-    X, weights, biases, sizes, latent, activation, with_latent, center, factors, shifts, log_weights, is_density, out
-):  # pragma: no cover - compiled  # fmt: skip
+def autoencoder_rows(X, network, out):  # pragma: no cover - compiled
     """Anomaly score in logs, into out, float64 (n_rows,); see fraud.detectors.autoencoder_score.Autoencoder.
 
-    X: float32 (n_rows, n_features); weights as for `deviation_block`.
+    X: float32 (n_rows, n_features); network: AutoencoderArguments.
     """
+    center, factors, shifts, log_weights = network.center, network.factors, network.shifts, network.log_weights
     n = len(center)
     for start in range(0, len(X), BLOCK):
         block = X[start : start + BLOCK]
         n_rows = len(block)
-        buffers = scratch(sizes, n, n_rows)
-        deviation_block(block, weights, biases, sizes, latent, activation, with_latent, buffers)
+        buffers = scratch(network.sizes, n, n_rows)
+        deviation_block(block, network, buffers)
         deviation, spread = buffers[3], buffers[4]
         for i in range(n):
             for t in range(n_rows):
@@ -224,7 +238,7 @@ def autoencoder_rows(
                 for t in range(n_rows):
                     square[t] += np.float64(spread[o, t]) * np.float64(spread[o, t])
         for t in range(n_rows):
-            if is_density:
+            if network.is_density:
                 out[start + t] = -log_likelihood(log_weights, squares, t) / n
             else:
                 error = squares[0, t] / n

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -67,11 +67,11 @@ def replay(
     if frauds is None and schema.label is not None and schema.label.name in rows:
         is_fraud = rows[schema.label.name].to_numpy() == 1
     ids = id_hashes(rows, schema) if learn else np.zeros(len(rows), dtype=np.uint32)
+    frame = _Frame(rows, times, order, is_fraud, ids, learn, moments)
     after, column = [], 0
     states = states or tuple(HistoryState.empty(plan) for plan in found)
-    frame = _Frame(rows, times, order, is_fraud, ids, moments)
     for i, (plan, state) in enumerate(zip(found, states, strict=True)):
-        batch = _Batch(plan, frame, state, learn, frauds[i] if frauds else None)
+        batch = _Batch(plan, frame, state, frauds[i] if frauds else None)
         for entry in plan.entries:
             width = len(entry_names(entry))
             batch.compute(entry, out[:, column : column + width])
@@ -97,32 +97,24 @@ class EntryArguments:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """Rows, and what all plans read of them. times: int64 microseconds; order: positions by time; ids: hashes of the
-    rows' ids; moments: of the labels, or None."""
+class _Frame(NamedTuple):
+    """What every plan replays; order: positions of the rows by time."""
 
     rows: pd.DataFrame
     times: np.ndarray
     order: np.ndarray
     is_fraud: np.ndarray
     ids: np.ndarray
+    learn: bool
     moments: np.ndarray | None
 
 
 class _Batch:
     """One plan over a whole frame: its rows and its state's events, grouped by entity and sorted by time."""
 
-    def __init__(
-        self,
-        plan: EntityPlan,
-        frame: _Frame,
-        state: HistoryState,
-        learn: bool,
-        known_frauds: KnownFrauds | None,
-    ) -> None:
-        rows, times, order = frame.rows, frame.times, frame.order
-        self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, frame.ids, learn
+    def __init__(self, plan: EntityPlan, frame: _Frame, state: HistoryState, known_frauds: KnownFrauds | None) -> None:
+        rows, times, order, _, ids, learn, _ = frame
+        self._plan, self._rows, self._order, self._ids, self._learn = plan, rows, order, ids, learn
         codes, uniques = pd.factorize(rows[plan.column], use_na_sentinel=True)
         self._keys, positions = _with_keys(state.keys, np.asarray(uniques, dtype=object))
         # The last group takes the rows without the entity (a nullable column); they have no history.

@@ -6,8 +6,10 @@ import datetime as dt
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import SchemaError, closest
 
 Kind = Literal["numeric", "categorical", "boolean", "timestamp", "entity", "id", "label"]
@@ -140,12 +142,13 @@ class Column:
             )
 
     def _check_times(self, where: str) -> None:
-        told = f"oldest {self.oldest!r} is no day of 1900 to 2199; write it as 1990-01-01"
+        message = f"oldest {self.oldest!r} is no day of {FIRST_YEAR} to {LAST_YEAR}; write it as 1990-01-01"
         try:
             day = dt.date.fromisoformat(self.oldest) if isinstance(self.oldest, str) else None
         except ValueError:
-            raise SchemaError(f"schema {where}: {told}") from None
-        require(self.oldest is None or (day is not None and 1900 <= day.year < 2200), where, told)
+            raise SchemaError(f"schema {where}: {message}") from None
+        in_years = day is not None and FIRST_YEAR <= day.year <= LAST_YEAR
+        require(self.oldest is None or in_years, where, message)
         days = self.horizon_days
         require(
             is_number(days) and 0 <= days <= _LONGEST_HORIZON_DAYS,
@@ -173,7 +176,7 @@ class Column:
             return dt.date.fromisoformat(self.oldest)
         return OLDEST_DATE if self.unit is None else None
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float]:
         """The inclusive range a numeric value must be in: its own limits, else plus and minus `LARGEST_NUMBER`."""
         low = (

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,32 +116,32 @@ class Schema:
     def _only(self, kind: Kind) -> Column | None:
         return next((column for column in self.columns if column.kind == kind), None)
 
-    @property
+    @cached_property
     def label(self) -> Column | None:
         """The label column, or None."""
         return self._only("label")
 
-    @property
+    @cached_property
     def timestamp(self) -> Column | None:
         """The timestamp column, or None."""
         return self._only("timestamp")
 
-    @property
+    @cached_property
     def id(self) -> Column | None:
         """The column that names a row, or None."""
         return self._only("id")
 
-    @property
+    @cached_property
     def entities(self) -> tuple[Column, ...]:
         """The entity columns, in schema order."""
         return tuple(column for column in self.columns if column.kind == "entity")
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Column, ...]:
         """What a caller of /score sends: every column but the label, in schema order."""
         return tuple(column for column in self.columns if column.kind != "label")
 
-    @property
+    @cached_property
     def features(self) -> tuple[Column, ...]:
         """The numeric, categorical and boolean columns, in schema order."""
         return tuple(column for column in self.columns if column.kind in _FEATURE_KINDS)

@@ -14,7 +14,7 @@ import pandas as pd
 from fraud.errors import SchemaError
 from fraud.schema.columns import LARGEST_NUMBER, OLDEST_DATE, Column, History, Statistic, Unit
 from fraud.schema.contract import Schema
-from fraud.schema.conversion import EARLIEST, LATEST, convert
+from fraud.schema.values import EARLIEST, LATEST, convert
 
 LABEL_NAMES = ("is_fraud", "isfraud", "tx_fraud", "fraud", "fraud_flag", "is_fraudulent", "fraudulent", "chargeback")
 VAGUE_LABEL_NAMES = ("class", "label", "target", "y", "outcome")

@@ -11,8 +11,7 @@ import pandas as pd
 from fraud.errors import SchemaError, closest
 from fraud.schema.columns import OTHER_DELIMITERS, Column
 from fraud.schema.contract import Schema
-from fraud.schema.conversion import Converted, Fault, convert
-from fraud.schema.time_limits import TimeLimits
+from fraud.schema.values import Converted, Fault, TimeLimits, convert
 
 _SHOWN_LENGTH = 80
 QUARANTINE_COLUMNS = ("row", "column", "value", "reason")
@@ -23,7 +22,7 @@ class Validated:
     """The outcome of a check; every row of the source is in `rows` or in `quarantine`, never in both.
 
     rows: the good rows in their original order, exactly the schema's columns (the label only if the source has it),
-        with the dtypes of `fraud.schema.conversion.convert`; the index is the row number in the source, from 0.
+        with the dtypes of `fraud.schema.values.convert`; the index is the row number in the source, from 0.
     quarantine: row (int64), column, value (as text), reason, then the source's own columns as text, prefixed "raw_".
     warnings: what a person should know though no row is wrong, one line each.
     """
@@ -105,12 +104,12 @@ class Validator:
         unclaimed = [name for name in names if name not in {column.name for column in self._schema.columns}]
         missing = [column.name for column in needed if column.name not in names]
         if missing:
-            told = "; ".join(
+            message = "; ".join(
                 f"column {name!r} is missing{closest(name, unclaimed).rstrip('?')}" for name in missing[:5]
             )
             more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
             raise SchemaError(
-                f"{told}{more}; the table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
+                f"{message}{more}; the table has {', '.join(map(repr, names[:40]))}: rename or add the column, "
                 f"or change schema {self._schema.name!r}"
             )
         return [column for column in self._schema.columns if column.name in names]
@@ -127,15 +126,15 @@ class Validator:
         """Mask of the candidates whose id an earlier candidate has, in this piece or an earlier one."""
         ids = pd.Series(ids)
         repeated = np.zeros(len(ids), dtype=bool)
-        kept = ids[candidates & ids.notna().to_numpy()]
-        twice = np.array(kept.duplicated())
+        present = ids[candidates & ids.notna().to_numpy()]
+        twice = np.array(present.duplicated())
         self._remember(self._last_ids)
         if len(self._seen_ids):
-            hashes = _hashes(kept)
-            places = np.searchsorted(self._seen_ids, hashes)
-            twice |= self._seen_ids[np.minimum(places, len(self._seen_ids) - 1)] == hashes
-        repeated[kept.index.to_numpy()] = twice
-        self._last_ids = kept[~twice]
+            hashes = _hashes(present)
+            positions = np.searchsorted(self._seen_ids, hashes)
+            twice |= self._seen_ids[np.minimum(positions, len(self._seen_ids) - 1)] == hashes
+        repeated[present.index.to_numpy()] = twice
+        self._last_ids = present[~twice]
         return repeated
 
     def _remember(self, ids: pd.Series | None) -> None:
@@ -181,8 +180,8 @@ def _quarantine(
     for name in set(columns):
         here = columns == name
         shown[here] = [value[:_SHOWN_LENGTH] for value in raw[f"raw_{name}"][here]]
-    told = {"column": columns, "value": shown, "reason": texts}
-    first = {name: pd.array(values, dtype="str") for name, values in told.items()}
+    fault = {"column": columns, "value": shown, "reason": texts}
+    first = {name: pd.array(values, dtype="str") for name, values in fault.items()}
     return pd.DataFrame({"row": (bad + first_row).astype(np.int64), **first, **raw})
 
 

@@ -9,7 +9,6 @@ Nothing here can run code when it is loaded: no pickle, and every index that a c
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import hashlib
 import importlib.metadata
@@ -25,12 +24,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fraud.detectors import tree_checks
-from fraud.detectors.autoencoder_score import Autoencoder
+from fraud.detectors import registry
+from fraud.detectors.base import Stored
 from fraud.detectors.calibration import Calibration, Tail
 from fraud.detectors.features import FeatureMap, raw_names
-from fraud.detectors.forest import Forest
-from fraud.detectors.head import Head
+from fraud.detectors.head import N_EVIDENCES, Head
 from fraud.errors import BundleError, FraudError
 from fraud.history import definition as history_definition
 from fraud.history import state as history_state
@@ -42,9 +40,7 @@ from fraud.thresholds.selection import Threshold
 FORMAT_VERSION = 2  # 2: windows of entity history, and perhaps a supervised head
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "pandas", "scikit-learn", "torch", "numba", "ray", "mlflow")
-_PARTS: dict[str, type] = {"features": FeatureMap, "forest": Forest, "autoencoder": Autoencoder}
-_TAILS = ("forest", "autoencoder", "joint")
-_HEAD_TAILS = ("head", "final")  # only with a head
+_FURTHER = "further_detectors"  # in detector.json where there are any, so that nobody scores without them
 
 
 @dataclass(frozen=True)
@@ -141,22 +137,16 @@ def _write_parts(folder: Path, detector: Detector) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, np.ndarray] = {}
-    has_head = detector.head is not None
     weights = {name: getattr(detector.calibration, name) for name in ("forest_weight", "head_weight")}
-    settings: dict[str, Any] = {**weights, "has_head": has_head}
-    named: list[tuple[str, Any]] = [(name, getattr(detector, name)) for name in _PARTS]
-    tails: tuple[str, ...] = _TAILS
-    if has_head:
-        named.append(("head", detector.head))
-        tails += _HEAD_TAILS
-    named += [(f"calibration.{name}", getattr(detector.calibration, name)) for name in tails]
-    for prefix, part in named:
-        for f in dataclasses.fields(part):
-            value = getattr(part, f.name)
+    settings: dict[str, Any] = {**weights, "has_head": detector.head is not None}
+    if further := [component.name for component in detector.components if type(component) in registry.further()]:
+        settings[_FURTHER] = further
+    for prefix, part in _parts(detector):
+        for name, value in part.arrays().items():
             if isinstance(value, np.ndarray):
-                arrays[f"{prefix}.{f.name}"] = np.ascontiguousarray(value)
+                arrays[f"{prefix}.{name}"] = np.ascontiguousarray(value)
             else:
-                settings[f"{prefix}.{f.name}"] = value
+                settings[f"{prefix}.{name}"] = value
     arrays |= history_state.to_arrays(detector.history)
     save_file(arrays, folder / "arrays.safetensors")
     (folder / "detector.json").write_text(json.dumps(settings, indent=2))
@@ -177,80 +167,67 @@ def _read_parts(folder: Path) -> Detector:
     settings = json.loads((folder / "detector.json").read_text())
     schema = Schema.from_dict(yaml.safe_load((folder / "schema.yaml").read_text()))
 
-    def part(cls: type, prefix: str) -> Any:
-        names = [f.name for f in dataclasses.fields(cls)]
-        return cls(
-            **{n: arrays[f"{prefix}.{n}"] if f"{prefix}.{n}" in arrays else settings[f"{prefix}.{n}"] for n in names}
-        )
-
-    for key in ("features.names", "features.columns"):
-        settings[key] = tuple(settings[key])
-    settings["features.categories"] = {k: tuple(v) for k, v in settings["features.categories"].items()}
-    has_head = bool(settings["has_head"])
-    tails = {name: part(Tail, f"calibration.{name}") for name in _TAILS + (_HEAD_TAILS if has_head else ())}
+    values: dict[str, dict[str, Any]] = {}  # {part: {field: array or setting}}
+    for key, value in {**settings, **arrays}.items():
+        prefix, _, name = key.rpartition(".")
+        values.setdefault(prefix, {})[name] = value
+    has_head, optional = bool(settings["has_head"]), set(settings.get(_FURTHER, []))
+    if unknown := sorted(optional - {cls.name for cls in registry.further()}):
+        raise BundleError(f"bundle {folder} has the detector {unknown[0]!r}, which this version lacks: upgrade")
+    if has_head:
+        optional.add(Head.name)
+    classes = [cls for cls in registry.DETECTORS if not cls.is_optional or cls.name in optional]
+    tails = {name: Tail.from_arrays(values[f"calibration.{name}"]) for name in (*(c.name for c in classes), "joint")}
     return Detector(
         schema=schema,
+        features=FeatureMap.from_arrays(values["features"]),
         history=history_state.from_arrays(arrays, history_definition.plans(schema)),
+        components=tuple(cls.from_arrays(values[cls.name]) for cls in classes),
         calibration=Calibration(
-            **tails,
+            joint=tails.pop("joint"),
+            detectors=tails,
             forest_weight=float(settings["forest_weight"]),
             head_weight=float(settings["head_weight"]),
+            final=Tail.from_arrays(values["calibration.final"]) if has_head else None,
         ),
-        head=part(Head, "head") if has_head else None,
         threshold=Threshold.from_dict(json.loads((folder / "threshold.json").read_text())),
-        **{name: part(cls, name) for name, cls in _PARTS.items()},
     )
+
+
+def _parts(detector: Detector) -> list[tuple[str, Stored]]:
+    """What is saved field by field, each with the first part of its keys."""
+    calibration = detector.calibration
+    tails = {component.name: calibration.detectors[component.name] for component in detector.without_labels}
+    tails["joint"] = calibration.joint
+    if detector.head is not None:
+        assert calibration.final is not None
+        tails |= {detector.head.name: calibration.detectors[detector.head.name], "final": calibration.final}
+    return [
+        ("features", detector.features),
+        *((component.name, component) for component in detector.components),
+        *((f"calibration.{name}", tail) for name, tail in tails.items()),
+    ]
 
 
 def _check(detector: Detector, folder: Path) -> None:
     """Refuse arrays that would send a compiled loop, which checks no bounds, outside its memory."""
-    f, t, a = detector.features, detector.forest, detector.autoencoder
-    n_raw, n = len(f.names), len(a.center)
-    outputs = int(a.sizes[0])
-    layers = list(zip(a.sizes[:-1].tolist(), a.sizes[1:].tolist(), strict=True))
-    lookup_ends = f.offsets + f.levels + 1
+    features = detector.features
+    n_raw, n_inputs = len(features.names), features.n_outputs
+    tails = [part for _, part in _parts(detector) if isinstance(part, Tail)]
+    plans = history_definition.plans(detector.schema)
     sound = {
-        "schema": tuple(raw_names(detector.schema)[0]) == tuple(f.names),
-        "features": all(
-            len(x) == n_raw
-            for x in (f.columns, f.kinds, f.center, f.scale, f.typical, f.missing_output, f.offsets, f.levels)
-        )
-        and len(f.starts) == n_raw + 1
-        and len(f.shares) == len(f.tables)
-        and f.starts[0] == 0
-        and bool((np.diff(f.starts) >= 0).all())
-        and f.n_outputs > 0
-        and bool((f.missing_output < f.n_outputs).all())
-        and bool(((f.kinds != 3) | ((f.offsets >= 0) & (f.levels >= 0) & (lookup_ends <= len(f.tables)))).all())
-        and bool(((f.kinds != 3) | (np.diff(f.starts) <= f.tables.shape[1])).all()),
-        "forest": tree_checks.is_forest(t, f.n_outputs),
-        "autoencoder": outputs == f.n_outputs == int(a.sizes[-1])
-        and bool((a.sizes > 0).all())
-        and len(a.weights) == sum(i * o for i, o in layers)
-        and len(a.biases) == sum(o for _, o in layers)
-        and 0 <= a.latent < len(layers)
-        and n == outputs + (layers[a.latent][1] if a.with_latent else 0)
-        and a.factors.shape == (len(a.log_weights), n, n)
-        and a.shifts.shape == (len(a.log_weights), n)
-        and len(a.log_weights) > 0,
-        "calibration": all(
-            len(tail.knots) == len(tail.evidence) > 0 and bool((np.diff(tail.knots) > 0).all())
-            for tail in _tails(detector)
-        ),
-        "head": detector.head is None or tree_checks.is_head(detector.head, n_raw),
+        "schema": tuple(raw_names(detector.schema)[0]) == tuple(features.names),
+        "features": features.is_sound(),
+        **{component.name: component.is_sound(n_inputs) for component in detector.without_labels},
+        "calibration": all(tail.is_sound() for tail in tails),
+        "head": detector.head is None or detector.head.is_sound(n_raw + N_EVIDENCES),
         "history": all(
-            history_state.is_sound(state, plan)
-            for state, plan in zip(detector.history, history_definition.plans(detector.schema), strict=True)
+            history_state.is_sound(state, plan) for state, plan in zip(detector.history, plans, strict=True)
         ),
     }
     for name, is_sound in sound.items():
         if not is_sound:
             raise BundleError(f"bundle {folder} is malformed: its {name} arrays contradict one another; train it again")
-
-
-def _tails(detector: Detector) -> list[Tail]:
-    c = detector.calibration
-    return [tail for tail in (c.forest, c.autoencoder, c.joint, c.head, c.final) if tail is not None]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

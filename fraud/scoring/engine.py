@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fraud.detectors import head_kernels, kernels
+from fraud.detectors import calibration, head_kernels, kernels
 from fraud.detectors.calibration import to_score
 from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_features
 from fraud.errors import DataError, StoreError
@@ -23,7 +24,7 @@ from fraud.history.records import microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.stores.store import Snapshot, StateStore
 from fraud.schema import Schema
-from fraud.schema.row_values import microseconds, number
+from fraud.schema.values import microseconds, number
 from fraud.schema.zone import zone_of
 from fraud.scoring.detector import Detector
 from fraud.scoring.reasons import Explainer, Reason
@@ -32,8 +33,7 @@ from fraud.thresholds.selection import Threshold
 
 logger = logging.getLogger(__name__)
 
-SCORE_COLUMNS = ("score", "forest_score", "autoencoder_score", "is_fraud")
-HEAD_COLUMN = "head_score"  # beside them when the detector has a supervised head
+SCORE, DECISION = "score", "is_fraud"  # columns; the score of each detector stands between them
 
 
 class Engine:
@@ -48,23 +48,21 @@ class Engine:
         self.schema: Schema = detector.schema
         self._zone = zone_of(self.schema)
         self.threshold: Threshold = threshold or detector.threshold
-        c = detector.calibration
-        self._arguments = (
-            *detector.features.kernel_arguments,
-            *detector.forest.kernel_arguments,
-            *detector.autoencoder.kernel_arguments,
-            c.forest.knots, c.forest.evidence, c.forest.slope,
-            c.autoencoder.knots, c.autoencoder.evidence, c.autoencoder.slope,
-            c.joint.knots, c.joint.evidence, c.joint.slope, c.forest_weight,
-        )  # fmt: skip
+        fitted, n_columns = detector.calibration, len(detector.without_labels)
+        tails = (fitted.detectors["forest"], fitted.detectors["autoencoder"], fitted.joint)
+        weights = calibration.weights(fitted.forest_weight, n_columns)
+        parts = (detector.features, detector.forest, detector.autoencoder)
+        self._arguments = (*map(_plain, parts), (*map(_plain, tails), weights))
+        self._further = [(part, fitted.detectors[part.name]) for part in detector.without_labels[2:]]
         self._head_arguments: tuple[object, ...] = ()
         if detector.head is not None:
-            assert c.head is not None and c.final is not None
-            self._head_arguments = (
-                *detector.head.kernel_arguments,
-                c.head.knots, c.head.evidence, c.head.slope,
-                c.final.knots, c.final.evidence, c.final.slope, c.head_weight,
-            )  # fmt: skip
+            assert fitted.final is not None
+            parts_of_head = (detector.head, fitted.detectors["head"], fitted.final)
+            self._head_arguments = (*map(_plain, parts_of_head), fitted.head_weight)
+        names = detector.evidence_names
+        self._n_evidences = len(names)
+        self._positions = [-1, *(names.index(component.name) for component in detector.components)]
+        self._detector_columns = list(zip(detector.score_columns, self._positions[1:], strict=True))
         self._codes = {
             name: {level: float(code) for code, level in enumerate(levels)}
             for name, levels in detector.features.categories.items()
@@ -96,7 +94,7 @@ class Engine:
         """Score and decide raw features, float64 (n_rows, n_raw): the columns of `score_frame`, under `index`."""
         scores = self.score_raw(raw)
         frame = pd.DataFrame(scores, columns=list(self.score_names), index=index)
-        frame["is_fraud"] = self.threshold.decide(scores[:, 0])
+        frame[DECISION] = self.threshold.decide(scores[:, 0])
         return frame
 
     def raw(self, rows: pd.DataFrame, *, learn_history: bool = True) -> np.ndarray:
@@ -145,24 +143,28 @@ class Engine:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """The columns of `score_raw`: score, forest_score, autoencoder_score, and head_score if there is a head."""
-        return SCORE_COLUMNS[:3] if self.detector.head is None else (*SCORE_COLUMNS[:3], HEAD_COLUMN)
+        """The columns of `score_raw`: the score that decides, and that of each detector."""
+        return (SCORE, *self.detector.score_columns)
 
     def score_raw(self, raw: np.ndarray) -> np.ndarray:
         """Scores of raw features: float64 (n_rows, n_scores), the columns named by `score_names`."""
-        return to_score(self.evidence(raw)[:, [-1, 0, 1] if self.detector.head is None else [-1, 0, 1, 3]])
+        return to_score(self.evidence(raw)[:, self._positions])
 
     def evidence(self, raw: np.ndarray, chunk: int = 4096) -> np.ndarray:
-        """Evidence of forest, autoencoder and both, then with a head its own and that of all; the last one decides.
+        """Evidence of each detector and of all together, float64 (n_rows, n); the last column decides.
 
-        raw: float64 (n_rows, n_raw). Returns float64 (n_rows, 3), with a head (n_rows, 5). A row's evidence does not
-        depend on the other rows, nor on `chunk`: rows a compiled call, which bound memory and keep other threads
-        waiting for a few milliseconds only.
+        raw: float64 (n_rows, n_raw). `detector.evidence_names` names the columns. A row's evidence does not depend on
+        the other rows, nor on `chunk`: rows a compiled call, which bound memory and keep other threads waiting for a
+        few milliseconds only.
         """
         raw = np.ascontiguousarray(raw, dtype=np.float64)
         if len(raw) > chunk:
             return np.concatenate([self.evidence(raw[i : i + chunk], chunk) for i in range(0, len(raw), chunk)])
-        out = np.empty((len(raw), 5 if self._head_arguments else 3))
+        out = np.empty((len(raw), self._n_evidences))
+        if self._further:
+            X = self.detector.features.transform(raw)
+            for column, (component, tail) in enumerate(self._further, start=2):
+                out[:, column] = tail(component.score(X))
         kernels.score_rows(raw, *self._arguments, out)
         if self._head_arguments:
             head_kernels.add_head(raw, *self._head_arguments, out)
@@ -311,7 +313,11 @@ class Engine:
         return int(now)
 
     def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
-        # `others`: both detectors, then the head. Plain numbers: numpy would take a microsecond longer.
-        forest, autoencoder, *others, score = map(to_score, found.tolist())
-        head_score = others[1] if others else None
-        return RowScore(score, forest, autoencoder, score >= self.threshold.value, head_score, *how)
+        evidence = found.tolist()  # plain numbers: numpy would take a microsecond longer
+        score = to_score(evidence[-1])
+        scores = {name: to_score(evidence[position]) for name, position in self._detector_columns}
+        return RowScore(score, score >= self.threshold.value, scores, *how)
+
+
+def _plain(part: Any) -> tuple[Any, ...]:
+    return tuple(part.kernel_arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,16 +13,14 @@ from fraud.scoring.reasons import Reason
 class RowScore:
     """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
 
-    head_score: what the supervised head alone says; None without one. is_history_live: False where the state store
-    failed, so that the row was scored with the model's own history. is_changed: the row's id was remembered before with
-    another time or other values, so that this row was not.
+    scores: what each detector alone says, {"forest_score": ...}. is_history_live: False where the state store failed,
+    so that the row was scored with the model's own history. is_changed: the row's id was remembered before with another
+    time or other values, so that this row was not.
     """
 
     score: float
-    forest_score: float
-    autoencoder_score: float
     is_fraud: bool
-    head_score: float | None = None
+    scores: Mapping[str, float]
     is_history_live: bool = True
     is_changed: bool = False
 

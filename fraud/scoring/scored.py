@@ -1,8 +1,8 @@
 """The table of scored rows: what batch scoring writes, what a reference for drift is, and what monitoring reads.
 
-Its columns: row (number in the source, from 0), the schema's columns, `ADDED`, and the head's score between the scores
-and the decision where the model has a head. A schema column whose name is one of
-ours (the label of the shipped schema is called is_fraud, and so is our decision) is written as given_<name>.
+Its columns: row (number in the source, from 0), the schema's columns, and `ADDED`, with the scores of optional
+detectors before the decision. A schema column whose name is one of ours (the label of the shipped schema is called
+is_fraud, and so is our decision) is written as given_<name>.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from fraud.detectors import registry
 from fraud.schema.contract import Schema
-from fraud.scoring.engine import HEAD_COLUMN, SCORE_COLUMNS
+from fraud.scoring.engine import DECISION, SCORE
 from fraud.scoring.reasons import Reason
 
 ROW = "row"
-ADDED = (*SCORE_COLUMNS, "reasons", "explanation", "model_version")
+_ABOUT = ("reasons", "explanation", "model_version")
+_ALWAYS = registry.score_columns(with_optional=False)
+ADDED = (SCORE, *_ALWAYS, DECISION, *_ABOUT)  # whatever the model
 _GIVEN = "given_"
 _TYPES = {
     "numeric": pa.float64(),
     "boolean": pa.float64(),
     "timestamp": pa.timestamp("us"),
     "label": pa.int8(),
-    "score": pa.float64(),
-    "forest_score": pa.float64(),
-    "autoencoder_score": pa.float64(),
-    HEAD_COLUMN: pa.float64(),
-    "is_fraud": pa.bool_(),
 }
 
 
 def name_of(column: str) -> str:
     """The name under which a schema column stands in the table."""
-    return f"{_GIVEN}{column}" if column in (ROW, HEAD_COLUMN, *ADDED) else column
+    return f"{_GIVEN}{column}" if column in (ROW, *registry.score_columns(), *ADDED) else column
 
 
 def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
@@ -45,15 +43,10 @@ def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
     return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
 
 
-def score_columns(*, with_head: bool) -> tuple[str, ...]:
-    """The engine's columns of the table, in order."""
-    return (*SCORE_COLUMNS[:-1], HEAD_COLUMN, SCORE_COLUMNS[-1]) if with_head else SCORE_COLUMNS
-
-
-def arrow_schema(schema: Schema, *, with_label: bool, with_head: bool = False) -> pa.Schema:
-    """The Arrow schema of the whole table."""
-    names = (*score_columns(with_head=with_head), *ADDED[len(SCORE_COLUMNS) :])
-    added = [pa.field(name, _TYPES.get(name, pa.string())) for name in names]
+def arrow_schema(schema: Schema, *, with_label: bool, detector_columns: Sequence[str] = _ALWAYS) -> pa.Schema:
+    """The Arrow schema of the table. detector_columns: `Detector.score_columns`."""
+    added = [pa.field(name, pa.float64()) for name in (SCORE, *detector_columns)]
+    added += [pa.field(DECISION, pa.bool_()), *(pa.field(name, pa.string()) for name in _ABOUT)]
     return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
 
 
@@ -63,14 +56,14 @@ def table(
     model_version: str,
     reasons: Sequence[Sequence[Reason] | None] | None = None,
 ) -> pd.DataFrame:
-    """Join canonical rows (index: row numbers) with what the engine said of them; shape (n_rows, n_schema + 8 or 9).
+    """Join canonical rows (index: row numbers) with what the engine said of them.
 
-    scores: fraud.scoring.engine.SCORE_COLUMNS, and HEAD_COLUMN where there is a head; reasons: those of each row or
-    None, as JSON (`reasons_json`) in the column `reasons`, as sentences in `explanation`.
+    scores: from `Engine.score_frame`; reasons: those of each row or None, as JSON (`reasons_json`) in the column
+    `reasons`, as sentences in `explanation`.
     """
     frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
     frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
-    for name in score_columns(with_head=HEAD_COLUMN in scores):
+    for name in scores.columns:
         frame[name] = scores[name].to_numpy()
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
         told = None if reasons is None else [None if why is None else write(why) for why in reasons]
@@ -91,13 +84,14 @@ def arrow_table(
     reasons: those of some rows, by their position.
     """
     with_label = schema.label is not None and schema.label.name in rows
-    fields = arrow_schema(schema, with_label=with_label, with_head=HEAD_COLUMN in scores)
+    detector_columns = [name for name in scores.columns if name not in (SCORE, DECISION)]
+    fields = arrow_schema(schema, with_label=with_label, detector_columns=detector_columns)
     names = {name_of(column.name): column.name for column in schema.columns}
     columns: dict[str, pa.Array] = {ROW: pa.array(rows.index.to_numpy(dtype=np.int64))}
     for field in fields:
         if field.name in names:
             columns[field.name] = pa.array(rows[names[field.name]].array, type=field.type, from_pandas=True)
-    for name in score_columns(with_head=HEAD_COLUMN in scores):
+    for name in scores.columns:
         columns[name] = pa.array(scores[name].to_numpy())
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
         columns[name] = _scattered({place: write(why) for place, why in (reasons or {}).items()}, len(rows))

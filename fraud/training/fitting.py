@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from fraud.data.splits import Split, SplitConfig, Window, split_by_time
-from fraud.detectors import autoencoder, autoencoder_score, calibration, features, forest, head
+from fraud.detectors import autoencoder, autoencoder_score, calibration, features, forest, head, registry
+from fraud.detectors.base import Fitted
 from fraud.detectors.features import FeatureMap
 from fraud.detectors.head import Head, HeadConfig
 from fraud.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from fraud.history.replay import replay
 from fraud.history.state import HistoryState
 from fraud.metrics import measures as metrics
 from fraud.schema import Schema
-from fraud.scoring.detector import Detector
+from fraud.scoring.detector import JOINED, LABEL_LIGHT, Detector
 from fraud.scoring.engine import Engine
 from fraud.thresholds import selection
 from fraud.thresholds.selection import ThresholdConfig
@@ -88,10 +89,9 @@ class Fold:
 class Evaluation:
     """How the detectors did on the untouched test window.
 
-    metrics: {"forest"|"autoencoder"|"joined": {metric: value}}, with a head also "head" and "label_light", forest and
-    autoencoder joined without it; scores: {name: float64 (n_test,)}; labels: int8 (n_test,) or None; intervals:
-    {name: (low, high)} bootstrap interval of average precision, 95 %. validation_scores: float64 (n_validation,
-    n_scores), as Engine.score_raw gave them before any refit.
+    scores: {name: float64 (n_test,)}, "joined" first, then the others of `Detector.evidence_names`; metrics: {name:
+    {metric: value}}; labels: int8 (n_test,) or None; intervals: {name: (low, high)} bootstrap interval of average
+    precision, 95 %. validation_scores: float64 (n_validation, n_scores), from Engine.score_raw before any refit.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -212,12 +212,12 @@ def assemble(
     validation_scores = Engine(undecided).score_raw(fold.raw_validation)
     threshold, more = _choose_threshold(prepared, validation_scores[:, 0], y_validation, config)
     warnings += more
-    detector = replace(undecided, threshold=threshold, head=refitted)
+    components = undecided.components if refitted is None else (*undecided.without_labels, refitted)
+    detector = replace(undecided, threshold=threshold, components=components)
 
     test_scores = calibration.to_score(Engine(detector).evidence(prepared.raw[split.test]))
-    names = {"joined": test_scores[:, -1], "forest": test_scores[:, 0], "autoencoder": test_scores[:, 1]}
-    if refitted is not None:
-        names |= {"label_light": test_scores[:, 2], "head": test_scores[:, 3]}
+    *others, joined = zip(detector.evidence_names, test_scores.T, strict=True)
+    names = dict([joined, *others])
     y_test = None if labels is None else labels[split.test]
     figures: dict[str, dict[str, float]] = {}
     intervals = {}
@@ -228,16 +228,16 @@ def assemble(
             intervals[name] = metrics.bootstrap(
                 "average_precision", y_test[known], scores[known], n=100, seed=config.seed
             )
-        figures["joined"] |= selection.measure(names["joined"], y_test, threshold.value, config.threshold)
+        figures[JOINED] |= selection.measure(names[JOINED], y_test, threshold.value, config.threshold)
         if refitted is not None:
-            gain = figures["joined"]["average_precision"] - figures["label_light"]["average_precision"]
+            gain = figures[JOINED]["average_precision"] - figures[LABEL_LIGHT]["average_precision"]
             figures["head"] |= {"weight": detector.calibration.head_weight, "average_precision_gained": gain}
     else:
         warnings = (
             *warnings,
             "the test window does not hold both labelled frauds and labelled normal rows: no metric is reported",
         )
-    figures.setdefault("joined", {})["alert_rate"] = float(np.mean(threshold.decide(names["joined"])))
+    figures.setdefault(JOINED, {})["alert_rate"] = float(np.mean(threshold.decide(names[JOINED])))
     return detector, Evaluation(
         figures, intervals, names, y_test, validation_scores, y_validation, (*split.warnings, *warnings)
     )
@@ -252,19 +252,31 @@ def join(
     fit_head: HeadFit = head.fit,
     history: tuple[HistoryState, ...] = (),
 ) -> tuple[Detector, Head | None, tuple[str, ...]]:
-    """Calibrate both detectors on the validation window and add the head that the configuration asks for.
+    """Calibrate the detectors on the validation window and add the head that the configuration asks for.
 
     Returns the detector, still without a threshold, the head to deploy in place of its own, and warnings. fit_head:
     where the head's members are fitted; history: the state that the detector starts with.
     """
+    components = (fitted_forest, fitted_autoencoder, *_fit_further(fold, fitted_features, fitted_forest, config))
     x = fitted_features.transform(fold.raw_validation)
-    raw_scores = fitted_forest.score(x), fitted_autoencoder.score(x)
-    calibrated = calibration.fit(*raw_scores, fold.validation_labels, config.forest_weight)
+    raw_scores = {component.name: component.score(x) for component in components}
     undecided = Detector(
-        schema=fold.schema, features=fitted_features, history=history, forest=fitted_forest,
-        autoencoder=fitted_autoencoder, calibration=calibrated, threshold=_NO_THRESHOLD,
+        schema=fold.schema, features=fitted_features, history=history, components=components,
+        calibration=calibration.fit(raw_scores, fold.validation_labels, config.forest_weight), threshold=_NO_THRESHOLD,
     )  # fmt: skip
     return _add_head(undecided, fold, config, fit_head)
+
+
+def _fit_further(
+    fold: Fold, fitted_features: FeatureMap, fitted_forest: forest.Forest, config: TrainConfig
+) -> list[Fitted]:
+    """Fit what the registry adds, on the rows that the autoencoder learns from."""
+    if not registry.further():
+        return []
+    x_fit = fitted_features.transform(fold.raw_normal)
+    if fold.train_labels is None or not (fold.train_labels >= 0).any():
+        x_fit = trimmed(x_fit, fitted_forest, config)
+    return [cls.fit(x_fit, config.seed) for cls in registry.further()]
 
 
 def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tuple[Detector, Evaluation]:
@@ -301,12 +313,12 @@ def _add_head(
     train = head.inputs(fold.raw_train, engine.evidence(fold.raw_train))
     validation = head.inputs(fold.raw_validation, evidence)
     fitted = fit_head(train, y_train, settings, config.seed)
-    calibrated = calibration.fit_head(detector.calibration, evidence[:, 2], fitted.score(validation), y_validation)
+    calibrated = calibration.fit_head(detector.calibration, evidence[:, -1], fitted.score(validation), y_validation)
     refitted = fitted
     if settings.refit:
         both = np.concatenate([train, validation]), np.concatenate([y_train, y_validation])
         refitted = fit_head(*both, settings, config.seed)
-    return replace(detector, head=fitted, calibration=calibrated), refitted, ()
+    return replace(detector, components=(*detector.components, fitted), calibration=calibrated), refitted, ()
 
 
 _NO_THRESHOLD = selection.Threshold(

@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 
 from fraud.data import partitions, tables
 from fraud.data.files import find, reading
+from fraud.detectors import registry
 from fraud.errors import DataError, SchemaError
 from fraud.schema import Column, Schema, validate
 from fraud.scoring import scored
+from fraud.scoring.engine import SCORE
 from fraud.thresholds.selection import Threshold
 
-SCORES = ("score", "forest_score", "autoencoder_score", "head_score")
+SCORES = (SCORE, *registry.score_columns())
 ALERTS = "alert rate"
 _BATCH = 65_536
 _MOST_REASONS = 1_000

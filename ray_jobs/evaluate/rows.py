@@ -21,7 +21,7 @@ from fraud.schema import Schema
 from fraud.schema.validation import Validated
 from fraud.schema.zone import agreed, zone_of
 from fraud.scoring.bundle import Bundle
-from fraud.scoring.engine import SCORE_COLUMNS, Engine
+from fraud.scoring.engine import SCORE, Engine
 from fraud.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -250,8 +250,8 @@ def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, n
         frame = pd.concat([engine.score_frame(rows.iloc[window.positions[start : start + _PIECE]]) for start in pieces])
     # A model may have more detectors than these: take every score column.
     score_columns = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].notna().all()]
-    score_columns.sort(key=lambda name: name != SCORE_COLUMNS[0])
-    names = [JOINED if name == SCORE_COLUMNS[0] else name.removesuffix("_score") for name in score_columns]
+    score_columns.sort(key=lambda name: name != SCORE)
+    names = [JOINED if name == SCORE else name.removesuffix("_score") for name in score_columns]
     return {name: frame[column].to_numpy() for name, column in zip(names, score_columns, strict=True)}, notes
 
 

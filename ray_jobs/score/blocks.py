@@ -1,17 +1,15 @@
 """Scores blocks of rows, in an actor of Ray Data or in the job's own process; nothing here needs Ray.
 
 A block names pieces of a Parquet file, which are read and checked here, or holds rows that were checked before
-(`ray_jobs.streaming.checked_blocks`), with their history features if any. What comes out holds scored rows and notes;
-or, where the output is partitioned, parts: whole Parquet files as bytes in the column `PART`, told of by the note
-beside them.
+(`ray_jobs.streaming.checked_blocks`), with their history features if any. The job's own process needs no such blocks.
+What comes out holds scored rows and notes; or, where the output is partitioned, notes with parts: Parquet files.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +25,23 @@ from fraud.detectors.features import raw_features
 from fraud.errors import FraudError
 from fraud.history.definition import feature_names
 from fraud.registry import versions
-from fraud.schema import Schema
+from fraud.schema import Schema, Validated
 from fraud.schema.zone import zone_of
 from fraud.scoring import bundle, scored
 from fraud.scoring.engine import Engine
 from fraud.scoring.reasons import Reason
 from fraud.settings import Settings
-from ray_jobs.score.output import NOTE, PART, ROW_GROUP, parquet_options
-from ray_jobs.streaming.checked_blocks import failure, on_date, told, with_notes, without_notes
+from ray_jobs.score.output import ROW_GROUP, parquet_options
+from ray_jobs.streaming.checked_blocks import (
+    READ_ROWS,
+    Note,
+    failure,
+    notes_on,
+    notes_table,
+    on_date,
+    with_notes,
+    without_notes,
+)
 
 PIECE = "piece"  # the column of a block that names pieces
 
@@ -87,7 +94,7 @@ class Scorer:
         """Score one block; a mistake in the data is a note, as an exception would be pages of Ray's own log."""
         if PIECE in block.column_names:
             for i in block[PIECE].to_pylist():
-                yield from self._piece(self._work.pieces[i])
+                yield from self.piece(self._work.pieces[i])
             return
         good, notes = without_notes(block)
         if scored.ROW not in good.column_names:
@@ -102,28 +109,34 @@ class Scorer:
         rows.index = pd.Index(good[scored.ROW].to_numpy(), name=scored.ROW)
         yield self._answer(rows, history, notes)
 
-    def _piece(self, piece: Piece) -> Iterator[pa.Table]:
-        schema, date = self._engine.schema, self._work.date
+    def piece(self, piece: Piece) -> Iterator[pa.Table]:
+        """Read, check and score a piece of a Parquet file."""
         frames = piece.frames(ROW_GROUP)
+        yield from self.checked(
+            tables.check_frames(frames, piece.source, self._engine.schema, first_row=piece.first_row)
+        )
+
+    def checked(self, pieces: Iterable[Validated]) -> Iterator[pa.Table]:
+        """Score checked rows without entity history; a mistake in the data is a note."""
+        schema, date = self._engine.schema, self._work.date
         try:
-            for checked in tables.check_frames(frames, piece.source, schema, first_row=piece.first_row):
-                wanted = on_date(checked.rows, schema, date)
-                rows = checked.rows if wanted.all() else checked.rows[wanted]
-                notes = told(checked, wanted, schema, date)
-                yield self._answer(rows, np.empty((len(rows), 0)), pa.chunked_array([notes], pa.string()))
+            for piece in pieces:
+                is_of_day = on_date(piece.rows, schema, date)
+                rows = piece.rows if is_of_day.all() else piece.rows[is_of_day]
+                yield self._answer(rows, np.empty((len(rows), 0)), notes_on(piece, is_of_day, schema, date))
         except FraudError as error:
             yield failure(error)
 
-    def _answer(self, rows: pd.DataFrame, history: np.ndarray, notes: pa.ChunkedArray) -> pa.Table:
+    def _answer(self, rows: pd.DataFrame, history: np.ndarray, notes: pa.Table) -> pa.Table:
         engine, schema = self._engine, self._engine.schema
         raw = raw_features(rows, schema, engine.detector.features.categories, history)
         frame = engine.decide(raw, rows.index)
         table = scored.arrow_table(rows, schema, frame, self._work.model.version, self._reasons_of(rows, raw, frame))
         if self._work.in_parts:
-            return _parts(table, schema, self._work, notes)
+            parts = notes_table(list(_parts(table, schema, self._work)))
+            return pa.concat_tables([notes, parts], promote_options="default")
         learnt = _n_learnt(table, schema, self._work)
-        told_of = [json.dumps({"learnt": learnt})] if learnt else []
-        return with_notes(table, pa.chunked_array([*notes.chunks, told_of], pa.string()))
+        return with_notes(table, notes, notes_table([({"learnt": learnt}, None)] if learnt else []))
 
     def _reasons_of(self, rows: pd.DataFrame, raw: np.ndarray, frame: pd.DataFrame) -> Mapping[int, list[Reason]]:
         flagged = np.flatnonzero(frame["is_fraud"].to_numpy())
@@ -139,25 +152,20 @@ def _n_learnt(table: pa.Table, schema: Schema, work: Work) -> int:
     return int((table[scored.name_of(schema.timestamp.name)].to_numpy() <= work.learnt_until).sum())
 
 
-def _parts(table: pa.Table, schema: Schema, work: Work, notes: pa.ChunkedArray) -> pa.Table:
-    """Scored rows as one encoded part for each of their days, each with its note, and the other notes."""
-    told_of: list[str] = notes.to_pylist()
-    parts: list[bytes | None] = [None] * len(notes)
+def _parts(table: pa.Table, schema: Schema, work: Work) -> Iterator[Note]:
+    """Scored rows as one encoded part for each of their days, each with its note."""
     for day, rows in _days(table, schema, work.date):
         encoded = encode(rows)
-        first = rows[scored.ROW][0].as_py()
-        note = {
+        part = {
             "day": day,
-            "first": first,
+            "first": rows[scored.ROW][0].as_py(),
             "rows": len(rows),
             "flagged": pc.sum(rows["is_fraud"]).as_py(),
             "learnt": _n_learnt(rows, schema, work),
             "bytes": len(encoded),
             "sha256": hashlib.sha256(encoded).hexdigest(),
         }
-        told_of.append(json.dumps({"part": note}))
-        parts.append(encoded)
-    return pa.table({NOTE: pa.array(told_of, pa.string()), PART: pa.array(parts, pa.large_binary())})
+        yield {"part": part}, encoded
 
 
 def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pa.Table]]:
@@ -170,8 +178,16 @@ def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tup
     days = zone_of(schema).day_of(table[scored.name_of(schema.timestamp.name)].to_numpy())
     for day in np.unique(days):  # NaT is the last
         at = np.isnat(days) if np.isnat(day) else days == day
-        whole = at.all()
-        yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if whole else table.filter(pa.array(at))
+        yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if at.all() else table.filter(pa.array(at))
+
+
+def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
+    """What `ray_jobs.score.stream.stream` yields, without Ray; not for a schema with entity history."""
+    scorer = Scorer(work)
+    for piece in work.pieces:
+        yield from scorer.piece(piece)
+    if not work.pieces:
+        yield from scorer.checked(tables.iter_checked(path, schema, chunk_rows=READ_ROWS))
 
 
 def encode(table: pa.Table) -> bytes:

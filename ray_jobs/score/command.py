@@ -24,7 +24,7 @@ from fraud.schema.zone import agreed
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score import file, source
-from ray_jobs.score.blocks import Model, Work
+from ray_jobs.score.blocks import Model, Work, in_this_process
 from ray_jobs.score.history import HistoryOfJob
 from ray_jobs.score.other_days import Policy
 from ray_jobs.score.output import Collector, Job
@@ -126,7 +126,7 @@ def _stream(
     schema = loaded.detector.schema
     if not schema.history and source.is_small(job.data, total, limit):
         with terminable():
-            yield source.in_this_process(job.data, work, schema)
+            yield in_this_process(job.data, work, schema)
         return
     with connected(), terminable():
         from ray_jobs.score.stream import stream
@@ -250,13 +250,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows_on_ray=arguments.rows_on_ray,
         force=arguments.force,
     )
-    found = score(job, settings)
-    rows = found["rows"]
-    told = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
-    told += f"; {rows['quarantined']:,} refused, see {found['quarantine']}" if rows["quarantined"] else ""
-    others = len(found.get("other_days_by_day", ()))
-    told += f"; {rows['other_days']:,} rows of {others:,} other days left alone" if rows["other_days"] else ""
-    told += f"; {len(found['days']):,} days" if "days" in found else ""
-    verb = "already scored, verified" if found["already_scored"] else f"{found['seconds']:.1f} s"
-    sys.stdout.write(f"{told} → {found['output']} (model {found['model_version']}, {verb})\n")
+    manifest = score(job, settings)
+    rows = manifest["rows"]
+    summary = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
+    summary += f"; {rows['quarantined']:,} refused, see {manifest['quarantine']}" if rows["quarantined"] else ""
+    others = len(manifest.get("other_days_by_day", ()))
+    summary += f"; {rows['other_days']:,} rows of {others:,} other days left alone" if rows["other_days"] else ""
+    summary += f"; {len(manifest['days']):,} days" if "days" in manifest else ""
+    verb = "already scored, verified" if manifest["already_scored"] else f"{manifest['seconds']:.1f} s"
+    sys.stdout.write(f"{summary} → {manifest['output']} (model {manifest['model_version']}, {verb})\n")
     return 0

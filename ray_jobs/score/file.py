@@ -22,7 +22,7 @@ IDENTITY = b"fraud.score"  # key in the Parquet file's own metadata: what the fi
 
 
 def write(
-    job: Job, found: Collector, identity: Mapping[str, Any], about: Mapping[str, Any], began: float
+    job: Job, collector: Collector, identity: Mapping[str, Any], about: Mapping[str, Any], began: float
 ) -> dict[str, Any]:
     """Drain the stream into the output and the quarantine, write and return the manifest.
 
@@ -33,22 +33,22 @@ def write(
     def put(file: Any) -> None:
         with ExitStack() as stack:
             writer = None
-            for table in found.tables():
+            for table in collector.tables():
                 if writer is None:
                     schema = table.schema.with_metadata({IDENTITY: json.dumps(identity, sort_keys=True).encode()})
                     writer = stack.enter_context(pq.ParquetWriter(file, schema, **parquet_options(schema)))
                 writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
-            found.check_other_days(job, about["day_zone"])
-            found.check_learnt(about["learnt_until"])
-            refused = found.refused_rows()
+            collector.check_other_days(job, about["day_zone"])
+            collector.check_learnt(about["learnt_until"])
+            refused = collector.refused_rows()
             if refused is not None:
                 tables.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
-            found.check_total()
+            collector.check_total()
             if writer is None:
-                raise found.complaint(job.data)
+                raise collector.complaint(job.data)
 
     tables.write(job.out, put)
-    if not found.refused:
+    if not collector.refused:
         filesystem, stale = filesystems.of(job.refused)
         if filesystem.exists(stale):
             filesystem.rm(stale)
@@ -56,11 +56,11 @@ def write(
         **identity,
         **about,
         "output_fingerprint": tables.fingerprint(job.out),
-        "quarantine": job.refused if found.refused else None,
-        "rows": counts(found.rows, found.flagged, found.refused, found.outside),
-        "learnt_rows": found.learnt,
-        "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
-        "warnings": found.warnings,
+        "quarantine": job.refused if collector.refused else None,
+        "rows": counts(collector.rows, collector.flagged, collector.refused, collector.outside),
+        "learnt_rows": collector.learnt,
+        "other_days_by_day": dict(sorted(collector.other_days.by_day.items())),
+        "warnings": collector.warnings,
         **ended(began),
     }
     tables.write_text(json.dumps(manifest, indent=2) + "\n", manifest_of(job.out))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +17,12 @@ import pyarrow.parquet as pq
 from fraud.data.partitions import QUARANTINE
 from fraud.errors import BundleError, ConfigError, DataError, FraudError, RegistryError, SchemaError
 from ray_jobs.score.other_days import OtherDays, Policy
+from ray_jobs.streaming.checked_blocks import notes_in, without_notes
 
 logger = logging.getLogger(__name__)
 
-NOTE = "_note"  # the stream's column for what is said about rows rather than scored, as JSON
 ROW_GROUP = 262_144  # rows; fixed, so that the same input and model give the same bytes however many actors scored
 PROGRESS_SECONDS = 5.0
-PART = "_part"  # the stream's column for encoded parts of the output, each beside its note
 Put = Callable[[str, dict[str, Any], memoryview], None]
 _MOST_REFUSED = 1_000_000
 _OTHER_KINDS = (".csv", ".gz", ".pq", ".parq", ".json", ".jsonl", ".ndjson", ".xlsx")
@@ -120,8 +117,8 @@ def ended(began: float) -> dict[str, Any]:
 class Collector:
     """Takes the stream apart: scored tables in whole row groups; counts, refused rows and warnings on the side.
 
-    total: rows to read, where that is known. put: takes refused rows and parts that come encoded, each as the kind and
-    content of its note and its bytes; without one, refused rows are kept.
+    total: rows to read, where that is known. put: takes refused rows and parts of the output, each as the kind of its
+    note, what the note says and the bytes of a Parquet file; without one, refused rows stay here (`refused_rows`).
     """
 
     def __init__(self, stream: Iterator[pa.Table], total: int | None = None, put: Put | None = None) -> None:
@@ -132,7 +129,7 @@ class Collector:
         self.other_days = OtherDays()
         self._dated = 0  # refused rows whose day is known
         self.warnings: list[str] = []
-        self._kept: list[pa.Table] = []
+        self._refused_tables: list[pa.Table] = []
         self._example = ""
 
     @property
@@ -147,20 +144,16 @@ class Collector:
 
     def refused_rows(self) -> pa.Table | None:
         """Refused rows that were kept, in their order; None without one."""
-        return pa.concat_tables(self._kept, promote_options="default").sort_by("row") if self._kept else None
+        tables = self._refused_tables
+        return pa.concat_tables(tables, promote_options="default").sort_by("row") if tables else None
 
     def blocks(self) -> Iterator[pa.Table]:
         """Yield what is rows in each block, and say now and then how far the work is."""
         began, reported, before = time.monotonic(), 0.0, 0
         for block in self._stream:
-            is_note = pc.is_valid(block[NOTE])
-            notes = block.filter(is_note)
-            parts = notes[PART] if PART in notes.column_names else [None] * len(notes)
-            for note, part in zip(notes[NOTE], parts, strict=True):
-                self._take(json.loads(note.as_py()), None if part is None else part.as_buffer())
-            rows = block.filter(pc.invert(is_note)).drop_columns(
-                [name for name in (NOTE, PART) if name in block.column_names]
-            )
+            rows, notes = without_notes(block)
+            for note, content in notes_in(notes):
+                self._take(note, content)
             if rows.column_names and len(rows):
                 self.rows += len(rows)
                 if "is_fraud" in rows.column_names:
@@ -180,11 +173,11 @@ class Collector:
         for rows in self.blocks():
             waiting.append(rows)
             if sum(map(len, waiting)) >= ROW_GROUP:
-                whole = pa.concat_tables(waiting)
-                cut = len(whole) // ROW_GROUP * ROW_GROUP
+                joined = pa.concat_tables(waiting)
+                cut = len(joined) // ROW_GROUP * ROW_GROUP
                 for at in range(0, cut, ROW_GROUP):
-                    yield whole.slice(at, ROW_GROUP).combine_chunks()
-                waiting = [whole.slice(cut)]
+                    yield joined.slice(at, ROW_GROUP).combine_chunks()
+                waiting = [joined.slice(cut)]
         rest = pa.concat_tables(waiting) if waiting else None
         if rest is not None and len(rest):
             yield rest.combine_chunks()
@@ -223,35 +216,38 @@ class Collector:
     def _report(self, rate: float) -> None:
         if self._total:
             share, left = self.read / self._total, (self._total - self.read) / max(rate, 1.0)
-            told = f"{self.read:,} of {self._total:,} rows ({share:.0%}), {rate:,.0f} rows/s, about {left:,.0f} s left"
+            progress = (
+                f"{self.read:,} of {self._total:,} rows ({share:.0%}), {rate:,.0f} rows/s, about {left:,.0f} s left"
+            )
         else:
-            told = f"{self.read:,} rows, {rate:,.0f} rows/s"
-        logger.info("%s", told)
+            progress = f"{self.read:,} rows, {rate:,.0f} rows/s"
+        logger.info("%s", progress)
 
     def _warn(self, warning: str) -> None:
         if warning not in self.warnings:
             self.warnings.append(warning)
             logger.warning("%s", warning)
 
-    def _take(self, note: dict[str, Any], part: pa.Buffer | None) -> None:
+    def _take(self, note: dict[str, Any], content: pa.Buffer | None) -> None:
         if "failure" in note:
             raise _FAILURES.get(note["failure"], FraudError)(note["text"])
         if "part" in note:
             self.rows += note["part"]["rows"]
             self.flagged += note["part"]["flagged"]
             self.learnt += note["part"]["learnt"]
-            assert self._put is not None and part is not None
-            self._put("part", note["part"], memoryview(part))
+            assert self._put is not None and content is not None
+            self._put("part", note["part"], memoryview(content))
         elif "quarantine" in note:
-            told = note["quarantine"]
-            data = base64.b64decode(told.pop("data"))
-            self.refused += told["rows"]
-            self._dated += told["rows"] if told.pop("is_dated") else 0
-            self._example = told.pop("example")
+            about, rows = note["quarantine"], pa.ipc.open_stream(content).read_all()
+            self.refused += about["rows"]
+            self._dated += about["rows"] if about.pop("is_dated") else 0
+            self._example = about.pop("example")
             if self._put is not None:
-                self._put("quarantine", told, memoryview(data))
+                sink = pa.BufferOutputStream()
+                pq.write_table(rows, sink, compression="zstd")
+                self._put("quarantine", about, memoryview(sink.getvalue()))
             else:
-                self._kept.append(pq.read_table(pa.BufferReader(data)))
+                self._refused_tables.append(rows)
             if self.refused > max(self.rows, _MOST_REFUSED):
                 raise DataError(
                     f"{self.refused:,} rows were refused and only {self.rows:,} scored: the file does not fit the "

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import fsspec
 import pyarrow as pa
 
 from fraud.data.files import Piece, find, parquet_pieces, reading
 from fraud.errors import SchemaError
 from fraud.schema import Schema
-from ray_jobs.score.blocks import PIECE, Scorer, Work
 from ray_jobs.score.output import ROW_GROUP
-from ray_jobs.streaming.checked_blocks import checked_tables
 
 # Ray takes seconds to start and each actor some more to load the engine, in which one process scores so many rows.
 ROWS_ON_RAY = 1_000_000
@@ -24,10 +20,10 @@ def pieces_of(path: str, schema: Schema) -> tuple[list[Piece], int | None]:
 
     Raises DataError, SchemaError.
     """
-    found = parquet_pieces(path, ROW_GROUP)
-    if found is None:
+    by_footers = parquet_pieces(path, ROW_GROUP)
+    if by_footers is None:
         return [], None
-    pieces, files = found
+    pieces, files = by_footers
     rows = sum(piece.rows for piece in pieces)
     label = schema.label.name if schema.label else None
     if len({label in columns.names for _, columns in files}) > 1:
@@ -55,15 +51,3 @@ def is_small(path: str, rows: int | None, limit: int) -> bool:
         filesystem, files = find(path)
         packed = any(fsspec.utils.infer_compression(name) for name in files)
         return not packed and sum(filesystem.size(name) for name in files) <= limit * _CSV_ROW_BYTES
-
-
-def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
-    """What `ray_jobs.score.stream.stream` yields, without Ray; not for a schema with entity history."""
-    score = Scorer(work)
-    blocks: Iterator[pa.Table] = (
-        (pa.table({PIECE: [i]}) for i in range(len(work.pieces)))
-        if work.pieces
-        else checked_tables(path, schema, work.date)
-    )
-    for block in blocks:
-        yield from score(block)

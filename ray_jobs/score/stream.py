@@ -7,7 +7,6 @@ entities' rows before it, so that ray_jobs.streaming.history_shuffle adds the fe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import ray
 from fraud.scoring.detector import Detector
 from ray_jobs.score.blocks import PIECE, Scorer, Work
 from ray_jobs.score.history import HistoryOfJob
-from ray_jobs.score.output import NOTE
+from ray_jobs.streaming.checked_blocks import notes_table
 from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
 from ray_jobs.streaming.history_shuffle import with_history
 
@@ -49,18 +48,17 @@ def stream(
                 date=work.date,
                 cpus=cpus,
             )
-            found = with_features.dataset
+            dataset = with_features.dataset
         elif work.pieces:
             order = [{PIECE: i} for i in range(len(work.pieces))]
-            found = ray.data.from_items(order, override_num_blocks=len(order))
+            dataset = ray.data.from_items(order, override_num_blocks=len(order))
             actors = max(1, min(len(order), int(ray.available_resources().get("CPU", 0.0))))
         else:
             # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
-            found = checked_rows(path, schema, work.date, cpus / 2)
+            dataset = checked_rows(path, schema, work.date, cpus / 2)
         if history is not None and history.warnings:
-            notes = [json.dumps({"warning": warning}) for warning in history.warnings]
-            yield pa.table({NOTE: pa.array(notes, pa.string())})
-        scores = found.map_batches(
+            yield notes_table([({"warning": warning}, None) for warning in history.warnings])
+        scores = dataset.map_batches(
             Scorer,
             fn_constructor_args=(work,),
             num_cpus=cpus,

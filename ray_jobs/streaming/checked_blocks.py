@@ -1,37 +1,36 @@
-"""Blocks of checked rows with what is said about others; nothing here needs Ray.
+"""Blocks of checked rows with notes on the others; nothing here needs Ray.
 
-Blocks are Arrow tables: row number (`fraud.scoring.scored.ROW`), then the schema's columns. What is said about rows
-travels in the column `NOTE`, as JSON: refused rows with their reasons, a warning, how many rows are of other days, a
-failure.
+Blocks are Arrow tables: row number (`fraud.scoring.scored.ROW`), then the schema's columns. A note is a row of its own:
+JSON in the column `NOTE`, which names refused rows, a warning, how many rows are of other days, or a failure. The
+column `CONTENT` beside it holds the refused rows as an Arrow stream, or an encoded part of the output.
 """
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fraud.data import partitions
 from fraud.data import tables as data
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
-from fraud.schema.conversion import convert
-from fraud.schema.time_limits import TimeLimits
 from fraud.schema.validation import QUARANTINE_COLUMNS
+from fraud.schema.values import TimeLimits, convert
 from fraud.schema.zone import zone_of
 from fraud.scoring import scored
-from ray_jobs.score.output import NOTE
 
 READ_ROWS = 200_000
+NOTE = "_note"
+CONTENT = "_content"
+Note = tuple[dict[str, Any], bytes | None]  # what is said, and the content that belongs to it
 
 
 def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_others: bool = False) -> Iterator[pa.Table]:
@@ -41,14 +40,14 @@ def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_othe
     """
     try:
         for checked in data.iter_checked(path, schema, chunk_rows=READ_ROWS):
-            wanted = on_date(checked.rows, schema, None if with_others else date)
-            rows = checked.rows[wanted]
+            is_of_day = on_date(checked.rows, schema, None if with_others else date)
+            rows = checked.rows[is_of_day]
             with_label = schema.label is not None and schema.label.name in rows
             fields = [pa.field(scored.ROW, pa.int64()), *scored.arrow_fields(schema, with_label=with_label)]
             frame = rows.rename(columns={name: scored.name_of(name) for name in rows.columns})
             frame.insert(0, scored.ROW, rows.index.to_numpy(dtype=np.int64))
             good = pa.Table.from_pandas(frame, schema=pa.schema(fields), preserve_index=False)
-            yield with_notes(good, told(checked, wanted, schema, date))
+            yield with_notes(good, notes_on(checked, is_of_day, schema, date))
     except FraudError as error:
         yield failure(error)
 
@@ -61,32 +60,36 @@ def on_date(rows: pd.DataFrame, schema: Schema, date: dt.date | None) -> np.ndar
     return np.asarray(days == np.datetime64(date), dtype=bool)
 
 
-def told(checked: Validated, wanted: np.ndarray, schema: Schema, date: dt.date | None) -> list[str]:
+def notes_on(checked: Validated, is_of_day: np.ndarray, schema: Schema, date: dt.date | None) -> pa.Table:
     """Notes on a piece: warnings, refused rows day by day, how many rows are of other days.
 
     With a date, refused rows whose time can be read and is of another day are that day's.
     """
-    notes: list[dict[str, object]] = [{"warning": warning} for warning in checked.warnings]
+    notes: list[Note] = [({"warning": warning}, None) for warning in checked.warnings]
     others: Counter[str] = Counter()
     if len(checked.quarantine):
         for day, rows in _by_day(checked.quarantine, schema, date):
             if date is not None and day not in (date.isoformat(), partitions.UNKNOWN):
                 others[day] += len(rows)
                 continue
-            named = day if date is None else date.isoformat()
-            data = io.BytesIO()
-            pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), data, compression="zstd")
             row, column, value, reason = rows.iloc[-1][list(QUARANTINE_COLUMNS)]
             quarantine = {
-                "day": named,
+                "day": day if date is None else date.isoformat(),
                 "is_dated": day != partitions.UNKNOWN,
                 "first": int(rows["row"].iloc[0]),
                 "rows": len(rows),
                 "example": f"row {row}, column {column!r}: {value!r} {reason}",
-                "data": base64.b64encode(data.getbuffer()).decode(),
             }
-            notes.append({"quarantine": quarantine})
-    return [json.dumps(note) for note in notes] + outside(checked.rows, wanted, schema, date, others)
+            notes.append(({"quarantine": quarantine}, _as_stream(rows)))
+    return notes_table([*notes, *outside(checked.rows, is_of_day, schema, date, others)])
+
+
+def _as_stream(rows: pd.DataFrame) -> bytes:
+    table, sink = pa.Table.from_pandas(rows, preserve_index=False), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    # Not a memoryview: pyarrow 25 never frees one that it made a binary array of.
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -104,49 +107,60 @@ def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iter
         yield str(name), refused[names == name]
 
 
+def notes_table(notes: Sequence[Note]) -> pa.Table:
+    """Notes as the rows of a block."""
+    table = pa.table({NOTE: pa.array([json.dumps(note) for note, _ in notes], pa.string())})
+    if all(content is None for _, content in notes):
+        return table
+    return table.append_column(CONTENT, pa.array([content for _, content in notes], pa.large_binary()))
+
+
 def failure(error: FraudError) -> pa.Table:
     """A block with nothing but the note that a mistake of the user's ended the work."""
-    note = {"failure": type(error).__name__, "text": str(error)}
-    return pa.table({NOTE: pa.array([json.dumps(note)], pa.string())})
+    return notes_table([({"failure": type(error).__name__, "text": str(error)}, None)])
 
 
 def outside(
     rows: pd.DataFrame,
-    wanted: np.ndarray,
+    is_of_day: np.ndarray,
     schema: Schema,
     date: dt.date | None,
     refused: Mapping[str, int] | None = None,
-) -> list[str]:
-    """The note on rows of other days than `date` (`ray_jobs.score.other_days`); none without a date or a timestamp.
+) -> list[Note]:
+    """The note on rows of other days than `date`; none without a date or a timestamp.
 
-    rows: good ones, of any day. wanted: which of them are of `date`. refused: how many more are of which other day.
+    rows: good ones, of any day. is_of_day: which of them are of `date`. refused: how many more are of which other day.
     """
     if date is None or schema.timestamp is None:
         return []
     times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
-    days = zone_of(schema).day_of(times[~wanted])
+    days = zone_of(schema).day_of(times[~is_of_day])
     names, counts = np.unique(np.where(np.isnat(days), partitions.UNKNOWN, days.astype(str)), return_counts=True)
     others = Counter(dict(zip(names.tolist(), counts.tolist(), strict=True)))
     others.update(refused)
     known = times[~np.isnat(times)].astype(np.int64)
     span = [int(known.min()), int(known.max())] if len(known) else None
-    return [json.dumps({"outside": others, "span": span})] if others or span else []
+    return [({"outside": others, "span": span}, None)] if others or span else []
 
 
-def with_notes(rows: pa.Table, notes: list[str] | pa.ChunkedArray) -> pa.Table:
+def with_notes(rows: pa.Table, *notes: pa.Table) -> pa.Table:
     """One block: rows, then notes, which have nothing in the rows' columns."""
     rows = rows.replace_schema_metadata(None).append_column(NOTE, pa.nulls(len(rows), pa.string()))
-    if not len(notes):
-        return rows
-    return pa.concat_tables(
-        [rows, pa.table({NOTE: pa.chunked_array([notes], pa.string()) if isinstance(notes, list) else notes})],
-        promote_options="default",
-    )
+    tables = [table for table in notes if len(table)]
+    return pa.concat_tables([rows, *tables], promote_options="default") if tables else rows
 
 
-def without_notes(block: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]:
+def without_notes(block: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The rows of a block, and its notes."""
     if NOTE not in block.column_names:
-        return block, pa.chunked_array([], pa.string())
+        return block, notes_table([])
     is_note = pc.is_valid(block[NOTE])
-    return block.filter(pc.invert(is_note)).drop_columns([NOTE]), block[NOTE].filter(is_note)
+    names = [name for name in (NOTE, CONTENT) if name in block.column_names]
+    return block.filter(pc.invert(is_note)).drop_columns(names), block.select(names).filter(is_note)
+
+
+def notes_in(notes: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Buffer | None]]:
+    """Each note and its content."""
+    contents = notes[CONTENT] if CONTENT in notes.column_names else [None] * len(notes)
+    for note, content in zip(notes[NOTE], contents, strict=True):
+        yield json.loads(note.as_py()), None if content is None else content.as_buffer()

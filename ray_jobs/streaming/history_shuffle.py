@@ -38,7 +38,7 @@ from fraud.history.state import HistoryState
 from fraud.schema import Schema
 from fraud.schema.zone import zone_of
 from fraud.scoring import scored
-from ray_jobs.streaming.checked_blocks import on_date, outside, with_notes, without_notes
+from ray_jobs.streaming.checked_blocks import notes_table, on_date, outside, with_notes, without_notes
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ States = tuple[HistoryState, ...]
 class WithHistory:
     """Rows with their history features, and what is remembered after them.
 
-    dataset: the blocks that came in, in their order: rows (of the wanted day), one float64 column a feature
+    dataset: the blocks that came in, in their order: rows (of the day `date`), one float64 column a feature
     (fraud.history.definition), notes. n_partitions: of each plan. oldest: the first row's time, microseconds since
     1970; None without a row.
     """
@@ -81,12 +81,12 @@ class WithHistory:
 
     def states(self) -> States:
         """The states after the last row, one for each plan, as one replay over all rows leaves them."""
-        found = []
+        states = []
         for plan, refs in zip(plans(self._schema), self._states, strict=True):
             parts: list[HistoryState] = ray.get(list(refs))
             newest = max([self._newest, *(part.last_time for part in parts if part.last_time is not None)])
-            found.append(history_partition.join(parts, plan, newest))
-        return tuple(found)
+            states.append(history_partition.join(parts, plan, newest))
+        return tuple(states)
 
 
 def with_history(
@@ -105,14 +105,14 @@ def with_history(
     rows: Arrow or pandas blocks with `fraud.scoring.scored.ROW` (distinct; rows of one time count in its order) and the
     schema's columns (`fraud.scoring.scored.name_of`), in any order of time; notes (ray_jobs.streaming.checked_blocks)
     stay where they are. begin: where to begin, or a function of the oldest row's time (microseconds since 1970) that
-    says so; default with nothing. leave: write what each day adds (of the wanted day, with late rows that came with
+    says so; default with nothing. leave: write what each day adds (of the day `date`, with late rows that came with
     it), for `WithHistory.parts`. remembered: about how many transactions each plan remembers in snapshots. partitions:
     of each plan; by default a power of two, of at most `PARTITION_ROWS` rows each. date: rows of other days only feed
     the history. cpus: of each task. Raises ray.exceptions.RayError.
     """
     blocks = [entry for bundle in rows.iter_internal_ref_bundles() for entry in bundle.blocks]
-    found, n = plans(schema), partitions or _partitions(blocks, remembered)
-    split_rows = ray.remote(_split).options(num_cpus=cpus, num_returns=2 + len(found) * n)
+    all_plans, n = plans(schema), partitions or _partitions(blocks, remembered)
+    split_rows = ray.remote(_split).options(num_cpus=cpus, num_returns=2 + len(all_plans) * n)
     splits = [
         split_rows.remote(schema, n, date, *(block.ref for block in group)) for group in _groups(blocks, n * SHARD_ROWS)
     ]
@@ -124,17 +124,20 @@ def with_history(
     beginning = beginning if isinstance(beginning, Beginning) else Beginning()
     replay_part = ray.remote(_replay).options(num_cpus=cpus, num_returns=3 + len(splits))
     labels, replays = ray.put(beginning.labels), []
-    for k, plan in enumerate(found):
+    for k, plan in enumerate(all_plans):
         cut = history_partition.cut(schema, plan)
         work = [_Work(cut, part, leave, date, REPLAY_ROWS) for part in beginning.divided(k, n)]
         replays.append(
             [replay_part.remote(work[p], labels, *(split[2 + k * n + p] for split in splits)) for p in range(n)]
         )
-    kept = [split[0] for split in splits]
+    rows_of_splits = [split[0] for split in splits]
     del splits  # each shard goes when its replay is done
     _wait([part[0] for parts in replays for part in parts], "replayed")
     # One object for each split: a task that knew the features of all splits would unpack thousands of references.
-    sources = [ray.put((kept[i], [[part[3 + i] for part in parts] for parts in replays])) for i in range(len(kept))]
+    sources = [
+        ray.put((rows_of_splits[i], [[part[3 + i] for part in parts] for parts in replays]))
+        for i in range(len(rows_of_splits))
+    ]
     order = ray.data.from_items([{"split": i} for i in range(len(sources))], override_num_blocks=len(sources))
     return WithHistory(
         dataset=order.map_batches(
@@ -178,9 +181,9 @@ def _wait(refs: list[ray.ObjectRef], what: str) -> None:
 
 
 def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[Any, ...]:
-    """The rows of the wanted day with all notes; the oldest and newest time; for each plan and partition its columns.
+    """The rows of the day `date` with all notes; the oldest and newest time; for each plan and partition its columns.
 
-    A plan's columns come with the row number and the position among the wanted rows, -1 for a row of another day.
+    A plan's columns come with the row number and the position among the rows of that day, -1 for a row of another day.
     """
     block = pa.concat_tables([BlockAccessor.for_block(block).to_arrow() for block in blocks], promote_options="default")
     rows, notes = without_notes(block)
@@ -189,11 +192,9 @@ def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[
     assert schema.timestamp is not None
     numbers = rows[scored.ROW].to_numpy()
     timed = scored.source_columns(rows.select([scored.name_of(schema.timestamp.name)]).to_pandas(), schema)
-    wanted = on_date(timed, schema, date)
-    kept = with_notes(
-        rows.filter(wanted), pa.chunked_array([*notes.chunks, outside(timed, wanted, schema, date)], pa.string())
-    )
-    position = pa.array(np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32))
+    is_of_day = on_date(timed, schema, date)
+    of_day = with_notes(rows.filter(is_of_day), notes, notes_table(outside(timed, is_of_day, schema, date)))
+    position = pa.array(np.where(is_of_day, np.cumsum(is_of_day) - 1, -1).astype(np.int32))
     shards: list[pa.Table] = []
     for plan in plans(schema):
         names = [scored.name_of(column.name) for column in history_partition.cut(schema, plan).columns]
@@ -205,7 +206,7 @@ def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[
         bounds = np.searchsorted(partition[in_order], np.arange(n + 1))
         shards += [narrow.take(in_order[bounds[p] : bounds[p + 1]]) for p in range(n)]
     times = microseconds_since_epoch(timed[schema.timestamp.name])
-    return (kept, (int(times.min()), int(times.max())) if len(times) else None, *shards)
+    return (of_day, (int(times.min()), int(times.max())) if len(times) else None, *shards)
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None
     in_time = np.lexsort((number, times))
     in_time = in_time[is_used[in_time]]
     is_wanted = position >= 0
-    place = np.cumsum(is_wanted) - 1
+    row_of = np.cumsum(is_wanted) - 1
     features = np.empty((int(is_wanted.sum()), len(names)))
     states: States = (state,)
     for start in range(0, len(in_time), work.chunk):
@@ -259,7 +260,7 @@ def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None
         values, states = replay(
             rows.iloc[piece], schema, states, frauds=frauds, moments=None if moments is None else moments[piece]
         )
-        features[place[piece][is_wanted[piece]]] = values[is_wanted[piece]]
+        features[row_of[piece][is_wanted[piece]]] = values[is_wanted[piece]]
     parts = {}
     if work.leave is not None:
         days = zone.day_of(times) if work.date is None else np.full(len(rows), np.datetime64(work.date))
@@ -276,10 +277,10 @@ def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None
 def _join(block: pa.Table, schema: Schema, sources: list[ray.ObjectRef]) -> Iterator[pa.Table]:
     """The rows of a split with their features."""
     for i in block["split"].to_pylist():
-        kept, parts = ray.get(sources[i])
-        rows, notes = without_notes(ray.get(kept))
+        rows_ref, parts = ray.get(sources[i])
+        rows, notes = without_notes(ray.get(rows_ref))
         if scored.ROW not in rows.column_names:
-            yield ray.get(kept)
+            yield ray.get(rows_ref)
             continue
         names = feature_names(schema)
         history = np.empty((len(names), len(rows)))

@@ -17,8 +17,11 @@ import pandas as pd
 
 from fraud import cli
 from fraud.data import tables
+from fraud.detectors import registry
+from fraud.detectors.base import column_of
 from fraud.registry import reference
-from fraud.scoring.detector import Detector
+from fraud.scoring.detector import JOINED, Detector
+from fraud.scoring.engine import SCORE
 from fraud.training.config import TrainConfig
 from fraud.training.fitting import Evaluation, Prepared
 
@@ -28,8 +31,6 @@ logger = logging.getLogger(__name__)
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
 ARTIFACTS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
-
-_DETECTORS = ("forest", "autoencoder", "label_light", "head", "joined")
 
 
 def check_outdir(path: str) -> Path:
@@ -66,8 +67,8 @@ def write_reference(prepared: Prepared, evaluation: Evaluation, config: TrainCon
 
     It is drawn from the test window: like the days it is compared with, the detector has not seen those rows.
     """
-    names = {"score": "joined", "forest_score": "forest", "autoencoder_score": "autoencoder", "head_score": "head"}
-    scores = {name: evaluation.scores[of] for name, of in names.items() if of in evaluation.scores}
+    columns = {JOINED: SCORE} | {cls.name: column_of(cls.name) for cls in registry.DETECTORS}
+    scores = {columns[name]: values for name, values in evaluation.scores.items() if name in columns}
     frame = reference.draw(prepared.rows.iloc[prepared.split.test], scores, seed=config.seed)
     tables.write_parquet(frame, str(folder / REFERENCE))
     return reference.sha256(folder / REFERENCE)
@@ -158,7 +159,7 @@ def table(prepared: Prepared, detector: Detector, evaluation: Evaluation, config
     lines = [f"test window {test.start} to {test.end}: {test.rows:,} rows, {frauds}"]
     budget = f"recall at {config.alert_budget:.2%} alerts"
     cells = [["", "ROC-AUC", "average precision", "95 % interval", "precision@100", budget]]
-    for name in _DETECTORS:
+    for name in (*(name for name in evaluation.scores if name != JOINED), JOINED):
         metrics = evaluation.metrics.get(name, {})
         if "average_precision" in metrics:
             low, high = evaluation.intervals[name]

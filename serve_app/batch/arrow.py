@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from fraud.errors import closest
 from fraud.schema import Schema
+from fraud.schema.values import array_of
 from serve_app.batch.arrow_columns import read_column, wrong_type
 from serve_app.batch.json import too_many
-from serve_app.batch.scores import Part, ScoredPart, canonical, check_time
+from serve_app.model.part import Part, ScoredPart, check_time
 from serve_app.model.state import ServedModel
 from serve_app.request.fields import remedy_of
 from serve_app.request.problems import MOST_PROBLEMS, Rejected, about_extra, problem
@@ -52,7 +53,7 @@ class ArrowRows:
             if column.name in piece.column_names:
                 columns[column.name], faults = read_column(column, piece[column.name].combine_chunks())
             else:
-                columns[column.name], faults = canonical(column, [None] * size), {}
+                columns[column.name], faults = array_of(column, [None] * size), {}
             for place, told in faults.items():
                 rejected.setdefault(place, []).append(told)
         if schema.history and schema.timestamp:

@@ -1,7 +1,7 @@
 """Checks typed Arrow columns against a schema, a column at a time, with the verdicts of `serve_app.request.fields`.
 
-What is right is found by vectorised comparisons; what is wrong goes through the check that a request's value goes
-through, one value after the other, so that a batch says the same of it.
+Vectorised comparisons accept what is right. What is wrong goes through the check of a single request, value by value,
+so that a batch gives the same errors.
 """
 
 from __future__ import annotations
@@ -14,34 +14,32 @@ import pyarrow.compute as pc
 from pydantic_core import PydanticCustomError
 
 from fraud.schema.columns import Column
-from fraud.schema.time_limits import TimeLimits
-from serve_app.batch.scores import canonical
-from serve_app.request.fields import FIRST_YEAR, LAST_YEAR, check_of, outside_limits, outside_years, remedy_of
+from fraud.schema.values import EARLIEST, LATEST, TimeLimits, accepts, array_of
+from serve_app.request.fields import check_of, outside_limits, outside_years, remedy_of
 from serve_app.request.problems import problem
 
 Problem = dict[str, Any]
-_YEARS = np.datetime64(f"{FIRST_YEAR}-01-01", "us"), np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
 
 
-def wrong_type(column: Column, found: pa.DataType) -> Problem | None:
+def wrong_type(column: Column, kind: pa.DataType) -> Problem | None:
     """What is wrong with the type of a whole column, or None."""
-    is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
-    is_text = pa.types.is_string(found) or pa.types.is_large_string(found)
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     fits = {
         "numeric": is_number,
-        "boolean": is_number or pa.types.is_boolean(found),
-        "timestamp": is_number if column.unit else is_text or pa.types.is_timestamp(found) or pa.types.is_date32(found),
-    }.get(column.kind, is_text or pa.types.is_integer(found))
-    if fits or pa.types.is_null(found):
+        "boolean": is_number or pa.types.is_boolean(kind),
+        "timestamp": is_number if column.unit else is_text or pa.types.is_timestamp(kind) or pa.types.is_date32(kind),
+    }.get(column.kind, is_text or pa.types.is_integer(kind))
+    if fits or pa.types.is_null(kind):
         return None
-    plain = "; dictionary-encoded columns must be decoded first" if pa.types.is_dictionary(found) else ""
+    plain = "; dictionary-encoded columns must be decoded first" if pa.types.is_dictionary(kind) else ""
     return problem(
-        "column_type", f"an Arrow column of {str(found)[:80]}", f"{remedy_of(column)}{plain}", field=column.name
+        "column_type", f"an Arrow column of {str(kind)[:80]}", f"{remedy_of(column)}{plain}", field=column.name
     )
 
 
 def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
-    """Return canonical values as batch_scores.canonical does (anything in a row at fault), and the faults."""
+    """Return canonical values (`fraud.schema.values.array_of`) (anything in a row at fault), and the faults."""
     if pa.types.is_null(values.type):
         return _read_values(column, values)
     if column.kind in ("numeric", "boolean"):
@@ -54,13 +52,7 @@ def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
 def _read_numbers(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     missing = _missing(values)
-    if column.kind == "boolean":
-        good = (numbers == 0) | (numbers == 1)
-    else:
-        low, high = column.bounds
-        good = (numbers >= low) & (numbers <= high)  # NaN is in no range
-        if column.integer:
-            good &= numbers == np.floor(numbers)
+    good = accepts(column, numbers)
     return numbers, _faults(column, values, ~(good | missing if column.nullable else good & ~missing))
 
 
@@ -69,14 +61,14 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     unit = values.type.unit if pa.types.is_timestamp(values.type) else "D"
     ticks = values.cast(pa.int32() if unit == "D" else pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     # Compared in the unit of the column: seconds of the year 292,277,026,596 do not fit into microseconds.
-    first, last = (limit.astype(f"M8[{unit}]").astype(np.int64) for limit in _YEARS)
+    first, last = (limit.astype(f"M8[{unit}]").astype(np.int64) for limit in (EARLIEST, LATEST))
     inside = (ticks >= first) & (ticks < last)
     times = np.where(inside, ticks, 0).astype(np.int64).astype(f"M8[{unit}]").astype("M8[us]")
     times[missing] = np.datetime64("NaT")
     faults = _faults(column, values, missing) if not column.nullable else {}
     for i in np.flatnonzero(~inside & ~missing).tolist():
-        told = outside_years(f"{int(ticks[i])} {unit} since 1970")
-        faults[i] = _problem_of(column, told)
+        error = outside_years(f"{int(ticks[i])} {unit} since 1970")
+        faults[i] = _problem_of(column, error)
     for mask, refusal in TimeLimits(column).refusals(times):
         for i in np.flatnonzero(mask & inside).tolist():
             faults[i] = _problem_of(column, outside_limits(refusal, str(times[i])))
@@ -87,17 +79,17 @@ def _read_values(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int
     """Text, whole numbers as text, times as text and times as numbers: each distinct value is checked once."""
     check = check_of(column)
     encoded = pc.dictionary_encode(values, null_encoding="encode")
-    found: list[Any] = []
+    canonical: list[Any] = []
     wrong: dict[int, Problem] = {}
     for code, value in enumerate(encoded.dictionary.to_pylist()):
         try:
-            found.append(check(value))
+            canonical.append(check(value))
         except PydanticCustomError as error:
-            found.append(None)
+            canonical.append(None)
             wrong[code] = _problem_of(column, error)
     codes = encoded.indices.to_numpy()
     faults = {i: wrong[code] for i, code in enumerate(codes.tolist()) if code in wrong} if wrong else {}
-    return canonical(column, found)[codes], faults
+    return array_of(column, canonical)[codes], faults
 
 
 def _missing(values: pa.Array) -> np.ndarray:
@@ -117,5 +109,5 @@ def _faults(column: Column, values: pa.Array, at_fault: np.ndarray) -> dict[int,
 
 
 def _problem_of(column: Column, error: PydanticCustomError) -> Problem:
-    told = error.context or {}
-    return problem(error.type, told["problem"], told["remedy"], field=column.name)
+    context = error.context or {}
+    return problem(error.type, context["problem"], context["remedy"], field=column.name)

@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope
 
 from fraud.settings.serving import BatchLimits
 from serve_app.batch.json import TextRows, elements_of, lines_of
-from serve_app.batch.scores import PART_S, Part, ScoredPart, score_part
+from serve_app.model.part import PART_S, Part, ScoredPart, score_part
 from serve_app.model.state import ServedModel, State
 from serve_app.request.reader import check_encoding, is_json, media_type_of, read_body, wrong_media_type
-from serve_app.scoring import Hooks, flag_of
+from serve_app.scoring import Recorder, flag_of
 
 ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
@@ -49,9 +49,9 @@ class Rows(Protocol):
 class Batch:
     """Answers batches with the model that `state` holds when the request comes, one batch at a time."""
 
-    def __init__(self, state: State, hooks: Hooks | None = None, limits: BatchLimits | None = None) -> None:
+    def __init__(self, state: State, recorder: Recorder, limits: BatchLimits | None = None) -> None:
         self._state = state
-        self._hooks = hooks or Hooks()
+        self._recorder = recorder
         self._limits = limits or BatchLimits()
         self._turn = asyncio.Lock()  # single requests share the event loop with one batch, not with thirty
         self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `PART_S` last time
@@ -70,17 +70,17 @@ class Batch:
                 part = await rows.take(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
-                if learn and self._hooks.decided_part is not None:
-                    self._hooks.decided_part(scope, scored)
+                if learn:
+                    self._recorder.record_part(scope["state"], scored)
                     waited_s += await self._wait(_LONGEST_WAIT_S - waited_s)
                 n_scored += len(part.places)
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)
 
     async def _wait(self, longest_s: float) -> float:
-        """Wait while the hooks are behind, and return how many seconds that was."""
+        """Wait while the decision log is behind, and return how many seconds that was."""
         began = time.perf_counter()
-        while self._hooks.is_behind is not None and self._hooks.is_behind():
+        while self._recorder.is_behind():
             if time.perf_counter() - began >= longest_s:
                 break
             await asyncio.sleep(_WAIT_STEP_S)

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from serve_app.batch.scores import PART_S, Part, ScoredPart, canonical, check_time, columns_of
+from fraud.schema.values import array_of
+from serve_app.model.part import PART_S, Part, ScoredPart, check_time, columns_of
 from serve_app.model.state import ServedModel
 from serve_app.request.problems import Rejected, problem
 from serve_app.request.reader import too_large
@@ -47,7 +48,7 @@ class TextRows:
         pieces = list(map(bytes, self._pieces[start:stop]))
         columns = self._model.reader.parse_many(pieces)
         if columns is not None and not (schema.history and schema.timestamp and None in columns[schema.timestamp.name]):
-            arrays = {column.name: canonical(column, columns[column.name]) for column in schema.inputs}
+            arrays = {column.name: array_of(column, columns[column.name]) for column in schema.inputs}
             return Part(arrays, range(len(pieces)), {})
         transactions, places, rejected = [], [], {}
         until = time.perf_counter() + PART_S

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fraud.detectors import registry
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from fraud.settings.serving import DecisionSettings
@@ -27,7 +28,7 @@ from serve_app.decisions.rows import Decision, DecisionBlock, Encoder, Role
 from serve_app.decisions.settings import check_columns
 
 if TYPE_CHECKING:
-    from serve_app.batch.scores import ScoredPart
+    from serve_app.model.part import ScoredPart
     from serve_app.model.state import ServedModel
 
 __all__ = ["Decision", "DecisionBlock", "DecisionLog"]
@@ -127,9 +128,7 @@ class DecisionLog:
             threshold=model.engine.threshold.value,
             score=get("score"),
             is_fraud=get("is_fraud"),
-            forest_score=get("forest_score"),
-            autoencoder_score=get("autoencoder_score"),
-            head_score=get("head_score"),
+            scores={name: answer[name] for name in registry.score_columns() if name in answer},
             reasons=get("reasons") or (),
             warnings=get("warnings") or (),
             inputs=transaction,

@@ -7,7 +7,6 @@ each would cost more than their scores: an Arrow record batch in base64, and wha
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import hmac
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from fraud.detectors import registry
 from fraud.schema import Column, Schema
+from fraud.schema.values import since_epoch
 
 Role = Literal["champion", "canary"]
-_EPOCH = dt.datetime(1970, 1, 1)
-_MICROSECOND = dt.timedelta(microseconds=1)
 # Kinds whose value the sentence of a reason never shows.
 _UNSPOKEN = ("entity", "id")
 
@@ -32,8 +31,9 @@ class Decision:
     """What was asked of a model and what it answered.
 
     time_us: microseconds since 1970, UTC. inputs: {column: canonical value}. role: which of the two models decided.
-    score, is_fraud: None where `fallback` decided. shadow_*: what the challenger said of the same transaction;
-    shadow_outcome: "scored", "shed", "failed", "late", or None where nobody asked it.
+    score, is_fraud: None where `fallback` decided. scores: of each detector, {"forest_score": ...}. shadow_*: what the
+    challenger said of the same transaction; shadow_outcome: "scored", "shed", "failed", "late", or None where nobody
+    asked it.
     """
 
     request_id: str
@@ -45,9 +45,7 @@ class Decision:
     threshold: float
     score: float | None
     is_fraud: bool | None
-    forest_score: float | None = None
-    autoencoder_score: float | None = None
-    head_score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     reasons: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     inputs: Mapping[str, object] = field(default_factory=dict)
@@ -94,18 +92,10 @@ _REASON = pa.struct(
 )  # fmt: skip
 _TEXTS = ("request_id", "model_name", "version", "sha256", "schema_fingerprint", "role", "fallback", "key_name",
           "shadow_version", "shadow_outcome")  # fmt: skip
-_NUMBERS = ("threshold", "score", "forest_score", "autoencoder_score", "head_score", "shadow_score")
+_NUMBERS = ("threshold", "score", "shadow_score")
 _FLAGS = ("is_fraud", "shadow_is_fraud")
 _PLAIN = (*_TEXTS, *_NUMBERS, *_FLAGS)
 _plain_values = operator.attrgetter(*_PLAIN)
-_FIELDS = [
-    pa.field("time", pa.timestamp("us", tz="UTC")),
-    *(pa.field(name, pa.string()) for name in _TEXTS),
-    *(pa.field(name, pa.float64()) for name in _NUMBERS),
-    *(pa.field(name, pa.bool_()) for name in _FLAGS),
-    pa.field("reasons", pa.list_(_REASON)),
-    pa.field("warnings", pa.list_(pa.string())),
-]
 _COUNT = pa.int64()  # of microseconds: what Arrow's JSON reader takes for a time, to be cast
 _ARROW = {"double": pa.float64(), "string": pa.string(), "timestamp": pa.timestamp("us")}
 INPUTS = "inputs"
@@ -120,8 +110,20 @@ def table_schemas(header: bytes) -> tuple[pa.Schema, pa.Schema]:
     """
     types = msgspec.json.decode(header)[_HEADER]
     inputs = [(name, _ARROW[kind]) for name, kind in types.items()]
-    fields = [*_FIELDS, *([pa.field(INPUTS, pa.struct(inputs))] if inputs else [])]
+    fields = [*_fields(), *([pa.field(INPUTS, pa.struct(inputs))] if inputs else [])]
     return pa.schema(fields), pa.schema([pa.field(field.name, _as_sent(field.type)) for field in fields])
+
+
+def _fields() -> list[pa.Field]:
+    numbers = ("threshold", "score", *registry.score_columns(), "shadow_score")
+    return [
+        pa.field("time", pa.timestamp("us", tz="UTC")),
+        *(pa.field(name, pa.string()) for name in _TEXTS),
+        *(pa.field(name, pa.float64()) for name in numbers),
+        *(pa.field(name, pa.bool_()) for name in _FLAGS),
+        pa.field("reasons", pa.list_(_REASON)),
+        pa.field("warnings", pa.list_(pa.string())),
+    ]
 
 
 def _as_sent(kind: pa.DataType) -> pa.DataType:
@@ -188,6 +190,7 @@ class Encoder:
     def line(self, decision: Decision) -> bytes:
         """One line, ended by a newline. Raises TypeError or ValueError where a value is none of its column's."""
         row: dict[str, Any] = dict(zip(_PLAIN, _plain_values(decision), strict=True))
+        row |= decision.scores
         row["time"] = decision.time_us
         row["reasons"] = [self._reason(reason) for reason in decision.reasons]
         row["warnings"] = decision.warnings
@@ -202,7 +205,8 @@ class Encoder:
     def block(self, block: DecisionBlock) -> bytes:
         """One line, ended by a newline, for all decisions of a block. Raises as `line`."""
         n, schema = len(block), self._schema
-        same = {name: getattr(block, name, None) for name in _PLAIN if name not in block.columns}
+        alike = {*_PLAIN, *registry.score_columns()} - block.columns.keys()
+        same = {name: getattr(block, name, None) for name in sorted(alike)}
         same["time"] = block.time_us
         columns = {name: pa.array(values, schema.field(name).type) for name, values in block.columns.items()}
         reasons = [[self._reason(reason) for reason in row] for row in block.reasons or ()]
@@ -255,12 +259,8 @@ def _type(column: Column) -> str:
 
 
 def _form(column: Column) -> Callable[[Any], object]:
-    forms: dict[str, Callable[[Any], object]] = {"double": float, "timestamp": _microseconds, "string": str}
+    forms: dict[str, Callable[[Any], object]] = {"double": float, "timestamp": since_epoch, "string": str}
     return forms[_type(column)]
-
-
-def _microseconds(value: dt.datetime) -> int:
-    return (value - _EPOCH) // _MICROSECOND
 
 
 def _keyed(key: bytes) -> Callable[[object], str]:

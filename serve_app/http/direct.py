@@ -15,9 +15,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster import ray_private
+from serve_app.http.paths import HOT
 
 MIDDLEWARES = {ray_private.MIDDLEWARES_VARIABLE: "serve_app.http.direct:middlewares"}
-PATHS = frozenset({"/score", "/score/batch", "/explain"})
 IS_DIRECT = "fraud.direct"  # key in the scope of a request that Serve has not touched
 
 
@@ -30,7 +30,7 @@ class Direct:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if _apps and scope["type"] == "http" and scope["path"] in PATHS:
+        if _apps and scope["type"] == "http" and scope["path"] in HOT:
             scope[IS_DIRECT] = True
             await _apps[0](scope, receive, send)
         else:

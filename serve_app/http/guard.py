@@ -1,33 +1,37 @@
-"""Stands before every route: names the request, asks for the API key, holds callers to their limits, counts and logs,
-and answers a failure of ours without telling the request's data."""
+"""Stands before every route: request id, API key, rate limits, deadline, body timeout, counts and log; answers what is
+hot itself, and a failure of ours without the request's data."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
 import re
 import time
 import traceback
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.http.access_log import AccessLog, AnsweredRequest
 from serve_app.http.direct import IS_DIRECT
-from serve_app.http.exchange import Exchange
-from serve_app.http.hot_path import path_of
 from serve_app.http.limits import DEADLINE_HEADER, Deadline, RateLimiter
-from serve_app.metrics.counters import Metrics, known_path
+from serve_app.http.paths import name_of, open_paths, path_of
+from serve_app.metrics.counters import Metrics
 from serve_app.request.problems import Rejected, problem
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+Handler = Callable[[Scope, Receive], Awaitable[Response]]
+
 REQUEST_ID = "X-Request-ID"
-CLIENT_LEFT = 499  # nobody is told; it is what access logs write for it
+CLIENT_LEFT = 499  # never sent; what access logs write for it
 _KEY, _ID, _DEADLINE = (name.lower().encode() for name in (HEADER, REQUEST_ID, DEADLINE_HEADER))
 _AUTHORIZATION, _BEARER = b"authorization", b"Bearer "
 _READ = frozenset({_KEY, _ID, _DEADLINE, _AUTHORIZATION})
@@ -40,6 +44,7 @@ class Guard:
 
     The scope's "state" gets request_id, key_name ("" without keys), arrived (time.perf_counter() at the start) and
     deadline (serve_app.http.limits.Deadline); whoever answers may add model_version, for the log.
+    handlers: {path: handler} of the POST requests that are answered here; all others go on to `app`.
     is_id_echoed: the server sends the caller's X-Request-ID back by itself, as Ray Serve does.
     """
 
@@ -48,6 +53,7 @@ class Guard:
         app: ASGIApp,
         keys: ApiKeys,
         *,
+        handlers: Mapping[str, Handler] = MappingProxyType({}),
         limits: RequestLimits | None = None,
         metrics: Metrics | None = None,
         access_log: AccessLog | None = None,
@@ -55,25 +61,26 @@ class Guard:
     ) -> None:
         self._app = app
         self._keys = keys
+        self._handlers = handlers
         self._limits = limits or RequestLimits()
         self._limiter = RateLimiter(self._limits)
         self._metrics = metrics or Metrics()
         self._access_log = access_log or AccessLog()
         self._is_id_echoed = is_id_echoed
-        self._open = open_paths(self._limits)
+        self._open = open_paths(is_metrics_open=self._limits.is_metrics_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":  # start-up, shutdown, and websockets, for which there is no route
             return await self._app(scope, receive, send)
         arrived = time.perf_counter()
-        path, given = path_of(scope), _headers(scope)
-        request_id, is_theirs = _request_id(given.get(_ID))
+        path, headers = path_of(scope), _headers(scope)
+        request_id, is_theirs = _request_id(headers.get(_ID))
         # A dict of our own: a server may hand out the same one again and again.
         state = scope["state"] = {
             **scope.get("state", {}), "request_id": request_id, "key_name": "", "arrived": arrived,
         }  # fmt: skip
-        exchange = Exchange(
+        exchange = _Exchange(
             receive,
             send,
             header=None if is_theirs and self._is_id_echoed and IS_DIRECT not in scope else (_ID, request_id.encode()),
@@ -81,14 +88,14 @@ class Guard:
         )
         self._metrics.in_progress += 1
         try:
-            await self._pass_on(scope, path, given, exchange)
+            await self._pass_on(scope, path, headers, exchange)
         except Rejected as error:
             if exchange.status is None:
                 await error.response()(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may hold card data, so it is not logged
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error(
-                "%s while answering %s, request %s:\n%s", type(error).__name__, known_path(path), request_id, frames
+                "%s while answering %s, request %s:\n%s", type(error).__name__, name_of(path), request_id, frames
             )
             if exchange.status is None:
                 await _failed().response()(scope, exchange.receive, exchange.send)
@@ -96,13 +103,13 @@ class Guard:
             self._metrics.in_progress -= 1
             self._note(scope["method"], path, state, exchange)
 
-    async def _pass_on(self, scope: Scope, path: str, given: dict[bytes, bytes | None], exchange: Exchange) -> None:
-        """Let the request through to the app. Raises Rejected (401, 429, 503, 422) where it may not."""
+    async def _pass_on(self, scope: Scope, path: str, headers: dict[bytes, bytes | None], exchange: _Exchange) -> None:
+        """Answer the request, or let the app answer it. Raises Rejected, of its own: 401, 429, 503, 422."""
         if path not in self._open:
             state = scope["state"]
             key = None
             if self._keys.is_required:
-                key = self._keys.find(given.get(_KEY) or _key_of_prometheus(path, given))
+                key = self._keys.find(headers.get(_KEY) or _key_of_prometheus(path, headers))
                 if key is None:
                     raise _unauthorized()
                 state["key_name"] = key.name
@@ -110,11 +117,16 @@ class Guard:
                 raise _too_busy()
             if wait_s := self._limiter.wait_s(key, state["arrived"]):
                 raise _too_many(wait_s)
-            deadline = (given[_DEADLINE] or b"") if _DEADLINE in given else None  # empty: is refused
+            deadline = (headers[_DEADLINE] or b"") if _DEADLINE in headers else None  # empty: is refused
             state["deadline"] = Deadline.of_request(self._limits, state["arrived"], deadline)
-        await self._app(scope, exchange.receive, exchange.send)
+        handler = self._handlers.get(path) if scope["method"] == "POST" else None
+        if handler is None:
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
+            response = await handler(scope, exchange.receive)
+            await response(scope, exchange.receive, exchange.send)
 
-    def _note(self, method: str, path: str, state: dict[str, Any], exchange: Exchange) -> None:
+    def _note(self, method: str, path: str, state: dict[str, Any], exchange: _Exchange) -> None:
         status = CLIENT_LEFT if exchange.status is None else exchange.status
         seconds = time.perf_counter() - state["arrived"]
         self._metrics.observe_request(path, status, seconds)
@@ -126,7 +138,7 @@ class Guard:
             AnsweredRequest(
                 request_id=state["request_id"],
                 method=method,
-                path=known_path(path),
+                path=name_of(path),
                 status=status,
                 seconds=seconds,
                 received=exchange.received,
@@ -137,51 +149,121 @@ class Guard:
         )
 
 
-def open_paths(limits: RequestLimits) -> frozenset[str]:
-    """The paths that need no key."""
-    return OPEN_PATHS | {"/metrics"} if limits.is_metrics_open else OPEN_PATHS
-
-
 def _headers(scope: Scope) -> dict[bytes, bytes | None]:
     """The headers that this module reads; None for one that came twice."""
-    found: dict[bytes, bytes | None] = {}
+    headers: dict[bytes, bytes | None] = {}
     for name, value in scope["headers"]:
         if name in _READ:
-            found[name] = None if name in found else value
-    return found
+            headers[name] = None if name in headers else value
+    return headers
 
 
-def _key_of_prometheus(path: str, given: dict[bytes, bytes | None]) -> bytes | None:
+def _key_of_prometheus(path: str, headers: dict[bytes, bytes | None]) -> bytes | None:
     """Prometheus 2.42, Debian's, sends its credentials in Authorization only; no other path takes a key from there."""
-    said = given.get(_AUTHORIZATION) or b""
-    return said.removeprefix(_BEARER) if path == "/metrics" and said.startswith(_BEARER) else None
+    credentials = headers.get(_AUTHORIZATION) or b""
+    return credentials.removeprefix(_BEARER) if path == "/metrics" and credentials.startswith(_BEARER) else None
 
 
-def _request_id(given: bytes | None) -> tuple[str, bool]:
+def _request_id(sent: bytes | None) -> tuple[str, bool]:
     """The request's name, and whether the caller gave it: 1 to 128 visible ASCII characters, else one of ours."""
-    if given is not None and _SOUND_ID.fullmatch(given):
-        return given.decode("ascii"), True
+    if sent is not None and _SOUND_ID.fullmatch(sent):
+        return sent.decode("ascii"), True
     return f"{_random.getrandbits(128):032x}", False
 
 
 def _unauthorized() -> Rejected:
     remedy = f"send your key in the header {HEADER}"
-    said = problem("unauthorized", "no valid API key", remedy, field=HEADER, where="header")
-    return Rejected(401, said, headers={"WWW-Authenticate": f'ApiKey header="{HEADER}"'})
+    entry = problem("unauthorized", "no valid API key", remedy, field=HEADER, where="header")
+    return Rejected(401, entry, headers={"WWW-Authenticate": f'ApiKey header="{HEADER}"'})
 
 
 def _too_many(wait_s: float) -> Rejected:
     seconds = max(1, math.ceil(wait_s))
     remedy = f"wait {seconds} s, or ask whoever runs this service for a higher rate"
-    said = problem("rate_limited", "more requests than this key may send", remedy, field=HEADER, where="header")
-    return Rejected(429, said, headers={"Retry-After": str(seconds)})
+    entry = problem("rate_limited", "more requests than this key may send", remedy, field=HEADER, where="header")
+    return Rejected(429, entry, headers={"Retry-After": str(seconds)})
 
 
 def _too_busy() -> Rejected:
-    said = problem("overloaded", "too many requests are waiting", "try again after the seconds in Retry-After")
-    return Rejected(503, said, headers={"Retry-After": "1"})
+    entry = problem("overloaded", "too many requests are waiting", "try again after the seconds in Retry-After")
+    return Rejected(503, entry, headers={"Retry-After": "1"})
 
 
 def _failed() -> Rejected:
     remedy = "try again; if it happens again, tell whoever runs this service the X-Request-ID of this answer"
     return Rejected(500, problem("internal_error", "the service failed to answer", remedy))
+
+
+class _Exchange:
+    """The messages of one request: adds the request id, counts bytes, enforces the body timeout.
+
+    header: sent with the answer, if any; body_until: moment by which the body must have ended, on the clock of
+    time.perf_counter(). status: of the answer, once it began; received, sent: bytes of the bodies so far.
+    """
+
+    __slots__ = ("_body_until", "_header", "_is_body_in", "_receive", "_send", "received", "sent", "status")
+
+    def __init__(
+        self, receive: Receive, send: Send, *, header: tuple[bytes, bytes] | None, body_until: float | None
+    ) -> None:
+        self._receive, self._send = receive, send
+        self._header = header
+        self._body_until = body_until or 0.0
+        self._is_body_in = body_until is None
+        self.status: int | None = None
+        self.received = self.sent = 0
+
+    async def receive(self) -> Message:
+        """The server's next message. Raises Rejected (408) where the body does not end in time."""
+        if self._is_body_in:
+            return await self._receive()
+        try:
+            message = await self._in_time()
+        except TimeoutError:
+            self._is_body_in = True
+            entry = problem("body_timeout", "the body did not arrive in time", "send the whole request at once")
+            raise Rejected(408, entry, headers={"Connection": "close"}) from None
+        self._is_body_in = not message.get("more_body", False)
+        self.received += len(message.get("body", b""))
+        return message
+
+    async def _in_time(self) -> Message:
+        """Await the next message, with a timer only where it is not there yet: a timer costs 8 us, and most bodies
+        have arrived with their headers. Raises TimeoutError."""
+        steps = self._receive().__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration as there:
+            return there.value
+        async with asyncio.timeout(self._body_until - time.perf_counter()):
+            return await _Rest(steps, waits_for)
+
+    async def send(self, message: Message) -> None:
+        """The app's next message."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._header is not None:
+                message = {**message, "headers": [*message.get("headers", ()), self._header]}
+        elif message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+
+class _Rest:
+    """The rest of a coroutine whose first step was made by hand. waits_for: what that step yielded."""
+
+    def __init__(self, steps: Generator[Any, Any, Message], waits_for: Any) -> None:
+        self._steps, self._waits_for = steps, waits_for
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:  # noqa: BLE001 - the coroutine's to handle: a cancellation, as a rule
+                    waits_for = self._steps.throw(error)
+                else:
+                    waits_for = next(self._steps)
+        except StopIteration as done:
+            return done.value

@@ -19,16 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fraud.history.label_feed import Applied
+from serve_app.http.paths import name_of
 from serve_app.metrics.files import Key, MetricsFolder, Totals
 from serve_app.metrics.page import LAGS_S, LATENCY_S, SCORES, page
 
 logger = logging.getLogger(__name__)
 
-# A path comes from the caller: every other one is counted, and logged, as OTHER.
-PATHS = frozenset(
-    {"/score", "/score/batch", "/explain", "/model", "/metrics", "/healthz", "/readyz", "/docs", "/openapi.json"}
-)
-OTHER = "other"
 MOST_SERIES = 2_000
 _INFO, _LOADED = "fraud_model_info", "fraud_model_loaded_timestamp_seconds"
 # There from the start, at zero: an alert on a series that does not exist yet never fires.
@@ -38,11 +34,6 @@ _FROM_ZERO: dict[str, tuple[str, ...]] = {
     "fraud_fallbacks": ("approve", "review", "decline"),
 }
 _COUNTS_OF_HISTORY = ("fraud_history_losses", "fraud_history_caught_up", "fraud_labels_applied", "fraud_labels_too_old")
-
-
-def known_path(path: str) -> str:
-    """The path as a label: itself, or OTHER."""
-    return path if path in PATHS else OTHER
 
 
 class Metrics:
@@ -83,7 +74,7 @@ class Metrics:
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         """A request was answered. seconds: from its arrival to the last byte of the answer."""
-        label = known_path(path)
+        label = name_of(path)
         with self._lock:
             self._count(("fraud_requests", (label, str(status))))
             self._observe(("fraud_request_seconds", (label,)), LATENCY_S, seconds)

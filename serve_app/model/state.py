@@ -9,10 +9,12 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from fraud.detectors import registry
 from fraud.errors import BundleError, DataError, RegistryError, RegistryUnreachableError, SchemaError
 from fraud.registry.promotion import LiveThreshold
 from fraud.scoring import bundle
@@ -22,6 +24,7 @@ from fraud.settings import Settings
 from serve_app.history.begin import Surroundings
 from serve_app.history.live import LiveHistory
 from serve_app.model import source
+from serve_app.model.canary import CanaryChoice
 from serve_app.request.models import example_of
 from serve_app.request.problems import Rejected, problem
 from serve_app.request.reader import TransactionReader
@@ -29,6 +32,7 @@ from serve_app.request.reader import TransactionReader
 logger = logging.getLogger(__name__)
 
 MOST_REASONS = 3
+_ALWAYS = registry.score_columns(with_optional=False)
 NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
 ID_SEEN_BEFORE = (
     "this id was seen before with another time or other values: scored as it is now, but the first one is remembered"
@@ -106,13 +110,11 @@ class ServedModel:
             "score": found.score,
             "is_fraud": bool(found.is_fraud),
             "threshold": self.engine.threshold.value,
-            "forest_score": found.forest_score,
-            "autoencoder_score": found.autoencoder_score,
+            **{name: found.scores[name] for name in _ALWAYS},
             "model_version": self.version,
             "warnings": self.warnings_of(found.is_history_live, found.is_changed),
         }
-        if found.head_score is not None:
-            content["head_score"] = found.head_score
+        content |= found.scores
         if self.engine.schema.id is not None:
             content["id"] = transaction[self.engine.schema.id.name]
         return content
@@ -127,6 +129,11 @@ class ServedModel:
     def shares_history_with(self, other: ServedModel) -> bool:
         """Whether both enter the same live history: the one that only watches must then not learn."""
         return self.history is not None and other.history is not None and self.history.shares_with(other.history)
+
+    @cached_property
+    def canary(self) -> CanaryChoice:
+        """Says which transactions a challenger decides in this model's place."""
+        return CanaryChoice(self.engine.schema)
 
     def is_able(self) -> bool:
         """Whether the engine still gives a number for a typical transaction."""
@@ -176,7 +183,7 @@ class ServedModel:
 
 @dataclass
 class State:
-    """What the routes read. Whoever has a new model ready assigns it: the next request sees it, whole.
+    """What the routes read. Whoever has a new model ready assigns it: the next request sees it, complete.
 
     A request takes one local reference of each, for they may change while it is answered. model: the champion.
     challenger: a model that runs beside it. canary_share: share of the entities, 0 to 1, that the challenger answers.
@@ -187,6 +194,13 @@ class State:
     challenger: ServedModel | None = None
     canary_share: float = 0.0
     shadow: bool = False
+
+    def choose(self, champion: ServedModel, transaction: Mapping[str, object], request_id: str) -> ServedModel:
+        """The challenger for the entities of the canary share, where it reads the same inputs; else the champion."""
+        challenger, share = self.challenger, self.canary_share
+        if challenger is None or share <= 0.0 or challenger.engine.schema.inputs != champion.engine.schema.inputs:
+            return champion
+        return challenger if champion.canary(transaction, share, request_id) else champion
 
 
 def load_model(

@@ -1,6 +1,6 @@
 """What a JSON value of each column may be: one check and one JSON schema a column, from the bundle's data contract.
 
-The canonical values are those of `fraud.schema.conversion`, value by value. The wire is stricter than a file: numbers
+The canonical values are those of `fraud.schema.values`. The wire is stricter than a file: numbers
 come as JSON numbers and not as text, because a quoted number is a caller's bug that should not stay hidden.
 """
 
@@ -15,17 +15,14 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import closest
 from fraud.schema.columns import Column
-from fraud.schema.time_limits import Refusal, TimeLimits
+from fraud.schema.values import EPOCH, MICROSECONDS, Refusal, TimeLimits, in_utc, without_decimals
 
 Check = Callable[[object], object]
 
-FIRST_YEAR, LAST_YEAR = 1900, 2199
-_EPOCH = dt.datetime(1970, 1, 1)
-_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_WHOLE_DECIMAL = re.compile(r"(-?\d+)\.0+")
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
 # Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
 LONGEST_TEXT = 1024
@@ -89,20 +86,20 @@ def json_schema_of(column: Column) -> dict[str, Any]:
 def remedy_of(column: Column) -> str:
     """Return what to send for the column, e.g. "send a number from 0 to 1"."""
     if column.kind == "numeric":
-        wanted = f"{'whole ' if column.integer else ''}number{_range_of(column)}"
+        form = f"{'whole ' if column.integer else ''}number{_range_of(column)}"
     elif column.kind == "boolean":
-        wanted = "true or false, or 1 or 0"
+        form = "true or false, or 1 or 0"
     elif column.kind == "timestamp" and column.unit:
-        wanted = f"number of {_UNIT_NAMES[column.unit]} since the origin that the training data used"
+        form = f"number of {_UNIT_NAMES[column.unit]} since the origin that the training data used"
     elif column.kind == "timestamp":
-        wanted = "time as ISO 8601 text, e.g. 2026-01-31T13:45:00Z, UTC where it names no zone"
+        form = "time as ISO 8601 text, e.g. 2026-01-31T13:45:00Z, UTC where it names no zone"
     elif column.categories:
         shown = ", ".join(column.categories[:_FEW_CATEGORIES])
-        wanted = f"one of {shown}" + (", …" if len(column.categories) > _FEW_CATEGORIES else "")
+        form = f"one of {shown}" + (", …" if len(column.categories) > _FEW_CATEGORIES else "")
     else:
-        wanted = "text or a whole number, not empty"
+        form = "text or a whole number, not empty"
     article = "a " if column.kind in ("numeric", "timestamp") else ""
-    return f"send {article}{wanted}" + (", or null" if column.nullable else "")
+    return f"send {article}{form}" + (", or null" if column.nullable else "")
 
 
 def _range_of(column: Column) -> str:
@@ -130,13 +127,13 @@ def shown(value: object) -> str:
 
 def _number(column: Column) -> Check:
     low, high = column.bounds
-    remedy, whole = remedy_of(column), column.integer
+    remedy, is_integer = remedy_of(column), column.integer
 
     def check(value: object) -> float:
         number = _as_float(value, remedy)
         if not low <= number <= high:
             raise refused("out_of_range", f"{shown(value)} is outside {low:g} to {high:g}", remedy)
-        if whole and not number.is_integer():
+        if is_integer and not number.is_integer():
             raise refused("whole_number", f"{shown(value)} is not a whole number", remedy)
         return number
 
@@ -181,8 +178,8 @@ def _text(column: Column) -> Check:
             raise refused("string_too_long", f"the text has {len(text):,} characters", _SHORTER)
         if not text.isascii() and not _is_unicode(text):
             raise refused("string_unicode", "the text holds half of a surrogate pair", "send valid Unicode")
-        if text.endswith("0") and (whole := _WHOLE_DECIMAL.fullmatch(text)):
-            text = whole[1]  # a file may hold an id as 123.0; both name the same thing
+        if text.endswith("0"):  # spares most texts the call
+            text = without_decimals(text)
         if categories and text not in categories:
             near = closest(text[:_LONGEST_SHOWN], categories).lstrip("; ")
             raise refused("category", f"{shown(value)} is not a known category", near or remedy)
@@ -210,9 +207,9 @@ def _time(column: Column) -> Check:
         return time
 
     def check_number(value: object) -> dt.datetime:
-        microseconds = _as_float(value, remedy) * _MICROSECONDS[unit or "s"]
+        microseconds = _as_float(value, remedy) * MICROSECONDS[unit or "s"]
         try:
-            return accepted(_EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
+            return accepted(EPOCH + dt.timedelta(microseconds=round(microseconds)), value)
         except OverflowError:
             raise outside_years(value) from None
 
@@ -223,8 +220,7 @@ def _time(column: Column) -> Check:
         if match is None:
             raise refused("datetime_parsing", f"{shown(value)} is not an ISO 8601 time", remedy)
         try:
-            time = dt.datetime.fromisoformat(match[0])
-            time = time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
+            time = in_utc(dt.datetime.fromisoformat(match[0]))
         except OverflowError:
             raise outside_years(value) from None
         except ValueError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema, create_model
 from typing_extensions import TypedDict
 
+from fraud.detectors.base import Fitted, column_of
+from fraud.detectors.registry import DETECTORS
 from fraud.schema import Column, Schema
 from serve_app.request.fields import check_of, json_schema_of
 
@@ -29,23 +31,29 @@ class Reason(BaseModel):
     )
 
 
-class Scored(BaseModel):
-    """The score of one transaction, and the decision."""
-
+class _Decided(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     score: float = Field(ge=0, le=1, description="Risk of fraud, 0 to 1; higher is more suspicious.", examples=[0.97])
     is_fraud: bool = Field(description="Whether the score reaches the threshold.", examples=[True])
     threshold: float = Field(description="The decision threshold in force.", examples=[0.91])
-    forest_score: float = Field(ge=0, le=1, description="What the isolation forest alone says.", examples=[0.95])
-    autoencoder_score: float = Field(ge=0, le=1, description="What the autoencoder alone says.", examples=[0.96])
-    head_score: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="What the supervised head alone says; left out where the model has none.",
-        examples=[0.97],
-    )
+
+
+def _score_field(detector: type[Fitted]) -> tuple[Any, Any]:
+    says, examples = f"What the {detector.title} alone says", [detector.example]
+    if not detector.is_optional:
+        return float, Field(ge=0, le=1, description=f"{says}.", examples=examples)
+    says += "; left out where the model has none."
+    return float | None, Field(default=None, ge=0, le=1, description=says, examples=examples)
+
+
+_DETECTOR_SCORES: dict[str, Any] = {column_of(detector.name): _score_field(detector) for detector in DETECTORS}
+_ByDetector = create_model("_ByDetector", __base__=_Decided, **_DETECTOR_SCORES)
+
+
+class Scored(_ByDetector):  # type: ignore[valid-type, misc]
+    """The score of one transaction, and the decision."""
+
     model_version: str = Field(description="The model that answered; see GET /model.", examples=["3"])
     warnings: list[str] = Field(
         default=[], description="What the score had to do without, such as the live history while its store is down."

@@ -61,8 +61,7 @@ def a_decision(number: int, **changes: Any) -> Decision:
         "threshold": 0.9,
         "score": 0.97,
         "is_fraud": True,
-        "forest_score": 0.95,
-        "autoencoder_score": 0.96,
+        "scores": {"forest_score": 0.95, "autoencoder_score": 0.96},
         "reasons": [REASON],
         "warnings": [],
         "inputs": {

@@ -1,4 +1,4 @@
-"""POST /explain: the answer of /score, every column's contribution, and no trace; the hooks beside an answer."""
+"""POST /explain: the answer of /score, every column's contribution, and no trace; what is recorded of an answer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from fraud.history.stores.memory import MemoryStore
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
+from serve_app.metrics.counters import Metrics
 from serve_app.model.state import ServedModel, State, load_model
 from serve_app.request.models import Explanation
-from serve_app.scoring import Hooks
+from serve_app.scoring import Recorder
 
 Models = dict[str, ServedModel]
 Clients = dict[str, TestClient]
@@ -68,26 +69,34 @@ def test_it_leaves_no_trace_and_refuses_as_score_does(bundles: dict[str, Path], 
     assert client.post("/explain", json=wrong).json() == client.post("/score", json=wrong).json()
 
 
-def test_hooks_choose_replace_and_are_told(models: Models, requests: Requests):
-    told: list[tuple[Any, ...]] = []
-    challenger = replace(models["transactions"], version="8")
-    hooks = Hooks(
-        choose=lambda state, scope, transaction: challenger if transaction["amount"] == 1.0 else state.model,
-        instead=lambda scope, model, transaction: (
-            {"fallback": "review", "score": None} if transaction["hour"] == 0.0 else None
-        ),
-        decided=lambda scope, model, transaction, answer: told.append((model.version, transaction["amount"], answer)),
-    )
-    client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
-    row = dict(requests["transactions"])
-    answers = [client.post("/score", json={**row, **change}).json() for change in ({}, {"amount": 1}, {"hour": 0})]
-    assert [answer.get("model_version") for answer in answers] == ["7", "8", None]
-    assert answers[2] == {"fallback": "review", "score": None}
-    assert [(version, amount) for version, amount, _ in told] == [("7", 220.0), ("8", 1.0), ("7", 220.0)]
-    assert json.loads(json.dumps([answer for *_, answer in told])) == answers
+class Listening(Recorder):
+    """Notes what it is given."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state, Metrics())
+        self.answers: list[dict[str, Any]] = []
+
+    def record(self, request: dict[str, Any], model: ServedModel, transaction: Any, answer: dict[str, Any]) -> None:
+        super().record(request, model, transaction, answer)
+        self.answers.append(answer)
+
+
+def test_every_answer_but_a_what_if_is_recorded_whoever_gave_it(models: Models, requests: Requests):
+    state = State(models["transactions"])
+    recorder, row = Listening(state), dict(requests["transactions"])
+    client = TestClient(create_app(state, ApiKeys(), recorder=recorder))
+    answers = [client.post("/score", json=row).json()]
+    state.challenger, state.canary_share = replace(models["transactions"], version="8"), 1.0
+    answers.append(client.post("/score", json=row).json())
+    state.canary_share = 0.0
+    answers.append(client.post("/score", json=row, headers={"X-Deadline-Ms": "0"}).json())
+    assert [answer["model_version"] for answer in answers] == ["7", "8", "7"]
+    assert (answers[2]["fallback"], answers[2]["score"]) == ("review", None)
+    assert json.loads(json.dumps(recorder.answers)) == answers
     client.post("/explain", json=row)
+    client.post("/score?learn=false", json=row)
     client.post("/score", json={**row, "amount": -1})
-    assert len(told) == 3
+    assert len(recorder.answers) == 3
 
 
 def test_the_paths_are_answered_below_a_prefix(models: Models, requests: Requests):

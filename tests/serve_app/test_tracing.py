@@ -85,6 +85,7 @@ def test_a_request_is_followed_from_the_caller_to_the_score(models, collector):
         "http.route": "/score",
         "http.response.status_code": 200,
         "fraud.request_id": "abc-1",
+        "fraud.model_version": "7",
     }
     for part in spans.values():
         assert part.parent_span_id == request.span_id
@@ -98,6 +99,15 @@ def test_nothing_of_a_transaction_and_no_key_is_in_a_span(models, collector):
     assert ask(models, collector.settings, json={"amount": SECRET}) == 422
     assert {span.name for span in collector.spans()} >= {"POST other", "POST /score"}
     assert SECRET.encode() not in b"".join(collector.bodies)
+
+
+def test_a_request_for_the_description_has_its_path_as_name(models, collector):
+    tracing = Tracing.from_environment(collector.settings)
+    client = TestClient(create_app(State(models["transactions"]), ApiKeys(), tracing=tracing))
+    assert client.get("/openapi.json").status_code == 200
+    assert tracing is not None
+    tracing.close()
+    assert [span.name for span in collector.spans()] == ["GET /openapi.json"]
 
 
 def test_without_the_setting_nothing_is_sent(models, collector):

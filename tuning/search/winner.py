@@ -232,8 +232,8 @@ def _weigh(f: Entry, a: Entry, shared: Shared) -> Pair:
 
 def _joint(pair: Pair, shared: Shared) -> np.ndarray:
     """Joint evidence of the newest fold's judged rows."""
-    raw = pair.forest.scores[0], pair.autoencoder.scores[0]
-    return calibration.fit(*raw, _tasks(pair.forest.config, shared)[0].labels, pair.weight).evidences(*raw)[2]
+    raw = {"forest": pair.forest.scores[0], "autoencoder": pair.autoencoder.scores[0]}
+    return calibration.fit(raw, _tasks(pair.forest.config, shared)[0].labels, pair.weight).evidence(raw)["joint"]
 
 
 def _configured(pair: Pair, shared: Shared) -> TrainConfig:

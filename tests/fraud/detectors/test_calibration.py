@@ -42,12 +42,16 @@ def test_score_means_what_the_documentation_says() -> None:
     assert calibration.to_score(np.array([0.0, 1, 2, 3, 4])).round(2).tolist() == [0.0, 0.25, 0.4, 0.5, 0.57]
 
 
+def pair(forest: np.ndarray, autoencoder: np.ndarray) -> dict[str, np.ndarray]:
+    return {"forest": forest, "autoencoder": autoencoder}
+
+
 def test_weight_follows_the_better_detector(rng: np.random.Generator) -> None:
     labels = (rng.random(5000) < 0.05).astype(np.int8)
     good = np.exp(rng.normal(size=5000) + 3 * labels)
     noise = rng.random(5000)
-    assert calibration.fit(noise, good, labels).forest_weight <= 0.1
-    assert calibration.fit(good / (1 + good), noise, labels).forest_weight >= 0.9
+    assert calibration.fit(pair(noise, good), labels).forest_weight <= 0.1
+    assert calibration.fit(pair(good / (1 + good), noise), labels).forest_weight >= 0.9
 
 
 def test_joining_two_partial_detectors_beats_either(rng: np.random.Generator) -> None:
@@ -55,7 +59,7 @@ def test_joining_two_partial_detectors_beats_either(rng: np.random.Generator) ->
     kind = rng.random(20_000) < 0.5
     forest = rng.normal(size=20_000) + 3.5 * labels * kind
     error = np.exp(rng.normal(size=20_000) + 3.5 * labels * ~kind)
-    f, a, joint = calibration.fit(forest, error, labels).evidences(forest, error)
+    f, a, joint = calibration.fit(pair(forest, error), labels).evidence(pair(forest, error)).values()
     assert average_precision_score(labels, joint) > 1.3 * max(
         average_precision_score(labels, f), average_precision_score(labels, a)
     )
@@ -63,26 +67,26 @@ def test_joining_two_partial_detectors_beats_either(rng: np.random.Generator) ->
 
 def test_without_labels_the_weight_is_one_half(rng: np.random.Generator) -> None:
     raw = rng.random(500)
-    assert calibration.fit(raw, raw + 1, None).forest_weight == 0.5
-    assert calibration.fit(raw, raw + 1, np.full(500, -1, dtype=np.int8)).forest_weight == 0.5
-    assert calibration.fit(raw, raw + 1, np.zeros(500, dtype=np.int8)).forest_weight == 0.5
+    assert calibration.fit(pair(raw, raw + 1), None).forest_weight == 0.5
+    assert calibration.fit(pair(raw, raw + 1), np.full(500, -1, dtype=np.int8)).forest_weight == 0.5
+    assert calibration.fit(pair(raw, raw + 1), np.zeros(500, dtype=np.int8)).forest_weight == 0.5
 
 
 def test_a_given_weight_is_taken_as_it_is(rng: np.random.Generator) -> None:
     labels = (rng.random(2000) < 0.05).astype(np.int8)
     forest, error = rng.normal(size=2000) + 3 * labels, rng.random(2000)
-    given = calibration.fit(forest, error, labels, 0.3)
+    given = calibration.fit(pair(forest, error), labels, 0.3)
     assert given.forest_weight == 0.3
-    f, a, joint = given.evidences(forest, error)
+    f, a, joint = given.evidence(pair(forest, error)).values()
     # Calibrated anew for that weight: one normal row in a hundred is beyond evidence 2.
     assert (joint[labels == 0] >= 2.0).mean() == pytest.approx(0.01, abs=0.003)
     assert (np.diff(joint[np.argsort(0.3 * f + 0.7 * a)]) >= 0).all()
-    assert calibration.fit(forest, error, None, 1).forest_weight == 1.0
+    assert calibration.fit(pair(forest, error), None, 1).forest_weight == 1.0
     for wrong in (-0.1, 1.01, float("nan")):
         with pytest.raises(ConfigError, match="forest_weight"):
-            calibration.fit(forest, error, labels, wrong)
+            calibration.fit(pair(forest, error), labels, wrong)
 
 
 def test_only_fraud_cannot_be_calibrated() -> None:
     with pytest.raises(DataError, match="no normal row"):
-        calibration.fit(np.ones(3), np.ones(3), np.ones(3, dtype=np.int8))
+        calibration.fit(pair(np.ones(3), np.ones(3)), np.ones(3, dtype=np.int8))

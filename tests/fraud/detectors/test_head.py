@@ -151,8 +151,8 @@ def test_one_row_at_a_time_equals_the_batch(five_columns: Fitted) -> None:
     batch = engine.score_frame(rows)
     singly = [engine.score_row(record) for record in rows.to_dict("records")]
     assert list(batch.columns) == ["score", "forest_score", "autoencoder_score", "head_score", "is_fraud"]
-    for name in ("score", "head_score"):
-        np.testing.assert_array_equal([getattr(s, name) for s in singly], batch[name])
+    np.testing.assert_array_equal([s.score for s in singly], batch["score"])
+    np.testing.assert_array_equal([s.scores["head_score"] for s in singly], batch["head_score"])
 
 
 def test_reasons_go_through_the_head(five_columns: Fitted) -> None:
@@ -180,13 +180,13 @@ def test_without_labels_and_with_few_there_is_no_head(five_columns: Fitted) -> N
     for given, expected in ((rows.drop(columns="is_fraud"), 0), (few, 1)):
         found, evaluation = fitting.fit_locally(given, SCHEMA, SMALL)
         plain, without = fitting.fit_locally(given, SCHEMA, WITHOUT)
-        assert found.head is None and found.calibration.head is None
+        assert found.head is None and "head" not in found.calibration.detectors
         told = [w for w in evaluation.warnings if "no supervised head is fitted" in w]
         assert len(told) == expected and all("49 labelled frauds" in w for w in told)
         assert not any("head" in w for w in without.warnings)
         scores = Engine(found).score_frame(rows.head(200))
         pd.testing.assert_frame_equal(scores, Engine(plain).score_frame(rows.head(200)))
-        assert "head_score" not in scores and Engine(found).score_row(rows.iloc[0].to_dict()).head_score is None
+        assert "head_score" not in scores and "head_score" not in Engine(found).score_row(rows.iloc[0].to_dict()).scores
         assert not {"head", "label_light"} & set(evaluation.metrics)
 
 
@@ -231,8 +231,9 @@ def test_the_test_window_leaves_every_array_of_the_head_alone(five_columns: Fitt
     assert ours is not None and theirs is not None
     for field in dataclasses.fields(theirs):
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
-    for name in ("head", "final"):
-        mine, other = (getattr(d.calibration, name) for d in (changed, five_columns.detector))
+    tails = [(d.calibration.detectors["head"], d.calibration.final) for d in (changed, five_columns.detector)]
+    for mine, other in zip(*tails, strict=True):
+        assert mine is not None and other is not None
         np.testing.assert_array_equal(mine.knots, other.knots)
         np.testing.assert_array_equal(mine.evidence, other.evidence)
     assert changed.calibration.head_weight == five_columns.detector.calibration.head_weight
@@ -242,8 +243,8 @@ def test_the_test_window_leaves_every_array_of_the_head_alone(five_columns: Fitt
 def test_a_bundle_brings_the_head_back(five_columns: Fitted, tmp_path: Path, with_head: bool) -> None:
     detector = five_columns.detector
     if not with_head:
-        bare = replace(detector.calibration, head=None, final=None, head_weight=0.0)
-        detector = replace(detector, head=None, calibration=bare)
+        bare = replace(detector.calibration, final=None, head_weight=0.0)
+        detector = replace(detector, components=detector.without_labels, calibration=bare)
     bundle.save(tmp_path / "bundle", detector)
     loaded = bundle.load(tmp_path / "bundle").detector
     assert (loaded.head is not None) is with_head

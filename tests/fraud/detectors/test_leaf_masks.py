@@ -31,7 +31,7 @@ def test_masks_find_the_leaves_that_walks_find(
     by_masks = grown(rng, leaves, trees)
     assert len(masks_of(by_masks).table)
     monkeypatch.setattr(leaf_masks, "LARGEST_TABLE", 0)
-    walked = Head(**{name: getattr(by_masks, name) for name in Head.__dataclass_fields__})
+    walked = Head(**by_masks.arrays())
     assert not len(masks_of(walked).table)
     cuts = np.repeat(by_masks.cuts[:, None], 7, axis=1)  # a row on every split point, one above and one below
     edges = [cuts, np.nextafter(cuts, np.inf), np.nextafter(cuts, -np.inf)]

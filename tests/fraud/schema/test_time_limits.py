@@ -16,7 +16,7 @@ from fraud.history.replay import replay
 from fraud.schema import Schema
 from fraud.schema.columns import Column
 from fraud.schema.compatibility import refused_by
-from fraud.schema.time_limits import TimeLimits
+from fraud.schema.values import TimeLimits
 
 CARDS, A_CARD = 120, 20
 

@@ -71,9 +71,9 @@ def reference() -> tuple[Detector, IsolationForest, torch.nn.Module, features.Fe
         training.run_epoch(torch.from_numpy(X), torch.from_numpy(X))
     training.plain_module.load_state_dict(training.best_weights)
     grown, exported = forest.flatten(trees), autoencoder_score.export(training.best_weights, X, config)
-    calibrated = calibration.fit(grown.score(X), exported.score(X), None)
+    calibrated = calibration.fit({part.name: part.score(X) for part in (grown, exported)}, None)
     template = _threshold(0.4)
-    detector = Detector(MIXED, mapping, (), grown, exported, calibrated, template)
+    detector = Detector(MIXED, mapping, (), (grown, exported), calibrated, template)
     return detector, trees, training.plain_module.eval(), mapping
 
 
@@ -99,7 +99,8 @@ def test_a_hundred_thousand_rows_equal_scikit_learn_and_torch(
     a = detector.autoencoder
     expected = np.log((((deviation - a.center) @ a.factors[0].astype(np.float64)) ** 2).mean(axis=1))
     np.testing.assert_allclose(a.score(X), expected, rtol=0, atol=1e-4)
-    joint = detector.calibration.evidences(-trees.score_samples(X), expected)[2]
+    raw_scores = {"forest": -trees.score_samples(X), "autoencoder": expected}
+    joint = detector.calibration.evidence(raw_scores)["joint"]
     scores = engine.score_frame(rows)
     np.testing.assert_allclose(scores["score"], to_score(joint), rtol=0, atol=1e-5)
     expected_decisions = to_score(joint) >= engine.threshold.value
@@ -115,8 +116,9 @@ def test_one_row_at_a_time_equals_the_batch(
     batch = engine.score_frame(rows)
     records = rows.astype(object).where(rows.notna(), None).to_dict(orient="records")
     singly = [engine.score_row(record) for record in records]
-    for name in ("score", "forest_score", "autoencoder_score"):
-        np.testing.assert_array_equal([getattr(s, name) for s in singly], batch[name])
+    np.testing.assert_array_equal([s.score for s in singly], batch["score"])
+    for name in ("forest_score", "autoencoder_score"):
+        np.testing.assert_array_equal([s.scores[name] for s in singly], batch[name])
 
 
 def test_the_seeds_request_is_suspicious_and_says_why(five_columns: Fitted) -> None:

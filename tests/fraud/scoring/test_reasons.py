@@ -23,8 +23,8 @@ AMOUNTS = {"amount": 20_000.0, "distance": 8_000.0, "device_score": 0.99, "count
 
 def without_head(fitted: Fitted) -> Engine:
     """An engine of the two detectors alone."""
-    calibration = replace(fitted.detector.calibration, head=None, final=None)
-    return Engine(replace(fitted.detector, head=None, calibration=calibration))
+    calibration = replace(fitted.detector.calibration, final=None)
+    return Engine(replace(fitted.detector, components=fitted.detector.without_labels, calibration=calibration))
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,9 @@ def engine_and_raw(
     fitted = {"history": card_detector, "missing values, walked head": walked}.get(request.param, five_columns)
     engine = fitted.engine
     if request.param == "without a head":
-        calibration = replace(fitted.detector.calibration, head=None, final=None)
-        engine = Engine(replace(fitted.detector, head=None, calibration=calibration))
+        detector = fitted.detector
+        calibration = replace(detector.calibration, final=None)
+        engine = Engine(replace(detector, components=detector.without_labels, calibration=calibration))
     raw = engine.raw(fitted.rows)
     assert np.isnan(raw).any() == (fitted is walked)
     return engine, raw[np.random.default_rng(2).integers(0, len(raw), 100_000)]

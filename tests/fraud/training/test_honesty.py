@@ -8,7 +8,7 @@ rightly holds the test window's transactions. No array that scores is learnt fro
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ import pytest
 from fraud.data.simulation import cards
 from fraud.data.splits import SplitConfig
 from fraud.detectors.autoencoder import AutoencoderConfig
+from fraud.detectors.base import Fitted
+from fraud.detectors.calibration import Tail
 from fraud.detectors.features import FeatureConfig
 from fraud.detectors.forest import ForestConfig
 from fraud.detectors.head import HeadConfig
@@ -76,6 +78,12 @@ def learnt(part: object, name: str = "detector") -> Iterator[tuple[str, object]]
         for field in dataclasses.fields(part):
             if field.name not in NOT_LEARNT:
                 yield from learnt(getattr(part, field.name), f"{name}.{field.name}")
+    elif isinstance(part, tuple) and all(isinstance(component, Fitted) for component in part):
+        for component in part:
+            yield from learnt(component, f"{name}.{component.name}")
+    elif isinstance(part, Mapping) and all(isinstance(tail, Tail) for tail in part.values()):
+        for key, tail in part.items():
+            yield from learnt(tail, f"{name}.{key}")
     else:
         yield name, part
 
@@ -108,9 +116,9 @@ def test_whatever_comes_after_validation_leaves_the_detector_as_it_is(
     assert judged.metrics != evaluation.metrics
     learnt_names = {name for name, _ in learnt(detector)}
     for name in (
-        "features.center", "features.tables", "features.starts", "forest.nodes", "autoencoder.weights",
-        "autoencoder.factors", "head.values", "calibration.forest_weight", "calibration.head_weight",
-        "calibration.final.knots", "threshold.value",
+        "features.center", "features.tables", "features.starts", "components.forest.nodes",
+        "components.autoencoder.weights", "components.autoencoder.factors", "components.head.values",
+        "calibration.forest_weight", "calibration.head_weight", "calibration.final.knots", "threshold.value",
     ):  # fmt: skip
         assert f"detector.{name}" in learnt_names
 
@@ -121,9 +129,11 @@ def test_the_check_would_see_a_leak(rows: pd.DataFrame, honest: tuple[Detector, 
     frauds = split.validation[rows["TX_FRAUD"].to_numpy()[split.validation] == 1]
     changed, _ = fitting.fit_locally(scrambled(rows, frauds[::2]), SCHEMA, CONFIG)
     found = differing(changed, honest[0])
-    for name in ("calibration.forest.knots", "calibration.final.knots", "threshold.value", "head.values"):
+    for name in (
+        "calibration.detectors.forest.knots", "calibration.final.knots", "threshold.value", "components.head.values",
+    ):  # fmt: skip
         assert f"detector.{name}" in found
-    assert not [name for name in found if name.startswith(("detector.features", "detector.forest"))]
+    assert not [name for name in found if name.startswith(("detector.features", "detector.components.forest"))]
 
 
 def test_features_look_back_only(rows: pd.DataFrame) -> None:

@@ -81,8 +81,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of some hundred rows."""
-    for module in ("score.blocks", "score.source", "score.output"):
-        monkeypatch.setattr(f"ray_jobs.{module}.ROW_GROUP", 500)
+    for module in ("blocks", "source", "output"):
+        monkeypatch.setattr(f"ray_jobs.score.{module}.ROW_GROUP", 500)
 
 
 def job(source: Path, model: Path, out: object, **changes: Any) -> Job:

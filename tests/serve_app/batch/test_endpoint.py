@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.batch.endpoint import ARROW, NDJSON
 from serve_app.batch.json import TextRows, elements_of
-from serve_app.batch.scores import Part
+from serve_app.metrics.counters import Metrics
+from serve_app.model.part import Part, ScoredPart
 from serve_app.model.state import ServedModel, State, load_model
 from serve_app.request.models import BatchAnswers
 from serve_app.request.problems import MOST_PROBLEMS, Rejected
-from serve_app.scoring import Hooks
+from serve_app.scoring import Recorder
 
 Models = dict[str, ServedModel]
 Clients = dict[str, TestClient]
@@ -184,40 +185,52 @@ def test_limits_come_from_the_environment():
         BatchLimits.from_environment({"FRAUD_BATCH_ROWS": "many"})
 
 
+class Listening(Recorder):
+    """Notes the parts it is given; `answers_of_log`: what is_behind says, call after call, and then the last one."""
+
+    def __init__(self, state: State, answers_of_log: Sequence[bool] = (False,)) -> None:
+        super().__init__(state, Metrics())
+        self.parts: list[ScoredPart] = []
+        self.n_asked = 0
+        self._answers_of_log = answers_of_log
+
+    def record_part(self, request: dict[str, Any], scored: ScoredPart) -> None:
+        super().record_part(request, scored)
+        self.parts.append(scored)
+
+    def is_behind(self) -> bool:
+        self.n_asked += 1
+        return self._answers_of_log[min(self.n_asked, len(self._answers_of_log)) - 1]
+
+
 @pytest.mark.parametrize("kind", ["application/json", ARROW])
-def test_every_scored_row_is_told_to_the_hook(models: Models, requests: Requests, kind: str):
-    told: list[tuple[Any, ...]] = []
-    hooks = Hooks(
-        decided_part=lambda scope, scored: told.extend(zip(scored.part.transactions, scored.contents, strict=True))
-    )
-    client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
+def test_every_scored_row_is_recorded(models: Models, requests: Requests, kind: str):
+    state = State(models["transactions"])
+    recorder = Listening(state)
+    client = TestClient(create_app(state, ApiKeys(), recorder=recorder))
     rows: list[Any] = [*varied(requests, "transactions", 3), {**requests["transactions"], "amount": -1.0}]
     body = (
         json.dumps(rows).encode() if kind != ARROW else arrow([{**row, "amount": float(row["amount"])} for row in rows])
     )
     assert post(client, body, kind).status_code == 200
-    assert [transaction for transaction, _ in told] == rows[:3]
-    assert all(0 <= answer["score"] <= 1 and answer["model_version"] == "7" for _, answer in told)
+    assert [row for scored in recorder.parts for row in scored.part.transactions] == rows[:3]
+    answers = [answer for scored in recorder.parts for answer in scored.contents]
+    assert all(0 <= answer["score"] <= 1 and answer["model_version"] == "7" for answer in answers)
 
 
 @pytest.mark.parametrize("is_ever_ready", [True, False])
-def test_a_batch_waits_for_hooks_that_are_behind_but_not_for_ever(
+def test_a_batch_waits_for_a_log_that_is_behind_but_not_for_ever(
     models: Models, requests: Requests, monkeypatch: pytest.MonkeyPatch, is_ever_ready: bool
 ):
     monkeypatch.setattr("serve_app.batch.endpoint._LONGEST_WAIT_S", 0.2)
-    asked: list[bool] = []
-
-    def is_behind() -> bool:
-        asked.append(True)
-        return not is_ever_ready or len(asked) < 4
-
-    hooks = Hooks(decided_part=lambda scope, scored: None, is_behind=is_behind)
-    client = TestClient(create_app(State(models["transactions"]), ApiKeys(), hooks=hooks))
+    state = State(models["transactions"])
+    recorder = Listening(state, (True, True, True, False) if is_ever_ready else (True,))
+    client = TestClient(create_app(state, ApiKeys(), recorder=recorder))
     rows = varied(requests, "transactions", 800)
     assert post(client, list(rows)).json()["scored"] == 800
-    assert len(asked) == 5 if is_ever_ready else len(asked) > 5
-    asked.clear()
-    assert post(client, list(rows), query="?learn=false").status_code == 200 and not asked
+    assert recorder.n_asked == 5 if is_ever_ready else recorder.n_asked > 5
+    recorder.n_asked = 0
+    assert post(client, list(rows), query="?learn=false").status_code == 200 and not recorder.n_asked
 
 
 def test_an_engine_that_gives_no_number_is_a_500(models: Models, requests: Requests):

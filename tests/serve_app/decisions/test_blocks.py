@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.batch.scores import Part, ScoredPart, columns_of, score_part
 from serve_app.decisions.files import read
 from serve_app.decisions.log import DecisionLog
 from serve_app.decisions.rows import DecisionBlock, blocks_of
+from serve_app.model.part import Part, ScoredPart, columns_of, score_part
 from serve_app.model.state import NO_LIVE_HISTORY, ServedModel
 from tests.serve_app.decision_cases import Counts, a_decision, eventually, ids_of, journals_of, rows_of, settings_of
 

@@ -50,7 +50,7 @@ def counts() -> Counts:
 def test_a_decision_comes_back_whole_and_typed(tmp_path: Path, counts: Counts):
     settings = settings_of(tmp_path)
     log = DecisionLog(settings, SCHEMA, metrics=counts)
-    log.put(a_decision(3, head_score=0.5, shadow_version="8", shadow_score=0.2, shadow_is_fraud=False))
+    log.put(a_decision(3, scores={"head_score": 0.5}, shadow_version="8", shadow_score=0.2, shadow_is_fraud=False))
     log.put(a_decision(4, score=None, is_fraud=None, fallback="review", inputs={"TX_AMOUNT": None}, reasons=[]))
     log.close()
     first, second = rows_of(settings)

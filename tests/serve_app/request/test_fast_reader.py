@@ -17,8 +17,7 @@ from fraud.schema import Schema
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import ServedModel, State
-from serve_app.request.fast_reader import FastReader
-from serve_app.request.reader import TransactionReader
+from serve_app.request.reader import FastReader, TransactionReader
 
 Requests = dict[str, Mapping[str, object]]
 Schemas = dict[str, Schema]

@@ -234,6 +234,11 @@ def test_what_is_accepted_reads_as_in_a_file(schemas: Schemas, given_fields: dic
         assert_reads_as_a_file(schemas["mixed"], request)
 
 
+@pytest.mark.parametrize("text", ["١.0", "-١٢.00", "12.0", " 7.000 ", "1.0.0", "-0.0"])
+def test_a_whole_number_as_text_reads_as_in_a_file(schemas: Schemas, requests: Requests, text: str):
+    assert_reads_as_a_file(schemas["mixed"], {**requests["mixed"], "reference": text})
+
+
 def assert_reads_as_a_file(schema: Schema, request: dict[str, object]) -> None:
     """The reader's canonical values are those that fraud.schema.validate makes of a one-row table."""
     read = TransactionReader(schema).parse(json.dumps(request).encode())

@@ -1,33 +1,180 @@
-"""Turn one raw column into canonical values and say which rows cannot be: vectorised, one function a kind.
+"""What a canonical value is, for files, requests, batches and the engine: the one definition.
 
-Every converter takes a column as some reader gave it (numbers, text, dates, dictionaries, mixed objects) and returns
-the values with the faults it found. A row with a fault holds an arbitrary value; `fraud.schema.validation` leaves it
-out.
+numeric, boolean: float64. timestamp: UTC, whole microseconds. categorical, entity, id: trimmed text, in which a whole
+number reads the same as 123, 123.0, "123" and "123.0". label: 1, 0 or -1 for unknown.
+
+`convert` reads a column of a file, vectorised. `number` and `microseconds` read one value as a caller of the engine
+gives it. `serve_app.request.fields` checks one JSON value, by the limits that are here and in `Column`.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.schema.columns import Column
+from fraud.days import FIRST_YEAR, LAST_YEAR
+from fraud.errors import DataError
+from fraud.schema.columns import Column, Unit
 
 # What people write for "no value" in a column of numbers, times or flags; in text columns only emptiness is missing.
 MISSING_WORDS = frozenset({"", "nan", "null", "none", "na", "n/a", "nat", "<na>"})
 TRUE_WORDS = frozenset({"true", "yes", "y", "t", "1", "1.0"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f", "0", "0.0"})
 UNKNOWN_LABEL = -1
-EARLIEST, LATEST = np.datetime64("1900-01-01", "us"), np.datetime64("2200-01-01", "us")
+EPOCH = dt.datetime(1970, 1, 1)
+EARLIEST, LATEST = np.datetime64(f"{FIRST_YEAR}-01-01", "us"), np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
+MICROSECONDS: dict[Unit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # in one unit of a numeric timestamp
 
 _ABSENT = "is missing; give a value, or set `nullable: true`"
-_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
-_WHOLE_DECIMAL = r"^(-?\d+)\.0+$"
+_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"  # for RE2 and for Python's re, whose \d differ
 _DIGITS = r"^[+-]?\d+([.]\d+)?$"
 _ZONE = r"[Tt ]\d{1,2}:?\d{2}.*([zZ]|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
+
+_whole_decimal = re.compile(_WHOLE_DECIMAL).fullmatch
+_MICROSECOND = dt.timedelta(microseconds=1)
+_NUMBERS = ("numeric", "boolean")
+
+
+def accepts(column: Column, numbers: np.ndarray) -> np.ndarray:
+    """Which numbers a numeric or boolean column takes: bool, the shape of `numbers` (float64); never NaN."""
+    if column.kind == "boolean":
+        return _are_flags(numbers)
+    low, high = column.bounds
+    with np.errstate(invalid="ignore"):
+        is_inside = (numbers >= low) & (numbers <= high)
+        return np.asarray(is_inside & (numbers == np.floor(numbers)) if column.integer else is_inside)
+
+
+def _are_flags(numbers: np.ndarray) -> np.ndarray:
+    return np.asarray((numbers == 0) | (numbers == 1))
+
+
+def array_of(column: Column, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Canonical values as one array: float64 with NaN, datetime64[us] with NaT, or texts with None where missing."""
+    if column.kind in _NUMBERS:
+        return np.array(values, dtype=np.float64)
+    return np.array(values, dtype="datetime64[us]" if column.kind == "timestamp" else object)
+
+
+def list_of(values: np.ndarray) -> list[Any]:
+    """`array_of`, back as Python's own types; None where missing."""
+    plain: list[Any] = values.tolist()  # NaT becomes None
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        return [None if value != value else value for value in plain]
+    return plain
+
+
+def without_decimals(text: str) -> str:
+    """The text of a whole number without its zeros after the point; any other text as it is."""
+    match = _whole_decimal(text)
+    return match[1] if match else text
+
+
+def in_utc(moment: dt.datetime) -> dt.datetime:
+    """A naive time in UTC; a time without a zone is UTC already. Raises OverflowError."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def since_epoch(moment: dt.datetime) -> int:
+    """Microseconds from 1970 to a naive time in UTC."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def number(column: Column, value: object) -> float:
+    """A number for a numeric or boolean column. Raises DataError naming the column."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"column {column.name!r}: {value!r} is not a number; send a number or null") from None
+
+
+def microseconds(column: Column, value: object) -> float:
+    """Microseconds since 1970 (UTC) of a timestamp, a whole number as in a batch; NaN for a missing one."""
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise DataError(
+                f"column {column.name!r}: {value!r} is not an ISO 8601 time, e.g. 2026-01-31T13:45:00Z"
+            ) from None
+    if isinstance(value, dt.datetime):
+        return float(since_epoch(in_utc(value)))
+    if value is None:
+        return np.nan
+    return float(np.round(number(column, value) * MICROSECONDS[column.unit or "s"]))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a time is refused, and what to do."""
+
+    problem: str
+    remedy: str
+
+    @property
+    def reason(self) -> str:
+        """Both, as in the quarantine."""
+        return f"{self.problem}; {self.remedy}"
+
+
+class TimeLimits:
+    """Which times a timestamp column takes: none before its `oldest`, none further ahead of the clock than allowed.
+
+    Entity history is trimmed by the newest time it has seen, and a split by time begins at the oldest. One row of the
+    year 2099 would empty every history, and numbers in a wrong unit, which land in January 1970, would fill the
+    training. now: the clock, seconds since 1970; it is read at each check, to the second.
+    """
+
+    def __init__(self, column: Column, now: Callable[[], float] = time.time) -> None:
+        self._column, self._now = column, now
+        self._newest_at = -1, EPOCH
+        self._oldest = None if column.first_day is None else dt.datetime.combine(column.first_day, dt.time())
+
+    def refusal(self, moment: dt.datetime) -> Refusal | None:
+        """Why one time, UTC without a zone, is refused; None for one that is accepted."""
+        if self._oldest is not None and moment < self._oldest:
+            return self._too_early()
+        if moment > (newest := self._newest()):
+            return self._too_late(newest)
+        return None
+
+    def refusals(self, times: np.ndarray) -> Iterator[tuple[np.ndarray, Refusal]]:
+        """The rows that are refused, bool (n_rows,), with why. times: datetime64[us] (n_rows,), NaT is accepted."""
+        newest = self._newest()
+        too_late = times > np.datetime64(newest, "us")
+        if too_late.any():
+            yield too_late, self._too_late(newest)
+        if self._oldest is not None and (too_early := times < np.datetime64(self._oldest, "us")).any():
+            yield too_early, self._too_early()
+
+    def _newest(self) -> dt.datetime:
+        second = int(self._now())
+        if second != self._newest_at[0]:  # a batch asks thousands of times a second, and making a date takes 1 us
+            self._newest_at = second, EPOCH + dt.timedelta(seconds=second, days=self._column.horizon_days)
+        return self._newest_at[1]
+
+    def _too_early(self) -> Refusal:
+        return Refusal(
+            f"is before {self._column.first_day}",
+            f"correct the time or its unit, or set an earlier `oldest` for column {self._column.name!r} in the schema",
+        )
+
+    def _too_late(self, newest: dt.datetime) -> Refusal:
+        days = self._column.horizon_days
+        return Refusal(
+            f"is later than {newest:%Y-%m-%dT%H:%M}Z, {days:g} day{'s' * (days != 1)} ahead of this machine's clock",
+            "correct the time, its unit or the clock, or set a larger `horizon_days` for column "
+            f"{self._column.name!r} in the schema",
+        )
 
 
 @dataclass(frozen=True)
@@ -48,10 +195,11 @@ class Converted:
 
 
 def convert(series: pd.Series, column: Column, zone: bool | None = None) -> Converted:
-    """Convert `series` to the canonical dtype of `column`'s kind.
+    """Convert a column as some reader gave it (numbers, text, dates, dictionaries, mixed objects).
 
-    numeric, boolean: float64; categorical, entity, id: pandas `str` (Arrow memory, missing reads as NaN); timestamp:
-    datetime64[us], UTC; label: int8 with -1 for unknown. zone: what earlier rows of a timestamp column did, if known.
+    Returns numeric, boolean: float64; categorical, entity, id: pandas `str` (Arrow memory, missing reads as NaN);
+    timestamp: datetime64[us]; label: int8. A row with a fault holds an arbitrary value. zone: whether the times of
+    earlier rows name a time zone, if known.
     """
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
@@ -68,18 +216,17 @@ def convert(series: pd.Series, column: Column, zone: bool | None = None) -> Conv
 
 def _numbers(series: pd.Series, column: Column) -> Converted:
     values = _floats(series)
+    if accepts(column, values).all():
+        return Converted(values, [])
     low, high = column.bounds
-    faults: list[Fault] = []
     with np.errstate(invalid="ignore"):
-        inside = (values >= low) & (values <= high)
-        if not inside.all():
-            faults += _absence(series, np.isnan(values), column.nullable, "is not a number")
-            faults += [
-                Fault(np.isinf(values), "is infinite"),
-                Fault(values < low, f"is below the minimum {low:g}"),
-                Fault(values > high, f"is above the maximum {high:g}"),
-            ]
-        if column.integer and not pd.api.types.is_integer_dtype(series.dtype):
+        faults = [
+            *_absence(series, np.isnan(values), column.nullable, "is not a number"),
+            Fault(np.isinf(values), "is infinite"),
+            Fault(values < low, f"is below the minimum {low:g}"),
+            Fault(values > high, f"is above the maximum {high:g}"),
+        ]
+        if column.integer:
             faults.append(Fault(np.isfinite(values) & (values != np.floor(values)), "is not a whole number"))
     return Converted(values, faults)
 
@@ -133,7 +280,7 @@ def _flag_of(value: object) -> float:
 def _flag_values(series: pd.Series) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(series.dtype):
         values = _floats(series)
-        return np.where((values == 0) | (values == 1), values, np.nan)
+        return np.where(_are_flags(values), values, np.nan)
     codes, words = pd.factorize(series.astype("str"), use_na_sentinel=True)
     return np.array([*map(_flag_of, words), np.nan])[codes]  # code -1 (missing) picks the NaN at the end
 
@@ -161,7 +308,7 @@ def _texts(series: pd.Series, column: Column) -> Converted:
 
 
 def _text_array(series: pd.Series) -> pa.Array:
-    """Trimmed text; null where empty. Whole numbers read the same whether a file holds 123, 123.0, "123" or "123.0"."""
+    """Trimmed text, whole numbers `without_decimals`; null where empty."""
     dtype = series.dtype
     is_object = pd.api.types.is_object_dtype(dtype)
     kind = pd.api.types.infer_dtype(series, skipna=True) if is_object else ""
@@ -171,8 +318,8 @@ def _text_array(series: pd.Series) -> pa.Array:
         values = _floats(series)
         small = np.abs(values) < 2.0**63
         if (small & (values == np.floor(values)) | np.isnan(values)).all():
-            whole = np.where(small, values, 0).astype(np.int64)
-            return pa.array(whole, mask=np.isnan(values)).cast(pa.large_string())
+            integers = np.where(small, values, 0).astype(np.int64)
+            return pa.array(integers, mask=np.isnan(values)).cast(pa.large_string())
     if isinstance(dtype, pd.StringDtype) or kind in ("string", "empty"):
         texts = pa.array(series, type=pa.large_string(), from_pandas=True)
     else:
@@ -203,7 +350,7 @@ def _times(series: pd.Series, column: Column, zone: bool | None) -> Converted:
         values, aware = np.array(naive.to_numpy(dtype="datetime64[us]")), np.full(len(series), has_zone)
         faults = _absence(series, np.isnat(values), column.nullable, "is not a time")
     elif column.unit is not None:
-        microseconds = _floats(series) * _MICROSECONDS[column.unit]
+        microseconds = _floats(series) * MICROSECONDS[column.unit]
         aware = np.zeros(len(series), dtype=bool)
         faults = _absence(
             series, np.isnan(microseconds), column.nullable, f"is not a number of {column.unit} since 1970"
@@ -235,7 +382,8 @@ def _parsed_times(series: pd.Series, column: Column, zone: bool | None) -> Conve
 def _within_years(values: np.ndarray, faults: list[Fault], aware: np.ndarray, zone: bool | None) -> Converted:
     present = ~np.isnat(values)
     if not ((values >= EARLIEST) & (values < LATEST)).all():
-        faults.append(Fault(present & ((values < EARLIEST) | (values >= LATEST)), "is outside the years 1900 to 2199"))
+        outside = present & ((values < EARLIEST) | (values >= LATEST))
+        faults.append(Fault(outside, f"is outside the years {FIRST_YEAR} to {LAST_YEAR}"))
     if zone is None and present.any():
         zone = bool((aware & present).any())
     if zone is not None and (aware[present] != zone).any():

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from fraud.errors import DataError
-from fraud.schema import Column, Schema
+from fraud.schema import Schema
+from fraud.schema.values import array_of, list_of
+from fraud.scoring.engine import SCORE
 from fraud.scoring.reasons import Reason
 from fraud.scoring.row_score import RowScore
 from serve_app.model.state import MOST_REASONS, ServedModel
@@ -27,7 +29,7 @@ PART_S = 0.010  # for so long a batch may keep other requests waiting
 class Part:
     """Some neighbouring rows of a batch, checked.
 
-    columns: {input: canonical values (n_good,), see `canonical`} of the good ones; places: where each of them stands in
+    columns: {input: canonical values (n_good,), see `array_of`} of the good ones; places: where each of them stands in
     the part, from 0; rejected: the problems of each of the others; size: how many there are of both.
     transactions: the good ones once more, as requests are read; made of `columns` when they are needed.
     """
@@ -48,7 +50,7 @@ class Part:
 
     @cached_property
     def transactions(self) -> list[dict[str, object]]:
-        columns = [_plain(values) for values in self.columns.values()]
+        columns = [list_of(values) for values in self.columns.values()]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -77,7 +79,7 @@ class ScoredPart:
         columns |= {"is_fraud": self.is_fraud.tolist(), "warnings": self.warnings}
         schema = self.model.engine.schema
         if schema.id is not None:
-            columns["id"] = _plain(self.part.columns[schema.id.name])
+            columns["id"] = list_of(self.part.columns[schema.id.name])
         first = self._content(0)
         same = {name: repeat(value, n) for name, value in first.items()}
         return list(map(_record(tuple(first)), *(same | columns).values()))
@@ -88,19 +90,19 @@ class ScoredPart:
         warnings = {(live, changed): self.model.warnings_of(live, changed) for live in _BOTH for changed in _BOTH}
         return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
 
-    def _content(self, place: int) -> dict[str, Any]:
-        score, forest, autoencoder, *head = (float(values[place]) for values in self.values.values())
-        is_fraud, is_live = bool(self.is_fraud[place]), bool(self.is_history_live[place])
-        how = is_live, bool(self.is_changed[place])
-        found = RowScore(score, forest, autoencoder, is_fraud, head[0] if head else None, *how)
+    def _content(self, row: int) -> dict[str, Any]:
+        scores = {name: float(values[row]) for name, values in self.values.items()}
+        is_fraud, is_live = bool(self.is_fraud[row]), bool(self.is_history_live[row])
+        how = is_live, bool(self.is_changed[row])
+        row_score = RowScore(scores.pop(SCORE), is_fraud, scores, *how)
         column = self.model.engine.schema.id
-        named = {} if column is None else {column.name: self.part.columns[column.name][place]}
-        return self.model.content_of(found, named)
+        named = {} if column is None else {column.name: self.part.columns[column.name][row]}
+        return self.model.content_of(row_score, named)
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
         """The content of models.BatchAnswer for each good row."""
-        contents = [self._content(place) for place in range(len(self.part.places))]
+        contents = [self._content(row) for row in range(len(self.part.places))]
         if self.reasons is not None:
             for content, reasons in zip(contents, self.reasons, strict=True):
                 content["reasons"] = [vars(reason) for reason in reasons]
@@ -135,28 +137,13 @@ def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: boo
 
 def columns_of(schema: Schema, transactions: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
     """Canonical transactions, column by column."""
-    return {c.name: canonical(c, [row[c.name] for row in transactions]) for c in schema.inputs}
-
-
-def canonical(column: Column, values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Canonical values of one column: float64 with NaN, datetime64[us] with NaT, or texts with None where missing."""
-    if column.kind in ("numeric", "boolean"):
-        return np.array(values, dtype=np.float64)
-    return np.array(values, dtype="datetime64[us]" if column.kind == "timestamp" else object)
+    return {c.name: array_of(c, [row[c.name] for row in transactions]) for c in schema.inputs}
 
 
 def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """As fraud.schema.validation.validate gives rows."""
     texts = {name: pd.array(values, dtype="str") for name, values in columns.items() if values.dtype.kind == "O"}
     return pd.DataFrame({**columns, **texts}, copy=False)
-
-
-def _plain(values: np.ndarray) -> list[Any]:
-    """Canonical values as a request's: Python's own types, None where missing."""
-    found: list[Any] = values.tolist()  # NaT becomes None
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        return [None if value != value else value for value in found]
-    return found
 
 
 def check_time(model: ServedModel, transaction: dict[str, object]) -> None:
