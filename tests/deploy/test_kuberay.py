@@ -23,7 +23,7 @@ from referencing.jsonschema import DRAFT202012
 
 from deploy.local.services import CODE
 from fraud.settings import Settings
-from ray_jobs.train.order import read_order
+from ray_jobs.train.request import read_request
 
 HERE = CODE / "deploy" / "kuberay"
 KUBERNETES = "1.32"
@@ -253,5 +253,5 @@ def test_the_job_is_one_that_training_understands():
     job = the("RayJob")["spec"]
     python, flag, module, *arguments = shlex.split(job["entrypoint"])
     assert (python, flag, module) == ("python", "-m", "ray_jobs.train")
-    assert read_order(arguments, Settings.from_environment()).workers == 2
+    assert read_request(arguments, Settings.from_environment()).workers == 2
     assert job["clusterSelector"] == {"ray.io/cluster": the("RayCluster")["metadata"]["name"]}

@@ -273,7 +273,7 @@ def test_snapshots_in_s3_are_built_found_erased_and_pruned(shared: dict[str, str
     run("build", *pattern)
     snapshots = Snapshots(shared["FRAUD_HISTORY"], schema)
     assert snapshots.newest_day() == last
-    assert run("build", *pattern).startswith(f"{snapshots.url}: 0 days made, 0 changed, 0 as before")
+    assert run("build", *pattern).startswith(f"{snapshots.url}: 0 days built, 0 rebuilt, 0 unchanged")
     row = rows.iloc[-1]
     found = snapshots.find([str(row["TRANSACTION_ID"])])
     assert found["TERMINAL_ID"].tolist() == [str(row["TERMINAL_ID"])]
