@@ -21,7 +21,7 @@ from typing import Any
 from deploy.drills.node_head import head
 from deploy.drills.node_jobs import score, sweep
 from deploy.drills.node_serving import serve
-from deploy.drills.raylets import Nodes, drill_nodes
+from deploy.drills.ray_nodes import Nodes, drill_nodes
 from fraud.cli import run_command
 from fraud.settings import turn_telemetry_off
 
@@ -36,18 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m deploy.drill_nodes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="which of them (default: all)")
-    given = parser.parse_args(argv)
-    if unknown := set(given.which) - set(DRILLS):
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.which) - set(DRILLS):
         parser.error(f"no drill {', '.join(sorted(unknown))}: there are {', '.join(DRILLS)}")
     turn_telemetry_off()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: end the hosts
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     began = time.monotonic()
     with drill_nodes() as nodes:
-        found["start_s"] = round(time.monotonic() - began, 1)
-        for name in given.which or DRILLS:
-            found[name] = DRILLS[name](nodes)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        results["start_s"] = round(time.monotonic() - began, 1)
+        for name in arguments.which or DRILLS:
+            results[name] = DRILLS[name](nodes)
+    sys.stdout.write(json.dumps(results, indent=1) + "\n")
     return 0
 
 

@@ -25,12 +25,12 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_SECRET)}
 
 
-def environment(settings: Settings, given: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(settings: Settings, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
     """What MLflow's server is told of its stores, both of which answered.
 
     given: default os.environ. Raises ConfigError or ObjectStoreError naming the setting, never the password.
     """
-    env = os.environ if given is None else given
+    env = os.environ if inherited is None else inherited
     stack = StackSettings.from_environment(env)
     backend = stack.mlflow_backend or f"sqlite:///{settings.state}/mlflow.db"
     artifacts = settings.locate(stack.mlflow_artifacts or str(settings.state / "mlartifacts"))
@@ -39,8 +39,8 @@ def environment(settings: Settings, given: Mapping[str, str] | None = None) -> d
         if backend.startswith("postgresql://"):  # whose driver depends on SQLAlchemy's version
             backend = backend.replace("://", "+psycopg2://", 1)
     filesystems.check(artifacts, MLFLOW_ARTIFACTS)
-    found = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
-    return found | {name: value for name, value in env.items() if name.startswith("PGPASS")}
+    variables = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
+    return variables | {name: value for name, value in env.items() if name.startswith("PGPASS")}
 
 
 def check_database(url: str, env: Mapping[str, str], setting: str) -> None:
@@ -61,9 +61,9 @@ def check_database(url: str, env: Mapping[str, str], setting: str) -> None:
     except psycopg2.ProgrammingError:
         raise ConfigError(f"{setting} is no address: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     except psycopg2.Error as error:
-        place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+        database = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
         line = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{setting}: PostgreSQL at {place} does not let user {parts.get('user', '')!r} in ({line}): check that it "
-            "runs, the database, the user and the password"
+            f"{setting}: PostgreSQL at {database} does not let user {parts.get('user', '')!r} in ({line}): check that "
+            "it runs, the database, the user and the password"
         ) from None

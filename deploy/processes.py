@@ -69,17 +69,17 @@ def start(
     return Service(name=name, pid=process.pid, started=started, ports=ports, log=str(log))
 
 
-def ours(state: Path) -> list[psutil.Process]:
+def find(state: Path) -> list[psutil.Process]:
     """Every running process that carries our mark, and the descendants of those (some clear their environment)."""
-    found: dict[int, psutil.Process] = {}
+    by_pid: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == str(state):
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
+                by_pid[process.pid] = process
+                by_pid.update((child.pid, child) for child in process.children(recursive=True))
         except psutil.Error:
             continue  # gone meanwhile, or another user's: not ours either way
-    return [process for process in found.values() if process.pid != os.getpid() and _runs(process)]
+    return [process for process in by_pid.values() if process.pid != os.getpid() and _runs(process)]
 
 
 def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> list[psutil.Process]:
@@ -87,7 +87,7 @@ def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> lis
 
     Returns the processes that could not be stopped (none, normally).
     """
-    everything = {process.pid: process for process in ours(state)}
+    everything = {process.pid: process for process in find(state)}
     for root in roots:
         if root.is_alive:
             # One that changes its title may have written over its environment, and the mark in it.
@@ -95,11 +95,11 @@ def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> lis
                 _signal(everything.setdefault(root.pid, psutil.Process(root.pid)), kill=False)
     _, left = psutil.wait_procs(list(everything.values()), timeout=grace_s)
     for kill in (False, True):
-        left = _unique([*left, *ours(state)])
+        left = _unique([*left, *find(state)])
         for process in left:
             _signal(process, kill=kill)
         _, left = psutil.wait_procs(left, timeout=grace_s / 2)
-    return [process for process in _unique([*left, *ours(state)]) if _runs(process)]
+    return [process for process in _unique([*left, *find(state)]) if _runs(process)]
 
 
 def _unique(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -175,13 +175,13 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            held = sum(_held_bytes([psutil.Process(), *ours(self._state)]))
-            self.peak_bytes = max(self.peak_bytes, held)
+            used = sum(_used_bytes([psutil.Process(), *find(self._state)]))
+            self.peak_bytes = max(self.peak_bytes, used)
             self.fall_bytes = max(self.fall_bytes, self._available_before - psutil.virtual_memory().available)
             self._over.wait(self._interval_s)
 
 
-def _held_bytes(processes: Iterable[psutil.Process]) -> Iterator[int]:
+def _used_bytes(processes: Iterable[psutil.Process]) -> Iterator[int]:
     for process in processes:
         try:
             full = process.memory_full_info()

@@ -136,19 +136,19 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: VolumeLimits | None 
         empty = Finding("rows", "volume", "critical", 0.0, f"{day} has no rows at all")
         return _volume(day, [empty], today, before, is_weekly)
     if len(before) < limits.fewest:
-        found = [_quarantine(today, None, limits)]
-        return _volume(day, found, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
+        findings = [_quarantine(today, None, limits)]
+        return _volume(day, findings, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
     compared = alike if is_weekly else before
-    found = _against(today, compared, limits)
+    findings = _against(today, compared, limits)
     if alike and not is_weekly:  # what the last Sunday did is no news on a Sunday
-        found = [
+        findings = [
             min(pair, key=lambda f: LEVELS.index(f.level))
-            for pair in zip(found, _against(today, alike, limits), strict=True)
+            for pair in zip(findings, _against(today, alike, limits), strict=True)
         ]
     if today.model and (earlier := sorted({c.model for c in compared if c.model} - {today.model})):
-        told = f" (model {today.model}, before {', '.join(earlier)})"
-        found = [replace(f, text=f.text + told) if f.subject == "flagged share" else f for f in found]
-    return _volume(day, found, today, compared, is_weekly)
+        models = f" (model {today.model}, before {', '.join(earlier)})"
+        findings = [replace(f, text=f.text + models) if f.subject == "flagged share" else f for f in findings]
+    return _volume(day, findings, today, compared, is_weekly)
 
 
 def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) -> list[Finding]:
@@ -166,26 +166,26 @@ def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) 
     ]  # fmt: skip
 
 
-def content(found: Volume) -> dict[str, Any]:
+def content(volume: Volume) -> dict[str, Any]:
     """The verdict for machines; what is not ok is in `alerts`, as monitoring.alerts tells it."""
-    count = found.count
+    count = volume.count
     alerts = [
-        {"kind": f.kind, "subject": f.subject, "severity": f.level, "text": f"{found.day}: {f.text}"}
-        for f in found.findings
+        {"kind": f.kind, "subject": f.subject, "severity": f.level, "text": f"{volume.day}: {f.text}"}
+        for f in volume.findings
         if f.level != "ok"
     ]
     return {
         "format_version": FORMAT_VERSION,
-        "date": found.day.isoformat(),
-        "verdict": found.verdict,
-        "reason": found.reason,
+        "date": volume.day.isoformat(),
+        "verdict": volume.verdict,
+        "reason": volume.reason,
         "model_version": count.model if count else None,
         "rows": None if count is None else {"all": count.rows, "scored": count.scored, "flagged": count.flagged,
                                             "quarantined": count.quarantined},
         "is_history_stale": bool(count is not None and count.history and count.history.get("is_stale")),
-        "findings": [asdict(finding) for finding in found.findings],
-        "compared_with": [day.isoformat() for day in found.compared],
-        "same_weekday": found.same_weekday,
+        "findings": [asdict(finding) for finding in volume.findings],
+        "compared_with": [day.isoformat() for day in volume.compared],
+        "same_weekday": volume.same_weekday,
         "alerts": alerts,
     }  # fmt: skip
 
@@ -250,10 +250,10 @@ def _volume(
         text = f"scored with the entity history up to {through}: days before are missing (ray_jobs.history build)"
         findings = [*findings, Finding("entity history", "missing_data", "critical", 1.0, text)]
     verdict = max((finding.level for finding in findings), key=LEVELS.index)
-    told = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
-    if count is not None and not told:
-        told = [f"{count.rows:,} rows" + (f": too few days to judge ({few})" if few else ", as usual")]
-    return Volume(day, verdict, "; ".join(told), tuple(findings), count, tuple(c.day for c in before), same_weekday)
+    reasons = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
+    if count is not None and not reasons:
+        reasons = [f"{count.rows:,} rows" + (f": too few days to judge ({few})" if few else ", as usual")]
+    return Volume(day, verdict, "; ".join(reasons), tuple(findings), count, tuple(c.day for c in before), same_weekday)
 
 
 def _day_of(path: str) -> dt.date | None:
@@ -294,17 +294,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    day = partitions.day_named(given.date)
-    limits = VolumeLimits(days=given.days)
-    found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
-    out = settings.locate(given.out)
-    told = content(found)
-    tables.write_text(json.dumps(told, indent=2) + "\n", out)
-    exports.export(exports.of_volume(told), given, settings, os.environ)
-    sys.stdout.write(f"{found.verdict}: {found.reason}\n{day} → {out}\n")
+    day = partitions.day_named(arguments.date)
+    limits = VolumeLimits(days=arguments.days)
+    volume = judge(read_counts(settings.locate(arguments.scored), day, limits.days), day, limits)
+    out = settings.locate(arguments.out)
+    document = content(volume)
+    tables.write_text(json.dumps(document, indent=2) + "\n", out)
+    exports.export(exports.of_volume(document), arguments, settings, os.environ)
+    sys.stdout.write(f"{volume.verdict}: {volume.reason}\n{day} → {out}\n")
     return 0
 
 

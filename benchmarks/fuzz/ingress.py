@@ -47,7 +47,7 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[
             if time.monotonic() > until:
                 raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
-        if not any(process.name() == "haproxy" for process in processes.ours(state)):
+        if not any(process.name() == "haproxy" for process in processes.find(state)):
             raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
         # Without HAProxy's own: a reload, as when a replica comes, replaces them.
         yield replace(target, pids=tuple(process.pid for process in _replicas(state)))
@@ -64,4 +64,4 @@ def _run(own: dict[str, str], say: Callable[[str], None], *command: str) -> None
 
 
 def _replicas(state: Path) -> list[psutil.Process]:
-    return [process for process in processes.ours(state) if "ServeReplica:" in " ".join(process.cmdline())]
+    return [process for process in processes.find(state) if "ServeReplica:" in " ".join(process.cmdline())]

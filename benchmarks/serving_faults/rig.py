@@ -204,7 +204,7 @@ class Rig:
     def found(self, *words: str) -> list[psutil.Process]:
         """Our processes with one of the words in their command line, oldest first."""
         found = []
-        for process in processes.ours(self.settings.state):
+        for process in processes.find(self.settings.state):
             with suppress(psutil.Error):
                 if any(word in " ".join(process.cmdline()) for word in words):
                     found.append(process)
@@ -267,7 +267,7 @@ def started(
     except DataError:
         shutil.rmtree(LOGS, ignore_errors=True)
         with suppress(shutil.Error):  # what cannot be copied, such as a socket; the rest is
-            shutil.copytree(services.scratch(state), LOGS, symlinks=True)
+            shutil.copytree(services.session_folder(state), LOGS, symlinks=True)
         say(f"what Ray's processes said: {LOGS}")
         raise
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy.backends.servers import BUCKET, HOST, Servers
 from deploy.local import services
-from deploy.local.command import say, settings_here
+from deploy.local.command import echo, settings_here
 from fraud.data import filesystems
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.settings.operations import MLFLOW_BACKEND
@@ -35,9 +35,9 @@ def inventory(servers: Servers) -> list[str]:
     import psycopg2
     import redis
 
-    told = servers.environment()
+    environment = servers.environment()
     lines = []
-    with psycopg2.connect(told[MLFLOW_BACKEND]) as database, database.cursor() as cursor:
+    with psycopg2.connect(environment[MLFLOW_BACKEND]) as database, database.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'")
         (tables,) = cursor.fetchone() or (0,)
         counts = []
@@ -47,13 +47,14 @@ def inventory(servers: Servers) -> list[str]:
         lines.append(f"PostgreSQL     {tables} tables: {', '.join(counts)}")
     filesystem, root = filesystems.of(f"s3://{BUCKET}")
     files, size = Counter[str](), Counter[str]()
-    for path, found in filesystem.find(root, detail=True).items():
+    for path, entry in filesystem.find(root, detail=True).items():
         folder = "/".join(path.split("/")[1:3])
         files[folder] += 1
-        size[folder] += int(found["size"])
+        size[folder] += int(entry["size"])
     lines += [f"s3://{BUCKET}/{name}: {files[name]} files, {size[name]:,} bytes" for name in sorted(files)]
     keys = Counter(
-        b":".join(key.split(b":")[:3]).decode() for key in redis.Redis.from_url(told[HISTORY_URL]).scan_iter(count=1000)
+        b":".join(key.split(b":")[:3]).decode()
+        for key in redis.Redis.from_url(environment[HISTORY_URL]).scan_iter(count=1000)
     )
     lines += [f"Redis          {name}: {n:,} keys" for name, n in sorted(keys.items())] or ["Redis          no key"]
     return lines
@@ -84,39 +85,41 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; see `--help`. Raises FraudError."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = settings_here()
     turn_telemetry_off()
     servers = servers_of(settings)
-    if given.verb == "down":
+    if arguments.verb == "down":
         servers.stop()
-        if given.wipe:
+        if arguments.wipe:
             servers.wipe()
-        say("stopped")
+        echo("stopped")
         return 0
-    if given.verb != "status":
-        servers.start(say)
-        say(f"settings for your shell, passwords in them: source {servers.environment_file}")
+    if arguments.verb != "status":
+        servers.start(echo)
+        echo(f"settings for your shell, passwords in them: source {servers.environment_file}")
     elif len(servers.services) < 3:
-        say(f"not all run (only {', '.join(servers.services) or 'none'}): python -m deploy.backends up")
+        echo(f"not all run (only {', '.join(servers.services) or 'none'}): python -m deploy.backends up")
         return 1
-    if given.verb == "up":
+    if arguments.verb == "up":
         return 0
     os.environ.update(servers.environment())
-    if given.verb == "demo":
-        _demo(given, settings_here())
+    if arguments.verb == "demo":
+        _demo(arguments, settings_here())
     for line in inventory(servers):
-        say(line)
+        echo(line)
     return 0
 
 
-def _demo(given: argparse.Namespace, settings: Settings) -> None:
+def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
     from deploy.local.demo import Demo
 
     if "mlflow" in services.Stack.read(settings).services:
-        say(f"MLflow at {HOST} runs already: `make down` first, if it was not started with these settings")
-    if given.data is None:
-        given.data = settings.stored(CARDS)
+        echo(f"MLflow at {HOST} runs already: `make down` first, if it was not started with these settings")
+    if arguments.data is None:
+        arguments.data = settings.stored(CARDS)
         make = [sys.executable, "-m", "ray_jobs.generate", "--kind", "cards"]
-        subprocess.run([*make, "--rows", str(given.rows), "--out", given.data], check=True, cwd=Path(services.CODE))
-    Demo.from_arguments(given, settings, say).run()
+        subprocess.run(
+            [*make, "--rows", str(arguments.rows), "--out", arguments.data], check=True, cwd=Path(services.CODE)
+        )
+    Demo.from_arguments(arguments, settings, echo).run()

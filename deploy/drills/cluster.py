@@ -26,7 +26,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 PATIENCE_S = 300.0  # for a loaded machine
 
 
-def filled_in(hosts: Hosts, token: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+def fill_in(hosts: Hosts, token: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """cluster.yaml with its FILL IN lines filled in, and nothing else changed.
 
     environment: what the line of site.sh says beside FRAUD_ROOT. The name of the cluster is the drill's own too: files
@@ -98,28 +98,28 @@ class Cluster:
             "import ray; ray.init(address='auto', logging_level='ERROR'); "
             "[print('node', n['NodeManagerAddress'], n['NodeID']) for n in ray.nodes() if n['Alive']]"
         )
-        told = self.hosts.ssh(self.head, f'python -c "{script}"').stdout
-        return dict(line.split()[1:] for line in told.splitlines() if line.startswith("node "))
+        output = self.hosts.ssh(self.head, f'python -c "{script}"').stdout
+        return dict(line.split()[1:] for line in output.splitlines() if line.startswith("node "))
 
     def wait_for_nodes(self, n_nodes: int) -> dict[str, str]:
         """Wait until so many nodes are in."""
-        found: dict[str, str] = {}
+        nodes: dict[str, str] = {}
 
         def are_there() -> bool:
-            found.clear()
-            found.update(self.nodes())
-            return len(found) == n_nodes
+            nodes.clear()
+            nodes.update(self.nodes())
+            return len(nodes) == n_nodes
 
         wait_until(are_there, f"{n_nodes} nodes", pause_s=1.0)
-        return found
+        return nodes
 
     def raylet(self, host: Host) -> psutil.Process:
         """The raylet of a host."""
-        (found,) = (process for process in inhabitants(host) if process.name() == "raylet")
-        return found
+        (raylet,) = (process for process in host_processes(host) if process.name() == "raylet")
+        return raylet
 
 
-def inhabitants(host: Host) -> list[psutil.Process]:
+def host_processes(host: Host) -> list[psutil.Process]:
     """Every process of a host, seen from this machine."""
     return psutil.Process(host.process.pid).children(recursive=True)
 
@@ -132,7 +132,7 @@ def drill_cluster(names: Sequence[str] = ("head", "worker"), **environment: str)
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         config = hosts.folder / "cluster.yaml"
-        config.write_text(yaml.safe_dump(filled_in(hosts, token, environment), sort_keys=False), encoding="utf-8")
+        config.write_text(yaml.safe_dump(fill_in(hosts, token, environment), sort_keys=False), encoding="utf-8")
         port = processes.free_port(18265, avoid=())
         surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FRAUD_"))}
         surroundings |= {

@@ -77,7 +77,7 @@ class Host:
         """The home of its only user, as the machine sees it."""
         return self.folder / "home" / "fraud"
 
-    def cut(self) -> None:
+    def power_off(self) -> None:
         """Take its power: every process of it is killed at once, and its network is gone."""
         self.process.kill()
         self.process.wait()
@@ -96,8 +96,8 @@ class Hosts:
 
     def ssh(self, host: Host, command: str, *, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command in a login shell of `host`, as a person would."""
-        given = [*self.ssh_command(host), f"bash -lc {shlex.quote('. ~/.bashrc; ' + command)}"]
-        return subprocess.run(given, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        arguments = [*self.ssh_command(host), f"bash -lc {shlex.quote('. ~/.bashrc; ' + command)}"]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
 
     def ssh_command(self, host: Host) -> list[str]:
         """`ssh` with the key, to `host`."""
@@ -154,14 +154,14 @@ class Hosts:
         _until(moved, f"namespaces of {host.name}", host.process, host.folder / "log")
 
 
-def why_not() -> str | None:
+def missing_requirement() -> str | None:
     """What this machine lacks for such hosts; None where it lacks nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "drill hosts need Linux and root"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"drill hosts need {', '.join(missing)} (Debian: openssh-server, rsync, iproute2, util-linux)"
-    hidden = [place for place in ("/tmp", "/home", "/srv") for path in (sys.prefix, sys.base_prefix)
-              if Path(path).is_relative_to(place)]  # fmt: skip
+    hidden = [folder for folder in ("/tmp", "/home", "/srv") for path in (sys.prefix, sys.base_prefix)
+              if Path(path).is_relative_to(folder)]  # fmt: skip
     if hidden:
         return f"drill hosts have a {hidden[0]} of their own, which hides the environment that they share"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True)
@@ -175,7 +175,7 @@ def why_not() -> str | None:
 @contextmanager
 def drill_hosts(names: Sequence[str]) -> Iterator[Hosts]:
     """Hosts of these names in one network. Raises DrillError where this machine cannot make them."""
-    if lacking := why_not():
+    if lacking := missing_requirement():
         raise DrillError(lacking)
     _remove_stale()
     bridge = f"{_BRIDGE}{os.getpid()}"
@@ -193,7 +193,7 @@ def drill_hosts(names: Sequence[str]) -> Iterator[Hosts]:
         yield hosts
     finally:
         for host in hosts.hosts:
-            host.cut()
+            host.power_off()
         _remove_links(bridge)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -208,9 +208,9 @@ def _remove_links(bridge: str) -> None:
 def _remove_stale() -> None:
     """What drills that were killed have left; their hosts are gone with them."""
     for link in list(Path("/sys/class/net").iterdir()):
-        found = re.fullmatch(rf"({_BRIDGE}(\d+))([vp]\d+)?", link.name)
-        if found and not Path(f"/proc/{found[2]}").exists():
-            _remove_links(found[1])
+        match = re.fullmatch(rf"({_BRIDGE}(\d+))([vp]\d+)?", link.name)
+        if match and not Path(f"/proc/{match[2]}").exists():
+            _remove_links(match[1])
 
 
 def _call(*command: str) -> None:

@@ -16,7 +16,7 @@ import yaml
 from deploy.drills.cluster import wait_until
 from deploy.drills.hosts import CODE, DrillError
 from deploy.drills.node_jobs import save_bundle
-from deploy.drills.raylets import Nodes
+from deploy.drills.ray_nodes import Nodes
 
 APPLICATIONS = "/api/serve/applications/"
 TRANSACTION = {"amount": 42.5, "hour": 13, "distance": 3.2, "device_score": 0.8, "country_mismatch": 0}
@@ -49,7 +49,7 @@ class Client:
         while not self._over.wait(PAUSE_S):
             self.answers.append((time.monotonic(), scored(self.nodes, self.port)))
 
-    def told(self, since: float) -> dict[str, Any]:
+    def summary(self, since: float) -> dict[str, Any]:
         """How many requests since then, how many not answered by 200, and the longest time without a 200."""
         asked = [(at, status) for at, status in self.answers if at >= since]
         good = [since, *(at for at, status in asked if status == 200)]
@@ -97,8 +97,8 @@ def replicas(nodes: Nodes) -> list[str]:
     if status != 200:
         return []
     application = json.loads(text)["applications"].get("fraud", {})
-    found = application.get("deployments", {}).get("Scorer", {}).get("replicas", [])
-    return sorted(one["node_ip"] for one in found if one["state"] == "RUNNING")
+    entries = application.get("deployments", {}).get("Scorer", {}).get("replicas", [])
+    return sorted(entry["node_ip"] for entry in entries if entry["state"] == "RUNNING")
 
 
 def _answer(nodes: Nodes) -> bool:
@@ -107,7 +107,7 @@ def _answer(nodes: Nodes) -> bool:
 
 def deploy_on_both(nodes: Nodes) -> list[str]:
     """Serve with a replica on each node, both ingresses answering; returns the addresses. Raises DrillError."""
-    nodes.mend()
+    nodes.restart_worker()
     save_bundle(nodes.folder / "bundle")
     deploy(nodes)
     both = sorted(host.address for host in nodes.hosts.hosts)
@@ -119,28 +119,28 @@ def undisturbed(client: Client) -> dict[str, Any]:
     """What a client is told while nothing is killed."""
     began = time.monotonic()
     time.sleep(BEFORE_S)
-    return client.told(began)
+    return client.summary(began)
 
 
 def serve(nodes: Nodes) -> dict[str, Any]:
     """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
     both = deploy_on_both(nodes)
     with Client(nodes, nodes.serve_ports[0]) as client:
-        found: dict[str, Any] = {"undisturbed": undisturbed(client)}
+        result: dict[str, Any] = {"undisturbed": undisturbed(client)}
         began = time.monotonic()
         nodes.kill(nodes.worker)
         wait_until(lambda: replicas(nodes) == [nodes.head.address], "end of the dead replica")
-        found["noticed_s"] = round(time.monotonic() - began, 1)
+        result["noticed_s"] = round(time.monotonic() - began, 1)
         nodes.wait_for(1)
-        found["node_dead_s"] = round(time.monotonic() - began, 1)
+        result["node_dead_s"] = round(time.monotonic() - began, 1)
         time.sleep(BEFORE_S)
-        found["killed"] = client.told(began)
+        result["killed"] = client.summary(began)
         began = time.monotonic()
-        nodes.mend()
+        nodes.restart_worker()
         wait_until(lambda: replicas(nodes) == both, "replicas on both nodes again")
-        found["back_s"] = round(time.monotonic() - began, 1)
+        result["back_s"] = round(time.monotonic() - began, 1)
         time.sleep(BEFORE_S)
-        found["mended"] = client.told(began)
-    if found["undisturbed"]["failed"]:
-        raise DrillError(f"requests failed before anything was killed: {found}")
-    return found
+        result["mended"] = client.summary(began)
+    if result["undisturbed"]["failed"]:
+        raise DrillError(f"requests failed before anything was killed: {result}")
+    return result

@@ -18,7 +18,7 @@ OUTDIR, DATA = "artifacts", "data/transactions.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingOutcome:
     """What came of it. seconds: of the whole job; epochs: that were trained, those after a failure again included.
 
     nodes: ids of the nodes that took part; recovery_s: from the kill to the next epoch, where a node was killed.
@@ -42,7 +42,7 @@ def write_data(cluster: Cluster, rows: int = 20_000) -> None:
     transactions(rows, seed=1).to_csv(cluster.hosts.shared / "fraud" / DATA, index=False)
 
 
-def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more: Sequence[str] = ()) -> Trained:
+def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more: Sequence[str] = ()) -> TrainingOutcome:
     """Train by `ray job submit`; with `kill`, SIGKILL that node's raylet after the second epoch.
 
     Raises DrillError where the job fails or was done before the kill.
@@ -51,7 +51,7 @@ def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more:
     settings = [word for setting in SMALL for word in ("--set", setting)]
     order = ["--data", DATA, "--schema", "transactions", "--outdir", OUTDIR, "--workers", str(workers), "--no-register"]
     cluster.submit("python", "-m", "ray_jobs.train", *order, *settings, *more, name=name, wait=False)
-    watched = _Watched(cluster, name)
+    watched = _RunningTraining(cluster, name)
     killed_after = recovery_s = None
     if kill is not None:
         watched.until(lambda: len(watched.epochs) >= 2, "second epoch")
@@ -66,13 +66,13 @@ def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more:
     if (kill is not None and recovery_s is None) or (killed_after is not None and killed_after >= EPOCHS):
         raise DrillError("the training ended before the kill")
     outcome = json.loads((cluster.hosts.shared / "fraud" / OUTDIR / "metrics.json").read_text())
-    return Trained(
+    return TrainingOutcome(
         seconds=round(seconds, 1), epochs=len(watched.epochs), nodes=outcome["nodes"], failures=len(watched.failures),
         killed_after_epoch=killed_after, recovery_s=recovery_s,
     )  # fmt: skip
 
 
-class _Watched:
+class _RunningTraining:
     """A training that runs, as its folder tells: `lines` of epochs and failures; kept when the folder goes."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
@@ -92,9 +92,9 @@ class _Watched:
         """Wait, also for the end of the job."""
 
         def is_done() -> bool:
-            found = _told(self._cluster)
-            if len(found) > len(self.lines):
-                self.lines = found
+            lines = _progress(self._cluster)
+            if len(lines) > len(self.lines):
+                self.lines = lines
             if time.monotonic() - self._asked > 2.0:
                 self.status, self._asked = self._cluster.job(self._name), time.monotonic()
             return bool(is_true()) or self.status in ("SUCCEEDED", "FAILED", "STOPPED")
@@ -102,7 +102,7 @@ class _Watched:
         wait_until(is_done, what)
 
 
-def _told(cluster: Cluster) -> list[dict[str, object]]:
+def _progress(cluster: Cluster) -> list[dict[str, object]]:
     """What the training that runs has told, from Ray Train's folder of it."""
     files = (cluster.hosts.shared / "fraud" / "var" / "training").glob("training-*/attempt-*/epochs.jsonl")
     return [json.loads(line) for file in sorted(files) for line in _whole_lines(file)]

@@ -22,7 +22,7 @@ def host() -> str:
     return StackSettings.from_environment().host
 
 
-def reached_at() -> str:
+def local_address() -> str:
     """Where this machine itself reaches what listens on `host`."""
     return _EVERY_ADDRESS.get(host(), host())
 
@@ -33,7 +33,7 @@ def check(environment: Mapping[str, str]) -> str:
     Raises ConfigError where others would reach it without token and API keys.
     """
     has_keys = KeySettings.from_environment(environment).has_keys
-    has_token = exposure.asks_for_token(environment)
+    has_token = exposure.requires_token(environment)
     return exposure.check(host(), has_token=has_token, has_keys=has_keys, what="the local stack")
 
 
@@ -46,7 +46,7 @@ def make_token(path: Path) -> None:
     exposure.read_token(path)
 
 
-def own_folder(folder: Path) -> Path:
+def make_private_folder(folder: Path) -> Path:
     """Make it anew, closed to others. Ray lets everybody write to its session's sockets and read its jobs' logs.
 
     Raises ConfigError where it cannot be removed.

@@ -16,7 +16,7 @@ def addresses(stack: Stack) -> list[str]:
         user, password = airflow.login(stack.settings)
         lines.append(f"Airflow        {stack.url('airflow')}   (user {user}, password {password})")
     if stack.serve_port:
-        lines.append(f"/score, /docs  http://{access.reached_at()}:{stack.serve_port}/docs")
+        lines.append(f"/score, /docs  http://{access.local_address()}:{stack.serve_port}/docs")
     return lines
 
 

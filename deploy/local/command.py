@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from deploy import processes
 from deploy.local import airflow, services
 from deploy.local.addresses import addresses, shell_line
 from deploy.local.services import Stack
-from deploy.processes import ours
 from fraud.settings import Settings, turn_telemetry_off
 
 EPILOG = """examples:
@@ -22,7 +22,7 @@ EPILOG = """examples:
 """
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """Tell the user one thing, at once."""
     sys.stdout.write(line.rstrip("\n") + "\n")
     sys.stdout.flush()
@@ -58,14 +58,14 @@ def status(settings: Settings) -> int:
     """Say what runs; returns 0 when the whole stack does, otherwise 1."""
     stack = Stack.read(settings)
     if not set(stack.services) >= services.SERVERS:
-        left = len(ours(settings.state))
-        say(
+        left = len(processes.find(settings.state))
+        echo(
             "not running: start it with `make up`"
             + (f" ({left} processes of an earlier start are left)" if left else "")
         )
         return 1
     for line in [*addresses(stack), shell_line(stack)]:
-        say(line)
+        echo(line)
     return 0
 
 
@@ -75,19 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_here()
     turn_telemetry_off()
     if arguments.verb == "down":
-        services.down(settings, say)
+        services.down(settings, echo)
     elif arguments.verb == "status":
         return status(settings)
     elif arguments.verb == "airflow":
         airflow.binary()  # before anything starts
-        services.up(settings, say)
-        airflow.up(settings, say)
+        services.up(settings, echo)
+        airflow.up(settings, echo)
         return status(settings)
     elif arguments.verb == "up":
-        services.up(settings, say)
+        services.up(settings, echo)
         return status(settings)
     else:
         from deploy.local.demo import Demo
 
-        Demo.from_arguments(arguments, settings, say).run()
+        Demo.from_arguments(arguments, settings, echo).run()
     return 0

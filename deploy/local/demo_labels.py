@@ -22,7 +22,7 @@ WITHIN = dt.timedelta(days=7)  # before the label delay
 
 
 @dataclass(frozen=True)
-class Story:
+class LabelScenario:
     """Whose transactions turn out frauds. request: one of the entity's, an hour after the data end. ids: to label."""
 
     entity: str
@@ -31,7 +31,7 @@ class Story:
     ids: list[str]
 
 
-def story_of(rows: pd.DataFrame, day: Path, schema: Schema) -> Story | None:
+def find_scenario(rows: pd.DataFrame, day: Path, schema: Schema) -> LabelScenario | None:
     """The entity with the most legitimate transactions in the week before the label delay; None where none has enough.
 
     rows: canonical; day: the file of the last day, for the shape of a request.
@@ -55,9 +55,9 @@ def story_of(rows: pd.DataFrame, day: Path, schema: Schema) -> Story | None:
     ids = near.loc[near[plan.column] == value, schema.id.name].astype(str).tolist()[:MOST]
     request = request_from(day, schema)
     request |= {plan.column: value, schema.id.name: "demo-labels", schema.timestamp.name: now.isoformat()}
-    return Story(entity=plan.column, value=value, request=request, ids=ids)
+    return LabelScenario(entity=plan.column, value=value, request=request, ids=ids)
 
 
-def sheet(story: Story, *, is_fraud: bool) -> str:
+def labels_csv(scenario: LabelScenario, *, is_fraud: bool) -> str:
     """A CSV of the transactions with an analyst's verdict."""
-    return "id,is_fraud\n" + "".join(f"{row_id},{int(is_fraud)}\n" for row_id in story.ids)
+    return "id,is_fraud\n" + "".join(f"{row_id},{int(is_fraud)}\n" for row_id in scenario.ids)

@@ -49,7 +49,7 @@ LEAST_CPUS = 4
 OBJECT_STORE_BYTES = 2_000_000_000
 START_TIMEOUT_S = 180.0
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 class StackError(FraudError):
@@ -99,7 +99,7 @@ class Stack:
 
     def url(self, purpose: str) -> str:
         """The address of "dashboard" or "mlflow"."""
-        return f"http://{access.reached_at() if purpose == 'dashboard' else HOST}:{self.port(purpose)}"
+        return f"http://{access.local_address() if purpose == 'dashboard' else HOST}:{self.port(purpose)}"
 
     @property
     def token_path(self) -> Path:
@@ -142,7 +142,7 @@ class Stack:
 
 def up(
     settings: Settings,
-    say: Say,
+    echo: Echo,
     ports: Mapping[str, int] = MappingProxyType({}),
     servers: Set[str] = frozenset(SERVERS),
 ) -> Stack:
@@ -158,44 +158,44 @@ def up(
     for path in (stack.token_path, stack.metrics_key_path):
         access.make_token(path)
     if warning := access.check(stack.environment()):
-        say(f"warning: {warning}")
-    if not set(stack.services) >= servers and (left := processes.ours(settings.state)):
+        echo(f"warning: {warning}")
+    if not set(stack.services) >= servers and (left := processes.find(settings.state)):
         # Half a stack is of no use: Ray's processes know MLflow's address from their environment.
-        say(f"stopping {len(left)} processes of an earlier, incomplete start")
-        down(settings, say)
+        echo(f"stopping {len(left)} processes of an earlier, incomplete start")
+        down(settings, echo)
         stack = Stack(settings)
     is_new = not set(stack.services) >= servers
     if is_new:
         if "mlflow" in servers:
-            stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, say)
+            stack.services["mlflow"] = _start_mlflow(stack, {**MLFLOW_PORTS, **ports}, echo)
             stack.write()
-        stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, say)
+        stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, echo)
         stack.write()
     if "mlflow" in servers:
-        wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, say)
-    wait(stack, "ray", lambda: _takes_jobs(stack), say)
-    if is_new and (reason := open_to_others(stack)):
-        down(settings, say)
+        wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, echo)
+    wait(stack, "ray", lambda: _takes_jobs(stack), echo)
+    if is_new and (reason := find_exposure(stack)):
+        down(settings, echo)
         raise StackError(
             f"everything was stopped, because {reason}: see docs/security.md, 'Private parts of libraries'"
         )
     return stack
 
 
-def down(settings: Settings, say: Say) -> None:
+def down(settings: Settings, echo: Echo) -> None:
     """Stop everything we started and nothing else; our logs stay in <state>/log. Raises StackError on a survivor."""
     stack = Stack.read(settings)
-    running = processes.ours(settings.state)
+    running = processes.find(settings.state)
     if not running:
-        say("nothing of ours runs")
+        echo("nothing of ours runs")
     else:
-        say(f"stopping {len(running)} processes ...")
+        echo(f"stopping {len(running)} processes ...")
         ray_first = sorted(stack.services.values(), key=lambda service: service.name != "ray")
         if left := processes.stop(settings.state, ray_first):
             raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
-        say("stopped")
+        echo("stopped")
     _record(settings).unlink(missing_ok=True)
-    for folder in (scratch(settings.state), _ingress_folder(settings.state)):
+    for folder in (session_folder(settings.state), _ingress_folder(settings.state)):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -232,7 +232,7 @@ def ask_ray(stack: Stack, path: str, purpose: str = "dashboard") -> tuple[int, s
     return ask(stack.url(purpose) + path, headers={"Authorization": f"Bearer {token}"})
 
 
-def open_to_others(stack: Stack) -> str:
+def find_exposure(stack: Stack) -> str:
     """What others reach that they should not, in words; "" for nothing.
 
     Checks the effect of two variables that Ray was started with: RAY_AUTH_MODE, and RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER,
@@ -240,7 +240,7 @@ def open_to_others(stack: Stack) -> str:
     """
     if (status := ask(f"{stack.url('dashboard')}/api/jobs/")[0]) not in (401, 403):
         return f"Ray's dashboard answers without its token (HTTP {status}, RAY_AUTH_MODE=token)"
-    for process in processes.ours(stack.settings.state):
+    for process in processes.find(stack.settings.state):
         with suppress(psutil.NoSuchProcess):
             for listener in listeners(process.pid):
                 is_asked = listener.ip == access.host() and listener.port == stack.port("dashboard")
@@ -258,12 +258,12 @@ def _record(settings: Settings) -> Path:
     return settings.state / "local.json"
 
 
-def scratch(state: Path) -> Path:
+def session_folder(state: Path) -> Path:
     """Ray's session folder. It holds sockets, whose paths may have 107 characters, so it cannot lie below ours."""
     return Path(tempfile.gettempdir()) / f"fraud-ray-{_short_name(state)}"
 
 
-def _ingress(state: Path, ports: Mapping[str, int], say: Say) -> dict[str, str]:
+def _ingress(state: Path, ports: Mapping[str, int], echo: Echo) -> dict[str, str]:
     """What puts HAProxy before the replicas; nothing where its files have no good place."""
     try:
         return ingress.environment(
@@ -273,7 +273,7 @@ def _ingress(state: Path, ports: Mapping[str, int], say: Say) -> dict[str, str]:
             replica_port=ports["replicas"],
         )
     except ConfigError as error:
-        say(f"Serve's own, slower proxy will answer: {error}")
+        echo(f"Serve's own, slower proxy will answer: {error}")
         return {}
 
 
@@ -286,19 +286,19 @@ def _short_name(state: Path) -> str:
     return hashlib.sha256(str(state).encode()).hexdigest()[:10]
 
 
-def choose_ports(wanted: Mapping[str, int], say: Say) -> dict[str, int]:
+def choose_ports(preferred_ports: Mapping[str, int], echo: Echo) -> dict[str, int]:
     """Find a free port for every purpose, from the wanted one up."""
     chosen: dict[str, int] = {}
-    for purpose, preferred in wanted.items():
+    for purpose, preferred in preferred_ports.items():
         chosen[purpose] = processes.free_port(preferred, avoid=chosen.values())
         if chosen[purpose] != preferred:
-            say(f"port {preferred} ({purpose}) is taken by another program: using {chosen[purpose]}")
+            echo(f"port {preferred} ({purpose}) is taken by another program: using {chosen[purpose]}")
     return chosen
 
 
-def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
+def _start_mlflow(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) -> Service:
     state = stack.settings.state
-    ports = choose_ports({name: wanted[name] for name in MLFLOW_PORTS}, say)
+    ports = choose_ports({name: preferred_ports[name] for name in MLFLOW_PORTS}, echo)
     # One worker: several that create one SQLite store at once lock each other out.
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
     environment = {name: value for name, value in stack.environment().items() if name != "MLFLOW_TRACKING_URI"}
@@ -306,10 +306,10 @@ def _start_mlflow(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
     return processes.start("mlflow", command, state=state, environment=environment, ports=ports)
 
 
-def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
+def _start_ray(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) -> Service:
     state = stack.settings.state
-    ports = choose_ports({name: wanted[name] for name in RAY_PORTS}, say)
-    folder = access.own_folder(scratch(state))
+    ports = choose_ports({name: preferred_ports[name] for name in RAY_PORTS}, echo)
+    folder = access.make_private_folder(session_folder(state))
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
     command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(folder / "r")]
     command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
@@ -320,21 +320,21 @@ def _start_ray(stack: Stack, wanted: Mapping[str, int], say: Say) -> Service:
         **stack.environment(),
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
-        **_ingress(state, ports, say),
+        **_ingress(state, ports, echo),
     }
     return processes.start("ray", command, state=state, environment=environment, ports=ports)
 
 
-def wait(stack: Stack, name: str, is_healthy: Callable[[], bool], say: Say) -> None:
+def wait(stack: Stack, name: str, is_healthy: Callable[[], bool], echo: Echo) -> None:
     """Wait until a service is healthy. Raises StackError with the end of its log when it ends, or after 180 s."""
-    service, began, told = stack.services[name], time.monotonic(), 0.0
+    service, began, reported = stack.services[name], time.monotonic(), 0.0
     while not is_healthy():
         waited = time.monotonic() - began
         if not service.is_alive or waited > START_TIMEOUT_S:
             reason = "is not healthy yet" if service.is_alive else "ended"
-            say(processes.last_lines(service.log))
+            echo(processes.last_lines(service.log))
             raise StackError(f"{name} {reason} after {waited:.0f} s; its log is {service.log}")
-        if waited - told > 10:
-            told = waited
-            say(f"waiting for {name} ({waited:.0f} s) ...")
+        if waited - reported > 10:
+            reported = waited
+            echo(f"waiting for {name} ({waited:.0f} s) ...")
         time.sleep(0.3)

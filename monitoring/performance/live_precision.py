@@ -69,7 +69,7 @@ def by_day(
     x, y = np.log(score / (1 - score)), alerts["label"].to_numpy(dtype=np.float64)
     days = pd.to_datetime(alerts["day"]).to_numpy(dtype="datetime64[D]")
     mature_until = np.datetime64(as_of - dt.timedelta(days=math.ceil(delay_days)))
-    found = []
+    result = []
     for day in np.unique(days):
         here = days == day
         seen, is_open = here & ~np.isnan(y), here & np.isnan(y)
@@ -88,9 +88,9 @@ def by_day(
             values = (frauds + drawn) / count
             precision = float(values.mean())
             low, high = interval(values) or (None, None)
-        told = {"precision": precision, "low": low, "high": high}
-        found.append(DayPrecision(day.item(), count, labelled, frauds, is_mature=bool(day < mature_until), **told))
-    return found
+        estimate = {"precision": precision, "low": low, "high": high}
+        result.append(DayPrecision(day.item(), count, labelled, frauds, is_mature=bool(day < mature_until), **estimate))
+    return result
 
 
 @dataclass(frozen=True)
@@ -136,24 +136,24 @@ def _fit(x: np.ndarray, y: np.ndarray, days: np.ndarray) -> _Fit:
             break
     chances = _sigmoid(X @ coefficients)
     residuals = X * (y - chances)[:, None]
-    _, places = np.unique(days, return_inverse=True)
-    by_day = np.column_stack([np.bincount(places, weights=residuals[:, i]) for i in range(2)])
+    _, day_codes = np.unique(days, return_inverse=True)
+    by_day = np.column_stack([np.bincount(day_codes, weights=residuals[:, i]) for i in range(2)])
     inverse = np.linalg.inv(_curvature(X, chances) + prior)
     robust = inverse @ (by_day.T @ by_day) @ inverse * len(by_day) / (len(by_day) - 1)
     # Both added: with few days the robust one alone is too small.
-    return _Fit(coefficients, robust + inverse, _spread(X @ coefficients, y, places))
+    return _Fit(coefficients, robust + inverse, _spread(X @ coefficients, y, day_codes))
 
 
 def _curvature(X: np.ndarray, chances: np.ndarray) -> np.ndarray:
     return np.asarray((X * (chances * (1 - chances))[:, None]).T @ X)
 
 
-def _spread(logits: np.ndarray, y: np.ndarray, places: np.ndarray) -> float:
+def _spread(logits: np.ndarray, y: np.ndarray, day_codes: np.ndarray) -> float:
     """The spread of the days' offsets that makes the labels most likely."""
     best, most = 0.0, -np.inf
     for spread in _SPREADS.tolist():
         each = _log_likelihood(y[:, None], logits[:, None] + spread * _NODES)  # (n_rows, n_nodes)
-        days = np.stack([np.bincount(places, weights=column) for column in each.T], axis=1) + np.log(_WEIGHTS)
+        days = np.stack([np.bincount(day_codes, weights=column) for column in each.T], axis=1) + np.log(_WEIGHTS)
         highest = days.max(axis=1, keepdims=True)
         total = float((highest[:, 0] + np.log(np.exp(days - highest).sum(axis=1))).sum())
         if total > most:

@@ -10,8 +10,8 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from fraud_airflow.day_zone import VARIABLE, day_zone
+from fraud_airflow.job_lifecycle import finish
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
-from fraud_airflow.watching import finish
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def task_failed(context: Any) -> None:
     """For on_failure_callback: an alert of the kind that `kind_of` says."""
     ti, reason = context["ti"], context.get("exception")
     text = f"run {ti.run_id}, try {ti.try_number}: {_cut(str(reason or 'no reason given').strip())}"
-    finish(tell(kind_of(ti.task_id, reason), f"{ti.dag_id}.{ti.task_id}", text))
+    finish(submit_alert(kind_of(ti.task_id, reason), f"{ti.dag_id}.{ti.task_id}", text))
 
 
 def kind_of(task_id: str, reason: object) -> str:
@@ -41,10 +41,10 @@ async def deadline_missed(dag_id: str, limit: str, context: Any = None) -> None:
     if state == "success":
         logger.info("run %s of %s was marked as succeeded before its deadline", run_id, dag_id)
         return
-    await tell("job_failure", dag_id, f"run {run_id} is {state or 'not done'} {limit} after its interval began")
+    await submit_alert("job_failure", dag_id, f"run {run_id} is {state or 'not done'} {limit} after its interval began")
 
 
-async def tell(kind: str, subject: str, text: str) -> None:
+async def submit_alert(kind: str, subject: str, text: str) -> None:
     """Submit the alert as a Ray job and do not wait for it; a log line where Ray takes none."""
     command = ["python", "-m", "monitoring.alerts", "--kind", kind, "--subject", subject]
     command += ["--severity", "critical", "--text", text]

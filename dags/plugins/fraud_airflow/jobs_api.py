@@ -62,9 +62,9 @@ class RayJobs:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> RayJobs:
-        held = token()
+        bearer = token()
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {held}"} if held else {},
+            headers={"Authorization": f"Bearer {bearer}"} if bearer else {},
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         )
         return self
@@ -108,12 +108,12 @@ class RayJobs:
         if status != 200:
             raise self._refusal(status, answer)
         with contextlib.suppress(ValueError):
-            found = json.loads(answer)
-            if isinstance(found, dict) and "status" in found:
-                node = found.get("driver_node_id")
-                if found["status"] == "RUNNING" and node and await self._is_dead(node):
-                    found |= {"status": "FAILED", "message": f"the node of its driver, {node}, is dead"}
-                return found
+            job = json.loads(answer)
+            if isinstance(job, dict) and "status" in job:
+                node = job.get("driver_node_id")
+                if job["status"] == "RUNNING" and node and await self._is_dead(node):
+                    job |= {"status": "FAILED", "message": f"the node of its driver, {node}, is dead"}
+                return job
         raise RayUnreachableError(f"{self.address} answered something else than a job")
 
     async def stop(self, job_id: str, *, patience_s: float) -> bool:

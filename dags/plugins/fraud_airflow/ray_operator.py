@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from fraud_airflow.job_lifecycle import JobRequest, Outcome, finish, follow, submission_id, submit, take_over
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.ray_trigger import RayJobTrigger
-from fraud_airflow.watching import JobRequest, Outcome, finish, follow, submission_id, submit, take_over
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from fraud_airflow.job_lifecycle import JobRequest, Outcome, follow, submit
 from fraud_airflow.jobs_api import RayJobs, RayJobsError, RayUnreachableError
-from fraud_airflow.watching import JobRequest, Outcome, follow, submit
 
 SUBMIT_PATIENCE_S, STOP_PATIENCE_S = 10.0, 25.0
 # What stops jobs: a loop forgets a task that nobody holds.
@@ -119,5 +119,5 @@ class RayJobTrigger(BaseTrigger):
         except Exception as error:  # noqa: BLE001 - Airflow's word, "somebody acted on the task", stands then
             self.log.warning("the state of the task is unknown: %s", error)
             return False
-        found = {str(state) for by_task in states.values() for state in by_task.values()}
-        return bool(found & {"deferred", "running"})
+        task_states = {str(state) for by_task in states.values() for state in by_task.values()}
+        return bool(task_states & {"deferred", "running"})

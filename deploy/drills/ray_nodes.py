@@ -24,7 +24,7 @@ import yaml
 
 from deploy import processes
 from deploy.backends.servers import binary
-from deploy.drills.cluster import inhabitants, wait_until
+from deploy.drills.cluster import host_processes, wait_until
 from deploy.drills.hosts import CODE, DrillError, Host, Hosts, drill_hosts
 
 PACKAGES = ("fraud", "cluster", "ray_jobs", "tuning", "serve_app", "monitoring", "deploy")
@@ -76,7 +76,7 @@ class Nodes:
 
     def kill(self, host: Host) -> None:
         """SIGKILL everything of Ray on a host at once, its workers too, as the machine's end would."""
-        ours = [process for process in inhabitants(host) if not _is_shell(process)]
+        ours = [process for process in host_processes(host) if not _is_shell(process)]
         for process in ours:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()  # none of them shall see another one die
@@ -98,7 +98,7 @@ class Nodes:
         """Wait until so many nodes are alive; returns the seconds it took."""
         return wait_until(lambda: len(self.alive()) == n_nodes, f"{n_nodes} nodes", pause_s=0.2)
 
-    def mend(self) -> None:
+    def restart_worker(self) -> None:
         """Start the worker node again where it is dead."""
         if self.is_worker_dead:
             self.wait_for(1)  # the head takes a dead node for alive for some 20 s
@@ -122,12 +122,12 @@ class Nodes:
         except OSError as error:
             return 0, str(error)
 
-    def begin(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
+    def run_driver(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
         """Run a driver on the head, joined to this cluster; what it says goes to a file of this machine."""
         line = f"cd /srv/fraud && RAY_ADDRESS=auto exec {shlex.join(command)}"
-        given = [*self.hosts.ssh_command(self.head), f"bash -lc {shlex.quote('. ~/.bashrc; ' + line)}"]
+        arguments = [*self.hosts.ssh_command(self.head), f"bash -lc {shlex.quote('. ~/.bashrc; ' + line)}"]
         with log.open("wb") as output:
-            return subprocess.Popen(given, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _is_shell(process: psutil.Process) -> bool:

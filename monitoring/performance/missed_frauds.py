@@ -17,7 +17,7 @@ from monitoring.performance.live_precision import DayPrecision
 
 
 @dataclass(frozen=True)
-class Missed:
+class MissedFrauds:
     """On the days with such rows, together. unflagged: rows that were not flagged; looked_at: of those, drawn and
     labelled; frauds: of these. missed: frauds among the unflagged, with its 95 % interval; caught: frauds among the
     alerts of these days; recall: caught by both, with the interval that follows from that of the missed.
@@ -36,7 +36,7 @@ class Missed:
     recall_high: float | None
 
 
-def missed(drawn: pd.DataFrame, labels: pd.Series, days: Sequence[DayPrecision]) -> Missed | None:
+def estimate_missed(drawn: pd.DataFrame, labels: pd.Series, days: Sequence[DayPrecision]) -> MissedFrauds | None:
     """None where nothing drawn has a label on a day whose precision is known.
 
     drawn: as fraud.labels.store.LabelStore.drawn gives it. labels: bool by id, of the ids that were looked at because
@@ -47,20 +47,24 @@ def missed(drawn: pd.DataFrame, labels: pd.Series, days: Sequence[DayPrecision])
     caught = {day.day: day.alerts * day.precision for day in days if day.precision is not None}
     if not len(drawn):
         return None
-    seen = drawn[~drawn["is_flagged"].astype(bool) & drawn["id"].isin(labels.index)]
-    seen = seen.assign(is_fraud=seen["id"].map(labels).astype(bool), day=pd.to_datetime(seen["day"]).dt.date)
-    seen = seen[seen["day"].isin(list(caught))]
-    if not len(seen):
+    reviewed = drawn[~drawn["is_flagged"].astype(bool) & drawn["id"].isin(labels.index)]
+    reviewed = reviewed.assign(
+        is_fraud=reviewed["id"].map(labels).astype(bool), day=pd.to_datetime(reviewed["day"]).dt.date
+    )
+    reviewed = reviewed[reviewed["day"].isin(list(caught))]
+    if not len(reviewed):
         return None
-    by_day = seen.groupby("day").agg(n=("id", "size"), frauds=("is_fraud", "sum"), unflagged=("n_unflagged", "first"))
+    by_day = reviewed.groupby("day").agg(
+        n=("id", "size"), frauds=("is_fraud", "sum"), unflagged=("n_unflagged", "first")
+    )
     unflagged, looked_at = int(by_day["unflagged"].sum()), int(by_day["n"].sum())
     estimate = float((by_day["unflagged"] * by_day["frauds"] / by_day["n"]).sum())
     low, high = wilson(estimate / unflagged * looked_at, looked_at) or (np.nan, np.nan)
-    found = sum(caught[day] for day in by_day.index)
+    total_caught = sum(caught[day] for day in by_day.index)
     others = (estimate, high * unflagged, low * unflagged)
-    recalls = [found / (found + each) if found + each > 0 else None for each in others]
-    return Missed(
+    recalls = [total_caught / (total_caught + each) if total_caught + each > 0 else None for each in others]
+    return MissedFrauds(
         days=len(by_day), unflagged=unflagged, looked_at=looked_at, frauds=int(by_day["frauds"].sum()), missed=estimate,
-        missed_low=low * unflagged, missed_high=high * unflagged, caught=found,
+        missed_low=low * unflagged, missed_high=high * unflagged, caught=total_caught,
         recall=recalls[0], recall_low=recalls[1], recall_high=recalls[2],
     )  # fmt: skip

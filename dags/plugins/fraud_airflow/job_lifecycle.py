@@ -120,13 +120,13 @@ async def take_over(
     """
     for other in earlier:
         try:
-            found = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
+            job = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
         except JobUnknownError:
             continue
-        if is_retry and found["status"] not in ("FAILED", "STOPPED"):
-            log.info("an earlier try's job %s is %s: following it instead of starting another", other, found["status"])
+        if is_retry and job["status"] not in ("FAILED", "STOPPED"):
+            log.info("an earlier try's job %s is %s: following it instead of starting another", other, job["status"])
             return other
-        if found["status"] not in TERMINAL:
+        if job["status"] not in TERMINAL:
             log.info("stopping the job %s of before the clear", other)
             await jobs.stop(other, patience_s=30.0)
         break
@@ -150,12 +150,12 @@ async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: fl
     copied = _Copy(log)
     while True:
         try:
-            found = await patiently(lambda: jobs.look(job_id), unreachable_s=unreachable_s, log=log, pause_s=poll_s)
+            job = await patiently(lambda: jobs.look(job_id), unreachable_s=unreachable_s, log=log, pause_s=poll_s)
         except RayUnreachableError as error:
             return Outcome(job_id=job_id, status="UNREACHABLE", message=str(error), last_lines=copied.end())
         except JobUnknownError as error:
             return Outcome(job_id=job_id, status="LOST", message=str(error), last_lines=copied.end())
-        has_ended = found["status"] in TERMINAL
+        has_ended = job["status"] in TERMINAL
         try:
             async for piece in jobs.log(job_id, skip=copied.characters):
                 copied.add(piece)
@@ -167,10 +167,10 @@ async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: fl
         if has_ended:
             return Outcome(
                 job_id=job_id,
-                status=found["status"],
+                status=job["status"],
                 # Ray appends the log, which we have.
-                message=(found.get("message") or "").split(", last available logs")[0].strip()[:2000],
-                exit_code=found.get("driver_exit_code"),
+                message=(job.get("message") or "").split(", last available logs")[0].strip()[:2000],
+                exit_code=job.get("driver_exit_code"),
                 last_lines=copied.end(),
             )
         await asyncio.sleep(min(1.0, poll_s) if copied.is_new() else poll_s)
@@ -189,8 +189,8 @@ class _Copy:
 
     def add(self, piece: str) -> None:
         self.characters += len(piece)
-        *whole, self._begun = (self._begun + piece).split("\n")
-        for line in whole:
+        *complete, self._begun = (self._begun + piece).split("\n")
+        for line in complete:
             self._put(line)
         if len(self._begun) > LONGEST_LINE:
             self._put(self._begun)
