@@ -78,18 +78,7 @@ def environment(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to another user: name another folder")
-    wrapper = folder / "haproxy"
-    text = _WRAPPER.format(
-        metrics=metrics_port,
-        stats=stats_port,
-        binary=shlex.quote(binary),
-        python=shlex.quote(sys.executable),
-        root=shlex.quote(str(Path(standby_haproxy.__file__).parents[1])),
-    )
-    draft = folder / ".haproxy"
-    draft.write_text(text, encoding="utf-8")
-    draft.chmod(0o700)
-    draft.replace(wrapper)
+    wrapper = _write_wrapper(folder, binary, metrics_port, stats_port)
     variables = {
         ray_private.HAPROXY_VARIABLE: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -116,6 +105,21 @@ def environment(
     }
     ray_private.check_variables(variables)
     return {name: str(value) for name, value in variables.items()}
+
+
+def _write_wrapper(folder: Path, binary: str, metrics_port: int, stats_port: int) -> Path:
+    wrapper, draft = folder / "haproxy", folder / ".haproxy"
+    text = _WRAPPER.format(
+        metrics=metrics_port,
+        stats=stats_port,
+        binary=shlex.quote(binary),
+        python=shlex.quote(sys.executable),
+        root=shlex.quote(str(Path(standby_haproxy.__file__).parents[1])),
+    )
+    draft.write_text(text, encoding="utf-8")
+    draft.chmod(0o700)
+    draft.replace(wrapper)
+    return wrapper
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
-"""Kill a node under each kind of work, for real, and say what it costs: two Ray nodes on hosts of namespaces.
+"""Kill a node under each kind of work and measure the cost: two Ray nodes on hosts made of Linux namespaces.
 
     python -m deploy.drill_nodes          # everything
     python -m deploy.drill_nodes score    # a day of partitions scored on both nodes, the worker node killed
 
-The nodes start as cluster.yaml says, with the head's state in a Redis. A kill is SIGKILL to everything of Ray on a
-host. Needs root on Linux, redis-server, openssh-server, rsync and iproute2.
+The nodes start with the commands of cluster.yaml, with the head's state in Redis. A kill is SIGKILL to all Ray
+processes of a host. Needs root on Linux, redis-server, openssh-server, rsync and iproute2.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Drill, and print what was found as JSON."""
+    """Run the drills and print their results as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.drill_nodes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="which of them (default: all)")
+    parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="drills to run (default: all)")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.which) - set(DRILLS):
         parser.error(f"no drill {', '.join(sorted(unknown))}: there are {', '.join(DRILLS)}")
     turn_telemetry_off()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: end the hosts
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, which ends the hosts
     results: dict[str, Any] = {}
     began = time.monotonic()
     with drill_nodes() as nodes:

@@ -1,10 +1,10 @@
-"""Try `ray up cluster.yaml` for real: two hosts of Linux namespaces, ssh, a training on both, `ray down`.
+"""Try `ray up cluster.yaml`: two hosts made of Linux namespaces, ssh, a training on both, `ray down`.
 
     python -m deploy.drill_ray_up          # up, a training with two workers on two nodes, down
-    python -m deploy.drill_ray_up --kill   # and SIGKILL the worker node's raylet in the middle of it
+    python -m deploy.drill_ray_up --kill   # also SIGKILL the worker node's raylet during the training
 
 The hosts have their own network, processes, home and sshd (deploy/drills/hosts.py) and share this environment. Needs
-root on Linux, openssh-server, rsync and iproute2. Takes some minutes and about 3 GiB.
+root on Linux, openssh-server, rsync and iproute2. Takes a few minutes and about 3 GiB.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Echo = Callable[[str], None]
 
 
 def drill(echo: Echo, *, kill: bool) -> dict[str, Any]:
-    """Run it; returns what was found, JSON-ready. Raises DrillError where a step does not end as it should."""
+    """Run the drill. Returns the results, JSON-ready. Raises DrillError if a step fails."""
     result: dict[str, Any] = {}
     with drill_cluster() as cluster:
         result["ray_up_s"] = round(cluster.seconds, 1)
@@ -63,20 +63,20 @@ def drill(echo: Echo, *, kill: bool) -> dict[str, Any]:
         began = time.monotonic()
         cluster.down()
         result["ray_down_s"] = round(time.monotonic() - began, 1)
-        wait_until(lambda: not _rays(cluster), "end of Ray on the hosts")  # it drains before it ends
+        wait_until(lambda: not _rays(cluster), "end of Ray on the hosts")  # Ray drains before it ends
         result["gone_s"] = round(time.monotonic() - began, 1)
         echo(f"ray down: {result['ray_down_s']} s; nothing of Ray is left on the hosts after {result['gone_s']} s")
     return result
 
 
 def _rays(cluster: Cluster) -> list[str]:
-    """What of Ray runs on the hosts."""
+    """Names of the Ray processes on the hosts."""
     names = [process.name() for host in cluster.hosts.hosts for process in host_processes(host)]
     return [name for name in names if name in ("raylet", "gcs_server")]
 
 
 def _asked(cluster: Cluster, path: str) -> int:
-    """The status that the head's dashboard answers somebody without the token with."""
+    """The HTTP status of the head's dashboard for a request without the token."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{cluster.port}{path}", timeout=30) as answer:
             return int(answer.status)
@@ -85,21 +85,21 @@ def _asked(cluster: Cluster, path: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Drill, and print what was found as JSON."""
+    """Run the drill and print its results as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.drill_ray_up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kill", action="store_true", help="SIGKILL the worker node's raylet during the training")
     arguments = parser.parse_args(argv)
     turn_telemetry_off()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: ray down, remove the hosts
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, which runs `ray down` and removes the hosts
     result = drill(_echo, kill=arguments.kill)
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
 
 
 def _echo(text: str) -> None:
-    """Tell what goes on, with the time."""
+    """Print a line with the time."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
-"""Serve a model in the foreground, as the image does: a Ray of its own that asks for its token, and /score with keys.
+"""Serve a model in the foreground, as in the image: its own Ray, which requires its token, and /score with API keys.
 
     FRAUD_BUNDLE=/model FRAUD_API_KEY_FILE=/run/secrets/api_keys python -m deploy.serving
-    python -m deploy.serving --check    # exit code 0 where /score can answer; the health check of the image
+    python -m deploy.serving --check    # exit code 0 if /score can answer; health check of the image
 
-The model is the bundle in FRAUD_BUNDLE, else the champion of the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
+The model is the bundle in FRAUD_BUNDLE, else the champion in the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fraud.settings.serving import ServedModelSettings
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or ctrl-C. Raises StackError when Ray ends or the model cannot be served."""
+    """Serve until SIGTERM or ctrl-C. Raises StackError if Ray ends or the model cannot be served."""
     stack = services.up(settings, echo, servers={"ray"})
     try:
         demo = Demo.from_arguments(local_parser().parse_args(["demo"]), settings, echo)
@@ -49,11 +49,11 @@ def is_ready(settings: Settings) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve, or look whether it is ready."""
+    """Run the command; see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="only say whether it is ready: exit code 0 or 1")
+    parser.add_argument("--check", action="store_true", help="only check whether /score can answer: exit code 0 or 1")
     arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()

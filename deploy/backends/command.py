@@ -1,7 +1,7 @@
-"""`python -m deploy.backends up|demo|down|status`: the demo on PostgreSQL, S3 and Redis, by settings alone.
+"""`python -m deploy.backends up|demo|down|status`: run the demo on PostgreSQL, S3 and Redis.
 
-`up` starts the three servers on loopback; `demo` starts them and runs `make demo` with the settings that lead to them;
-with servers of your own, set the same variables and run `make demo`. docs/backends.md has every setting.
+`up` starts the three servers on loopback. `demo` starts them and runs `make demo` with settings for them. With servers
+of your own, set the same variables and run `make demo`. docs/backends.md has every setting.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CARDS = "data/cards.parquet"
 
 
 def servers_of(settings: Settings) -> Servers:
-    """The servers whose data lie below FRAUD_STATE."""
+    """The servers with their data below FRAUD_STATE."""
     return Servers.read(settings.state / "backends")
 
 
 def inventory(servers: Servers) -> list[str]:
-    """What lies where now: rows of MLflow's tables, files by folder of the bucket, keys by kind in Redis."""
+    """One line per store: rows of MLflow's tables, files per folder of the bucket, keys per kind in Redis."""
     import psycopg2
     import redis
 
@@ -71,15 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|down|status")
-    verbs.add_parser("up", help="start PostgreSQL, Redis and an S3 server, or reuse those that we started")
-    demo = verbs.add_parser("demo", help="up, then make demo on them, with cards whose history is kept in Redis")
+    verbs.add_parser("up", help="start PostgreSQL, Redis and an S3 server, or reuse the running ones")
+    demo = verbs.add_parser("demo", help="up, then make demo on them, with the cards' history in Redis")
     demo.add_argument("--data", help=f"your transactions (default: synthetic cards, made now as {CARDS} in the bucket)")
     demo.add_argument("--schema", default="handbook", help="schema YAML or a shipped name (default: %(default)s)")
-    demo.add_argument("--config", help="training configuration YAML (default: the one that training itself takes)")
+    demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic cards (default: %(default)s)")
     down = verbs.add_parser("down", help="stop what up or demo started (Ray and MLflow: make down)")
     down.add_argument("--wipe", action="store_true", help="remove their data and passwords too")
-    verbs.add_parser("status", help="say what lies where")
+    verbs.add_parser("status", help="show what is stored where")
     return top
 
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.verb != "status":
         servers.start(echo)
-        echo(f"settings for your shell, passwords in them: source {servers.environment_file}")
+        echo(f"settings with passwords for your shell: source {servers.environment_file}")
     elif len(servers.services) < 3:
         echo(f"not all run (only {', '.join(servers.services) or 'none'}): python -m deploy.backends up")
         return 1

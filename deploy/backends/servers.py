@@ -1,8 +1,8 @@
-"""PostgreSQL, Redis and an S3 server on this machine, on loopback, with passwords made at the first start.
+"""PostgreSQL, Redis and an S3 server on loopback, with passwords drawn at the first start.
 
-For trying and testing what a cluster has as services. The S3 server is SeaweedFS (`weed mini`); its data ports have no
-password, so on a machine with other users it is for tests only. Secrets go to files of mode 0600 and from there to the
-servers; no command line holds one.
+For trials and tests of what a cluster has as services. The S3 server is SeaweedFS (`weed mini`). Its data ports have no
+password: on a machine with other users, use it for tests only. The servers read their secrets from files of mode 0600;
+no command line contains one.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def binary(name: str) -> str:
 
 @dataclass
 class Servers:
-    """The three servers below a folder.
+    """The three servers of a folder.
 
-    folder: their data, logs and secrets; made with mode 0700. services: those that run, by name.
+    folder: data, logs and secrets; created with mode 0700. services: the running ones, by name.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Servers:
 
     @classmethod
     def read(cls, folder: Path) -> Servers:
-        """What runs below a folder."""
+        """Read which servers of a folder run."""
         try:
             services = [Service(**entry) for entry in json.loads((folder / "servers.json").read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
@@ -82,9 +82,9 @@ class Servers:
         return cls(folder, {service.name: service for service in services if service.is_alive})
 
     def start(self, echo: Echo, only: str | None = None, ports: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Start those that do not run and wait until they answer; their data stay from before.
+        """Start the stopped servers and wait until they answer. They keep their data.
 
-        only: one by name. ports: first ones to try, by server. Raises ConfigError or BackendError.
+        only: name of a single server. ports: first port to try, by server. Raises ConfigError or BackendError.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, begin in (("postgresql", self._postgresql), ("redis", self._redis), ("s3", self._s3)):
@@ -98,7 +98,7 @@ class Servers:
         self._write_environment()
 
     def stop(self, only: str | None = None, *, kill: bool = False) -> None:
-        """Stop all of them, or one. kill: at once, as a crash would. Raises BackendError on a survivor."""
+        """Stop all servers, or one. kill: SIGKILL, like a crash. Raises BackendError if one survives."""
         for name in [only] if only else list(self.services):
             service = self.services.pop(name, None)
             state = self._state(name)
@@ -111,7 +111,7 @@ class Servers:
         self._write()
 
     def wipe(self) -> None:
-        """Remove data, logs and secrets of servers that were stopped."""
+        """Remove data, logs and secrets of the stopped servers."""
         shutil.rmtree(self._database_folder(), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -120,7 +120,7 @@ class Servers:
         return self.services[name].ports[name]
 
     def environment(self) -> dict[str, str]:
-        """What to set so that everything of ours uses them: those that were started once."""
+        """The environment variables that point our code to the servers that were ever started."""
         secret, s3, variables = self._secrets(), f"s3://{BUCKET}", {}
         if port := self._known_port("postgresql"):
             sql = {name: f"{name}:{quote(secret[name])}@{HOST}:{port}/{name}" for name in DATABASES}
@@ -146,7 +146,7 @@ class Servers:
 
     @property
     def environment_file(self) -> Path:
-        """The same for a shell: `source` it. Mode 0600."""
+        """File with the same variables for a shell: `source` it. Mode 0600."""
         return self.folder / "environment"
 
     def _write_environment(self) -> None:
@@ -165,7 +165,7 @@ class Servers:
         return int(json.loads(path.read_text())[name]) if path.exists() else None
 
     def _ports(self, name: str, first: int) -> dict[str, int]:
-        """The ports of the last start where they are still free: addresses that others wrote down stay good."""
+        """Choose the ports of the last start if they are free, so that stored addresses stay valid."""
         path = self._state(name) / "ports.json"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         previous: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
@@ -183,7 +183,7 @@ class Servers:
         return dict(json.loads(path.read_text()))
 
     def _database_folder(self) -> Path:
-        """PostgreSQL's data: as root it runs as another user, who cannot come into a folder of ours."""
+        """PostgreSQL's data folder. Started by root, it runs as another user, who cannot enter our folder."""
         if os.geteuid() != 0:
             return self._state("postgresql") / "data"
         return Path(tempfile.gettempdir()) / f"fraud-pg-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]}"
@@ -249,7 +249,7 @@ class Servers:
             try:
                 checks[name]()
                 return
-            except Exception as error:  # noqa: BLE001 - whatever a client raises while its server is not there yet
+            except Exception as error:  # noqa: BLE001 - clients raise anything until their server is up
                 if not service.is_alive or time.monotonic() - began > START_TIMEOUT_S:
                     raise BackendError(
                         f"{name} does not answer ({type(error).__name__}); its log ends with: "
@@ -258,7 +258,7 @@ class Servers:
             time.sleep(0.1)
 
     def _prepare_postgresql(self) -> None:
-        """Make the databases, each with a user of its own, where they are missing."""
+        """Create missing databases, each with its own user."""
         import psycopg2
         from psycopg2 import sql
 
@@ -292,7 +292,7 @@ class Servers:
         where = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
         store = S3(**where, **keys, skip_instance_cache=True)
         store.check(BUCKET)
-        # The bucket is known before the server that holds the files has told which it has.
+        # The bucket is visible before the volume server can store files, so write one.
         probe = f"{BUCKET}/.started-{os.getpid()}"
         store.pipe_file(probe, b"started")
         store.cat_file(probe)
@@ -307,7 +307,7 @@ def _tool(name: str) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, at no moment."""
+    """Write a file atomically, with mode 0600 from the start."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

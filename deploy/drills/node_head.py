@@ -1,4 +1,4 @@
-"""The head dies while a client asks the other node, and comes back with what Redis kept for it."""
+"""Kill the head while a client uses the other node, and restart it with its state from Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def submit(nodes: Nodes, entrypoint: str) -> str:
 
 
 def job_status(nodes: Nodes, job: str) -> str:
-    """What the Jobs API says of a job; empty where the head does not answer or does not know it."""
+    """A job's status by the Jobs API; empty if the head does not answer or does not know the job."""
     status, text = nodes.ask(f"{JOBS}{job}")
     return str(json.loads(text)["status"]) if status == 200 else ""
 
@@ -35,7 +35,7 @@ def _scorers(host: Host) -> set[int]:
 
 
 def head(nodes: Nodes) -> dict[str, Any]:
-    """The head is killed and started again; the worker node stays. Raises DrillError."""
+    """Kill and restart the head; the worker node stays. Raises DrillError."""
     both = deploy_on_both(nodes)
     job = submit(nodes, "python -c 'import time; time.sleep(600)'")
     wait_until(lambda: job_status(nodes, job) == "RUNNING", "a job on the head")

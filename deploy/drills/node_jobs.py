@@ -1,4 +1,4 @@
-"""Jobs on two nodes of which one is killed: what they leave must be what an undisturbed run leaves."""
+"""Kill one of two nodes during a job. The results must equal those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from deploy.drills.cluster import host_processes, wait_until
 from deploy.drills.hosts import DrillError, Host
 from deploy.drills.ray_nodes import Nodes
 
-DAY, GROUP, FILES = "2026-01-31", 60_000, 32  # rows of a file, which is a piece of work, and files
+DAY, GROUP, FILES = "2026-01-31", 60_000, 32  # GROUP: rows per file, one unit of work
 IN_ONE_PROCESS = 100_000_000  # --rows-on-ray
 
 
 def score(nodes: Nodes) -> dict[str, Any]:
-    """Score a day on both nodes and kill the worker node halfway. Raises DrillError where the output is not whole."""
+    """Score a day on both nodes and kill the worker node halfway. Raises DrillError if the output is incomplete."""
     nodes.restart_worker()
     _write_rows(nodes)
     _end(nodes, _scored(nodes, "undisturbed", IN_ONE_PROCESS), "undisturbed")
@@ -41,7 +41,7 @@ def score(nodes: Nodes) -> dict[str, Any]:
     result["rows_scored"] = manifest["rows"]["scored"]
     result["is_equal"] = _content(out) == _content(nodes.folder / "undisturbed")
     if not result["is_equal"] or result["rows_scored"] != result["rows"]:
-        raise DrillError(f"the day is not what an undisturbed run leaves: {result}")
+        raise DrillError(f"the day differs from that of an undisturbed run: {result}")
     return result
 
 
@@ -64,7 +64,7 @@ TRIALS = 4
 
 
 def sweep(nodes: Nodes) -> dict[str, Any]:
-    """A sweep with a trial on each node at once; the worker node is killed under one. Raises DrillError."""
+    """Run a sweep with one trial per node at a time and kill the worker node during a trial. Raises DrillError."""
     from fraud.data.simulation import transactions
 
     nodes.restart_worker()
@@ -106,7 +106,7 @@ def sweep(nodes: Nodes) -> dict[str, Any]:
     result["failed"] = [line["number"] for line in ended if line.get("status") not in ("finished", "stopped")]
     result["best_is_there"] = (nodes.folder / "sweep" / "best.yaml").exists()
     if result["ended"] != list(range(1, TRIALS + 1)) or result["failed"] or not result["best_is_there"]:
-        raise DrillError(f"the sweep did not end whole: {result}; {_log_tail(nodes, 'sweep')}")
+        raise DrillError(f"the sweep is incomplete: {result}; {_log_tail(nodes, 'sweep')}")
     return result
 
 
@@ -125,7 +125,7 @@ def _write_rows(nodes: Nodes) -> None:
 
 
 def save_bundle(folder: Path) -> None:
-    """A small model of the default schema."""
+    """Save a small model of the default schema."""
     from fraud.data import simulation
     from fraud.schema import Schema, validate
     from fraud.scoring import bundle
@@ -170,7 +170,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _until(nodes: Nodes, driver: subprocess.Popen[bytes], name: str, is_true: Any) -> None:
-    """Wait while the driver runs. Raises DrillError with the end of what it said where it ends first."""
+    """Poll `is_true`. Raises DrillError with the end of the driver's log if the driver ends first."""
 
     def is_there() -> bool:
         if is_true():

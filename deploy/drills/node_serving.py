@@ -1,4 +1,4 @@
-"""Serving on two nodes of which one is killed while a client asks all the time."""
+"""Kill one of two serving nodes while a client sends requests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from deploy.drills.ray_nodes import Nodes
 APPLICATIONS = "/api/serve/applications/"
 TRANSACTION = {"amount": 42.5, "hour": 13, "distance": 3.2, "device_score": 0.8, "country_mismatch": 0}
 PAUSE_S, TIMEOUT_S = 0.02, 5.0
-BEFORE_S = 3.0  # of asking between what is done
+BEFORE_S = 3.0  # of requests between two steps of a drill
 
 
 @dataclass
 class Client:
-    """A payment service: asks one after the other, and notes when which status came; 0 is no answer.
+    """A client that sends one request after the other and records (time, status); status 0 is no answer.
 
-    port: the ingress that it asks, on this machine.
+    port: port of the ingress on this machine.
     """
 
     nodes: Nodes
@@ -50,7 +50,7 @@ class Client:
             self.answers.append((time.monotonic(), scored(self.nodes, self.port)))
 
     def summary(self, since: float) -> dict[str, Any]:
-        """How many requests since then, how many not answered by 200, and the longest time without a 200."""
+        """Requests since `since`, how many did not get a 200, and the longest gap between two 200."""
         asked = [(at, status) for at, status in self.answers if at >= since]
         good = [since, *(at for at, status in asked if status == 200)]
         gaps = [later - sooner for sooner, later in itertools.pairwise(good)]
@@ -63,7 +63,7 @@ class Client:
 
 
 def scored(nodes: Nodes, port: int) -> int:
-    """Ask /score on an ingress once; the status, or 0."""
+    """Send one /score request to an ingress; returns the status, or 0 without an answer."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/score",
         data=json.dumps(TRANSACTION).encode(),
@@ -80,7 +80,7 @@ def scored(nodes: Nodes, port: int) -> int:
 
 
 def deploy(nodes: Nodes) -> None:
-    """serve_app/config.yaml with a replica on each node, by the dashboard's API."""
+    """Deploy serve_app/config.yaml with a replica on each node, by the dashboard's API."""
     config = yaml.safe_load((CODE / "serve_app" / "config.yaml").read_text(encoding="utf-8"))
     (application,) = config["applications"]
     application["args"] = {"bundle": "/srv/fraud/bundle"}
@@ -92,7 +92,7 @@ def deploy(nodes: Nodes) -> None:
 
 
 def replicas(nodes: Nodes) -> list[str]:
-    """Addresses of the nodes with a replica that runs; none where the head does not answer."""
+    """Addresses of the nodes with a running replica; empty if the head does not answer."""
     status, text = nodes.ask(APPLICATIONS)
     if status != 200:
         return []
@@ -106,7 +106,7 @@ def _answer(nodes: Nodes) -> bool:
 
 
 def deploy_on_both(nodes: Nodes) -> list[str]:
-    """Serve with a replica on each node, both ingresses answering; returns the addresses. Raises DrillError."""
+    """Deploy a replica on each node and wait until both ingresses answer. Returns the addresses. Raises DrillError."""
     nodes.restart_worker()
     save_bundle(nodes.folder / "bundle")
     deploy(nodes)
@@ -116,14 +116,14 @@ def deploy_on_both(nodes: Nodes) -> list[str]:
 
 
 def undisturbed(client: Client) -> dict[str, Any]:
-    """What a client is told while nothing is killed."""
+    """The client's summary while nothing is killed."""
     began = time.monotonic()
     time.sleep(BEFORE_S)
     return client.summary(began)
 
 
 def serve(nodes: Nodes) -> dict[str, Any]:
-    """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
+    """Kill and restart the worker node with a replica on each node. Raises DrillError."""
     both = deploy_on_both(nodes)
     with Client(nodes, nodes.serve_ports[0]) as client:
         result: dict[str, Any] = {"undisturbed": undisturbed(client)}

@@ -1,6 +1,6 @@
-"""`python -m deploy.local up|demo|airflow|down|status`: the whole system on this machine.
+"""`python -m deploy.local up|demo|airflow|down|status`: run the system on this machine.
 
-It listens on loopback only. FRAUD_HOST, an IP address, opens Ray's dashboard and /score to others, with API keys only.
+It listens on loopback. FRAUD_HOST, an IP address, opens Ray's dashboard and /score to others; that requires API keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPILOG = """examples:
 
 
 def echo(line: str) -> None:
-    """Tell the user one thing, at once."""
+    """Print a line and flush."""
     sys.stdout.write(line.rstrip("\n") + "\n")
     sys.stdout.flush()
 
@@ -37,25 +37,25 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|airflow|down|status")
-    verbs.add_parser("up", help="start Ray and MLflow, or reuse those that we started and that are healthy")
+    verbs.add_parser("up", help="start Ray and MLflow, or reuse the running ones")
     demo = verbs.add_parser("demo", help="up, then data, training, /score, a scored day and a drift report")
-    demo.add_argument("--data", help="your transactions, CSV or Parquet (default: synthetic ones, made now)")
+    demo.add_argument("--data", help="your transactions, CSV or Parquet (default: new synthetic ones)")
     demo.add_argument("--schema", default="transactions", help="schema YAML or a shipped name (default: %(default)s)")
-    demo.add_argument("--config", help="training configuration YAML (default: the one that training itself takes)")
+    demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic transactions (default: %(default)s)")
-    verbs.add_parser("airflow", help="up, then Airflow with our DAGs, beside it")
-    verbs.add_parser("down", help="stop what the others started, and nothing else")
-    verbs.add_parser("status", help="say what runs and where")
+    verbs.add_parser("airflow", help="up, then Airflow with our DAGs")
+    verbs.add_parser("down", help="stop everything that the other commands started")
+    verbs.add_parser("status", help="show what runs and where")
     return top
 
 
 def settings_here() -> Settings:
-    """Settings whose root is this repository, unless FRAUD_ROOT says otherwise."""
+    """Settings; the default of FRAUD_ROOT is this repository."""
     return Settings.from_environment(default_root=services.CODE)
 
 
 def status(settings: Settings) -> int:
-    """Say what runs; returns 0 when the whole stack does, otherwise 1."""
+    """Print what runs. Returns 0 if Ray and MLflow run, else 1."""
     stack = Stack.read(settings)
     if not set(stack.services) >= services.SERVERS:
         left = len(processes.find(settings.state))
@@ -70,7 +70,7 @@ def status(settings: Settings) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code. Raises FraudError with the reason when a step fails."""
+    """Run one verb; returns the exit code. Raises FraudError if a step fails."""
     arguments = parser().parse_args(argv)
     settings = settings_here()
     turn_telemetry_off()

@@ -1,4 +1,4 @@
-"""`make demo`: the whole loop once, step by step, each by the command that a user would type."""
+"""`make demo`: train, deploy, score and monitor once, each step with the command that a user would type."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
 LABELS_S = 15.0  # longest wait for labels to reach the live history
 SCORED = "artifacts/scored.parquet"
-REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
+REFERENCE = "artifacts/reference.parquet"  # written by the training, to compare later days with
 REPORT = "monitoring/drift_report.html"
 EVALUATION = "evaluation/evaluation.html"
-# What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
+# Log lines of our own code, not of Ray and other libraries: shown while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
 NOT_A_RESULT = re.compile(
     r"$|\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
 )
-# A user's mistake, as fraud.errors.run_command prints it, or the end of a traceback.
+# A user error as printed by fraud.cli.run_command, or the last line of a traceback.
 CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 
 
 @dataclass(frozen=True)
 class DemoInputs:
-    """What the steps work on.
+    """Inputs of the steps.
 
-    training: file or URL to train on; scoring: arguments that name the day to ray_jobs.score; request: body of one
-    /score request. scenario: whose transactions turn out frauds, where the schema counts known frauds.
+    training: file or URL to train on; scoring: arguments of ray_jobs.score that select the day; request: body of one
+    /score request. scenario: transactions to label as frauds, if the schema counts known frauds.
     """
 
     training: str
@@ -57,8 +57,8 @@ class DemoInputs:
 class Demo:
     """One demonstration.
 
-    data, schema, config: the user's transactions, schema and training configuration; data None makes synthetic ones.
-    rows: how many of those.
+    data, schema, config: the user's transactions, schema and training configuration. data=None generates `rows`
+    synthetic transactions.
     """
 
     settings: Settings
@@ -71,7 +71,7 @@ class Demo:
     model_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Give every schema but the default one a registered model of its own: their champions cannot be compared."""
+        """Use a registered model per schema: champions of different schemas cannot be compared."""
         self.model_name = self.settings.model_name
         if self.schema != DEFAULT_SCHEMA:
             from fraud.schema import Schema
@@ -80,7 +80,7 @@ class Demo:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, echo: Echo) -> Demo:
-        """Take the command line's `demo` arguments. Raises ConfigError for a file that is not there."""
+        """Build from the arguments of `demo`. Raises ConfigError for a missing file."""
         paths = {}
         for name in ("data", "schema", "config"):
             value = getattr(arguments, name)
@@ -92,7 +92,7 @@ class Demo:
         return cls(settings, echo, paths["data"], paths["schema"], paths["config"], arguments.rows)
 
     def run(self) -> None:
-        """Do every step and print where everything is. Raises StackError, naming the step, as soon as one fails."""
+        """Run every step and print the addresses. Raises StackError, naming the step, if one fails."""
         began = time.monotonic()
         with processes.MemoryWatch(self.settings.state) as memory:
             with self._step("start Ray and MLflow"):
@@ -110,7 +110,7 @@ class Demo:
             if inputs.scenario is not None:
                 self._show_labels(inputs.scenario)
             self._job("score a day", "ray_jobs.score", *inputs.scoring, "--out", scored, "--force")
-            # On shared storage the reference is the champion's own, among its artifacts, not this machine's file.
+            # With shared storage, use the champion's own reference among its artifacts, not this machine's file.
             ref = [] if self.settings.store else ["--ref", REFERENCE]
             files = [*ref, "--cur", scored, "--model", "champion", "--out", report]
             self._job("compare the day with the training", "monitoring.drift", *files)
@@ -133,7 +133,7 @@ class Demo:
         with self._step("cut off the last day"):
             schema = Schema.load(self.schema)
             last = cut_last_day(self.data, schema, self.settings.state / "demo")
-            # The whole file where the day can be named, so that its customers come with their history.
+            # Pass the complete file if the day has a date, so that its customers have their history.
             scoring = ["--data", str(last.rows)]
             if last.date is not None:
                 scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
@@ -141,7 +141,7 @@ class Demo:
             return DemoInputs(self.data, scoring, request_from(last.rows, schema), scenario)
 
     def _result_path(self, name: str) -> str:
-        """Where a result goes: as a relative path, or below FRAUD_STORE."""
+        """A result's path: relative, or below FRAUD_STORE."""
         return self.settings.stored(name) if self.settings.store else name
 
     @contextmanager
@@ -156,7 +156,7 @@ class Demo:
         self.echo(f"    {time.monotonic() - began:.1f} s")
 
     def _job(self, title: str, module: str, *arguments: str) -> Path:
-        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError when it fails."""
+        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError if it fails."""
         with self._step(title):
             command = ["python", "-m", module, *arguments]
             self.echo(f"    {' '.join(command)}")
@@ -185,7 +185,7 @@ class Demo:
                 output.flush()
                 if match := OUR_LINE.search(line):
                     self.echo(f"    {match[1]}")
-                # An indented line belongs to the one before it: to a table of ours, or to somebody's traceback.
+                # An indented line continues the one before it: our table, or a traceback.
                 in_result = in_job and not NOT_A_RESULT.match(line) and (in_result or not line[0].isspace())
                 if in_result:
                     self.echo(f"    {line.rstrip()}")
@@ -193,11 +193,11 @@ class Demo:
             code = running.wait()
         if code != 0:
             self.echo(processes.last_lines(log))
-            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; the whole log is {log}")
+            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; its log is {log}")
         return log
 
     def deploy(self) -> None:
-        """Deploy serve_app and wait until it runs, because `serve deploy` exits with 0 before anything happened."""
+        """Deploy serve_app and wait until it runs: `serve deploy` exits with 0 before the deployment starts."""
         self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
         began = time.monotonic()
         while time.monotonic() - began < SERVE_TIMEOUT_S:
@@ -220,13 +220,13 @@ class Demo:
         return json.loads(answer) if code == 200 else {}
 
     def _config(self) -> Path:
-        """serve_app/config.yaml, or a copy where its port is taken or another model than the default is served."""
+        """serve_app/config.yaml, or an edited copy if its port is taken or host or model differ from the default."""
         import yaml
 
         config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
         http = config.setdefault("http_options", {})
         preferred = int(http.get("port", 8000))
-        # Serve keeps the port it began with until Ray stops.
+        # Serve keeps its first port until Ray stops.
         running = self._serve_details().get("http_options")
         port = int(running["port"]) if running else processes.free_port(preferred)
         if port != preferred and not running:
@@ -254,15 +254,15 @@ class Demo:
                 for reason in json.loads(answer)["reasons"]:
                     self.echo(f"    because: {reason['text']}")
                 return
-            # Nobody there, or no replica yet: the route opens a moment after the status says so.
+            # The route opens a moment after the status is RUNNING.
             if code not in (0, 404, 503) or time.monotonic() > deadline:
                 raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
             time.sleep(0.5)
 
     def _show_labels(self, scenario: LabelScenario) -> None:
-        """Ingest labels, and show that the entity's next score rises; then take them back, for they are invented.
+        """Ingest fraud labels, show that the entity's next score rises, then retract the labels: they are invented.
 
-        Raises StackError where the labels do not reach the live history within `LABELS_S`.
+        Raises StackError if the labels do not reach the live history within `LABELS_S`.
         """
         before = self._explain_score(scenario)
         for is_fraud, verdict in ((True, "frauds"), (False, "legitimate after all")):
@@ -284,7 +284,7 @@ class Demo:
             before = after
 
     def _explain_score(self, scenario: LabelScenario) -> float:
-        """What /explain says of the scenario's transaction: nothing is learnt of it."""
+        """The score of the scenario's transaction by /explain, which does not add it to the history."""
         url = f"http://{access.local_address()}:{self.stack.serve_port}/explain"
         code, answer = services.ask(url, body=json.dumps(scenario.request), timeout_s=30)
         if code != 200:
@@ -305,6 +305,6 @@ class Demo:
 
 
 def _reason(log: Path) -> str:
-    """The last line of a job's log that says why it failed, or an empty string."""
+    """The last line of a job's log that names the cause of its failure, or ""."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line for line in reversed(lines) if CAUSE.match(line)), "")

@@ -1,4 +1,4 @@
-"""Live performance: what became of each day's alerts, counted where labels are there and estimated where not."""
+"""Live precision of each day's alerts: counted where labels exist, estimated where they are still missing."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def judge(
     seed: int = 7,
     zone: Zone = UTC,
 ) -> tuple[list[DayPrecision], MissedFrauds | None]:
-    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began.
+    """The precision of each day before `as_of`, and the missed frauds, by the labels known when `as_of` began.
 
-    zone: whose days they are.
+    zone: time zone in which days begin.
     """
     by_source = store.read_by_source(known_until=zone.moment_of(as_of))
     known = newest(by_source).set_index(ID)[IS_FRAUD]
@@ -53,16 +53,16 @@ def judge(
 def without_training_days(
     alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The alerts but for those of days that the model which scored them learnt from, and those days, in order.
+    """Drop alerts of days that the scoring model was trained on. Returns the rest and the dropped days, sorted.
 
-    manifests: what ray_jobs.score wrote about the days; a decision log has none, and is scored as it happens.
+    manifests: of ray_jobs.score, one per day. A decision log has none: it is scored live.
     """
     learnt = sorted({str(manifest["date"]) for manifest in manifests if manifest.get("learnt_rows")})
     return alerts[~alerts["day"].astype(str).isin(learnt)], learnt
 
 
 def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> str:
-    """One line a day, and one about what was missed."""
+    """One line per day, and one line about missed frauds."""
     lines = [f"{'day':<12}{'alerts':>8}{'labelled':>10}{'frauds':>8}{'precision':>11}  95 % interval"]
     for day in days:
         how = "" if day.precision is None or day.low is None or day.high is None else f"{day.low:.1%} to {day.high:.1%}"
@@ -89,7 +89,7 @@ def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> s
 def content(
     precisions: Sequence[DayPrecision], missed: MissedFrauds | None = None, *, as_of: dt.date, schema: Schema
 ) -> dict[str, Any]:
-    """The same for machines."""
+    """The results as a JSON-ready document."""
     days = [{**asdict(day), "day": day.day.isoformat(), "share_labelled": day.share_labelled} for day in precisions]
     return {
         "as_of": as_of.isoformat(),
@@ -103,16 +103,16 @@ def content(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.performance",
-        description="Say what share of each day's alerts were frauds. Labels come late (ray_jobs.labels): where an "
-        "alert has none yet, the score and the labels of other alerts say how likely it is one, and the interval how "
-        "sure that is. Prints a line a day and writes JSON.",
+        description="Estimate which share of each day's alerts were frauds. Labels come late (ray_jobs.labels): for an "
+        "alert without a label, the estimate uses its score and the labels of other alerts. Prints one line per day "
+        "with a 95 % interval, and writes JSON.",
         epilog="examples:\n"
         "  python -m monitoring.performance --out performance.json\n"
         "  python -m monitoring.performance --decisions 'scored/' --schema handbook --as-of 2026-02-01 --out p.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
-    parser.add_argument("--schema", help="name or YAML (default: the champion's)")
+    parser.add_argument("--schema", help="schema name or YAML (default: the champion's)")
     parser.add_argument(
         "--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, in the schema's day_zone)"
     )
@@ -134,9 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     alerts = decided.read(location, schema, only_flagged=True)
     alerts, learnt = without_training_days(alerts, partitions.manifests(location))
     if learnt:
-        sys.stdout.write(
-            f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model that scored them learnt from\n"
-        )
+        sys.stdout.write(f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model was trained on\n")
     store = LabelStore.from_environment(settings, os.environ)
     days, missed_frauds = judge(
         alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=arguments.seed, zone=zone

@@ -1,7 +1,7 @@
-"""Frauds that were not flagged: estimated from rows that were drawn at random and looked at, flagged or not.
+"""Estimate the frauds that were not flagged from rows drawn at random and reviewed.
 
-Labels that come by themselves, of alerts and of chargebacks, say nothing of a fraud that nobody noticed; rows drawn at
-random do (python -m ray_jobs.labels draw).
+Labels of alerts and chargebacks do not cover frauds that nobody noticed. Rows drawn at random do (`python -m
+ray_jobs.labels draw`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from monitoring.performance.live_precision import DayPrecision
 
 @dataclass(frozen=True)
 class MissedFrauds:
-    """On the days with such rows, together. unflagged: rows that were not flagged; looked_at: of those, drawn and
-    labelled; frauds: of these. missed: frauds among the unflagged, with its 95 % interval; caught: frauds among the
-    alerts of these days; recall: caught by both, with the interval that follows from that of the missed.
+    """Totals over the days with reviewed rows.
+
+    unflagged: rows without a flag; looked_at: unflagged rows that were drawn and labelled; frauds: frauds among those.
+    missed: estimated frauds among the unflagged rows, with a 95 % interval. caught: estimated frauds among the alerts
+    of these days. recall: caught / (caught + missed), with the interval that follows from the one of missed.
     """
 
     days: int
@@ -37,12 +39,12 @@ class MissedFrauds:
 
 
 def estimate_missed(drawn: pd.DataFrame, labels: pd.Series, days: Sequence[DayPrecision]) -> MissedFrauds | None:
-    """None where nothing drawn has a label on a day whose precision is known.
+    """Estimate missed frauds and recall. None if no drawn row has a label on a day with a known precision.
 
-    drawn: as fraud.labels.store.LabelStore.drawn gives it. labels: bool by id, of the ids that were looked at because
-    they were drawn (a chargeback of a drawn row would count a fraud where nobody counts the others). days: as by_day
-    gives them. Each day is a stratum: its share of frauds counts for its own unflagged rows. The interval is Wilson's
-    for the share of all of them together, as if each day had been looked at alike.
+    drawn: see fraud.labels.store.LabelStore.drawn. labels: bool by id, only of rows reviewed because they were drawn
+    (chargebacks of drawn rows would bias the share upwards). days: from by_day. Each day is a stratum: its share of
+    frauds applies to its own unflagged rows. The interval is Wilson's for the pooled share, as if every day had been
+    sampled equally.
     """
     caught = {day.day: day.alerts * day.precision for day in days if day.precision is not None}
     if not len(drawn):
