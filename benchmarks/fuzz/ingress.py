@@ -50,7 +50,7 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, log: Callable[
             if time.monotonic() > until:
                 raise DataError(f"the replicas are not ready on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
-        if not any(process.name() == "haproxy" for process in processes.ours(state)):
+        if not any(process.name() == "haproxy" for process in processes.find(state)):
             raise DataError("HAProxy is not running: the attacks would hit Serve's own proxy")
         # Not HAProxy's processes: each reload replaces them.
         yield replace(target, pids=tuple(process.pid for process in _replicas(state)))
@@ -67,4 +67,4 @@ def _run(own: dict[str, str], log: Callable[[str], None], *command: str) -> None
 
 
 def _replicas(state: Path) -> list[psutil.Process]:
-    return [process for process in processes.ours(state) if "ServeReplica:" in " ".join(process.cmdline())]
+    return [process for process in processes.find(state) if "ServeReplica:" in " ".join(process.cmdline())]

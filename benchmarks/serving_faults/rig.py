@@ -203,7 +203,7 @@ class Rig:
     def matching(self, *words: str) -> list[psutil.Process]:
         """Processes of the stack with one of the words in their command line, oldest first."""
         matching = []
-        for process in processes.ours(self.settings.state):
+        for process in processes.find(self.settings.state):
             with suppress(psutil.Error):
                 if any(word in " ".join(process.cmdline()) for word in words):
                     matching.append(process)
@@ -265,7 +265,7 @@ def running_stack(
     except DataError:
         shutil.rmtree(LOGS, ignore_errors=True)
         with suppress(shutil.Error):  # some files, such as sockets, cannot be copied
-            shutil.copytree(services.scratch(state), LOGS, symlinks=True)
+            shutil.copytree(services.session_folder(state), LOGS, symlinks=True)
         log(f"Ray's logs: {LOGS}")
         raise
     finally:
