@@ -22,7 +22,7 @@ from fraud.judging.gate_limits import GateLimits
 from fraud.judging.page import render
 from fraud.registry import promotion, versions
 from fraud.registry.promotion import Promotion
-from fraud.registry.versions import CHALLENGER, Standing, TaggedVersion
+from fraud.registry.versions import CHALLENGER, RegistryState, TaggedVersion
 from fraud.schema.validation import Validated
 from fraud.scoring import latency
 from fraud.scoring.engine import Engine
@@ -70,7 +70,7 @@ def decide(request: Request, settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"--out {request.out!r} has another ending: name a file ending in .json")
     if request.override and not request.reason:
         raise ConfigError("--override needs --reason TEXT and --by NAME: whoever reads the record wants to know why")
-    found = versions.standing(settings)
+    found = versions.registry_state(settings)
     target = _target(request.reference, found, settings)
     out = request.out or settings.locate(f"gate/version-{target.number}.json")
     if found.champion is not None and found.champion.number == target.number:
@@ -149,7 +149,7 @@ def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None,
     return dict(evaluation.plain(document))
 
 
-def _target(reference: str, found: Standing, settings: Settings) -> TaggedVersion:
+def _target(reference: str, found: RegistryState, settings: Settings) -> TaggedVersion:
     """The version to judge. A first version is champion from its registration on, and no challenger is there then."""
     if reference == CHALLENGER and found.challenger is None and found.champion is not None:
         return found.champion
@@ -197,9 +197,9 @@ def _checks(
     (ours, theirs), limits = scored, request.limits
     checks, auc = [gate.evidence(ours, limits)], None
     compared: dict[str, Any] = {}
-    if not ours.why_not and checks[0].passed:
+    if not ours.unrankable and checks[0].passed:
         if theirs is None:
-            checks.append(gate.alone(ours, plan))
+            checks.append(gate.better_than_chance(ours, plan))
         else:
             more, compared = gate.better(ours, theirs, plan, limits)
             checks += [*more, gate.segments(ours, theirs, plan, limits)]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError, DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.catalog import Catalog
 from fraud.history.snapshots.days import Snapshots
-from fraud.history.snapshots.erasing import erase
+from fraud.history.snapshots.erase import erase
 from fraud.registry.models import schema_of
 from fraud.schema import shipped_names
 from fraud.schema.zone import zone_of
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"{', '.join(map(str, built.changed))} changed: scores of {built.later[0]} to {built.later[-1]} "
                 f"({len(built.later)} days) were made with the older history\n"
                 f"next: python -m ray_jobs.score --date DAY --force ... for each of them\n")  # fmt: skip
-        reason = snapshots.break_before(through)
+        reason = snapshots.gap_before(through)
         say(f"the history up to {through} is {'whole' if reason is None else f'NOT whole: {reason}'}\n")
         return 0 if reason is None else 1
     if given.verb == "show":
@@ -154,13 +154,13 @@ def _listing(catalog: Catalog) -> str:
     for day in days:
         manifests = [manifest for plan in catalog.plans if (manifest := catalog.read(plan, day)) is not None]
         size = sum(size for manifest in manifests for part in manifest.parts for size, _ in part.files.values())
-        reason = catalog.break_before(day)
+        reason = catalog.gap_before(day)
         lines.append(
             f"{day}  {max(manifest.rows for manifest in manifests):>12,} rows  {size / 2**20:>9.1f} MiB  "
             f"{manifests[0].made_by:5}  {'whole' if reason is None else f'NOT whole: {reason}'}\n"
         )
     if days:
-        lines.append(f"what {days[-1] + _DAY} can look at begins on {catalog.begins(days[-1])}\n")
+        lines.append(f"what {days[-1] + _DAY} can look at begins on {catalog.first_day(days[-1])}\n")
     return "".join(lines)
 
 

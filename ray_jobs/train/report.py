@@ -36,7 +36,7 @@ def check_outdir(path: str) -> Path:
     """`outdir.check_outdir` for a training: a bundle without its manifest is somebody else's. Raises ConfigError."""
     folder = cli.check_outdir(path, OURS)
     if (folder / BUNDLE).exists() and not (folder / BUNDLE / "manifest.json").exists():
-        raise cli.not_ours(folder)
+        raise cli.foreign_files_error(folder)
     return folder
 
 

@@ -89,7 +89,7 @@ def test_data_must_be_named(place: Place):
 def test_a_folder_with_other_files_is_not_written_to(place: Place):
     (place.folder / "mine").mkdir()
     (place.folder / "mine" / "thesis.doc").touch()
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds other files"):
         order(place, "--outdir", "mine")
 
 

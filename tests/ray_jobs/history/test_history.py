@@ -191,5 +191,5 @@ def test_an_erased_card_is_nowhere(place: Place, capsys: pytest.CaptureFixture[s
     assert sorted(after.keys) == sorted(set(before.keys) - {"bob"})
     assert again.newest_day() == day(12) and run(place, "verify") == 0
     assert not [path for path in Path(place[2].url).rglob("*.parquet") if b"bob" in path.read_bytes()]
-    with pytest.raises(ConfigError, match="history is kept of: card, category, shop"):
+    with pytest.raises(ConfigError, match="with a column that has history: card, category, shop"):
         run(place, "erase", "--entity", "name=bob")
