@@ -32,8 +32,8 @@ from sklearn.metrics import average_precision_score
 
 from fraud.data import tables
 from fraud.detectors.features import raw_features
-from fraud.history.known import label_intervals
 from fraud.history.label_feed import LabelFeed, LabelFollower
+from fraud.history.label_intervals import label_intervals
 from fraud.history.records import id_hashes, long_hashes, microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.snapshots.days import Snapshots

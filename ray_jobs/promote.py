@@ -44,7 +44,7 @@ def promote(settings: Settings, reference: str, author: Author, *, force: bool =
     champion), BundleError (a damaged bundle) or ConfigError (its history is behind).
     """
     target = versions.look_up(reference, settings)
-    before = versions.standing(settings).champion
+    before = versions.registry_state(settings).champion
     if before is not None and before.number == target.number:
         raise RegistryError(f"version {before.number} is already champion")
     return _move(settings, target, before, author, promotion.PROMOTED, force=force)
@@ -52,12 +52,12 @@ def promote(settings: Settings, reference: str, author: Author, *, force: bool =
 
 def roll_back(settings: Settings, author: Author) -> str:
     """Restore the previous champion; a second call goes back one more. Raises as `promote`."""
-    standing = versions.standing(settings)
+    standing = versions.registry_state(settings)
     current = None if standing.champion is None else standing.champion.number
-    line = promotion.line_of(promotion.with_champion(promotion.champions(standing.tags), current))
+    line = promotion.lineage(promotion.with_champion(promotion.champions(standing.tags), current))
     if current is None or len(line) < 2:
         raise RegistryError("there is no previous champion: promote a version by its number")
-    target = versions.standing(settings, line[-2]).champion
+    target = versions.registry_state(settings, line[-2]).champion
     if target is None:
         raise RegistryError(f"the previous champion, version {line[-2]}, was deleted: promote another by its number")
     # A rollback must always work, so skip the history check.
@@ -100,7 +100,7 @@ def set_canary(settings: Settings, share: float) -> str:
 
 def status(settings: Settings) -> str:
     """What serves now as text."""
-    standing = versions.standing(settings)
+    standing = versions.registry_state(settings)
     if standing.champion is None:
         raise RegistryError(f"model {settings.model_name!r} has no champion: train one with `python -m ray_jobs.train`")
     lines = [f"champion    {_description(settings, standing.champion)}"]
@@ -118,7 +118,7 @@ def status(settings: Settings) -> str:
     for title, entry in zip(["history", *[""] * len(entries)], reversed(entries[-10:]), strict=False):
         why = f": {entry.reason}" if entry.reason else ""
         lines.append(f"{title:<12}{entry.time}  version {entry.version} {entry.how} by {entry.by}{why}")
-    line = promotion.line_of(entries)
+    line = promotion.lineage(entries)
     if len(line) > 1:
         lines.append(f"rollback    goes to version {line[-2]}")
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from benchmarks.detection.protocols import DataSet
 from fraud.detectors import forest
 from fraud.judging.evaluation import known_compromised
 from fraud.metrics import measures
-from fraud.metrics.resampling import WeightedRanking, interval, weightings
+from fraud.metrics.resampling import WeightedRanking, interval, resample_weights
 from fraud.schema.zone import zone_of
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
@@ -185,7 +185,7 @@ def _intervals(
     """95 % bootstrap interval of each score's mean over the windows; resamples cards where there are cards."""
     intervals = {}
     drawn = [
-        list(weightings(len(window.labels), RESAMPLES, seed + index, window.cards))
+        list(resample_weights(len(window.labels), RESAMPLES, seed + index, window.cards))
         for index, (window, _) in enumerate(scored)
     ]
     for who in scored[0][1]:

@@ -19,8 +19,8 @@ from deploy.local import services
 from deploy.local.command import echo, settings_here
 from fraud.data import filesystems
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings.locations import HISTORY_URL
 from fraud.settings.operations import MLFLOW_BACKEND
-from fraud.settings.places import HISTORY_URL
 
 CARDS = "data/cards.parquet"
 

@@ -22,7 +22,7 @@ from fraud.judging.gate_limits import GateLimits
 from fraud.judging.page import render
 from fraud.registry import promotion, versions
 from fraud.registry.promotion import Promotion
-from fraud.registry.versions import CHALLENGER, Standing, TaggedVersion
+from fraud.registry.versions import CHALLENGER, RegistryState, TaggedVersion
 from fraud.schema.validation import Validated
 from fraud.scoring import latency
 from fraud.scoring.engine import Engine
@@ -70,7 +70,7 @@ def decide(request: GateRequest, settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"--out {request.out!r} must end in .json")
     if request.override and not request.reason:
         raise ConfigError("--override needs --reason TEXT and --by NAME: the record says why the gate was overridden")
-    standing = versions.standing(settings)
+    standing = versions.registry_state(settings)
     target = _target(request.reference, standing, settings)
     out = request.out or settings.locate(f"gate/version-{target.number}.json")
     if standing.champion is not None and standing.champion.number == target.number:
@@ -151,7 +151,7 @@ def judge(
     return dict(evaluation.plain(document))
 
 
-def _target(reference: str, standing: Standing, settings: Settings) -> TaggedVersion:
+def _target(reference: str, standing: RegistryState, settings: Settings) -> TaggedVersion:
     """The version to judge. Without a challenger: the champion, because a first version becomes it when registered."""
     if reference == CHALLENGER and standing.challenger is None and standing.champion is not None:
         return standing.champion
@@ -199,9 +199,9 @@ def _checks(
     (ours, theirs), limits = scored, request.limits
     checks, auc = [gate.evidence(ours, limits)], None
     compared: dict[str, Any] = {}
-    if not ours.why_not and checks[0].passed:
+    if not ours.unrankable and checks[0].passed:
         if theirs is None:
-            checks.append(gate.alone(ours, plan))
+            checks.append(gate.better_than_chance(ours, plan))
         else:
             more, compared = gate.better(ours, theirs, plan, limits)
             checks += [*more, gate.segments(ours, theirs, plan, limits)]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError, DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.catalog import Catalog
 from fraud.history.snapshots.days import Snapshots
-from fraud.history.snapshots.erasing import erase
+from fraud.history.snapshots.erase import erase
 from fraud.registry.models import schema_of
 from fraud.schema import shipped_names
 from fraud.schema.zone import zone_of
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write(f"{', '.join(map(str, built.changed))} changed: scores of {built.later[0]} to {built.later[-1]} "
                 f"({len(built.later)} days) used the older history\n"
                 f"next: python -m ray_jobs.score --date DAY --force ... for each day\n")  # fmt: skip
-        reason = snapshots.break_before(through)
+        reason = snapshots.gap_before(through)
         write(f"the history up to {through} is {'complete' if reason is None else f'INCOMPLETE: {reason}'}\n")
         return 0 if reason is None else 1
     if arguments.verb == "show":
@@ -155,13 +155,13 @@ def _listing(catalog: Catalog) -> str:
     for day in days:
         manifests = [manifest for plan in catalog.plans if (manifest := catalog.read(plan, day)) is not None]
         size = sum(size for manifest in manifests for part in manifest.parts for size, _ in part.files.values())
-        reason = catalog.break_before(day)
+        reason = catalog.gap_before(day)
         lines.append(
             f"{day}  {max(manifest.rows for manifest in manifests):>12,} rows  {size / 2**20:>9.1f} MiB  "
             f"{manifests[0].made_by:5}  {'complete' if reason is None else f'INCOMPLETE: {reason}'}\n"
         )
     if days:
-        lines.append(f"the history of {days[-1] + _DAY} begins on {catalog.begins(days[-1])}\n")
+        lines.append(f"the history of {days[-1] + _DAY} begins on {catalog.first_day(days[-1])}\n")
     return "".join(lines)
 
 

@@ -9,7 +9,7 @@ import tempfile
 import pyarrow as pa
 
 from fraud.errors import DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.days import Snapshots
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def verify(snapshots: Snapshots, path: str | None, through: dt.date | None) -> l
     faults = []
     for day in days:
         try:
-            if (reason := snapshots.break_before(day)) is not None:
+            if (reason := snapshots.gap_before(day)) is not None:
                 faults.append(f"{day}: the history is incomplete: {reason}")
             snapshots.check_files(day)
         except (DataError, pa.ArrowException) as error:

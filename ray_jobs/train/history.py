@@ -14,7 +14,7 @@ from fraud.cli import stage
 from fraud.errors import DataError
 from fraud.history.definition import plans
 from fraud.history.records import microseconds_since_epoch
-from fraud.history.snapshots.building import Built, DayWriter, sources_of
+from fraud.history.snapshots.build import BuildReport, DayWriter, sources_of
 from fraud.history.snapshots.days import Snapshots
 from fraud.history.state import HistoryState
 from fraud.labels.store import ID, LabelStore
@@ -65,14 +65,14 @@ def add_frauds(snapshots: Snapshots, rows: pd.DataFrame, store: LabelStore) -> i
         return 0
     assert schema.timestamp is not None  # Schema checks this
     days = snapshots.zone.day_of(microseconds_since_epoch(frauds[schema.timestamp.name]))
-    return sum(snapshots.tell_frauds(day.astype(dt.date), frauds[days == day]) for day in np.unique(days))
+    return sum(snapshots.mark_frauds(day.astype(dt.date), frauds[days == day]) for day in np.unique(days))
 
 
-def _write_days(snapshots: Snapshots, rows: pd.DataFrame, path: str) -> Built:
-    existing, built = set(snapshots.days()), Built()
+def _write_days(snapshots: Snapshots, rows: pd.DataFrame, path: str) -> BuildReport:
+    existing, built = set(snapshots.days()), BuildReport()
     label = snapshots.schema.label
     writer = DayWriter(snapshots, own_labels=label is not None and label.name in rows)
-    writer.add(rows, source=sources_of(path), wanted=lambda day: day not in existing)
+    writer.add(rows, source=sources_of(path), is_requested=lambda day: day not in existing)
     days = writer.days
     if days:
         span = [days[0] + dt.timedelta(days=n) for n in range((days[-1] - days[0]).days + 1)]

@@ -37,7 +37,7 @@ def check_outdir(path: str) -> Path:
     """Check that the folder is empty or a training's; a bundle without a manifest is not. Raises ConfigError."""
     folder = cli.check_outdir(path, ARTIFACTS)
     if (folder / BUNDLE).exists() and not (folder / BUNDLE / "manifest.json").exists():
-        raise cli.not_ours(folder)
+        raise cli.foreign_files_error(folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from fraud.errors import ConfigError, FraudError
 from fraud.registry import promotion
 from fraud.registry.promotion import LiveThreshold
-from fraud.registry.versions import Standing, TaggedVersion, fetch_version, standing
+from fraud.registry.versions import RegistryState, TaggedVersion, fetch_version, registry_state
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.settings.serving import WatchSettings
@@ -92,7 +92,7 @@ class ModelWatcher:
     def poll(self) -> None:
         """Look once and do what the registry says. Never raises; what is wrong is logged once, not every time."""
         try:
-            found = standing(self._settings, self._reference, with_idle_challenger=False)
+            found = registry_state(self._settings, self._reference, with_idle_challenger=False)
             self._done_with("registry", "the registry answers again")
             self._follow_champion(found)
             self._follow_challenger(found)
@@ -107,7 +107,7 @@ class ModelWatcher:
             # Replicas that started together need not ask together.
             self._has_ended.wait(self._config.poll_s * random.uniform(0.9, 1.1))
 
-    def _follow_champion(self, found: Standing) -> None:
+    def _follow_champion(self, found: RegistryState) -> None:
         wanted, serving = found.champion, self._state.model
         if wanted is None:
             what = f"{self._settings.model_name!r} has no {self._reference!r} any more"
@@ -132,7 +132,7 @@ class ModelWatcher:
             self._metrics.set_model(model.version, model.sha256, model.loaded_at)
         self._keep(model)
 
-    def _follow_challenger(self, found: Standing) -> None:
+    def _follow_challenger(self, found: RegistryState) -> None:
         state = self._state
         try:
             shadow, share = promotion.is_shadowed(found.tags), promotion.canary_share(found.tags)

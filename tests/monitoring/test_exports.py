@@ -64,7 +64,7 @@ def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: P
         for day, psi in (("2026-01-30", 0.1), ("2026-01-31", 0.2), ("2026-01-31", 0.2))
     }
     (run_id,) = runs
-    with tracking.answers(settings, "reading") as client:
+    with tracking.mlflow_client(settings, "reading") as client:
         history = client.get_metric_history(run_id, "drift_psi/amount _x_")
         assert [(m.step, m.value) for m in history] == [(20_483, 0.1), (20_484, 0.2)]
         assert {a.path for a in client.list_artifacts(run_id, "drift")} == {

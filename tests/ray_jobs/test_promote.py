@@ -89,7 +89,7 @@ def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.Captur
     assert (
         "version 2 promoted by ann: better" in printed and "version 2 rolled back by cleo: too many alerts" in printed
     )
-    entries = promotion.champions(versions.standing(three).tags)
+    entries = promotion.champions(versions.registry_state(three).tags)
     assert [(e.version, e.how) for e in entries] == [
         (1, "found"), (2, "promoted"), (3, "promoted"), (2, "rolled back"), (1, "rolled back")
     ]  # fmt: skip
@@ -177,7 +177,7 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
     versions.set_tag(three, "bundle_sha256", None, version=version)
     with pytest.raises(FraudError, match="bundle_sha256"):
         main([str(version)])
-    assert champion(three) == 1 and promotion.CHAMPIONS not in versions.standing(three).tags
+    assert champion(three) == 1 and promotion.CHAMPIONS not in versions.registry_state(three).tags
 
 
 def test_another_schema_is_reported(three: Settings, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -201,17 +201,17 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
     main(["--threshold", "0.61", "--reason", "more alerts than analysts", "--by", "ann"])
     assert "0.5 -> 0.61" in capsys.readouterr().out
     main(["--threshold", "0.7", "--reason", "still too many"])
-    tags = versions.standing(three).champion.tags
+    tags = versions.registry_state(three).champion.tags
     live = promotion.live_threshold(tags)
     assert live is not None and (live.value, live.previous, live.reason) == (0.7, 0.61, "still too many")
     main(["--status"])
     assert "0.7 (set 20" in capsys.readouterr().out
     main(["--reset-threshold"])
-    assert promotion.live_threshold(versions.standing(three).champion.tags) is None
+    assert promotion.live_threshold(versions.registry_state(three).champion.tags) is None
     with pytest.raises(RegistryError, match="already"):
         main(["--reset-threshold"])
     main(["3", "--threshold", "0.2", "--reason", "for the canary"])
-    assert json.loads(versions.standing(three).challenger.tags["threshold"])["value"] == 0.2
+    assert json.loads(versions.registry_state(three).challenger.tags["threshold"])["value"] == 0.2
     main(["3"])
     assert "0.5 (the bundle's) -> 0.2 (set" in capsys.readouterr().out
 
@@ -219,12 +219,12 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
 def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixture[str]):
     main(["--shadow", "on"])
     main(["--canary", "0.05"])
-    tags = versions.standing(three).tags
+    tags = versions.registry_state(three).tags
     assert promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0.05
     assert "canary      0.05 of the entities" in capsys.readouterr().out
     main(["--shadow", "off"])
     main(["--canary", "0"])
-    tags = versions.standing(three).tags
+    tags = versions.registry_state(three).tags
     assert not promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0
 
 
@@ -244,7 +244,7 @@ def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixtu
 def test_wrong_arguments_are_refused_in_one_line(three: Settings, arguments: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
         main(arguments)
-    assert versions.standing(three).tags == {}
+    assert versions.registry_state(three).tags == {}
 
 
 def test_without_a_model_it_says_what_to_do(settings: Settings):

@@ -89,7 +89,7 @@ def test_data_must_be_named(workspace: Workspace):
 def test_a_folder_with_other_files_is_not_written_to(workspace: Workspace):
     (workspace.folder / "mine").mkdir()
     (workspace.folder / "mine" / "thesis.doc").touch()
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds other files"):
         read(workspace, "--outdir", "mine")
 
 

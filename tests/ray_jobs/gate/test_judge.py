@@ -172,11 +172,11 @@ def test_a_better_model_is_promoted_in_writing(
         windows["validation"]["end"] < record["window"]["start"] and record["window"]["rows"] == windows["test"]["rows"]
     )
     assert record["data"]["fingerprint"] == tables.fingerprint(str(workspace.data)) and record["by"] == "ann"
-    entry = promotion.champions(versions.standing(settings).tags)[-1]
+    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
     assert entry.version == 2 and entry.by == "ann" and entry.reason.startswith("gate: average precision")
-    version = versions.standing(settings).champion
+    version = versions.registry_state(settings).champion
     assert json.loads(version.tags["gate"])["decision"] == "promoted"
-    with runs.answers(settings, "looking") as client:
+    with runs.mlflow_client(settings, "looking") as client:
         run = client.get_run(version.run_id)
         names = [file.path for file in client.list_artifacts(version.run_id, "gate")]
     assert run.data.tags["gate_decision"] == "promoted" and run.data.tags["gate_by"] == "ann"
@@ -195,7 +195,7 @@ def test_an_equal_model_is_refused(workspace: Workspace, settings: Settings):
     assert (
         record["decision"] == "refused" and record["failed"] == ["better"] and versions.champion_version(settings) == 1
     )
-    assert json.loads(versions.standing(settings).challenger.tags["gate"])["failed"] == ["better"]
+    assert json.loads(versions.registry_state(settings).challenger.tags["gate"])["failed"] == ["better"]
 
 
 def test_a_worse_model_is_refused_and_an_override_says_who_and_why(workspace: Workspace, settings: Settings):
@@ -209,7 +209,7 @@ def test_a_worse_model_is_refused_and_an_override_says_who_and_why(workspace: Wo
     assert record["decision"] == "promoted" and record["override"]["by"] == "ann"
     assert "better" in record["override"]["failed"] and record["override"]["reason"] == reason
     assert versions.champion_version(settings) == 2
-    entry = promotion.champions(versions.standing(settings).tags)[-1]
+    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
     assert entry.by == "ann" and entry.reason.startswith(f"override: {reason} (failed: better")
     page = Path(settings.locate("gate/record.html")).read_text()
     assert "in spite of failed checks" in page and "&lt;script&gt;" in page and "<script" not in page
@@ -327,7 +327,7 @@ def test_two_gates_at_once_leave_one_consistent_champion(workspace: Workspace, s
     with ThreadPoolExecutor(2) as pool:
         records = list(pool.map(lambda request: judge.decide(request, settings), requests))
     assert [one["decision"] for one in records] == ["promoted"] * 2 and versions.champion_version(settings) == 3
-    entries = promotion.champions(versions.standing(settings).tags)
+    entries = promotion.champions(versions.registry_state(settings).tags)
     assert [entry.version for entry in entries] == [1, 3], "moved once"
 
 

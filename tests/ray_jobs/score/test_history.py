@@ -15,7 +15,7 @@ from fraud.data.simulation import cards
 from fraud.data.splits import SplitConfig
 from fraud.detectors.features import raw_features
 from fraud.errors import DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.days import Snapshots
 from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, SOURCE, LabelStore
 from fraud.schema import Schema, validate

@@ -317,7 +317,7 @@ class TestMistakes:
             (["--workers", "0"], "give 1 or more"),
             (["--outdir", "s3://bucket/x"], "must be a local folder"),
             (["--outdir", "labelled.csv/x"], "cannot be written"),
-            (["--outdir", "photos"], r"holds something else \(cat.jpg\)"),
+            (["--outdir", "photos"], r"holds other files \(cat.jpg\)"),
             (["--schema", "transaction"], "did you mean 'transactions'"),
         ],
     )

@@ -430,7 +430,7 @@ def test_command_without_a_sweep_or_into_a_foreign_folder(isolated_state: Path, 
         report.main(["--outdir", str(tmp_path / "out")])
     Sweep(isolated_state / "sweeps")
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds other files"):
         report.main(["--outdir", str(tmp_path)])
 
 
