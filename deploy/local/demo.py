@@ -126,7 +126,7 @@ class Demo:
 
     def _own(self) -> Material:
         from deploy.local.sample import cut_last_day, request_from
-        from fraud.data import tables as data
+        from fraud.data import tables
         from fraud.schema import Schema
 
         assert self.data is not None
@@ -137,7 +137,7 @@ class Demo:
             scoring = ["--data", str(last.rows)]
             if last.date is not None:
                 scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
-            story = story_of(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
+            story = story_of(tables.load(self.data, schema).rows, last.rows, schema) if schema.history else None
             return Material(self.data, scoring, request_from(last.rows, schema), story)
 
     def _kept(self, name: str) -> str:

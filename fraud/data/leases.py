@@ -84,12 +84,12 @@ def _taken(filesystem: Any, path: str) -> str:
         etag = filesystem.put_if(path, _holder(0), None)
         if etag is not None:
             return str(etag)
-        found = filesystem.etag(path)
-        if found != seen:
-            seen, since = found, time.monotonic()
-        elif found is not None and time.monotonic() - since > LEASE_S:
+        current = filesystem.etag(path)
+        if current != seen:
+            seen, since = current, time.monotonic()
+        elif current is not None and time.monotonic() - since > LEASE_S:
             logger.warning("%s was not freshened for %.0f s: its holder is dead, taking it over", path, LEASE_S)
-            etag = filesystem.put_if(path, _holder(0), found)
+            etag = filesystem.put_if(path, _holder(0), current)
             if etag is not None:
                 return str(etag)
         if not has_told:

@@ -61,10 +61,10 @@ class S3(S3FileSystem):
         try:
             return await super()._call_s3(method, *akwarglist, **kwargs)
         except (OSError, BotoCoreError, ClientError) as error:
-            told = _told(error, kwargs.get("Bucket", ""))
-            if told is error:
+            explained = _told(error, kwargs.get("Bucket", ""))
+            if explained is error:
                 raise
-            raise told from error
+            raise explained from error
 
     call_s3 = sync_wrapper(_call_s3)
 

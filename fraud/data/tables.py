@@ -54,12 +54,12 @@ def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int
     """
     rows = _Growing()
     quarantines: list[pd.DataFrame] = []
-    told: list[str] = []
+    warnings: list[str] = []
     total, hopeless = 0, False
     for checked in iter_checked(path, schema, need_label=need_label, chunk_rows=chunk_rows):
         rows.append(checked.rows)
         quarantines += [checked.quarantine] if len(checked.quarantine) or not quarantines else []
-        told += checked.warnings
+        warnings += checked.warnings
         total += len(checked.rows) + len(checked.quarantine)
         if hopeless := total - len(rows) > max(len(rows), _HOPELESS_ROWS):
             break
@@ -69,8 +69,8 @@ def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int
             f"{path}: {len(rows):,} of the first {total:,} rows fit schema {schema.name!r}; {_commonest(quarantine)}"
         )
     frame = rows.frame()
-    told += _oddities(frame, schema, need_label, path)
-    return Validated(rows=frame, quarantine=quarantine, warnings=tuple(dict.fromkeys(told)))
+    warnings += _oddities(frame, schema, need_label, path)
+    return Validated(rows=frame, quarantine=quarantine, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def iter_checked(
@@ -158,7 +158,7 @@ def _commonest(quarantine: pd.DataFrame) -> str:
 
 def _oddities(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -> list[str]:
     """Lines about good rows that will still disappoint: no labels, one class, constant columns."""
-    told = []
+    warnings = []
     if schema.label is not None and schema.label.name in rows:
         name = schema.label.name
         classes = set(np.unique(rows[name].to_numpy()).tolist()) - {-1}
@@ -167,17 +167,17 @@ def _oddities(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -
                 f"{path}: label column {name!r} is empty in every good row; give labels, or train without them"
             )
         if not classes:
-            told.append(f"label column {name!r} is empty: nothing can be measured against it")
+            warnings.append(f"label column {name!r} is empty: nothing can be measured against it")
         elif len(classes) == 1:
             kind = "fraud" if classes == {1} else "legitimate"
-            told.append(
+            warnings.append(
                 f"every labelled row is {kind} (column {name!r}): metrics that compare the classes cannot be given"
             )
     if len(rows) > 1:
         constant = [column.name for column in schema.features if _is_constant(rows[column.name])]
         if constant:
-            told.append(f"constant in every row, so of no help: {', '.join(constant)}")
-    return told
+            warnings.append(f"constant in every row, so of no help: {', '.join(constant)}")
+    return warnings
 
 
 def _is_constant(values: pd.Series) -> bool:

@@ -181,13 +181,13 @@ def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
 
 def learn_categories(rows: pd.DataFrame, schema: Schema) -> dict[str, tuple[str, ...]]:
     """Collect the levels of categorical columns: those in `rows`, most frequent first, then the schema's others."""
-    found = {}
+    levels = {}
     for column in schema.features:
         if column.kind == "categorical":
             counts = rows[column.name].value_counts()
             seen = [str(level) for level in counts.index]
-            found[column.name] = tuple(seen) + tuple(level for level in column.categories if level not in set(seen))
-    return found
+            levels[column.name] = tuple(seen) + tuple(level for level in column.categories if level not in set(seen))
+    return levels
 
 
 def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]], config: FeatureConfig) -> FeatureMap:
@@ -247,10 +247,10 @@ def _matches(names: list[str], patterns: tuple[str, ...]) -> list[bool]:
                 f"features.head_only={pattern!r} matches no raw feature{closest(pattern, names) or ';'} "
                 f"they are {', '.join(names)}"
             )
-    found = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
-    if all(found):
+    is_match = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    if all(is_match):
         raise ConfigError("features.head_only matches every raw feature: leave some to the detectors")
-    return found
+    return is_match
 
 
 def _cycle(turn: np.ndarray) -> list[np.ndarray]:

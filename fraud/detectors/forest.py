@@ -166,13 +166,13 @@ def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.nda
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     order, depth_of = [0], [0]
     children = []
-    for place, node in enumerate(order):
+    for index, node in enumerate(order):
         if left[node] < 0:
-            children.append(place)
+            children.append(index)
         else:
             children.append(len(order))
             order += [int(left[node]), int(right[node])]
-            depth_of += [depth_of[place] + 1] * 2
+            depth_of += [depth_of[index] + 1] * 2
     places = np.array(order)
     features = columns[np.maximum(tree.feature[places], 0)]  # type: ignore[attr-defined]
     if len(places) >= 1 << kernels.CHILD_BITS or features.max(initial=0) >= 1 << kernels.FEATURE_BITS:

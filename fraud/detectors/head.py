@@ -147,9 +147,9 @@ def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int,
             f"the supervised head needs labelled frauds and labelled legitimate rows to fit on, got {len(frauds)} and "
             f"{len(normals)}: set head.use to 'auto' or 'never', or give more labels"
         )
-    wanted = max(config.normals, 10 * len(frauds))
-    if wanted < len(normals):
-        normals = rng.choice(normals, wanted, replace=False)
+    n_normals = max(config.normals, 10 * len(frauds))
+    if n_normals < len(normals):
+        normals = rng.choice(normals, n_normals, replace=False)
     rows = np.sort(np.concatenate([frauds, normals]))
     fitted = HistGradientBoostingClassifier(
         max_iter=config.iterations,
@@ -230,23 +230,23 @@ def merge(members: Sequence[Member]) -> Head:
 def _flatten_tree(nodes: np.ndarray, cuts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
     """Renumber a tree level by level, so that siblings are neighbours: node words, leaf values, depth."""
     order, children = [0], []
-    for place, node in enumerate(order):
+    for index, node in enumerate(order):
         if nodes["is_leaf"][node]:
-            children.append(place)
+            children.append(index)
         else:
             children.append(len(order))
             order += [int(nodes["left"][node]), int(nodes["right"][node])]
-    found = nodes[order]
-    if len(found) > 1 << kernels.CHILD_BITS:
-        raise ConfigError(f"a tree of {len(found):,} nodes is too large: lower head.max_leaf_nodes")
-    is_leaf = found["is_leaf"] == 1
-    words = np.empty(len(found), dtype=np.uint64)
-    for place, (node, child) in enumerate(zip(found, children, strict=True)):
+    renumbered = nodes[order]
+    if len(renumbered) > 1 << kernels.CHILD_BITS:
+        raise ConfigError(f"a tree of {len(renumbered):,} nodes is too large: lower head.max_leaf_nodes")
+    is_leaf = renumbered["is_leaf"] == 1
+    words = np.empty(len(renumbered), dtype=np.uint64)
+    for index, (node, child) in enumerate(zip(renumbered, children, strict=True)):
         feature = int(node["feature_idx"])
-        if is_leaf[place]:
+        if is_leaf[index]:
             rank, key = kernels.LEAF_THRESHOLD, 0
         else:
             rank = int(np.searchsorted(cuts[feature], node["num_threshold"]))
             key = head_kernels.KEYS_A_FEATURE * feature + (0 if node["missing_go_to_left"] else 1)
-        words[place] = (rank << 32) | (child << kernels.FEATURE_BITS) | key
-    return words, np.where(is_leaf, found["value"], 0.0), int(found["depth"].max())
+        words[index] = (rank << 32) | (child << kernels.FEATURE_BITS) | key
+    return words, np.where(is_leaf, renumbered["value"], 0.0), int(renumbered["depth"].max())

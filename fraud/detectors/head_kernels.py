@@ -69,18 +69,18 @@ def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cov
     left[:] = 0xFF
     for k in range(len(features)):
         low, high = keys[2 * features[k]], keys[2 * features[k] + 1]
-        kept = table[begins[k] + low if low == high else begins[k + 1] - 1]
+        mask = table[begins[k] + low if low == high else begins[k + 1] - 1]
         for tree in range(n_trees):
-            left[tree] &= kept[tree]
+            left[tree] &= mask[tree]
     # Four sums, so that no addition waits for the one before it.
     a = b = c = d = 0.0
-    tree, place = 0, np.uint64(0)
+    tree, first = 0, np.uint64(0)
     while tree + 4 <= n_trees:
-        a += leaves[place + np.uint64(_LOWEST_BIT[left[tree]])]
-        b += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
-        c += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
-        d += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
-        tree, place = tree + 4, place + np.uint64(32)
+        a += leaves[first + np.uint64(_LOWEST_BIT[left[tree]])]
+        b += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
+        c += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
+        d += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
+        tree, first = tree + 4, first + np.uint64(32)
     for last in range(tree, n_trees):
         a += leaves[8 * last + _LOWEST_BIT[left[last]]]
     return (a + b) + (c + d)

@@ -52,14 +52,14 @@ def leaf_masks(cut_starts: np.ndarray, nodes: np.ndarray, values: np.ndarray, ro
         spans = _spans(children)
         if spans is None:
             return WALKED
-        for place, (child, (first, _)) in enumerate(zip(children, spans, strict=True)):
-            if child == place:
-                leaves[tree, first] = values[root + place]
+        for index, (child, (first, _)) in enumerate(zip(children, spans, strict=True)):
+            if child == index:
+                leaves[tree, first] = values[root + index]
                 continue
             left = ~(((1 << spans[child][1]) - 1) << first) & 0xFF
-            feature, is_right_if_missing = divmod(key_of[root + place], KEYS_A_FEATURE)
+            feature, is_right_if_missing = divmod(key_of[root + index], KEYS_A_FEATURE)
             begin, missing = begins[feature], begins[feature] + n_ranks[feature]
-            table[begin + rank_of[root + place] + 1 : missing, tree] &= left
+            table[begin + rank_of[root + index] + 1 : missing, tree] &= left
             if is_right_if_missing:
                 table[missing, tree] &= left
     return LeafMasks(features, starts, table, leaves.ravel())
@@ -69,16 +69,16 @@ def _spans(children: list[int]) -> list[tuple[int, int]] | None:
     """For every node of a tree the first of its leaves, from the left, and how many; None where that are too many, or
     where no tree is, level by level. children: of every node the left child, of a leaf itself."""
     n_leaves = [1] * len(children)
-    for place in range(len(children) - 1, -1, -1):
-        child = children[place]
-        if child != place:
-            if not place < child < len(children) - 1:
+    for index in range(len(children) - 1, -1, -1):
+        child = children[index]
+        if child != index:
+            if not index < child < len(children) - 1:
                 return None
-            n_leaves[place] = n_leaves[child] + n_leaves[child + 1]
+            n_leaves[index] = n_leaves[child] + n_leaves[child + 1]
     if max(n_leaves) > MOST_LEAVES or len(children) != 2 * n_leaves[0] - 1:
         return None
     first = [0] * len(children)
-    for place, child in enumerate(children):
-        if child != place:
-            first[child], first[child + 1] = first[place], first[place] + n_leaves[child]
+    for index, child in enumerate(children):
+        if child != index:
+            first[child], first[child + 1] = first[index], first[index] + n_leaves[child]
     return list(zip(first, n_leaves, strict=True))

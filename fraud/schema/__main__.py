@@ -65,10 +65,10 @@ def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
         sys.stdout.write(text)
         return
     tables.write_text(text, settings.locate(out))
-    told = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read it and mend it\n"
+    summary = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read it and mend it\n"
     if refused := len(validate(frame, guessed).quarantine):
-        told += f"{refused:,} of {len(frame):,} rows do not fit it: `check` says why\n"
-    sys.stdout.write(told)
+        summary += f"{refused:,} of {len(frame):,} rows do not fit it: `check` says why\n"
+    sys.stdout.write(summary)
 
 
 def _check(file: str, schema: Schema, quarantine: str | None) -> None:

@@ -105,8 +105,8 @@ class Column:
         require(isinstance(self.description, str), where, "description must be a text; put it in quotes")
         _is_flag(self.nullable, where, "nullable")
         for key, (kind, absent) in _OPTION_KIND.items():
-            given = getattr(self, key) != absent
-            require(not given or self.kind == kind, where, f"{key} is for {kind} columns, not {self.kind}; remove it")
+            is_set = getattr(self, key) != absent
+            require(not is_set or self.kind == kind, where, f"{key} is for {kind} columns, not {self.kind}; remove it")
         _is_flag(self.integer, where, "integer")
         _one_of(self.transform, get_args(Transform), where, "transform")
         if self.unit is not None:
@@ -208,14 +208,14 @@ _NEEDS = {
 
 def microseconds(window: str) -> int:
     """Length of a window like "30min", "1h", "7d" in microseconds. Raises SchemaError for anything else."""
-    found = _DURATION.fullmatch(str(window))
+    match = _DURATION.fullmatch(str(window))
     require(
-        found is not None and float(found[1]) > 0,
+        match is not None and float(match[1]) > 0,
         "history",
         f"window {window!r} is not a duration; write a number and s, min, h or d, e.g. 1h or 7d",
     )
-    assert found is not None
-    return round(float(found[1]) * _MICROSECONDS[found[2]])
+    assert match is not None
+    return round(float(match[1]) * _MICROSECONDS[match[2]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +252,9 @@ class History:
         require(bool(windowed) or not lengths, where, "no statistic here uses `windows`; remove them")
         for key, (statistics, what) in _NEEDS.items():
             needing = [statistic for statistic in self.statistics if statistic in statistics]
-            given = bool(getattr(self, key))
-            require(given or not needing, where, f"{', '.join(needing)} needs `{key}`, {what}")
-            require(not given or bool(needing), where, f"no statistic here uses `{key}`; remove it")
+            is_set = bool(getattr(self, key))
+            require(is_set or not needing, where, f"{', '.join(needing)} needs `{key}`, {what}")
+            require(not is_set or bool(needing), where, f"no statistic here uses `{key}`; remove it")
         require(len(self.location) in (0, 2), where, "location must be two columns, latitude and longitude")
 
     @property

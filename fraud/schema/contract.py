@@ -80,8 +80,8 @@ class Schema:
             is_number(delay) and delay >= 0, where, f"label_delay_days {delay!r} must be a number of days, 0 or more"
         )
         events = self.history_events
-        whole = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
-        require(whole, where, f"history_events {events!r} must be a whole number, 1 to 100000")
+        is_valid = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
+        require(is_valid, where, f"history_events {events!r} must be a whole number, 1 to 100000")
         require(isinstance(self.day_zone, str), where, f"day_zone {self.day_zone!r} must be a text; put it in quotes")
         try:
             Zone(self.day_zone)
@@ -191,12 +191,12 @@ class Schema:
         values = _checked_keys(cls, raw, "file")
         name = values.get("name")
         values["columns"] = tuple(
-            _build(Column, part, f"{name!r}, column {place}")
-            for place, part in enumerate(_listed(values, "columns", "file"), 1)
+            _build(Column, part, f"{name!r}, column {number}")
+            for number, part in enumerate(_listed(values, "columns", "file"), 1)
         )
         values["history"] = tuple(
-            _build(History, part, f"{name!r}, history {place}")
-            for place, part in enumerate(_listed(values, "history", "file"), 1)
+            _build(History, part, f"{name!r}, history {number}")
+            for number, part in enumerate(_listed(values, "history", "file"), 1)
         )
         values["ignore"] = tuple(_listed(values, "ignore", "file"))
         return cls(**values)

@@ -116,33 +116,33 @@ def _look(series: pd.Series, name: str) -> _Facts:
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
     absent = series.isna().to_numpy()
-    held = series[~absent]
+    present = series[~absent]
     try:
-        distinct = int(held.nunique())
+        distinct = int(present.nunique())
     except TypeError:  # lists and the like
-        held = held.astype("str")
-        distinct = int(held.nunique())
+        present = present.astype("str")
+        distinct = int(present.nunique())
     numbers = None
-    if pd.api.types.is_numeric_dtype(held.dtype):
-        numbers = held.to_numpy(dtype=np.float64)
+    if pd.api.types.is_numeric_dtype(present.dtype):
+        numbers = present.to_numpy(dtype=np.float64)
         numbers = numbers[np.isfinite(numbers)]
     return _Facts(
         name=name,
         words=frozenset(_words(name)),
         distinct=distinct,
-        rows=len(held),
+        rows=len(present),
         nullable=bool(absent.any()),
         numbers=numbers,
         whole=numbers is not None and bool((numbers == np.floor(numbers)).all()),
-        is_time=numbers is None and _reads_as_time(held, name),
-        is_flag=distinct == 2 and not convert(held, Column(name=name, kind="boolean")).faults,
+        is_time=numbers is None and _reads_as_time(present, name),
+        is_flag=distinct == 2 and not convert(present, Column(name=name, kind="boolean")).faults,
     )
 
 
-def _reads_as_time(held: pd.Series, name: str) -> bool:
-    if pd.api.types.is_datetime64_any_dtype(held.dtype):
+def _reads_as_time(present: pd.Series, name: str) -> bool:
+    if pd.api.types.is_datetime64_any_dtype(present.dtype):
         return True
-    few = held.iloc[:: max(1, len(held) // 1_000)]
+    few = present.iloc[:: max(1, len(present) // 1_000)]
     if few.empty:
         return False
     faults = convert(few, Column(name=name, kind="timestamp")).faults

@@ -23,9 +23,9 @@ COLUMNS = ("id", "day", "score", "is_flagged")
 _INPUTS = "inputs"  # the column of a decision log with what was asked
 
 
-def location(given: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
+def location(url: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
     """Where to read: what a command was given, else where replicas write their decision log."""
-    return settings.locate(given) if given else DataStores.from_environment(environment).decisions_url(settings)
+    return settings.locate(url) if url else DataStores.from_environment(environment).decisions_url(settings)
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
@@ -49,17 +49,17 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
             raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
         else:
             named, time = ds.field(name_of(row_id)), name_of(schema.timestamp.name)
-        wanted = ds.field("score").is_valid()
+        is_selected = ds.field("score").is_valid()
         if only_flagged:
-            wanted &= ds.field("is_fraud")
+            is_selected &= ds.field("is_fraud")
         if day is not None:
             kind = files.schema.field(time).type
             first, next_ = (pa.scalar(instant, pa.timestamp("us")).cast(kind)
                             for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
-            wanted &= (ds.field(time) >= first) & (ds.field(time) < next_)
+            is_selected &= (ds.field(time) >= first) & (ds.field(time) < next_)
         columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
-        table = files.to_table(columns=columns, filter=wanted)
+        table = files.to_table(columns=columns, filter=is_selected)
     except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
         raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
-    found = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
-    return found.drop_duplicates("id", keep="last").reset_index(drop=True)
+    frame = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
+    return frame.drop_duplicates("id", keep="last").reset_index(drop=True)

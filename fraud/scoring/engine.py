@@ -190,17 +190,17 @@ class Engine:
             answer = self._answer(self.evidence(raw[None])[0], how)
             if not answer.is_fraud:
                 return answer, []
-        found = self.evidence(self._explainer.probes(raw[None]))
-        contributions = self._explainer.contributions(found[:, -1])[0]
-        return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
+        evidence = self.evidence(self._explainer.probes(raw[None]))
+        contributions = self._explainer.contributions(evidence[:, -1])[0]
+        return self._answer(evidence[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
 
     def explain(self, row: Mapping[str, object]) -> Explanation:
         """Score one transaction and account for every column. Nothing is learnt."""
         raw, how = self._encode(row, learn=False)
-        found = self.evidence(self._explainer.probes(raw[None]))
-        evidence = found[:, -1]
+        evidences = self.evidence(self._explainer.probes(raw[None]))
+        evidence = evidences[:, -1]
         columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
-        return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
+        return Explanation(self._answer(evidences[0], how), float(evidence[0]), float(evidence[1]), columns)
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
         """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
@@ -312,8 +312,8 @@ class Engine:
             raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
         return int(now)
 
-    def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
-        evidence = found.tolist()  # plain numbers: numpy would take a microsecond longer
+    def _answer(self, evidences: np.ndarray, how: HistoryRead) -> RowScore:
+        evidence = evidences.tolist()  # plain numbers: numpy would take a microsecond longer
         score = to_score(evidence[-1])
         scores = {name: to_score(evidence[position]) for name, position in self._detector_columns}
         return RowScore(score, score >= self.threshold.value, scores, *how)

@@ -25,12 +25,12 @@ def p99_ms(
         engine.warm_up()
         for row in rows[:20]:
             engine.score_row(row, learn=False)
-    found: dict[str, list[float]] = {name: [] for name in engines}
+    by_engine: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds):
         order = list(engines.items())
         for name, engine in order if turn % 2 == 0 else reversed(order):
-            found[name].append(float(np.quantile([_nanoseconds(engine, row) for row in rows], 0.99)) / 1e6)
-    return {name: float(np.median(each)) for name, each in found.items()}
+            by_engine[name].append(float(np.quantile([_nanoseconds(engine, row) for row in rows], 0.99)) / 1e6)
+    return {name: float(np.median(each)) for name, each in by_engine.items()}
 
 
 def _nanoseconds(engine: Engine, row: Mapping[str, object]) -> int:

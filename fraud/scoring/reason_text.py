@@ -101,10 +101,10 @@ class Describer:
             return items[0]
         distances = [self._distance(item, raw) for item in items]
         farthest = max(distances)
-        found = items[distances.index(farthest)]
-        if not found.window:
-            return found
-        same = (found.entry, found.statistic)
+        item_of_farthest = items[distances.index(farthest)]
+        if not item_of_farthest.window:
+            return item_of_farthest
+        same = (item_of_farthest.entry, item_of_farthest.statistic)
         return [
             item
             for item, distance in zip(items, distances, strict=True)
@@ -132,16 +132,16 @@ class Describer:
         return (surprise - surprise[int(f.typical[j])]).tolist()
 
     def _category(self, item: _Item, code: float, typical: float, row: Mapping[str, object]) -> Description:
-        j, given = item.raw[0], row.get(item.column)
+        j, value = item.raw[0], row.get(item.column)
         levels = self._features.categories[item.column]
         usual = levels[int(typical)] if int(typical) < len(levels) else None
         usually = f" (usually {usual!r})" if usual is not None else ""
-        if _is_missing(given):
+        if _is_missing(value):
             return Description(item.name, None, usual, f"{item.column} is missing{usually}")
         share = float(self._features.shares[self._features.offsets[j] + int(code)]) if code < len(levels) else 0.0
         often = percent(share) if share > 0 else "none"
-        text = f"{item.column} {str(given)!r} appears in {often} of the training rows{usually}"
-        return Description(item.name, str(given), usual, text)
+        text = f"{item.column} {str(value)!r} appears in {often} of the training rows{usually}"
+        return Description(item.name, str(value), usual, text)
 
     def _calendar(self, item: _Item, typical: float, now: float) -> Description:
         if math.isnan(now):
@@ -206,10 +206,10 @@ class Describer:
         if x == 0:
             return f"no known fraud of {whose} {when} {usually}"
         # The risk counts one legitimate transaction more; with the frauds beside it the true share is known.
-        found = self._place.get((item.entry, "frauds", item.window))
+        position = self._place.get((item.entry, "frauds", item.window))
         share = f"at least {percent(x)}"
-        if found is not None:
-            frauds = raw[found]
+        if position is not None:
+            frauds = raw[position]
             among = round(frauds / x) - 1
             share = f"{percent(frauds / among)} ({rounded(frauds)} of {rounded(among)})"
         return f"{share} of {whose}'s transactions {when}{',' if delay else ''} were fraud {usually}"
@@ -234,13 +234,13 @@ class Describer:
     def _window_mean(self, item: _Item, value: float, raw: Sequence[float]) -> float | None:
         """The mean of the window that an item compares with, from any entry that knows it."""
         assert item.entry is not None
-        for wanted in ("mean", "ratio"):
+        for source in ("mean", "ratio"):
             for (entry, statistic, window), j in self._place.items():
                 same = (entry.entity, entry.value) == (item.entry.entity, item.entry.value)
-                if not same or statistic != wanted or window != item.window:
+                if not same or statistic != source or window != item.window:
                     continue
                 x = raw[j]
-                if wanted == "mean":
+                if source == "mean":
                     return x
                 if value and x and x != 1.0 and abs(x) < LARGEST_RATIO:
                     return value / x

@@ -85,21 +85,19 @@ class Explainer:
         1970, NaN where no time is known.
         """
         order = np.argsort(-contributions, kind="stable")[:top].tolist()
-        return self._told([g for g in order if not contributions[g] <= 0], raw, contributions, row, now)
+        return self._reasons_at([g for g in order if not contributions[g] <= 0], raw, contributions, row, now)
 
     def account(
         self, raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
     ) -> list[Reason]:
         """Every column of one row, those that speak for it too, the most suspicious first; arguments as `reasons`."""
-        return self._told(np.argsort(-contributions, kind="stable").tolist(), raw, contributions, row, now)
+        return self._reasons_at(np.argsort(-contributions, kind="stable").tolist(), raw, contributions, row, now)
 
-    def _told(
-        self, places: list[int], raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
+    def _reasons_at(
+        self, positions: list[int], raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
     ) -> list[Reason]:
-        values, found = raw.tolist(), []
-        for g in places:
-            told = self._describer.describe(g, values, row, now)
-            found.append(
-                Reason(self.columns[g], told.feature, told.value, told.typical, float(contributions[g]), told.text)
-            )
-        return found
+        values, reasons = raw.tolist(), []
+        for g in positions:
+            feature, value, typical, text = self._describer.describe(g, values, row, now)
+            reasons.append(Reason(self.columns[g], feature, value, typical, float(contributions[g]), text))
+        return reasons

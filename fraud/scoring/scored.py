@@ -39,8 +39,8 @@ def name_of(column: str) -> str:
 
 def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
     """Row number and schema columns under their own names, canonical types (fraud.schema.validate)."""
-    wanted = [column for column in schema.columns if with_label or column.kind != "label"]
-    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
+    columns = [column for column in schema.columns if with_label or column.kind != "label"]
+    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in columns]
 
 
 def arrow_schema(schema: Schema, *, with_label: bool, detector_columns: Sequence[str] = _ALWAYS) -> pa.Schema:
@@ -66,8 +66,8 @@ def table(
     for name in scores.columns:
         frame[name] = scores[name].to_numpy()
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
-        told = None if reasons is None else [None if why is None else write(why) for why in reasons]
-        frame[name] = None if told is None else pd.Series(told, index=frame.index, dtype="str")
+        texts = None if reasons is None else [None if why is None else write(why) for why in reasons]
+        frame[name] = None if texts is None else pd.Series(texts, index=frame.index, dtype="str")
     frame["model_version"] = model_version
     return frame
 
@@ -94,7 +94,7 @@ def arrow_table(
     for name in scores.columns:
         columns[name] = pa.array(scores[name].to_numpy())
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
-        columns[name] = _scattered({place: write(why) for place, why in (reasons or {}).items()}, len(rows))
+        columns[name] = _scattered({position: write(why) for position, why in (reasons or {}).items()}, len(rows))
     columns["model_version"] = pa.repeat(pa.scalar(model_version, pa.string()), len(rows))
     return pa.table([columns[name] for name in fields.names], schema=fields)
 

@@ -22,7 +22,7 @@ from fraud.detectors.head import Head, HeadConfig
 from fraud.errors import ConfigError, DataError
 from fraud.history.replay import replay
 from fraud.history.state import HistoryState
-from fraud.metrics import measures as metrics
+from fraud.metrics import measures
 from fraud.schema import Schema
 from fraud.scoring.detector import JOINED, LABEL_LIGHT, Detector
 from fraud.scoring.engine import Engine
@@ -224,8 +224,8 @@ def assemble(
     if y_test is not None and (y_test == 1).any() and (y_test == 0).any():
         known = y_test >= 0
         for name, scores in names.items():
-            figures[name] = metrics.evaluate(y_test, scores, budget=config.alert_budget)
-            intervals[name] = metrics.bootstrap(
+            figures[name] = measures.evaluate(y_test, scores, budget=config.alert_budget)
+            intervals[name] = measures.bootstrap(
                 "average_precision", y_test[known], scores[known], n=100, seed=config.seed
             )
         figures[JOINED] |= selection.measure(names[JOINED], y_test, threshold.value, config.threshold)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.session import connected, terminable
-from fraud.data import tables as data
+from fraud.data import tables
 from fraud.errors import ConfigError, FraudError, RegistryError
 from fraud.judging import conclusions, evaluation, paired, slices
 from fraud.judging.evaluation import Plan, Scored
@@ -77,8 +77,8 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     )
     page = evaluate_page.page(document, judged.scored, rival, plan)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    data.write_text(page, job.out)
-    data.write_text(text, json_path(job.out))
+    tables.write_text(page, job.out)
+    tables.write_text(text, json_path(job.out))
     if job.log_to_mlflow and model.number is not None:
         _log(document, page, text, model.number, settings)
     return dict(document)
@@ -104,7 +104,7 @@ def _judge(job: Job, settings: Settings) -> _Judged:
     schema = model.schema
     plan = evaluate_rows.plan_of(job.plan, model)
     card, amount = evaluate_rows.columns_of(model, job.card, job.amount)
-    fingerprint = data.fingerprint(job.data)
+    fingerprint = tables.fingerprint(job.data)
     checked = evaluate_rows.read(job.data, schema)
     rows = checked.rows
     logger.info("%s: %s rows read", job.data, f"{len(rows):,}")

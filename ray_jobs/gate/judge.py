@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.data import tables as data
+from fraud.data import tables
 from fraud.errors import BundleError, ConfigError, RegistryError, SchemaError
 from fraud.judging import evaluation, gate
 from fraud.judging.evaluation import Plan, Scored
@@ -97,7 +97,7 @@ def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None,
     challenger = evaluate_rows.open_model(str(target.number), settings)
     champion = None if before is None else evaluate_rows.open_model(str(before.number), settings)
     models = [challenger] if champion is None else [challenger, champion]
-    fingerprint = data.fingerprint(request.data)
+    fingerprint = tables.fingerprint(request.data)
     checked = evaluate_rows.read(request.data, challenger.schema)
     plan = evaluate_rows.plan_of(request.plan, champion or challenger)
     window = evaluate_rows.unseen(checked.rows, models, fingerprint, request.start, request.end)
@@ -287,7 +287,7 @@ def _already(request: Request, target: TaggedVersion, out: str) -> dict[str, Any
         "challenger": {"version": target.number}, "record": out,
     }  # fmt: skip
     if not _is_record_of(out, target.number):
-        data.write_text(json.dumps(document, indent=2) + "\n", out)
+        tables.write_text(json.dumps(document, indent=2) + "\n", out)
     return document
 
 
@@ -305,8 +305,8 @@ def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings
 
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     page = render("ray_jobs", "gate.html", record=document)
-    data.write_text(text, out)
-    data.write_text(page, f"{out.removesuffix('.json')}.html")
+    tables.write_text(text, out)
+    tables.write_text(page, f"{out.removesuffix('.json')}.html")
     name = f"gate/{document['time'].replace(':', '').replace('+0000', 'Z')}"
     told = {"decision": document["decision"], "time": document["time"], "by": document["by"],
             "failed": document["failed"], "override": bool(document["override"])}  # fmt: skip

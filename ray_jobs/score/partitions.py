@@ -74,13 +74,13 @@ class Days:
         self._stage = f"{self._root}/{STAGING}/{self._key}.{stamp}.{uuid.uuid4().hex[:8]}"
         try:
             self._filesystem.makedirs(self._stage, exist_ok=True)
-            found = Collector(stream, total, self._put)
-            for _ in found.blocks():
+            collector = Collector(stream, total, self._put)
+            for _ in collector.blocks():
                 raise AssertionError("rows came that are in no part")
-            found.check_total()
-            found.check_other_days(self._job, about["day_zone"])
-            found.check_learnt(about["learnt_until"])
-            return self._publish(found, {**about, **ended(began)})
+            collector.check_total()
+            collector.check_other_days(self._job, about["day_zone"])
+            collector.check_learnt(about["learnt_until"])
+            return self._publish(collector, {**about, **ended(began)})
         except ObjectStoreError:  # says itself what to check
             raise
         except OSError as error:
@@ -104,9 +104,9 @@ class Days:
                 logger.info("removing what a run of %s left unfinished", stamp)
                 self._filesystem.rm(path, recursive=True)
 
-    def _put(self, kind: str, told: dict[str, Any], content: memoryview) -> None:
+    def _put(self, kind: str, about: dict[str, Any], content: memoryview) -> None:
         """Stage a part."""
-        name, day = part_of(told["first"]), told.pop("day")
+        name, day = part_of(about["first"]), about.pop("day")
         folder = self._staged(kind, day)
         parts = self._parts[kind, day]
         if parts and parts[-1]["name"] >= name:
@@ -115,10 +115,10 @@ class Days:
             self._filesystem.makedirs(folder, exist_ok=True)
         with self._filesystem.open(f"{folder}/{name}", "wb") as file:
             file.write(content)
-        sha256 = told.get("sha256") or hashlib.sha256(content).hexdigest()
-        flagged = {"flagged": told["flagged"]} if kind == "part" else {}
-        self._learnt[day] += told.get("learnt", 0)
-        parts.append({"name": name, "rows": told["rows"], **flagged, "bytes": len(content), "sha256": sha256})
+        sha256 = about.get("sha256") or hashlib.sha256(content).hexdigest()
+        flagged = {"flagged": about["flagged"]} if kind == "part" else {}
+        self._learnt[day] += about.get("learnt", 0)
+        parts.append({"name": name, "rows": about["rows"], **flagged, "bytes": len(content), "sha256": sha256})
 
     def _staged(self, kind: str, day: str) -> str:
         return f"{self._stage}/{kind}/{folder_of(day)}"
@@ -127,21 +127,21 @@ class Days:
         """Where a day's scored rows lie, and its refused ones."""
         return f"{self._root}/{folder_of(day)}", f"{self._root}/{QUARANTINE}/{folder_of(day)}"
 
-    def _publish(self, found: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _publish(self, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
         days = sorted({day for _, day in self._parts} | ({self._key} if self._job.date else set()))
-        if found.is_hopeless:
+        if collector.is_hopeless:
             for day in days:
                 target, refused = self._folders(day)
                 if not self._filesystem.exists(target):
                     self._swap("quarantine", day, refused)
-            raise found.complaint(self._job.data)
-        if not found.rows and self._job.date:
+            raise collector.complaint(self._job.data)
+        if not collector.rows and self._job.date:
             logger.warning("%s has no row of %s: the manifest says 0 rows", self._job.data, self._key)
         if not self._job.force and not self._job.date:
             done = {day for day in days if self._whole_day(day) is not None}  # raises where a day may not be replaced
         else:
             done = set()
-        manifests = {day: self._manifest(day, found, about) for day in days}
+        manifests = {day: self._manifest(day, collector, about) for day in days}
         for day in days:
             if day not in done:
                 with ExitStack() as stack:
@@ -151,20 +151,21 @@ class Days:
                     self._publish_day(day, manifests[day], lease)
         if self._job.date:
             return manifests[self._key]
-        whole = {
+        manifest = {
             **self._identity, **about, "days": {day: manifests[day]["rows"] for day in days},
-            "quarantine": self._job.refused if found.refused else None,
-            "rows": counts(found.rows, found.flagged, found.refused, found.outside), "warnings": found.warnings,
+            "quarantine": self._job.refused if collector.refused else None,
+            "rows": counts(collector.rows, collector.flagged, collector.refused, collector.outside),
+            "warnings": collector.warnings,
         }  # fmt: skip
         self._filesystem.makedirs(posixpath.dirname(self._record), exist_ok=True)
-        self._filesystem.pipe_file(self._record, (json.dumps(whole, indent=2) + "\n").encode())
-        return whole
+        self._filesystem.pipe_file(self._record, (json.dumps(manifest, indent=2) + "\n").encode())
+        return manifest
 
     def lock_of(self, day: str | None = None) -> str:
         """The file that a run holds while it works: on one day, or (the default) on what the job is for."""
         return f"{self._root}/{LOCKS}/{day or self._key}.lock"
 
-    def _manifest(self, day: str, found: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _manifest(self, day: str, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
         scored, refused = self._parts["part", day], self._parts["quarantine", day]
         rows, flagged = sum(part["rows"] for part in scored), sum(part["flagged"] for part in scored)
         content = json.dumps([scored, refused], sort_keys=True).encode()
@@ -173,10 +174,10 @@ class Days:
             "output": f"{self._job.out.rstrip('/')}/{folder_of(day)}",
             "output_fingerprint": hashlib.sha256(content).hexdigest(),
             "quarantine": f"{self._job.refused}/{folder_of(day)}" if refused else None,
-            "rows": counts(rows, flagged, sum(part["rows"] for part in refused), found.outside),
+            "rows": counts(rows, flagged, sum(part["rows"] for part in refused), collector.outside),
             "learnt_rows": self._learnt[day],
-            "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
-            "parts": scored, "quarantine_parts": refused, "warnings": found.warnings,
+            "other_days_by_day": dict(sorted(collector.other_days.by_day.items())),
+            "parts": scored, "quarantine_parts": refused, "warnings": collector.warnings,
         }  # fmt: skip
 
     def _publish_day(self, day: str, manifest: Mapping[str, Any], lease: Lease | None) -> None:

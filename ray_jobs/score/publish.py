@@ -97,10 +97,10 @@ def fault_of(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -
     there = filesystem.ls(folder, detail=False) if filesystem.exists(folder) else []
     names = {posixpath.basename(path) for path in there}
     names = {name for name in names if not name.startswith((".", "_"))}
-    wanted = {part["name"] for part in parts}
-    if names != wanted:
-        odd = sorted(names ^ wanted)
-        return f"{odd[0]} is {'missing' if odd[0] in wanted else 'not of it'}"
+    expected = {part["name"] for part in parts}
+    if names != expected:
+        odd = sorted(names ^ expected)
+        return f"{odd[0]} is {'missing' if odd[0] in expected else 'not of it'}"
     for part in parts:
         path = f"{folder}/{part['name']}"
         if filesystem.size(path) != part["bytes"] or _sha256(filesystem, path) != part["sha256"]:

@@ -16,7 +16,7 @@ from fraud.scoring.detector import Detector
 from ray_jobs.score.blocks import PIECE, Scorer, Work
 from ray_jobs.score.history import HistoryOfJob
 from ray_jobs.streaming.checked_blocks import notes_table
-from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+from ray_jobs.streaming.checked_stream import blocks_of, checked_rows, cpus_of_a_task, stream_settings
 from ray_jobs.streaming.history_shuffle import with_history
 
 
@@ -66,6 +66,6 @@ def stream(
             batch_format="pyarrow",
             batch_size=None,
         )
-        yield from tables(scores)
+        yield from blocks_of(scores)
         if with_features is not None and history is not None:
             history.parts = with_features.parts()

@@ -18,8 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.data import partitions
-from fraud.data import tables as data
+from fraud.data import partitions, tables
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
 from fraud.schema.validation import QUARANTINE_COLUMNS
@@ -39,7 +38,7 @@ def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_othe
     with_others: good rows of other days come too.
     """
     try:
-        for checked in data.iter_checked(path, schema, chunk_rows=READ_ROWS):
+        for checked in tables.iter_checked(path, schema, chunk_rows=READ_ROWS):
             is_of_day = on_date(checked.rows, schema, None if with_others else date)
             rows = checked.rows[is_of_day]
             with_label = schema.label is not None and schema.label.name in rows
@@ -146,8 +145,8 @@ def outside(
 def with_notes(rows: pa.Table, *notes: pa.Table) -> pa.Table:
     """One block: rows, then notes, which have nothing in the rows' columns."""
     rows = rows.replace_schema_metadata(None).append_column(NOTE, pa.nulls(len(rows), pa.string()))
-    tables = [table for table in notes if len(table)]
-    return pa.concat_tables([rows, *tables], promote_options="default") if tables else rows
+    with_rows = [table for table in notes if len(table)]
+    return pa.concat_tables([rows, *with_rows], promote_options="default") if with_rows else rows
 
 
 def without_notes(block: pa.Table) -> tuple[pa.Table, pa.Table]:

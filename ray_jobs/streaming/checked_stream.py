@@ -44,7 +44,7 @@ def checked_rows(
     return source.map_batches(_read, fn_args=work, num_cpus=cpus, batch_format="pyarrow", batch_size=None)
 
 
-def tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+def blocks_of(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
     """Yield the blocks of a set in their order."""
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 

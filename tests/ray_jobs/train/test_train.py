@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud.data import simulation
-from fraud.data import tables as data
+from fraud.data import simulation, tables
 from fraud.data.locks import exclusive
 from fraud.detectors.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
@@ -91,8 +90,8 @@ def test_artifacts_are_complete(place: Place, champion: tuple[TrainingRequest, s
 
     order, text = champion
     names = {path.name for path in order.outdir.iterdir()}
-    tables = {"quarantine.parquet", "reference.parquet"}
-    assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *tables}
+    files = {"quarantine.parquet", "reference.parquet"}
+    assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *files}
     loaded = bundle.load(order.outdir / "bundle")
     weights = torch.load(order.outdir / "ae.pt", weights_only=True)
     first = next(value for key, value in weights.items() if key.endswith("weight")).numpy().T.ravel()
@@ -132,7 +131,7 @@ def test_artifacts_are_complete(place: Place, champion: tuple[TrainingRequest, s
 
 def test_ray_changes_no_score(place: Place, champion: tuple[TrainingRequest, str]):
     order, _ = champion
-    rows = data.load(order.data, SCHEMA).rows
+    rows = tables.load(order.data, SCHEMA).rows
     local, evaluation = fitting.fit_locally(rows, SCHEMA, order.config)
     mine = Engine(bundle.load(order.outdir / "bundle").detector).score_frame(rows)
     theirs = Engine(local).score_frame(rows)
@@ -162,7 +161,7 @@ def test_mlflow_has_the_whole_training(place: Place, champion: tuple[TrainingReq
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]
     assert [m.value for m in history] == [epoch["validation_error"] for epoch in content["epochs"]]
-    assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(order.data)[:36]
+    assert run.inputs.dataset_inputs[0].dataset.digest == tables.fingerprint(order.data)[:36]
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "plots", "schema.yaml", "metrics.json", "reference.parquet"} <= artifacts
     opened = open_model(str(version.version), settings)
@@ -301,7 +300,7 @@ class TestMistakes:
 
     def test_the_same_training_twice_at_once(self, place: Place, ray_session: None):
         order = place.order("mistakes", should_register=False)
-        name = resume.name_of(data.fingerprint(order.data), order.schema, order.config, order.workers)
+        name = resume.name_of(tables.fingerprint(order.data), order.schema, order.config, order.workers)
         with exclusive(place.settings.state / "training" / f"{name}.lock"):
             self.refused(place, ConfigError, r"running already \(process \d+ on .* since")
 
@@ -376,7 +375,7 @@ def test_a_checkpoint_that_is_cut_short_is_passed_over(tmp_path: Path):
 def test_a_training_that_ends_early_leaves_no_running_run(
     place: Place, tmp_path: Path, raised: type[BaseException], status: str
 ):
-    checked = data.load(str(place.labelled), SCHEMA)
+    checked = tables.load(str(place.labelled), SCHEMA)
     order = place.order("early")
     with resume.training_folder(tmp_path, "training-x") as folder:
         tracker = tracking.Tracker(place.settings, folder)
