@@ -59,7 +59,7 @@ def write_features(
             with filesystem.open(f"{partial}/{REFUSED}", "wb") as file:
                 pq.write_table(refused, file, compression="zstd")
         if not parts:
-            raise found.complaint(path)
+            raise found.no_rows_error(path)
         manifest = {
             "input": path,
             "input_fingerprint": tables.fingerprint(path),

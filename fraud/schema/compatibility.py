@@ -1,4 +1,4 @@
-"""Whether every request that one schema takes is taken by another: what a caller notices when the model changes."""
+"""Compatibility of two schemas: does the new one accept every request that the old one accepts?"""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from fraud.schema import Schema
 from fraud.schema.columns import Column
 
 
-def refused_by(new: Schema, old: Schema) -> list[str]:
-    """Why a request that is valid for `old` is not for `new`, a sentence each; none: `new` can take its place.
+def incompatibilities(new: Schema, old: Schema) -> list[str]:
+    """Reasons why `new` would refuse requests that are valid for `old`; empty if compatible.
 
-    A request holds exactly the schema's inputs, nullable ones if it likes (serve_app.request.models), so a column more
-    or less breaks callers as surely as a narrower range. Descriptions, examples, transforms and histories may differ.
+    A request has exactly the schema's inputs, nullable ones optionally (serve_app.request.models). So an added or
+    removed column breaks callers, as a narrower range does. Descriptions, examples, transforms, histories may differ.
     """
     was, now = ({column.name: column for column in schema.inputs} for schema in (old, new))
     reasons = [f"asks for {name}" for name, column in now.items() if name not in was and not column.nullable]

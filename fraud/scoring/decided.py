@@ -1,4 +1,4 @@
-"""What was decided on live rows, for those who judge it later: a decision log, or files that ray_jobs.score wrote."""
+"""Read past decisions, from a decision log or from files of ray_jobs.score."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from fraud.settings import Settings
 from fraud.settings.places import DataStores
 
 COLUMNS = ("id", "day", "score", "is_flagged")
-_INPUTS = "inputs"  # the column of a decision log with what was asked
+_INPUTS = "inputs"  # column of a decision log with the request
 
 
 def location(url: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
-    """Where to read: what a command was given, else where replicas write their decision log."""
+    """Where to read decisions: `url` of the command line, else the replicas' decision log."""
     return settings.locate(url) if url else DataStores.from_environment(environment).decisions_url(settings)
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
-    """Decided rows, the columns `COLUMNS`: id (text), day (date), score, is_flagged; none without a score.
+    """Rows with a score. Columns: id (text), day (date), score, is_flagged.
 
-    only_flagged, day: which rows; the others are not read into memory. The day, in the schema's day_zone, is that of
-    the decision in a log, of the transaction in scored files. Of an id that was decided twice, as after a retry, the
-    last counts. Raises ConfigError for a schema without id or, for scored files, timestamp; DataError where `url` is
-    neither.
+    only_flagged, day: filters, applied while reading. The day is in the schema's day_zone: the decision's in a log, the
+    transaction's in scored files. Of duplicate ids (after a retry) the last row is used. Raises ConfigError for a
+    schema without id or, for scored files, timestamp; DataError if `url` has no decisions.
     """
     row_id, zone = id_of(schema), zone_of(schema)
     try:

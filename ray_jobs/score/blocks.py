@@ -181,7 +181,7 @@ def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tup
         yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if at.all() else table.filter(pa.array(at))
 
 
-def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
+def score_locally(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
     """What `ray_jobs.score.stream.stream` yields, without Ray; not for a schema with entity history."""
     scorer = Scorer(work)
     for piece in work.pieces:

@@ -24,11 +24,11 @@ from fraud.schema.zone import agreed
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score import file, source
-from ray_jobs.score.blocks import Model, Work, in_this_process
-from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.blocks import Model, Work, score_locally
+from ray_jobs.score.history import JobHistory
 from ray_jobs.score.other_days import Policy
 from ray_jobs.score.output import Collector, Job
-from ray_jobs.score.partitions import Days
+from ray_jobs.score.partitions import DayFolders
 from ray_jobs.score.publish import locked
 
 logger = logging.getLogger(__name__)
@@ -51,14 +51,14 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             "or an --out that ends in .parquet"
         )
     identity = _identity(job, model)
-    days = Days(job, identity) if job.is_partitioned else None
+    days = DayFolders(job, identity) if job.is_partitioned else None
     filesystem, out = filesystems.of(job.out)
-    lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
+    lock = days.lock_path() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
     with locked(filesystem, lock) as lease:
         if days:
             days.lease = lease
-        done = days.already_there() if days else file.already_there(job, identity)
-        history = HistoryOfJob(job, loaded, settings) if schema.history else None
+        done = days.existing_manifest() if days else file.existing_manifest(job, identity)
+        history = JobHistory(job, loaded, settings) if schema.history else None
         if done is not None:
             if history is not None:
                 history.repair()
@@ -119,14 +119,14 @@ def _about(job: Job, loaded: Bundle, zone: Zone) -> dict[str, Any]:
 
 @contextmanager
 def _stream(
-    job: Job, work: Work, loaded: Bundle, total: int | None, history: HistoryOfJob | None
+    job: Job, work: Work, loaded: Bundle, total: int | None, history: JobHistory | None
 ) -> Iterator[Iterator[pa.Table]]:
     """The scored blocks: from this process where there are few, else from Ray."""
     limit = source.ROWS_ON_RAY if job.rows_on_ray is None else job.rows_on_ray
     schema = loaded.detector.schema
     if not schema.history and source.is_small(job.data, total, limit):
         with terminable():
-            yield in_this_process(job.data, work, schema)
+            yield score_locally(job.data, work, schema)
         return
     with connected(), terminable():
         from ray_jobs.score.stream import stream

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fraud.data import filesystems, tables
 from fraud.data.partitions import read_json
 from fraud.errors import DataError, ObjectStoreError
-from ray_jobs.score.output import ROW_GROUP, Collector, Job, counts, ended, parquet_options
+from ray_jobs.score.output import ROW_GROUP, Collector, Job, completion, counts, parquet_options
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def write(
                 tables.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
             collector.check_total()
             if writer is None:
-                raise collector.complaint(job.data)
+                raise collector.no_rows_error(job.data)
 
     tables.write(job.out, put)
     if not collector.refused:
@@ -61,13 +61,13 @@ def write(
         "learnt_rows": collector.learnt,
         "other_days_by_day": dict(sorted(collector.other_days.by_day.items())),
         "warnings": collector.warnings,
-        **ended(began),
+        **completion(began),
     }
     tables.write_text(json.dumps(manifest, indent=2) + "\n", manifest_of(job.out))
     return manifest
 
 
-def already_there(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def existing_manifest(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of an output that is what this job would write; None when there is work to do.
 
     Raises DataError when the output is there, is something else, and may not be replaced.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _DAY = dt.timedelta(days=1)
 
 
-class HistoryOfJob:
+class JobHistory:
     """What a scoring job knows of its rows' history. report: what its manifest says of it; warnings: for people."""
 
     def __init__(self, job: Job, loaded: Bundle, settings: Settings) -> None:

@@ -108,8 +108,8 @@ def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, i
     }
 
 
-def ended(began: float) -> dict[str, Any]:
-    """When a job ended and how long it took, for its manifest; began: by time.monotonic."""
+def completion(began: float) -> dict[str, Any]:
+    """End time and duration of a job, for its manifest. began: time.monotonic() at the start."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return {"created": now, "seconds": round(time.monotonic() - began, 2)}
 
@@ -189,7 +189,7 @@ class Collector:
 
     def check_other_days(self, job: Job, zone: str) -> None:
         """Warn of rows of other days, or raise DataError, as `OtherDays.check` says. zone: in which days begin."""
-        if job.date is not None and not self.is_hopeless:
+        if job.date is not None and not self.are_all_refused:
             own_rows = self.rows + self.refused
             for warning in self.other_days.check(job.data, job.date, zone, own_rows, job.other_days):
                 self._warn(warning)
@@ -203,13 +203,13 @@ class Collector:
             )
 
     @property
-    def is_hopeless(self) -> bool:
+    def are_all_refused(self) -> bool:
         """Whether no row was good and some of those that were asked for were refused."""
         return not self.rows and bool(self._dated or (self.refused and not self.outside))
 
-    def complaint(self, path: str) -> DataError:
+    def no_rows_error(self, path: str) -> DataError:
         """Say why there is nothing to write."""
-        if self.is_hopeless:
+        if self.are_all_refused:
             return DataError(f"{path}: none of {self.refused:,} rows fits the schema; {self._example}")
         return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date")
 

@@ -20,17 +20,18 @@ from fraud.data.leases import Lease
 from fraud.data.partitions import MANIFEST, QUARANTINE, folder_of, is_part, part_of, read_json
 from fraud.errors import DataError, ObjectStoreError
 from ray_jobs.score import publish
-from ray_jobs.score.output import Collector, Job, counts, ended
+from ray_jobs.score.output import Collector, Job, completion, counts
 
 logger = logging.getLogger(__name__)
 
 STAGING, RUNS, LOCKS = "_staging", "_runs", "_locks"
 ALL_DAYS = "all-days"
-_STALE = dt.timedelta(days=1)  # a run that staged files in a store without locks, and has not ended since, is dead
+# Stores without locks: a run whose staged files are older than this is dead.
+_STALE = dt.timedelta(days=1)
 _STAMP = "%Y%m%dT%H%M%S"
 
 
-class Days:
+class DayFolders:
     """The folder of days that a job writes to."""
 
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
@@ -46,7 +47,7 @@ class Days:
         self._stage = ""
         self.lease: Lease | None = None  # on what the job is for, where the caller holds it in S3
 
-    def already_there(self) -> dict[str, Any] | None:
+    def existing_manifest(self) -> dict[str, Any] | None:
         """Return the manifest of what this job would write, if it is there and whole; None when there is work to do.
 
         Raises DataError when something else is there and may not be replaced.
@@ -55,9 +56,9 @@ class Days:
             return None
         self._filesystem.invalidate_cache()
         if self._job.date:
-            return self._whole_day(self._key)
+            return self._valid_manifest(self._key)
         record = read_json(self._filesystem, self._record)
-        if not record or any(self._whole_day(day) is None for day in record["days"]):
+        if not record or any(self._valid_manifest(day) is None for day in record["days"]):
             return None
         return record
 
@@ -80,7 +81,7 @@ class Days:
             collector.check_total()
             collector.check_other_days(self._job, about["day_zone"])
             collector.check_learnt(about["learnt_until"])
-            return self._publish(collector, {**about, **ended(began)})
+            return self._publish(collector, {**about, **completion(began)})
         except ObjectStoreError:  # says itself what to check
             raise
         except OSError as error:
@@ -129,16 +130,18 @@ class Days:
 
     def _publish(self, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
         days = sorted({day for _, day in self._parts} | ({self._key} if self._job.date else set()))
-        if collector.is_hopeless:
+        if collector.are_all_refused:
             for day in days:
                 target, refused = self._folders(day)
                 if not self._filesystem.exists(target):
                     self._swap("quarantine", day, refused)
-            raise collector.complaint(self._job.data)
+            raise collector.no_rows_error(self._job.data)
         if not collector.rows and self._job.date:
             logger.warning("%s has no row of %s: the manifest says 0 rows", self._job.data, self._key)
         if not self._job.force and not self._job.date:
-            done = {day for day in days if self._whole_day(day) is not None}  # raises where a day may not be replaced
+            done = {
+                day for day in days if self._valid_manifest(day) is not None
+            }  # raises where a day may not be replaced
         else:
             done = set()
         manifests = {day: self._manifest(day, collector, about) for day in days}
@@ -147,7 +150,7 @@ class Days:
                 with ExitStack() as stack:
                     lease = self.lease
                     if day != self._key:  # else the caller holds it already
-                        lease = stack.enter_context(publish.locked(self._filesystem, self.lock_of(day)))
+                        lease = stack.enter_context(publish.locked(self._filesystem, self.lock_path(day)))
                     self._publish_day(day, manifests[day], lease)
         if self._job.date:
             return manifests[self._key]
@@ -161,7 +164,7 @@ class Days:
         self._filesystem.pipe_file(self._record, (json.dumps(manifest, indent=2) + "\n").encode())
         return manifest
 
-    def lock_of(self, day: str | None = None) -> str:
+    def lock_path(self, day: str | None = None) -> str:
         """The file that a run holds while it works: on one day, or (the default) on what the job is for."""
         return f"{self._root}/{LOCKS}/{day or self._key}.lock"
 
@@ -192,19 +195,19 @@ class Days:
             self._swap("part", day, target)
             return
         if lease is not None:
-            lease.check()
+            lease.renew()
         if self._filesystem.exists(f"{target}/{MANIFEST}"):
             self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day does not count
         self._swap("quarantine", day, refused)
         self._swap("part", day, target)
         if lease is not None:
-            lease.check()
+            lease.renew()
         self._filesystem.pipe_file(f"{target}/{MANIFEST}", content)
 
     def _swap(self, kind: str, day: str, target: str) -> None:
         publish.replace_folder(self._filesystem, self._staged(kind, day), target)
 
-    def _whole_day(self, day: str) -> dict[str, Any] | None:
+    def _valid_manifest(self, day: str) -> dict[str, Any] | None:
         """The manifest of a day that is what this job would write; None where there is none or it is not whole."""
         target, refused = self._folders(day)
         if not self._filesystem.exists(target):
@@ -225,7 +228,7 @@ class Days:
                 f"{target} was made with another {', '.join(differing)}: name another --out or replace it by --force"
             )
         for folder, parts in ((target, manifest["parts"]), (refused, manifest["quarantine_parts"])):
-            fault = publish.fault_of(self._filesystem, folder, parts)
+            fault = publish.mismatch(self._filesystem, folder, parts)
             if fault:
                 logger.warning("%s does not match its manifest (%s): scoring again", folder, fault)
                 return None

@@ -15,7 +15,7 @@ from typing import Any
 
 from fraud.data import filesystems, leases
 from fraud.data.leases import Lease
-from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.data.locks import AlreadyLockedError, exclusive
 from fraud.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
     Gives the lease, which is to be checked before what counts is written.
     """
     if filesystems.is_s3(filesystem):
-        with leases.held(filesystem, path) as lease:
+        with leases.acquire(filesystem, path) as lease:
             yield lease
         return
     if not is_local(filesystem):
@@ -45,7 +45,7 @@ def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
         try:
             try:
                 stack.enter_context(exclusive(Path(path), wait=False))
-            except HeldElsewhereError as error:
+            except AlreadyLockedError as error:
                 logger.info("waiting for another scoring job (%s)", error)
                 stack.enter_context(exclusive(Path(path)))
         except OSError as error:
@@ -92,7 +92,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(done == 0)
 
 
-def fault_of(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -> str:
+def mismatch(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -> str:
     """What is wrong with the parts in a folder; empty when they are those of the manifest, to the last byte."""
     there = filesystem.ls(folder, detail=False) if filesystem.exists(folder) else []
     names = {posixpath.basename(path) for path in there}

@@ -14,7 +14,7 @@ import ray
 
 from fraud.scoring.detector import Detector
 from ray_jobs.score.blocks import PIECE, Scorer, Work
-from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.history import JobHistory
 from ray_jobs.streaming.checked_blocks import notes_table
 from ray_jobs.streaming.checked_stream import blocks_of, checked_rows, cpus_of_a_task, stream_settings
 from ray_jobs.streaming.history_shuffle import with_history
@@ -25,7 +25,7 @@ def stream(
     work: Work,
     detector: Detector,
     history_partitions: int | None = None,
-    history: HistoryOfJob | None = None,
+    history: JobHistory | None = None,
 ) -> Iterator[pa.Table]:
     """Yield what `Scorer` gives for a data file, in the order of its rows. history: of a schema that has one.
 

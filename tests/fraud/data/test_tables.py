@@ -121,7 +121,7 @@ def test_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         tables.read(str(tmp_path / "transaction.csv"))
     with pytest.raises(DataError, match="no file matches"):
         tables.read(str(tmp_path / "*.parquet"))
-    with pytest.raises(DataError, match=r"holds no \.csv or \.parquet"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(csv(tmp_path, "x", "other/readme.md").rsplit("/", 1)[0])
 
 
@@ -146,7 +146,7 @@ def test_one_row_is_enough(tmp_path: Path) -> None:
 
     assert len(checked.rows) == 1
     assert checked.warnings == (
-        "every labelled row is legitimate (column 'is_fraud'): metrics that compare the classes cannot be given",
+        "every labelled row is legitimate (column 'is_fraud'): metrics that compare classes cannot be calculated",
     )
 
 
@@ -156,7 +156,7 @@ def test_constant_columns_and_missing_labels_are_said(tmp_path: Path) -> None:
     warnings = " ".join(tables.load(unlabelled, TRANSACTIONS).warnings)
 
     assert "label column 'is_fraud' is empty" in warnings
-    assert "constant in every row, so of no help: country_mismatch" in warnings
+    assert "constant in every row, so not useful: country_mismatch" in warnings
     with pytest.raises(DataError, match="'is_fraud' is empty in every good row"):
         tables.load(unlabelled, TRANSACTIONS, need_label=True)
 
@@ -242,7 +242,7 @@ def test_files_that_disagree_about_the_label_are_refused(tmp_path: Path) -> None
 
 
 def test_a_wrong_schema_stops_before_it_copies_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_HOPELESS_ROWS", 50)
+    monkeypatch.setattr(tables, "_MOST_REFUSED_ROWS", 50)
     path = csv(tmp_path, HEADER + ROWS + "bad,3,12,0.92,1,1\n" * 1_000)
 
     with pytest.raises(DataError, match="2 of the first 100 rows fit"):

@@ -170,7 +170,7 @@ def test_limit_beyond_the_general_one_is_honoured() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: a\nname: b\ncolumns: []\n", "'name' is given twice"),
+        ("name: a\nname: b\ncolumns: []\n", "'name' appears twice"),
         ("name: [\n", "cannot be read as YAML"),
         ("", "expected `key: value` lines"),
         ("!!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
@@ -237,7 +237,7 @@ def test_infer_writes_the_day_zone_and_names_rows_that_do_not_fit(
     assert command.main(["infer", str(data), "--out", str(out)]) == 0
 
     assert Schema.load(str(out)).day_zone == "Europe/Berlin"
-    assert "1 of 3 rows do not fit it: `check` says why" in capsys.readouterr().out
+    assert "1 of 3 rows do not fit it: `check` lists the reasons" in capsys.readouterr().out
 
 
 def test_check_counts_reasons_and_writes_the_quarantine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
