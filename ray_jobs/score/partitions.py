@@ -1,4 +1,4 @@
-"""Scored rows as a folder a day (fraud.data.partitions): staged, published whole, verified when asked again."""
+"""Write one folder per day (fraud.data.partitions): staged, published atomically, verified on a rerun."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAMP = "%Y%m%dT%H%M%S"
 
 
 class DayFolders:
-    """The folder of days that a job writes to."""
+    """The output folder of a job, with one folder per day."""
 
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
         self._job = job
@@ -45,12 +45,12 @@ class DayFolders:
         self._parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self._learnt: dict[str, int] = defaultdict(int)
         self._stage = ""
-        self.lease: Lease | None = None  # on what the job is for, where the caller holds it in S3
+        self.lease: Lease | None = None  # set by the caller if it holds one (S3)
 
     def existing_manifest(self) -> dict[str, Any] | None:
-        """Return the manifest of what this job would write, if it is there and whole; None when there is work to do.
+        """The manifest of a valid existing output of this job; None if there is work to do.
 
-        Raises DataError when something else is there and may not be replaced.
+        Raises DataError if there is another output that may not be replaced.
         """
         if self._job.force:
             return None
@@ -65,10 +65,10 @@ class DayFolders:
     def write(
         self, stream: Iterator[pa.Table], total: int | None, about: Mapping[str, Any], began: float
     ) -> dict[str, Any]:
-        """Drain the stream into the folder, and return the manifest: of the day, or of all days together.
+        """Write the stream to the folder and return the manifest of the day, or of all days.
 
-        about: what else the manifests say; began: when the job did, by time.monotonic. Raises DataError where no row is
-        good; what was there then stays.
+        about: further entries of the manifests. began: time.monotonic() at the start. Raises DataError if no row is
+        good; the old output then stays.
         """
         self._clear()
         stamp = dt.datetime.now(dt.UTC).strftime(_STAMP)
@@ -82,19 +82,19 @@ class DayFolders:
             collector.check_other_days(self._job, about["day_zone"])
             collector.check_learnt(about["learnt_until"])
             return self._publish(collector, {**about, **completion(began)})
-        except ObjectStoreError:  # says itself what to check
+        except ObjectStoreError:  # its message names the remedy
             raise
         except OSError as error:
             raise DataError(
-                f"--out {self._job.out} cannot be written: {error}; check the folder, its permissions and its room"
+                f"--out {self._job.out} cannot be written: {error}; check the folder, its permissions and free space"
             ) from None
         finally:
-            with suppress(ObjectStoreError):  # what is left, a later run removes
+            with suppress(ObjectStoreError):  # a later run removes the rest
                 if self._filesystem.exists(self._stage):
                     self._filesystem.rm(self._stage, recursive=True)
 
     def _clear(self) -> None:
-        """Remove what dead runs left: this job holds their lock, or they are old."""
+        """Remove files of dead runs: this job holds their lock, or they are old."""
         folder = f"{self._root}/{STAGING}"
         if not self._filesystem.isdir(folder):
             return
@@ -125,7 +125,7 @@ class DayFolders:
         return f"{self._stage}/{kind}/{folder_of(day)}"
 
     def _folders(self, day: str) -> tuple[str, str]:
-        """Where a day's scored rows lie, and its refused ones."""
+        """The folders of a day's scored and refused rows."""
         return f"{self._root}/{folder_of(day)}", f"{self._root}/{QUARANTINE}/{folder_of(day)}"
 
     def _publish(self, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class DayFolders:
             if day not in done:
                 with ExitStack() as stack:
                     lease = self.lease
-                    if day != self._key:  # else the caller holds it already
+                    if day != self._key:  # else the caller holds it
                         lease = stack.enter_context(publish.locked(self._filesystem, self.lock_path(day)))
                     self._publish_day(day, manifests[day], lease)
         if self._job.date:
@@ -165,7 +165,7 @@ class DayFolders:
         return manifest
 
     def lock_path(self, day: str | None = None) -> str:
-        """The file that a run holds while it works: on one day, or (the default) on what the job is for."""
+        """The lock file of a day; by default of the whole job."""
         return f"{self._root}/{LOCKS}/{day or self._key}.lock"
 
     def _manifest(self, day: str, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class DayFolders:
         }  # fmt: skip
 
     def _publish_day(self, day: str, manifest: Mapping[str, Any], lease: Lease | None) -> None:
-        """Refused rows first: the manifest, which comes with or after the scored rows, names both."""
+        """Publish refused rows first, since the manifest, published with or after the scored rows, lists both."""
         target, refused = self._folders(day)
         staged = self._staged("part", day)
         self._filesystem.makedirs(staged, exist_ok=True)
@@ -197,7 +197,7 @@ class DayFolders:
         if lease is not None:
             lease.renew()
         if self._filesystem.exists(f"{target}/{MANIFEST}"):
-            self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day does not count
+            self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day is invalid
         self._swap("quarantine", day, refused)
         self._swap("part", day, target)
         if lease is not None:
@@ -208,7 +208,10 @@ class DayFolders:
         publish.replace_folder(self._filesystem, self._staged(kind, day), target)
 
     def _valid_manifest(self, day: str) -> dict[str, Any] | None:
-        """The manifest of a day that is what this job would write; None where there is none or it is not whole."""
+        """The manifest of a valid day with this job's identity; None if there is none.
+
+        Raises DataError if the day is another output.
+        """
         target, refused = self._folders(day)
         if not self._filesystem.exists(target):
             return None
@@ -219,7 +222,7 @@ class DayFolders:
                 raise DataError(
                     f"{target} exists and ray_jobs.score did not write it: name another --out, or use --force"
                 )
-            logger.warning("%s has no manifest (it was not published whole): scoring again", target)
+            logger.warning("%s has no manifest (its publication was interrupted): scoring again", target)
             return None
         identity = {**self._identity, "date": day}
         differing = [name for name in identity if manifest.get(name) != identity[name]]

@@ -150,7 +150,7 @@ def test_one_row_is_enough(tmp_path: Path) -> None:
     )
 
 
-def test_constant_columns_and_missing_labels_are_said(tmp_path: Path) -> None:
+def test_constant_columns_and_missing_labels_are_reported(tmp_path: Path) -> None:
     unlabelled = csv(tmp_path, HEADER + "1,2,3,0.4,0,\n" + "2,3,4,0.5,0,\n")
 
     warnings = " ".join(tables.load(unlabelled, TRANSACTIONS).warnings)
@@ -169,7 +169,7 @@ def test_a_file_without_the_label_column_loads_unless_labels_are_needed(tmp_path
         tables.load(path, TRANSACTIONS, need_label=True)
 
 
-def test_pieces_give_the_same_answer_as_the_whole(tmp_path: Path) -> None:
+def test_pieces_give_the_same_answer_as_one_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     n = 1_000
     frame = pd.DataFrame(

@@ -72,7 +72,7 @@ def test_without_labels_the_weight_is_one_half(rng: np.random.Generator) -> None
     assert calibration.fit(pair(raw, raw + 1), np.zeros(500, dtype=np.int8)).forest_weight == 0.5
 
 
-def test_a_given_weight_is_taken_as_it_is(rng: np.random.Generator) -> None:
+def test_a_configured_weight_is_used(rng: np.random.Generator) -> None:
     labels = (rng.random(2000) < 0.05).astype(np.int8)
     forest, error = rng.normal(size=2000) + 3 * labels, rng.random(2000)
     calibrated = calibration.fit(pair(forest, error), labels, 0.3)

@@ -1,4 +1,4 @@
-"""One time far from the rest touches nobody's history: it is refused, and said to be."""
+"""One time far from the rest touches nobody's history: it is refused with a reason."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def test_the_planted_column_comes_first_with_history(card_detector: Fitted, make
     assert np.mean(list(shares.values())) >= 0.95 and min(shares.values()) >= 0.9, shares
 
 
-def test_a_terminal_and_an_amount_are_told_in_their_own_units(card_detector: Fitted) -> None:
+def test_a_terminal_and_an_amount_are_described_in_their_own_units(card_detector: Fitted) -> None:
     engine = card_detector.engine
     row = card_detector.rows.iloc[-1].to_dict()
     _, reasons = engine.score_and_explain(row | {"TX_AMOUNT": 4120.0})

@@ -20,7 +20,7 @@ from ray_jobs.score.blocks import PIECE, Model, Scorer, Work
 from ray_jobs.score.source import pieces_of
 
 
-def test_nothing_of_a_part_is_held_when_it_was_taken(tmp_path: Path):
+def test_a_part_is_freed_after_it_was_taken(tmp_path: Path):
     schema, rows = Schema.load("transactions"), transactions(20_000, seed=1)
     config = TrainConfig(
         forest=ForestConfig(n_estimators=5), autoencoder=AutoencoderConfig(epochs=1), head=HeadConfig(use="never")

@@ -1,4 +1,4 @@
-"""A day's file with rows of another day: named by day, stopped before anything is written, or left alone as told."""
+"""A day's file with rows of another day: named by day, stopped before writing, or skipped."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_skipped_rows_are_counted_by_day_and_warned_of(
     manifest = json.loads((tmp_path / "scored/date=2026-02-21/_manifest.json").read_text())
     assert manifest["other_days_by_day"] == {"2026-02-10": 3, "2026-02-22": 50}
     (warning,) = manifest["warnings"]
-    assert warning.startswith("53 rows of other days (2026-02-10: 3, 2026-02-22: 50) are left alone")
+    assert warning.startswith("53 rows of other days (2026-02-10: 3, 2026-02-22: 50) are skipped")
     assert warning in caplog.text
 
 
@@ -153,7 +153,7 @@ def test_late_rows_are_scored_with_their_own_day_as_the_message_says(models: dic
     assert manifest["rows"]["scored"] == 243 and manifest["other_days_by_day"] == {"2026-02-21": 240}
 
 
-def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_told(
+def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_reported(
     models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ):
     rows = every(20, "2026-02-18", "2026-02-23")
@@ -161,10 +161,10 @@ def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_told(
         manifest = run(rows, models["UTC"], tmp_path)
     assert manifest["warnings"] == [] and manifest["rows"]["scored"] == 72
     assert manifest["other_days_by_day"] == {f"2026-02-{day}": 72 for day in (18, 19, 20, 22)}
-    assert "288 rows of 4 other days are left alone: 2026-02-21 was asked for" in caplog.text
+    assert "288 rows of 4 other days are skipped: 2026-02-21 was requested" in caplog.text
     flags = ["--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "scored"), "--date", str(D)]
     assert score.main([*flags, "--model", str(models["UTC"]), "--no-reasons"]) == 0
-    assert "; 288 rows of 4 other days left alone" in capsys.readouterr().out
+    assert "; 288 rows of 4 other days skipped" in capsys.readouterr().out
 
 
 def test_refused_rows_of_another_day_count_and_those_of_an_impossible_time_are_the_days_own(
