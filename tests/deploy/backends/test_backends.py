@@ -234,7 +234,7 @@ def test_a_day_in_s3_is_whole_or_not_there_and_scored_once(
     process.wait()
     assert keys_below(staged), "killed too late for this test to say anything"
     assert not keys_below(f"{out}/date={DAY}")
-    with pytest.raises(DataError, match="has no .csv or .parquet"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(out)
 
     monkeypatch.setattr(leases, "LEASE_S", 1.0)  # of the killed job, which nobody renews any more

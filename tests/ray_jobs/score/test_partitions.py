@@ -263,7 +263,7 @@ def test_readers_take_the_folder(source: Path, model: Path, tmp_path: Path, smal
         (numbered / f"date={day}" / "_manifest.json").write_text("{}")
     decisions = decided.read(str(numbered), named)
     assert sorted(decisions["day"].astype(str).unique()) == list(DAYS[:2]), "without a manifest a day does not count"
-    with pytest.raises(DataError, match="has no .csv or .parquet"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(str(numbered / f"date={DAYS[2]}"))
 
 
@@ -296,7 +296,7 @@ def test_a_store_without_renames_publishes_by_the_manifest(
     monkeypatch.setattr(type(filesystem), "pipe_file", plain)
     assert steps == ["/scored/date=2026-01-31/_manifest.json"], "the manifest comes last"
     assert filesystem.glob("/scored/date=2026-01-31/part-*") == parts
-    with pytest.raises(DataError, match="has no .csv or .parquet"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(store)
     assert not run(source, model, store, date=D)["already_scored"]
     assert len(tables.read(store)) == 958 and not filesystem.find("/scored/_staging")
