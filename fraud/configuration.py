@@ -1,7 +1,7 @@
-"""Configuration classes: frozen, checked when they are made, one wording for every mistake; and their YAML.
+"""Configuration classes: frozen dataclasses checked by pydantic, with uniform error messages; and their YAML.
 
-A field's annotation is the only place that says what a setting may be. pydantic checks it, and `Allowed` puts it
-into words for messages.
+A field's annotation is the only definition of its allowed values. pydantic checks it, and `Allowed` describes it in
+messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fraud.errors import ConfigError, closest
 
 T = TypeVar("T")
 
-# No text for a number, no true for 1.
+# Strict: no text for a number, no true for 1.
 Whole = Annotated[int, pydantic.Strict()]
 Number = Annotated[float, pydantic.Strict()]
 Flag = Annotated[bool, pydantic.Strict()]
@@ -29,7 +29,7 @@ Count = Annotated[Whole, pydantic.Field(ge=1)]
 Share = Annotated[Number, pydantic.Field(gt=0, le=1)]
 
 _RULES = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-# Bounded, or a long run of digits would be searched in quadratic time.
+# Bounded, so that a long run of digits is not searched in quadratic time.
 _EXPONENT = re.compile(r"[-+]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})[eE][-+]?\d{1,5}\Z")
 _NOUNS = {int: "whole number", float: "number", str: "text"}
 
@@ -52,8 +52,8 @@ def read_yaml(text: str) -> Any:
 def configuration(section: str = "") -> Callable[[type[T]], type[T]]:
     """Make a class a frozen, keyword-only dataclass that pydantic checks.
 
-    section: where the class stands in the YAML, for messages ("forest"). Making an object raises ConfigError for an
-    unknown key or a value that is not allowed; sections may be given as mappings, tuples as lists.
+    section: of the YAML, for messages ("forest"). The constructor raises ConfigError for an unknown key or a value that
+    is not allowed. It accepts mappings for sections and lists for tuples.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -75,7 +75,7 @@ def configuration(section: str = "") -> Callable[[type[T]], type[T]]:
 class Allowed:
     """The values that an annotation allows.
 
-    words: for messages, "a number in (0, 1]". number_types: which of int and float are among them.
+    words: description for messages, "a number in (0, 1]". number_types: int and float, if allowed.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -86,7 +86,7 @@ class Allowed:
         self._adapter = pydantic.TypeAdapter(annotation, config=_RULES)
 
     def take(self, value: object) -> Any:
-        """The value as a configuration stores it. Raises ValueError."""
+        """Validate and convert a value. Raises ValueError."""
         return self._adapter.validate_python(value)
 
 
@@ -97,13 +97,13 @@ def fields(cls: type) -> dict[str, FieldInfo]:
 
 @functools.cache
 def allowed(cls: type, name: str) -> Allowed:
-    """What a setting of a configuration class may be."""
+    """The allowed values of a setting."""
     field = fields(cls)[name]
     return Allowed(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
 
 
 def _message(cls: type, section: str, values: Mapping[str, Any], error: pydantic.ValidationError) -> str:
-    """The first mistake, an unknown key before all others: the key, the value, what is allowed, the default."""
+    """Describe the first error, unknown keys first: key, value, allowed values, default."""
     unknown = ("unexpected_keyword_argument", "invalid_key")
     mistakes = error.errors(include_url=False)
     location = next((m for m in mistakes if m["type"] in unknown), mistakes[0])["loc"]
@@ -125,7 +125,7 @@ def _message(cls: type, section: str, values: Mapping[str, Any], error: pydantic
 
 
 def _alternatives(annotation: Any, constraints: Iterable[Any]) -> list[tuple[Any, list[Any]]]:
-    """The types that an annotation joins by "|", each with its constraints."""
+    """The types of a union, each with its constraints."""
     if get_origin(annotation) is Annotated:
         annotation, *inner = get_args(annotation)
         return _alternatives(annotation, [*inner, *constraints])
@@ -169,7 +169,7 @@ def _bounds(limits: Sequence[Any]) -> str:
 
 
 def shortened(value: object) -> str:
-    """The value for a message, at most 80 characters."""
+    """The value as text, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

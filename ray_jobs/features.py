@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
 from fraud.cli import run_command
-from fraud.data import filesystems
-from fraud.data import tables as data
+from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named
 from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_names
 from fraud.errors import ConfigError, DataError
@@ -60,10 +59,10 @@ def write_features(
             with filesystem.open(f"{partial}/{REFUSED}", "wb") as file:
                 pq.write_table(refused, file, compression="zstd")
         if not parts:
-            raise collector.complaint(path)
+            raise collector.no_rows_error(path)
         manifest = {
             "input": path,
-            "input_fingerprint": data.fingerprint(path),
+            "input_fingerprint": tables.fingerprint(path),
             "schema_name": schema.name,
             "schema_fingerprint": schema.fingerprint,
             "date": date.isoformat() if date else None,
@@ -92,16 +91,16 @@ def write_features(
 
 
 def _blocks(path: str, schema: Schema, partitions: int | None, date: dt.date | None) -> Iterator[pa.Table]:
-    from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+    from ray_jobs.streaming.checked_stream import blocks_of, checked_rows, cpus_of_a_task, stream_settings
     from ray_jobs.streaming.history_shuffle import with_history
 
     with stream_settings(path):
         cpus, _ = cpus_of_a_task()
         if not schema.history:
-            yield from tables(checked_rows(path, schema, date, cpus))
+            yield from blocks_of(checked_rows(path, schema, date, cpus))
             return
         rows = checked_rows(path, schema, None, cpus)
-        yield from tables(with_history(rows, schema, partitions=partitions, date=date, cpus=cpus).dataset)
+        yield from blocks_of(with_history(rows, schema, partitions=partitions, date=date, cpus=cpus).dataset)
 
 
 def _write_parts(collector: Collector, schema: Schema, filesystem: Any, folder: str) -> int:

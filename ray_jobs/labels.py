@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("ingest needs a file: `python -m ray_jobs.labels ingest FILE`")
     if arguments.action == "join" and not (arguments.data and arguments.out):
         raise ConfigError("join needs --data FILE and --out FILE.parquet")
-    if arguments.action == "ingest" and arguments.allow_empty and files.is_nothing(settings.locate(arguments.file)):
+    if arguments.action == "ingest" and arguments.allow_empty and files.is_empty(settings.locate(arguments.file)):
         sys.stdout.write(f"{arguments.file}: nothing new\n")
         return 0
     now = dt.datetime.now(dt.UTC)

@@ -220,13 +220,13 @@ def test_a_folder_holds_few_modules(folder: Path):
 def test_roles_do_not_import_each_other(folder: str):
     # What measures the others imports them; nobody imports what measures.
     others = set() if folder == "benchmarks" else set(ROLES) - {folder}
-    found = [
+    violations = [
         f"{relative(path)}:{line} imports {name}"
         for path in modules(folder)
         for name, line in imports_anywhere(path)
         if name in others
     ]
-    assert not found
+    assert not violations
 
 
 def test_what_roles_share_imports_no_role():
@@ -246,30 +246,30 @@ def test_private_modules_of_libraries_have_one_home(path: Path):
 
 
 def test_dags_parse_without_our_code_or_heavy_libraries():
-    found = [
+    violations = [
         f"{relative(path)}:{line} imports {name}"
         for path in modules("dags")
         for name, line in imports_at_import_time(path)
         if name in FOREIGN_TO_DAG_PARSING
     ]
-    assert not found
+    assert not violations
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_a_library_has_one_home(library: str):
-    found = [
+    violations = [
         f"{relative(path)}:{line} imports {library}"
         for path in SHIPPED_MODULES
         if not any(fnmatch(relative(path), home) for home in ONLY_IN[library])
         for name, line in imports_anywhere(path)
         if name == library
     ]
-    assert not found
+    assert not violations
 
 
 @pytest.mark.parametrize("path", SHIPPED_MODULES, ids=relative)
 def test_nothing_loads_code_from_a_file(path: Path):
-    found = [f"line {line}: imports {name}" for name, line in imports_anywhere(path) if name in UNSAFE_MODULES]
+    violations = [f"line {line}: imports {name}" for name, line in imports_anywhere(path) if name in UNSAFE_MODULES]
     tree = parse(path)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -278,16 +278,16 @@ def test_nothing_loads_code_from_a_file(path: Path):
         owner = name_of(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         # `model.eval()` is torch's switch to inference; the builtin has no owner.
         if name in UNSAFE_CALLS and not (name == "eval" and owner):
-            found.append(f"line {node.lineno}: calls {name}")
+            violations.append(f"line {node.lineno}: calls {name}")
         if name == "load" and owner == "torch" and keyword(node, "weights_only") is not True:
-            found.append(f"line {node.lineno}: torch.load without weights_only=True")
+            violations.append(f"line {node.lineno}: torch.load without weights_only=True")
         if name == "load_model" and owner in MODEL_FLAVOURS:
-            found.append(f"line {node.lineno}: loads MLflow's own model format")
+            violations.append(f"line {node.lineno}: loads MLflow's own model format")
         if name == "load" and owner == "yaml" and not has_safe_loader(node, tree):
-            found.append(f"line {node.lineno}: yaml.load without a loader derived from SafeLoader")
+            violations.append(f"line {node.lineno}: yaml.load without a loader derived from SafeLoader")
         if name == "load" and owner in {"np", "numpy"} and keyword(node, "allow_pickle") not in (None, False):
-            found.append(f"line {node.lineno}: numpy.load with allow_pickle")
-    assert not found
+            violations.append(f"line {node.lineno}: numpy.load with allow_pickle")
+    assert not violations
 
 
 @pytest.mark.parametrize("path", SHIPPED_MODULES, ids=relative)
@@ -335,12 +335,12 @@ def tracked_text() -> Iterator[tuple[str, str]]:
 
 
 def test_no_tracked_file_names_a_registry_host_or_a_path_of_one_machine():
-    found = []
+    violations = []
     for name, text in tracked_text():
         for number, line in enumerate(text.splitlines(), start=1):
             if any(host in line for host in REGISTRY_HOSTS) or MACHINE_PATH.search(line):
-                found.append(f"{name}:{number}: {line.strip()[:120]}")
-    assert not found
+                violations.append(f"{name}:{number}: {line.strip()[:120]}")
+    assert not violations
 
 
 def test_lock_pins_everything_exactly():

@@ -47,8 +47,8 @@ def test_a_python_that_cannot_run_is_passed_over_with_a_clear_message(tmp_path: 
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("bash", "sh", "test", "touch"):
-        if found := shutil.which(tool):
-            (tools / tool).symlink_to(found)
+        if path := shutil.which(tool):
+            (tools / tool).symlink_to(path)
     for shim in ("python3.11", "python3.12", "python3"):
         (tools / shim).write_text("#!/bin/sh\nexit 127\n")
         (tools / shim).chmod(0o755)

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_pinned_package_is_in_the_bill_of_materials(tmp_path: Path):
-    told = ["make", "--no-print-directory", "sbom", f"AUDIT_VENV={tmp_path / 'venv'}", f"SBOM={tmp_path / 'sbom'}"]
-    subprocess.run(told, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
+    command = ["make", "--no-print-directory", "sbom", f"AUDIT_VENV={tmp_path / 'venv'}", f"SBOM={tmp_path / 'sbom'}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
     for name in ("requirements", "requirements-airflow"):
         lines = (ROOT / f"{name}.lock").read_text().splitlines()
         pinned = {tuple(line.split()[0].split("==")) for line in lines if "==" in line and not line.startswith("#")}

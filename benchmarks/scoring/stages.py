@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fraud.settings import Settings
     from ray_jobs.score.blocks import Model, Work
     from ray_jobs.score.output import Job
-    from ray_jobs.score.partitions import Days
+    from ray_jobs.score.partitions import DayFolders
     from ray_jobs.score.source import pieces_of
 
     mark("import")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scored_blocks += blocks
         mark("stream")
         job = Job(data=arguments.data, out=arguments.out, date=day, model=arguments.model)
-        Days(job, {"date": str(day)}).write(iter(scored_blocks), total, {}, time.monotonic())
+        DayFolders(job, {"date": str(day)}).write(iter(scored_blocks), total, {}, time.monotonic())
         mark("write")
     mark("stop")
     print(json.dumps(seconds))

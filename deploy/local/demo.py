@@ -126,7 +126,7 @@ class Demo:
 
     def _user_inputs(self) -> DemoInputs:
         from deploy.local.sample import cut_last_day, request_from
-        from fraud.data import tables as data
+        from fraud.data import tables
         from fraud.schema import Schema
 
         assert self.data is not None
@@ -137,7 +137,7 @@ class Demo:
             scoring = ["--data", str(last.rows)]
             if last.date is not None:
                 scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
-            scenario = find_scenario(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
+            scenario = find_scenario(tables.load(self.data, schema).rows, last.rows, schema) if schema.history else None
             return DemoInputs(self.data, scoring, request_from(last.rows, schema), scenario)
 
     def _result_path(self, name: str) -> str:

@@ -1,1 +1,1 @@
-"""Transactions in files: found, read, written, split by time, simulated; on disks and in object stores."""
+"""Reading, writing, splitting and simulating transactions, on disks and in object stores."""

@@ -1,4 +1,4 @@
-"""Find the files of a path and read them as tables: CSV or Parquet, local or any fsspec URL."""
+"""Find and read CSV and Parquet files: local paths or any fsspec URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _CSV_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "Null", "none", "None",
 
 
 def pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (file, frame), none empty; `rows` None: one frame per file; `text` columns stay text in CSV."""
+    """Yield (file, frame) for each piece with rows.
+
+    rows: per piece at most; None is one piece per file. text: CSV columns to read as text.
+    """
     with reading(path):
         filesystem, files = find(path)
     has_rows = False
@@ -47,9 +50,9 @@ def pieces(path: str, rows: int | None, text: Collection[str]) -> Iterator[tuple
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring row groups of a Parquet file that can be read on their own.
+    """Adjacent row groups of a Parquet file, readable on their own.
 
-    source: the path or URL of the request; name: of the file; first_row: its number among all rows of `source`.
+    source: the requested path or URL. name: of the file. first_row: row number in `source`, from 0.
     """
 
     source: str
@@ -59,7 +62,7 @@ class Piece:
     rows: int
 
     def frames(self, rows: int) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Yield what `pieces` would: (file, frame) of at most `rows` rows. Raises DataError."""
+        """Yield (file, frame) with at most `rows` rows each. Raises DataError."""
         with reading(self.name):
             filesystem, _ = filesystems.of(self.source)
             with filesystem.open(self.name, "rb") as raw:
@@ -69,9 +72,9 @@ class Piece:
 
 
 def parquet_pieces(path: str, rows: int) -> tuple[list[Piece], list[tuple[str, pa.Schema]]] | None:
-    """Row groups of `path` in order, in pieces of about `rows`, and the files' schemas; None where a file is CSV.
+    """Pieces of about `rows` rows in order, and each file's schema; None if a file is CSV.
 
-    Reads the footers only. Raises DataError as `pieces` does, but for a `path` without rows, which has no piece.
+    Reads only the footers. Raises DataError as `pieces` does, except for a `path` without rows, which has no pieces.
     """
     with reading(path):
         filesystem, files = find(path)
@@ -99,7 +102,7 @@ def parquet_pieces(path: str, rows: int) -> tuple[list[Piece], list[tuple[str, p
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn a reader's exceptions into a DataError of one line that names the file and the remedy."""
+    """Turn a reader's exceptions into a one-line DataError with file and remedy."""
     try:
         yield
     except UnicodeDecodeError:
@@ -108,13 +111,13 @@ def reading(name: str) -> Iterator[None]:
         ) from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise DataError(
-            f"{name} is not a table separated by commas: {_line(error)}; quote values that hold a comma"
+            f"{name} is not a table separated by commas: {_line(error)}; quote values that contain a comma"
         ) from None
     except pa.ArrowException as error:
         raise DataError(
             f"{name} cannot be read as Parquet ({_line(error)}); it may be cut off: write it again"
         ) from None
-    except ObjectStoreError as error:  # its message says what to check
+    except ObjectStoreError as error:  # its message names the remedy
         raise DataError(f"{name} cannot be read: {error}") from None
     except (OSError, EOFError) as error:
         raise DataError(f"{name} cannot be read: {_line(error)}; check the file and its permissions") from None
@@ -146,7 +149,7 @@ def _csv_frames(raw: IO[bytes], name: str, rows: int | None, text: Collection[st
         "na_values": {column: [""] if column in text else _CSV_MISSING for column in header},
         "keep_default_na": False,
         "skipinitialspace": True,
-        "index_col": False,  # else a first row that is too long shifts every column by one
+        "index_col": False,  # else a first row that is too long shifts all columns by one
         "float_precision": "round_trip",  # the same float64 as JSON and Parquet give
         "low_memory": False,
     }
@@ -164,7 +167,7 @@ def _csv_frames(raw: IO[bytes], name: str, rows: int | None, text: Collection[st
 
 
 def _header(stream: IO[bytes], name: str) -> list[str]:
-    """Read the first line and go back. Raises DataError for another delimiter, no names, or a repeated name."""
+    """Column names from the first line; rewinds. Raises DataError: other delimiter, no names, or a repeated name."""
     line = stream.readline(1_000_000).decode("utf-8-sig").strip("\r\n")
     stream.seek(0)
     columns = next(csv.reader(io.StringIO(line), skipinitialspace=True), [])
@@ -174,9 +177,7 @@ def _header(stream: IO[bytes], name: str) -> list[str]:
     if used is not None:
         raise DataError(f"{name} is separated by {used} ({line[:60]!r}); save it separated by commas")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", column.strip()) for column in columns):
-        raise DataError(
-            f"{name} has no header, its first line holds numbers ({line[:60]!r}); put a line of names above"
-        )
+        raise DataError(f"{name} has no header, its first line is numbers ({line[:60]!r}); put a line of names above")
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise DataError(f"{name} names column {', '.join(repeated)} twice; keep one")
@@ -184,7 +185,7 @@ def _header(stream: IO[bytes], name: str) -> list[str]:
 
 
 def find(path: str) -> tuple[Any, list[str]]:
-    """The filesystem and the data files of `path`, sorted by name. Raises DataError when there is none."""
+    """The file system and the data files of `path`, sorted by name. Raises DataError if there are none."""
     try:
         filesystem, root = filesystems.of(path)
     except (ImportError, ValueError) as error:
@@ -198,19 +199,19 @@ def find(path: str) -> tuple[Any, list[str]]:
         visible = [name for name, parts in inside if not any(part.startswith((".", "_")) for part in parts)]
         files = published(filesystem, [name for name in visible if name.endswith(_PARQUET + _CSV)])
         if not files:
-            raise DataError(f"folder {path} holds no .csv or .parquet file; put the data there or name another folder")
+            raise DataError(f"folder {path} has no .csv or .parquet file; put the data there or name another folder")
     elif filesystem.exists(root):
         files = [root]
     else:
         raise DataError(f"{path} does not exist{_neighbour(filesystem, root)}; check the path")
     unknown = next((name for name in files if not name.endswith(_PARQUET + _CSV)), None)
     if unknown is not None:
-        raise DataError(f"{unknown}: the kind of file is unknown; give it a name ending in .csv or .parquet")
+        raise DataError(f"{unknown}: unknown file type; give it a name ending in .csv or .parquet")
     return filesystem, sorted(files)
 
 
-def is_nothing(path: str) -> bool:
-    """Whether a pattern matches no file, a folder holds no data, or there is no such path."""
+def is_empty(path: str) -> bool:
+    """Whether `path` has no data files: no match, an empty folder, or no such path."""
     filesystem, root = filesystems.of(path)
     if not any(mark in root for mark in "*?[") and not filesystem.exists(root):
         return True

@@ -1,4 +1,4 @@
-"""Read a file of transactions and log what a long command says about it: seconds, warnings, refused rows."""
+"""Load transactions and log duration, warnings and refused rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fraud.data import tables
 from fraud.schema import Schema, Validated
 
 
-def load(path: str, schema: Schema, logger: logging.Logger, kept_in: str = "quarantine") -> Validated:
-    """`data.load`, logging how long it took, its warnings, how many rows were refused and the commonest reasons.
+def load(path: str, schema: Schema, logger: logging.Logger, destination: str = "quarantine") -> Validated:
+    """`tables.load`, logging duration, warnings, the number of refused rows and the most common reasons.
 
-    kept_in: where the refused rows go, for the message.
+    destination: where the refused rows go, for the log.
     """
     with stage(f"reading {path}", logger) as done:
         checked = tables.load(path, schema)
@@ -22,7 +22,7 @@ def load(path: str, schema: Schema, logger: logging.Logger, kept_in: str = "quar
         counts = checked.quarantine.groupby(["column", "reason"]).size().sort_values(ascending=False)
         reasons = "; ".join(f"{column}: {reason} ({n:,})" for (column, reason), n in counts.head(3).items())
         refused = f"{len(checked.quarantine):,}"
-        logger.warning("%s of %s rows refused into %s: %s", refused, f"{total:,}", kept_in, reasons)
+        logger.warning("%s of %s rows refused into %s: %s", refused, f"{total:,}", destination, reasons)
     for warning in checked.warnings:
         logger.warning("%s", warning)
     return checked

@@ -1,11 +1,11 @@
-"""Scored data by day, as files: one folder per day, valid once it has a manifest. Shared by writers and readers.
+"""Layout of scored data: one folder per day, valid once it has a manifest.
 
-    scored/date=2026-01-31/part-000000000000.parquet    scored rows; the number is that of its first row in the input
+    scored/date=2026-01-31/part-000000000000.parquet    scored rows; the number is the first row's in the input
     scored/date=2026-01-31/_manifest.json               counts, model, input, and each part with its SHA-256
     scored/_quarantine/date=2026-01-31/part-....parquet refused rows with their reasons
 
-Readers of such folders skip names that start with `_`. Parts in a folder without a manifest do not count: they
-remain from an interrupted publication in a store that cannot rename a folder.
+Readers skip names that start with `_`. Parts in a folder without a manifest do not count: they remain from an
+interrupted publication in a store that cannot rename folders.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLDER = re.compile(r"date=(\d{4}-\d\d-\d\d|unknown)")
 
 
 def day_named(text: str, flag: str = "--date") -> dt.date:
-    """The day that an argument names. Raises ConfigError."""
+    """Parse a day argument. Raises ConfigError."""
     try:
         return dt.date.fromisoformat(text)
     except ValueError:
@@ -36,23 +36,23 @@ def day_named(text: str, flag: str = "--date") -> dt.date:
 
 
 def folder_of(day: str) -> str:
-    """Name of a day's folder."""
+    """The name of a day's folder."""
     return f"date={day}"
 
 
 def part_of(first_row: int) -> str:
-    """Name of the part whose first row has this number in the input: parts in order of name are in its order."""
+    """The name of the part that begins with this input row. Sorting by name sorts by row."""
     return f"part-{first_row:012d}.parquet"
 
 
 def is_part(path: str) -> bool:
-    """Whether a path has the name of a part in a day's folder."""
+    """Whether a path is named like a part in a day's folder."""
     folder, name = posixpath.split(path)
     return bool(_PART.fullmatch(name) and _FOLDER.fullmatch(posixpath.basename(folder)))
 
 
 def published(filesystem: Any, files: Iterable[str]) -> list[str]:
-    """The files that count: all but parts of a day without a manifest."""
+    """`files` without parts of days that have no manifest."""
     counts: dict[str, bool] = {}
     counted = []
     for path in files:
@@ -65,7 +65,7 @@ def published(filesystem: Any, files: Iterable[str]) -> list[str]:
 
 
 def manifests(path: str) -> list[dict[str, Any]]:
-    """The manifests of scored output at `path`, by day; empty where there are none.
+    """The manifests of scored output at `path`, by day; may be empty.
 
     path: a scored file (the manifest lies beside it), a day's folder, or a folder of days.
     """
@@ -81,7 +81,7 @@ def manifests(path: str) -> list[dict[str, Any]]:
 
 
 def read_json(filesystem: Any, path: str) -> dict[str, Any]:
-    """A JSON object from a file; empty when it is missing or unreadable. Raises ObjectStoreError."""
+    """Read a JSON object; empty if the file is missing or unreadable. Raises ObjectStoreError."""
     try:
         with filesystem.open(path, "rb") as file:
             return dict(json.load(file))

@@ -1,7 +1,7 @@
 """Seeded synthetic data: five-column transactions, and raw card transactions with customers and terminals.
 
-Both are drawn block by block (a fixed number of rows; a day), each from a seed of its own, so the rows do not depend on
-the chunks they are made in and any number of them streams in bounded memory.
+Each block (a fixed number of rows; a day) has its own seed. So the rows do not depend on the chunk size, and any number
+of them streams in bounded memory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MAX_DISTANCE = 20_000.0  # km: half the way round the Earth
 MAX_DRIFT = 10.0
 # The power-law tail of amounts (Pareto index 1 / 0.3): Reed & Jorgensen 2004, the double Pareto-lognormal distribution.
 _AMOUNT_TAIL = 0.3
-# What one unit of drift does to the legitimate rows: amounts +35 %, two hours later, device scores up by 0.6 log-odds.
+# One unit of drift, on legitimate rows: amounts +35 %, hours +2, device scores +0.6 log-odds.
 _DRIFT_LOG_AMOUNT, _DRIFT_HOURS, _DRIFT_DEVICE_LOGIT = 0.3, 2.0, 0.6
 _TABLE = np.array([astuple(p) for p in (*LEGITIMATE.values(), *FRAUDULENT.values())])
 
-CARD_DAYS = 120  # what we aim the span of the card transactions at
+CARD_DAYS = 120  # target span of the card transactions
 CARD_START = np.datetime64("2024-01-01T00:00:00", "s")
-_CARDS_A_DAY = 1.9  # transactions a customer makes a day, on average
-_NEARBY = 25  # terminals near home a customer chooses from
+_CARDS_A_DAY = 1.9  # mean transactions per customer and day
+_NEARBY = 25  # terminals near home that a customer chooses from
 _TAMPERED_DAYS, _LEAKED_DAYS = 28, 14
-_BIG_TICKET, _TAMPERED, _LEAKED = 0.1, 0.6, 0.3  # each scenario's part of the frauds
-# Probability that a transaction is fraud while its terminal, or its card, is in criminal hands.
+_BIG_TICKET, _TAMPERED, _LEAKED = 0.1, 0.6, 0.3  # each scenario's share of the frauds
+# Probability that a transaction is fraud while its terminal, or its card, is compromised.
 _TAMPERED_HIT, _LEAKED_HIT = 0.9, 1 / 3
 
 
 def check_settings(rows: int, seed: int, fraud_rate: float, drift: float) -> None:
-    """Raise ConfigError, naming the setting and its flag, when a simulation cannot be run with these settings."""
+    """Raise ConfigError, naming the setting and its flag, if a setting is out of range."""
     if rows <= 0:
         raise ConfigError(f"rows (--rows) is {rows}: ask for at least 1 row")
     if seed < 0:
@@ -62,9 +62,9 @@ def transactions(
     rows : number of rows to return.
     seed : same seed, same rows.
     fraud_rate : probability that a row is fraud, above 0 and below 0.5.
-    drift : 0 leaves the legitimate rows alone; more moves their amounts, hours and device scores further, smoothly:
-        one unit is amounts +35 %, hours two later, device scores up by 0.6 log-odds. Frauds do not move.
-    start : first row to return; rows do not depend on where a chunk starts.
+    drift : 0 is none. One unit moves legitimate rows by amounts +35 %, hours +2, device scores +0.6 log-odds. Frauds do
+        not move.
+    start : first row to return; the same row has the same values for any start.
 
     Returns
     -------
@@ -100,14 +100,14 @@ def transactions(
 def iter_transactions(
     rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0, chunk_rows: int = 4 * BLOCK_ROWS
 ) -> Iterator[pd.DataFrame]:
-    """The rows of `transactions(rows, ...)` in frames of at most `chunk_rows`, holding only one in memory."""
+    """The rows of `transactions(rows, ...)` in frames of at most `chunk_rows`, one at a time in memory."""
     check_settings(rows, seed, fraud_rate, drift)
     for start in range(0, rows, chunk_rows):
         yield transactions(min(chunk_rows, rows - start), seed, fraud_rate, drift, start)
 
 
 def patterns(rows: int, seed: int = 7, fraud_rate: float = 0.02, start: int = 0) -> np.ndarray:
-    """The name of the pattern behind each row of `transactions` with the same arguments, shape (rows,)."""
+    """The pattern name of each row of `transactions` with the same arguments, shape (rows,)."""
     check_settings(rows, seed, fraud_rate, 0.0)
     blocks = range(start // BLOCK_ROWS, (start + rows - 1) // BLOCK_ROWS + 1)
     kinds = np.concatenate([_draw(block, seed, fraud_rate)[0] for block in blocks])
@@ -118,8 +118,8 @@ def patterns(rows: int, seed: int = 7, fraud_rate: float = 0.02, start: int = 0)
 def _draw(block: int, seed: int, fraud_rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A block's patterns (row of _TABLE, shape (n,)), standard normals, shape (5, n), and uniforms, shape (2, n).
 
-    The number of draws depends on nothing but the block size, so another drift or fraud rate moves rows instead of
-    drawing new ones.
+    The number of draws depends only on the block size: another drift or fraud rate changes rows instead of drawing new
+    ones.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, block)))
     fraud = rng.random(BLOCK_ROWS) < fraud_rate
@@ -138,7 +138,6 @@ def _cumulative(shares: np.ndarray) -> np.ndarray:
 
 
 def _columns(kinds: np.ndarray, normal: np.ndarray, uniform: np.ndarray, drift: float) -> pd.DataFrame:
-    """Turn draws into the six columns."""
     of = {field.name: _TABLE[:, i][kinds] for i, field in enumerate(fields(Pattern))}
     is_fraud = (kinds >= len(LEGITIMATE)).astype(np.int64)
     shift = drift * (1 - is_fraud)
@@ -169,7 +168,7 @@ def _columns(kinds: np.ndarray, normal: np.ndarray, uniform: np.ndarray, drift: 
 
 @dataclass(frozen=True)
 class _Customers:
-    """Spending profiles, each array of shape (n,), and `nearby` terminals, nearest first, shape (n, _NEARBY)."""
+    """Spending profiles, each of shape (n,). nearby: terminals, nearest first, shape (n, _NEARBY)."""
 
     daily: np.ndarray
     log_amount: np.ndarray
@@ -206,14 +205,15 @@ def cards(rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0
 
 
 def iter_cards(rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0) -> Iterator[pd.DataFrame]:
-    """The rows of `cards(rows, ...)`, one frame a day, holding one day and the customers in memory."""
+    """The rows of `cards(rows, ...)`, one frame per day. Memory holds one day and the customers."""
     check_settings(rows, seed, fraud_rate, drift)
     customers = _customers(max(20, math.ceil(rows / (CARD_DAYS * _CARDS_A_DAY))), seed)
     tampered_until = np.full(customers.n_terminals, -1)
     leaked_until = np.full(customers.daily.size, -1)
     new_tampered = _daily_hazard(_TAMPERED * fraud_rate / _TAMPERED_HIT, _TAMPERED_DAYS)
     new_leaked = _daily_hazard(_LEAKED * fraud_rate / _LEAKED_HIT, _LEAKED_DAYS)
-    day, made = -max(_TAMPERED_DAYS, _LEAKED_DAYS), 0  # the days before the first settle how many are compromised
+    # Begin earlier, to reach a steady number of compromised terminals and cards.
+    day, made = -max(_TAMPERED_DAYS, _LEAKED_DAYS), 0
     while made < rows:
         key = day + max(_TAMPERED_DAYS, _LEAKED_DAYS)
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, key)))
@@ -229,7 +229,7 @@ def iter_cards(rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float 
 
 
 def _daily_hazard(share: float, days: int) -> float:
-    """Daily probability of being newly compromised that keeps `share` of all compromised when it lasts `days`."""
+    """Daily probability of compromise that keeps a `share` of all compromised, if each lasts `days` days."""
     return 1 - (1 - share) ** (1 / days)
 
 

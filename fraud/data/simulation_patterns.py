@@ -1,4 +1,4 @@
-"""The behaviours that synthetic five-column transactions are drawn from, as data: eight legitimate, six fraudulent."""
+"""Behaviours of the synthetic five-column transactions: eight legitimate, six fraudulent."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pattern:
-    """One kind of behaviour: the distributions its rows are drawn from.
+    """The distributions of one behaviour.
 
-    share: part of the legitimate (or fraudulent) rows that behave this way.
+    share: of the legitimate (or fraudulent) rows.
     amount: typical amount in euros (the median, before the tail); amount_spread: standard deviation of its logarithm.
     hour, hour_spread: centre and standard deviation in hours, wrapped round midnight.
     distance, distance_spread: as for amount, in km from home.
     device, device_spread: median device score and standard deviation of its log-odds.
     mismatch: probability that the card's and the transaction's countries differ.
-    amount_link, distance_link, device_link: what one standard deviation of the hidden factor that the row's columns
-        share adds to log amount, log distance and the device log-odds: the correlations within the pattern.
+    amount_link, distance_link, device_link: correlation by a hidden factor: what one standard deviation of it adds to
+        log amount, log distance and the device log-odds.
     round_to: amounts are multiples of this many euros; 0 = any cent.
     """
 

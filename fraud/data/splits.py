@@ -1,7 +1,7 @@
 """Splits by time with a label delay: history, train, (delay), validation, (delay), test; and prequential folds.
 
-A label is known only `delay` after its transaction, so nothing later than a part's start minus the delay may have been
-learnt from when that part begins (Fraud Detection Handbook, chapter 5: validation strategies).
+A label is known only `delay` after its transaction. So a part may use no labels from later than its start minus the
+delay (Fraud Detection Handbook, chapter 5: validation strategies).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _Instant = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isi
 
 @configuration("split")
 class SplitConfig:
-    """Where to cut: shares of the rows in time order, or explicit instants. Checked when it is made (ConfigError).
+    """Where to cut: shares of the rows in time order, or explicit instants.
 
-    history, train, validation, test: shares of the rows that are used, sum 1. Rows that fall in a delay are not used,
-        and the shares are of what remains. `history` comes before the training rows: it feeds entity profiles only.
-    delay_days: how long a label takes: at least this much time lies between the last row of train and the first of
-        validation, and between validation and test. 0 = none.
+    history, train, validation, test: shares of the rows used, sum 1. Rows within a delay are not used. `history` comes
+        before the training rows and feeds entity profiles only.
+    delay_days: how long a label takes: the minimum time between train and validation, and between validation and test.
+        0 = none.
     validation_gap: False leaves no delay before validation (the handbook's protocol).
     train_start, validation_start, validation_end, test_start, test_end: ISO 8601 instants (UTC unless they carry a
         zone). If any is set, they replace the shares; a start is inclusive, an end exclusive. validation_start and
@@ -62,7 +62,7 @@ class SplitConfig:
 
     @property
     def is_explicit(self) -> bool:
-        """Whether instants, not shares, decide."""
+        """Whether instants replace the shares."""
         return any(getattr(self, name) is not None for name in _INSTANTS)
 
     def _check_shares(self) -> None:
@@ -91,7 +91,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class Window:
-    """What a part holds: its first and last instant (ISO 8601, or "row 12" without times), rows, and known frauds."""
+    """Summary of a part. start, end: first and last instant (ISO 8601, or "row 12" without times)."""
 
     name: str
     start: str
@@ -102,7 +102,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Positions of each part's rows in the frame: int64 arrays in time order; `history` may be empty."""
+    """Row positions of each part: int64 arrays in time order. `history` may be empty."""
 
     history: np.ndarray
     train: np.ndarray
@@ -111,9 +111,9 @@ class Split:
     warnings: tuple[str, ...] = ()
 
     def windows(self, times: np.ndarray | None, labels: np.ndarray | None) -> list[Window]:
-        """Describe the parts that hold rows, oldest first; `frauds` is None where no label of the part is known.
+        """Summaries of the parts with rows, oldest first; `frauds` is None if the part has no known label.
 
-        `times` and `labels` are as long as the frame; labels are 1 fraud, 0 legitimate, -1 unknown.
+        times, labels: of all rows of the frame; labels are 1 fraud, 0 legitimate, -1 unknown.
         """
         windows = []
         for name in PARTS:
@@ -148,8 +148,8 @@ class _Edges:
             return self.history_start, self.train_start
         return getattr(self, f"{name}_start"), getattr(self, f"{name}_end")
 
-    def back(self, by: int) -> _Edges:
-        """The same windows, earlier; history still begins with the data."""
+    def shifted(self, by: int) -> _Edges:
+        """The same windows moved back in time; history still begins with the data."""
         moved = {name: getattr(self, name) - by for name in self.__dataclass_fields__}
         return _Edges(**{**moved, "history_start": self.history_start, "delay": self.delay})
 
@@ -160,18 +160,18 @@ def split_by_time(times: np.ndarray | None, config: SplitConfig, n_rows: int) ->
     Parameters
     ----------
     times : datetime64 array, shape (n_rows,), UTC, in any order; None falls back to row order, with a warning.
-    config : where to cut. Rows of one instant always stay together.
+    config : where to cut. Rows with the same time stay in one part.
     n_rows : number of rows of the frame.
 
     Returns
     -------
-    Split. No validation row is at or before the last training instant + delay, and no test row at or before the last
-    validation instant + delay (without validation_gap the first delay is 0).
+    Split. Validation rows are later than the last training time + delay, and test rows later than the last validation
+    time + delay (without validation_gap the first delay is 0).
 
     Raises
     ------
     DataError : a part is empty (the text names it and a remedy), or a time is missing.
-    ConfigError : explicit instants for data without times.
+    ConfigError : explicit instants, but the data has no times.
     """
     return prequential(times, config, 1, n_rows=n_rows)[0]
 
@@ -182,8 +182,8 @@ def prequential(times: np.ndarray | None, config: SplitConfig, folds: int, *, n_
     Parameters
     ----------
     times : datetime64 array, shape (n_rows,); None needs `n_rows` and shifts by row numbers.
-    folds : how many splits, at least 1. Test windows neither overlap nor leave holes. History begins with the data in
-        each fold; a training window that would begin before the data is cut short there, with a warning.
+    folds : how many splits, at least 1. Test windows are adjacent. History begins with the data in each fold. A
+        training window that would begin before the data is cut short, with a warning.
 
     Raises
     ------
@@ -202,10 +202,10 @@ def prequential(times: np.ndarray | None, config: SplitConfig, folds: int, *, n_
     as_text = str if times is None else _iso
     splits = []
     for fold in range(folds):
-        moved = edges.back(fold * length)
+        moved = edges.shifted(fold * length)
         notes = list(warnings)
         if moved.train_start < first and (fold or config.train_start is not None):
-            notes.append(f"split fold {fold}: the training window would begin before the data and is cut short there")
+            notes.append(f"split fold {fold}: the training window would begin before the data and is cut short")
         parts = {}
         for name in PARTS:
             start, end = moved.window(name)
@@ -246,7 +246,7 @@ def _clock_or_rows(
             "split: explicit instants (validation_start, test_start) need a timestamp column and the schema has none: "
             "name one in the schema, or give shares (train, validation, test)"
         )
-    warning = "no timestamp in the schema: split by row order, taking the rows as oldest first"
+    warning = "no timestamp in the schema: split by row order, assuming that rows are oldest first"
     if config.delay_days:
         warning += f"; delay_days={config.delay_days:g} is ignored"
     shares = {name: getattr(config, name) for name in PARTS}
@@ -263,18 +263,18 @@ def _clock(times: np.ndarray) -> np.ndarray:
 
 
 def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
-    """Find the most rows that can be used so that shares of them, with the delays between, fit into the data."""
+    """Use as many rows as possible, so that their shares and the delays between them fit the data."""
     delay = round(config.delay_days * _DAY_US)
     gap = delay if config.validation_gap else 0
     n = ordered.size
 
     def after(position: int, rows: int, wait: int) -> tuple[int, int]:
-        """Take `rows` rows from `position` and their ties; return the clock's end and the position after the wait."""
+        """Take `rows` rows from `position`, with ties; return the end time and the position after the wait."""
         end = int(ordered[min(position + rows, n) - 1]) + 1 if position + rows > 0 else int(ordered[0])
         return end, int(np.searchsorted(ordered, end + wait, side="left"))
 
     def edges_for(used: int) -> tuple[_Edges, int]:
-        """The windows when `used` rows are used, and the position at which the test rows end."""
+        """The windows if `used` rows are used, and the position where the test rows end."""
         history = round(used * config.history)
         history_end, position = after(0, history, 0)
         train_rows = round(used * (config.history + config.train)) - history
@@ -293,7 +293,7 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
         )
         return edges, position + used - history - train_rows - validation_rows
 
-    low, high = 0, n  # edges_for(used) ends later the more rows are used: bisect for the most that fit
+    low, high = 0, n  # bisect for the largest number that fits
     while low < high:
         middle = (low + high + 1) // 2
         if edges_for(middle)[1] <= n:
@@ -304,7 +304,7 @@ def _edges_by_share(ordered: np.ndarray, config: SplitConfig) -> _Edges:
 
 
 def _explicit_edges(config: SplitConfig, first: int, end: int) -> _Edges:
-    """The windows of explicit instants; `first` and `end` (exclusive) of the data fill the ones left out."""
+    """The windows of explicit instants; `first` and `end` (exclusive) of the data are the defaults."""
     delay = round(config.delay_days * _DAY_US)
     at = {name: None if getattr(config, name) is None else _instant(name, getattr(config, name)) for name in _INSTANTS}
     validation_start, test_start = at["validation_start"], at["test_start"]
@@ -322,7 +322,7 @@ def _explicit_edges(config: SplitConfig, first: int, end: int) -> _Edges:
 
 
 def _instant(name: str, value: object) -> int:
-    """Microseconds since 1970 of an ISO 8601 text (a date read from YAML will do)."""
+    """Microseconds since 1970 of an ISO 8601 text."""
     try:
         instant = datetime.fromisoformat(str(value))
     except ValueError as error:

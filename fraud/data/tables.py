@@ -14,19 +14,20 @@ import pandas as pd
 
 from fraud.data import filesystems
 from fraud.data.files import find, pieces, reading
-from fraud.data.spreadsheets import without_formulas
+from fraud.data.spreadsheets import escape_formulas
 from fraud.errors import DataError, ObjectStoreError, SchemaError
 from fraud.schema.contract import Schema
 from fraud.schema.validation import Validated, Validator
 
 CHUNK_ROWS = 250_000
 _TEXT_KINDS = ("entity", "id", "categorical")
-# A wrong schema must not copy a 2 GB file into quarantine: stop when more rows than this, and than are good, are bad.
-_HOPELESS_ROWS = 1_000_000
+# A wrong schema must not copy a 2 GB file into quarantine: `load` stops after this many bad rows, if they outnumber
+# the good ones.
+_MOST_REFUSED_ROWS = 1_000_000
 
 
 def read(path: str) -> pd.DataFrame:
-    """Read every row of `path` with the types the files suggest; shape (n_rows, n_columns), index 0 to n_rows - 1.
+    """Read all rows of `path` without a schema; shape (n_rows, n_columns), index 0 to n_rows - 1.
 
     Raises DataError (missing, empty, header only, unreadable). To train or score use `load`, which checks a schema.
     """
@@ -34,9 +35,9 @@ def read(path: str) -> pd.DataFrame:
 
 
 def iter_frames(path: str, rows: int = CHUNK_ROWS) -> Iterator[pd.DataFrame]:
-    """Yield the rows of `path` in pieces of at most `rows`, in order of file name; the index counts on across files.
+    """Yield the rows of `path` in pieces of at most `rows`, in order of file name; the index continues across files.
 
-    Raises DataError as `read` does. In CSV a piece's types follow that piece's own values.
+    Raises DataError as `read` does. CSV types are inferred for each piece on its own.
     """
     start = 0
     for _, frame in pieces(path, rows, ()):
@@ -49,36 +50,37 @@ def load(path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int
     """Read and check `path` piece by piece; memory holds good rows, quarantine and one piece of `chunk_rows`.
 
     Text columns (entity, id, categorical) of a CSV keep their leading zeros. Rows are numbered, and ids and time zones
-    checked, across all files together. Raises DataError when no row is good (in a large file: few), or when labels are
-    needed and no row has one; SchemaError when a file's columns are not the schema's.
+    checked, across all files. Raises DataError if no row is good, if over a million rows are bad and they outnumber the
+    good ones, or if labels are needed and no row has one; SchemaError if a file's columns do not match the schema.
     """
-    rows = _Growing()
+    rows = _RowBuffer()
     quarantines: list[pd.DataFrame] = []
-    told: list[str] = []
-    total, hopeless = 0, False
+    warnings: list[str] = []
+    total, has_too_many_refused = 0, False
     for checked in iter_checked(path, schema, need_label=need_label, chunk_rows=chunk_rows):
         rows.append(checked.rows)
         quarantines += [checked.quarantine] if len(checked.quarantine) or not quarantines else []
-        told += checked.warnings
+        warnings += checked.warnings
         total += len(checked.rows) + len(checked.quarantine)
-        if hopeless := total - len(rows) > max(len(rows), _HOPELESS_ROWS):
+        if has_too_many_refused := total - len(rows) > max(len(rows), _MOST_REFUSED_ROWS):
             break
     quarantine = pd.concat(quarantines, ignore_index=True) if len(quarantines) > 1 else quarantines[0]
-    if hopeless or len(rows) == 0:
+    if has_too_many_refused or len(rows) == 0:
         raise DataError(
-            f"{path}: {len(rows):,} of the first {total:,} rows fit schema {schema.name!r}; {_commonest(quarantine)}"
+            f"{path}: {len(rows):,} of the first {total:,} rows fit schema {schema.name!r}; "
+            f"{_most_common_fault(quarantine)}"
         )
     frame = rows.frame()
-    told += _oddities(frame, schema, need_label, path)
-    return Validated(rows=frame, quarantine=quarantine, warnings=tuple(dict.fromkeys(told)))
+    warnings += _data_warnings(frame, schema, need_label, path)
+    return Validated(rows=frame, quarantine=quarantine, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def iter_checked(
     path: str, schema: Schema, *, need_label: bool = False, chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[Validated]:
-    """Yield what `load` would join, piece by piece in bounded memory; a piece may hold no good row.
+    """Yield the pieces that `load` joins, in bounded memory. A piece may have no good row.
 
-    Raises DataError and SchemaError as `load` does, but never because rows are bad.
+    Raises as `load` does, but not for bad rows.
     """
     text = tuple(column.name for column in schema.columns if column.kind in _TEXT_KINDS)
     yield from check_frames(pieces(path, chunk_rows, text), path, schema, need_label=need_label)
@@ -110,8 +112,8 @@ def check_frames(
         yield checked
 
 
-class _Growing:
-    """Rows that come in pieces: numbers grow in place (realloc), texts stay Arrow chunks, so nothing is held twice."""
+class _RowBuffer:
+    """Collects pieces of rows without copies: number arrays grow in place (realloc), texts stay Arrow chunks."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -124,16 +126,16 @@ class _Growing:
 
     def append(self, rows: pd.DataFrame) -> None:
         self._order = list(rows.columns)
-        self._index = self._grown(self._index, rows.index.to_numpy())
+        self._index = self._extended(self._index, rows.index.to_numpy())
         for name in self._order:
             if isinstance(rows[name].dtype, np.dtype):
                 values = rows[name].to_numpy()
-                self._arrays[name] = self._grown(self._arrays.get(name, np.empty(0, dtype=values.dtype)), values)
+                self._arrays[name] = self._extended(self._arrays.get(name, np.empty(0, dtype=values.dtype)), values)
             else:
                 self._texts.setdefault(name, []).append(rows[name].array)
 
     @staticmethod
-    def _grown(array: np.ndarray, more: np.ndarray) -> np.ndarray:
+    def _extended(array: np.ndarray, more: np.ndarray) -> np.ndarray:
         start = len(array)
         array.resize(start + len(more), refcheck=False)  # nothing else refers to it until `frame`
         array[start:] = more
@@ -149,16 +151,18 @@ class _Growing:
         return pd.DataFrame(columns, index=pd.Index(self._index, name="row"), copy=False)
 
 
-def _commonest(quarantine: pd.DataFrame) -> str:
+def _most_common_fault(quarantine: pd.DataFrame) -> str:
     counts = quarantine.groupby(["column", "reason"], sort=False).size().sort_values(ascending=False)
     column, reason = counts.index[0]
     example = quarantine[(quarantine["column"] == column) & (quarantine["reason"] == reason)].iloc[0]
-    return f"most often, {column!r} {reason} (row {example['row']}: {example['value']!r}); mend the data or the schema"
+    return (
+        f"most often, {column!r} {reason} (row {example['row']}: {example['value']!r}); correct the data or the schema"
+    )
 
 
-def _oddities(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -> list[str]:
-    """Lines about good rows that will still disappoint: no labels, one class, constant columns."""
-    told = []
+def _data_warnings(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -> list[str]:
+    """Warnings about good rows: no labels, one class only, constant columns."""
+    warnings = []
     if schema.label is not None and schema.label.name in rows:
         name = schema.label.name
         classes = set(np.unique(rows[name].to_numpy()).tolist()) - {-1}
@@ -167,17 +171,17 @@ def _oddities(rows: pd.DataFrame, schema: Schema, need_label: bool, path: str) -
                 f"{path}: label column {name!r} is empty in every good row; give labels, or train without them"
             )
         if not classes:
-            told.append(f"label column {name!r} is empty: nothing can be measured against it")
+            warnings.append(f"label column {name!r} is empty: no metric can be calculated")
         elif len(classes) == 1:
             kind = "fraud" if classes == {1} else "legitimate"
-            told.append(
-                f"every labelled row is {kind} (column {name!r}): metrics that compare the classes cannot be given"
+            warnings.append(
+                f"every labelled row is {kind} (column {name!r}): metrics that compare classes cannot be calculated"
             )
     if len(rows) > 1:
         constant = [column.name for column in schema.features if _is_constant(rows[column.name])]
         if constant:
-            told.append(f"constant in every row, so of no help: {', '.join(constant)}")
-    return told
+            warnings.append(f"constant in every row, so not useful: {', '.join(constant)}")
+    return warnings
 
 
 def _is_constant(values: pd.Series) -> bool:
@@ -200,24 +204,26 @@ def fingerprint(path: str) -> str:
 
 
 def write_parquet(frame: pd.DataFrame, path: str) -> None:
-    """Write `frame` without its index; readers see the old file or the whole new one. Raises DataError."""
+    """Write `frame` without its index, atomically. Raises DataError."""
     write(path, lambda stream: frame.to_parquet(stream, index=False))
 
 
 def write_csv(frame: pd.DataFrame, path: str) -> None:
-    """Write `frame` as UTF-8 CSV without its index, as atomically as `write_parquet`, for people: no text in it is a
-    formula (fraud.data.spreadsheets). Raises DataError."""
-    safe = without_formulas(frame)
+    """Write `frame` as UTF-8 CSV without its index, atomically. Formulas are escaped (fraud.data.spreadsheets).
+
+    Raises DataError.
+    """
+    safe = escape_formulas(frame)
     write(path, lambda stream: safe.to_csv(stream, index=False))
 
 
 def write_text(text: str, path: str) -> None:
-    """Write `text` as UTF-8, as atomically as `write_parquet`. Raises DataError."""
+    """Write `text` as UTF-8, atomically. Raises DataError."""
     write(path, lambda stream: stream.write(text.encode()))
 
 
 def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
-    """Write what `put` writes to the file it is given; when it raises, what was at `path` stays. Raises DataError."""
+    """Write a file atomically: `put` gets the open file. If it raises, the old file stays. Raises DataError."""
     filesystem, target = filesystems.of(path)
     try:
         if filesystems.is_s3(filesystem):
@@ -225,7 +231,7 @@ def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
                 put(stream)
             return
         if "file" not in filesystem.protocol:
-            # Object stores show a file once it is closed, and an exception closes it: so write beside it, and move.
+            # Closing a file publishes it, and an exception closes it: so write beside the target, then move.
             folder, _, name = target.rpartition("/")
             partial = f"{folder}/.{name}.{os.getpid()}.tmp"
             try:
@@ -245,7 +251,7 @@ def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
-    except ObjectStoreError as error:  # says itself what to check
+    except ObjectStoreError as error:  # its message names the remedy
         raise DataError(f"{path} cannot be written: {error}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}; check the folder and its permissions") from None

@@ -1,1 +1,1 @@
-"""The detectors as plain arrays, the features they see, and the compiled loops that score them."""
+"""Detectors as plain arrays, their features, and the compiled scoring loops."""

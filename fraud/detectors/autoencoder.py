@@ -1,7 +1,7 @@
-"""The torch autoencoder: its settings and its resumable training.
+"""The torch autoencoder: settings and resumable training.
 
-It learns to rebuild normal rows from a noisy or masked copy of themselves (Vincent et al., "Extracting and composing
-robust features with denoising autoencoders", ICML 2008). fraud/detectors/autoencoder_score.py has what a score is.
+It learns to reconstruct normal rows from a noisy or masked copy (Vincent et al., "Extracting and composing
+robust features with denoising autoencoders", ICML 2008). fraud/detectors/autoencoder_score.py defines the score.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SCORES = get_args(ScoreKind)
 class AutoencoderConfig:
     """Settings of the autoencoder.
 
-    hidden: widths from the input to the latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
+    hidden: layer widths from input to latent layer; the decoder mirrors them (16, 8 gives input-16-8-16-output).
     noise: standard deviation of the Gaussian noise added to the scaled inputs while training; mask: share of inputs
-    zeroed. batch_size: rows a step, over all workers. patience: epochs without a better validation error before
-    stopping. score: how a residual becomes a score. components: Gaussians of the density score. mixture_rows: rows that
-    these are fitted on, at most; the fit's time goes with them, and can be longer than the training's.
+    zeroed. batch_size: rows per step, over all workers. patience: epochs without a better validation error before
+    stopping. score: how a residual becomes a score. components: Gaussians of the density score. mixture_rows: maximum
+    rows to fit these on; the time to fit is proportional to them, and can exceed the training's.
     """
 
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 8)
@@ -60,7 +60,7 @@ class AutoencoderConfig:
 
 
 def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:
-    """Make the module: n_features -> hidden -> mirrored hidden -> n_features, no activation on the output."""
+    """The module: n_features -> hidden -> mirrored hidden -> n_features, no activation on the output."""
     from torch import nn
 
     activation = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "elu": nn.ELU}[config.activation]
@@ -76,12 +76,12 @@ def build(n_features: int, config: AutoencoderConfig) -> torch.nn.Sequential:
 
 
 def layer_sizes(n_features: int, config: AutoencoderConfig) -> list[int]:
-    """Widths of all layers, input and output included."""
+    """Widths of all layers, with input and output."""
     return [n_features, *config.hidden, *config.hidden[-2::-1], n_features]
 
 
 def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
-    """The array on the device; on a CPU its own memory, which is only read (Ray's object store lends it so)."""
+    """The array on the device; on a CPU it shares memory, which is read-only if from Ray's object store."""
     import torch
 
     with warnings.catch_warnings():
@@ -91,7 +91,7 @@ def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's outcome. train_error, validation_error: mean squared error of the scaled inputs."""
+    """Result of an epoch. train_error, validation_error: mean squared error of the scaled inputs."""
 
     number: int
     train_error: float
@@ -101,11 +101,10 @@ class Epoch:
 
 @dataclass
 class Training:
-    """A training that can stop after any epoch, be saved, and go on as if it had not stopped.
+    """A training that can be saved after any epoch and resumed with the same result.
 
-    Every worker of a data-parallel training holds one: the order of rows comes from the seed and the epoch's number,
-    worker `rank` takes every `world_size`-th row, and validation is computed whole by each, so all agree without
-    talking.
+    Each worker of a data-parallel training has one. The row order comes from seed and epoch, worker `rank` takes every
+    `world_size`-th row, and each worker computes the full validation error. So the workers need no communication.
     """
 
     n_features: int
@@ -136,30 +135,31 @@ class Training:
     def distribute(self, wrap: Any, average: Callable[[list[float]], list[float]]) -> None:
         """Take steps through `wrap(module)`, e.g. ray.train.torch.prepare_model.
 
-        average: the mean of numbers over the workers. Errors go through it, so that rounding on unlike machines cannot
-        make one worker stop while the others wait for it.
+        average: the mean of numbers over the workers. It makes errors equal on all workers: with different rounding,
+        one could stop while the others wait for it.
         """
         self.module = wrap(self.plain_module)
         self.average = average
 
     @property
     def is_finished(self) -> bool:
-        """Whether the epochs are used up or the validation error has stopped falling."""
+        """Whether all epochs are done or the validation error has stopped falling."""
         return len(self.epochs) >= self.config.epochs or self.stale_epochs >= self.config.patience
 
     def run_epoch(self, x_train: torch.Tensor, x_validation: torch.Tensor) -> Epoch:
-        """Take one pass over x_train, float32 (n_rows, n_features) on `device`; return its errors.
+        """Train one epoch on x_train, float32 (n_rows, n_features) on `device`.
 
-        Raises DataError when the error is no longer a number.
+        Raises DataError if the error is not finite.
         """
         import torch
 
         number = len(self.epochs) + 1
         order = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         permutation = torch.randperm(len(x_train), generator=order)
-        # Noise differs between workers; the order must not.
+        # Workers share the row order, but not the noise.
         noise = torch.Generator(device=self.device).manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)
-        torch.manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)  # dropout draws from the global generator
+        # Dropout uses the global generator.
+        torch.manual_seed((self.seed * 1_000_003 + number) * 64 + self.rank)
         share = max(1, self.config.batch_size // self.world_size)
         steps = max(1, -(-(len(x_train) // self.world_size) // share))
         mine = permutation[self.rank :: self.world_size].to(self.device)
@@ -190,7 +190,7 @@ class Training:
         return epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, in types that torch.load(weights_only=True) accepts."""
+        """Everything needed to resume, in types that torch.load(weights_only=True) accepts."""
         return {
             "module": self.plain_module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -201,7 +201,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; call before `distribute`."""
+        """Resume from `state_dict()`. Call before `distribute`."""
         self.plain_module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]

@@ -1,9 +1,9 @@
-"""The fitted autoencoder as plain arrays, and what makes a row unusual to it.
+"""The fitted autoencoder as plain arrays, and its score.
 
-A row's score is the logarithm of how unusual its residual is: plainly squared, per-feature standardised, or whitened
-(Mahalanobis), optionally together with the latent code; or how rare it is under a Gaussian mixture of residual and
-latent code (as Zong et al., "Deep autoencoding Gaussian mixture model for unsupervised anomaly detection", ICLR 2018,
-but fitted after the network instead of with it). docs/experiments.md has what each is worth on published card data.
+The score is the logarithm of the residual's size: squared, standardised per feature, or whitened (Mahalanobis),
+optionally together with the latent code; or the negative log-likelihood under a Gaussian mixture of residual and latent
+code (as Zong et al., "Deep autoencoding Gaussian mixture model for unsupervised anomaly detection", ICLR 2018, but
+fitted after the network). docs/experiments.md compares them on published card data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fraud.detectors import network_kernels
 from fraud.detectors.autoencoder import ACTIVATIONS, AutoencoderConfig, layer_sizes
 from fraud.detectors.base import Fitted
 
-# Added to the variances of the mixture, whose space has unit variance: no component may shrink onto a few rows.
+# Added to the mixture's variances (the space has unit variance), so that no component collapses onto a few rows.
 _MIXTURE_FLOOR = 1e-2
 
 
@@ -27,9 +27,9 @@ class Autoencoder(Fitted):
 
     weights, biases: float32, all layers' (fan_in, fan_out) matrices and biases flattened; sizes: int64 (n_layers + 1,);
     latent: layer whose output (before its activation) is the latent code, part of the deviation if with_latent.
-    A deviation d (residual and perhaps latent code, n numbers) is spread by each of k components,
+    Each of k components transforms a deviation d (residual and perhaps latent code, n numbers):
     z_k = (d - center) @ factors[k] - shifts[k]; center: float32 (n,), factors: float32 (k, n, n), shifts: float32
-    (k, n). The score is log(mean(z_0 ** 2)), or with is_density the negative log-likelihood of the mixture a dimension,
+    (k, n). The score is log(mean(z_0 ** 2)), or with is_density the mixture's negative log-likelihood per dimension,
     -logsumexp(log_weights - sum(z ** 2) / 2) / n; log_weights: float64 (k,).
     """
 
@@ -51,13 +51,13 @@ class Autoencoder(Fitted):
     is_density: bool
 
     def score(self, X: np.ndarray) -> np.ndarray:
-        """Anomaly score in logs, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
+        """Log anomaly score, float64 (n_rows,); higher is more unusual. X: float32 (n_rows, n_features)."""
         out = np.empty(len(X))
         network_kernels.autoencoder_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out
 
     def is_sound(self, n_inputs: int) -> bool:
-        """Whether the layers follow one another and the spread has the width of the deviation."""
+        """Whether the shapes of layers and spread are consistent."""
         sizes, n, k = self.sizes, len(self.center), len(self.log_weights)
         layers = list(zip(sizes[:-1].tolist(), sizes[1:].tolist(), strict=True))
         return (
@@ -73,23 +73,23 @@ class Autoencoder(Fitted):
         )
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
-        """Residual (rebuilt - x) and, where the score uses it, the latent code: float32 (n_rows, n)."""
+        """Residual (reconstruction - x) and, if the score uses it, the latent code: float32 (n_rows, n)."""
         out = np.empty((len(self.center), len(X)), dtype=np.float32)
         network_kernels.deviation_rows(np.ascontiguousarray(X, dtype=np.float32), self.kernel_arguments, out)
         return out.T
 
     @property
     def kernel_arguments(self) -> network_kernels.AutoencoderArguments:
-        """What network_kernels.autoencoder_rows takes."""
+        """Arguments of network_kernels.autoencoder_rows."""
         return network_kernels.AutoencoderArguments(**self.__dict__)
 
 
 def export(
     training_weights: dict[str, Any], x_normal: np.ndarray, config: AutoencoderConfig, seed: int = 0
 ) -> Autoencoder:
-    """Turn the best weights of a training into arrays, and learn the residual's spread on normal rows.
+    """Turn the best weights of a training into arrays, and fit the residual's spread on normal rows.
 
-    x_normal: float32 (n_rows, n_features), the rows the training saw. seed: of the mixture's start.
+    x_normal: training rows, float32 (n_rows, n_features). seed: of the mixture.
     """
     matrices = [v.numpy() for k, v in training_weights.items() if k.endswith("weight")]
     biases = [v.numpy() for k, v in training_weights.items() if k.endswith("bias")]
@@ -145,10 +145,9 @@ def _mixture(spread: np.ndarray, whitening: np.ndarray, config: AutoencoderConfi
 def _whiten(covariance: np.ndarray) -> np.ndarray:
     """Matrix W, float32 (n, n), for which the rows of (deviation @ W) have unit covariance.
 
-    Each dimension is brought to unit variance before the directions are found, since latent codes vary a hundred times
-    more than residuals. Both steps are bounded below (a residual of a thousandth of a feature's spread, a
-    ten-thousandth of the correlation's mean variance), so that rounding noise in constant columns and dead latent
-    units cannot decide a score.
+    Dimensions are scaled to unit variance before the eigendecomposition, since latent codes vary a hundred times more
+    than residuals. Both steps have a lower bound (a standard deviation of 1e-3, a variance of 1e-4), so that rounding
+    noise in constant columns and dead latent units does not decide a score.
     """
     spread = np.maximum(np.sqrt(np.diag(covariance)), 1e-3)
     variances, directions = np.linalg.eigh(covariance / np.outer(spread, spread))

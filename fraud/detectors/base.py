@@ -1,7 +1,7 @@
-"""What a fitted detector is: a frozen dataclass of arrays that scores rows.
+"""The interface of a fitted detector: a frozen dataclass of arrays that scores rows.
 
-To add one, write a subclass of `Fitted` with a `fit`, and name it in fraud/detectors/registry.py: training fits it, and
-its score appears in the bundle, in every answer and in every table (tests/fraud/detectors/hbos.py is an example).
+To add one, write a subclass of `Fitted` with a `fit`, and add it to fraud/detectors/registry.py. Training then fits it,
+and its score is in the bundle, every answer and every table. Example: tests/fraud/detectors/hbos.py.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ class Stored:
     """A frozen dataclass that a bundle saves field by field."""
 
     def arrays(self) -> dict[str, Any]:
-        """{field: array, or a value of a JSON type}."""
+        """{field: array or JSON value}."""
         return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     def from_arrays(cls, values: Mapping[str, Any]) -> Self:
-        """The opposite of `arrays`. Raises KeyError for a missing field."""
+        """The inverse of `arrays`. Raises KeyError for a missing field."""
         return cls(**{name: values[name] for name in _field_names(cls)})
 
 
 class Fitted(Stored, ABC):
     """A fitted detector.
 
-    name: in configurations, bundles and metrics. title: in documentation. needs_labels: whether frauds teach it; such a
-    detector stands last, for it reads what the others say. is_optional: whether a model may lack it.
+    name: in configurations, bundles and metrics. title: in documentation. needs_labels: whether it learns from frauds;
+    such a detector is last, since it reads the others' evidence. is_optional: whether a model may lack it.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Fitted(Stored, ABC):
     def fit(cls, X: np.ndarray, seed: int) -> Self:
         """Fit on rows not known as fraud, float32 (n_rows, n_inputs).
 
-        Only for detectors that training knows by the registry alone.
+        Only for detectors that training knows only from the registry.
         """
         raise NotImplementedError(f"{cls.name} is fitted by a function of its own")
 
@@ -52,16 +52,16 @@ class Fitted(Stored, ABC):
     def score(self, X: np.ndarray) -> np.ndarray:
         """Raw score, float64 (n_rows,); higher is more suspicious. X: float32 (n_rows, n_inputs).
 
-        The same row must give the same bits beside any other rows.
+        A row's score must not depend on the other rows, to the last bit.
         """
 
     @abstractmethod
     def is_sound(self, n_inputs: int) -> bool:
-        """Whether the arrays of a loaded bundle fit together: compiled loops check no bounds."""
+        """Whether the arrays of a loaded bundle are consistent. Compiled loops do not check bounds."""
 
 
 def column_of(name: str) -> str:
-    """The column of a detector's score in every output."""
+    """The output column of a detector's score."""
     return f"{name}_score"
 
 

@@ -1,11 +1,10 @@
-"""From raw detector scores to one score in [0, 1]: how rare such a row is among normal ones.
+"""Raw detector scores to one score in [0, 1]: how rare a row is among normal rows.
 
-Each detector's raw score becomes evidence, -log10 of the share of normal rows that score at least as high (an
-empirical tail, extended beyond the data by an exponential fitted to the largest excesses, as in Pickands 1975 with
-shape 0). The evidences are added with weights, the sum is calibrated the same way, and evidence e becomes the score
-e / (e + 3). A supervised head's log-odds become evidence as well, and join that of the others likewise. So a score
-means the same in every model version: 0.25 is one in 10 normal rows, 0.4 one in 100, 0.5 one in 1,000, 0.57 one in
-10,000.
+Each raw score becomes evidence: -log10 of the share of normal rows that score at least as high. The tail is empirical,
+extended beyond the data by an exponential fitted to the largest excesses (Pickands 1975, shape 0). The weighted sum of
+the evidences is calibrated the same way, and evidence e becomes the score e / (e + 3). A supervised head's log-odds are
+joined likewise. So scores have the same meaning in all model versions: 0.25 is 1 in 10 normal rows, 0.4 is 1 in 100,
+0.5 is 1 in 1,000, 0.57 is 1 in 10,000.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from fraud.detectors.base import Stored
 from fraud.errors import ConfigError, DataError
 from fraud.metrics import measures
 
-# Evidence at which the score is one half: one normal row in a thousand.
+# Evidence of a score of 0.5: one normal row in a thousand.
 HALF_SCORE_EVIDENCE = 3.0
-# The head reads the evidence of both detectors already, and the validation window, which stopped and joined these two,
-# flatters them beside a head that has not seen it: so the head leads (docs/experiments.md).
+# The head already uses the evidence of both detectors. The validation window favours these two, which were stopped and
+# weighted on it, so the head gets at least this weight (docs/experiments.md).
 LOWEST_HEAD_WEIGHT = 0.8
 _TAIL_ROWS = 0.01
 _N_KNOTS = 128
@@ -34,7 +33,7 @@ Evidence = TypeVar("Evidence", float, np.ndarray)
 
 @dataclass(frozen=True)
 class Tail(Stored):
-    """Monotone map from a raw score to evidence.
+    """A monotone map from raw score to evidence.
 
     knots, evidence: float64 (n_knots,) ascending; slope: evidence per unit beyond the last knot.
     """
@@ -50,22 +49,22 @@ class Tail(Stored):
         return out
 
     def is_sound(self) -> bool:
-        """Whether the knots ascend and each has its evidence."""
+        """Whether the knots ascend and the lengths agree."""
         return len(self.knots) == len(self.evidence) > 0 and bool((np.diff(self.knots) > 0).all())
 
     @property
     def kernel_arguments(self) -> kernels.TailArguments:
-        """What kernels.tail_evidences takes."""
+        """Arguments of kernels.tail_evidences."""
         return kernels.TailArguments(self.knots, self.evidence, self.slope)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Evidence of each detector, their weights and the calibration of the weighted sum.
+    """Tails and weights that turn raw scores into evidence.
 
-    detectors: of each detector's raw scores, by its name. joint: of the weighted sum of those that need no labels.
-    forest_weight: of the forest beside the autoencoder. final, head_weight: of the weighted sum of the head's evidence
-    and the joint one; None without a head.
+    detectors: tail of each detector, by name. joint: tail of the weighted sum of the detectors without labels.
+    forest_weight: of the forest against the autoencoder. final: tail of the weighted sum of head and joint evidence,
+    None without a head. head_weight: of the head in that sum.
     """
 
     detectors: Mapping[str, Tail]
@@ -77,16 +76,16 @@ class Calibration:
     def evidence(self, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Evidence of each detector and, as "joint", of all, float64 (n_rows,).
 
-        raw: raw scores of the detectors that need no labels, by name, in their order.
+        raw: raw scores of the detectors without labels, by name, in order.
         """
         evidence = {name: self.detectors[name](scores) for name, scores in raw.items()}
         return {**evidence, "joint": self.joint(_weighted(list(evidence.values()), self.forest_weight))}
 
 
 def weights(forest_weight: float, n_detectors: int) -> np.ndarray:
-    """Weight of each detector that needs no labels, float64 (n_detectors,), sum 1.
+    """Weight of each detector without labels, float64 (n_detectors,), sum 1.
 
-    Forest and autoencoder divide two shares between them by `forest_weight`; every further detector has one share.
+    Every detector has one share; forest and autoencoder divide their two shares by `forest_weight`.
     """
     pair = np.array([forest_weight, 1.0 - forest_weight]) * (2 / n_detectors)
     return np.concatenate([pair, np.full(n_detectors - 2, 1 / n_detectors)])
@@ -96,9 +95,9 @@ def fit(raw: Mapping[str, np.ndarray], labels: np.ndarray | None, forest_weight:
     """Calibrate on rows that no detector was fitted on.
 
     raw: raw scores by detector, float64 (n_rows,), forest and autoencoder first. labels: int8 (n_rows,) 1 fraud, 0
-    legitimate, -1 unknown, or None. Tails are measured on the rows not known as fraud; with frauds among the rows the
-    weight is the one of 21 with the best average precision, without it is one half. forest_weight: in [0, 1], to be
-    taken as it is. Raises DataError on an empty window, ConfigError for a weight out of range.
+    legitimate, -1 unknown, or None. forest_weight: in [0, 1]; default the best of 21 by average precision, or 0.5
+    without frauds. Tails are fitted on the rows not known as fraud. Raises DataError on an empty window, ConfigError
+    for a weight out of range.
     """
     if forest_weight is not None and not 0 <= forest_weight <= 1:
         raise ConfigError(
@@ -117,9 +116,9 @@ def fit(raw: Mapping[str, np.ndarray], labels: np.ndarray | None, forest_weight:
 
 
 def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Add the calibration of a supervised head, on the rows that `fitted` was calibrated on and no head has seen.
+    """Add the calibration of a supervised head, on the rows of `fit`, which the head must not have seen.
 
-    joint: joint evidence, log_odds: of the head, float64 (n_rows,); labels as for `fit`.
+    joint: joint evidence, log_odds: of the head, float64 (n_rows,); labels as in `fit`.
     """
     normal = labels != 1
     tail = fit_tail(log_odds[normal])
@@ -130,7 +129,7 @@ def fit_head(fitted: Calibration, joint: np.ndarray, log_odds: np.ndarray, label
 
 
 def _weighted(evidence: list[np.ndarray], forest_weight: float) -> np.ndarray:
-    """Sum in the order in which kernels.score_rows adds, so that rounding is the same."""
+    """Sum in the order of kernels.score_rows, for the same rounding."""
     total = np.zeros(len(evidence[0]))
     for weight, values in zip(weights(forest_weight, len(evidence)), evidence, strict=True):
         total += weight * values
@@ -138,26 +137,25 @@ def _weighted(evidence: list[np.ndarray], forest_weight: float) -> np.ndarray:
 
 
 def join(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """Weighted sum of two evidences; weight: of the first."""
+    """Weighted sum of two evidences. weight: of the first."""
     return weight * first + (1.0 - weight) * second
 
 
 def to_score(evidence: Evidence) -> Evidence:
-    """Score in [0, 1) of evidence 0 or more: of one number as of each of many."""
+    """Score in [0, 1) of evidence >= 0, a number or an array."""
     return evidence / (evidence + HALF_SCORE_EVIDENCE)
 
 
 def fit_tail(raw: np.ndarray) -> Tail:
-    """Learn the tail of raw scores of normal rows, float64 (n_rows,)."""
+    """Fit the tail of raw scores of normal rows, float64 (n_rows,)."""
     ordered = np.sort(np.asarray(raw, dtype=np.float64))
     n = len(ordered)
-    # Survival of the i-th smallest of n, counting itself among the n + 1 it stands in for: never 0, never infinite
-    # evidence.
+    # Survival of the i-th smallest of n, of n + 1: never 0, so that evidence is finite.
     deepest = np.log10(n + 1.0)
     targets = np.linspace(0.0, deepest, _N_KNOTS)
     rank = np.clip(np.round(n - 10.0 ** (deepest - targets) + 1).astype(np.int64), 0, n - 1)
     knots = np.unique(ordered[rank])
-    # Rows that tie share the evidence of the first of them: the share scoring at least that much.
+    # Ties have the evidence of the first of them: the share that scores at least as high.
     at_least = n - np.searchsorted(ordered, knots, side="left")
     evidence = -np.log10((at_least + 1.0) / (n + 1.0))
     top = ordered[-max(2, int(n * _TAIL_ROWS)) :]
@@ -167,9 +165,9 @@ def fit_tail(raw: np.ndarray) -> Tail:
 
 
 def best_weight(first: np.ndarray, second: np.ndarray, labels: np.ndarray, lowest: float = 0.0) -> float:
-    """Weight of the first, in steps of 0.05 from `lowest` to 1, with the best average precision.
+    """Weight of the first with the best average precision, in steps of 0.05 from `lowest` to 1.
 
-    The nearest to the middle of that range among equals, and where the labels do not hold both classes.
+    Among ties the nearest to the middle of the range; the middle if the labels lack one class.
     """
     known = labels >= 0
     weights = np.linspace(lowest, 1.0, round((1.0 - lowest) / 0.05) + 1)

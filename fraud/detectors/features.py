@@ -1,8 +1,8 @@
-"""One definition of every feature, for training, batches and single requests.
+"""The one definition of features, for training, batches and single requests.
 
-A canonical row becomes a *raw* vector (float64: numbers, 0/1, category codes, calendar, entity history), and the raw
-vector becomes the float32 *inputs* of the detectors: transformed, scaled, clipped, categories looked up, missing
-values marked. Fitted state is plain arrays. The loops are in fraud/detectors/kernels.py.
+A canonical row becomes a *raw* vector (float64: numbers, 0/1, category codes, calendar, entity history). The raw vector
+becomes the float32 *inputs* of the detectors: transformed, scaled and clipped numbers, category outputs, flags for
+missing values. Fitted state is plain arrays. The loops are in fraud/detectors/kernels.py.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class FeatureConfig:
     """How raw features are scaled.
 
     scaling: "standard" (mean, standard deviation) or "robust" (median, interquartile range / 1.349).
-    clip: largest absolute scaled value; keeps 1e300 from drowning every other feature. Worth searching: on the ULB
-        data 5 gave several times the average precision of 50.
-    max_categories: one indicator for each of this many most frequent levels of a categorical column; every level, seen
-        or not, also gets its surprise, -log of its share.
-    head_only: patterns (as in a shell) of raw features that the two detectors of the unusual do not see, only the
-        supervised head: a rare combination of many ordinary features drowns what is unusual about a few.
+    clip: largest absolute scaled value, so that 1e300 does not dominate. Worth a search: on the ULB data, 5 gave
+        several times the average precision of 50.
+    max_categories: number of most frequent levels per categorical column that get an indicator. Every level, known or
+        not, also gets its surprise: -log of its share.
+    head_only: shell patterns of raw features for the supervised head only. For the other detectors, rare combinations
+        of many ordinary features hide what is unusual about a few.
     """
 
     scaling: Literal["standard", "robust"] = "standard"
@@ -51,15 +51,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class FeatureMap(Stored):
-    """Fitted features, as arrays. `n_raw` raw features become `n_outputs` detector inputs.
+    """Fitted features as arrays: `n_raw` raw features become `n_outputs` detector inputs.
 
-    names, columns: tuple of str (n_raw,), each raw feature's name and the schema column it speaks of.
+    names, columns: tuple of str (n_raw,), each raw feature's name and schema column.
     categories: known levels of each categorical column, in code order.
     kinds: int64 (n_raw,) kernels.LINEAR/LOG/SIGNED_LOG/LOOKUP; center, scale: float64 (n_raw,) after the transform.
-    typical: float64 (n_raw,) the usual raw value (median, or most frequent level), what explanations compare with.
-    missing_output: int64 (n_raw,) output that marks a missing value, or -1; starts: int64 (n_raw + 1,) first output of
-    each (a feature for the head only has none). tables: float32 (n_levels_total, widest) outputs of each level;
-    offsets, levels: int64 (n_raw,) where a column's levels are; shares: float64 (n_levels_total,) of the training rows.
+    typical: float64 (n_raw,) the usual raw value (median, or most frequent level), for explanations.
+    missing_output: int64 (n_raw,) output that flags a missing value, or -1; starts: int64 (n_raw + 1,) first output of
+    each (head-only features have none). tables: float32 (n_levels_total, widest) outputs of each level;
+    offsets, levels: int64 (n_raw,) position and number of a column's levels; shares: float64 (n_levels_total,), of the
+    training rows.
     """
 
     names: tuple[str, ...]
@@ -79,13 +80,13 @@ class FeatureMap(Stored):
 
     @classmethod
     def from_arrays(cls, values: Mapping[str, Any]) -> Self:
-        """JSON's lists are tuples again."""
+        """The inverse of `arrays`; JSON lists become tuples."""
         texts = {name: tuple(values[name]) for name in ("names", "columns")}
         categories = {name: tuple(levels) for name, levels in values["categories"].items()}
         return super().from_arrays({**values, **texts, "categories": categories})
 
     def is_sound(self) -> bool:
-        """Whether the arrays fit together: the compiled loops check no bounds."""
+        """Whether the arrays are consistent. Compiled loops do not check bounds."""
         n_raw = len(self.names)
         arrays = (self.columns, self.kinds, self.center, self.scale, self.typical, self.missing_output, self.offsets)
         is_lookup = self.kinds == kernels.LOOKUP
@@ -104,12 +105,11 @@ class FeatureMap(Stored):
 
     @property
     def n_outputs(self) -> int:
-        """Number of detector inputs."""
         return int(self.starts[-1])
 
     @property
     def kernel_arguments(self) -> kernels.FeatureArguments:
-        """What kernels.transform_rows takes."""
+        """Arguments of kernels.transform_rows."""
         return kernels.FeatureArguments(
             self.kinds, self.center, self.scale, self.clip, self.missing_output,
             self.tables, self.offsets, self.levels, self.starts,
@@ -123,7 +123,7 @@ class FeatureMap(Stored):
 
 
 def raw_names(schema: Schema) -> tuple[list[str], list[str]]:
-    """Names of the raw features, and the schema column that each speaks of."""
+    """Names of the raw features, and the schema column of each."""
     names = [column.name for column in schema.features]
     columns = list(names)
     if schema.timestamp:
@@ -142,9 +142,9 @@ def raw_features(
 ) -> np.ndarray:
     """Encode canonical rows as the raw matrix, float64 (n_rows, n_raw).
 
-    rows: as fraud.schema.validation.validate gives them, or their columns as arrays (texts as objects, None where
-    missing). categories: levels of each categorical column, from `learn_categories` (an unknown level becomes the code
-    one past the last); history: float64 (n_rows, n_history_features) from fraud.history.replay.
+    rows: from fraud.schema.validation.validate, or their columns as arrays (texts as objects, None if missing).
+    categories: levels of each categorical column, from `learn_categories` (unknown levels get the next code).
+    history: float64 (n_rows, n_history_features) from fraud.history.replay.
     """
     parts = []
     for column in schema.features:
@@ -164,9 +164,9 @@ def raw_features(
 
 
 def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
-    """Calendar features of days since 1970: float64 (n_rows, width). Cyclic parts are a sine and a cosine.
+    """Calendar features of days since 1970: float64 (n_rows, width). Cyclic parts are sine and cosine.
 
-    days: by the clocks of the schema's zone (fraud.days.Zone.local_us), float64 (n_rows,). Night is 22:00 to 06:00.
+    days: in the schema's time zone (fraud.days.Zone.local_us), float64 (n_rows,). Night is 22:00 to 06:00.
     """
     hour = (days % 1.0) * 24.0
     weekday = (np.floor(days) + 3.0) % 7.0  # 1970-01-01 was a Thursday; Monday is 0
@@ -180,18 +180,18 @@ def calendar(days: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
 
 
 def learn_categories(rows: pd.DataFrame, schema: Schema) -> dict[str, tuple[str, ...]]:
-    """Collect the levels of categorical columns: those in `rows`, most frequent first, then the schema's others."""
-    found = {}
+    """Levels of each categorical column: those in `rows`, most frequent first, then the schema's others."""
+    levels = {}
     for column in schema.features:
         if column.kind == "categorical":
             counts = rows[column.name].value_counts()
             seen = [str(level) for level in counts.index]
-            found[column.name] = tuple(seen) + tuple(level for level in column.categories if level not in set(seen))
-    return found
+            levels[column.name] = tuple(seen) + tuple(level for level in column.categories if level not in set(seen))
+    return levels
 
 
 def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]], config: FeatureConfig) -> FeatureMap:
-    """Learn centres, scales, typical values and category tables from raw rows, float64 (n_rows, n_raw).
+    """Fit centres, scales, typical values and category tables on raw rows, float64 (n_rows, n_raw).
 
     Raises DataError if there is no row.
     """
@@ -240,17 +240,17 @@ def fit(raw: np.ndarray, schema: Schema, categories: dict[str, tuple[str, ...]],
 
 
 def _matches(names: list[str], patterns: tuple[str, ...]) -> list[bool]:
-    """Which names match a pattern. Raises ConfigError for a pattern that matches none, or when all names match."""
+    """Mask of names that match a pattern. Raises ConfigError if a pattern matches none, or if all names match."""
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ConfigError(
                 f"features.head_only={pattern!r} matches no raw feature{closest(pattern, names) or ';'} "
                 f"they are {', '.join(names)}"
             )
-    found = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
-    if all(found):
+    is_match = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    if all(is_match):
         raise ConfigError("features.head_only matches every raw feature: leave some to the detectors")
-    return found
+    return is_match
 
 
 def _cycle(turn: np.ndarray) -> list[np.ndarray]:
@@ -271,14 +271,14 @@ def _scaling(values: np.ndarray, kind: int, scaling: str) -> tuple[float, float,
     quartiles = np.percentile(known, [25, 50, 75])
     if scaling == "robust" or not np.isfinite(scale) or not np.isfinite(center):
         center, scale = float(quartiles[1]), float(quartiles[2] - quartiles[0]) / 1.349
-        # A column that is mostly one value has no interquartile range; its standard deviation still tells its size.
+        # If most values are equal, the interquartile range is 0: use the standard deviation.
         scale = scale or float(known.std())
-    # A constant column scales by 1: it contributes nothing until a value differs, and then by that difference.
+    # A constant column scales by 1: its output is the difference from the constant.
     return center, scale if np.isfinite(scale) and scale > 1e-12 * max(1.0, abs(center)) else 1.0, typical
 
 
 def _category_table(counts: np.ndarray, width: int) -> np.ndarray:
-    """Outputs of each level (last row: the unknown one): scaled surprise, then one indicator a frequent level."""
+    """Outputs of each level (last row: unknown): scaled surprise, then an indicator per frequent level."""
     n_levels = len(counts) - 1
     surprise = -np.log((counts + 0.5) / (counts.sum() + 0.5 * (n_levels + 1)))
     share = counts / max(counts.sum(), 1.0)

@@ -1,4 +1,4 @@
-"""IsolationForest: fitted by scikit-learn, kept as flat arrays that the compiled kernels walk.
+"""IsolationForest: fitted by scikit-learn, stored as flat arrays for the compiled kernels.
 
 Liu, Ting and Zhou, "Isolation Forest", ICDM 2008: score = 2 ** (-mean path length / c(max_samples)).
 """
@@ -22,10 +22,10 @@ from fraud.errors import ConfigError, DataError
 class ForestConfig:
     """Settings of the IsolationForest.
 
-    n_estimators: trees. max_samples: rows a tree ("auto" = 256, a count, or a share). max_features: share of features
-    a tree. bootstrap: sample rows with replacement. contamination: share of the training rows, the most isolated, that
-    the autoencoder is not fitted on when there are no labels; it moves no score of the forest and no threshold (that
-    is `threshold.contamination`).
+    n_estimators: trees. max_samples: rows per tree ("auto" = 256, a count, or a share). max_features: share of features
+    per tree. bootstrap: sample rows with replacement. contamination: without labels, the share of most isolated
+    training rows to leave out of the autoencoder's fit; no effect on forest scores or the threshold (that is
+    `threshold.contamination`).
     """
 
     n_estimators: Count = 100
@@ -40,7 +40,7 @@ class Forest(Fitted):
     """Trees as flat arrays; a node's two children are neighbours, a leaf is its own child behind a threshold of +inf.
 
     nodes: uint64 (n_nodes,), see kernels.step: threshold, left child and feature in one word. The threshold is
-    scikit-learn's float64 rounded down to float32, which decides every float32 input alike.
+    scikit-learn's float64 rounded down to float32: the same decision for every float32 input.
     path_lengths: float64 (n_nodes,), at leaves the depth plus c(rows in the leaf).
     roots: uint32 (n_trees,) ascending; depths: int32 (n_trees,); normaliser: c(max_samples).
     """
@@ -63,22 +63,21 @@ class Forest(Fitted):
         return out
 
     def is_sound(self, n_inputs: int) -> bool:
-        """Whether every walk stays inside its tree and its inputs."""
+        """Whether every walk stays within its tree and inputs."""
         return self.normaliser > 0 and are_trees(self.nodes, self.path_lengths, self.roots, self.depths, n_inputs)
 
     @property
     def kernel_arguments(self) -> kernels.ForestArguments:
-        """What kernels.forest_rows takes."""
+        """Arguments of kernels.forest_rows."""
         return kernels.ForestArguments(self.nodes, self.path_lengths, self.roots, self.depths, self.normaliser)
 
 
-# Trees are fitted in groups of this size, each with its own seed, so that any division of the work grows the same
-# forest.
+# Each group of trees has its own seed, so that the forest does not depend on how the work is divided.
 TREES_A_GROUP = 25
 
 
 def fit_trees(X: np.ndarray, config: ForestConfig, seed: int, group: int) -> Forest:
-    """Fit one group of trees, TREES_A_GROUP of them or what is left of n_estimators.
+    """Fit one group of trees: TREES_A_GROUP, or the rest of n_estimators.
 
     X: float32 (n_rows, n_features), finite; group: 0 .. n_groups(config) - 1. Raises DataError on fewer than two rows.
     """
@@ -101,17 +100,17 @@ def fit_trees(X: np.ndarray, config: ForestConfig, seed: int, group: int) -> For
 
 
 def n_groups(config: ForestConfig) -> int:
-    """Count the groups of trees that make up the forest."""
+    """Number of groups of trees."""
     return -(-config.n_estimators // TREES_A_GROUP)
 
 
 def fit(X: np.ndarray, config: ForestConfig, seed: int) -> Forest:
-    """Fit the whole forest in this process; equal to merging the groups fitted anywhere else."""
+    """Fit all groups in this process and merge them."""
     return merge([fit_trees(X, config, seed, group) for group in range(n_groups(config))])
 
 
 def flatten(fitted: object) -> Forest:
-    """Export a fitted sklearn.ensemble.IsolationForest to flat arrays."""
+    """Flat arrays of a fitted sklearn.ensemble.IsolationForest."""
     trees = list(zip(fitted.estimators_, fitted.estimators_features_, strict=True))  # type: ignore[attr-defined]
     parts = [_flatten_tree(estimator.tree_, np.asarray(columns)) for estimator, columns in trees]
     normaliser = float(average_path_length(np.array([fitted.max_samples_]))[0])  # type: ignore[attr-defined]
@@ -124,7 +123,7 @@ def flatten(fitted: object) -> Forest:
 
 
 def merge(parts: Sequence[Forest]) -> Forest:
-    """Join forests grown with the same settings on the same rows into one."""
+    """Join forests that were fitted with the same settings on the same rows."""
     firsts = np.concatenate([[0], np.cumsum([len(part.nodes) for part in parts])[:-1]]).astype(np.uint32)
     return Forest(
         nodes=np.concatenate([part.nodes for part in parts]),
@@ -136,7 +135,7 @@ def merge(parts: Sequence[Forest]) -> Forest:
 
 
 def are_trees(nodes: np.ndarray, values: np.ndarray, roots: np.ndarray, depths: np.ndarray, n_keys: int) -> bool:
-    """Whether every walk stays inside its tree: roots ascend, children stay below the next root, leaves stay put."""
+    """Whether walks stay in their tree: roots ascend, children precede the next root, leaves point to themselves."""
     roots = roots.astype(np.int64)
     if not (0 < len(roots) == len(depths) and len(nodes) == len(values) and nodes.dtype == np.uint64):
         return False
@@ -159,20 +158,20 @@ def average_path_length(n: np.ndarray) -> np.ndarray:
 
 
 def _flatten_tree(tree: object, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Renumber a tree level by level, so that siblings are neighbours and the nodes walked most lie together.
+    """Renumber a tree level by level: siblings become neighbours, and the most visited nodes are close.
 
-    Returns nodes, path lengths and the depth. Raises ConfigError for a tree or a table too large for a node's word.
+    Returns nodes, path lengths and depth. Raises ConfigError for a tree or a table too large for a node's word.
     """
     left, right = tree.children_left, tree.children_right  # type: ignore[attr-defined]
     order, depth_of = [0], [0]
     children = []
-    for place, node in enumerate(order):
+    for index, node in enumerate(order):
         if left[node] < 0:
-            children.append(place)
+            children.append(index)
         else:
             children.append(len(order))
             order += [int(left[node]), int(right[node])]
-            depth_of += [depth_of[place] + 1] * 2
+            depth_of += [depth_of[index] + 1] * 2
     places = np.array(order)
     features = columns[np.maximum(tree.feature[places], 0)]  # type: ignore[attr-defined]
     if len(places) >= 1 << kernels.CHILD_BITS or features.max(initial=0) >= 1 << kernels.FEATURE_BITS:

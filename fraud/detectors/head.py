@@ -1,12 +1,12 @@
-"""The supervised head: what labelled frauds teach beyond rarity, fitted by scikit-learn, kept as flat arrays.
+"""The supervised head: learns from labelled frauds. Fitted by scikit-learn, stored as flat arrays.
 
-Several small histogram gradient boostings (Ke et al., "LightGBM", NeurIPS 2017), each on all frauds and its own draw of
-legitimate rows, their log-odds averaged (Liu, Wu and Zhou, "Exploratory undersampling for class-imbalance learning",
-IEEE Transactions on Systems, Man, and Cybernetics B 2009). It reads raw features, unscaled and unclipped, followed by
-the evidence of forest and autoencoder.
+It averages the log-odds of several small histogram gradient boostings (Ke et al., "LightGBM", NeurIPS 2017), each
+fitted on all frauds and its own sample of legitimate rows (Liu, Wu and Zhou, "Exploratory undersampling for
+class-imbalance learning", IEEE Transactions on Systems, Man, and Cybernetics B 2009). Inputs are raw features, unscaled
+and unclipped, then the evidence of forest and autoencoder.
 
-The one module that reads private parts of scikit-learn, in 1.9.1: the trees of a HistGradientBoostingClassifier
-(`_predictors`, one list an iteration, each with `nodes`). `fit_member` compares the flat trees' answer with the public
+The only module that reads private parts of scikit-learn (1.9.1): the trees of a HistGradientBoostingClassifier
+(`_predictors`, one list per iteration, each with `nodes`). `fit_member` compares the flat trees with the public
 `decision_function`; see docs/security.md, "Private parts of libraries".
 """
 
@@ -30,18 +30,18 @@ from fraud.errors import ConfigError, DataError, LibraryChangedError, library_ch
 _VERSION_READ = "1.9.1"
 _CHECKED_ROWS = 500
 _MOST_DIFFERENCE = 1e-8  # in log-odds: sums of the same float64 in another order
-N_EVIDENCES = 2  # that the head reads: of forest and autoencoder
+N_EVIDENCES = 2  # inputs of the head: of forest and autoencoder
 
 
 @configuration("head")
 class HeadConfig:
     """Settings of the supervised head.
 
-    use: "auto" = when the training window holds at least `min_frauds` labelled frauds. members: boostings that are
-    averaged. normals: legitimate rows that a member draws, or ten a fraud if that is more. iterations, learning_rate,
-    max_leaf_nodes, min_samples_leaf, l2_regularization, max_features: of each boosting, as scikit-learn's
-    HistGradientBoostingClassifier has them. refit: once weight and threshold are chosen, fit the same again on the
-    training and validation window.
+    use: "auto" = if the training window has at least `min_frauds` labelled frauds. members: boostings to average.
+    normals: legitimate rows per member, or ten per fraud if that is more. iterations, learning_rate, max_leaf_nodes,
+    min_samples_leaf, l2_regularization, max_features: of each boosting, as in scikit-learn's
+    HistGradientBoostingClassifier. refit: after weight and threshold are chosen, fit again on the training and
+    validation window.
     """
 
     use: Literal["auto", "always", "never"] = "auto"
@@ -57,18 +57,18 @@ class HeadConfig:
     refit: Flag = True
 
     def is_used(self, frauds: int) -> bool:
-        """Whether a training window with so many labelled frauds gets a head."""
+        """Whether to fit a head, given the number of labelled frauds in the training window."""
         return self.use == "always" or (self.use == "auto" and frauds >= self.min_frauds)
 
 
 @dataclass(frozen=True)
 class Head(Fitted):
-    """Trees as flat arrays, laid out as the forest's (kernels.step), with ranks in place of numbers.
+    """Trees as flat arrays, laid out like the forest's (kernels.step), with ranks instead of numbers.
 
     cuts: float64 (n_cuts,), each input's split points ascending; starts: int64 (n_inputs + 1,) where they begin.
     nodes: uint64 (n_nodes,), see kernels.step, the threshold a rank among its input's cuts, the feature a key of
     head_kernels.rank_row; values: float64 (n_nodes,), log-odds at leaves; roots: uint32 (n_trees,) ascending; depths:
-    int32 (n_trees,). members: boostings that the sum over the trees is divided by.
+    int32 (n_trees,). members: number of boostings, which divides the sum over the trees.
     """
 
     name: ClassVar[str] = "head"
@@ -85,16 +85,16 @@ class Head(Fitted):
     members: int
 
     def score(self, X: np.ndarray) -> np.ndarray:
-        """Log-odds of fraud, counted from those among the rows it was fitted on: float64 (n_rows,).
+        """Log-odds of fraud relative to the training rows': float64 (n_rows,).
 
-        X: float64 (n_rows, n_inputs) from `inputs`, NaN where a value is missing.
+        X: float64 (n_rows, n_inputs) from `inputs`, NaN if missing.
         """
         out = np.empty(len(X))
         head_kernels.head_rows(np.ascontiguousarray(X, dtype=np.float64), self.kernel_arguments, out)
         return out
 
     def is_sound(self, n_inputs: int) -> bool:
-        """Whether ranks stay among the cuts and every walk inside its tree. n_inputs: columns of `inputs`."""
+        """Whether ranks are within the cuts and every walk in its tree. n_inputs: columns of `inputs`."""
         return (
             len(self.starts) == n_inputs + 1
             and self.starts[0] == 0
@@ -108,7 +108,7 @@ class Head(Fitted):
 
     @cached_property
     def kernel_arguments(self) -> head_kernels.HeadArguments:
-        """What the kernels take, with the masks that small trees are scored by."""
+        """Arguments of the kernels, with the leaf masks for small trees."""
         masks = leaf_masks(self.starts, self.nodes, self.values, self.roots)
         return head_kernels.HeadArguments(
             self.cuts, self.starts, self.nodes, self.values, self.roots, self.depths, self.members,
@@ -118,14 +118,14 @@ class Head(Fitted):
 
 @dataclass(frozen=True)
 class Member:
-    """One boosting's trees. nodes: structured arrays of scikit-learn's predictors, one a tree."""
+    """One boosting's trees. nodes: structured array of each tree, from scikit-learn's predictors."""
 
     nodes: list[np.ndarray]
     n_features: int
 
 
 def inputs(raw: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """What the head reads: float64 (n_rows, n_raw + 2).
+    """Inputs of the head: float64 (n_rows, n_raw + 2).
 
     raw: float64 (n_rows, n_raw); evidence: float64 (n_rows, 2 or more), of forest and autoencoder first.
     """
@@ -133,10 +133,10 @@ def inputs(raw: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int, member: int) -> Member:
-    """Fit one boosting. X: float64 (n_rows, n_inputs); labels: int8 (n_rows,), rows of label -1 are left out.
+    """Fit one boosting. X: float64 (n_rows, n_inputs); labels: int8 (n_rows,), rows of label -1 are ignored.
 
-    Raises DataError without a fraud or without a legitimate row; LibraryChangedError where the exported trees do not
-    answer as scikit-learn does.
+    Raises DataError without a fraud or without a legitimate row; LibraryChangedError if the exported trees differ from
+    scikit-learn.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -147,9 +147,9 @@ def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int,
             f"the supervised head needs labelled frauds and labelled legitimate rows to fit on, got {len(frauds)} and "
             f"{len(normals)}: set head.use to 'auto' or 'never', or give more labels"
         )
-    wanted = max(config.normals, 10 * len(frauds))
-    if wanted < len(normals):
-        normals = rng.choice(normals, wanted, replace=False)
+    n_normals = max(config.normals, 10 * len(frauds))
+    if n_normals < len(normals):
+        normals = rng.choice(normals, n_normals, replace=False)
     rows = np.sort(np.concatenate([frauds, normals]))
     fitted = HistGradientBoostingClassifier(
         max_iter=config.iterations,
@@ -168,14 +168,14 @@ def fit_member(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int,
 
 
 def fit(X: np.ndarray, labels: np.ndarray, config: HeadConfig, seed: int) -> Head:
-    """Fit the whole head in this process; equal to merging the members fitted anywhere else."""
+    """Fit all members in this process and merge them."""
     return merge([fit_member(X, labels, config, seed, member) for member in range(config.members)])
 
 
 def export(fitted: object) -> Member:
-    """Take the trees out of a fitted binary HistGradientBoostingClassifier without categorical features.
+    """Extract the trees of a fitted binary HistGradientBoostingClassifier without categorical features.
 
-    Its prior, the log-odds of its fitting rows, is left out: a draw with more frauds must not raise every score.
+    The prior, the log-odds of the training rows, is dropped: a sample with more frauds must not raise all scores.
     """
     try:
         trees = [trees[0].nodes for trees in fitted._predictors]  # type: ignore[attr-defined]
@@ -185,11 +185,10 @@ def export(fitted: object) -> Member:
 
 
 def check_exported(member: Member, fitted: Any, X: np.ndarray, *, prior: float) -> None:
-    """Compare a member's flat trees with scikit-learn's own answer.
+    """Compare a member's flat trees with scikit-learn.
 
-    fitted: what the member was exported from. X: float64 (n_rows, n_inputs); a row without any value is added, which
-    goes the way of missing values at every split. prior: log-odds of the rows that it was fitted on, which the member
-    leaves out. Raises LibraryChangedError where the answers differ.
+    fitted: the estimator that the member was exported from. X: float64 (n_rows, n_inputs); a row of missing values is
+    added. prior: log-odds of the training rows, which the member lacks. Raises LibraryChangedError if they differ.
     """
     X = np.concatenate([X, np.full((1, X.shape[1]), np.nan)])
     try:
@@ -228,25 +227,25 @@ def merge(members: Sequence[Member]) -> Head:
 
 
 def _flatten_tree(nodes: np.ndarray, cuts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Renumber a tree level by level, so that siblings are neighbours: node words, leaf values, depth."""
+    """Renumber a tree level by level, so that siblings are neighbours. Returns node words, leaf values, depth."""
     order, children = [0], []
-    for place, node in enumerate(order):
+    for index, node in enumerate(order):
         if nodes["is_leaf"][node]:
-            children.append(place)
+            children.append(index)
         else:
             children.append(len(order))
             order += [int(nodes["left"][node]), int(nodes["right"][node])]
-    found = nodes[order]
-    if len(found) > 1 << kernels.CHILD_BITS:
-        raise ConfigError(f"a tree of {len(found):,} nodes is too large: lower head.max_leaf_nodes")
-    is_leaf = found["is_leaf"] == 1
-    words = np.empty(len(found), dtype=np.uint64)
-    for place, (node, child) in enumerate(zip(found, children, strict=True)):
+    renumbered = nodes[order]
+    if len(renumbered) > 1 << kernels.CHILD_BITS:
+        raise ConfigError(f"a tree of {len(renumbered):,} nodes is too large: lower head.max_leaf_nodes")
+    is_leaf = renumbered["is_leaf"] == 1
+    words = np.empty(len(renumbered), dtype=np.uint64)
+    for index, (node, child) in enumerate(zip(renumbered, children, strict=True)):
         feature = int(node["feature_idx"])
-        if is_leaf[place]:
+        if is_leaf[index]:
             rank, key = kernels.LEAF_THRESHOLD, 0
         else:
             rank = int(np.searchsorted(cuts[feature], node["num_threshold"]))
             key = head_kernels.KEYS_A_FEATURE * feature + (0 if node["missing_go_to_left"] else 1)
-        words[place] = (rank << 32) | (child << kernels.FEATURE_BITS) | key
-    return words, np.where(is_leaf, found["value"], 0.0), int(found["depth"].max())
+        words[index] = (rank << 32) | (child << kernels.FEATURE_BITS) | key
+    return words, np.where(is_leaf, renumbered["value"], 0.0), int(renumbered["depth"].max())

@@ -1,7 +1,7 @@
-"""The compiled loops of the supervised head: numbers to ranks, walks, and the last step of the joined score.
+"""The compiled loops of the supervised head: ranks, walks, and the last step of the joined score.
 
-The head's trees compare ranks: a number counts how many of its feature's split points lie below it. Whether the number
-exceeds a split point is then a comparison of two small integers, exact for float64, and the walk is the forest's own.
+The head's trees compare ranks: the number of a feature's split points below the value. A comparison with a split point
+is then one of two small integers, exact for float64, and the forest's walk works unchanged.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numba import njit
 from fraud.detectors.kernels import TailArguments, TreeArguments, tail_evidence, walk_block, walk_row
 from fraud.detectors.network_kernels import BLOCK
 
-# A missing value takes the side that the tree learnt for it, so every feature has two keys a row, which differ only for
-# a missing value: it ranks lowest in the first, highest in the second. A node names the one that goes its way.
+# Each tree learns a side for missing values. So every feature has two keys per row, equal unless the value is missing:
+# then the first is lowest, the second highest. A node uses the key that goes its way.
 KEYS_A_FEATURE = 2
 _ABOVE_ALL_CUTS = np.uint32(0xFFFFFFFE)
 _LOWEST_BIT = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
 
 
 class HeadArguments(NamedTuple):
-    """The arrays of a Head, and from mask_features on those of its LeafMasks."""
+    """The arrays of a Head; from mask_features on, of its LeafMasks."""
 
     cuts: np.ndarray
     starts: np.ndarray
@@ -64,23 +64,23 @@ def rank_row(x, cuts, starts, keys):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cover - compiled
-    """Sum of the leaves' values of one row, given as keys, over all trees; see leaf_masks. left: uint8 (n_trees,)."""
+    """Sum of one row's leaf values over all trees, from its keys; see leaf_masks. left: scratch, uint8 (n_trees,)."""
     n_trees = table.shape[1]
     left[:] = 0xFF
     for k in range(len(features)):
         low, high = keys[2 * features[k]], keys[2 * features[k] + 1]
-        kept = table[begins[k] + low if low == high else begins[k + 1] - 1]
+        mask = table[begins[k] + low if low == high else begins[k + 1] - 1]
         for tree in range(n_trees):
-            left[tree] &= kept[tree]
-    # Four sums, so that no addition waits for the one before it.
+            left[tree] &= mask[tree]
+    # Four sums, so that additions do not wait for one another.
     a = b = c = d = 0.0
-    tree, place = 0, np.uint64(0)
+    tree, first = 0, np.uint64(0)
     while tree + 4 <= n_trees:
-        a += leaves[place + np.uint64(_LOWEST_BIT[left[tree]])]
-        b += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
-        c += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
-        d += leaves[place + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
-        tree, place = tree + 4, place + np.uint64(32)
+        a += leaves[first + np.uint64(_LOWEST_BIT[left[tree]])]
+        b += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 1]] + 8)]
+        c += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 2]] + 16)]
+        d += leaves[first + np.uint64(_LOWEST_BIT[left[tree + 3]] + 24)]
+        tree, first = tree + 4, first + np.uint64(32)
     for last in range(tree, n_trees):
         a += leaves[8 * last + _LOWEST_BIT[left[last]]]
     return (a + b) + (c + d)
@@ -88,11 +88,11 @@ def sum_by_masks(keys, features, begins, table, leaves, left):  # pragma: no cov
 
 @njit(cache=True)
 def head_rows(X, head, out):  # pragma: no cover - compiled
-    """Log-odds of many rows, float64 (n, n_features): the sum of their leaves' values over all trees, a member.
+    """Log-odds of rows: the sum of leaf values over all trees, divided by the members.
 
-    head: HeadArguments.
+    X: float64 (n, n_features); head: HeadArguments; out: float64 (n,).
     """
-    # Taken out of the tuple before the loop: numba counts references at every access (measured: a third slower).
+    # Unpacked before the loop: numba counts references at every access (measured: a third slower).
     cuts, starts, nodes, values, roots, depths, members, features, begins, table, leaves = head
     width, n_trees = KEYS_A_FEATURE * (len(starts) - 1), len(roots)
     if len(table):
@@ -117,11 +117,11 @@ def head_rows(X, head, out):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def add_head(raw, head, head_tail, final_tail, head_weight, out):  # pragma: no cover - compiled
-    """The head's part of some rows' scores, after `kernels.score_rows`.
+    """Add the head's evidence, after `kernels.score_rows`.
 
     raw: float64 (n, n_raw); head, head_tail, final_tail: HeadArguments and TailArguments as plain tuples. out: float64
-    (n, n_detectors + 3), of which the evidence of forest and autoencoder (columns 0 and 1) and the joint evidence (last
-    but two) are read and the last two columns, the evidence of the head and of all, are written.
+    (n, n_detectors + 3). Read: the evidence of forest and autoencoder (columns 0 and 1) and the joint evidence (third
+    from last). Written: the last two columns, the evidence of the head and of all.
     """
     of_head, of_all = TailArguments(*head_tail), TailArguments(*final_tail)
     n, n_raw = raw.shape

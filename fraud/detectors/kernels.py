@@ -1,9 +1,9 @@
-"""The compiled inner loops of scoring: features, tree walks, calibration, and all of them for some rows in one call.
+"""The compiled loops of scoring: features, tree walks, calibration, and all of these in one call.
 
-Training, batch and single requests all run these same loops, so a feature or a score has one definition, and a row's
-score the same bits whatever rows are beside it. Every kernel takes flat arrays, grouped in NamedTuples, and writes into
-arrays its caller made. fraud/detectors/network_kernels.py has the autoencoder's, fraud/detectors/head_kernels.py the
-supervised head's.
+Training, batch and single requests run the same loops. So features and scores have one definition, and a row's score
+does not depend on other rows, to the last bit. Kernels take flat arrays, grouped in NamedTuples, and write into the
+caller's arrays. The autoencoder's are in fraud/detectors/network_kernels.py, the head's in
+fraud/detectors/head_kernels.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fraud.detectors.network_kernels import BLOCK, AutoencoderArguments, autoenc
 
 # Kinds of raw feature, as stored in FeatureMap.kinds.
 LINEAR, LOG, SIGNED_LOG, LOOKUP = 0, 1, 2, 3
-# A tree node is one 64-bit word: sortable threshold (32 bits), left child counted from the root (20), feature (12). One
-# load then tells a walk all it needs.
+# A tree node is one 64-bit word: sortable threshold (32 bits), left child relative to the root (20), feature (12). So
+# each step of a walk is one load.
 FEATURE_BITS, CHILD_BITS, THRESHOLD_SHIFT = 12, 20, np.uint64(32)
 CHILD_SHIFT, FEATURE_MASK, CHILD_MASK = np.uint64(FEATURE_BITS), np.uint64(0xFFF), np.uint64(0xFFFFF)
 LEAF_THRESHOLD = 0xFFFFFFFF
@@ -40,7 +40,7 @@ class FeatureArguments(NamedTuple):
 
 
 class TreeArguments(NamedTuple):
-    """Trees as `Forest` lays them out. values: float64 (n_nodes,), what counts at a leaf."""
+    """Trees as `Forest` lays them out. values: float64 (n_nodes,), used at leaves."""
 
     nodes: np.ndarray
     values: np.ndarray
@@ -68,7 +68,7 @@ class TailArguments(NamedTuple):
 
 @njit(cache=True)
 def transform_column(values, j, f, out):  # pragma: no cover - compiled
-    """Turn raw feature j of some rows, float64 (n,), into its columns of `out`, float32 (n, n_outputs).
+    """Transform raw feature j, float64 (n,), into its columns of `out`, float32 (n, n_outputs).
 
     f: FeatureArguments.
     """
@@ -80,7 +80,7 @@ def transform_column(values, j, f, out):  # pragma: no cover - compiled
     for i in range(len(values)):
         x = values[i]
         if kind == LOOKUP:
-            level = f.levels[j]  # the unknown one
+            level = f.levels[j]  # unknown
             if 0.0 <= x < f.levels[j]:
                 level = int(x)
             for k in range(width):
@@ -98,7 +98,7 @@ def transform_column(values, j, f, out):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def transform_rows(raw, features, out):  # pragma: no cover - compiled
-    """Turn raw features, float64 (n, n_raw), into inputs of the detectors, float32 (n, n_outputs); see FeatureMap."""
+    """Transform raw features, float64 (n, n_raw), into detector inputs, float32 (n, n_outputs); see FeatureMap."""
     for j in range(raw.shape[1]):
         transform_column(raw[:, j], j, features, out)
 
@@ -117,9 +117,9 @@ def sortable(bits, keys):  # pragma: no cover - compiled
 
 @njit(cache=True, inline="always")
 def step(word, row, root, keys):  # pragma: no cover - compiled
-    """Next node of a walk: the left child, or its neighbour where the row's feature exceeds the threshold.
+    """Next node of a walk: the left child, or the right one if the row's feature exceeds the threshold.
 
-    Indices are unsigned, which spares numba's check for negative ones.
+    Indices are unsigned, which avoids numba's check for negative ones.
     """
     is_right = np.uint64(keys[row + (word & FEATURE_MASK)]) > (word >> THRESHOLD_SHIFT)
     return root + ((word >> CHILD_SHIFT) & CHILD_MASK) + np.uint64(is_right)
@@ -127,7 +127,7 @@ def step(word, row, root, keys):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def walk_row(keys, trees):  # pragma: no cover - compiled
-    """Mean leaf value of one row, given as keys, over all trees."""
+    """Mean leaf value of one row over all trees, from its keys."""
     total = 0.0
     for tree in range(len(trees.roots)):
         root = np.uint64(trees.roots[tree])
@@ -140,7 +140,7 @@ def walk_row(keys, trees):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def forest_rows(bits, forest, out):  # pragma: no cover - compiled
-    """Anomaly score, into out, of many rows, given as float32 inputs seen as uint32 (n, n_features).
+    """Anomaly score of rows, into out. bits: float32 inputs viewed as uint32 (n, n_features).
 
     forest: ForestArguments.
     """
@@ -160,11 +160,11 @@ def forest_rows(bits, forest, out):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def walk_block(keys, n_keys, trees, out):  # pragma: no cover - compiled
-    """Mean leaf value of len(out) rows over all trees; keys: uint32, `n_keys` a row. A block stays in cache per tree.
+    """Mean leaf value of len(out) rows over all trees; keys: uint32, `n_keys` per row.
 
-    A leaf is its own child behind a threshold that nothing exceeds, so every walk has the tree's full depth and no
-    branch to mispredict; eight rows walk a tree at a time, to hide one another's memory latency (with one word a node,
-    measured 4 times as fast as signed indices into three arrays).
+    A leaf is its own child, with a threshold that nothing exceeds. So every walk has the tree's full depth and no
+    branch to mispredict. Eight rows walk a tree together, which hides memory latency (with one word per node, measured
+    4 times as fast as signed indices into three arrays).
     """
     nodes, values, roots, depths = trees
     n = len(out)
@@ -180,7 +180,7 @@ def walk_block(keys, n_keys, trees, out):  # pragma: no cover - compiled
             r1, r2, r3 = r0 + width, r0 + np.uint64(2) * width, r0 + np.uint64(3) * width
             r4, r5 = r0 + np.uint64(4) * width, r0 + np.uint64(5) * width
             r6, r7 = r0 + np.uint64(6) * width, r0 + np.uint64(7) * width
-            # All rows begin at the root, whose word is in a register: the first step loads keys only.
+            # The root's word is in a register: the first step loads only keys.
             n0, n1 = step(first, r0, root, keys), step(first, r1, root, keys)
             n2, n3 = step(first, r2, root, keys), step(first, r3, root, keys)
             n4, n5 = step(first, r4, root, keys), step(first, r5, root, keys)
@@ -224,7 +224,7 @@ def tail_evidence(x, tail):  # pragma: no cover - compiled
         return evidence[n - 1] + (x - knots[n - 1]) * tail.slope
     low = np.uint64(0)
     span = np.uint64(n - 1)
-    while span > np.uint64(1):  # without a branch on the data, which the processor could not predict
+    while span > np.uint64(1):  # no branch on the data, which would be mispredicted
         half = span >> np.uint64(1)
         low += half * np.uint64(knots[low + half] <= x)
         span -= half
@@ -240,10 +240,10 @@ def tail_evidences(x, tail, out):  # pragma: no cover - compiled
 
 
 class JoinArguments(NamedTuple):
-    """How the evidence of the detectors that need no labels becomes one.
+    """Arguments to join the evidence of the detectors without labels.
 
-    forest, autoencoder, joint: TailArguments as plain tuples; weights: float64 (n_detectors,), sum 1, of the forest,
-    the autoencoder and the further detectors.
+    forest, autoencoder, joint: TailArguments as plain tuples; weights: float64 (n_detectors,), sum 1, of forest,
+    autoencoder and extra detectors.
     """
 
     forest: tuple[np.ndarray, np.ndarray, float]
@@ -254,12 +254,12 @@ class JoinArguments(NamedTuple):
 
 @njit(cache=True)
 def score_rows(raw, features, forest, autoencoder, join, out):  # pragma: no cover - compiled
-    """Forest, autoencoder and the joint evidence of some rows in one compiled call.
+    """Forest, autoencoder and joint evidence in one compiled call.
 
     raw: float64 (n, n_raw); features, forest, autoencoder, join: FeatureArguments, ForestArguments,
-    AutoencoderArguments and JoinArguments as plain tuples, which numba recognises several microseconds faster a call
-    than NamedTuples. out: float64 (n, n_detectors + 1 or more); columns 0 and 1, the evidence of forest and
-    autoencoder, are written, those of further detectors are read, and the joint evidence is written behind them.
+    AutoencoderArguments and JoinArguments as plain tuples, which saves several microseconds per call over NamedTuples.
+    out: float64 (n, n_detectors + 1 or more). Written: columns 0 and 1, the evidence of forest and autoencoder, and
+    the joint evidence after the detectors. Read: the evidence of extra detectors.
     """
     of_features, of_join = FeatureArguments(*features), JoinArguments(*join)
     forest_tail, autoencoder_tail = TailArguments(*of_join.forest), TailArguments(*of_join.autoencoder)

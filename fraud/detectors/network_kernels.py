@@ -1,15 +1,14 @@
-"""The compiled loops of the autoencoder: its forward pass, and what makes a row unusual to it.
+"""The compiled loops of the autoencoder: forward pass and score.
 
-A row's score is its own: the same bits alone, among any other rows and at any position. Every sum has one order, from
-the bias over the inputs in turn, and one row never enters another's. So the loops may run along the outputs (one row)
-or along the rows (a block), and the compiler may use vectors of any width: without `fastmath` it neither reorders a sum
-nor fuses a product with it. A BLAS promises none of this: OpenBLAS rounds by processor and by the number of rows.
+A row's score does not depend on other rows or its position, to the last bit. Every sum has a fixed order: the bias,
+then the inputs. So the loops may run along the outputs (one row) or along the rows (a block), with vectors of any
+width: without `fastmath` the compiler neither reorders sums nor fuses multiply and add. BLAS does not guarantee this:
+OpenBLAS rounds differently by processor and number of rows.
 
-Between processors, the C library's log and exp are left: its variants with and without FMA, and its versions, may
-differ in the last bit of a float64 (2e-16).
+Processors may still differ in the C library's log and exp, by the last bit of a float64 (2e-16).
 
-numba, asked whether its cached code is stale, looks at a function's own file only: after an edit here, touch
-fraud/detectors/kernels.py as well.
+numba checks only a function's own file for changes to its cached code: after an edit here, also touch
+fraud/detectors/kernels.py.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from numba import njit
 
 # Activations, as stored in Autoencoder.activation_code.
 RELU, LEAKY_RELU, TANH, ELU = 0, 1, 2, 3
-# A reconstruction error below this is none.
+# Smaller reconstruction errors count as this.
 SMALLEST_ERROR = 1e-12
-# Rows that go through the network together: they and a layer's outputs stay in the processor's second cache.
+# Rows per block: they and a layer's outputs fit the L2 cache.
 BLOCK = 256
 
 # exp(x) - 1 = 2^k (e^r - 1) + (2^k - 1) with x = k ln 2 + r. Adding 1.5 * 2^52 rounds to an integer and leaves it in
@@ -53,7 +52,7 @@ class AutoencoderArguments(NamedTuple):
 
 @njit(cache=True)
 def exp_minus_one(x):  # pragma: no cover - compiled
-    """e^x - 1 of a float64 of 0 or less, to 1e-10 of its size: a Taylor polynomial, so that it runs in vectors."""
+    """e^x - 1 of a float64 of 0 or less, relative error 1e-10: a Taylor polynomial, which vectorises."""
     x = _LOWEST_EXPONENT if x < _LOWEST_EXPONENT else x
     shifted = np.float64(x * _LOG2_E + _ROUNDER)
     r = x - (shifted - _ROUNDER) * _LN2
@@ -96,11 +95,11 @@ def activate(x, code):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def add_products(source, weights, target):  # pragma: no cover - compiled
-    """target += weights.T @ source, each output's inputs added one after the other, the first one first.
+    """target += weights.T @ source; inputs are added in order.
 
     source: float32 (fan_in or more, n_rows); weights: float32 (fan_in, fan_out); target: float32 (fan_out or more,
-    n_rows). Four inputs
-    at a time, and of a block four outputs, spare most loads and stores; as fast as OpenBLAS on layers this narrow.
+    n_rows). Four inputs at a time, and for blocks four outputs, save most loads and stores: as fast as OpenBLAS on
+    layers this narrow.
     """
     fan_in, fan_out = weights.shape
     n = source.shape[1]
@@ -158,7 +157,7 @@ def add_products(source, weights, target):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def scratch(sizes, n, n_rows):  # pragma: no cover - compiled
-    """Room for a block, float32 (5, widest, n_rows): two layers, the inputs, the n deviations and their spread."""
+    """Buffers of a block, float32 (5, widest, n_rows): two layers, inputs, deviations (n), and their spread."""
     widest = n
     for i in range(len(sizes)):
         widest = max(widest, sizes[i])
@@ -167,7 +166,7 @@ def scratch(sizes, n, n_rows):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def deviation_block(X, network, buffers):  # pragma: no cover - compiled
-    """Residual (rebuilt - x) and, where the score uses it, the latent code, into buffers[3], float32 (widest, n_rows).
+    """Residual (reconstruction - x) and, if used, the latent code, into buffers[3], float32 (widest, n_rows).
 
     X: float32 (n_rows, n_features), at most BLOCK rows; network: AutoencoderArguments; buffers: from `scratch`.
     """
@@ -201,7 +200,7 @@ def deviation_block(X, network, buffers):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def deviation_rows(X, network, out):  # pragma: no cover - compiled
-    """`deviation_block` of many rows, into out, float32 (n, n_rows)."""
+    """`deviation_block` for any number of rows, into out, float32 (n, n_rows)."""
     n = len(out)
     for start in range(0, len(X), BLOCK):
         block = X[start : start + BLOCK]
@@ -212,7 +211,7 @@ def deviation_rows(X, network, out):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def autoencoder_rows(X, network, out):  # pragma: no cover - compiled
-    """Anomaly score in logs, into out, float64 (n_rows,); see fraud.detectors.autoencoder_score.Autoencoder.
+    """Log anomaly score into out, float64 (n_rows,); see fraud.detectors.autoencoder_score.Autoencoder.
 
     X: float32 (n_rows, n_features); network: AutoencoderArguments.
     """
@@ -247,7 +246,7 @@ def autoencoder_rows(X, network, out):  # pragma: no cover - compiled
 
 @njit(cache=True)
 def log_likelihood(log_weights, squares, t):  # pragma: no cover - compiled
-    """log(sum(exp(log_weights - squares[:, t] / 2))) over the components, one after the other; float64 (k,), (k, n)."""
+    """log(sum(exp(log_weights - squares[:, t] / 2))) over the components, in order; float64 (k,), (k, n)."""
     largest, total = -np.inf, 0.0
     for k in range(len(log_weights)):
         exponent = log_weights[k] - 0.5 * squares[k, t]

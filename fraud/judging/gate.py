@@ -17,7 +17,7 @@ from fraud.judging.evaluation import Plan, Scored
 from fraud.judging.gate_limits import FIGURES, GateLimits
 from fraud.metrics.resampling import wilson
 from fraud.schema import Schema
-from fraud.schema.compatibility import refused_by
+from fraud.schema.compatibility import incompatibilities
 
 _FEWEST_DAYS = 7  # for a bootstrap over days
 _FEWEST_FRAUDS = 10  # for a segment to be judged
@@ -54,7 +54,7 @@ def evidence(judged: Scored | None, limits: GateLimits, reason: str = "") -> Che
 
 def schema(new: Schema, old: Schema, *, is_allowed: bool = False) -> Check:
     """Whether every request that the champion accepts is valid for the challenger."""
-    changes = refused_by(new, old)
+    changes = incompatibilities(new, old)
     if not changes:
         return Check("schema", True, "every request that the champion takes is valid for the challenger")
     text = "the challenger " + "; ".join(changes)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from fraud.data import filesystems, tables
 from fraud.data.files import pieces
-from fraud.data.spreadsheets import as_it_was
+from fraud.data.spreadsheets import unescape
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.schema.columns import Column
 from fraud.schema.contract import Schema
@@ -187,7 +187,7 @@ def check(
     for name, frame in pieces(path, tables.CHUNK_ROWS, (named, ID)):
         table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
         if ID in table and not name.endswith((".parquet", ".pq")):
-            table[ID] = table[ID].map(as_it_was)  # undo the spreadsheet escaping of a drawn sheet
+            table[ID] = table[ID].map(unescape)  # undo the spreadsheet escaping of a drawn sheet
         if KNOWN_AT not in table:
             table[KNOWN_AT] = None
         try:

@@ -18,14 +18,14 @@ from fraud.settings import Settings
 _EXAMPLE = """\
 example, for a file of your own:
   python -m fraud.schema infer data/mine.csv --out mine.yaml     guess a schema, then edit mine.yaml
-  python -m fraud.schema check data/mine.csv --schema mine.yaml  which rows does it reject, and why?
+  python -m fraud.schema check data/mine.csv --schema mine.yaml  show rejected rows and reasons
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fraud.schema",
-        description="Say what your transactions look like: guess a schema, show one, check a file against one.",
+        description="Describe your transactions: guess a schema, show one, check a file against one.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,10 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     infer_.add_argument("file", metavar="FILE", help=file_help)
     infer_.add_argument("--out", metavar="YAML", help="where to write it (default: standard output)")
     infer_.add_argument("--name", help="the schema's name (default: the file's)")
-    infer_.add_argument("--rows", type=int, default=500_000, help="look at the first ROWS rows (default %(default)s)")
-    show = verbs.add_parser("show", help="write a schema as YAML, as the program understood it")
+    infer_.add_argument("--rows", type=int, default=500_000, help="read the first ROWS rows (default %(default)s)")
+    show = verbs.add_parser("show", help="print a schema as YAML, as it was parsed")
     show.add_argument("schema", metavar="SCHEMA", help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path")
-    check = verbs.add_parser("check", help="check a file against a schema and say what is wrong with it")
+    check = verbs.add_parser("check", help="check a file against a schema and list the faults")
     check.add_argument("file", metavar="FILE", help=file_help)
     check.add_argument("--schema", required=True, help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path")
     check.add_argument(
@@ -49,26 +49,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
     from fraud.data import (
-        tables,  # here, so that a replica, which only needs the schema, does not load the file readers
+        tables,  # imported here, so that replicas do not load the file readers
     )
 
     settings = Settings.from_environment()
     if rows < 1:
-        raise SchemaError(f"--rows {rows} leaves nothing to look at; give a number above 0")
+        raise SchemaError(f"--rows {rows} reads nothing; give a number above 0")
     path = settings.locate(file)
     stem = re.sub(r"\W+", "_", Path(path.rstrip("/")).name.split(".")[0]).strip("_")
     frame = next(tables.iter_frames(path, rows))
     guessed = infer(frame, name or stem or "mine")
     guessed = replace(guessed, day_zone=settings.day_zone or guessed.day_zone)
-    text = f"# Guessed by `python -m fraud.schema infer`: read each description and mend it.\n{guessed.to_yaml()}"
+    text = f"# Guessed by `python -m fraud.schema infer`: read and correct each description.\n{guessed.to_yaml()}"
     if out is None:
         sys.stdout.write(text)
         return
     tables.write_text(text, settings.locate(out))
-    told = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read it and mend it\n"
+    summary = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read and correct it\n"
     if refused := len(validate(frame, guessed).quarantine):
-        told += f"{refused:,} of {len(frame):,} rows do not fit it: `check` says why\n"
-    sys.stdout.write(told)
+        summary += f"{refused:,} of {len(frame):,} rows do not fit it: `check` lists the reasons\n"
+    sys.stdout.write(summary)
 
 
 def _check(file: str, schema: Schema, quarantine: str | None) -> None:
@@ -85,7 +85,7 @@ def _check(file: str, schema: Schema, quarantine: str | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the verbs infer, show, check. Returns 0; raises FraudError for what the user must mend."""
+    """Run infer, show or check. Returns 0; raises FraudError for a mistake of the user."""
     arguments = _parser().parse_args(argv)
     if arguments.verb == "infer":
         _infer(arguments.file, arguments.out, arguments.name, arguments.rows)

@@ -1,4 +1,4 @@
-"""The parts of a schema: Column and History, small frozen records that check themselves when they are made."""
+"""The parts of a schema: Column and History, frozen dataclasses that validate themselves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Statistic = Literal[
     "time_since_last", "distance_from_last", "speed_from_last",
 ]  # fmt: skip
 
-# A numeric column without its own limits takes no more than this: the square of a larger scaled value leaves float32.
+# Default limit of a numeric column: the square of a larger scaled value overflows float32.
 LARGEST_NUMBER = 1e15
-# Marks that separate the values of a table which is not separated by commas, and what to call them.
+# Delimiters other than commas, with their names.
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-# Options of a column that belong to one kind only, with the value that means "not given".
+# Options for one kind only, each with its default.
 _OPTION_KIND: dict[str, tuple[Kind, object]] = {
     "minimum": ("numeric", None),
     "maximum": ("numeric", None),
@@ -37,13 +37,13 @@ _OPTION_KIND: dict[str, tuple[Kind, object]] = {
     "oldest": ("timestamp", None),
     "horizon_days": ("timestamp", 1.0),
 }
-# Dates before this are mistakes unless the schema says otherwise. Numbers may count from any origin: no such limit.
+# Default lower limit of dates. Numeric times have none, since they may count from any origin.
 OLDEST_DATE = dt.date(1990, 1, 1)
 _LONGEST_HORIZON_DAYS = 36_500
 
 
 def require(holds: bool, where: str, message: str) -> None:
-    """Raise SchemaError("schema WHERE: MESSAGE") unless `holds`."""
+    """Raise SchemaError("schema WHERE: MESSAGE") if `holds` is false."""
     if not holds:
         raise SchemaError(f"schema {where}: {message}")
 
@@ -54,7 +54,7 @@ def _one_of(value: object, allowed: tuple[str, ...], where: str, key: str) -> No
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float; a bool is not a number here."""
+    """Whether `value` is a finite int or float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -64,23 +64,23 @@ def _is_flag(value: object, where: str, key: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column of the data, and what a value of it may be.
+    """One column of the data and its allowed values.
 
     name: the column's name in the files and in requests.
-    kind: numeric, categorical or boolean are features; timestamp orders the rows and may give calendar features; entity
-        is whom a history belongs to (a card, a terminal); id names a row; label is the answer (1 = fraud).
-    minimum, maximum: inclusive limits, numeric only; without them a value may be up to `LARGEST_NUMBER` either way.
+    kind: numeric, categorical and boolean are features; timestamp orders the rows and may give calendar features;
+        entity is the owner of a history (a card, a terminal); id identifies a row; label is the target (1 = fraud).
+    minimum, maximum: inclusive limits, numeric only; default plus and minus `LARGEST_NUMBER`.
     integer: only whole numbers, numeric only.
-    nullable: a missing value is allowed (a missing label always is: it means "not known yet").
-    categories: the closed list of values, categorical only; empty accepts any text and learns the list in training.
+    nullable: missing values are allowed (missing labels always are: they mean "not known yet").
+    categories: closed list of values, categorical only; if empty, any text is accepted and training learns the list.
     transform: applied before scaling, numeric only; "log" is log1p and needs minimum >= 0.
-    unit: the files hold numbers of this unit since an origin (1970 taken) instead of dates, timestamp only.
+    unit: times are numbers of this unit since an origin (1970 assumed), not dates; timestamp only.
     calendar: which calendar features to derive, timestamp only.
-    oldest: no time lies before this day (UTC), a date as text; without it `OLDEST_DATE`, or none where there is a unit.
-    horizon_days: how far a time may lie ahead of the clock of the machine that reads it; timestamp only, as `oldest`.
+    oldest: first allowed day (UTC), ISO text, timestamp only; default `OLDEST_DATE`, or none with a unit.
+    horizon_days: how far a time may be ahead of this machine's clock, timestamp only.
     example: a plausible value for the documentation of the HTTP API.
 
-    Raises SchemaError naming the column, the key and the remedy when the parts do not fit together.
+    Raises SchemaError naming the column, the key and the remedy.
     """
 
     name: str
@@ -105,8 +105,8 @@ class Column:
         require(isinstance(self.description, str), where, "description must be a text; put it in quotes")
         _is_flag(self.nullable, where, "nullable")
         for key, (kind, absent) in _OPTION_KIND.items():
-            given = getattr(self, key) != absent
-            require(not given or self.kind == kind, where, f"{key} is for {kind} columns, not {self.kind}; remove it")
+            is_set = getattr(self, key) != absent
+            require(not is_set or self.kind == kind, where, f"{key} is for {kind} columns, not {self.kind}; remove it")
         _is_flag(self.integer, where, "integer")
         _one_of(self.transform, get_args(Transform), where, "transform")
         if self.unit is not None:
@@ -171,14 +171,14 @@ class Column:
 
     @property
     def first_day(self) -> dt.date | None:
-        """The first day (UTC) on which a time may lie; None where any may."""
+        """The first allowed day (UTC); None without a limit."""
         if self.oldest is not None:
             return dt.date.fromisoformat(self.oldest)
         return OLDEST_DATE if self.unit is None else None
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
-        """The inclusive range a numeric value must be in: its own limits, else plus and minus `LARGEST_NUMBER`."""
+        """The inclusive range of a numeric value; default plus and minus `LARGEST_NUMBER`."""
         low = (
             min(-LARGEST_NUMBER, math.inf if self.maximum is None else self.maximum)
             if self.minimum is None
@@ -192,13 +192,13 @@ class Column:
         return float(low), float(high)
 
 
-# Statistics over a window, and those of the entity's newest transaction alone.
+# Statistics over a window. The others use only the entity's newest transaction.
 WINDOWED: tuple[str, ...] = (
     "count", "sum", "mean", "std", "max", "ratio", "zscore", "distinct", "first_seen", "risk", "frauds",
 )  # fmt: skip
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)")
 _MICROSECONDS = {"s": 1e6, "min": 60e6, "h": 3600e6, "d": 86_400e6}
-# What a statistic needs beside the entity: the History key, and what to put there.
+# History keys that statistics need beside the entity, with the kind of value.
 _NEEDS = {
     "value": (("sum", "mean", "std", "max", "ratio", "zscore"), "a numeric column"),
     "of": (("distinct", "first_seen"), "a categorical or entity column"),
@@ -207,29 +207,29 @@ _NEEDS = {
 
 
 def microseconds(window: str) -> int:
-    """Length of a window like "30min", "1h", "7d" in microseconds. Raises SchemaError for anything else."""
-    found = _DURATION.fullmatch(str(window))
+    """Length of a window like "30min", "1h", "7d" in microseconds. Raises SchemaError."""
+    match = _DURATION.fullmatch(str(window))
     require(
-        found is not None and float(found[1]) > 0,
+        match is not None and float(match[1]) > 0,
         "history",
         f"window {window!r} is not a duration; write a number and s, min, h or d, e.g. 1h or 7d",
     )
-    assert found is not None
-    return round(float(found[1]) * _MICROSECONDS[found[2]])
+    assert match is not None
+    return round(float(match[1]) * _MICROSECONDS[match[2]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Features from an entity's own past, declared as data (computed in `fraud.history`).
+    """Features from an entity's own past (computed in `fraud.history`).
 
-    Only what was known before a row counts: the entity's earlier transactions, and frauds whose label delay is over.
+    They use only what was known before a row: the entity's earlier transactions, and frauds whose label delay is over.
 
-    entity: name of an entity column, whose past is looked at. windows: lengths of time before the row, e.g. [1h, 7d].
+    entity: name of an entity column. windows: lengths of time before the row, e.g. [1h, 7d].
     value: numeric column. of: categorical or entity column. location: numeric columns (latitude, longitude), degrees.
     statistics, over each window: count of transactions; sum, mean, std, max of `value`; ratio and zscore of this row's
         `value` to the window's; distinct values of `of`; first_seen, 1 where this row's `of` is not in the window;
         frauds known in the window, shifted by `Schema.label_delay_days`; risk, their share of the transactions there.
-        Of the newest transaction alone: time_since_last (seconds), distance_from_last (km), speed_from_last (km/h).
+        From the newest transaction only: time_since_last (seconds), distance_from_last (km), speed_from_last (km/h).
     """
 
     entity: str
@@ -252,9 +252,9 @@ class History:
         require(bool(windowed) or not lengths, where, "no statistic here uses `windows`; remove them")
         for key, (statistics, what) in _NEEDS.items():
             needing = [statistic for statistic in self.statistics if statistic in statistics]
-            given = bool(getattr(self, key))
-            require(given or not needing, where, f"{', '.join(needing)} needs `{key}`, {what}")
-            require(not given or bool(needing), where, f"no statistic here uses `{key}`; remove it")
+            is_set = bool(getattr(self, key))
+            require(is_set or not needing, where, f"{', '.join(needing)} needs `{key}`, {what}")
+            require(not is_set or bool(needing), where, f"no statistic here uses `{key}`; remove it")
         require(len(self.location) in (0, 2), where, "location must be two columns, latitude and longitude")
 
     @property

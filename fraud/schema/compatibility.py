@@ -1,4 +1,4 @@
-"""Whether every request that one schema takes is taken by another: what a caller notices when the model changes."""
+"""Compatibility of two schemas: does the new one accept every request that the old one accepts?"""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ from fraud.schema import Schema
 from fraud.schema.columns import Column
 
 
-def refused_by(new: Schema, old: Schema) -> list[str]:
-    """Why a request that is valid for `old` is not for `new`, a sentence each; none: `new` can take its place.
+def incompatibilities(new: Schema, old: Schema) -> list[str]:
+    """Reasons why `new` would refuse requests that are valid for `old`; empty if compatible.
 
-    A request holds exactly the schema's inputs, nullable ones if it likes (serve_app.request.models), so a column more
-    or less breaks callers as surely as a narrower range. Descriptions, examples, transforms and histories may differ.
+    A request has exactly the schema's inputs, nullable ones optionally (serve_app.request.models). So an added or
+    removed column breaks callers, as a narrower range does. Descriptions, examples, transforms, histories may differ.
     """
     was, now = ({column.name: column for column in schema.inputs} for schema in (old, new))
-    told = [f"asks for {name}" for name, column in now.items() if name not in was and not column.nullable]
-    told += [f"no longer takes {name}" for name in was if name not in now]
+    reasons = [f"asks for {name}" for name, column in now.items() if name not in was and not column.nullable]
+    reasons += [f"no longer takes {name}" for name in was if name not in now]
     for name, column in now.items():
         if name in was:
-            told += [f"{name} {reason}" for reason in _narrower(was[name], column)]
-    return told
+            reasons += [f"{name} {reason}" for reason in _narrower(was[name], column)]
+    return reasons
 
 
 def _narrower(old: Column, new: Column) -> list[str]:
     if old.kind != new.kind:
         return [f"is {new.kind}, was {old.kind}"]
-    told = []
+    reasons = []
     low, high = (old.bounds[0] >= new.bounds[0], old.bounds[1] <= new.bounds[1]) if old.kind == "numeric" else (1, 1)
     if not low:
-        told.append(f"must be at least {new.bounds[0]:g}, was {old.bounds[0]:g}")
+        reasons.append(f"must be at least {new.bounds[0]:g}, was {old.bounds[0]:g}")
     if not high:
-        told.append(f"must be at most {new.bounds[1]:g}, was {old.bounds[1]:g}")
+        reasons.append(f"must be at most {new.bounds[1]:g}, was {old.bounds[1]:g}")
     if new.integer and not old.integer:
-        told.append("must be a whole number")
+        reasons.append("must be a whole number")
     if old.nullable and not new.nullable:
-        told.append("may no longer be missing")
+        reasons.append("may no longer be missing")
     if new.categories:
         lost = sorted(set(old.categories) - set(new.categories))
         if not old.categories:
-            told.append("takes a closed list of values, took any")
+            reasons.append("takes a closed list of values, took any")
         elif lost:
-            told.append(f"no longer takes {', '.join(lost[:5])}")
+            reasons.append(f"no longer takes {', '.join(lost[:5])}")
     if new.first_day is not None and (old.first_day is None or old.first_day < new.first_day):
-        told.append(f"must not be before {new.first_day}, was {old.first_day or 'open'}")
+        reasons.append(f"must not be before {new.first_day}, was {old.first_day or 'open'}")
     if old.horizon_days > new.horizon_days:
-        told.append(f"may lie {new.horizon_days:g} days ahead at most, was {old.horizon_days:g}")
+        reasons.append(f"may lie {new.horizon_days:g} days ahead at most, was {old.horizon_days:g}")
     if old.unit != new.unit:
-        told.append(f"is in {new.unit or 'dates'}, was in {old.unit or 'dates'}")
-    return told
+        reasons.append(f"is in {new.unit or 'dates'}, was in {old.unit or 'dates'}")
+    return reasons

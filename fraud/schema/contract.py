@@ -1,4 +1,4 @@
-"""The data contract: a Schema says what a table of transactions holds; read from YAML, it travels in the bundle."""
+"""The data contract: a Schema describes a table of transactions. It is read from YAML and saved in the bundle."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _FEATURE_KINDS = ("numeric", "categorical", "boolean")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses a key given twice (YAML would silently keep the last)."""
+    """PyYAML's safe loader, which also refuses duplicate keys (YAML would silently keep the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} is given twice{node.start_mark}; keep one")
+                raise yaml.YAMLError(f"key {key!r} appears twice{node.start_mark}; keep one")
         return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The data contract: every column in order, the histories to keep, how late labels arrive, what to ignore.
+    """The data contract.
 
-    history_events: how many of its newest transactions are remembered of an entity; a window never reaches further.
-    label_delay_days: how long after a transaction its label is known. day_zone: the time zone in which a day begins and
-    ends, and by whose clocks an hour or a weekend is meant. ignore: columns that may be in the files and are never
-    used. Raises SchemaError when two columns claim one role, or a history names a column that cannot serve.
+    history_events: newest transactions remembered per entity; a window never reaches further. label_delay_days: time
+    from a transaction to its label. day_zone: time zone of days and of calendar features. ignore: columns that the
+    files may have and nothing uses. Raises SchemaError if two columns have one role, or a history names an unsuitable
+    column.
     """
 
     name: str
@@ -80,8 +80,8 @@ class Schema:
             is_number(delay) and delay >= 0, where, f"label_delay_days {delay!r} must be a number of days, 0 or more"
         )
         events = self.history_events
-        whole = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
-        require(whole, where, f"history_events {events!r} must be a whole number, 1 to 100000")
+        is_valid = isinstance(events, int) and not isinstance(events, bool) and 1 <= events <= 100_000
+        require(is_valid, where, f"history_events {events!r} must be a whole number, 1 to 100000")
         require(isinstance(self.day_zone, str), where, f"day_zone {self.day_zone!r} must be a text; put it in quotes")
         try:
             Zone(self.day_zone)
@@ -118,17 +118,15 @@ class Schema:
 
     @cached_property
     def label(self) -> Column | None:
-        """The label column, or None."""
         return self._only("label")
 
     @cached_property
     def timestamp(self) -> Column | None:
-        """The timestamp column, or None."""
         return self._only("timestamp")
 
     @cached_property
     def id(self) -> Column | None:
-        """The column that names a row, or None."""
+        """The column that identifies a row, or None."""
         return self._only("id")
 
     @cached_property
@@ -138,7 +136,7 @@ class Schema:
 
     @cached_property
     def inputs(self) -> tuple[Column, ...]:
-        """What a caller of /score sends: every column but the label, in schema order."""
+        """The columns of a /score request: all but the label, in schema order."""
         return tuple(column for column in self.columns if column.kind != "label")
 
     @cached_property
@@ -147,7 +145,7 @@ class Schema:
         return tuple(column for column in self.columns if column.kind in _FEATURE_KINDS)
 
     def column(self, name: str) -> Column:
-        """Return the column called `name`. Raises SchemaError, with the nearest name, when there is none."""
+        """The column called `name`. Raises SchemaError with the nearest name."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -187,43 +185,43 @@ class Schema:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Schema:
-        """Build a schema from plain data, as `to_dict` gives it. Raises SchemaError for an odd key."""
+        """Build a schema from the output of `to_dict`. Raises SchemaError for an unknown key."""
         values = _checked_keys(cls, raw, "file")
         name = values.get("name")
         values["columns"] = tuple(
-            _build(Column, part, f"{name!r}, column {place}")
-            for place, part in enumerate(_listed(values, "columns", "file"), 1)
+            _build(Column, part, f"{name!r}, column {number}")
+            for number, part in enumerate(_listed(values, "columns", "file"), 1)
         )
         values["history"] = tuple(
-            _build(History, part, f"{name!r}, history {place}")
-            for place, part in enumerate(_listed(values, "history", "file"), 1)
+            _build(History, part, f"{name!r}, history {number}")
+            for number, part in enumerate(_listed(values, "history", "file"), 1)
         )
         values["ignore"] = tuple(_listed(values, "ignore", "file"))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data (texts, numbers, lists) without keys at their default; `from_dict` reverses it."""
+        """JSON types, without keys at their default; `from_dict` reverses it."""
         return _plain(self)
 
     def to_yaml(self) -> str:
-        """Return the schema as YAML text that `load` reads back to an equal schema."""
+        """YAML text that `load` reads back to an equal schema."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the schema's content; changes with any key, not with comments or layout."""
+        """SHA-256 (hex) of the schema's content; comments and layout do not matter."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def shipped_names() -> tuple[str, ...]:
-    """The names of the schemas that come with the package, in alphabetical order."""
+    """Names of the schemas in the package, sorted."""
     return tuple(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.yaml")))
 
 
 def _checked_keys(kind: type, raw: object, where: str) -> dict[str, Any]:
-    """Return `raw` as keyword arguments for the dataclass `kind`, or raise SchemaError naming the first odd key."""
+    """Keyword arguments for the dataclass `kind`. Raises SchemaError for an unknown or missing key."""
     if not isinstance(raw, Mapping):
-        raise SchemaError(f"schema {where}: expected `key: value` lines, found {type(raw).__name__} {str(raw)[:60]!r}")
+        raise SchemaError(f"schema {where}: expected `key: value` lines, got {type(raw).__name__} {str(raw)[:60]!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in raw:
         near = closest(str(key), fields)

@@ -28,7 +28,7 @@ _CODE_WORDS = {"zip", "postal", "postcode", "code", "mcc", "type"}
 _AMOUNT_WORDS = {"amount", "amt", "value", "price", "total"}
 _SHARE_WORDS = {"score", "probability", "prob", "ratio", "rate", "share", "fraction", "pct"}
 _WINDOWS = ("1d", "7d", "30d")
-# Numbers whose range follows from what they are, not from the sample.
+# Numbers with a natural range, whatever the sample.
 _NATURAL = {"hour": (0, 23), "weekday": (0, 6), "lat": (-90, 90), "latitude": (-90, 90)}
 _NATURAL |= {"long": (-180, 180), "lon": (-180, 180), "lng": (-180, 180), "longitude": (-180, 180)}
 _MOST_CATEGORIES = 1_000
@@ -41,7 +41,7 @@ _A_SECOND: dict[Unit, float] = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 
 @dataclass(frozen=True)
 class _Facts:
-    """What one column of the sample looks like; numbers: float64 values without the missing, or None for text."""
+    """Statistics of one column. numbers: float64, without missing values; None for text."""
 
     name: str
     words: frozenset[str]
@@ -49,7 +49,7 @@ class _Facts:
     rows: int
     nullable: bool
     numbers: np.ndarray | None
-    whole: bool
+    is_whole: bool
     is_time: bool
     is_flag: bool
 
@@ -58,7 +58,7 @@ class _Facts:
         return self.distinct == self.rows
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         return f"{self.distinct:,} distinct values in {self.rows:,} rows"
 
     def has(self, words: Iterable[str]) -> bool:
@@ -68,13 +68,13 @@ class _Facts:
 def infer(frame: pd.DataFrame, name: str) -> Schema:
     """Guess the schema of `frame`, shape (n_rows, n_columns), n_rows >= 1; call it `name`.
 
-    Limits are left open but for natural ones (at least 0, 0 to 1, an hour, a latitude): a sample's maximum is no law.
-    Raises SchemaError when nothing is left to learn from.
+    Only natural limits are set (at least 0, 0 to 1, an hour, a latitude), not the sample's maximum. Raises
+    SchemaError if no column is left to learn from.
     """
     if frame.empty:
         raise SchemaError(f"cannot guess a schema for {name!r} from an empty table; give at least one row")
     frame = frame.rename(columns=str)
-    facts = {column: _look(frame[column], column) for column in frame.columns}
+    facts = {column: _facts_of(frame[column], column) for column in frame.columns}
     label = _label_of(facts)
     time = _time_of(facts, label)
     row_id = _id_of(facts, {label, time})
@@ -86,7 +86,7 @@ def infer(frame: pd.DataFrame, name: str) -> Schema:
         elif fact.name == time:
             columns.append(_timestamp(fact, frame[time]))
         elif fact.name == row_id:
-            text = f"Guessed: names the row, unique ({fact.said}). Check that it will stay unique."
+            text = f"Guessed: names the row, unique ({fact.summary}). Check that it will stay unique."
             columns.append(Column(name=fact.name, kind="id", description=text))
         else:
             guess = _guess(fact, frame[fact.name], has_time=time is not None)
@@ -112,37 +112,37 @@ def infer(frame: pd.DataFrame, name: str) -> Schema:
     )
 
 
-def _look(series: pd.Series, name: str) -> _Facts:
+def _facts_of(series: pd.Series, name: str) -> _Facts:
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
     absent = series.isna().to_numpy()
-    held = series[~absent]
+    present = series[~absent]
     try:
-        distinct = int(held.nunique())
+        distinct = int(present.nunique())
     except TypeError:  # lists and the like
-        held = held.astype("str")
-        distinct = int(held.nunique())
+        present = present.astype("str")
+        distinct = int(present.nunique())
     numbers = None
-    if pd.api.types.is_numeric_dtype(held.dtype):
-        numbers = held.to_numpy(dtype=np.float64)
+    if pd.api.types.is_numeric_dtype(present.dtype):
+        numbers = present.to_numpy(dtype=np.float64)
         numbers = numbers[np.isfinite(numbers)]
     return _Facts(
         name=name,
         words=frozenset(_words(name)),
         distinct=distinct,
-        rows=len(held),
+        rows=len(present),
         nullable=bool(absent.any()),
         numbers=numbers,
-        whole=numbers is not None and bool((numbers == np.floor(numbers)).all()),
-        is_time=numbers is None and _reads_as_time(held, name),
-        is_flag=distinct == 2 and not convert(held, Column(name=name, kind="boolean")).faults,
+        is_whole=numbers is not None and bool((numbers == np.floor(numbers)).all()),
+        is_time=numbers is None and _reads_as_time(present, name),
+        is_flag=distinct == 2 and not convert(present, Column(name=name, kind="boolean")).faults,
     )
 
 
-def _reads_as_time(held: pd.Series, name: str) -> bool:
-    if pd.api.types.is_datetime64_any_dtype(held.dtype):
+def _reads_as_time(present: pd.Series, name: str) -> bool:
+    if pd.api.types.is_datetime64_any_dtype(present.dtype):
         return True
-    few = held.iloc[:: max(1, len(held) // 1_000)]
+    few = present.iloc[:: max(1, len(present) // 1_000)]
     if few.empty:
         return False
     faults = convert(few, Column(name=name, kind="timestamp")).faults
@@ -159,7 +159,7 @@ def _is_one_class(fact: _Facts) -> bool:
 
 
 def _time_of(facts: dict[str, _Facts], label: str | None) -> str | None:
-    """A column of dates, else a column of numbers called a time that never goes back; the finest one wins."""
+    """The column of dates, else of rising numbers named like a time, with the most distinct values."""
     dates = [fact for fact in facts.values() if fact.is_time and not fact.has(_BIRTH_WORDS)]
     if not dates:
         dates = [fact for fact in facts.values() if fact.name != label and _counts_time(fact)]
@@ -178,7 +178,7 @@ def _id_of(facts: dict[str, _Facts], taken: set[str | None]) -> str | None:
         fact
         for fact in facts.values()
         if fact.name not in taken and fact.rows > 1 and fact.unique and not fact.nullable and not fact.is_time
-        if fact.numbers is None or (fact.whole and fact.has(_ID_WORDS))
+        if fact.numbers is None or (fact.is_whole and fact.has(_ID_WORDS))
     ]
     named = [fact for fact in candidates if fact.has(_ID_WORDS)]
     return (named or candidates)[0].name if candidates else None
@@ -207,9 +207,9 @@ def _timestamp(fact: _Facts, series: pd.Series) -> Column:
 
 
 def _unit_of(numbers: np.ndarray) -> tuple[Unit, int]:
-    """The unit of times that are numbers, and how many of them are dates in it; 0 of what counts from another origin.
+    """The unit of numeric times, and how many are plausible dates in it (0: they count from another origin).
 
-    Dates are plausible from `OLDEST_DATE` to now. Where the unit changes in the middle, the commoner one counts.
+    Plausible dates are from `OLDEST_DATE` to now. If the unit changes in the data, the more common one is returned.
     """
     first = dt.datetime.combine(OLDEST_DATE, dt.time(), dt.UTC).timestamp()
     last = dt.datetime.now(dt.UTC).timestamp() + 86_400
@@ -224,7 +224,7 @@ def _unit_of(numbers: np.ndarray) -> tuple[Unit, int]:
 
 
 def _guess(fact: _Facts, series: pd.Series, *, has_time: bool) -> Column | str:
-    """The column's guess, or the reason to leave it out."""
+    """The guessed column, or the reason to ignore it."""
     common: dict[str, Any] = {"name": fact.name, "nullable": fact.nullable}
     if fact.rows == 0:
         return "always empty"
@@ -239,18 +239,22 @@ def _guess(fact: _Facts, series: pd.Series, *, has_time: bool) -> Column | str:
     if "unnamed" in fact.words or fact.name == "":
         return "a row number without a name"
     repeats = fact.rows >= _MANY_ROWS_AN_ENTITY * fact.distinct
-    long_numbers = fact.numbers is not None and fact.whole and bool((np.abs(fact.numbers) > _LONGEST_QUANTITY).any())
-    codes = fact.numbers is None or long_numbers or (fact.whole and fact.has(_ID_WORDS | _ENTITY_WORDS | _CODE_WORDS))
+    long_numbers = fact.numbers is not None and fact.is_whole and bool((np.abs(fact.numbers) > _LONGEST_QUANTITY).any())
+    codes = (
+        fact.numbers is None or long_numbers or (fact.is_whole and fact.has(_ID_WORDS | _ENTITY_WORDS | _CODE_WORDS))
+    )
     if codes and not fact.is_flag:
         if fact.unique and fact.rows > 1 and not fact.has(_ENTITY_WORDS):
             return "a second column of unique values"
         named = long_numbers or fact.has(_ID_WORDS) or (fact.has(_ENTITY_WORDS) and fact.numbers is not None)
         if named or (fact.has(_ENTITY_WORDS) and fact.distinct > _MOST_CATEGORIES):
-            text = f"Guessed: someone or something that comes back ({fact.said}). Check that its history matters."
+            text = f"Guessed: someone or something that comes back ({fact.summary}). Check that its history matters."
             return Column(kind="entity", description=text, **common)
         if fact.distinct > _MOST_CATEGORIES or not (repeats or fact.rows < 100):
-            return f"text or codes, {fact.said}: make it an entity or categorical if it matters"
-        text = f"Guessed: a category ({fact.said}); new values are accepted. List `categories` if no others may come."
+            return f"text or codes, {fact.summary}: make it an entity or categorical if it matters"
+        text = (
+            f"Guessed: a category ({fact.summary}); new values are accepted. List `categories` if no others may come."
+        )
         example = "" if fact.numbers is not None else str(series.dropna().mode().iloc[0]).strip()
         return Column(kind="categorical", description=text, example=example or None, **common)
     if fact.is_flag:
@@ -268,7 +272,7 @@ def _number(fact: _Facts, common: dict[str, Any]) -> Column:
     if natural is not None and natural[0] <= low and high <= natural[1]:
         minimum, maximum = float(natural[0]), float(natural[1])
         limits = f" {natural[0]} to {natural[1]} follows from its name."
-    elif low >= 0 and high <= 1 and not fact.whole and (fact.has(_SHARE_WORDS) or (low < 0.05 and high > 0.95)):
+    elif low >= 0 and high <= 1 and not fact.is_whole and (fact.has(_SHARE_WORDS) or (low < 0.05 and high > 0.95)):
         minimum, maximum, limits = 0.0, 1.0, " A share: 0 to 1."
     elif minimum is not None:
         limits = " No negative value was seen: check that none may come."
@@ -279,7 +283,7 @@ def _number(fact: _Facts, common: dict[str, Any]) -> Column:
         kind="numeric",
         minimum=minimum,
         maximum=maximum,
-        integer=fact.whole and not fact.has(_AMOUNT_WORDS) and fact.distinct > 1,
+        integer=fact.is_whole and not fact.has(_AMOUNT_WORDS) and fact.distinct > 1,
         transform=transform,  # type: ignore[arg-type]
         example=round(middle, 4) if abs(middle) <= LARGEST_NUMBER else None,
         description=f"Guessed: a number, seen from {low:.6g} to {high:.6g}.{limits}{why}",
@@ -288,7 +292,7 @@ def _number(fact: _Facts, common: dict[str, Any]) -> Column:
 
 
 def _history(columns: list[Column]) -> tuple[History, ...]:
-    """Compare amounts with the holder's own past; watch how risky a place has been of late."""
+    """Amounts compared with the holder's past; recent risk of terminals and merchants."""
     kinds = {column.kind for column in columns}
     amounts = [column.name for column in columns if column.kind == "numeric" and _words(column.name) & _AMOUNT_WORDS]
     if "timestamp" not in kinds:

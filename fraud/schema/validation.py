@@ -1,4 +1,4 @@
-"""Check a table against a schema: good rows in canonical form, and every other row in quarantine with one reason."""
+"""Check a table against a schema: good rows become canonical, bad rows go to quarantine with a reason."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ QUARANTINE_COLUMNS = ("row", "column", "value", "reason")
 
 @dataclass(frozen=True)
 class Validated:
-    """The outcome of a check; every row of the source is in `rows` or in `quarantine`, never in both.
+    """The result of a check. Each source row is either in `rows` or in `quarantine`.
 
-    rows: the good rows in their original order, exactly the schema's columns (the label only if the source has it),
-        with the dtypes of `fraud.schema.values.convert`; the index is the row number in the source, from 0.
+    rows: good rows in source order, with the schema's columns (the label only if the source has it) and the dtypes of
+        `fraud.schema.values.convert`; the index is the row number in the source, from 0.
     quarantine: row (int64), column, value (as text), reason, then the source's own columns as text, prefixed "raw_".
-    warnings: what a person should know though no row is wrong, one line each.
+    warnings: one line each.
     """
 
     rows: pd.DataFrame
@@ -33,17 +33,17 @@ class Validated:
 
 
 class Validator:
-    """Checks a source in pieces: ids stay unique, and time zones alike, across the pieces.
+    """Checks a source in pieces. Ids must be unique, and time zones consistent, across pieces.
 
-    now: what the clock shows, seconds since 1970 (default: this machine's); times too far ahead of it are refused.
+    now: the clock, seconds since 1970 (default: this machine's); times too far ahead of it are refused.
 
-    Ids of earlier pieces are remembered as 64-bit hashes (8 bytes a row): at 10 million rows the chance that any row is
-    wrongly called a repetition is about one in 400,000.
+    Ids of earlier pieces are stored as 64-bit hashes (8 bytes per row). At 10 million rows, the chance of a false
+    duplicate is about 1 in 400,000.
     """
 
     def __init__(self, schema: Schema, *, need_label: bool = False, now: float | None = None) -> None:
         self._schema = schema
-        clock = time.time() if now is None else now  # read once: the same limit and the same words for every piece
+        clock = time.time() if now is None else now  # read once, so that all pieces have the same limit
         self._times = TimeLimits(schema.timestamp, lambda: clock) if schema.timestamp else None
         self._need_label = need_label
         self._zone: bool | None = None
@@ -54,7 +54,7 @@ class Validator:
     def check(self, frame: pd.DataFrame, *, first_row: int = 0) -> Validated:
         """Check the next piece, shape (n_rows, any); its first row has number `first_row` in the source.
 
-        Raises SchemaError when a column is missing or misspelt, or the table was split at the wrong delimiter.
+        Raises SchemaError if a column is missing or misspelt, or the delimiter is wrong.
         """
         columns = self._columns_in(frame)
         verdict = np.zeros(len(frame), dtype=np.int32)  # 0 = good, else 1 + position in `reasons`
@@ -85,7 +85,7 @@ class Validator:
         return replace(converted, faults=[*converted.faults, *refused])
 
     def _columns_in(self, frame: pd.DataFrame) -> list[Column]:
-        """The schema's columns that `frame` holds. Raises SchemaError when one that is needed is not there."""
+        """The schema's columns in `frame`. Raises SchemaError if a required one is missing."""
         names = [str(name) for name in frame.columns]
         if len(names) == 1 and len(self._schema.columns) > 1:
             used = next((word for mark, word in OTHER_DELIMITERS.items() if mark in names[0]), None)
@@ -99,7 +99,7 @@ class Validator:
         needed = list(self._schema.inputs)
         if self._need_label:
             if self._schema.label is None:
-                raise SchemaError(f"schema {self._schema.name!r} has no label column and labels are needed; add one")
+                raise SchemaError(f"schema {self._schema.name!r} has no label column but labels are needed; add one")
             needed.append(self._schema.label)
         unclaimed = [name for name in names if name not in {column.name for column in self._schema.columns}]
         missing = [column.name for column in needed if column.name not in names]
@@ -123,7 +123,7 @@ class Validator:
         return (f"not in schema {self._schema.name!r} and left out: {', '.join(extra)}; list them under `ignore`",)
 
     def _repeated(self, ids: np.ndarray | pd.Series, candidates: np.ndarray) -> np.ndarray:
-        """Mask of the candidates whose id an earlier candidate has, in this piece or an earlier one."""
+        """Mask of candidates whose id an earlier candidate has, in this or an earlier piece."""
         ids = pd.Series(ids)
         repeated = np.zeros(len(ids), dtype=bool)
         present = ids[candidates & ids.notna().to_numpy()]
@@ -138,7 +138,7 @@ class Validator:
         return repeated
 
     def _remember(self, ids: pd.Series | None) -> None:
-        """Hash the ids of the piece before this one: a table in one piece, the common case, is never hashed."""
+        """Store hashes of the previous piece's ids. A table in one piece, the common case, is never hashed."""
         if ids is not None:
             # Timsort merges two sorted runs in one pass.
             self._seen_ids = np.sort(np.concatenate([self._seen_ids, np.sort(_hashes(ids))]), kind="stable")
@@ -149,8 +149,7 @@ def validate(
 ) -> Validated:
     """Check one whole table, shape (n_rows, any), against `schema`; see Validated and Validator.check.
 
-    need_label: the label column must be there (a single label may still be missing). now: see Validator. Raises
-    SchemaError.
+    need_label: require the label column (single labels may be missing). now: see Validator. Raises SchemaError.
     """
     return Validator(schema, need_label=need_label, now=now).check(frame, first_row=first_row)
 
@@ -186,7 +185,7 @@ def _quarantine(
 
 
 def _as_text(series: pd.Series) -> pd.api.extensions.ExtensionArray:
-    """The values as a person would have typed them; an absent one is an empty text."""
+    """The values as text; empty if missing."""
     if isinstance(series.dtype, pd.CategoricalDtype) or not pd.api.types.is_object_dtype(series.dtype):
         return series.astype("str").fillna("").array
     return pd.array(["" if value is None else str(value) for value in series], dtype="str")

@@ -1,10 +1,10 @@
-"""What a canonical value is, for files, requests, batches and the engine: the one definition.
+"""The one definition of canonical values, for files, requests, batches and the engine.
 
-numeric, boolean: float64. timestamp: UTC, whole microseconds. categorical, entity, id: trimmed text, in which a whole
-number reads the same as 123, 123.0, "123" and "123.0". label: 1, 0 or -1 for unknown.
+numeric, boolean: float64. timestamp: UTC microseconds. categorical, entity, id: trimmed text; the whole numbers 123,
+123.0, "123" and "123.0" are all "123". label: 1, 0 or -1 for unknown.
 
-`convert` reads a column of a file, vectorised. `number` and `microseconds` read one value as a caller of the engine
-gives it. `serve_app.request.fields` checks one JSON value, by the limits that are here and in `Column`.
+`convert` reads a column of a file. `number` and `microseconds` read one value for the engine.
+`serve_app.request.fields` checks one JSON value, with the limits of this module and of `Column`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import DataError
 from fraud.schema.columns import Column, Unit
 
-# What people write for "no value" in a column of numbers, times or flags; in text columns only emptiness is missing.
+# Words for a missing number, time or flag. A text is missing only if empty.
 MISSING_WORDS = frozenset({"", "nan", "null", "none", "na", "n/a", "nat", "<na>"})
 TRUE_WORDS = frozenset({"true", "yes", "y", "t", "1", "1.0"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f", "0", "0.0"})
 UNKNOWN_LABEL = -1
 EPOCH = dt.datetime(1970, 1, 1)
 EARLIEST, LATEST = np.datetime64(f"{FIRST_YEAR}-01-01", "us"), np.datetime64(f"{LAST_YEAR + 1}-01-01", "us")
-MICROSECONDS: dict[Unit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # in one unit of a numeric timestamp
+MICROSECONDS: dict[Unit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # per unit of a numeric timestamp
 
 _ABSENT = "is missing; give a value, or set `nullable: true`"
-_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"  # for RE2 and for Python's re, whose \d differ
+_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"  # [0-9], since \d differs between RE2 and Python's re
 _DIGITS = r"^[+-]?\d+([.]\d+)?$"
 _ZONE = r"[Tt ]\d{1,2}:?\d{2}.*([zZ]|UTC|GMT|[+-]\d{2}(:?\d{2})?)$"
 
@@ -45,7 +45,7 @@ _NUMBERS = ("numeric", "boolean")
 
 
 def accepts(column: Column, numbers: np.ndarray) -> np.ndarray:
-    """Which numbers a numeric or boolean column takes: bool, the shape of `numbers` (float64); never NaN."""
+    """Mask of valid numbers for a numeric or boolean column. numbers: float64; NaN is never valid."""
     if column.kind == "boolean":
         return _are_flags(numbers)
     low, high = column.bounds
@@ -59,14 +59,14 @@ def _are_flags(numbers: np.ndarray) -> np.ndarray:
 
 
 def array_of(column: Column, values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Canonical values as one array: float64 with NaN, datetime64[us] with NaT, or texts with None where missing."""
+    """Canonical values as an array: float64, datetime64[us] or objects; missing values are NaN, NaT or None."""
     if column.kind in _NUMBERS:
         return np.array(values, dtype=np.float64)
     return np.array(values, dtype="datetime64[us]" if column.kind == "timestamp" else object)
 
 
 def list_of(values: np.ndarray) -> list[Any]:
-    """`array_of`, back as Python's own types; None where missing."""
+    """The inverse of `array_of`: Python values, None if missing."""
     plain: list[Any] = values.tolist()  # NaT becomes None
     if values.dtype.kind == "f" and np.isnan(values).any():
         return [None if value != value else value for value in plain]
@@ -74,13 +74,13 @@ def list_of(values: np.ndarray) -> list[Any]:
 
 
 def without_decimals(text: str) -> str:
-    """The text of a whole number without its zeros after the point; any other text as it is."""
+    """Strip the decimal zeros of a whole number ("123.0"); return other text unchanged."""
     match = _whole_decimal(text)
     return match[1] if match else text
 
 
 def in_utc(moment: dt.datetime) -> dt.datetime:
-    """A naive time in UTC; a time without a zone is UTC already. Raises OverflowError."""
+    """A naive time in UTC. Naive input is assumed to be UTC. Raises OverflowError."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
@@ -90,7 +90,7 @@ def since_epoch(moment: dt.datetime) -> int:
 
 
 def number(column: Column, value: object) -> float:
-    """A number for a numeric or boolean column. Raises DataError naming the column."""
+    """Read a value of a numeric or boolean column. Raises DataError naming the column."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -98,7 +98,7 @@ def number(column: Column, value: object) -> float:
 
 
 def microseconds(column: Column, value: object) -> float:
-    """Microseconds since 1970 (UTC) of a timestamp, a whole number as in a batch; NaN for a missing one."""
+    """Microseconds since 1970 (UTC), rounded as in a batch; NaN if missing. Raises DataError."""
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
@@ -122,16 +122,16 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """Both, as in the quarantine."""
+        """Problem and remedy, as in the quarantine."""
         return f"{self.problem}; {self.remedy}"
 
 
 class TimeLimits:
-    """Which times a timestamp column takes: none before its `oldest`, none further ahead of the clock than allowed.
+    """Limits of a timestamp column: nothing before `oldest`, nothing more than `horizon_days` ahead of the clock.
 
-    Entity history is trimmed by the newest time it has seen, and a split by time begins at the oldest. One row of the
-    year 2099 would empty every history, and numbers in a wrong unit, which land in January 1970, would fill the
-    training. now: the clock, seconds since 1970; it is read at each check, to the second.
+    The newest time trims entity history, and the oldest one begins a split by time. So one row of the year 2099 would
+    empty every history, and times in a wrong unit, which become January 1970, would fill the training window. now: the
+    clock, seconds since 1970, read at each check.
     """
 
     def __init__(self, column: Column, now: Callable[[], float] = time.time) -> None:
@@ -140,7 +140,7 @@ class TimeLimits:
         self._oldest = None if column.first_day is None else dt.datetime.combine(column.first_day, dt.time())
 
     def refusal(self, moment: dt.datetime) -> Refusal | None:
-        """Why one time, UTC without a zone, is refused; None for one that is accepted."""
+        """The reason to refuse a time (naive, UTC); None if it is valid."""
         if self._oldest is not None and moment < self._oldest:
             return self._too_early()
         if moment > (newest := self._newest()):
@@ -148,7 +148,7 @@ class TimeLimits:
         return None
 
     def refusals(self, times: np.ndarray) -> Iterator[tuple[np.ndarray, Refusal]]:
-        """The rows that are refused, bool (n_rows,), with why. times: datetime64[us] (n_rows,), NaT is accepted."""
+        """Yield masks of refused rows, bool (n_rows,), with reasons. times: datetime64[us] (n_rows,); NaT is valid."""
         newest = self._newest()
         too_late = times > np.datetime64(newest, "us")
         if too_late.any():
@@ -158,7 +158,7 @@ class TimeLimits:
 
     def _newest(self) -> dt.datetime:
         second = int(self._now())
-        if second != self._newest_at[0]:  # a batch asks thousands of times a second, and making a date takes 1 us
+        if second != self._newest_at[0]:  # cached: a batch asks thousands of times a second, and a date takes 1 us
             self._newest_at = second, EPOCH + dt.timedelta(seconds=second, days=self._column.horizon_days)
         return self._newest_at[1]
 
@@ -179,7 +179,7 @@ class TimeLimits:
 
 @dataclass(frozen=True)
 class Fault:
-    """Rows that a column rejects and why; mask: bool array, shape (n_rows,)."""
+    """Rows that a column rejects. mask: bool, shape (n_rows,)."""
 
     mask: np.ndarray
     reason: str
@@ -187,7 +187,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Converted:
-    """Canonical values, shape (n_rows,), and the faults, most telling first; zone: whether the times name one."""
+    """Canonical values, shape (n_rows,), and faults, most specific first. zone: whether the times have a time zone."""
 
     values: np.ndarray | pd.Series
     faults: list[Fault]
@@ -195,11 +195,11 @@ class Converted:
 
 
 def convert(series: pd.Series, column: Column, zone: bool | None = None) -> Converted:
-    """Convert a column as some reader gave it (numbers, text, dates, dictionaries, mixed objects).
+    """Convert a column from any reader (numbers, text, dates, dictionaries, mixed objects).
 
     Returns numeric, boolean: float64; categorical, entity, id: pandas `str` (Arrow memory, missing reads as NaN);
-    timestamp: datetime64[us]; label: int8. A row with a fault holds an arbitrary value. zone: whether the times of
-    earlier rows name a time zone, if known.
+    timestamp: datetime64[us]; label: int8. Values of rows with a fault are arbitrary. zone: whether earlier rows
+    have a time zone, if known.
     """
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
@@ -232,13 +232,13 @@ def _numbers(series: pd.Series, column: Column) -> Converted:
 
 
 def _floats(series: pd.Series) -> np.ndarray:
-    """A new float64 array; NaN where there is no value or none that is a number."""
+    """A new float64 array; NaN if missing or not a number."""
     dtype = series.dtype
     if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
         return np.array(series.to_numpy(dtype=np.float64, na_value=np.nan))
     if not (pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)):
         return np.full(len(series), np.nan)  # dates and durations are not numbers, though pandas would cast them
-    try:  # Arrow reads text 10 times faster than pandas and to the nearest float64, but gives up at the first odd value
+    try:  # Arrow parses text 10 times faster than pandas, to the nearest float64, but stops at the first invalid value
         texts = pc.utf8_trim_whitespace(_joined(pa.array(series, type=pa.large_string(), from_pandas=True)))
         return np.array(texts.cast(pa.float64()).to_numpy(zero_copy_only=False))
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -257,7 +257,7 @@ def _joined(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _absence(series: pd.Series, absent: np.ndarray, nullable: bool, otherwise: str) -> list[Fault]:
-    """Split the rows without a usable value (`absent`) into those that hold nothing and those that hold something."""
+    """Faults of rows without a usable value (`absent`): missing ones, and invalid ones (`otherwise`)."""
     if not absent.any():
         return []
     missing = absent.copy()
@@ -308,7 +308,7 @@ def _texts(series: pd.Series, column: Column) -> Converted:
 
 
 def _text_array(series: pd.Series) -> pa.Array:
-    """Trimmed text, whole numbers `without_decimals`; null where empty."""
+    """Trimmed text, whole numbers `without_decimals`; null if empty."""
     dtype = series.dtype
     is_object = pd.api.types.is_object_dtype(dtype)
     kind = pd.api.types.infer_dtype(series, skipna=True) if is_object else ""
@@ -365,7 +365,7 @@ def _times(series: pd.Series, column: Column, zone: bool | None) -> Converted:
 
 
 def _parsed_times(series: pd.Series, column: Column, zone: bool | None) -> Converted:
-    """Read ISO 8601 text. A time without a zone among times with one is a fault: nobody can know which was meant."""
+    """Parse ISO 8601 text. Mixed times with and without a zone are a fault, since the zone is ambiguous."""
     texts = _text_array(series)
     numeric = np.array(pc.fill_null(pc.match_substring_regex(texts, _DIGITS), False))
     aware = np.array(pc.fill_null(pc.match_substring_regex(texts, _ZONE), False))

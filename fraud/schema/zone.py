@@ -1,4 +1,4 @@
-"""The time zone of a schema's days, and whether the environment agrees with it."""
+"""The time zone of a schema's days."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fraud.schema.contract import Schema
 
 
 def zone_of(schema: Schema) -> Zone:
-    """The zone in which the days of a schema's data begin and end."""
+    """The time zone of a schema's days."""
     return Zone(schema.day_zone)
 
 
 def agreed(schema: Schema, day_zone: str) -> Zone:
-    """The zone of a schema, where the environment names none or the same. Raises ConfigError where it names another.
+    """The time zone of a schema. Raises ConfigError if FRAUD_DAY_ZONE is another.
 
-    day_zone: `Settings.day_zone`, empty where FRAUD_DAY_ZONE is not set. It holds for a schema without a timestamp.
+    day_zone: `Settings.day_zone`, empty if FRAUD_DAY_ZONE is not set; used for a schema without a timestamp.
     """
     if schema.timestamp is None:
         return Zone(day_zone or schema.day_zone)

@@ -1,1 +1,1 @@
-"""From a row to a score, a decision and its reasons: the engine, and the bundle that a detector is saved as."""
+"""Scores, decisions and reasons: the engine, and the bundle that stores a detector."""

@@ -1,10 +1,10 @@
-"""The saved detector: an inert folder of arrays and JSON with a manifest that carries the SHA-256 of every file.
+"""The saved detector: a folder of arrays and JSON, with a manifest that has the SHA-256 of each file.
 
 manifest.json   format, versions, commit, data and schema fingerprints, metrics, hashes
 schema.yaml     the data contract          threshold.json      the decision threshold and its provenance
 detector.json   names, settings, scalars   arrays.safetensors  every array
 
-Nothing here can run code when it is loaded: no pickle, and every index that a compiled loop follows is checked first.
+Loading runs no code: there is no pickle, and every index for a compiled loop is checked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fraud.thresholds.selection import Threshold
 FORMAT_VERSION = 2  # 2: windows of entity history, and perhaps a supervised head
 MANIFEST = "manifest.json"
 _LIBRARIES = ("numpy", "pandas", "scikit-learn", "torch", "numba", "ray", "mlflow")
-_FURTHER = "further_detectors"  # in detector.json where there are any, so that nobody scores without them
+_FURTHER = "further_detectors"  # in detector.json if there are any, so that nobody scores without them
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def save(
     config: Mapping[str, Any] | None = None,
     reference_sha256: str | None = None,
 ) -> str:
-    """Write a detector to `folder`, replacing a bundle that is there only once the new one is complete.
+    """Write a detector to `folder`; an existing bundle is replaced once the new one is complete.
 
-    metrics, windows, config: kept in the manifest as given (JSON types). reference_sha256: of the reference for drift
-    that lies beside the bundle (fraud.registry.reference), which the manifest pins so. Returns the SHA-256 of the
-    manifest. Raises BundleError when `folder` exists and is not a bundle.
+    metrics, windows, config: for the manifest (JSON types). reference_sha256: of the drift reference beside the bundle
+    (fraud.registry.reference). Returns the SHA-256 of the manifest. Raises BundleError if `folder` exists and is not a
+    bundle.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
@@ -101,11 +101,9 @@ def save(
 
 
 def load(folder: str | Path, *, expected_sha256: str | None = None) -> Bundle:
-    """Read a bundle, after checking every file against the manifest, and the manifest against `expected_sha256` if
-    given.
+    """Read a bundle. Checks every file against the manifest, and the manifest against `expected_sha256`.
 
-    Raises BundleError naming the file and the remedy when something is missing, altered, of an unknown format, or
-    malformed.
+    Raises BundleError, naming file and remedy, if something is missing, altered, malformed, or of an unknown format.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -139,7 +137,9 @@ def _write_parts(folder: Path, detector: Detector) -> None:
     arrays: dict[str, np.ndarray] = {}
     weights = {name: getattr(detector.calibration, name) for name in ("forest_weight", "head_weight")}
     settings: dict[str, Any] = {**weights, "has_head": detector.head is not None}
-    if further := [component.name for component in detector.components if type(component) in registry.further()]:
+    if further := [
+        component.name for component in detector.components if type(component) in registry.extra_detectors()
+    ]:
         settings[_FURTHER] = further
     for prefix, part in _parts(detector):
         for name, value in part.arrays().items():
@@ -172,7 +172,7 @@ def _read_parts(folder: Path) -> Detector:
         prefix, _, name = key.rpartition(".")
         values.setdefault(prefix, {})[name] = value
     has_head, optional = bool(settings["has_head"]), set(settings.get(_FURTHER, []))
-    if unknown := sorted(optional - {cls.name for cls in registry.further()}):
+    if unknown := sorted(optional - {cls.name for cls in registry.extra_detectors()}):
         raise BundleError(f"bundle {folder} has the detector {unknown[0]!r}, which this version lacks: upgrade")
     if has_head:
         optional.add(Head.name)
@@ -195,7 +195,7 @@ def _read_parts(folder: Path) -> Detector:
 
 
 def _parts(detector: Detector) -> list[tuple[str, Stored]]:
-    """What is saved field by field, each with the first part of its keys."""
+    """The stored parts, each with the prefix of its keys."""
     calibration = detector.calibration
     tails = {component.name: calibration.detectors[component.name] for component in detector.without_labels}
     tails["joint"] = calibration.joint
@@ -210,7 +210,7 @@ def _parts(detector: Detector) -> list[tuple[str, Stored]]:
 
 
 def _check(detector: Detector, folder: Path) -> None:
-    """Refuse arrays that would send a compiled loop, which checks no bounds, outside its memory."""
+    """Refuse inconsistent arrays. Compiled loops do not check bounds."""
     features = detector.features
     n_raw, n_inputs = len(features.names), features.n_outputs
     tails = [part for _, part in _parts(detector) if isinstance(part, Tail)]
@@ -252,7 +252,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _publish(draft: Path, folder: Path) -> None:
-    """Move the complete draft into place; a reader sees the old bundle or the new one, or for an instant none."""
+    """Move the complete draft into place. Readers see the old or the new bundle, or briefly none."""
     if folder.exists():
         old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
         folder.replace(old)

@@ -1,4 +1,4 @@
-"""What was decided on live rows, for those who judge it later: a decision log, or files that ray_jobs.score wrote."""
+"""Read past decisions, from a decision log or from files of ray_jobs.score."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from fraud.settings import Settings
 from fraud.settings.locations import DataStores
 
 COLUMNS = ("id", "day", "score", "is_flagged")
-_INPUTS = "inputs"  # the column of a decision log with what was asked
+_INPUTS = "inputs"  # column of a decision log with the request
 
 
-def location(given: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
-    """Where to read: what a command was given, else where replicas write their decision log."""
-    return settings.locate(given) if given else DataStores.from_environment(environment).decisions_url(settings)
+def location(url: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
+    """Where to read decisions: `url` of the command line, else the replicas' decision log."""
+    return settings.locate(url) if url else DataStores.from_environment(environment).decisions_url(settings)
 
 
 def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
-    """Decided rows, the columns `COLUMNS`: id (text), day (date), score, is_flagged; none without a score.
+    """Rows with a score. Columns: id (text), day (date), score, is_flagged.
 
-    only_flagged, day: which rows; the others are not read into memory. The day, in the schema's day_zone, is that of
-    the decision in a log, of the transaction in scored files. Of an id that was decided twice, as after a retry, the
-    last counts. Raises ConfigError for a schema without id or, for scored files, timestamp; DataError where `url` is
-    neither.
+    only_flagged, day: filters, applied while reading. The day is in the schema's day_zone: the decision's in a log, the
+    transaction's in scored files. Of duplicate ids (after a retry) the last row is used. Raises ConfigError for a
+    schema without id or, for scored files, timestamp; DataError if `url` has no decisions.
     """
     row_id, zone = id_of(schema), zone_of(schema)
     try:
@@ -49,17 +48,17 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
             raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
         else:
             named, time = ds.field(name_of(row_id)), name_of(schema.timestamp.name)
-        wanted = ds.field("score").is_valid()
+        is_selected = ds.field("score").is_valid()
         if only_flagged:
-            wanted &= ds.field("is_fraud")
+            is_selected &= ds.field("is_fraud")
         if day is not None:
             kind = files.schema.field(time).type
             first, next_ = (pa.scalar(instant, pa.timestamp("us")).cast(kind)
                             for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
-            wanted &= (ds.field(time) >= first) & (ds.field(time) < next_)
+            is_selected &= (ds.field(time) >= first) & (ds.field(time) < next_)
         columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
-        table = files.to_table(columns=columns, filter=wanted)
+        table = files.to_table(columns=columns, filter=is_selected)
     except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
         raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
-    found = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
-    return found.drop_duplicates("id", keep="last").reset_index(drop=True)
+    frame = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
+    return frame.drop_duplicates("id", keep="last").reset_index(drop=True)

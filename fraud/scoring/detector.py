@@ -1,4 +1,4 @@
-"""The fitted model: everything that turns a transaction into a score and a decision, as plain arrays."""
+"""The fitted model as plain arrays: features, detectors, calibration and threshold."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ JOINED, LABEL_LIGHT = "joined", "label_light"
 
 @dataclass(frozen=True)
 class Detector:
-    """A fitted model. `fraud.scoring.engine.Engine` scores with it, `fraud.scoring.bundle` saves and loads it.
+    """A fitted model. `fraud.scoring.engine.Engine` scores with it; `fraud.scoring.bundle` saves and loads it.
 
-    history: one state per entry of schema.history, as known at the end of the training data. components: the fitted
-    detectors in the order of fraud.detectors.registry: forest, autoencoder, further ones, and the supervised head where
-    labels suffice. Every output's columns follow from them.
+    history: one state per entry of schema.history, at the end of the training data. components: the fitted detectors in
+    the order of fraud.detectors.registry: forest, autoencoder, extra ones, and the supervised head if there are enough
+    labels. They determine the output columns.
     """
 
     schema: Schema
@@ -36,22 +36,20 @@ class Detector:
 
     @property
     def forest(self) -> Forest:
-        """The isolation forest."""
         return cast(Forest, self.components[0])
 
     @property
     def autoencoder(self) -> Autoencoder:
-        """The autoencoder."""
         return cast(Autoencoder, self.components[1])
 
     @property
     def without_labels(self) -> tuple[Fitted, ...]:
-        """The components that no label has taught."""
+        """The components that are not fitted on labels."""
         return tuple(component for component in self.components if not component.needs_labels)
 
     @property
     def head(self) -> Head | None:
-        """The supervised head, None without one."""
+        """The supervised head, or None."""
         last = self.components[-1]
         return last if isinstance(last, Head) else None
 
@@ -62,9 +60,9 @@ class Detector:
 
     @property
     def evidence_names(self) -> tuple[str, ...]:
-        """Names of the columns of `Engine.evidence`, in the order of calculation; the last one decides.
+        """Column names of `Engine.evidence`, in order of calculation; the last one decides.
 
-        With a head, "label_light" is what the components without labels say together.
+        With a head, "label_light" is the joint evidence of the components without labels.
         """
         names = tuple(component.name for component in self.without_labels)
         return (*names, JOINED) if self.head is None else (*names, LABEL_LIGHT, self.head.name, JOINED)

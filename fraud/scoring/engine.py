@@ -1,8 +1,8 @@
-"""The scoring engine: the one place where a row becomes a score, for a request, a batch, a back-test or a shadow.
+"""The scoring engine, for requests, batches, back-tests and shadows.
 
-One row and many run through the same compiled loops (fraud/detectors/kernels.py): a row's score is the same to the
-last bit alone and among any others (tests/fraud/scoring/test_row_score.py), and scikit-learn's and torch's within
-float32 rounding (tests/fraud/scoring/test_engine.py).
+All rows run through the same compiled loops (fraud/detectors/kernels.py). A row's score does not depend on other rows,
+to the last bit (tests/fraud/scoring/test_row_score.py), and equals scikit-learn's and torch's within float32 rounding
+(tests/fraud/scoring/test_engine.py).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from fraud.thresholds.selection import Threshold
 
 logger = logging.getLogger(__name__)
 
-SCORE, DECISION = "score", "is_fraud"  # columns; the score of each detector stands between them
+SCORE, DECISION = "score", "is_fraud"  # columns; the detectors' scores are between them
 
 
 class Engine:
     """Scores rows with a fitted detector. Safe to share between threads.
 
-    store: the live history that single rows read and enter (fraud.history.stores); without one they read the history as
-    it was at the end of the training data, and leave no trace.
+    store: the live history (fraud.history.stores), which single rows read and extend. Without one they only read the
+    history at the end of the training data.
     """
 
     def __init__(self, detector: Detector, threshold: Threshold | None = None, store: StateStore | None = None) -> None:
@@ -73,7 +73,7 @@ class Engine:
         self._explainer = Explainer(detector.features, self.schema)
 
     def warm_up(self) -> None:
-        """Compile everything a request or a batch needs, so that the first caller does not wait for it."""
+        """Compile all loops, so that the first caller does not wait."""
         raw = np.tile(self.detector.features.typical, (9, 1))
         self.evidence(raw)
         self._zone.local_us(np.zeros(1))
@@ -84,9 +84,9 @@ class Engine:
     def score_frame(self, rows: pd.DataFrame, *, learn_history: bool = True) -> pd.DataFrame:
         """Score canonical rows (fraud.schema.validate): `score_names` and is_fraud, same index.
 
-        learn_history: rows enter their entities' history for the rows after them, starting from the state in the
-        detector, or from nothing where that state knows them (see `history_warning`); False scores every row against
-        that state alone, as single requests are.
+        learn_history: each row extends its entities' history for later rows, beginning with the detector's state, or
+        with nothing if that state already has these rows (see `history_warning`). False scores every row with that
+        state only, as single requests do.
         """
         return self.decide(self.raw(rows, learn_history=learn_history), rows.index)
 
@@ -98,7 +98,7 @@ class Engine:
         return frame
 
     def raw(self, rows: pd.DataFrame, *, learn_history: bool = True) -> np.ndarray:
-        """Raw features of canonical rows, float64 (n_rows, n_raw); learn_history as for `score_frame`."""
+        """Raw features of canonical rows, float64 (n_rows, n_raw); learn_history as in `score_frame`."""
         states = () if learn_history and self.history_warning(rows) else self.detector.history
         history, _ = replay(rows, self.schema, states, learn=learn_history)
         return raw_features(rows, self.schema, self.detector.features.categories, history)
@@ -106,12 +106,11 @@ class Engine:
     def raw_in_turn(
         self, columns: Mapping[str, np.ndarray], *, learn: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Raw features of rows that come one after another, as single requests do with the live history.
+        """Raw features of rows in sequence, each with the live history after the one before, as for single requests.
 
-        columns: the schema's inputs, each (n_rows,), float64, datetime64[us] or, for texts, objects, None where one is
-        missing. learn as for `score_row`. Returns float64 (n_rows, n_raw), and twice bool (n_rows,): whether the
-        history was the live one, and whether the id had come before as another row. A time must be there where the
-        schema has a history.
+        columns: the schema's inputs, each (n_rows,): float64, datetime64[us], or objects for texts, None if missing.
+        learn: as in `score_row`. Returns float64 (n_rows, n_raw), and twice bool (n_rows,): whether the history was
+        live, and whether the id was seen with other values. With a history in the schema, no time may be missing.
         """
         n_rows = len(next(iter(columns.values()), ()))
         is_live, is_changed = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
@@ -126,9 +125,9 @@ class Engine:
         return raw_features(columns, self.schema, self.detector.features.categories, history), is_live, is_changed
 
     def history_warning(self, rows: pd.DataFrame) -> str | None:
-        """What to tell the user when some rows are no newer than the entity history in the detector, else None.
+        """A warning if some rows are not newer than the detector's entity history, else None.
 
-        Learnt again they would count twice, so such rows are scored with the history that they bring themselves.
+        They would count twice, so such rows are scored without that history, only with earlier rows of the frame.
         """
         if not self.detector.history or self.schema.timestamp is None or not len(rows):
             return None
@@ -137,25 +136,24 @@ class Engine:
             return None
         return (
             f"the model's entity history already holds the rows up to {np.datetime64(last, 'us').astype('M8[D]')}: "
-            "these rows are scored with the history that they bring themselves, so earlier rows of the same customers "
+            "these rows are scored only with the history in the file, so earlier rows of the same customers "
             "belong in the file (ray_jobs.score --date picks one day of it)"
         )
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """The columns of `score_raw`: the score that decides, and that of each detector."""
+        """The columns of `score_raw`: the deciding score, then each detector's."""
         return (SCORE, *self.detector.score_columns)
 
     def score_raw(self, raw: np.ndarray) -> np.ndarray:
-        """Scores of raw features: float64 (n_rows, n_scores), the columns named by `score_names`."""
+        """Scores of raw features: float64 (n_rows, n_scores), columns `score_names`."""
         return to_score(self.evidence(raw)[:, self._positions])
 
     def evidence(self, raw: np.ndarray, chunk: int = 4096) -> np.ndarray:
-        """Evidence of each detector and of all together, float64 (n_rows, n); the last column decides.
+        """Evidence of each detector and joint evidence, float64 (n_rows, n); the last column decides.
 
-        raw: float64 (n_rows, n_raw). `detector.evidence_names` names the columns. A row's evidence does not depend on
-        the other rows, nor on `chunk`: rows a compiled call, which bound memory and keep other threads waiting for a
-        few milliseconds only.
+        raw: float64 (n_rows, n_raw). Columns: `detector.evidence_names`. chunk: rows per compiled call, to bound memory
+        and the time that other threads wait (milliseconds). A row's evidence depends on neither other rows nor `chunk`.
         """
         raw = np.ascontiguousarray(raw, dtype=np.float64)
         if len(raw) > chunk:
@@ -171,56 +169,58 @@ class Engine:
         return out
 
     def score_row(self, row: Mapping[str, object], *, learn: bool = True) -> RowScore:
-        """Score one transaction given as {column: value}; see `encode_row` for the values. Tens of microseconds.
+        """Score one transaction {column: value}, in tens of microseconds; see `encode_row` for the values.
 
-        learn: with a store, the row enters its entities' history for the rows after it. False asks "what if".
+        learn: add the row to its entities' history in the store. False is for "what if".
         """
-        raw, how = self._encode(row, learn)
-        return self._answer(self.evidence(raw[None])[0], how)
+        raw, history_read = self._encode(row, learn)
+        return self._answer(self.evidence(raw[None])[0], history_read)
 
     def score_and_explain(
         self, row: Mapping[str, object], top: int = 3, *, learn: bool = True, only_flagged: bool = False
     ) -> tuple[RowScore, list[Reason]]:
         """Score one transaction and name the columns that made it suspicious, strongest first.
 
-        only_flagged: name none for a transaction below the threshold, which is several times as quick.
+        only_flagged: no reasons below the threshold, which is several times faster.
         """
-        raw, how = self._encode(row, learn)
+        raw, history_read = self._encode(row, learn)
         if only_flagged:
-            answer = self._answer(self.evidence(raw[None])[0], how)
+            answer = self._answer(self.evidence(raw[None])[0], history_read)
             if not answer.is_fraud:
                 return answer, []
-        found = self.evidence(self._explainer.probes(raw[None]))
-        contributions = self._explainer.contributions(found[:, -1])[0]
-        return self._answer(found[0], how), self._explainer.reasons(raw, contributions, row, self._time_of(row), top)
+        evidence = self.evidence(self._explainer.probes(raw[None]))
+        contributions = self._explainer.contributions(evidence[:, -1])[0]
+        return self._answer(evidence[0], history_read), self._explainer.reasons(
+            raw, contributions, row, self._time_of(row), top
+        )
 
     def explain(self, row: Mapping[str, object]) -> Explanation:
-        """Score one transaction and account for every column. Nothing is learnt."""
-        raw, how = self._encode(row, learn=False)
-        found = self.evidence(self._explainer.probes(raw[None]))
-        evidence = found[:, -1]
+        """Score one transaction and explain every column. The history is not changed."""
+        raw, history_read = self._encode(row, learn=False)
+        evidences = self.evidence(self._explainer.probes(raw[None]))
+        evidence = evidences[:, -1]
         columns = self._explainer.account(raw, self._explainer.contributions(evidence)[0], row, self._time_of(row))
-        return Explanation(self._answer(found[0], how), float(evidence[0]), float(evidence[1]), columns)
+        return Explanation(self._answer(evidences[0], history_read), float(evidence[0]), float(evidence[1]), columns)
 
     def learn_fraud(self, row: Mapping[str, object], *, is_fraud: bool = True) -> None:
-        """Tell the store that a transaction turned out a fraud, or after all not. Twice is as once.
+        """Record or retract a fraud label in the store. Idempotent.
 
-        row: its timestamp, id and entities. Raises StoreError where the store fails; without a store nothing happens.
+        row: timestamp, id and entities. Raises StoreError. Does nothing without a store.
         """
         if self._history and self.store is not None:
-            self._history.learn_fraud(row, self._known_time(self._now(row)), self.store, is_fraud=is_fraud)
+            self._history.learn_fraud(row, self._required_time(self._now(row)), self.store, is_fraud=is_fraud)
 
     def remember(self, row: Mapping[str, object], only: Collection[int]) -> None:
-        """Enter a transaction into the plans at the positions `only`, unless its id is there; no score is made.
+        """Add a transaction to the plans with index in `only`, unless its id is there. Does not score.
 
-        Raises StoreError, and DataError for a value that is none of its column's.
+        Raises StoreError, and DataError for an invalid value.
         """
         if self._history and self.store is not None:
-            visits = self._history.visits(row, self._known_time(self._now(row)), self._value)
+            visits = self._history.visits(row, self._required_time(self._now(row)), self._value)
             self._history.remember([v if v.plan in only else v._replace(key="") for v in visits], self.store)
 
     def reasons(self, rows: pd.DataFrame, top: int = 3, *, raw: np.ndarray | None = None) -> list[list[Reason]]:
-        """Reasons of each canonical row. raw: its raw features, if the caller has them from a whole frame's replay."""
+        """Reasons of each canonical row. raw: its raw features, if already computed."""
         raw = self.raw(rows) if raw is None else raw
         contributions, records = self.contributions(raw), rows.to_dict(orient="records")
         return [
@@ -230,15 +230,15 @@ class Engine:
 
     @property
     def explained_columns(self) -> tuple[str, ...]:
-        """The columns that evidence is divided over, in the order of `contributions`."""
+        """The columns of `contributions`."""
         return self._explainer.columns
 
     def contributions(self, raw: np.ndarray, chunk: int = 16_384) -> np.ndarray:
-        """What each column adds to the evidence, in powers of ten: float64 (n_rows, n_columns); see
-        fraud.scoring.reasons.
+        """Each column's contribution to the evidence, in powers of ten: float64 (n_rows, n_columns).
 
-        A row's contributions, negative ones too, add up to its evidence (the last of `evidence`) less a typical row's.
-        raw: float64 (n_rows, n_raw). Memory is bounded by `chunk` evaluations, 2 a column and 2 for each row.
+        A row's contributions, with negative ones, add up to its evidence (the last of `evidence`) minus a typical
+        row's; see fraud.scoring.reasons. raw: float64 (n_rows, n_raw). chunk: evaluations at a time, 2 per column plus
+        2 for each row.
         """
         out = np.empty((len(raw), len(self.explained_columns)))
         step = max(1, chunk // self._explainer.n_probes)
@@ -252,12 +252,12 @@ class Engine:
 
         Values: numbers for numeric and boolean columns, anything with a str() for categories and entities, a datetime,
         an ISO 8601 string or a number in the column's unit for timestamps, None for a missing value. Raises DataError
-        naming the column whose value is none of these. Nothing is learnt.
+        naming the column for any other value. The history is not changed.
         """
         return self._encode(row, learn=False)[0]
 
     def _encode(self, row: Mapping[str, object], learn: bool) -> tuple[np.ndarray, HistoryRead]:
-        """Raw features, and how their history was read."""
+        """Raw features, and how the history was read."""
         raw: list[float] = []
         for column in self.schema.features:
             value = row.get(column.name)
@@ -274,8 +274,8 @@ class Engine:
             raw += list(calendar(days, self.schema.timestamp.calendar)[0])
         if self._history is None:
             return np.array(raw), LIVE
-        history, how = self._read_history(row, self._known_time(now), learn)
-        return np.concatenate([raw, history]), how
+        history, history_read = self._read_history(row, self._required_time(now), learn)
+        return np.concatenate([raw, history]), history_read
 
     def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, HistoryRead]:
         assert self._history is not None
@@ -298,25 +298,25 @@ class Engine:
         return np.nan if value is None else number(self._columns[name], value)
 
     def _time_of(self, row: Mapping[str, object]) -> float:
-        """As `_now`; NaN where the schema has no timestamp."""
+        """`_now`, or NaN if the schema has no timestamp."""
         return np.nan if self.schema.timestamp is None else self._now(row)
 
     def _now(self, row: Mapping[str, object]) -> float:
-        """Microseconds since 1970 of a row; NaN where a timestamp that may be missing is."""
+        """Microseconds since 1970 of a row; NaN if the timestamp is missing."""
         assert self.schema.timestamp is not None
         return microseconds(self.schema.timestamp, row.get(self.schema.timestamp.name))
 
-    def _known_time(self, now: float) -> int:
+    def _required_time(self, now: float) -> int:
         assert self.schema.timestamp is not None
         if np.isnan(now):
             raise DataError(f"column {self.schema.timestamp.name!r} is missing; the entity history needs a time")
         return int(now)
 
-    def _answer(self, found: np.ndarray, how: HistoryRead) -> RowScore:
-        evidence = found.tolist()  # plain numbers: numpy would take a microsecond longer
+    def _answer(self, evidences: np.ndarray, history_read: HistoryRead) -> RowScore:
+        evidence = evidences.tolist()  # Python floats: numpy takes a microsecond longer
         score = to_score(evidence[-1])
         scores = {name: to_score(evidence[position]) for name, position in self._detector_columns}
-        return RowScore(score, score >= self.threshold.value, scores, *how)
+        return RowScore(score, score >= self.threshold.value, scores, *history_read)
 
 
 def _plain(part: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""How long one row takes two engines: in rounds, in turn and in CPU time, so that a busy machine decides nothing."""
+"""Compare the latency of engines in CPU time, in alternating rounds, so that other load has little effect."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ ROUNDS = 7
 def p99_ms(
     engines: Mapping[str, Engine], rows: Sequence[Mapping[str, object]], rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Milliseconds of CPU within which 99 % of single rows are scored, the median of the rounds, by engine.
+    """99th percentile of CPU milliseconds per row, by engine; the median of the rounds.
 
-    rows: transactions as `Engine.score_row` takes them. Every engine scores every row in every round, one engine after
-    the other, so that what slows the machine slows both. Time of the thread, not of the clock: what other processes
-    take of the CPU is not counted.
+    rows: for `Engine.score_row`. In each round all engines score all rows, one engine after the other. Thread time does
+    not count other processes.
     """
     for engine in engines.values():
         engine.warm_up()
         for row in rows[:20]:
             engine.score_row(row, learn=False)
-    found: dict[str, list[float]] = {name: [] for name in engines}
+    by_engine: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds):
         order = list(engines.items())
         for name, engine in order if turn % 2 == 0 else reversed(order):
-            found[name].append(float(np.quantile([_nanoseconds(engine, row) for row in rows], 0.99)) / 1e6)
-    return {name: float(np.median(each)) for name, each in found.items()}
+            by_engine[name].append(float(np.quantile([_nanoseconds(engine, row) for row in rows], 0.99)) / 1e6)
+    return {name: float(np.median(each)) for name, each in by_engine.items()}
 
 
 def _nanoseconds(engine: Engine, row: Mapping[str, object]) -> int:

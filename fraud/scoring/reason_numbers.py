@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: three significant digits, thousands separators, units of time."""
+"""Readable numbers: three significant digits, thousands separators, units of time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ((86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def rounded(x: float) -> str:
-    """A computed number, to three significant digits; whole numbers below a million in full.
+    """Three significant digits; whole numbers below a million in full.
 
     >>> rounded(38.1966), rounded(1234567.0), rounded(1247.0), rounded(0.00123456)
     ('38.2', '1,230,000', '1,247', '0.00123')
@@ -23,7 +23,7 @@ def rounded(x: float) -> str:
 
 
 def as_given(x: float) -> str:
-    """A value of the data, so that a reader finds it again: to the cent, or three significant digits below 1.
+    """A value of the data: two decimals, or three significant digits below 1.
 
     >>> as_given(412.0), as_given(1234.5), as_given(0.0765)
     ('412', '1,234.50', '0.0765')
@@ -36,7 +36,7 @@ def as_given(x: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as per cent, to two significant digits.
+    """A share as per cent, to two significant digits.
 
     >>> percent(0.1234), percent(0.0002), percent(1.0)
     ('12 %', '0.02 %', '100 %')
@@ -45,7 +45,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the largest unit that it fills.
+    """A duration in its largest unit.
 
     >>> duration(11160), duration(12), duration(86400 * 30)
     ('3.1 h', '12 s', '30 days')

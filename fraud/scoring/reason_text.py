@@ -1,9 +1,8 @@
-"""A column's most unusual feature as a sentence in the units of the data: what an analyst reads beside a score.
+"""Describe a column's most unusual feature in one sentence, in the units of the data.
 
-"Usually" is the median, or the most frequent level, of the training rows. Whose mean a z-score or a ratio is measured
-against comes from the features themselves: the window's `mean` where the schema declares it, else the row's value over
-its `ratio`; with neither the sentence does without. So a sentence needs no second look at the entity's past, and a
-batch says the same as a request.
+"Usually" is the median, or the most frequent level, of the training rows. The mean in a sentence about a z-score or a
+ratio is computed from the features: the window's `mean` if declared, else the row's value divided by its `ratio`, else
+it is omitted. So the sentence needs no access to the history, and batches and requests give the same text.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 
 
 class Description(NamedTuple):
-    """What a reason says of one feature; see fraud.scoring.reasons.Reason."""
+    """Description of a feature; see fraud.scoring.reasons.Reason."""
 
     feature: str
     value: float | str | None
@@ -38,8 +37,11 @@ class Description(NamedTuple):
 
 @dataclass(frozen=True)
 class _Item:
-    """One thing to tell. raw: its raw features (two of a cycle); kind: of the column, part of the calendar, or
-    "history" with its entry, statistic and window."""
+    """A describable feature.
+
+    raw: indices of its raw features (two for a cycle). kind: of the column, part of the calendar, or "history", with
+    entry, statistic and window.
+    """
 
     name: str
     column: str
@@ -51,7 +53,7 @@ class _Item:
 
 
 class Describer:
-    """Puts the features of a row into words. Safe to share between threads."""
+    """Describes the features of a row. Safe to share between threads."""
 
     def __init__(self, schema: Schema, features: FeatureMap) -> None:
         self._schema, self._features, self._zone = schema, features, zone_of(schema)
@@ -65,19 +67,19 @@ class Describer:
         self._measures = [
             self._surprises(j) if kind == kernels.LOOKUP else (kind, usual[j], scale[j]) for j, kind in enumerate(kinds)
         ]
-        self._place = {(item.entry, item.statistic, item.window): item.raw[0] for item in items if item.entry}
+        self._raw_of_item = {(item.entry, item.statistic, item.window): item.raw[0] for item in items if item.entry}
         self._position = {name: j for j, name in enumerate(features.names)}
         self._memory = {plan.column: plan.memory / 1e6 for plan in plans(schema)}
 
     def describe(self, column: int, raw: Sequence[float], row: Mapping[str, object], now: float) -> Description:
-        """Tell the most unusual feature of one column, given by its position among the columns.
+        """Describe the most unusual feature of a column. column: its index.
 
-        raw: n_raw numbers, the row's raw features; row: its values by column; now: microseconds since 1970.
+        raw: the row's raw features, n_raw numbers; row: values by column; now: microseconds since 1970.
         """
         item = self._most_unusual(self._of_column[column], raw)
         value, typical = raw[item.raw[0]], _short(self._features.typical[item.raw[0]])
         if item.entry is not None:
-            value = _short(value)  # the past is remembered in float32
+            value = _short(value)  # history is stored in float32
             return Description(item.name, _number(value), typical, self._history(item, value, typical, raw, row))
         if item.kind == "categorical":
             return self._category(item, value, typical, row)
@@ -93,18 +95,18 @@ class Describer:
         return Description(item.name, _number(value), typical, text)
 
     def _most_unusual(self, items: list[_Item], raw: Sequence[float]) -> _Item:
-        """The farthest from the usual; of its statistic's windows the longest that is at least half as far.
+        """The item farthest from typical; of its statistic's windows the longest that is at least half as far.
 
-        A long window tells a reader more: a z-score in an hour is often measured against a single transaction.
+        Long windows are more informative: a z-score in an hour often compares with a single transaction.
         """
         if len(items) == 1:
             return items[0]
         distances = [self._distance(item, raw) for item in items]
         farthest = max(distances)
-        found = items[distances.index(farthest)]
-        if not found.window:
-            return found
-        same = (found.entry, found.statistic)
+        item_of_farthest = items[distances.index(farthest)]
+        if not item_of_farthest.window:
+            return item_of_farthest
+        same = (item_of_farthest.entry, item_of_farthest.statistic)
         return [
             item
             for item, distance in zip(items, distances, strict=True)
@@ -112,7 +114,7 @@ class Describer:
         ][-1]
 
     def _distance(self, item: _Item, raw: Sequence[float]) -> float:
-        """How far the row is from the typical one, in standard deviations; a missing value is the farthest."""
+        """Distance from the typical row in standard deviations; infinite if missing."""
         square = 0.0
         for j in item.raw:
             x, measure = raw[j], self._measures[j]
@@ -126,22 +128,22 @@ class Describer:
         return math.sqrt(square)
 
     def _surprises(self, j: int) -> list[float]:
-        """How much more surprising than the usual one each level of a category is, the unknown one last."""
+        """Surprise of each level relative to the usual one; the unknown level is last."""
         f = self._features
         surprise = f.tables[f.offsets[j] : f.offsets[j] + f.levels[j] + 1, 0]
         return (surprise - surprise[int(f.typical[j])]).tolist()
 
     def _category(self, item: _Item, code: float, typical: float, row: Mapping[str, object]) -> Description:
-        j, given = item.raw[0], row.get(item.column)
+        j, value = item.raw[0], row.get(item.column)
         levels = self._features.categories[item.column]
         usual = levels[int(typical)] if int(typical) < len(levels) else None
         usually = f" (usually {usual!r})" if usual is not None else ""
-        if _is_missing(given):
+        if _is_missing(value):
             return Description(item.name, None, usual, f"{item.column} is missing{usually}")
         share = float(self._features.shares[self._features.offsets[j] + int(code)]) if code < len(levels) else 0.0
         often = percent(share) if share > 0 else "none"
-        text = f"{item.column} {str(given)!r} appears in {often} of the training rows{usually}"
-        return Description(item.name, str(given), usual, text)
+        text = f"{item.column} {str(value)!r} appears in {often} of the training rows{usually}"
+        return Description(item.name, str(value), usual, text)
 
     def _calendar(self, item: _Item, typical: float, now: float) -> Description:
         if math.isnan(now):
@@ -157,7 +159,7 @@ class Describer:
         if item.kind == "night":
             usual = "at night" if typical else "by day"
             return Description(item.name, "at night" if at_night else "by day", usual, f"{text} (usually {usual})")
-        # The medians of sine and cosine point at an hour; where they nearly cancel, no hour is usual.
+        # The medians of sine and cosine give the usual hour; if both are near 0, there is none.
         sine, cosine = (float(self._features.typical[j]) for j in item.raw)
         if math.hypot(sine, cosine) < 0.1:
             return Description(item.name, clock, None, text)
@@ -205,17 +207,17 @@ class Describer:
         usually = f"(usually {percent(typical)})"
         if x == 0:
             return f"no known fraud of {whose} {when} {usually}"
-        # The risk counts one legitimate transaction more; with the frauds beside it the true share is known.
-        found = self._place.get((item.entry, "frauds", item.window))
+        # The risk counts one extra legitimate transaction; with the number of frauds, the exact share follows.
+        position = self._raw_of_item.get((item.entry, "frauds", item.window))
         share = f"at least {percent(x)}"
-        if found is not None:
-            frauds = raw[found]
+        if position is not None:
+            frauds = raw[position]
             among = round(frauds / x) - 1
             share = f"{percent(frauds / among)} ({rounded(frauds)} of {rounded(among)})"
         return f"{share} of {whose}'s transactions {when}{',' if delay else ''} were fraud {usually}"
 
     def _comparison(self, item: _Item, x: float, typical: float, raw: Sequence[float]) -> str:
-        """A ratio or a z-score: the row's value against the window's mean."""
+        """Describe a ratio or z-score: the row's value against the window's mean."""
         entry = item.entry
         assert entry is not None and entry.value is not None
         value = raw[self._position[entry.value]]
@@ -232,15 +234,15 @@ class Describer:
         return f"{what} is {rounded(x)} times {of_mean} (usually {rounded(typical)})"
 
     def _window_mean(self, item: _Item, value: float, raw: Sequence[float]) -> float | None:
-        """The mean of the window that an item compares with, from any entry that knows it."""
+        """The mean of the item's window, from any entry with `mean` or `ratio`."""
         assert item.entry is not None
-        for wanted in ("mean", "ratio"):
-            for (entry, statistic, window), j in self._place.items():
+        for source in ("mean", "ratio"):
+            for (entry, statistic, window), j in self._raw_of_item.items():
                 same = (entry.entity, entry.value) == (item.entry.entity, item.entry.value)
-                if not same or statistic != wanted or window != item.window:
+                if not same or statistic != source or window != item.window:
                     continue
                 x = raw[j]
-                if wanted == "mean":
+                if source == "mean":
                     return x
                 if value and x and x != 1.0 and abs(x) < LARGEST_RATIO:
                     return value / x
@@ -276,7 +278,7 @@ def _true_or_false(value: float) -> str:
 
 
 def _short(x: float) -> float:
-    """Without the noise of float32, in which the past is remembered."""
+    """Remove the rounding noise of float32, the type of the history."""
     return float(f"{x:.7g}")
 
 

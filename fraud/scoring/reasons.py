@@ -1,10 +1,10 @@
-"""Why a row is suspicious: its evidence beyond a typical row's, divided over the columns, strongest first.
+"""Reasons: the row's evidence minus a typical row's, divided over the columns.
 
-The row and the typical row are two ends; between them a column's features are taken from the one or the other. A column
-counts with the average of what it adds as the first to come in and as the last. Where columns interact at most in pairs
-this is its Shapley value (Shapley, "A value for n-person games", 1953), for 2 evaluations a column in place of
-2^columns. What interactions of three or more columns leave over is divided in proportion to the absolute contributions,
-so that all of them add up exactly (the efficiency that Lundberg & Lee, NeurIPS 2017, ask of an explanation).
+A column's contribution is the mean of two changes in evidence: when it alone is changed from typical to the row's
+value, and when it is the last to be changed. If columns interact at most in pairs, this is the Shapley value (Shapley,
+"A value for n-person games", 1953), with 2 evaluations per column instead of 2^columns. The remainder, from
+interactions of three or more columns, is divided in proportion to the absolute contributions, so that these add up
+exactly (the efficiency property of Lundberg & Lee, NeurIPS 2017).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from fraud.scoring.reason_text import Describer
 class Reason:
     """One column that makes a row suspicious.
 
-    feature: the most unusual of the features that speak of the column; value, typical: that feature here and usually,
-    None where there is none; contribution: powers of ten by which the column makes the row rarer among normal ones than
-    a typical row is; text: the same as a sentence, in the units of the data.
+    feature: the column's most unusual feature; value, typical: of that feature, None if undefined; contribution: powers
+    of ten by which the column makes the row rarer than a typical row; text: a sentence in the units of the data.
     """
 
     column: str
@@ -37,7 +36,7 @@ class Reason:
 
 
 class Explainer:
-    """Divides evidence over the columns. `columns`: those that a detector's features speak of, in their order."""
+    """Divides evidence over the columns. columns: the columns of the features, in order."""
 
     def __init__(self, features: FeatureMap, schema: Schema) -> None:
         self.columns = tuple(dict.fromkeys(features.columns))
@@ -50,12 +49,13 @@ class Explainer:
 
     @property
     def n_probes(self) -> int:
-        """Rows to evaluate for each row that is explained: 2 a column and 2."""
+        """Evaluations per explained row: 2 per column plus 2."""
         return len(self._is_kept)
 
     def probes(self, raw: np.ndarray) -> np.ndarray:
-        """What to evaluate, float64 (n_rows * n_probes, n_raw): for each row of `raw`, float64 (n_rows, n_raw), the row
-        itself, the typical row, the typical row with one column of the row's, and the row with one column typical.
+        """Rows to evaluate, float64 (n_rows * n_probes, n_raw), for raw, float64 (n_rows, n_raw).
+
+        Per row: the row, the typical row, the typical row with one column changed, the row with one column typical.
         """
         mixed = np.where(self._is_kept, raw[:, None, :], self._typical)
         return mixed.reshape(-1, raw.shape[1])
@@ -63,7 +63,7 @@ class Explainer:
     def contributions(self, evidence: np.ndarray) -> np.ndarray:
         """Contributions, float64 (n_rows, n_columns), from the evidence of the probes, float64 (n_rows * n_probes,).
 
-        They add up to the row's evidence less the typical row's. Negative: the column speaks for the row.
+        They add up to the row's evidence minus the typical row's. Negative: the column makes the row less suspicious.
         """
         evidence = evidence.reshape(-1, self.n_probes)
         n = len(self.columns)
@@ -79,27 +79,25 @@ class Explainer:
     def reasons(
         self, raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float, top: int
     ) -> list[Reason]:
-        """The `top` columns of one row that speak against it, strongest first; none that speak for it.
+        """The `top` columns with positive contributions, largest first.
 
         raw: float64 (n_raw,); contributions: float64 (n_columns,); row: its values by column; now: microseconds since
-        1970, NaN where no time is known.
+        1970, NaN if unknown.
         """
         order = np.argsort(-contributions, kind="stable")[:top].tolist()
-        return self._told([g for g in order if not contributions[g] <= 0], raw, contributions, row, now)
+        return self._reasons_at([g for g in order if not contributions[g] <= 0], raw, contributions, row, now)
 
     def account(
         self, raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
     ) -> list[Reason]:
-        """Every column of one row, those that speak for it too, the most suspicious first; arguments as `reasons`."""
-        return self._told(np.argsort(-contributions, kind="stable").tolist(), raw, contributions, row, now)
+        """All columns of one row, most suspicious first; arguments as in `reasons`."""
+        return self._reasons_at(np.argsort(-contributions, kind="stable").tolist(), raw, contributions, row, now)
 
-    def _told(
-        self, places: list[int], raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
+    def _reasons_at(
+        self, positions: list[int], raw: np.ndarray, contributions: np.ndarray, row: Mapping[str, object], now: float
     ) -> list[Reason]:
-        values, found = raw.tolist(), []
-        for g in places:
-            told = self._describer.describe(g, values, row, now)
-            found.append(
-                Reason(self.columns[g], told.feature, told.value, told.typical, float(contributions[g]), told.text)
-            )
-        return found
+        values, reasons = raw.tolist(), []
+        for g in positions:
+            feature, value, typical, text = self._describer.describe(g, values, row, now)
+            reasons.append(Reason(self.columns[g], feature, value, typical, float(contributions[g]), text))
+        return reasons

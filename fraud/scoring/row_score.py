@@ -1,4 +1,4 @@
-"""What the engine says of one row: the score, the decision, how its history was read, and the account of it."""
+"""The engine's results for one row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fraud.scoring.reasons import Reason
 
 @dataclass(frozen=True)
 class RowScore:
-    """One row's answer. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
+    """Score and decision. Scores are in [0, 1), higher is more suspicious; is_fraud: score >= threshold.
 
-    scores: what each detector alone says, {"forest_score": ...}. is_history_live: False where the state store failed,
-    so that the row was scored with the model's own history. is_changed: the row's id was remembered before with another
-    time or other values, so that this row was not.
+    scores: of each detector, {"forest_score": ...}. is_history_live: False if the state store failed and the row was
+    scored with the model's own history. is_changed: the id is in the history with another time or other values, so the
+    row was not added.
     """
 
     score: float
@@ -37,10 +37,10 @@ LIVE, NOT_LIVE, CHANGED = HistoryRead(True, False), HistoryRead(False, False), H
 
 @dataclass(frozen=True)
 class Explanation:
-    """One row's answer with the whole account of it.
+    """Score and explanation of one row.
 
-    evidence: of the row, in powers of ten; typical_evidence: of a typical row. columns: every column, from the most to
-    the least suspicious; their contributions add up to evidence - typical_evidence.
+    evidence: of the row, in powers of ten; typical_evidence: of a typical row. columns: all columns, most suspicious
+    first; their contributions add up to evidence - typical_evidence.
     """
 
     answer: RowScore

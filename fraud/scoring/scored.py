@@ -1,8 +1,8 @@
-"""The table of scored rows: what batch scoring writes, what a reference for drift is, and what monitoring reads.
+"""The table of scored rows: output of batch scoring, drift reference, and input of monitoring.
 
-Its columns: row (number in the source, from 0), the schema's columns, and `ADDED`, with the scores of optional
-detectors before the decision. A schema column whose name is one of ours (the label of the shipped schema is called
-is_fraud, and so is our decision) is written as given_<name>.
+Columns: row (number in the source, from 0), the schema's columns, and `ADDED`, with the scores of optional detectors
+before the decision. A schema column with a name of ours (such as the label is_fraud, the name of our decision) is
+written as given_<name>.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fraud.scoring.reasons import Reason
 ROW = "row"
 _ABOUT = ("reasons", "explanation", "model_version")
 _ALWAYS = registry.score_columns(with_optional=False)
-ADDED = (SCORE, *_ALWAYS, DECISION, *_ABOUT)  # whatever the model
-_GIVEN = "given_"
+ADDED = (SCORE, *_ALWAYS, DECISION, *_ABOUT)  # in every model
+_PREFIX = "given_"
 _TYPES = {
     "numeric": pa.float64(),
     "boolean": pa.float64(),
@@ -33,14 +33,14 @@ _TYPES = {
 
 
 def name_of(column: str) -> str:
-    """The name under which a schema column stands in the table."""
-    return f"{_GIVEN}{column}" if column in (ROW, *registry.score_columns(), *ADDED) else column
+    """The name of a schema column in the table."""
+    return f"{_PREFIX}{column}" if column in (ROW, *registry.score_columns(), *ADDED) else column
 
 
 def arrow_fields(schema: Schema, *, with_label: bool) -> list[pa.Field]:
-    """Row number and schema columns under their own names, canonical types (fraud.schema.validate)."""
-    wanted = [column for column in schema.columns if with_label or column.kind != "label"]
-    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in wanted]
+    """Fields of the schema columns, with canonical types (fraud.schema.validate)."""
+    columns = [column for column in schema.columns if with_label or column.kind != "label"]
+    return [pa.field(name_of(column.name), _TYPES.get(column.kind, pa.string())) for column in columns]
 
 
 def arrow_schema(schema: Schema, *, with_label: bool, detector_columns: Sequence[str] = _ALWAYS) -> pa.Schema:
@@ -56,18 +56,18 @@ def table(
     model_version: str,
     reasons: Sequence[Sequence[Reason] | None] | None = None,
 ) -> pd.DataFrame:
-    """Join canonical rows (index: row numbers) with what the engine said of them.
+    """Join canonical rows (index: row numbers) with scores and reasons.
 
-    scores: from `Engine.score_frame`; reasons: those of each row or None, as JSON (`reasons_json`) in the column
-    `reasons`, as sentences in `explanation`.
+    scores: from `Engine.score_frame`. reasons: of each row, or None; written as JSON (`reasons_json`) to `reasons`, as
+    sentences to `explanation`.
     """
     frame = rows.rename(columns={name: name_of(name) for name in rows.columns})
     frame.insert(0, ROW, rows.index.to_numpy(dtype=np.int64))
     for name in scores.columns:
         frame[name] = scores[name].to_numpy()
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
-        told = None if reasons is None else [None if why is None else write(why) for why in reasons]
-        frame[name] = None if told is None else pd.Series(told, index=frame.index, dtype="str")
+        texts = None if reasons is None else [None if why is None else write(why) for why in reasons]
+        frame[name] = None if texts is None else pd.Series(texts, index=frame.index, dtype="str")
     frame["model_version"] = model_version
     return frame
 
@@ -79,9 +79,9 @@ def arrow_table(
     model_version: str,
     reasons: Mapping[int, Sequence[Reason]] | None = None,
 ) -> pa.Table:
-    """What `table` gives, as Arrow, made of the arrays at hand: no copy through a frame.
+    """`table` as Arrow, without a copy through a frame.
 
-    reasons: those of some rows, by their position.
+    reasons: of some rows, by position.
     """
     with_label = schema.label is not None and schema.label.name in rows
     detector_columns = [name for name in scores.columns if name not in (SCORE, DECISION)]
@@ -94,13 +94,13 @@ def arrow_table(
     for name in scores.columns:
         columns[name] = pa.array(scores[name].to_numpy())
     for name, write in (("reasons", reasons_json), ("explanation", _sentences)):
-        columns[name] = _scattered({place: write(why) for place, why in (reasons or {}).items()}, len(rows))
+        columns[name] = _scattered({position: write(why) for position, why in (reasons or {}).items()}, len(rows))
     columns["model_version"] = pa.repeat(pa.scalar(model_version, pa.string()), len(rows))
     return pa.table([columns[name] for name in fields.names], schema=fields)
 
 
 def _scattered(texts: Mapping[int, str], n: int) -> pa.Array:
-    """Texts at their positions among `n`, null elsewhere."""
+    """An array of length `n` with texts at their positions, else null."""
     if not texts:
         return pa.nulls(n, pa.string())
     at = np.full(n, -1, dtype=np.int64)
@@ -109,21 +109,19 @@ def _scattered(texts: Mapping[int, str], n: int) -> pa.Array:
 
 
 def reasons_json(reasons: Sequence[Reason]) -> str:
-    """Reasons as compact JSON: a list of objects column, feature, value, typical, contribution, text; strongest
-    first.
-    """
+    """Reasons as JSON: objects with column, feature, value, typical, contribution, text; strongest first."""
     return json.dumps(
         [{name: _short(value) for name, value in vars(reason).items()} for reason in reasons], allow_nan=False
     )
 
 
 def is_scored(frame: pd.DataFrame) -> bool:
-    """Whether a frame is such a table: it holds every column of `ADDED`."""
+    """Whether a frame has all columns of `ADDED`."""
     return set(ADDED) <= set(frame.columns)
 
 
 def source_columns(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """The schema's columns of a scored table, under the names the schema knows; our own columns are left out."""
+    """The schema's columns of a scored table, under their original names."""
     names = {name_of(column.name): column.name for column in schema.columns}
     return frame[[name for name in frame.columns if name in names]].rename(columns=names)
 

@@ -1,4 +1,4 @@
-"""Schemas without one group of features each, to measure what the group contributes."""
+"""Ablation: schemas that each lack one group of features, to measure its contribution."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from fraud.schema.columns import Column, History
 class Group:
     """Features that are removed together.
 
-    name: of the group. features: the names of the removed features. schema: the schema without them, or None
-    when nothing would be left to learn from.
+    features: names of the removed features. schema: the schema without them, or None if nothing is left to learn from.
     """
 
     name: str
@@ -25,7 +24,7 @@ class Group:
 
 
 def groups(schema: Schema) -> list[Group]:
-    """Every group of a schema: each column (with the histories that need it), the calendar, each history entry."""
+    """All groups of a schema: each column (with the histories that need it), the calendar, each history entry."""
     lacking = []
     for column in schema.features:
         others = tuple(other for other in schema.columns if other.name != column.name)
@@ -53,7 +52,7 @@ def _group(schema: Schema, name: str, columns: tuple[Column, ...], history: Sequ
 
 
 def _stands_without(schema: Schema, columns: tuple[Column, ...], entry: History) -> bool:
-    """Whether a history entry can be computed from these columns; asked of the schema, which knows what it needs."""
+    """Whether a history entry is valid with these columns."""
     try:
         replace(schema, columns=columns, history=(entry,))
     except SchemaError:

@@ -1,4 +1,4 @@
-"""What a training does: one YAML, read strictly into frozen dataclasses that live beside the code they configure."""
+"""Training configuration: one YAML, read strictly into frozen dataclasses beside the code they configure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SHIPPED = Path(__file__).parents[1] / "configs"
 
 @configuration()
 class TrainConfig:
-    """The configuration of a training; every section is documented on its own class.
+    """Configuration of a training. Each section is documented on its class.
 
-    seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can look
-    at, for the metric recall_at_budget and the default threshold when there are no labels. forest_weight: weight of the
-    forest's evidence beside the autoencoder's; None: the one that validation labels favour, else one half.
+    seed: seeds the forest, the autoencoder, the head, the bootstrap. alert_budget: share of rows that analysts can
+    review, for the metric recall_at_budget and the default threshold without labels. forest_weight: weight of the
+    forest's evidence against the autoencoder's; None: the best on validation labels, or 0.5 without labels.
     """
 
     seed: Whole = 7
@@ -45,9 +45,9 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path_or_name: str | None) -> TrainConfig:
-        """Read a YAML file, or a shipped one by name ("handbook", "ulb"); None gives the defaults.
+        """Read a YAML file or a shipped one ("handbook", "ulb"); None gives the defaults.
 
-        Raises ConfigError naming the key that is unknown or out of range.
+        Raises ConfigError naming the key.
         """
         if path_or_name is None:
             return cls()
@@ -64,16 +64,16 @@ class TrainConfig:
         return from_mapping(cls, raw or {}, where=path.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, as `from_mapping` takes it."""
+        """Nested dict, for `from_mapping`."""
         return dataclasses.asdict(self)
 
     def flat(self) -> dict[str, Any]:
-        """One level, dotted keys, for MLflow parameters."""
+        """Flat dict with dotted keys, for MLflow parameters."""
         return _flatten(self.to_dict())
 
 
 def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[str]) -> TrainConfig:
-    """The YAML, then `--set section.key=value`, then `--seed`. Raises ConfigError naming the key."""
+    """Merge the YAML, then `--set section.key=value`, then `--seed`. Raises ConfigError naming the key."""
     raw = TrainConfig.load(path_or_name).to_dict()
     for override in overrides:
         path, separator, text = override.partition("=")
@@ -95,7 +95,7 @@ def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[st
 
 
 def from_mapping(cls: type[T], raw: object, where: str = "configuration") -> T:
-    """Make a configuration from a mapping. Raises ConfigError that begins with `where`."""
+    """Make a configuration from a mapping. Raises ConfigError; the message begins with `where`."""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a mapping of settings, got {raw!r}")
     try:

@@ -1,7 +1,6 @@
-"""The steps of a training, without saying where they run: prepare the matrices, fit the detectors, assemble and
-evaluate.
+"""The steps of a training: prepare matrices, fit the detectors, assemble, evaluate.
 
-`ray_jobs.train` runs the fits on Ray and the rest in its driver; `fit_locally` runs everything here. Both give the
+`ray_jobs.train` runs the fits on Ray and the rest in its driver; `fit_locally` runs all in this process. Both give the
 same detector.
 """
 
@@ -22,7 +21,7 @@ from fraud.detectors.head import Head, HeadConfig
 from fraud.errors import ConfigError, DataError
 from fraud.history.replay import replay
 from fraud.history.state import HistoryState
-from fraud.metrics import measures as metrics
+from fraud.metrics import measures
 from fraud.schema import Schema
 from fraud.scoring.detector import JOINED, LABEL_LIGHT, Detector
 from fraud.scoring.engine import Engine
@@ -32,13 +31,13 @@ from fraud.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-# (inputs, labels, settings, seed) to a head, wherever it runs.
+# Fits a head: (inputs, labels, settings, seed) -> Head.
 HeadFit = Callable[[np.ndarray, np.ndarray, HeadConfig, int], Head]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Matrices ready for fitting and judging.
+    """Matrices for fitting and evaluation.
 
     raw: float64 (n_rows, n_raw) of all rows; labels: int8 (n_rows,) or None; x_fit: float32 (n_fit, n_inputs) training
     rows not known as fraud; x_validation: float32, validation rows not known as fraud, for early stopping.
@@ -58,7 +57,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Fold:
-    """What may be known before the test window: all rows of one training and one validation window.
+    """All rows of one training and one validation window, before the test window.
 
     raw_train, raw_validation: float64 (n_rows, n_raw); train_labels, validation_labels: int8 (n_rows,), or both None;
     categories: known levels of each categorical column, from the normal training rows.
@@ -73,7 +72,6 @@ class Fold:
 
     @classmethod
     def of(cls, prepared: Prepared) -> Fold:
-        """The windows of a prepared training."""
         labels, split = prepared.labels, prepared.split
         known = (None, None) if labels is None else (labels[split.train], labels[split.validation])
         raw = prepared.raw
@@ -87,9 +85,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How the detectors did on the untouched test window.
+    """Results on the test window.
 
-    scores: {name: float64 (n_test,)}, "joined" first, then the others of `Detector.evidence_names`; metrics: {name:
+    scores: {name: float64 (n_test,)}, "joined" first, then the rest of `Detector.evidence_names`; metrics: {name:
     {metric: value}}; labels: int8 (n_test,) or None; intervals: {name: (low, high)} bootstrap interval of average
     precision, 95 %. validation_scores: float64 (n_validation, n_scores), from Engine.score_raw before any refit.
     """
@@ -104,9 +102,9 @@ class Evaluation:
 
 
 def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared:
-    """Split canonical rows by time, compute raw features and history, fit the feature map on the normal training rows.
+    """Split canonical rows by time, compute raw features and history, fit the features on normal training rows.
 
-    Raises DataError if a window is empty, or training or validation hold no normal row.
+    Raises DataError if a window is empty, or if training or validation have no normal row.
     """
     times = times_of(rows, schema)
     split = split_by_time(times, split_config(schema, config), len(rows))
@@ -124,12 +122,12 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> Prepared
 
 
 def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
-    """Times of canonical rows, datetime64[us] (n_rows,), None without a timestamp."""
+    """Times of canonical rows, datetime64[us] (n_rows,); None without a timestamp."""
     return rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
 
 
 def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
-    """Labels of canonical rows, int8 (n_rows,), None where no row has one."""
+    """Labels of canonical rows, int8 (n_rows,); None if no row has one."""
     if schema.label is None or schema.label.name not in rows:
         return None
     labels = rows[schema.label.name].to_numpy(dtype=np.int8)
@@ -137,12 +135,12 @@ def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
 
 
 def split_config(schema: Schema, config: TrainConfig) -> SplitConfig:
-    """The configured split; no window may use labels sooner than the schema says they are known."""
+    """The configured split, with a delay of at least the schema's label delay."""
     return replace(config.split, delay_days=max(config.split.delay_days, schema.label_delay_days))
 
 
 def normal_rows(split: Split, labels: np.ndarray | None, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
-    """Rows not known as fraud of the training and the validation window. Raises DataError where there is none."""
+    """Rows not known as fraud in the training and validation window. Raises DataError if there are none."""
     normal = split.train if labels is None else split.train[labels[split.train] != 1]
     if len(normal) == 0:
         raise DataError(
@@ -159,16 +157,16 @@ def normal_rows(split: Split, labels: np.ndarray | None, schema: Schema) -> tupl
 
 
 def trim(prepared: Prepared, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
-    """Rows to fit the autoencoder on: with labels all of x_fit, without them x_fit less its most isolated share."""
+    """Rows to fit the autoencoder on: x_fit, without its most isolated share if there are no labels."""
     if prepared.labels is not None and (prepared.labels[prepared.split.train] >= 0).any():
         return prepared.x_fit
     return trimmed(prepared.x_fit, fitted, config)
 
 
 def trimmed(x_fit: np.ndarray, fitted: forest.Forest, config: TrainConfig) -> np.ndarray:
-    """x_fit, float32 (n_rows, n_inputs), less the share forest.contamination that `fitted` isolates best.
+    """x_fit, float32 (n_rows, n_inputs), without the share forest.contamination that `fitted` isolates best.
 
-    Without labels some of the rows are fraud, and a network that sees them learns them.
+    Without labels some of these rows are fraud, and the network would learn them.
     """
     scores = fitted.score(x_fit)
     return x_fit[scores <= np.quantile(scores, 1.0 - config.forest.contamination)]
@@ -181,7 +179,7 @@ def fit_autoencoder(
     on_epoch: Callable[[autoencoder.Epoch], None] | None = None,
     device: str = "cpu",
 ) -> tuple[autoencoder_score.Autoencoder, list[autoencoder.Epoch]]:
-    """Train to early stopping in this process. x_fit, x_validation: float32 (n, n_inputs)."""
+    """Train in this process until early stopping. x_fit, x_validation: float32 (n, n_inputs)."""
     training = autoencoder.Training(x_fit.shape[1], config.autoencoder, seed=config.seed, device=device)
     x, v = autoencoder.as_tensor(x_fit, device), autoencoder.as_tensor(x_validation, device)
     while not training.is_finished:
@@ -198,10 +196,9 @@ def assemble(
     config: TrainConfig,
     fit_head: HeadFit = head.fit,
 ) -> tuple[Detector, Evaluation]:
-    """Calibrate, fit the head if there are labels for one, choose the threshold on validation, then judge on test.
+    """Calibrate, fit the head if there are enough labels, choose the threshold on validation, evaluate on test.
 
-    fit_head: where the head's members are fitted. Nothing here lets the test window influence the detector: it is
-    scored last, once.
+    fit_head: fits the head. The test window does not influence the detector: it is scored once, at the end.
     """
     split, labels = prepared.split, prepared.labels
     fold = Fold.of(prepared)
@@ -224,8 +221,8 @@ def assemble(
     if y_test is not None and (y_test == 1).any() and (y_test == 0).any():
         known = y_test >= 0
         for name, scores in names.items():
-            figures[name] = metrics.evaluate(y_test, scores, budget=config.alert_budget)
-            intervals[name] = metrics.bootstrap(
+            figures[name] = measures.evaluate(y_test, scores, budget=config.alert_budget)
+            intervals[name] = measures.bootstrap(
                 "average_precision", y_test[known], scores[known], n=100, seed=config.seed
             )
         figures[JOINED] |= selection.measure(names[JOINED], y_test, threshold.value, config.threshold)
@@ -235,7 +232,7 @@ def assemble(
     else:
         warnings = (
             *warnings,
-            "the test window does not hold both labelled frauds and labelled normal rows: no metric is reported",
+            "the test window lacks labelled frauds or labelled normal rows: no metric is reported",
         )
     figures.setdefault(JOINED, {})["alert_rate"] = float(np.mean(threshold.decide(names[JOINED])))
     return detector, Evaluation(
@@ -252,10 +249,10 @@ def join(
     fit_head: HeadFit = head.fit,
     history: tuple[HistoryState, ...] = (),
 ) -> tuple[Detector, Head | None, tuple[str, ...]]:
-    """Calibrate the detectors on the validation window and add the head that the configuration asks for.
+    """Calibrate the detectors on the validation window and add the head of the configuration.
 
-    Returns the detector, still without a threshold, the head to deploy in place of its own, and warnings. fit_head:
-    where the head's members are fitted; history: the state that the detector starts with.
+    Returns the detector, without a threshold, the refitted head to deploy instead of its own, and warnings. fit_head:
+    fits the head. history: the detector's initial state.
     """
     components = (fitted_forest, fitted_autoencoder, *_fit_further(fold, fitted_features, fitted_forest, config))
     x = fitted_features.transform(fold.raw_validation)
@@ -270,13 +267,13 @@ def join(
 def _fit_further(
     fold: Fold, fitted_features: FeatureMap, fitted_forest: forest.Forest, config: TrainConfig
 ) -> list[Fitted]:
-    """Fit what the registry adds, on the rows that the autoencoder learns from."""
-    if not registry.further():
+    """Fit the extra detectors of the registry, on the autoencoder's training rows."""
+    if not registry.extra_detectors():
         return []
     x_fit = fitted_features.transform(fold.raw_normal)
     if fold.train_labels is None or not (fold.train_labels >= 0).any():
         x_fit = trimmed(x_fit, fitted_forest, config)
-    return [cls.fit(x_fit, config.seed) for cls in registry.further()]
+    return [cls.fit(x_fit, config.seed) for cls in registry.extra_detectors()]
 
 
 def fit_locally(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> tuple[Detector, Evaluation]:
@@ -293,8 +290,8 @@ def _add_head(
 ) -> tuple[Detector, Head | None, tuple[str, ...]]:
     """The detector with a head fitted on the training window, the head to deploy, and warnings.
 
-    The calibration is that of the first head on validation rows, which it has not seen; the head to deploy is
-    fitted again with the validation rows included.
+    The first head is calibrated on the validation rows, which it has not seen. The head to deploy is fitted again, with
+    the validation rows.
     """
     y_train, y_validation, settings = fold.train_labels, fold.validation_labels, config.head
     frauds = 0 if y_train is None else int((y_train == 1).sum())

@@ -1,4 +1,4 @@
-"""The data that the trials of a search are fitted and judged on: folds before the test window."""
+"""Training and validation data of search trials: folds before the test window."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fraud.training.fitting import Fold
 
 @dataclass(frozen=True)
 class Matrices:
-    """One fold under one preprocessing, as the detectors read it.
+    """Detector inputs of one fold.
 
-    x_fit: float32 (n_fit, n_inputs), training rows not known as fraud. x_trimmed: those that an autoencoder learns
-    from. x_validation: float32 (n_validation, n_inputs), every validation row; labels: int8 (n_validation,) or None.
+    x_fit: float32 (n_fit, n_inputs), training rows not known as fraud. x_trimmed: those for the autoencoder.
+    x_validation: float32 (n_validation, n_inputs), all validation rows. labels: int8 (n_validation,) or None.
     """
 
     x_fit: np.ndarray
@@ -32,15 +32,15 @@ class Matrices:
 
     @property
     def x_quiet(self) -> np.ndarray:
-        """Validation rows not known as fraud, on which an autoencoder's training is stopped."""
+        """Validation rows not known as fraud, for early stopping."""
         return self.x_validation if self.labels is None else self.x_validation[self.labels != 1]
 
 
 def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig, folds: int = 1) -> list[Fold]:
-    """The windows to search on, newest first: those of the split, and the same moved back by the test window's length.
+    """Folds, newest first: the windows of the split, then the same moved back by the length of the test window.
 
-    rows: canonical frame. The history of every row is computed once; no row of the test window is returned. Raises
-    DataError or ConfigError as `fitting.prepare`, naming the fold.
+    rows: canonical frame. The history is computed once. Test rows are not returned. Raises DataError or ConfigError as
+    `fitting.prepare`, naming the fold.
     """
     times, labels = fitting.times_of(rows, schema), fitting.labels_of(rows, schema)
     splits = prequential(times, fitting.split_config(schema, config), folds, n_rows=len(rows))
@@ -59,14 +59,14 @@ def prepare(rows: pd.DataFrame, schema: Schema, config: TrainConfig, folds: int 
 
 
 def fit_features(fold: Fold, config: TrainConfig) -> FeatureMap:
-    """The preprocessing of `config.features`, learnt on the fold's normal training rows."""
+    """Fit `config.features` on the fold's normal training rows."""
     return features.fit(fold.raw_normal, fold.schema, fold.categories, config.features)
 
 
 def matrices(fold: Fold, config: TrainConfig) -> Matrices:
-    """Transform a fold as `config.features` says.
+    """Transform a fold by `config.features`.
 
-    Without labels, what `config.forest` isolates best is left out of x_trimmed, as a training does.
+    Without labels, x_trimmed lacks the rows that `config.forest` isolates best, as in a training.
     """
     fitted = fit_features(fold, config)
     x_fit = fitted.transform(fold.raw_normal)

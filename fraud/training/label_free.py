@@ -1,9 +1,9 @@
-"""An objective for data without labels: how well a detector tells real rows from artificial outliers.
+"""An objective for data without labels: how well a detector separates real rows from artificial outliers.
 
-The outliers are copies of validation rows with at least half of the inputs moved away from their medians, near enough
-to be hard to find (of the constructions that alter genuine rows: Steinbuss and Boehm, "Generating artificial outliers
-in the absence of genuine ones: a survey", ACM TKDD 2021). docs/experiments.md has how far the order that it puts
-detectors in agrees with that of the frauds, where it misleads, and the constructions that did worse.
+Outliers are copies of validation rows with at least half of the inputs moved away from their medians, by little enough
+to be hard to detect (see Steinbuss and Boehm, "Generating artificial outliers in the absence of genuine ones: a
+survey", ACM TKDD 2021). docs/experiments.md compares its ranking of detectors with that by frauds, and with other
+constructions.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 from fraud.errors import DataError
 
-# What a sweep calls the average precision of a detector at finding the artificial outliers.
+# Name of the objective in a sweep: average precision on the artificial outliers.
 OBJECTIVE = "synthetic_average_precision"
-# Artificial outliers a real row: few, as frauds are, but enough of them that their luck decides nothing.
+# Artificial outliers per real row: few, like frauds, but enough for a stable estimate.
 _SHARE = 0.05
 _FEWEST = 200
-# How many times as far from the median an input is moved.
+# Factors by which the distance from the median grows.
 _STRETCH = (1.2, 2.0)
 
 
 def synthetic_outliers(
     x_fit: NDArray[np.float32], x_validation: NDArray[np.float32], seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Validation rows, and after them the artificial outliers made of them.
+    """Validation rows, followed by artificial outliers made from them.
 
-    x_fit: float32 (n_fit, n_inputs), the training rows, whose medians and ranges are used: an outlier stays within the
-    values that each input has in either set, so indicators of categories stay 0 or 1. x_validation: float32 (n_rows,
+    x_fit: float32 (n_fit, n_inputs), training rows, for medians and ranges. Outliers stay within each input's range in
+    both sets, so category indicators stay 0 or 1. x_validation: float32 (n_rows,
     n_inputs). The same seed and rows give the same outliers, under any linear scaling of the inputs.
 
-    Returns X float32 (n_rows + n_outliers, n_inputs) and labels int8, 1 = artificial: a twentieth of the rows, at least
-    200. Raises DataError when either has no row or they differ in width.
+    Returns X float32 (n_rows + n_outliers, n_inputs) and labels int8, 1 = artificial: 5 % of the rows, at least 200.
+    Raises DataError if a set is empty or the widths differ.
     """
     if not len(x_fit) or not len(x_validation) or x_fit.shape[1] != x_validation.shape[1]:
         raise DataError(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.session import connected, terminable
-from fraud.data import tables as data
+from fraud.data import tables
 from fraud.errors import ConfigError, FraudError, RegistryError
 from fraud.judging import conclusions, evaluation, paired, slices
 from fraud.judging.evaluation import Plan, Scored
@@ -77,8 +77,8 @@ def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
     )
     page = evaluate_page.page(document, judged.scored, rival, plan)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    data.write_text(page, request.out)
-    data.write_text(text, json_path(request.out))
+    tables.write_text(page, request.out)
+    tables.write_text(text, json_path(request.out))
     if request.log_to_mlflow and model.number is not None:
         _log(document, page, text, model.number, settings)
     return dict(document)
@@ -104,7 +104,7 @@ def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
     schema = model.schema
     plan = evaluate_rows.plan_of(request.plan, model)
     card, amount = evaluate_rows.columns_of(model, request.card, request.amount)
-    fingerprint = data.fingerprint(request.data)
+    fingerprint = tables.fingerprint(request.data)
     checked = evaluate_rows.read(request.data, schema)
     rows = checked.rows
     logger.info("%s: %s rows read", request.data, f"{len(rows):,}")

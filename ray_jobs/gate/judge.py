@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fraud.data import tables as data
+from fraud.data import tables
 from fraud.errors import BundleError, ConfigError, RegistryError, SchemaError
 from fraud.judging import evaluation, gate
 from fraud.judging.evaluation import Plan, Scored
@@ -99,7 +99,7 @@ def judge(
     challenger = evaluate_rows.open_model(str(target.number), settings)
     champion = None if before is None else evaluate_rows.open_model(str(before.number), settings)
     models = [challenger] if champion is None else [challenger, champion]
-    fingerprint = data.fingerprint(request.data)
+    fingerprint = tables.fingerprint(request.data)
     checked = evaluate_rows.read(request.data, challenger.schema)
     plan = evaluate_rows.plan_of(request.plan, champion or challenger)
     window = evaluate_rows.unseen(checked.rows, models, fingerprint, request.start, request.end)
@@ -289,7 +289,7 @@ def _already_champion(request: GateRequest, target: TaggedVersion, out: str) -> 
         "challenger": {"version": target.number}, "record": out,
     }  # fmt: skip
     if not _is_record_of(out, target.number):
-        data.write_text(json.dumps(document, indent=2) + "\n", out)
+        tables.write_text(json.dumps(document, indent=2) + "\n", out)
     return document
 
 
@@ -307,8 +307,8 @@ def _save(document: Mapping[str, Any], out: str, target: TaggedVersion, settings
 
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     page = render("ray_jobs", "gate.html", record=document)
-    data.write_text(text, out)
-    data.write_text(page, f"{out.removesuffix('.json')}.html")
+    tables.write_text(text, out)
+    tables.write_text(page, f"{out.removesuffix('.json')}.html")
     name = f"gate/{document['time'].replace(':', '').replace('+0000', 'Z')}"
     tag = {"decision": document["decision"], "time": document["time"], "by": document["by"],
             "failed": document["failed"], "override": bool(document["override"])}  # fmt: skip

@@ -1,8 +1,8 @@
-"""Scores blocks of rows, in an actor of Ray Data or in the job's own process; nothing here needs Ray.
+"""Score blocks of rows, in a Ray Data actor or in the job's own process. This module does not need Ray.
 
-A block names pieces of a Parquet file, which are read and checked here, or holds rows that were checked before
-(`ray_jobs.streaming.checked_blocks`), with their history features if any. The job's own process needs no such blocks.
-What comes out holds scored rows and notes; or, where the output is partitioned, notes with parts: Parquet files.
+An input block either lists pieces of Parquet files, which are read and checked here, or has checked rows
+(`ray_jobs.streaming.checked_blocks`) with history features, if any. An output block has scored rows and notes, or for a
+partitioned output only notes with parts (Parquet files).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from ray_jobs.streaming.checked_blocks import (
     without_notes,
 )
 
-PIECE = "piece"  # the column of a block that names pieces
+PIECE = "piece"  # column of a block that lists pieces
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which detector to load, on any node.
+    """The detector to load, on any node.
 
-    folder: a bundle; sha256: of its manifest; version: what to call it in the output; number: its version in the
-    registry, for nodes that lack the folder.
+    folder: of the bundle; sha256: of its manifest; version: name for the output; number: version in the registry, for
+    nodes without the folder.
     """
 
     folder: str
@@ -61,7 +61,7 @@ class Model:
     settings: Settings
 
     def open(self) -> bundle.Bundle:
-        """Load the bundle from its folder, or from the registry where this node lacks it. Raises BundleError."""
+        """Load the bundle from its folder, or from the registry if this node lacks it. Raises BundleError."""
         if self.number is not None and not Path(self.folder).exists():
             return bundle.load(versions.fetch(self.number, self.settings), expected_sha256=self.sha256)
         return bundle.load(self.folder, expected_sha256=self.sha256)
@@ -69,10 +69,10 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What to do with a block.
+    """Options for scoring blocks.
 
-    reasons: explain flagged rows; date: only rows of this day; in_parts: give encoded parts, one for each day;
-    learnt_until: the last moment of the windows that the model learnt from, if it has times.
+    reasons: explain flagged rows; date: only rows of this day; in_parts: return encoded parts, one per day;
+    learnt_until: end of the windows that the model learned from, if it has times.
     """
 
     model: Model
@@ -91,14 +91,14 @@ class Scorer:
         self._engine = Engine(work.model.open().detector)
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Score one block; a mistake in the data is a note, as an exception would be pages of Ray's own log."""
+        """Score one block. A data error becomes a note, since an exception would fill pages of Ray's log."""
         if PIECE in block.column_names:
             for i in block[PIECE].to_pylist():
                 yield from self.piece(self._work.pieces[i])
             return
         good, notes = without_notes(block)
         if scored.ROW not in good.column_names:
-            yield block  # nothing but the note that reading failed
+            yield block  # only the note that reading failed
             return
         schema = self._engine.schema
         names = feature_names(schema)
@@ -117,7 +117,7 @@ class Scorer:
         )
 
     def checked(self, pieces: Iterable[Validated]) -> Iterator[pa.Table]:
-        """Score checked rows without entity history; a mistake in the data is a note."""
+        """Score checked rows without entity history. A data error becomes a note."""
         schema, date = self._engine.schema, self._work.date
         try:
             for piece in pieces:
@@ -146,14 +146,14 @@ class Scorer:
 
 
 def _n_learnt(table: pa.Table, schema: Schema, work: Work) -> int:
-    """How many scored rows are no newer than what the model learnt from."""
+    """Number of rows from the time that the model learned from."""
     if work.learnt_until is None or schema.timestamp is None:
         return 0
     return int((table[scored.name_of(schema.timestamp.name)].to_numpy() <= work.learnt_until).sum())
 
 
 def _parts(table: pa.Table, schema: Schema, work: Work) -> Iterator[Note]:
-    """Scored rows as one encoded part for each of their days, each with its note."""
+    """One encoded part per day, with its note."""
     for day, rows in _days(table, schema, work.date):
         encoded = encode(rows)
         part = {
@@ -169,20 +169,20 @@ def _parts(table: pa.Table, schema: Schema, work: Work) -> Iterator[Note]:
 
 
 def _days(table: pa.Table, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pa.Table]]:
-    """Rows day by day, in their order; all of them where a date is given."""
+    """Rows by day, in order; all rows if a date is given."""
     if not len(table):
         return
     if date is not None or schema.timestamp is None:
         yield (partitions.UNKNOWN if date is None else date.isoformat()), table
         return
     days = zone_of(schema).day_of(table[scored.name_of(schema.timestamp.name)].to_numpy())
-    for day in np.unique(days):  # NaT is the last
+    for day in np.unique(days):  # NaT is last
         at = np.isnat(days) if np.isnat(day) else days == day
         yield (partitions.UNKNOWN if np.isnat(day) else str(day)), table if at.all() else table.filter(pa.array(at))
 
 
-def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
-    """What `ray_jobs.score.stream.stream` yields, without Ray; not for a schema with entity history."""
+def score_locally(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
+    """`ray_jobs.score.stream.stream` without Ray, for schemas without entity history."""
     scorer = Scorer(work)
     for piece in work.pieces:
         yield from scorer.piece(piece)
@@ -191,8 +191,8 @@ def in_this_process(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]
 
 
 def encode(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file; the same table gives the same bytes."""
+    """Encode a table as a Parquet file, deterministically."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(None), sink, **parquet_options(table.schema))
-    # Not a memoryview: pyarrow 25 never frees one that it made a binary array of.
+    # Not a memoryview: pyarrow 25 never frees one after making a binary array of it.
     return bytes(sink.getvalue().to_pybytes())

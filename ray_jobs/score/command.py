@@ -24,22 +24,22 @@ from fraud.schema.zone import agreed
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score import file, source
-from ray_jobs.score.blocks import Model, Work, in_this_process
-from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.blocks import Model, Work, score_locally
+from ray_jobs.score.history import JobHistory
 from ray_jobs.score.other_days import Policy
 from ray_jobs.score.output import Collector, Job
-from ray_jobs.score.partitions import Days
+from ray_jobs.score.partitions import DayFolders
 from ray_jobs.score.publish import locked
 
 logger = logging.getLogger(__name__)
 
 
 def score(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score a file, and return the manifest; `already_scored` in it says that nothing had to be done.
+    """Score a file and return the manifest. `already_scored` in it: the output was there and valid.
 
-    A file of more than `rows_on_ray` rows, or with entity history, is scored on Ray: on the caller's, or one that this
-    connects to. Raises DataError (no good row; an output of something else is in the way), SchemaError (the file is not
-    what the model's schema describes), ConfigError, BundleError, RegistryError.
+    A file of more than `rows_on_ray` rows, or with entity history, is scored on Ray: the caller's session, or a new
+    one. Raises DataError (no good row, or another output is in the way), SchemaError (the file does not match the
+    model's schema), ConfigError, BundleError, RegistryError.
     """
     began = time.monotonic()
     model, loaded = _model(job.model, settings)
@@ -51,14 +51,14 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
             "or an --out that ends in .parquet"
         )
     identity = _identity(job, model)
-    days = Days(job, identity) if job.is_partitioned else None
+    days = DayFolders(job, identity) if job.is_partitioned else None
     filesystem, out = filesystems.of(job.out)
-    lock = days.lock_of() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
+    lock = days.lock_path() if days else f"{posixpath.dirname(out)}/.{posixpath.basename(out)}.lock"
     with locked(filesystem, lock) as lease:
         if days:
             days.lease = lease
-        done = days.already_there() if days else file.already_there(job, identity)
-        history = HistoryOfJob(job, loaded, settings) if schema.history else None
+        done = days.existing_manifest() if days else file.existing_manifest(job, identity)
+        history = JobHistory(job, loaded, settings) if schema.history else None
         if done is not None:
             if history is not None:
                 history.repair()
@@ -92,7 +92,7 @@ def score(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def _identity(job: Job, model: Model) -> dict[str, Any]:
-    """What must be the same for an output that is there to be this one."""
+    """What identifies an output: an existing one must have the same values."""
     return {
         "input_fingerprint": tables.fingerprint(job.data),
         "bundle_sha256": model.sha256,
@@ -103,7 +103,7 @@ def _identity(job: Job, model: Model) -> dict[str, Any]:
 
 
 def _about(job: Job, loaded: Bundle, zone: Zone) -> dict[str, Any]:
-    """What the manifest says of the job and its model."""
+    """The manifest's entries on the job and its model."""
     schema, threshold = loaded.detector.schema, loaded.detector.threshold
     return {
         "input": job.data,
@@ -119,14 +119,14 @@ def _about(job: Job, loaded: Bundle, zone: Zone) -> dict[str, Any]:
 
 @contextmanager
 def _stream(
-    job: Job, work: Work, loaded: Bundle, total: int | None, history: HistoryOfJob | None
+    job: Job, work: Work, loaded: Bundle, total: int | None, history: JobHistory | None
 ) -> Iterator[Iterator[pa.Table]]:
-    """The scored blocks: from this process where there are few, else from Ray."""
+    """The scored blocks, from this process if there are few rows, else from Ray."""
     limit = source.ROWS_ON_RAY if job.rows_on_ray is None else job.rows_on_ray
     schema = loaded.detector.schema
     if not schema.history and source.is_small(job.data, total, limit):
         with terminable():
-            yield in_this_process(job.data, work, schema)
+            yield score_locally(job.data, work, schema)
         return
     with connected(), terminable():
         from ray_jobs.score.stream import stream
@@ -135,7 +135,7 @@ def _stream(
 
 
 def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
-    """The last moment of the training and validation windows; None where the bundle does not tell, or has no times."""
+    """End of the training and validation windows; None if the bundle has no windows or no times."""
     windows = [window for window in loaded.manifest.get("windows") or [] if window["name"] in ("train", "validation")]
     if loaded.detector.schema.timestamp is None or not windows:
         return None
@@ -144,7 +144,7 @@ def _learnt_until(loaded: Bundle) -> np.datetime64 | None:
 
 
 def _model(reference: str, settings: Settings) -> tuple[Model, Bundle]:
-    """The model that an alias, a version or a bundle folder names, and its loaded bundle."""
+    """The model of an alias, version or bundle folder, and its loaded bundle."""
     opened = open_model(reference, settings)
     sha256, number = opened.bundle.sha256, opened.number
     version = str(number) if number is not None else f"bundle {sha256[:12]}"
@@ -186,25 +186,25 @@ def _parser() -> argparse.ArgumentParser:
         "--date",
         type=day_named,
         metavar="YYYY-MM-DD",
-        help="write only the rows of this day (in the schema's day_zone); their history comes from the days "
-        "before (FRAUD_HISTORY). Without a timestamp column the date is only noted in the manifest",
+        help="write only the rows of this day (in the schema's day_zone); their history comes from earlier days "
+        "(FRAUD_HISTORY). Without a timestamp column the date is only written to the manifest",
     )
     parser.add_argument(
         "--other-days",
         choices=get_args(Policy),
         default="stop",
-        help="with --date, what to do when a day's file holds rows of one or two other days, as one cut at another "
-        "midnight does: stop before anything is written, or skip them with a warning (default: %(default)s)",
+        help="with --date, what to do if the file of a day has rows of one or two other days (such as a file cut at "
+        "another midnight): stop before writing, or skip these rows with a warning (default: %(default)s)",
     )
     _add_history_flags(parser)
     parser.add_argument(
         "--rows-on-ray",
         type=int,
         metavar="N",
-        help=f"score a file of more than N rows on Ray (default {source.ROWS_ON_RAY:,}; 0: always), a smaller "
-        "one in this process, which takes less time than Ray needs to start. With entity history it is always Ray",
+        help=f"score files of more than N rows on Ray (default {source.ROWS_ON_RAY:,}; 0: always), smaller ones in "
+        "this process, which is faster than starting Ray. Entity history always needs Ray",
     )
-    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
     return parser
 
 
@@ -213,20 +213,20 @@ def _add_history_flags(parser: argparse.ArgumentParser) -> None:
         "--history-partitions",
         type=int,
         metavar="N",
-        help="split the replay of entity history into N parts by a hash of the entity; memory is bounded by a part "
-        "(default: one for a million rows). The scores do not depend on it",
+        help="split the replay of entity history into N parts by a hash of the entity, to bound memory (default: one "
+        "part per million rows). Scores do not depend on it",
     )
     parser.add_argument(
         "--history-data",
         metavar="PATH",
-        help="daily transactions (a glob such as 'daily/*.parquet') from which days that the entity history below "
-        "FRAUD_HISTORY lacks before the first row are made; without it, earlier rows of --data serve",
+        help="daily transactions (a glob such as 'daily/*.parquet') to build days that are missing in FRAUD_HISTORY "
+        "before the first row; default: earlier rows of --data",
     )
     parser.add_argument(
         "--stale-history",
         action="store_true",
-        help="where days before are missing and cannot be made, score with the history that there is instead of "
-        "stopping; the manifest and a warning say so",
+        help="if earlier days are missing and cannot be built, score with the history there is instead of stopping; "
+        "the manifest and a warning say so",
     )
 
 
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
     summary += f"; {rows['quarantined']:,} refused, see {manifest['quarantine']}" if rows["quarantined"] else ""
     others = len(manifest.get("other_days_by_day", ()))
-    summary += f"; {rows['other_days']:,} rows of {others:,} other days left alone" if rows["other_days"] else ""
+    summary += f"; {rows['other_days']:,} rows of {others:,} other days skipped" if rows["other_days"] else ""
     summary += f"; {len(manifest['days']):,} days" if "days" in manifest else ""
     verb = "already scored, verified" if manifest["already_scored"] else f"{manifest['seconds']:.1f} s"
     sys.stdout.write(f"{summary} → {manifest['output']} (model {manifest['model_version']}, {verb})\n")

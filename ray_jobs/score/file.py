@@ -1,4 +1,4 @@
-"""A scored file, the quarantine and the manifest beside it: each whole or not at all."""
+"""Write a scored file, its quarantine and its manifest, each atomically."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pyarrow.parquet as pq
 from fraud.data import filesystems, tables
 from fraud.data.partitions import read_json
 from fraud.errors import DataError, ObjectStoreError
-from ray_jobs.score.output import ROW_GROUP, Collector, Job, counts, ended, parquet_options
+from ray_jobs.score.output import ROW_GROUP, Collector, Job, completion, counts, parquet_options
 
 logger = logging.getLogger(__name__)
 
-IDENTITY = b"fraud.score"  # key in the Parquet file's own metadata: what the file was made of
+IDENTITY = b"fraud.score"  # key in the Parquet metadata for the file's identity
 
 
 def write(
     job: Job, collector: Collector, identity: Mapping[str, Any], about: Mapping[str, Any], began: float
 ) -> dict[str, Any]:
-    """Drain the stream into the output and the quarantine, write and return the manifest.
+    """Write the stream to output and quarantine; write and return the manifest.
 
-    identity: what the output is made of, kept in its own metadata so that one rename publishes both. about: what else
-    the manifest says; began: when the job did, by time.monotonic. Raises DataError if there is no good row.
+    identity: what the output is made of, stored in its metadata so that one rename publishes both. about: further
+    entries of the manifest. began: time.monotonic() at the start. Raises DataError if there is no good row.
     """
 
     def put(file: Any) -> None:
@@ -45,7 +45,7 @@ def write(
                 tables.write(job.refused, lambda stream: pq.write_table(refused, stream, compression="zstd"))
             collector.check_total()
             if writer is None:
-                raise collector.complaint(job.data)
+                raise collector.no_rows_error(job.data)
 
     tables.write(job.out, put)
     if not collector.refused:
@@ -61,16 +61,16 @@ def write(
         "learnt_rows": collector.learnt,
         "other_days_by_day": dict(sorted(collector.other_days.by_day.items())),
         "warnings": collector.warnings,
-        **ended(began),
+        **completion(began),
     }
     tables.write_text(json.dumps(manifest, indent=2) + "\n", manifest_of(job.out))
     return manifest
 
 
-def already_there(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest of an output that is what this job would write; None when there is work to do.
+def existing_manifest(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an existing output with this identity; None if there is work to do.
 
-    Raises DataError when the output is there, is something else, and may not be replaced.
+    Raises DataError if the output is another one and may not be replaced.
     """
     filesystem, path = filesystems.of(job.out)
     if job.force or not filesystem.exists(path):
@@ -103,5 +103,5 @@ def _identity(filesystem: Any, path: str) -> dict[str, Any] | None:
 
 
 def manifest_of(out: str) -> str:
-    """Where the manifest of a scored file lies: beside it."""
+    """The path of a scored file's manifest, beside it."""
     return f"{out}.manifest.json"

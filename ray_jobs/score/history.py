@@ -1,7 +1,7 @@
-"""The entity history of a scoring job: where it begins, what it leaves, and what it says where it is not whole.
+"""The entity history of a scoring job: its initial state, what the job adds, and what to do if days are missing.
 
-A day's rows see what a replay of everything up to that day would see: the transactions of all days before, from the
-snapshots below FRAUD_HISTORY, and the frauds that the label store knew when the day began.
+A day's rows get the features of a full replay up to that day: the transactions of all earlier days, from the snapshots
+below FRAUD_HISTORY, and the frauds that the label store knew when the day began.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 _DAY = dt.timedelta(days=1)
 
 
-class HistoryOfJob:
-    """What a scoring job knows of its rows' history. report: what its manifest says of it; warnings: for people."""
+class JobHistory:
+    """The entity history of a scoring job. report: entries of the manifest; warnings: for the log."""
 
     def __init__(self, job: Job, loaded: Bundle, settings: Settings) -> None:
         self._job, self._detector, self._settings = job, loaded.detector, settings
@@ -48,12 +48,12 @@ class HistoryOfJob:
 
     @property
     def leaves_days(self) -> bool:
-        """Whether the job leaves the days that it scores: only where its output is a folder of days."""
+        """Whether the job adds the scored days to the history: only if its output is a folder of days."""
         return self._job.is_partitioned
 
     @property
     def remembered(self) -> int:
-        """About how many transactions each plan remembers, from the manifests."""
+        """Approximate number of transactions that a plan remembers, from the manifests."""
         day = self.snapshots.newest_day(self._job.date and self._job.date - _DAY)
         if day is None:
             return 0
@@ -62,7 +62,7 @@ class HistoryOfJob:
     def begin(self, oldest: int) -> ReplayStart:
         """Where the replay begins; oldest: the time of the first row, microseconds since 1970.
 
-        Raises DataError where the history up to the day before is not whole and --stale-history is not given.
+        Raises DataError if the history up to the day before is incomplete and --stale-history is not set.
         """
         snapshots = self.snapshots
         first = self._job.date or self._day_of(oldest)
@@ -80,7 +80,7 @@ class HistoryOfJob:
             if (before - begins).days + 1 < snapshots.longest_memory_days - 1:
                 self._warn(
                     f"the entity history begins on {begins}, {(first - begins).days} days before {first}; windows that "
-                    f"reach further back (up to {snapshots.longest_memory_days - 1} days) see less than in training"
+                    f"reach further back (up to {snapshots.longest_memory_days - 1} days) have less than in training"
                 )
             self._note_labels(ledger, first)
             frauds = self._frauds(ledger, before)
@@ -88,7 +88,7 @@ class HistoryOfJob:
         if carried is None and not self._begins_here(first) and not self._job.stale_history:
             raise DataError(
                 f"the entity history up to {before} is not whole ({reason}), so {first} would be scored as if its "
-                f"customers had no past. Give the transactions of the days before with --history-data "
+                f"customers had no past. Give the transactions of earlier days with --history-data "
                 f"'daily/*.parquet' (or `python -m ray_jobs.history build --data ... --through {before}`), or score "
                 f"with what there is by --stale-history"
             )
@@ -107,7 +107,7 @@ class HistoryOfJob:
             if carried < before and self._job.date is None:
                 self._warn(
                     f"the model's own entity history ends on {carried}: the days between it and {first} are missing, "
-                    "and the rows see less of their customers' past than in training; give --history-data"
+                    "so the rows have less history than in training; give --history-data"
                 )
             self.report |= {"through": carried.isoformat(), "begins": None, "is_stale": carried != before,
                            "chain": "the model's own"}  # fmt: skip
@@ -121,7 +121,7 @@ class HistoryOfJob:
         return ReplayStart(frauds=self._frauds(ledger, before), labels=labels)
 
     def publish(self) -> None:
-        """Make the days that the job scored count. Raises DataError."""
+        """Publish the scored days to the history. Raises DataError."""
         if not self.parts:
             return
         sources = sources_of(self._job.data)
@@ -132,7 +132,7 @@ class HistoryOfJob:
             except DataError as error:
                 if not self.report.get("is_stale"):
                     raise
-                logger.warning("the history of %s is not kept: %s", day, error)
+                logger.warning("the history of %s is not saved: %s", day, error)
                 continue
             self.snapshots.tidy(day)
         later -= set(self.parts)
@@ -143,59 +143,55 @@ class HistoryOfJob:
             )  # fmt: skip
 
     def repair(self) -> None:
-        """Leave the day of a job that was killed after it published its scores and before it left the history."""
+        """Add the day's history if a job was killed after it published the scores and before the history."""
         date = self._job.date
         if date is None or not self.leaves_days or self.snapshots.gap_before(date) is None:
             return
         if self.snapshots.gap_before(date - _DAY) is None or not self.snapshots.days():
             build(self.snapshots, self._job.data, date, since=date)
-            logger.info("the history of %s was missing and is there now", date)
+            logger.info("rebuilt the missing history of %s", date)
 
     def _build_missing(self, before: dt.date) -> bool:
-        """Make the days before from the daily data, or earlier rows of the job's own file; say whether any was made."""
+        """Build earlier days from the daily data, or from earlier rows of the job's file. Returns whether it did."""
         path = self._job.history_data or (self._job.data if self._job.date else None)
         if path is None:
             return False
         try:
             built = build(self.snapshots, path, before)
         except DataError as error:
-            logger.info("the days before cannot be made from %s: %s", path, error)
+            logger.info("earlier days cannot be built from %s: %s", path, error)
             return False
-        logger.info("history made from %s: %d days, through %s", path, len(built.made), before)
+        logger.info("history built from %s: %d days, through %s", path, len(built.made), before)
         return bool(built.made or built.changed)
 
     def _carried_to(self, before: dt.date, oldest: int) -> dt.date | None:
-        """The last day of the history that the model itself carries, where the rows follow it; None without one."""
+        """The last day of the model's own history, if the rows follow it; else None."""
         lasts = [state.last_time for state in self._detector.history if state.last_time is not None]
         if not lasts or self.snapshots.days() or max(lasts) >= oldest:
             return None
         return self._day_of(max(lasts))
 
     def _begins_here(self, first: dt.date) -> bool:
-        """Whether the rows themselves are the beginning: no day was named, and neither the snapshots nor the model's
-        training data go back further.
-        """
+        """Whether the history begins with these rows: no --date, and no earlier snapshots or training data."""
         if self._job.date is not None or any(day < first for day in self.snapshots.days()):
             return False
         return not re.match(r"\d{4}-", self._learnt_from) or self._day_of_text(self._learnt_from) >= first
 
     def _frauds(self, ledger: pd.DataFrame | None, before: dt.date) -> tuple[KnownFrauds, ...]:
-        """Frauds of the transactions remembered at the end of `before`; where a file holds remembered days, of those
-        as well.
-        """
+        """Known frauds of the transactions remembered at the end of `before`, and of later days in the snapshots."""
         newest = before if self._job.date is not None else self.snapshots.newest_day()
         if newest is None:
             return tuple(KnownFrauds.join(()) for _ in self.snapshots.plans)
         return self.snapshots.known_frauds(newest, ledger, since=before)
 
     def _ledger(self) -> pd.DataFrame | None:
-        """Every label of the store, or None where no history counts frauds or rows have no id."""
+        """All labels of the store; None if no history counts frauds or rows have no id."""
         if self._detector.schema.id is None or not any(plan.keeps_frauds for plan in self.snapshots.plans):
             return None
         return LabelStore.from_environment(self._settings, os.environ).ledger()
 
     def _note_labels(self, ledger: pd.DataFrame | None, first: dt.date) -> None:
-        """Say in the report which labels were known when the first day began."""
+        """Report which labels were known when the first day began."""
         if ledger is None:
             self.report["labels"] = None
             return

@@ -1,7 +1,7 @@
-"""Rows of other days in a file that is scored for one day: counted by day, and never left out without a word.
+"""Rows of other days in a file that is scored for one day: counted by day, and never skipped silently.
 
-A long file may be given to pick one day of it. A day's own file that holds rows of a neighbouring day was cut at
-another midnight than the schema's, or holds late rows: left out, they would be scored on no day at all.
+--date may select one day of a long file. But if a day's own file has rows of an adjacent day, it was cut at another
+midnight than the schema's, or has late rows: skipped, they would never be scored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from fraud.errors import DataError
 logger = logging.getLogger(__name__)
 
 Policy = Literal["stop", "skip"]
-# A file with rows of so many other days is no day's own, unless they are few; with one less, where those are full.
+# A file with rows of this many other days is a long file, unless they are few; or with one less, if those are full.
 _LONG_DAYS = 3
 _HOUR, _DAY = 3_600_000_000, 86_400_000_000  # microseconds
-_OFFSET_STEPS = (_HOUR, _HOUR // 2, _HOUR // 4)  # of UTC offsets, from the commonest
-_SURE = 4 * _HOUR  # a gap in the file's rows at night that still tells where its day begins
+_OFFSET_STEPS = (_HOUR, _HOUR // 2, _HOUR // 4)  # of UTC offsets, most common first
+_SURE = 4 * _HOUR  # longest gap at night that still determines where the day begins
 _MOST_NAMED = 5
 _EXAMPLES = (
     "UTC", "Europe/Berlin", "Europe/London", "Europe/Athens", "America/New_York", "America/Chicago", "America/Denver",
@@ -33,7 +33,7 @@ _EXAMPLES = (
 
 
 class OtherDays:
-    """What the notes of a stream say of other days (`ray_jobs.streaming.checked_blocks.outside`)."""
+    """Counts rows of other days from a stream's notes (`ray_jobs.streaming.checked_blocks.outside`)."""
 
     def __init__(self) -> None:
         self.by_day: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class OtherDays:
 
     @property
     def rows(self) -> int:
-        """Rows of other days, and of none."""
+        """Rows of other days, or without a day."""
         return self.by_day.total()
 
     @property
@@ -59,10 +59,10 @@ class OtherDays:
             self._last = last if self._last is None else max(last, self._last)
 
     def check(self, path: str, date: dt.date, zone: str, own_rows: int, policy: Policy) -> Iterator[str]:
-        """Yield what to warn of: rows without a time, and rows of other days that are no long file's.
+        """Yield warnings: rows without a time, and skipped rows of other days in a day's own file.
 
-        zone: in which `date` begins. own_rows: of the day, refused ones too. Raises DataError where the file is a day's
-        own and the policy is to stop.
+        zone: of `date`. own_rows: rows of the day, with refused ones. Raises DataError for a day's own file if the
+        policy is to stop.
         """
         if timeless := self.by_day[UNKNOWN]:
             yield f"{timeless:,} rows have no time, so they are of no day: they are scored without --date only"
@@ -74,11 +74,11 @@ class OtherDays:
         )
         rows = sum(self.by_day[day] for day in self.days)
         if self._is_long(own_rows):
-            logger.info("%s rows of %s other days are left alone: %s was asked for", f"{rows:,}", len(counts), date)
+            logger.info("%s rows of %s other days are skipped: %s was requested", f"{rows:,}", len(counts), date)
             return
         if policy == "skip":
             yield (
-                f"{rows:,} rows of other days ({named}) are left alone, as --other-days skip says: they are scored "
+                f"{rows:,} rows of other days ({named}) are skipped (--other-days skip): they are scored "
                 "when their own day is scored with this file too"
             )
             return
@@ -90,21 +90,21 @@ class OtherDays:
             )
         raise DataError(
             f"{path}: {rows:,} rows are not of {date} ({zone}), {own_rows:,} are; {named}. Nothing was written. "
-            f"{remedy} Late rows belong to their own day: leave them alone here by `--other-days skip`, and score that "
+            f"{remedy} Late rows belong to their own day: skip them here by `--other-days skip`, and score that "
             "day again with both files (--data takes a pattern), the same flag and --force"
         )
 
     def _is_long(self, own_rows: int) -> bool:
-        """Whether the file holds whole days beside the one that was asked for, as no cut at midnight leaves them."""
+        """Whether the file has full days beside the requested one, which a wrong cut at midnight cannot explain."""
         if len(self.days) >= _LONG_DAYS and sum(self.by_day[day] for day in self.days) >= own_rows:
             return True
         return own_rows > 0 and sum(self.by_day[day] >= own_rows / 2 for day in self.days) >= _LONG_DAYS - 1
 
     def _fitting_offset(self, date: dt.date) -> int | None:
-        """The UTC offset, in microseconds, of a zone in which all rows are of `date`; None where that is not plain."""
+        """The UTC offset, in microseconds, of a zone in which all rows are of `date`; None if unclear."""
         if self._first is None or self._last is None:
             return None
-        # In a zone that is ahead of UTC by `offset`, the day begins at midnight UTC less the offset.
+        # In a zone ahead of UTC by `offset`, the day begins at midnight UTC minus the offset.
         midnight = UTC.start_of(date)
         lowest, highest = midnight - self._first, midnight + _DAY - self._last - 1
         if not lowest <= highest <= lowest + _SURE:
@@ -118,13 +118,13 @@ class OtherDays:
 
 
 def _named(offset: int) -> str:
-    """An offset as in UTC+02:00."""
+    """Format an offset as UTC+02:00."""
     hours, minutes = divmod(abs(offset) // 60_000_000, 60)
     return f"UTC{'-' if offset < 0 else '+'}{hours:02d}:{minutes:02d}"
 
 
 def _example(date: dt.date, offset: int) -> str:
-    """Words that name a large zone in which the day begins as far from UTC as `offset`; empty where there is none."""
+    """ ", such as ZONE" for a large zone with this offset on `date`; else empty."""
     begins = UTC.start_of(date) - offset
     fitting = [name for name in _EXAMPLES if Zone(name).start_of(date) == begins]
     return f", such as {fitting[0]}" if fitting else ""

@@ -1,4 +1,4 @@
-"""What batch scoring is asked for, and what its stream brings: rows, parts, refused rows, counts, progress."""
+"""The job of batch scoring, and the collector of its stream: rows, parts, refused rows, counts, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ray_jobs.streaming.checked_blocks import notes_in, without_notes
 
 logger = logging.getLogger(__name__)
 
-ROW_GROUP = 262_144  # rows; fixed, so that the same input and model give the same bytes however many actors scored
+ROW_GROUP = 262_144  # rows; fixed, so that the output bytes do not depend on the number of actors
 PROGRESS_SECONDS = 5.0
 Put = Callable[[str, dict[str, Any], memoryview], None]
 _MOST_REFUSED = 1_000_000
@@ -31,14 +31,14 @@ _FAILURES = {kind.__name__: kind for kind in (SchemaError, DataError, ConfigErro
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to score, and where the answers go.
+    """What to score, and where to write.
 
-    data, out, quarantine: paths or URLs; an `out` that does not end in .parquet is a folder with a folder a day in it.
-    model: alias, version or bundle folder. reasons: explain flagged rows. date: with a timestamp column, only the rows
-    of this day are written. other_days: whether a day's file with rows of a neighbouring day stops the job.
-    history_partitions: parts of the replay of entity history; None lets their number follow the rows. history_data:
-    daily transactions, to make missing days of the entity history. stale_history: score with the history that there is.
-    rows_on_ray: from how many rows on Ray is started or joined. force: replace what is there.
+    data, out, quarantine: paths or URLs; an `out` without the ending .parquet is a folder with one folder per day.
+    model: alias, version or bundle folder. reasons: explain flagged rows. date: write only the rows of this day (with a
+    timestamp column). other_days: whether a day's file with rows of an adjacent day stops the job. history_partitions:
+    parts of the replay of entity history; default by number of rows. history_data: daily transactions, to build missing
+    days of the entity history. stale_history: score even if days are missing. rows_on_ray: number of rows above which
+    Ray is used. force: replace an existing output.
     """
 
     data: str
@@ -66,7 +66,7 @@ class Job:
                     "--quarantine is for a single file: refused rows go to _quarantine in the folder --out"
                 )
         elif not self.refused.endswith(".parquet"):
-            raise ConfigError(f"--quarantine {self.refused!r} has another ending: name a file ending in .parquet")
+            raise ConfigError(f"--quarantine {self.refused!r} must end in .parquet")
         if self.history_partitions is not None and self.history_partitions < 1:
             raise ConfigError(f"--history-partitions {self.history_partitions} must be 1 or more")
         if self.rows_on_ray is not None and self.rows_on_ray < 0:
@@ -76,29 +76,29 @@ class Job:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether the output is a folder with a folder a day in it."""
+        """Whether the output is a folder with one folder per day."""
         return not self.out.endswith(".parquet")
 
     @property
     def refused(self) -> str:
-        """Where refused rows go: a file, or a folder with a folder a day in it."""
+        """Where refused rows go: a file, or a folder with one folder per day."""
         if self.is_partitioned:
             return f"{self.out.rstrip('/')}/{QUARANTINE}"
         return self.quarantine or f"{self.out.removesuffix('.parquet')}.quarantine.parquet"
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How scored rows are written.
+    """Options for writing scored rows.
 
-    A dictionary pays for texts only, and takes longer than all else on numbers. zstd would make files a quarter smaller
-    and takes half as long again (0.44 against 0.27 us a row).
+    Dictionaries help only for texts, and are slow for numbers. zstd makes files 25 % smaller and takes 60 % longer
+    (0.44 against 0.27 us per row).
     """
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     return {"compression": "snappy", "use_dictionary": texts}
 
 
 def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, int]:
-    """The rows of a manifest."""
+    """The `rows` entry of a manifest."""
     return {
         "read": scored + refused + outside,
         "scored": scored,
@@ -108,17 +108,17 @@ def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, i
     }
 
 
-def ended(began: float) -> dict[str, Any]:
-    """When a job ended and how long it took, for its manifest; began: by time.monotonic."""
+def completion(began: float) -> dict[str, Any]:
+    """End time and duration of a job, for its manifest. began: time.monotonic() at the start."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return {"created": now, "seconds": round(time.monotonic() - began, 2)}
 
 
 class Collector:
-    """Takes the stream apart: scored tables in whole row groups; counts, refused rows and warnings on the side.
+    """Collects a stream: scored tables in full row groups, counts, refused rows and warnings.
 
-    total: rows to read, where that is known. put: takes refused rows and parts of the output, each as the kind of its
-    note, what the note says and the bytes of a Parquet file; without one, refused rows stay here (`refused_rows`).
+    total: rows to read, if known. put: called with each batch of refused rows and each part: kind, note, and the bytes
+    of a Parquet file. Without it, refused rows are in `refused_rows`.
     """
 
     def __init__(self, stream: Iterator[pa.Table], total: int | None = None, put: Put | None = None) -> None:
@@ -127,28 +127,28 @@ class Collector:
         self._put = put
         self.rows = self.flagged = self.refused = self.learnt = 0
         self.other_days = OtherDays()
-        self._dated = 0  # refused rows whose day is known
+        self._dated = 0  # refused rows with a known day
         self.warnings: list[str] = []
         self._refused_tables: list[pa.Table] = []
         self._example = ""
 
     @property
     def outside(self) -> int:
-        """Rows of other days than the one that was asked for."""
+        """Rows of other days than the requested one."""
         return self.other_days.rows
 
     @property
     def read(self) -> int:
-        """Rows that were read so far, good or not."""
+        """Rows read so far, good or bad."""
         return self.rows + self.outside + self.refused
 
     def refused_rows(self) -> pa.Table | None:
-        """Refused rows that were kept, in their order; None without one."""
+        """The refused rows in order; None if there are none."""
         tables = self._refused_tables
         return pa.concat_tables(tables, promote_options="default").sort_by("row") if tables else None
 
     def blocks(self) -> Iterator[pa.Table]:
-        """Yield what is rows in each block, and say now and then how far the work is."""
+        """Yield the rows of each block, and log progress."""
         began, reported, before = time.monotonic(), 0.0, 0
         for block in self._stream:
             rows, notes = without_notes(block)
@@ -160,7 +160,7 @@ class Collector:
                     self.flagged += pc.sum(rows["is_fraud"]).as_py() or 0
                 yield rows
             now = time.monotonic()
-            if not reported:  # what came before was starting up, and its speed says nothing
+            if not reported:  # the time before this includes the start, so it gives no rate
                 reported, before = now, self.read
             elif now - reported >= PROGRESS_SECONDS:
                 self._report((self.read - before) / (now - reported))
@@ -168,7 +168,7 @@ class Collector:
         self._report(self.read / (time.monotonic() - began))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield the scored rows, `ROW_GROUP` a table but for the last; nothing if no row was good."""
+        """Yield the scored rows in tables of `ROW_GROUP` rows; the last may be shorter."""
         waiting: list[pa.Table] = []
         for rows in self.blocks():
             waiting.append(rows)
@@ -183,35 +183,35 @@ class Collector:
             yield rest.combine_chunks()
 
     def check_total(self) -> None:
-        """Raise DataError where other rows came out than were to be read."""
+        """Raise DataError if the number of rows differs from `total`."""
         if self._total is not None and self.read != self._total:
-            raise DataError(f"{self.read:,} rows came back of {self._total:,} that were read: run it again")
+            raise DataError(f"{self.read:,} of {self._total:,} rows came back: run it again")
 
     def check_other_days(self, job: Job, zone: str) -> None:
-        """Warn of rows of other days, or raise DataError, as `OtherDays.check` says. zone: in which days begin."""
-        if job.date is not None and not self.is_hopeless:
+        """Warn about rows of other days, or raise DataError; see `OtherDays.check`. zone: of the days."""
+        if job.date is not None and not self.are_all_refused:
             own_rows = self.rows + self.refused
             for warning in self.other_days.check(job.data, job.date, zone, own_rows, job.other_days):
                 self._warn(warning)
 
     def check_learnt(self, learnt_until: str | None) -> None:
-        """Warn where rows are no newer than what the model learnt from."""
+        """Warn if rows are from the time that the model learned from."""
         if self.learnt:
             self._warn(
-                f"{self.learnt:,} of {self.rows:,} scored rows are from the time that the model learnt from (through "
-                f"{learnt_until}): how well it does on them says nothing, and monitoring.performance leaves them out"
+                f"{self.learnt:,} of {self.rows:,} scored rows are from the time that the model learned from (through "
+                f"{learnt_until}): its performance on them means nothing, and monitoring.performance ignores them"
             )
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether no row was good and some of those that were asked for were refused."""
+    def are_all_refused(self) -> bool:
+        """Whether no row was good, and rows of the requested day were refused."""
         return not self.rows and bool(self._dated or (self.refused and not self.outside))
 
-    def complaint(self, path: str) -> DataError:
-        """Say why there is nothing to write."""
-        if self.is_hopeless:
+    def no_rows_error(self, path: str) -> DataError:
+        """The error if there is nothing to write."""
+        if self.are_all_refused:
             return DataError(f"{path}: none of {self.refused:,} rows fits the schema; {self._example}")
-        return DataError(f"{path}: none of {self.outside:,} rows is of the wanted --date; check the date")
+        return DataError(f"{path}: none of {self.outside:,} rows is of the --date; check the date")
 
     def _report(self, rate: float) -> None:
         if self._total:

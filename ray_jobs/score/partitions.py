@@ -1,4 +1,4 @@
-"""Scored rows as a folder a day (fraud.data.partitions): staged, published whole, verified when asked again."""
+"""Write one folder per day (fraud.data.partitions): staged, published atomically, verified on a rerun."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from fraud.data.leases import Lease
 from fraud.data.partitions import MANIFEST, QUARANTINE, folder_of, is_part, part_of, read_json
 from fraud.errors import DataError, ObjectStoreError
 from ray_jobs.score import publish
-from ray_jobs.score.output import Collector, Job, counts, ended
+from ray_jobs.score.output import Collector, Job, completion, counts
 
 logger = logging.getLogger(__name__)
 
 STAGING, RUNS, LOCKS = "_staging", "_runs", "_locks"
 ALL_DAYS = "all-days"
-_STALE = dt.timedelta(days=1)  # a run that staged files in a store without locks, and has not ended since, is dead
+# Stores without locks: a run whose staged files are older than this is dead.
+_STALE = dt.timedelta(days=1)
 _STAMP = "%Y%m%dT%H%M%S"
 
 
-class Days:
-    """The folder of days that a job writes to."""
+class DayFolders:
+    """The output folder of a job, with one folder per day."""
 
     def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
         self._job = job
@@ -44,56 +45,56 @@ class Days:
         self._parts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self._learnt: dict[str, int] = defaultdict(int)
         self._stage = ""
-        self.lease: Lease | None = None  # on what the job is for, where the caller holds it in S3
+        self.lease: Lease | None = None  # set by the caller if it holds one (S3)
 
-    def already_there(self) -> dict[str, Any] | None:
-        """Return the manifest of what this job would write, if it is there and whole; None when there is work to do.
+    def existing_manifest(self) -> dict[str, Any] | None:
+        """The manifest of a valid existing output of this job; None if there is work to do.
 
-        Raises DataError when something else is there and may not be replaced.
+        Raises DataError if there is another output that may not be replaced.
         """
         if self._job.force:
             return None
         self._filesystem.invalidate_cache()
         if self._job.date:
-            return self._whole_day(self._key)
+            return self._valid_manifest(self._key)
         record = read_json(self._filesystem, self._record)
-        if not record or any(self._whole_day(day) is None for day in record["days"]):
+        if not record or any(self._valid_manifest(day) is None for day in record["days"]):
             return None
         return record
 
     def write(
         self, stream: Iterator[pa.Table], total: int | None, about: Mapping[str, Any], began: float
     ) -> dict[str, Any]:
-        """Drain the stream into the folder, and return the manifest: of the day, or of all days together.
+        """Write the stream to the folder and return the manifest of the day, or of all days.
 
-        about: what else the manifests say; began: when the job did, by time.monotonic. Raises DataError where no row is
-        good; what was there then stays.
+        about: further entries of the manifests. began: time.monotonic() at the start. Raises DataError if no row is
+        good; the old output then stays.
         """
         self._clear()
         stamp = dt.datetime.now(dt.UTC).strftime(_STAMP)
         self._stage = f"{self._root}/{STAGING}/{self._key}.{stamp}.{uuid.uuid4().hex[:8]}"
         try:
             self._filesystem.makedirs(self._stage, exist_ok=True)
-            found = Collector(stream, total, self._put)
-            for _ in found.blocks():
+            collector = Collector(stream, total, self._put)
+            for _ in collector.blocks():
                 raise AssertionError("rows came that are in no part")
-            found.check_total()
-            found.check_other_days(self._job, about["day_zone"])
-            found.check_learnt(about["learnt_until"])
-            return self._publish(found, {**about, **ended(began)})
-        except ObjectStoreError:  # says itself what to check
+            collector.check_total()
+            collector.check_other_days(self._job, about["day_zone"])
+            collector.check_learnt(about["learnt_until"])
+            return self._publish(collector, {**about, **completion(began)})
+        except ObjectStoreError:  # its message names the remedy
             raise
         except OSError as error:
             raise DataError(
-                f"--out {self._job.out} cannot be written: {error}; check the folder, its permissions and its room"
+                f"--out {self._job.out} cannot be written: {error}; check the folder, its permissions and free space"
             ) from None
         finally:
-            with suppress(ObjectStoreError):  # what is left, a later run removes
+            with suppress(ObjectStoreError):  # a later run removes the rest
                 if self._filesystem.exists(self._stage):
                     self._filesystem.rm(self._stage, recursive=True)
 
     def _clear(self) -> None:
-        """Remove what dead runs left: this job holds their lock, or they are old."""
+        """Remove files of dead runs: this job holds their lock, or they are old."""
         folder = f"{self._root}/{STAGING}"
         if not self._filesystem.isdir(folder):
             return
@@ -104,9 +105,9 @@ class Days:
                 logger.info("removing what a run of %s left unfinished", stamp)
                 self._filesystem.rm(path, recursive=True)
 
-    def _put(self, kind: str, told: dict[str, Any], content: memoryview) -> None:
+    def _put(self, kind: str, about: dict[str, Any], content: memoryview) -> None:
         """Stage a part."""
-        name, day = part_of(told["first"]), told.pop("day")
+        name, day = part_of(about["first"]), about.pop("day")
         folder = self._staged(kind, day)
         parts = self._parts[kind, day]
         if parts and parts[-1]["name"] >= name:
@@ -115,56 +116,59 @@ class Days:
             self._filesystem.makedirs(folder, exist_ok=True)
         with self._filesystem.open(f"{folder}/{name}", "wb") as file:
             file.write(content)
-        sha256 = told.get("sha256") or hashlib.sha256(content).hexdigest()
-        flagged = {"flagged": told["flagged"]} if kind == "part" else {}
-        self._learnt[day] += told.get("learnt", 0)
-        parts.append({"name": name, "rows": told["rows"], **flagged, "bytes": len(content), "sha256": sha256})
+        sha256 = about.get("sha256") or hashlib.sha256(content).hexdigest()
+        flagged = {"flagged": about["flagged"]} if kind == "part" else {}
+        self._learnt[day] += about.get("learnt", 0)
+        parts.append({"name": name, "rows": about["rows"], **flagged, "bytes": len(content), "sha256": sha256})
 
     def _staged(self, kind: str, day: str) -> str:
         return f"{self._stage}/{kind}/{folder_of(day)}"
 
     def _folders(self, day: str) -> tuple[str, str]:
-        """Where a day's scored rows lie, and its refused ones."""
+        """The folders of a day's scored and refused rows."""
         return f"{self._root}/{folder_of(day)}", f"{self._root}/{QUARANTINE}/{folder_of(day)}"
 
-    def _publish(self, found: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _publish(self, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
         days = sorted({day for _, day in self._parts} | ({self._key} if self._job.date else set()))
-        if found.is_hopeless:
+        if collector.are_all_refused:
             for day in days:
                 target, refused = self._folders(day)
                 if not self._filesystem.exists(target):
                     self._swap("quarantine", day, refused)
-            raise found.complaint(self._job.data)
-        if not found.rows and self._job.date:
+            raise collector.no_rows_error(self._job.data)
+        if not collector.rows and self._job.date:
             logger.warning("%s has no row of %s: the manifest says 0 rows", self._job.data, self._key)
         if not self._job.force and not self._job.date:
-            done = {day for day in days if self._whole_day(day) is not None}  # raises where a day may not be replaced
+            done = {
+                day for day in days if self._valid_manifest(day) is not None
+            }  # raises where a day may not be replaced
         else:
             done = set()
-        manifests = {day: self._manifest(day, found, about) for day in days}
+        manifests = {day: self._manifest(day, collector, about) for day in days}
         for day in days:
             if day not in done:
                 with ExitStack() as stack:
                     lease = self.lease
-                    if day != self._key:  # else the caller holds it already
-                        lease = stack.enter_context(publish.locked(self._filesystem, self.lock_of(day)))
+                    if day != self._key:  # else the caller holds it
+                        lease = stack.enter_context(publish.locked(self._filesystem, self.lock_path(day)))
                     self._publish_day(day, manifests[day], lease)
         if self._job.date:
             return manifests[self._key]
-        whole = {
+        manifest = {
             **self._identity, **about, "days": {day: manifests[day]["rows"] for day in days},
-            "quarantine": self._job.refused if found.refused else None,
-            "rows": counts(found.rows, found.flagged, found.refused, found.outside), "warnings": found.warnings,
+            "quarantine": self._job.refused if collector.refused else None,
+            "rows": counts(collector.rows, collector.flagged, collector.refused, collector.outside),
+            "warnings": collector.warnings,
         }  # fmt: skip
         self._filesystem.makedirs(posixpath.dirname(self._record), exist_ok=True)
-        self._filesystem.pipe_file(self._record, (json.dumps(whole, indent=2) + "\n").encode())
-        return whole
+        self._filesystem.pipe_file(self._record, (json.dumps(manifest, indent=2) + "\n").encode())
+        return manifest
 
-    def lock_of(self, day: str | None = None) -> str:
-        """The file that a run holds while it works: on one day, or (the default) on what the job is for."""
+    def lock_path(self, day: str | None = None) -> str:
+        """The lock file of a day; by default of the whole job."""
         return f"{self._root}/{LOCKS}/{day or self._key}.lock"
 
-    def _manifest(self, day: str, found: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _manifest(self, day: str, collector: Collector, about: Mapping[str, Any]) -> dict[str, Any]:
         scored, refused = self._parts["part", day], self._parts["quarantine", day]
         rows, flagged = sum(part["rows"] for part in scored), sum(part["flagged"] for part in scored)
         content = json.dumps([scored, refused], sort_keys=True).encode()
@@ -173,14 +177,14 @@ class Days:
             "output": f"{self._job.out.rstrip('/')}/{folder_of(day)}",
             "output_fingerprint": hashlib.sha256(content).hexdigest(),
             "quarantine": f"{self._job.refused}/{folder_of(day)}" if refused else None,
-            "rows": counts(rows, flagged, sum(part["rows"] for part in refused), found.outside),
+            "rows": counts(rows, flagged, sum(part["rows"] for part in refused), collector.outside),
             "learnt_rows": self._learnt[day],
-            "other_days_by_day": dict(sorted(found.other_days.by_day.items())),
-            "parts": scored, "quarantine_parts": refused, "warnings": found.warnings,
+            "other_days_by_day": dict(sorted(collector.other_days.by_day.items())),
+            "parts": scored, "quarantine_parts": refused, "warnings": collector.warnings,
         }  # fmt: skip
 
     def _publish_day(self, day: str, manifest: Mapping[str, Any], lease: Lease | None) -> None:
-        """Refused rows first: the manifest, which comes with or after the scored rows, names both."""
+        """Publish refused rows first, since the manifest, published with or after the scored rows, lists both."""
         target, refused = self._folders(day)
         staged = self._staged("part", day)
         self._filesystem.makedirs(staged, exist_ok=True)
@@ -191,20 +195,23 @@ class Days:
             self._swap("part", day, target)
             return
         if lease is not None:
-            lease.check()
+            lease.renew()
         if self._filesystem.exists(f"{target}/{MANIFEST}"):
-            self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day does not count
+            self._filesystem.rm(f"{target}/{MANIFEST}")  # from here on the day is invalid
         self._swap("quarantine", day, refused)
         self._swap("part", day, target)
         if lease is not None:
-            lease.check()
+            lease.renew()
         self._filesystem.pipe_file(f"{target}/{MANIFEST}", content)
 
     def _swap(self, kind: str, day: str, target: str) -> None:
         publish.replace_folder(self._filesystem, self._staged(kind, day), target)
 
-    def _whole_day(self, day: str) -> dict[str, Any] | None:
-        """The manifest of a day that is what this job would write; None where there is none or it is not whole."""
+    def _valid_manifest(self, day: str) -> dict[str, Any] | None:
+        """The manifest of a valid day with this job's identity; None if there is none.
+
+        Raises DataError if the day is another output.
+        """
         target, refused = self._folders(day)
         if not self._filesystem.exists(target):
             return None
@@ -215,7 +222,7 @@ class Days:
                 raise DataError(
                     f"{target} exists and ray_jobs.score did not write it: name another --out, or use --force"
                 )
-            logger.warning("%s has no manifest (it was not published whole): scoring again", target)
+            logger.warning("%s has no manifest (its publication was interrupted): scoring again", target)
             return None
         identity = {**self._identity, "date": day}
         differing = [name for name in identity if manifest.get(name) != identity[name]]
@@ -224,7 +231,7 @@ class Days:
                 f"{target} was made with another {', '.join(differing)}: name another --out or replace it by --force"
             )
         for folder, parts in ((target, manifest["parts"]), (refused, manifest["quarantine_parts"])):
-            fault = publish.fault_of(self._filesystem, folder, parts)
+            fault = publish.mismatch(self._filesystem, folder, parts)
             if fault:
                 logger.warning("%s does not match its manifest (%s): scoring again", folder, fault)
                 return None

@@ -1,4 +1,4 @@
-"""How a folder of parts takes its place: by one rename on a local disk, part by part in a store that cannot rename."""
+"""Publish a folder of parts: by one rename on a local disk, file by file in a store that cannot rename."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from fraud.data import filesystems, leases
 from fraud.data.leases import Lease
-from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.data.locks import AlreadyLockedError, exclusive
 from fraud.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -24,18 +24,18 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
 
 
 def is_local(filesystem: Any) -> bool:
-    """Whether files lie in a file system of this machine (a shared one too), which renames a folder in one step."""
+    """Whether this is a mounted file system (also a shared one), which can rename a folder in one step."""
     return "file" in filesystem.protocol
 
 
 @contextmanager
 def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
-    """Hold a lock file, or a lease in S3, while working, and wait for whoever holds it. Other stores have no locks.
+    """Hold a lock file, or a lease in S3; wait for another holder. Other stores have no locks.
 
-    Gives the lease, which is to be checked before what counts is written.
+    Yields the lease. Renew it before every write that matters.
     """
     if filesystems.is_s3(filesystem):
-        with leases.held(filesystem, path) as lease:
+        with leases.acquire(filesystem, path) as lease:
             yield lease
         return
     if not is_local(filesystem):
@@ -45,18 +45,18 @@ def locked(filesystem: Any, path: str) -> Iterator[Lease | None]:
         try:
             try:
                 stack.enter_context(exclusive(Path(path), wait=False))
-            except HeldElsewhereError as error:
+            except AlreadyLockedError as error:
                 logger.info("waiting for another scoring job (%s)", error)
                 stack.enter_context(exclusive(Path(path)))
         except OSError as error:
-            raise DataError(f"{path} cannot be written: {error}; check the folder, its permissions and room") from None
+            raise DataError(f"{path} cannot be written: {error}; check permissions and free space") from None
         yield None
 
 
 def replace_folder(filesystem: Any, staged: str, target: str) -> None:
-    """Put the staged folder where `target` is; without one, `target` goes.
+    """Replace `target` by the staged folder; remove `target` if there is none.
 
-    Local: one step, and `staged` holds what was there. Elsewhere: what is there is removed, then file after file moves.
+    Local: in one step; `staged` then has the old files. Elsewhere: remove the old files, then move file by file.
     """
     if not is_local(filesystem):
         if filesystem.exists(target):
@@ -83,7 +83,7 @@ def replace_folder(filesystem: Any, staged: str, target: str) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system or the disk cannot."""
+    """Swap two folders in one step; False if the system or the disk cannot."""
     try:
         swap = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
@@ -92,15 +92,15 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(done == 0)
 
 
-def fault_of(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with the parts in a folder; empty when they are those of the manifest, to the last byte."""
+def mismatch(filesystem: Any, folder: str, parts: Sequence[Mapping[str, Any]]) -> str:
+    """The first difference between the parts in a folder and in the manifest; empty if none."""
     there = filesystem.ls(folder, detail=False) if filesystem.exists(folder) else []
     names = {posixpath.basename(path) for path in there}
     names = {name for name in names if not name.startswith((".", "_"))}
-    wanted = {part["name"] for part in parts}
-    if names != wanted:
-        odd = sorted(names ^ wanted)
-        return f"{odd[0]} is {'missing' if odd[0] in wanted else 'not of it'}"
+    expected = {part["name"] for part in parts}
+    if names != expected:
+        odd = sorted(names ^ expected)
+        return f"{odd[0]} is {'missing' if odd[0] in expected else 'not in it'}"
     for part in parts:
         path = f"{folder}/{part['name']}"
         if filesystem.size(path) != part["bytes"] or _sha256(filesystem, path) != part["sha256"]:

@@ -1,4 +1,4 @@
-"""How a file can be scored: in which pieces, in this process or on Ray."""
+"""How to read a file for scoring: its pieces, and whether it is small."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fraud.errors import SchemaError
 from fraud.schema import Schema
 from ray_jobs.score.output import ROW_GROUP
 
-# Ray takes seconds to start and each actor some more to load the engine, in which one process scores so many rows.
+# One process scores this many rows in the time that Ray and its actors need to start.
 ROWS_ON_RAY = 1_000_000
-_CSV_ROW_BYTES = 40  # of a short row: a file is taken for longer rather than shorter than it is
+_CSV_ROW_BYTES = 40  # of a short row, so that the number of rows is overestimated
 
 
 def pieces_of(path: str, schema: Schema) -> tuple[list[Piece], int | None]:
-    """Pieces that can be checked independently (none if there is no such way), and how many rows there are if known.
+    """Pieces that can be checked independently (may be none), and the number of rows, if known.
 
     Raises DataError, SchemaError.
     """
@@ -32,7 +32,7 @@ def pieces_of(path: str, schema: Schema) -> tuple[list[Piece], int | None]:
 
 
 def _is_independent(schema: Schema, files: list[pa.Schema]) -> bool:
-    """Whether no check of a row looks at other rows: ids, which must be unique, and time zones, which must be alike."""
+    """Whether rows can be checked independently: no unique ids, no history, no time zones to compare."""
     if schema.id is not None or schema.history:
         return False
     if schema.timestamp is None or schema.timestamp.unit is not None:
@@ -44,7 +44,7 @@ def _is_independent(schema: Schema, files: list[pa.Schema]) -> bool:
 
 
 def is_small(path: str, rows: int | None, limit: int) -> bool:
-    """Whether a file has at most `limit` rows; of a CSV, by its size."""
+    """Whether a file has at most `limit` rows; for CSV estimated from its size."""
     if rows is not None:
         return rows <= limit
     with reading(path):

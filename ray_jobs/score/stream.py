@@ -1,8 +1,8 @@
-"""The stream behind batch scoring, on Ray Data: the order of rows is kept, memory does not grow with them.
+"""Batch scoring on Ray Data, in row order and bounded memory.
 
-Rows without history are independent: actors read, check and score pieces of Parquet files. Where rows cannot be checked
-piece by piece (CSV, ids, times as text) one task reads, and actors score. With history a row's score depends on its
-entities' rows before it, so that ray_jobs.streaming.history_shuffle adds the features first, in parts of bounded size.
+Without history, actors read, check and score pieces of Parquet files. If rows cannot be checked piece by piece (CSV,
+ids, times as text), one task reads and actors score. With history, a score depends on earlier rows of the entities, so
+ray_jobs.streaming.history_shuffle first adds the features, in parts of bounded size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import ray
 
 from fraud.scoring.detector import Detector
 from ray_jobs.score.blocks import PIECE, Scorer, Work
-from ray_jobs.score.history import HistoryOfJob
+from ray_jobs.score.history import JobHistory
 from ray_jobs.streaming.checked_blocks import notes_table
-from ray_jobs.streaming.checked_stream import checked_rows, cpus_of_a_task, stream_settings, tables
+from ray_jobs.streaming.checked_stream import blocks_of, checked_rows, cpus_of_a_task, stream_settings
 from ray_jobs.streaming.history_shuffle import with_history
 
 
@@ -25,11 +25,11 @@ def stream(
     work: Work,
     detector: Detector,
     history_partitions: int | None = None,
-    history: HistoryOfJob | None = None,
+    history: JobHistory | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield what `Scorer` gives for a data file, in the order of its rows. history: of a schema that has one.
+    """Yield the output of `Scorer` for a data file, in row order. history: if the schema has one.
 
-    Needs a live Ray. A mistake in the file is a note (`failure`, `text`); raises DataError if Ray itself fails.
+    Needs a running Ray. A data error becomes a note (`failure`, `text`). Raises DataError if Ray fails.
     """
     with stream_settings(path):
         cpus, actors = cpus_of_a_task()
@@ -54,7 +54,7 @@ def stream(
             dataset = ray.data.from_items(order, override_num_blocks=len(order))
             actors = max(1, min(len(order), int(ray.available_resources().get("CPU", 0.0))))
         else:
-            # Unequal CPUs keep Ray Data from fusing the two stages, which would leave all the scoring to one actor.
+            # Different CPUs prevent Ray Data from fusing the two stages, which would leave the scoring to one actor.
             dataset = checked_rows(path, schema, work.date, cpus / 2)
         if history is not None and history.warnings:
             yield notes_table([({"warning": warning}, None) for warning in history.warnings])
@@ -66,6 +66,6 @@ def stream(
             batch_format="pyarrow",
             batch_size=None,
         )
-        yield from tables(scores)
+        yield from blocks_of(scores)
         if with_features is not None and history is not None:
             history.parts = with_features.parts()

@@ -1,8 +1,8 @@
-"""Blocks of checked rows with notes on the others; nothing here needs Ray.
+"""Blocks of checked rows, with notes on the other rows. This module does not need Ray.
 
-Blocks are Arrow tables: row number (`fraud.scoring.scored.ROW`), then the schema's columns. A note is a row of its own:
-JSON in the column `NOTE`, which names refused rows, a warning, how many rows are of other days, or a failure. The
-column `CONTENT` beside it holds the refused rows as an Arrow stream, or an encoded part of the output.
+Blocks are Arrow tables: row number (`fraud.scoring.scored.ROW`), then the schema's columns. A note is a separate row
+with JSON in the column `NOTE`: refused rows, a warning, the number of rows of other days, or a failure. The column
+`CONTENT` has the refused rows as an Arrow stream, or an encoded part of the output.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.data import partitions
-from fraud.data import tables as data
+from fraud.data import partitions, tables
 from fraud.errors import FraudError
 from fraud.schema import Schema, Validated
 from fraud.schema.validation import QUARANTINE_COLUMNS
@@ -30,16 +29,16 @@ from fraud.scoring import scored
 READ_ROWS = 200_000
 NOTE = "_note"
 CONTENT = "_content"
-Note = tuple[dict[str, Any], bytes | None]  # what is said, and the content that belongs to it
+Note = tuple[dict[str, Any], bytes | None]  # note, content
 
 
 def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_others: bool = False) -> Iterator[pa.Table]:
-    """The good rows of a data file, those of `date` if one is given, with notes on the others.
+    """Good rows of a data file, with notes on the others.
 
-    with_others: good rows of other days come too.
+    date: only rows of this day. with_others: also good rows of other days.
     """
     try:
-        for checked in data.iter_checked(path, schema, chunk_rows=READ_ROWS):
+        for checked in tables.iter_checked(path, schema, chunk_rows=READ_ROWS):
             is_of_day = on_date(checked.rows, schema, None if with_others else date)
             rows = checked.rows[is_of_day]
             with_label = schema.label is not None and schema.label.name in rows
@@ -53,7 +52,7 @@ def checked_tables(path: str, schema: Schema, date: dt.date | None, *, with_othe
 
 
 def on_date(rows: pd.DataFrame, schema: Schema, date: dt.date | None) -> np.ndarray:
-    """Which rows happened on `date` in the schema's zone: bool (n_rows,); all without a date or a timestamp column."""
+    """Mask of rows on `date` in the schema's zone: bool (n_rows,); all without a date or a timestamp column."""
     if date is None or schema.timestamp is None:
         return np.ones(len(rows), dtype=bool)
     days = zone_of(schema).day_of(rows[schema.timestamp.name].to_numpy())
@@ -61,9 +60,9 @@ def on_date(rows: pd.DataFrame, schema: Schema, date: dt.date | None) -> np.ndar
 
 
 def notes_on(checked: Validated, is_of_day: np.ndarray, schema: Schema, date: dt.date | None) -> pa.Table:
-    """Notes on a piece: warnings, refused rows day by day, how many rows are of other days.
+    """Notes on a piece: warnings, refused rows by day, number of rows of other days.
 
-    With a date, refused rows whose time can be read and is of another day are that day's.
+    With a date, refused rows with a readable time of another day count for that day.
     """
     notes: list[Note] = [({"warning": warning}, None) for warning in checked.warnings]
     others: Counter[str] = Counter()
@@ -88,12 +87,12 @@ def _as_stream(rows: pd.DataFrame) -> bytes:
     table, sink = pa.Table.from_pandas(rows, preserve_index=False), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    # Not a memoryview: pyarrow 25 never frees one that it made a binary array of.
+    # Not a memoryview: pyarrow 25 never frees one after making a binary array of it.
     return bytes(sink.getvalue().to_pybytes())
 
 
 def _by_day(refused: pd.DataFrame, schema: Schema, date: dt.date | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Refused rows by the day in their own text; UNKNOWN where it cannot be read or believed, or there is no time."""
+    """Refused rows by the day of their time; UNKNOWN if the time is missing, unreadable or out of limits."""
     if schema.timestamp is None or f"raw_{schema.timestamp.name}" not in refused:
         yield partitions.UNKNOWN if date is None else date.isoformat(), refused
         return
@@ -116,7 +115,7 @@ def notes_table(notes: Sequence[Note]) -> pa.Table:
 
 
 def failure(error: FraudError) -> pa.Table:
-    """A block with nothing but the note that a mistake of the user's ended the work."""
+    """A block with only the note of a user error that ended the work."""
     return notes_table([({"failure": type(error).__name__, "text": str(error)}, None)])
 
 
@@ -129,7 +128,7 @@ def outside(
 ) -> list[Note]:
     """The note on rows of other days than `date`; none without a date or a timestamp.
 
-    rows: good ones, of any day. is_of_day: which of them are of `date`. refused: how many more are of which other day.
+    rows: good rows of all days. is_of_day: mask of those of `date`. refused: refused rows by other day.
     """
     if date is None or schema.timestamp is None:
         return []
@@ -144,14 +143,14 @@ def outside(
 
 
 def with_notes(rows: pa.Table, *notes: pa.Table) -> pa.Table:
-    """One block: rows, then notes, which have nothing in the rows' columns."""
+    """Join rows and notes into one block; notes are null in the rows' columns."""
     rows = rows.replace_schema_metadata(None).append_column(NOTE, pa.nulls(len(rows), pa.string()))
-    tables = [table for table in notes if len(table)]
-    return pa.concat_tables([rows, *tables], promote_options="default") if tables else rows
+    with_rows = [table for table in notes if len(table)]
+    return pa.concat_tables([rows, *with_rows], promote_options="default") if with_rows else rows
 
 
 def without_notes(block: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The rows of a block, and its notes."""
+    """Split a block into rows and notes."""
     if NOTE not in block.column_names:
         return block, notes_table([])
     is_note = pc.is_valid(block[NOTE])

@@ -1,6 +1,6 @@
-"""A data file as a Ray Data set of checked rows, read by one task in the order of its rows, in bounded memory.
+"""A data file as a Ray Dataset of checked rows, read by one task in row order and bounded memory.
 
-What its blocks hold: `ray_jobs.streaming.checked_blocks`.
+Blocks are those of `ray_jobs.streaming.checked_blocks`.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from ray_jobs.streaming.checked_blocks import checked_tables
 
 logger = logging.getLogger(__name__)
 
-# Small enough that several actors share a million rows, large enough that a block's fixed cost does not matter.
+# Small enough to divide a million rows between actors, large enough that the fixed cost per block does not matter.
 BLOCK_BYTES = 8 * 2**20
-_BUSY = 0.5  # free CPUs below which we do not wait for some
+_BUSY = 0.5  # with fewer free CPUs than this we do not wait for one
 
 
 def cpus_of_a_task() -> tuple[float, int]:
-    """CPUs to ask for a task, 0 when there is none to wait for (which it warns of), and how many actors fit beside."""
+    """CPUs to request per task (0, with a warning, if none is free), and the number of actors that fit beside it."""
     free = ray.available_resources().get("CPU", 0.0)
     if free < 1.0 + _BUSY:
-        logger.warning("the cluster has %.1f free CPUs: this job shares them with what runs there", free)
+        logger.warning("the cluster has %.1f free CPUs: this job shares them with other work", free)
     return (1.0 if free >= 1.0 + _BUSY else 0.0), max(1, int(free - _BUSY))
 
 
 def checked_rows(
     path: str, schema: Schema, date: dt.date | None, cpus: float, *, with_others: bool = False
 ) -> ray.data.Dataset:
-    """What `checked_tables` gives; `cpus` for the reader.
+    """A dataset of `checked_tables`. cpus: of the reading task.
 
-    A mistake in the file is a note (`failure`, `text`): an exception would reach the driver as pages of Ray's own log.
+    A data error becomes a note (`failure`, `text`), since an exception would fill pages of Ray's log.
     """
     source = ray.data.from_items([{"path": path}])
     work = (schema, date, with_others)
     return source.map_batches(_read, fn_args=work, num_cpus=cpus, batch_format="pyarrow", batch_size=None)
 
 
-def tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
-    """Yield the blocks of a set in their order."""
+def blocks_of(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """Yield the blocks of a dataset in order."""
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
 @contextmanager
 def stream_settings(path: str) -> Iterator[None]:
-    """Ray Data's settings for a stream of `path`: rows stay in order. Raises DataError if Ray itself fails.
+    """Ray Data's settings for a stream of `path`, in row order. Raises DataError if Ray fails.
 
-    A data set keeps the settings of the moment it is made.
+    A dataset keeps the settings from its creation.
     """
     context = ray.data.DataContext.get_current()
     options = context.execution_options
@@ -73,5 +73,4 @@ def stream_settings(path: str) -> Iterator[None]:
 
 
 def _read(block: pa.Table, schema: Schema, date: dt.date | None, with_others: bool) -> Iterator[pa.Table]:
-    """The reading task: pieces of the file as checked rows and notes."""
     yield from checked_tables(block["path"][0].as_py(), schema, date, with_others=with_others)

@@ -1,14 +1,14 @@
-"""Entity history of data that does not fit in one place: rows shuffled by a hash of the entity, features brought back.
+"""Entity history for data larger than memory: shuffle rows by a hash of the entity, replay, join the features.
 
-Three kinds of Ray tasks, all in rounds over objects that Ray keeps in shared memory and spills to disk:
+Three kinds of Ray tasks, over objects that Ray keeps in shared memory and spills to disk:
 
-1. split: a few blocks of rows → for each plan (entity column) and partition the few columns that its replay reads;
-2. replay: one partition of one plan, in time order → the features of its rows, sorted by where they came from;
-3. join: the rows of a split and the features of every partition, as blocks of a new data set, made when it is read.
+1. split: a few blocks of rows → for each plan (entity column) and partition, the columns that its replay needs;
+2. replay: one partition of one plan, in time order → the features of its rows, grouped by split;
+3. join: the rows of a split and their features from all partitions → blocks of a new dataset, computed when read.
 
-No process holds more than a partition's narrow columns or a split's rows, and the features are those of one replay over
-everything, to the last bit. Ray Data's own hash shuffle (2.60) collects partitions in the memory of a fixed number of
-actors, as many bytes as the data; its sort shuffle would need three of them and a join by row number.
+No process holds more than the narrow columns of a partition or the rows of a split. The features equal those of one
+replay over all rows, to the last bit. Ray Data's hash shuffle (2.60) collects all data in the memory of a fixed number
+of actors; with its sort shuffle, this would need three shuffles and a join by row number.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from ray_jobs.streaming.checked_blocks import notes_table, on_date, outside, wit
 logger = logging.getLogger(__name__)
 
 PARTITION_ROWS = 1_000_000
-# Rows of a split that go to one partition: enough that Ray does not keep the pieces in the driver (below 100 KB).
+# Rows per split and partition: large enough that Ray does not keep them in the driver (below 100 KB).
 SHARD_ROWS = 4_000
-# Rows that a replay takes at a time, however large a partition an entity of many rows makes.
+# Rows per step of a replay, since an entity with many rows makes a large partition.
 REPLAY_ROWS = 1_000_000
 PROGRESS_SECONDS = 5.0
 _POSITION = "_position"
@@ -55,9 +55,9 @@ States = tuple[HistoryState, ...]
 
 @dataclass(frozen=True)
 class WithHistory:
-    """Rows with their history features, and what is remembered after them.
+    """Rows with their history features, and the state after them.
 
-    dataset: the blocks that came in, in their order: rows (of the day `date`), one float64 column a feature
+    dataset: the input blocks in order: rows (of the day `date`), one float64 column per feature
     (fraud.history.definition), notes. n_partitions: of each plan. oldest: the first row's time, microseconds since
     1970; None without a row.
     """
@@ -71,7 +71,7 @@ class WithHistory:
     _parts: tuple[tuple[ray.ObjectRef, ...], ...]
 
     def parts(self) -> dict[dt.date, list[list[Part]]]:
-        """What each day adds to the history, for Snapshots.publish; empty where nothing was to be left."""
+        """What each day adds to the history, for Snapshots.publish; empty without `leave`."""
         by_day: dict[dt.date, list[list[Part]]] = {}
         for k, refs in enumerate(self._parts):
             for parts in ray.get(list(refs)):
@@ -80,7 +80,7 @@ class WithHistory:
         return by_day
 
     def states(self) -> States:
-        """The states after the last row, one for each plan, as one replay over all rows leaves them."""
+        """The states after the last row, one per plan, equal to those of one replay over all rows."""
         states = []
         for plan, refs in zip(plans(self._schema), self._states, strict=True):
             parts: list[HistoryState] = ray.get(list(refs))
@@ -100,15 +100,15 @@ def with_history(
     date: dt.date | None = None,
     cpus: float = 1.0,
 ) -> WithHistory:
-    """Compute every history feature of a data set of canonical rows; returns when the replays are done.
+    """Compute all history features of a dataset of canonical rows; returns when the replays are done.
 
     rows: Arrow or pandas blocks with `fraud.scoring.scored.ROW` (distinct; rows of one time count in its order) and the
     schema's columns (`fraud.scoring.scored.name_of`), in any order of time; notes (ray_jobs.streaming.checked_blocks)
-    stay where they are. begin: where to begin, or a function of the oldest row's time (microseconds since 1970) that
-    says so; default with nothing. leave: write what each day adds (of the day `date`, with late rows that came with
-    it), for `WithHistory.parts`. remembered: about how many transactions each plan remembers in snapshots. partitions:
-    of each plan; by default a power of two, of at most `PARTITION_ROWS` rows each. date: rows of other days only feed
-    the history. cpus: of each task. Raises ray.exceptions.RayError.
+    keep their position. begin: initial state, or a function that returns it for the oldest row's time (microseconds
+    since 1970); default empty. leave: write what each day adds (of the day `date`, with its late rows), for
+    `WithHistory.parts`. remembered: approximate transactions per plan in the snapshots. partitions: per plan; by
+    default a power of two, with at most `PARTITION_ROWS` rows each. date: rows of other days only extend the history.
+    cpus: per task. Raises ray.exceptions.RayError.
     """
     blocks = [entry for bundle in rows.iter_internal_ref_bundles() for entry in bundle.blocks]
     all_plans, n = plans(schema), partitions or _partitions(blocks, remembered)
@@ -116,7 +116,7 @@ def with_history(
     splits = [
         split_rows.remote(schema, n, date, *(block.ref for block in group)) for group in _groups(blocks, n * SHARD_ROWS)
     ]
-    del blocks  # each goes when its split is done
+    del blocks  # each is freed when its split is done
     _wait([split[1] for split in splits], "split")
     spans = [span for span in ray.get([split[1] for split in splits]) if span is not None]
     oldest = min((first for first, _ in spans), default=None)
@@ -131,9 +131,9 @@ def with_history(
             [replay_part.remote(work[p], labels, *(split[2 + k * n + p] for split in splits)) for p in range(n)]
         )
     rows_of_splits = [split[0] for split in splits]
-    del splits  # each shard goes when its replay is done
+    del splits  # each shard is freed when its replay is done
     _wait([part[0] for parts in replays for part in parts], "replayed")
-    # One object for each split: a task that knew the features of all splits would unpack thousands of references.
+    # One object per split: a task with the features of all splits would unpack thousands of references.
     sources = [
         ray.put((rows_of_splits[i], [[part[3 + i] for part in parts] for parts in replays]))
         for i in range(len(rows_of_splits))
@@ -153,12 +153,12 @@ def with_history(
 
 
 def _partitions(blocks: list[Any], remembered: int) -> int:
-    # A remembered transaction is a quarter of a row that is scored: a record, and no row number, position or feature.
+    # A remembered transaction takes a quarter of a scored row: no row number, position or features.
     return partitions_for([remembered // 4, *(block.metadata.num_rows or 0 for block in blocks)], PARTITION_ROWS)
 
 
 def _groups(blocks: list[Any], rows: int) -> Iterator[list[Any]]:
-    """Neighbouring blocks, at least `rows` rows together but for the last group."""
+    """Groups of adjacent blocks with at least `rows` rows; the last may have fewer."""
     group: list[Any] = []
     for block in blocks:
         group.append(block)
@@ -170,7 +170,7 @@ def _groups(blocks: list[Any], rows: int) -> Iterator[list[Any]]:
 
 
 def _wait(refs: list[ray.ObjectRef], what: str) -> None:
-    """Wait for tasks, saying now and then how far they are. Raises what a task raised, as soon as it did."""
+    """Wait for tasks and log progress. Raises the first error of a task."""
     waiting, reported = refs, time.monotonic()
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1, fetch_local=False)
@@ -181,9 +181,9 @@ def _wait(refs: list[ray.ObjectRef], what: str) -> None:
 
 
 def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[Any, ...]:
-    """The rows of the day `date` with all notes; the oldest and newest time; for each plan and partition its columns.
+    """The rows of the day `date` with all notes; the oldest and newest time; the columns of each plan and partition.
 
-    A plan's columns come with the row number and the position among the rows of that day, -1 for a row of another day.
+    A plan's columns include the row number and the position among the rows of that day, -1 for rows of other days.
     """
     block = pa.concat_tables([BlockAccessor.for_block(block).to_arrow() for block in blocks], promote_options="default")
     rows, notes = without_notes(block)
@@ -211,7 +211,7 @@ def _split(schema: Schema, n: int, date: dt.date | None, *blocks: Any) -> tuple[
 
 @dataclass(frozen=True)
 class _Work:
-    """What a replay does with one partition of one plan. See `with_history`. schema: of that plan alone."""
+    """The replay of one partition of one plan; see `with_history`. schema: of that plan only."""
 
     schema: Schema
     begin: ReplayStartPart
@@ -221,8 +221,8 @@ class _Work:
 
 
 def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None) -> tuple[Any, ...]:
-    """How many rows, the state after them, what each day adds; for each split their positions, int32 (n,), and
-    features, (n, width).
+    """Number of rows, the state after them, what each day adds; for each split positions, int32 (n,), and features,
+    (n, width).
     """
     schema, begin = work.schema, work.begin
     (plan,) = plans(schema)
@@ -275,7 +275,7 @@ def _replay(work: _Work, labels: LabelIntervals | None, *shards: pa.Table | None
 
 
 def _join(block: pa.Table, schema: Schema, sources: list[ray.ObjectRef]) -> Iterator[pa.Table]:
-    """The rows of a split with their features."""
+    """Join the rows of a split with their features."""
     for i in block["split"].to_pylist():
         rows_ref, parts = ray.get(sources[i])
         rows, notes = without_notes(ray.get(rows_ref))

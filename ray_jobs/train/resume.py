@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.data.locks import AlreadyLockedError, exclusive
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from fraud.training.config import TrainConfig
@@ -99,7 +99,7 @@ def training_folder(root: Path, name: str) -> Iterator[TrainingFolder]:
             finally:
                 if folder.path.exists() and not any(folder.path.iterdir()):
                     folder.path.rmdir()  # nothing to resume from
-    except HeldElsewhereError as error:
+    except AlreadyLockedError as error:
         raise ConfigError(
             f"this training is running already ({error}): wait for it, stop it, or change --seed, --config or --set"
         ) from None

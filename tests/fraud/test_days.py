@@ -94,14 +94,14 @@ def test_today_is_the_zones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("Europe/Berln", "did you mean 'Europe/Berlin'"), ("europe/berlin", "did you mean 'Europe/Berlin'"),
      ("Europe", "is not a time zone"), ("../etc/passwd", "is not a time zone"), ("", "is not a time zone")],
 )  # fmt: skip
-def test_an_unknown_zone_is_refused_with_the_nearest_name(name: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_an_unknown_zone_is_refused_with_the_nearest_name(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Zone(name)
-    with pytest.raises(SchemaError, match="schema 's': day_zone .*" + told):
+    with pytest.raises(SchemaError, match="schema 's': day_zone .*" + message):
         schema(day_zone=name)
 
 

@@ -62,19 +62,19 @@ def fit(name: str) -> tuple[Detector, Evaluation]:
 
 def figures(detector: Detector, evaluation: Evaluation) -> dict[str, float]:
     """What is compared: {score/figure: value}."""
-    found = evaluation.metrics
-    kept = {f"{name}/{key}": found[name][key] for name in SCORES for key in ("average_precision", "roc_auc")}
-    kept |= {"joined/threshold": detector.threshold.value, "joined/alert_rate": found["joined"]["alert_rate"]}
-    return kept | {"joined/head_gain": found["head"]["average_precision_gained"]}
+    metrics = evaluation.metrics
+    golden = {f"{name}/{key}": metrics[name][key] for name in SCORES for key in ("average_precision", "roc_auc")}
+    golden |= {"joined/threshold": detector.threshold.value, "joined/alert_rate": metrics["joined"]["alert_rate"]}
+    return golden | {"joined/head_gain": metrics["head"]["average_precision_gained"]}
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_small_training_catches_what_it_caught(name: str) -> None:
-    expected, found = json.loads(GOLDEN.read_text())[name], figures(*fit(name))
-    assert found.keys() == expected.keys()
+    expected, actual = json.loads(GOLDEN.read_text())[name], figures(*fit(name))
+    assert actual.keys() == expected.keys()
     moved = {
         key: f"{expected[key]:.4f} -> {value:.4f}"
-        for key, value in found.items()
+        for key, value in actual.items()
         if abs(value - expected[key]) > TOLERANCE[key.split("/")[1]]
     }
     assert not moved, f"{moved}: a regress, or record the figures anew: python -m tests.fraud.test_golden"
@@ -82,8 +82,8 @@ def test_a_small_training_catches_what_it_caught(name: str) -> None:
 
 def write() -> None:
     """Record the figures as they are now."""
-    found = {name: {key: round(value, 4) for key, value in figures(*fit(name)).items()} for name in SAMPLES}
-    GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
+    golden = {name: {key: round(value, 4) for key, value in figures(*fit(name)).items()} for name in SAMPLES}
+    GOLDEN.write_text(json.dumps(golden, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fraud.registry import runs as tracking
+from fraud.registry import runs
 from fraud.settings import Settings
 from monitoring import exports
 from monitoring.volume import main as volume
@@ -59,12 +59,12 @@ def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one()
 def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: Path):
     page = tmp_path / "page.html"
     page.write_text("<html>drift</html>")
-    runs = {
+    run_ids = {
         exports.to_mlflow(exports.of_drift(drift(day, psi)), settings, str(page))
         for day, psi in (("2026-01-30", 0.1), ("2026-01-31", 0.2), ("2026-01-31", 0.2))
     }
-    (run_id,) = runs
-    with tracking.mlflow_client(settings, "reading") as client:
+    (run_id,) = run_ids
+    with runs.mlflow_client(settings, "reading") as client:
         history = client.get_metric_history(run_id, "drift_psi/amount _x_")
         assert [(m.step, m.value) for m in history] == [(20_483, 0.1), (20_484, 0.2)]
         assert {a.path for a in client.list_artifacts(run_id, "drift")} == {

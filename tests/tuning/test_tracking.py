@@ -18,10 +18,10 @@ import pytest
 
 from deploy import processes
 from deploy.local import services
-from fraud.registry import runs as tracking
+from fraud.registry import runs
 from fraud.settings import Settings
 from tests.tuning.sweeps import REQUEST, detector_of, events_of, new_journal, status_of
-from tuning import tracking as sweep_tracking
+from tuning import tracking
 from tuning.record import run_content
 from tuning.record.journal import Journal
 from tuning.tracking import SweepTracker
@@ -74,7 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(sweep_tracking, "_PAUSE_S", 0.2)
+    monkeypatch.setattr(tracking, "_PAUSE_S", 0.2)
     return settings
 
 
@@ -160,9 +160,9 @@ def check_complete(settings: Settings, numbers: range, parent_status: str = "FIN
 def test_a_sweep_of_40_trials(settings: Settings, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[str] = []
     for name in ("log", "finish", "reopen"):
-        original = getattr(tracking.Run, name)
+        original = getattr(runs.Run, name)
         monkeypatch.setattr(
-            tracking.Run, name, lambda run, *a, _o=original, _n=name, **k: (calls.append(_n), _o(run, *a, **k))[1]
+            runs.Run, name, lambda run, *a, _o=original, _n=name, **k: (calls.append(_n), _o(run, *a, **k))[1]
         )
     (tmp_path / "plots").mkdir()
     (tmp_path / "sweep_report.html").write_text("<p>report")
@@ -230,7 +230,7 @@ def test_runs_that_nobody_noted_are_taken_over(settings: Settings, journal: Jour
     append(journal, tracker, events_of(2)[:2])
     wait_for_children(settings, 2)
     killed(tracker)
-    note = journal.path / sweep_tracking.PROGRESS
+    note = journal.path / tracking.PROGRESS
     note.write_text(note.read_text()[:-9])  # cut short, like a driver's that was killed before it wrote
     tracker = started(settings, journal)
     append(journal, tracker, [events_of(2)[0], *events_of(2)[2:]])
@@ -245,8 +245,8 @@ def test_a_run_made_twice_is_deleted(settings: Settings, journal: Journal):
     # As if the server had made the run, and its answer had been lost.
     (parent,), _ = runs_of(settings)
     tags = run_content.identity("cards-1", REQUEST) | {"trial": "1"}
-    tracking.start_run(settings, "forest 1", tags, parent=tracking.Run(settings, parent.info.run_id))
-    stranger = tracking.start_run(settings, "somebody else's", {"sweep": "cards-1", "sweep_created": "other"})
+    runs.start_run(settings, "forest 1", tags, parent=runs.Run(settings, parent.info.run_id))
+    stranger = runs.start_run(settings, "somebody else's", {"sweep": "cards-1", "sweep_created": "other"})
     assert tracker.finish("FINISHED")
     stranger.delete()  # it was left alone, or this would fail
     check_complete(settings, range(1, 2))
@@ -280,7 +280,10 @@ def test_one_refused_trial_holds_up_no_other(settings: Settings, journal: Journa
     assert "trial 1 was refused" in caplog.text and "--sweep cards-1" in caplog.text
     parents, children = runs_of(settings)
     assert parents[0].info.status == "FINISHED"
-    assert {number: runs[0].info.status for number, runs in children.items()} == {"2": "FINISHED", "3": "FINISHED"}
+    assert {number: of_trial[0].info.status for number, of_trial in children.items()} == {
+        "2": "FINISHED",
+        "3": "FINISHED",
+    }
 
 
 def test_without_mlflow_the_rest_can_be_copied_later(
@@ -300,7 +303,7 @@ def test_without_mlflow_the_rest_can_be_copied_later(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
     monkeypatch.setenv("FRAUD_EXPERIMENT", settings.experiment)
     for _ in range(2):  # the second time there is nothing to do
-        assert sweep_tracking.main(["--sweep", "cards-1", "--outdir", str(tmp_path)]) == 0
+        assert tracking.main(["--sweep", "cards-1", "--outdir", str(tmp_path)]) == 0
         check_complete(settings, range(1, 4))
     (parent,), _ = runs_of(settings)
     assert "best.yaml" in {file.path for file in client(settings).list_artifacts(parent.info.run_id)}
@@ -310,7 +313,7 @@ def test_another_store_gets_everything(settings: Settings, journal: Journal, cap
     tracker = started(settings, journal)
     append(journal, tracker, [*events_of(1), *events_of(2)[:2]])
     assert tracker.finish("KILLED")
-    for run in [*runs_of(settings)[0], *(runs[0] for runs in runs_of(settings)[1].values())]:
+    for run in [*runs_of(settings)[0], *(of_trial[0] for of_trial in runs_of(settings)[1].values())]:
         client(settings).delete_run(run.info.run_id)
     tracker = started(settings, journal)
     append(journal, tracker, [events_of(2)[0], *events_of(2)[2:]])
@@ -329,7 +332,7 @@ def test_a_driver_killed_while_it_copies(settings: Settings, journal: Journal):
         "from tuning.tracking import SweepTracker; "
         "SweepTracker(Settings.from_environment(), Journal(pathlib.Path(sys.argv[1]))).start(); time.sleep(120)"
     )
-    tracking.find_runs(settings, {"sweep": "none"})  # makes the tables, which two processes must not do at once
+    runs.find_runs(settings, {"sweep": "none"})  # makes the tables, which two processes must not do at once
     environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "FRAUD_EXPERIMENT": settings.experiment}
     driver = subprocess.Popen(
         [sys.executable, "-c", code, str(journal.path)], cwd=ROOT, env={**os.environ, **environment}

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.data.locks import AlreadyLockedError, exclusive
 from fraud.errors import ConfigError, DataError
 
 REQUEST, EVENTS, TRIALS, WINNER = "sweep.json", "trials.jsonl", "trials", "winner.json"
@@ -177,7 +177,7 @@ def locked_journal(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[J
             folder.mkdir(exist_ok=True)
             journal = Journal(folder)
             journal.mend()
-        except HeldElsewhereError as error:
+        except AlreadyLockedError as error:
             raise ConfigError(f"sweep {sweep_id!r} is running already ({error}): wait for it or stop it") from None
         except OSError as error:
             raise ConfigError(

@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fraud.data import filesystems
-from fraud.data import tables as data
+from fraud.data import filesystems, tables
 from fraud.errors import DataError, ObjectStoreError
 from fraud.history.definition import EntityPlan
 from fraud.history.label_intervals import label_intervals
@@ -59,17 +58,17 @@ class Snapshots(Catalog):
         partition: read only these entities (fraud.history.snapshots.partition), to bound memory. Raises DataError.
         """
         plan = self.plans[i]
-        tables = []
+        parts_read = []
         for day in self._remembered_days(plan, through):
             for part in day.parts:
                 groups, is_exact = part.groups_of(partition)
                 if groups:
                     table = self.table(plan, day, part, "events", groups=groups)
-                    tables.append(table if is_exact else _of_partition(table, partition))
-        if not tables:
+                    parts_read.append(table if is_exact else _of_partition(table, partition))
+        if not parts_read:
             return HistoryState.empty(plan)
-        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-        del tables
+        table = pa.concat_tables(parts_read).unify_dictionaries().combine_chunks()
+        del parts_read
         entities = table[ENTITY].combine_chunks()
         entities = entities.chunk(0) if isinstance(entities, pa.ChunkedArray) else entities
         codes, times = entities.indices.to_numpy(), table["time"].to_numpy()
@@ -179,15 +178,15 @@ class Snapshots(Catalog):
             named = pd.MultiIndex.from_arrays([keys, records["time"], records["id"]])
             parts, marked = [], 0
             for part in manifest.parts:
-                tables = {kind: self.table(plan, manifest, part, kind) for kind in ("events", "ids") if part.file(kind)}
-                events = tables["events"]
+                stored = {kind: self.table(plan, manifest, part, kind) for kind in ("events", "ids") if part.file(kind)}
+                events = stored["events"]
                 columns = [segments.entity_texts(events), events["time"].to_numpy(), events["id"].to_numpy()]
                 new = pd.MultiIndex.from_arrays(columns).isin(named) & ~events[IS_FRAUD].to_numpy()
                 if new.any():
                     at = events.column_names.index(IS_FRAUD)
                     is_fraud = pa.array(events[IS_FRAUD].to_numpy() | new)
-                    tables["events"] = events.set_column(at, IS_FRAUD, is_fraud)
-                    part, contents = segments.pack(tables, plan, part.partition)
+                    stored["events"] = events.set_column(at, IS_FRAUD, is_fraud)
+                    part, contents = segments.pack(stored, plan, part.partition)
                     self.write_files(plan, day, contents)
                     marked += int(new.sum())
                 parts.append(part)
@@ -200,7 +199,7 @@ class Snapshots(Catalog):
     def write_files(self, plan: EntityPlan, day: dt.date, contents: Mapping[str, bytes]) -> None:
         """Write files of a day, {name: content}; they have no effect until a manifest names them. Raises DataError."""
         for name, content in contents.items():
-            data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
+            tables.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
 
     def check_files(self, day: dt.date) -> None:
         """Verify every file of a day against its manifest. Raises DataError for the first mismatch."""

@@ -234,11 +234,11 @@ def test_a_day_in_s3_is_whole_or_not_there_and_scored_once(
     process.wait()
     assert keys_below(staged), "killed too late for this test to say anything"
     assert not keys_below(f"{out}/date={DAY}")
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(out)
 
-    monkeypatch.setattr(leases, "LEASE_S", 1.0)  # of the killed job, which nobody freshens any more
-    monkeypatch.setattr(leases, "LOOK_S", 0.2)
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)  # of the killed job, which nobody renews any more
+    monkeypatch.setattr(leases, "POLL_S", 0.2)
     few = f"{shared['FRAUD_STORE']}/few.parquet"
     generate.main(["--rows", "3000", "--out", few])
     threads = [threading.Thread(target=lambda: score.main(scoring(models, few, out))) for _ in range(2)]
@@ -290,11 +290,11 @@ def test_a_lease_that_was_taken_over_is_noticed_before_anything_is_published(
     shared: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(leases, "LEASE_S", 0.5)
-    monkeypatch.setattr(leases, "LOOK_S", 0.1)
+    monkeypatch.setattr(leases, "POLL_S", 0.1)
     filesystem, path = filesystems.of(f"{shared['FRAUD_STORE']}/a.lock")
-    with leases.held(filesystem, path) as sleeper, leases.held(filesystem, path) as taker:
+    with leases.acquire(filesystem, path) as sleeper, leases.acquire(filesystem, path) as taker:
         taker.check()
-        with pytest.raises(DataError, match="another job took this lock over"):
+        with pytest.raises(DataError, match="another job took over this lock"):
             sleeper.check()
     assert not filesystem.exists(path)
 
@@ -323,9 +323,9 @@ def test_a_condition_that_is_dropped_on_its_way_gives_nobody_a_lease(
 
     monkeypatch.setattr(S3FileSystem, "_filter_kwargs", dropped)
     filesystem, path = filesystems.of(f"{shared['FRAUD_STORE']}/dropped.lock")
-    reason = f"wrote .*dropped.lock against the condition {condition}: use a store"
-    with pytest.raises(ObjectStoreError, match=reason), leases.held(filesystem, path) as lease:
-        lease.check()
+    reason = f"wrote .*dropped.lock although the condition {condition} failed: use a store"
+    with pytest.raises(ObjectStoreError, match=reason), leases.acquire(filesystem, path) as lease:
+        lease.renew()
     assert not filesystem.exists(path)
 
 

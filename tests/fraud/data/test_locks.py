@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud.data.locks import HeldElsewhereError, exclusive
+from fraud.data.locks import AlreadyLockedError, exclusive
 
 HOLD = """
 import sys, time
@@ -32,7 +32,7 @@ def test_another_process_is_named_and_a_killed_one_lets_go(lock: Path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         named = rf"^process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d "
-        with pytest.raises(HeldElsewhereError, match=named), exclusive(lock, wait=False):
+        with pytest.raises(AlreadyLockedError, match=named), exclusive(lock, wait=False):
             raise AssertionError("two hold it")
         holder.kill()
     with exclusive(lock, wait=False):

@@ -126,13 +126,13 @@ def test_the_forest_finds_much_of_the_fraud_and_supervision_finds_more(train: pd
     forest = IsolationForest(random_state=0).fit(inputs(train))
     boosting = HistGradientBoostingClassifier(random_state=0).fit(inputs(train), train.is_fraud)
     linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(inputs(train), train.is_fraud)
-    found = {
+    scores_of = {
         "forest": -forest.score_samples(inputs(test)),
         "boosting": boosting.predict_proba(inputs(test))[:, 1],
         "linear": linear.predict_proba(inputs(test))[:, 1],
     }
-    auc = {name: roc_auc_score(test.is_fraud, scores) for name, scores in found.items()}
-    precision = {name: average_precision_score(test.is_fraud, scores) for name, scores in found.items()}
+    auc = {name: roc_auc_score(test.is_fraud, scores) for name, scores in scores_of.items()}
+    precision = {name: average_precision_score(test.is_fraud, scores) for name, scores in scores_of.items()}
     assert 0.90 < auc["forest"] < 0.96
     assert 0.30 < precision["forest"] < 0.70
     assert auc["boosting"] > 0.965

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.data import tables
-from fraud.data.spreadsheets import as_it_was, without_formulas
+from fraud.data.spreadsheets import escape_formulas, unescape
 from fraud.schema import __main__ as command
 
 HOSTILE = ['=HYPERLINK("http://evil.example","x")', "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1,1)", "\t=1", "\r=1",
@@ -21,24 +21,24 @@ HARMLESS = ["abc", "", "-5", "+3.25", "-.5", "-1e-7", "it's", "'quoted'", "a=b",
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_formulas_are_made_text(text: str):
-    (dead,) = without_formulas(pd.DataFrame({"x": [text]}))["x"]
-    assert dead == f"'{text}" and as_it_was(dead) == text
+    (escaped,) = escape_formulas(pd.DataFrame({"x": [text]}))["x"]
+    assert escaped == f"'{text}" and unescape(escaped) == text
 
 
 def test_everything_else_stays_as_it_is():
     frame = pd.DataFrame({"x": HARMLESS, "n": range(-3, len(HARMLESS) - 3), "f": -0.5, "b": True})
-    pd.testing.assert_frame_equal(without_formulas(frame), frame)
+    pd.testing.assert_frame_equal(escape_formulas(frame), frame)
     mixed = pd.DataFrame({"x": pd.Series([None, -5, "=1"], dtype=object)})
-    assert without_formulas(mixed)["x"].tolist()[1:] == [-5, "'=1"]
+    assert escape_formulas(mixed)["x"].tolist()[1:] == [-5, "'=1"]
 
 
 @given(st.text())
 def test_no_text_begins_like_a_formula_and_each_comes_back(text: str):
-    (dead,) = without_formulas(pd.DataFrame({"x": [text]}))["x"]
-    assert not dead.startswith(("=", "@", "\t", "\r", "\n"))
-    assert dead[:1] not in ("+", "-") or dead == text
-    if dead != text:
-        assert as_it_was(dead) == text
+    (escaped,) = escape_formulas(pd.DataFrame({"x": [text]}))["x"]
+    assert not escaped.startswith(("=", "@", "\t", "\r", "\n"))
+    assert escaped[:1] not in ("+", "-") or escaped == text
+    if escaped != text:
+        assert unescape(escaped) == text
 
 
 def test_the_quarantine_of_a_hostile_file_holds_no_formula(tmp_path: Path):

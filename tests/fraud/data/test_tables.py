@@ -77,7 +77,7 @@ def test_frames_are_bounded_and_counted_across_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("x.csv", "", "x.csv is an empty file"),
         ("x.csv", HEADER, "a header and no rows"),
@@ -104,13 +104,13 @@ def test_frames_are_bounded_and_counted_across_files(tmp_path: Path) -> None:
         ("x.csv", HEADER.replace("device_score", "devise_score") + ROWS, "did you mean 'devise_score'"),
     ],
 )
-def test_bad_file_is_one_line_with_its_name(name: str, text: str | bytes, told: str, tmp_path: Path) -> None:
+def test_bad_file_is_one_line_with_its_name(name: str, text: str | bytes, message: str, tmp_path: Path) -> None:
     path = csv(tmp_path, text, name)
 
     with pytest.raises(FraudError) as caught:
         tables.load(path, TRANSACTIONS)
 
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert path in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         tables.read(str(tmp_path / "transaction.csv"))
     with pytest.raises(DataError, match="no file matches"):
         tables.read(str(tmp_path / "*.parquet"))
-    with pytest.raises(DataError, match=r"holds no \.csv or \.parquet"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(csv(tmp_path, "x", "other/readme.md").rsplit("/", 1)[0])
 
 
@@ -146,17 +146,17 @@ def test_one_row_is_enough(tmp_path: Path) -> None:
 
     assert len(checked.rows) == 1
     assert checked.warnings == (
-        "every labelled row is legitimate (column 'is_fraud'): metrics that compare the classes cannot be given",
+        "every labelled row is legitimate (column 'is_fraud'): metrics that compare classes cannot be calculated",
     )
 
 
-def test_constant_columns_and_missing_labels_are_said(tmp_path: Path) -> None:
+def test_constant_columns_and_missing_labels_are_reported(tmp_path: Path) -> None:
     unlabelled = csv(tmp_path, HEADER + "1,2,3,0.4,0,\n" + "2,3,4,0.5,0,\n")
 
-    told = " ".join(tables.load(unlabelled, TRANSACTIONS).warnings)
+    warnings = " ".join(tables.load(unlabelled, TRANSACTIONS).warnings)
 
-    assert "label column 'is_fraud' is empty" in told
-    assert "constant in every row, so of no help: country_mismatch" in told
+    assert "label column 'is_fraud' is empty" in warnings
+    assert "constant in every row, so not useful: country_mismatch" in warnings
     with pytest.raises(DataError, match="'is_fraud' is empty in every good row"):
         tables.load(unlabelled, TRANSACTIONS, need_label=True)
 
@@ -169,7 +169,7 @@ def test_a_file_without_the_label_column_loads_unless_labels_are_needed(tmp_path
         tables.load(path, TRANSACTIONS, need_label=True)
 
 
-def test_pieces_give_the_same_answer_as_the_whole(tmp_path: Path) -> None:
+def test_pieces_give_the_same_answer_as_one_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     n = 1_000
     frame = pd.DataFrame(
@@ -196,14 +196,14 @@ def test_pieces_give_the_same_answer_as_the_whole(tmp_path: Path) -> None:
     path = str(tmp_path / "x.csv")
     tables.write_csv(frame, path)
 
-    whole, pieces = tables.load(path, schema), tables.load(path, schema, chunk_rows=64)
+    at_once, pieces = tables.load(path, schema), tables.load(path, schema, chunk_rows=64)
 
-    pd.testing.assert_frame_equal(whole.rows, pieces.rows, check_index_type=False)
-    assert pieces.quarantine["row"].tolist() == whole.quarantine["row"].tolist() == [10, 700, 900]
-    assert whole.rows["card"].iloc[0] == frame["card"].iloc[0]  # leading zeros survive
+    pd.testing.assert_frame_equal(at_once.rows, pieces.rows, check_index_type=False)
+    assert pieces.quarantine["row"].tolist() == at_once.quarantine["row"].tolist() == [10, 700, 900]
+    assert at_once.rows["card"].iloc[0] == frame["card"].iloc[0]  # leading zeros survive
     good = frame.drop(index=[10, 700, 900])
-    assert whole.rows.index.tolist() == good.index.tolist()
-    assert np.array_equal(whole.rows["x"].to_numpy(), good["x"].to_numpy(dtype=float))  # to the last bit
+    assert at_once.rows.index.tolist() == good.index.tolist()
+    assert np.array_equal(at_once.rows["x"].to_numpy(), good["x"].to_numpy(dtype=float))  # to the last bit
 
 
 def test_csv_and_parquet_of_the_same_table_are_the_same_rows(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_files_that_disagree_about_the_label_are_refused(tmp_path: Path) -> None
 
 
 def test_a_wrong_schema_stops_before_it_copies_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_HOPELESS_ROWS", 50)
+    monkeypatch.setattr(tables, "_MOST_REFUSED_ROWS", 50)
     path = csv(tmp_path, HEADER + ROWS + "bad,3,12,0.92,1,1\n" * 1_000)
 
     with pytest.raises(DataError, match="2 of the first 100 rows fit"):
@@ -257,7 +257,7 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
         tables.write_parquet(pd.DataFrame({"x": [1, "mixed", object()]}), str(path))
 
     assert tables.read(str(path))["x"].tolist() == [1]
-    assert [found.name for found in tmp_path.glob("*")] == ["x.parquet"]
+    assert [file.name for file in tmp_path.glob("*")] == ["x.parquet"]
     with pytest.raises(DataError, match="cannot be written"):
         tables.write_csv(pd.DataFrame({"x": [1]}), str(path / "below" / "y.csv"))
 

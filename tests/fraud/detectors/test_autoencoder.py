@@ -49,7 +49,7 @@ def test_same_seed_same_weights(tensors: tuple[torch.Tensor, torch.Tensor]) -> N
 
 def test_stopping_and_resuming_changes_nothing(tensors: tuple[torch.Tensor, torch.Tensor]) -> None:
     config = dataclasses.replace(CONFIG, dropout=0.1, mask=0.1)
-    whole = train(tensors, config)
+    uninterrupted = train(tensors, config)
     first = Training(5, config, 0)
     first.run_epoch(*tensors)
     first.run_epoch(*tensors)
@@ -60,8 +60,8 @@ def test_stopping_and_resuming_changes_nothing(tensors: tuple[torch.Tensor, torc
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     while not resumed.is_finished:
         resumed.run_epoch(*tensors)
-    assert [e.validation_error for e in resumed.epochs] == [e.validation_error for e in whole.epochs]
-    for name, weight in whole.best_weights.items():
+    assert [e.validation_error for e in resumed.epochs] == [e.validation_error for e in uninterrupted.epochs]
+    for name, weight in uninterrupted.best_weights.items():
         assert torch.equal(weight, resumed.best_weights[name])
 
 

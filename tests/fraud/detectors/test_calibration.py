@@ -72,12 +72,12 @@ def test_without_labels_the_weight_is_one_half(rng: np.random.Generator) -> None
     assert calibration.fit(pair(raw, raw + 1), np.zeros(500, dtype=np.int8)).forest_weight == 0.5
 
 
-def test_a_given_weight_is_taken_as_it_is(rng: np.random.Generator) -> None:
+def test_a_configured_weight_is_used(rng: np.random.Generator) -> None:
     labels = (rng.random(2000) < 0.05).astype(np.int8)
     forest, error = rng.normal(size=2000) + 3 * labels, rng.random(2000)
-    given = calibration.fit(pair(forest, error), labels, 0.3)
-    assert given.forest_weight == 0.3
-    f, a, joint = given.evidence(pair(forest, error)).values()
+    calibrated = calibration.fit(pair(forest, error), labels, 0.3)
+    assert calibrated.forest_weight == 0.3
+    f, a, joint = calibrated.evidence(pair(forest, error)).values()
     # Calibrated anew for that weight: one normal row in a hundred is beyond evidence 2.
     assert (joint[labels == 0] >= 2.0).mean() == pytest.approx(0.01, abs=0.003)
     assert (np.diff(joint[np.argsort(0.3 * f + 0.7 * a)]) >= 0).all()

@@ -45,9 +45,9 @@ def test_flat_trees_score_as_scikit_learn_does(rng: np.random.Generator, setting
 def test_any_number_of_rows_scores_alike(rng: np.random.Generator) -> None:
     grown = forest.fit(rng.normal(size=(500, 3)).astype(np.float32), ForestConfig(n_estimators=10), seed=0)
     X = rng.normal(size=(300, 3)).astype(np.float32)
-    whole = grown.score(X)
+    scores = grown.score(X)
     for n in (0, 1, 7, 8, 9, 255, 256, 257):
-        np.testing.assert_array_equal(grown.score(X[:n]), whole[:n])
+        np.testing.assert_array_equal(grown.score(X[:n]), scores[:n])
 
 
 def test_groups_grown_apart_merge_into_the_same_forest(rng: np.random.Generator) -> None:

@@ -66,10 +66,10 @@ def test_flat_trees_answer_as_scikit_learn(rng: np.random.Generator, leaves: int
 
 def test_members_fitted_apart_make_the_same_head(rng: np.random.Generator) -> None:
     X, y = awkward_rows(rng, 2000)
-    whole = head.fit(X, y, QUICK, seed=3)
+    fitted = head.fit(X, y, QUICK, seed=3)
     apart = head.merge([head.fit_member(X, y, QUICK, 3, member) for member in range(QUICK.members)])
-    np.testing.assert_array_equal(whole.score(X), apart.score(X))
-    assert not np.array_equal(head.fit(X, y, QUICK, seed=4).score(X), whole.score(X))
+    np.testing.assert_array_equal(fitted.score(X), apart.score(X))
+    assert not np.array_equal(head.fit(X, y, QUICK, seed=4).score(X), fitted.score(X))
 
 
 @pytest.fixture
@@ -177,16 +177,17 @@ def test_without_labels_and_with_few_there_is_no_head(five_columns: Fitted) -> N
     train = few.index[: round(0.6 * len(few))]
     frauds = train[few.loc[train, "is_fraud"] == 1]
     few.loc[frauds[49:], "is_fraud"] = np.int8(-1)
-    for given, expected in ((rows.drop(columns="is_fraud"), 0), (few, 1)):
-        found, evaluation = fitting.fit_locally(given, SCHEMA, SMALL)
-        plain, without = fitting.fit_locally(given, SCHEMA, WITHOUT)
-        assert found.head is None and "head" not in found.calibration.detectors
-        told = [w for w in evaluation.warnings if "no supervised head is fitted" in w]
-        assert len(told) == expected and all("49 labelled frauds" in w for w in told)
+    for training_rows, expected in ((rows.drop(columns="is_fraud"), 0), (few, 1)):
+        detector, evaluation = fitting.fit_locally(training_rows, SCHEMA, SMALL)
+        plain, without = fitting.fit_locally(training_rows, SCHEMA, WITHOUT)
+        assert detector.head is None and "head" not in detector.calibration.detectors
+        warnings = [w for w in evaluation.warnings if "no supervised head is fitted" in w]
+        assert len(warnings) == expected and all("49 labelled frauds" in w for w in warnings)
         assert not any("head" in w for w in without.warnings)
-        scores = Engine(found).score_frame(rows.head(200))
+        scores = Engine(detector).score_frame(rows.head(200))
         pd.testing.assert_frame_equal(scores, Engine(plain).score_frame(rows.head(200)))
-        assert "head_score" not in scores and "head_score" not in Engine(found).score_row(rows.iloc[0].to_dict()).scores
+        one = Engine(detector).score_row(rows.iloc[0].to_dict())
+        assert "head_score" not in scores and "head_score" not in one.scores
         assert not {"head", "label_light"} & set(evaluation.metrics)
 
 

@@ -40,7 +40,7 @@ def test_masks_find_the_leaves_that_walks_find(
 
 
 def test_trees_of_many_leaves_are_walked(rng: np.random.Generator) -> None:
-    assert masks_of(grown(rng, 9, 3)) is leaf_masks.WALKED
+    assert masks_of(grown(rng, 9, 3)) is leaf_masks.NO_MASKS
 
 
 @pytest.mark.parametrize("child", [0, 1, 14])
@@ -50,4 +50,4 @@ def test_what_is_no_tree_is_walked(rng: np.random.Generator, child: int) -> None
     assert len(nodes) == 15
     inner = 1 if int(nodes[1] >> np.uint64(12)) & 0xFFFFF != 1 else 2
     nodes[inner] = (int(nodes[inner]) & ~(0xFFFFF << 12)) | (child << 12)
-    assert leaf_masks.leaf_masks(of.starts, nodes, of.values, of.roots) is leaf_masks.WALKED
+    assert leaf_masks.leaf_masks(of.starts, nodes, of.values, of.roots) is leaf_masks.NO_MASKS

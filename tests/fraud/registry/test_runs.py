@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fraud.errors import RegistryError
-from fraud.registry import runs as tracking
+from fraud.registry import runs
 from fraud.settings import Settings
 
 
@@ -24,7 +24,7 @@ def client(settings: Settings):
 def test_a_run_keeps_what_is_logged(settings: Settings, store: Path, tmp_path: Path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "a.png").write_bytes(b"png")
-    run = tracking.start_run(settings, "a training", {"colour": "red"})
+    run = runs.start_run(settings, "a training", {"colour": "red"})
     run.log_parameters({f"part.{i}": i for i in range(150)})
     run.log_metrics({"joined_average_precision": 0.5})
     for epoch in (1, 2):
@@ -48,17 +48,17 @@ def test_a_run_keeps_what_is_logged(settings: Settings, store: Path, tmp_path: P
 
 
 def test_a_run_can_be_continued(settings: Settings):
-    run = tracking.start_run(settings, "first half")
+    run = runs.start_run(settings, "first half")
     run.finish("KILLED")
-    again = tracking.continue_run(settings, run.run_id)
+    again = runs.continue_run(settings, run.run_id)
     assert again == run
     assert client(settings).get_run(run.run_id).info.status == "RUNNING"
-    assert tracking.continue_run(settings, "0" * 32) is None
+    assert runs.continue_run(settings, "0" * 32) is None
 
 
 def test_logging_is_split_into_calls_and_repeated_points_are_stored_once(settings: Settings):
-    points = [tracking.Point("error", 1 / step, step, 1000 * step) for step in range(1, 1701)]
-    run = tracking.start_run(settings, "large")
+    points = [runs.Point("error", 1 / step, step, 1000 * step) for step in range(1, 1701)]
+    run = runs.start_run(settings, "large")
     for _ in range(2):
         run.log(
             parameters={f"p{i}": "x" * 7000 for i in range(120)}, points=points, tags={f"t{i}": i for i in range(230)}
@@ -70,33 +70,33 @@ def test_logging_is_split_into_calls_and_repeated_points_are_stored_once(setting
 
 
 def test_find_runs_filters_children_by_tags(settings: Settings):
-    assert tracking.find_runs(settings, {"sweep": "a"}) == []  # not even the experiment is there
-    parent = tracking.start_run(settings, "sweep", {"sweep": "a"}, started_ms=1000)
-    child = tracking.start_run(settings, "forest 1", {"sweep": "a", "trial": 1}, parent=parent, started_ms=2000)
-    tracking.start_run(settings, "sweep", {"sweep": "b"})
-    runs = tracking.find_runs(settings, {"sweep": "a"})
-    assert [run_id for run_id, _ in runs] == [parent.run_id, child.run_id]
-    assert runs[1][1]["mlflow.parentRunId"] == parent.run_id and runs[1][1]["trial"] == "1"
+    assert runs.find_runs(settings, {"sweep": "a"}) == []  # not even the experiment is there
+    parent = runs.start_run(settings, "sweep", {"sweep": "a"}, started_ms=1000)
+    child = runs.start_run(settings, "forest 1", {"sweep": "a", "trial": 1}, parent=parent, started_ms=2000)
+    runs.start_run(settings, "sweep", {"sweep": "b"})
+    entries = runs.find_runs(settings, {"sweep": "a"})
+    assert [run_id for run_id, _ in entries] == [parent.run_id, child.run_id]
+    assert entries[1][1]["mlflow.parentRunId"] == parent.run_id and entries[1][1]["trial"] == "1"
     child.finish("FAILED", 5000)
     info = client(settings).get_run(child.run_id).info
     assert (info.status, info.start_time, info.end_time) == ("FAILED", 2000, 5000)
     child.reopen()
     assert client(settings).get_run(child.run_id).info.status == "RUNNING"
     child.delete()
-    assert [run_id for run_id, _ in tracking.find_runs(settings, {"sweep": "a"})] == [parent.run_id]
-    assert tracking.continue_run(settings, child.run_id) is None
+    assert [run_id for run_id, _ in runs.find_runs(settings, {"sweep": "a"})] == [parent.run_id]
+    assert runs.continue_run(settings, child.run_id) is None
     with pytest.raises(ValueError, match="quote"):
-        tracking.find_runs(settings, {"sweep": "a' or '1"})
+        runs.find_runs(settings, {"sweep": "a' or '1"})
 
 
 def test_unusable_stores_give_one_line(settings: Settings, tmp_path: Path):
     (tmp_path / "file").write_text("")
     for uri in ("http://127.0.0.1:9", f"sqlite:///{tmp_path}/file/mlflow.db", "nonsense://x"):
         with pytest.raises(RegistryError) as caught:
-            tracking.start_run(replace(settings, tracking_uri=uri), "x")
+            runs.start_run(replace(settings, tracking_uri=uri), "x")
         assert "MLFLOW_TRACKING_URI" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(RegistryError) as caught:
-        tracking.start_run(replace(settings, tracking_uri="http://someone:secret@127.0.0.1:9"), "x")
+        runs.start_run(replace(settings, tracking_uri="http://someone:secret@127.0.0.1:9"), "x")
     assert "secret@" not in str(caught.value).split(";")[0].split("(")[0]
 
 
@@ -104,8 +104,8 @@ def test_unusable_stores_give_one_line(settings: Settings, tmp_path: Path):
 def test_many_processes_can_create_one_store_at_once():
     settings = Settings.from_environment()  # a store that does not exist yet
     code = (
-        "from fraud.registry import runs as tracking; from fraud.settings import Settings; "
-        "run = tracking.start_run(Settings.from_environment(), 'together'); run.finish()"
+        "from fraud.registry import runs; from fraud.settings import Settings; "
+        "run = runs.start_run(Settings.from_environment(), 'together'); run.finish()"
     )
     root = Path(__file__).parents[3]
     started = [
@@ -115,13 +115,13 @@ def test_many_processes_can_create_one_store_at_once():
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     experiment = client(settings).get_experiment_by_name(settings.experiment)
-    runs = client(settings).search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    both = client(settings).search_runs([experiment.experiment_id])
+    assert [run.info.status for run in both] == ["FINISHED"] * 2
 
 
 def test_artifacts_that_need_a_server_raise_before_the_work(settings: Settings):
     """As `make up` leaves one: its server made the experiment, and now it is down."""
-    tracking.start_run(replace(settings, experiment="another"), "makes the tables")
+    runs.start_run(replace(settings, experiment="another"), "makes the tables")
     client(settings).create_experiment(settings.experiment, artifact_location="mlflow-artifacts:/1")
     with pytest.raises(RegistryError, match=r"with an MLflow server: start it \(make up\)"):
-        tracking.start_run(settings, "run")
+        runs.start_run(settings, "run")

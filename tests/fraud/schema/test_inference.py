@@ -168,10 +168,10 @@ def test_empty_and_hopeless_tables_are_refused() -> None:
 def test_published_data_is_guessed_like_the_shipped_schema(
     name: str, pattern: str, label: str, time: str, entities: list[str]
 ) -> None:
-    found = sorted(Settings.from_environment().shared_data.glob(pattern))
-    if not found:
+    files = sorted(Settings.from_environment().shared_data.glob(pattern))
+    if not files:
         pytest.skip(f"no {pattern} in FRAUD_SHARED_DATA")
-    frame = next(tables.iter_frames(str(found[0]), 20_000))
+    frame = next(tables.iter_frames(str(files[0]), 20_000))
     guess, shipped = infer(frame, name), Schema.load(name)
 
     assert guess.label is not None and guess.label.name == label

@@ -90,7 +90,7 @@ def test_schema_cannot_be_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ([1, 2], "expected `key: value` lines"),
         ({"columns": []}, "'name' is missing"),
@@ -154,11 +154,11 @@ def test_schema_cannot_be_changed_in_place() -> None:
         ),
     ],
 )
-def test_wrong_schema_names_the_key_and_the_remedy(wrong: Any, told: str) -> None:
+def test_wrong_schema_names_the_key_and_the_remedy(wrong: Any, message: str) -> None:
     with pytest.raises(SchemaError) as caught:
         Schema.from_dict(wrong)
 
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -168,21 +168,21 @@ def test_limit_beyond_the_general_one_is_honoured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("name: a\nname: b\ncolumns: []\n", "'name' is given twice"),
+        ("name: a\nname: b\ncolumns: []\n", "'name' appears twice"),
         ("name: [\n", "cannot be read as YAML"),
         ("", "expected `key: value` lines"),
         ("!!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
     ],
 )
-def test_wrong_file_is_named(text: str, told: str, tmp_path: Path) -> None:
+def test_wrong_file_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
 
     with pytest.raises(SchemaError, match=r"mine\.yaml") as caught:
         Schema.load(str(path))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_missing_file_and_misspelt_name_have_a_remedy(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_infer_writes_the_day_zone_and_names_rows_that_do_not_fit(
     assert command.main(["infer", str(data), "--out", str(out)]) == 0
 
     assert Schema.load(str(out)).day_zone == "Europe/Berlin"
-    assert "1 of 3 rows do not fit it: `check` says why" in capsys.readouterr().out
+    assert "1 of 3 rows do not fit it: `check` lists the reasons" in capsys.readouterr().out
 
 
 def test_check_counts_reasons_and_writes_the_quarantine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

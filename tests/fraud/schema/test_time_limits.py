@@ -1,4 +1,4 @@
-"""One time far from the rest touches nobody's history: it is refused, and said to be."""
+"""One time far from the rest touches nobody's history: it is refused with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fraud.data import logged
 from fraud.history.replay import replay
 from fraud.schema import Schema
 from fraud.schema.columns import Column
-from fraud.schema.compatibility import refused_by
+from fraud.schema.compatibility import incompatibilities
 from fraud.schema.values import TimeLimits
 
 CARDS, A_CARD = 120, 20
@@ -60,8 +60,8 @@ def test_a_model_with_narrower_limits_is_known_to_refuse_requests():
     (column,) = old.columns
     narrower = replace(old, columns=(replace(column, oldest="2020-01-01", horizon_days=1),))
 
-    assert refused_by(old, old) == refused_by(old, narrower) == []
-    assert refused_by(narrower, old) == [
+    assert incompatibilities(old, old) == incompatibilities(old, narrower) == []
+    assert incompatibilities(narrower, old) == [
         "t must not be before 2020-01-01, was 1990-01-01", "t may lie 1 days ahead at most, was 2"
     ]  # fmt: skip
 

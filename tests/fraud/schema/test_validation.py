@@ -239,13 +239,13 @@ def test_ids_stay_unique_across_pieces() -> None:
     schema = Schema(name="s", columns=(Column(name="id", kind="id"), Column(name="x", kind="numeric")))
     validator = Validator(schema)
     pieces = [["a", "b"], ["c", "a"], ["b", "d", "d"], ["c", "e"]]
-    kept, start = [], 0
+    unique, start = [], 0
     for ids in pieces:
         checked = validator.check(pd.DataFrame({"id": ids, "x": 1.0}), first_row=start)
-        kept += checked.rows["id"].tolist()
+        unique += checked.rows["id"].tolist()
         start += len(ids)
 
-    assert kept == ["a", "b", "c", "d", "e"]
+    assert unique == ["a", "b", "c", "d", "e"]
 
 
 def test_times_are_utc_microseconds() -> None:
@@ -275,11 +275,11 @@ def test_times_as_numbers_follow_the_unit(unit: str, number: float) -> None:
 def test_odd_times_have_their_own_reasons() -> None:
     values = ["2018-04-01", "yesterday", "1533945600", "31/12/2018", "", "1066-10-14", "2018-13-01", "20180401"]
 
-    told = reasons(one(values, kind="timestamp"))
+    by_row = reasons(one(values, kind="timestamp"))
 
-    assert sorted(told) == [1, 2, 3, 4, 5, 6, 7]
-    assert all("ISO 8601" in told[row] for row in (1, 3, 6))
-    assert "bare number" in told[2] and "bare number" in told[7] and "missing" in told[4] and "1900" in told[5]
+    assert sorted(by_row) == [1, 2, 3, 4, 5, 6, 7]
+    assert all("ISO 8601" in by_row[row] for row in (1, 3, 6))
+    assert "bare number" in by_row[2] and "bare number" in by_row[7] and "missing" in by_row[4] and "1900" in by_row[5]
     assert reasons(one([1533945600], kind="timestamp"))[0].startswith("is a bare number")
     assert one(["2018-04-01", ""], kind="timestamp", nullable=True).rows["x"].isna().tolist() == [False, True]
 
@@ -345,7 +345,7 @@ def test_times_far_from_the_clock_are_refused_with_value_limit_and_remedy() -> N
                        "1989-12-31T23:59:59Z"])  # fmt: skip
 
     assert checked.rows.index.tolist() == [0, 3], "the limits themselves are accepted"
-    told = checked.quarantine.set_index("row")
+    by_row = checked.quarantine.set_index("row")
     late = (
         "is later than 2026-06-16T12:00Z, 1 day ahead of this machine's clock; correct the time, its unit or the "
         "clock, or set a larger `horizon_days` for column 'x' in the schema"
@@ -353,8 +353,8 @@ def test_times_far_from_the_clock_are_refused_with_value_limit_and_remedy() -> N
     early = (
         "is before 1990-01-01; correct the time or its unit, or set an earlier `oldest` for column 'x' in the schema"
     )
-    assert told["reason"].to_dict() == {1: late, 2: late, 4: early}
-    assert told["value"][2] == "2099-01-01T00:00:00Z"
+    assert by_row["reason"].to_dict() == {1: late, 2: late, 4: early}
+    assert by_row["value"][2] == "2099-01-01T00:00:00Z"
 
 
 def test_the_schema_sets_how_far_a_time_may_lie_from_the_clock() -> None:

@@ -83,6 +83,6 @@ def test_a_day_begins_in_the_schemas_zone(tmp_path: Path, scored: Path):
     for number, hours in enumerate((0, 6, 7)):  # 15:06, 21:06 and 22:06 UTC
         log.put(a_decision(number, time_us=NOON_US + hours * A_DAY_US // 24))
     log.close()
-    found = decided.read(str(settings.url), berlin).set_index("id")["day"].to_dict()
-    assert found == {"0": dt.date(2025, 6, 15), "1": dt.date(2025, 6, 15), "2": dt.date(2025, 6, 16)}
+    days = decided.read(str(settings.url), berlin).set_index("id")["day"].to_dict()
+    assert days == {"0": dt.date(2025, 6, 15), "1": dt.date(2025, 6, 15), "2": dt.date(2025, 6, 16)}
     assert decided.read(str(settings.url), berlin, day=dt.date(2025, 6, 16))["id"].tolist() == ["2"]

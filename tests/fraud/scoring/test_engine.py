@@ -141,7 +141,7 @@ def test_reasons_name_the_planted_column(five_columns: Fitted) -> None:
     suspicious = planted[engine.score_frame(planted)["is_fraud"].to_numpy()].head(100)
     assert len(suspicious) >= 50
     reasons = engine.reasons(suspicious, top=2)
-    assert np.mean([found[0].column == "device_score" for found in reasons]) >= 0.9
+    assert np.mean([of_row[0].column == "device_score" for of_row in reasons]) >= 0.9
     record = suspicious.iloc[0].to_dict()
     assert engine.score_and_explain(record, top=2)[1][0].column == reasons[0][0].column
 

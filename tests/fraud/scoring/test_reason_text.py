@@ -82,7 +82,7 @@ def describer() -> Describer:
 def described(
     describer: Describer, column: str, changed: dict[str, float], row: dict[str, object] | None = None
 ) -> Description:
-    """What is said of a column of the usual row with other raw features."""
+    """The description of a column of the usual row with other raw features."""
     raw = [(USUAL | changed).get(name, 0.0) for name in NAMES]
     return describer.describe(list(dict.fromkeys(COLUMNS)).index(column), raw, ROW | (row or {}), SUNDAY_NIGHT)
 
@@ -198,18 +198,20 @@ def test_categories(describer: Describer) -> None:
     assert missing == ("merchant", None, "a", "merchant is missing (usually 'a')")
 
 
-def test_a_missing_entity_is_said(describer: Describer) -> None:
-    told = described(describer, "card", {"count by card (1h)": 0.0, "time_since_last by card": 1.0}, {"card": None})
-    assert told.text == "card is missing, so its past is not known"
+def test_a_missing_entity_is_described(describer: Describer) -> None:
+    description = described(
+        describer, "card", {"count by card (1h)": 0.0, "time_since_last by card": 1.0}, {"card": None}
+    )
+    assert description.text == "card is missing, so its past is not known"
 
 
 def test_a_first_amount_has_nothing_to_compare_with(describer: Describer) -> None:
     """With a usual ratio of 0.9 a ratio of exactly 1 is unusual, and either an equal amount or no earlier one."""
-    told = described(describer, "amount", {"amount": 38.2, "amount ratio by card (30d)": 1.0})
-    assert told.text == "amount 38.20 equals this card's 30d mean, or is its first in 30d"
+    description = described(describer, "amount", {"amount": 38.2, "amount ratio by card (30d)": 1.0})
+    assert description.text == "amount 38.20 equals this card's 30d mean, or is its first in 30d"
 
 
-def test_the_longest_window_that_is_nearly_as_unusual_is_told(describer: Describer) -> None:
+def test_the_longest_window_that_is_nearly_as_unusual_is_described(describer: Describer) -> None:
     both = {"amount zscore by card (1h)": 29.0, "amount zscore by card (30d)": 15.0, "amount": 412.0}
     assert described(describer, "amount", both).feature == "amount zscore by card (30d)"
     far = {"amount zscore by card (1h)": 29.0, "amount zscore by card (30d)": 14.0, "amount": 412.0}

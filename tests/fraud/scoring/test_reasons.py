@@ -57,19 +57,19 @@ def test_contributions_add_up_for_any_row(five_columns: Fitted, **values: float)
     for engine in (five_columns.engine, without_head(five_columns)):
         raw = engine.encode_row(values)[None]
         row, typical = engine.evidence(raw)[0, -1], engine.evidence(engine.detector.features.typical[None])[0, -1]
-        found = engine.contributions(raw)
-        assert found.shape == (1, len(engine.explained_columns)) == (1, 5)
-        assert found.sum() == pytest.approx(row - typical, abs=1e-9)
+        contributions = engine.contributions(raw)
+        assert contributions.shape == (1, len(engine.explained_columns)) == (1, 5)
+        assert contributions.sum() == pytest.approx(row - typical, abs=1e-9)
 
 
 def test_contributions_add_up_with_history_and_in_pieces(card_detector: Fitted) -> None:
     engine = without_head(card_detector)
     raw = engine.raw(card_detector.rows)[-500:]
-    found = engine.contributions(raw)
+    contributions = engine.contributions(raw)
     typical = engine.evidence(engine.detector.features.typical[None])[0, -1]
-    np.testing.assert_allclose(found.sum(axis=1), engine.evidence(raw)[:, -1] - typical, rtol=0, atol=1e-9)
-    assert (found < 0).any(), "a column may speak for a row"
-    np.testing.assert_array_equal(engine.contributions(raw, chunk=1), found)
+    np.testing.assert_allclose(contributions.sum(axis=1), engine.evidence(raw)[:, -1] - typical, rtol=0, atol=1e-9)
+    assert (contributions < 0).any(), "a column may speak for a row"
+    np.testing.assert_array_equal(engine.contributions(raw, chunk=1), contributions)
 
 
 @settings(max_examples=100, deadline=None)
@@ -113,8 +113,8 @@ def test_a_request_says_what_a_batch_says(
     batch = engine.reasons(rows, top=9, raw=raw)
     assert max(map(len, batch)) > 2
     for row, expected in zip(rows.to_dict("records"), batch, strict=True):
-        _, found = engine.score_and_explain(row, top=9)
-        assert found == expected
+        _, reasons = engine.score_and_explain(row, top=9)
+        assert reasons == expected
 
 
 def test_only_columns_that_speak_against_the_row_are_listed(five_columns: Fitted) -> None:
@@ -137,12 +137,12 @@ def test_the_planted_column_comes_first(five_columns: Fitted, make: Callable[[Fi
     engine = make(five_columns)
     assert (engine.detector.head is not None) == (make is not without_head)
     normal = five_columns.rows[five_columns.rows["is_fraud"] == 0].tail(300)
-    found = {}
+    hits = {}
     for column, value in AMOUNTS.items():
         ordinary = normal[normal["country_mismatch"] == 0] if column == "country_mismatch" else normal
-        found[column] = first_is(engine, engine.raw(ordinary.assign(**{column: value})), column)
-    shares = {column: round(float(is_first.mean()), 3) for column, is_first in found.items()}
-    every = np.concatenate(list(found.values()))
+        hits[column] = first_is(engine, engine.raw(ordinary.assign(**{column: value})), column)
+    shares = {column: round(float(is_first.mean()), 3) for column, is_first in hits.items()}
+    every = np.concatenate(list(hits.values()))
     assert len(every) > 1000 and every.mean() >= 0.95, shares
     assert min(shares.values()) > 0.85, shares
 
@@ -163,15 +163,15 @@ def in_turn(
     """Raw features of the rows at `places`, each changed; in rounds of one row a customer, so that no plant is in
     another's history.
     """
-    found, left = [], list(places)
+    order, left = [], list(places)
     while left:
         now = pd.Series(left).groupby(rows["CUSTOMER_ID"].to_numpy()[left]).first().tolist()
         planted = rows.copy()
-        for place in now:
-            change(planted, place)
-        found.append(engine.raw(planted)[now])
+        for position in now:
+            change(planted, position)
+        order.append(engine.raw(planted)[now])
         left = sorted(set(left) - set(now))
-    return np.concatenate(found)
+    return np.concatenate(order)
 
 
 @pytest.mark.parametrize("make", [Fitted.engine.fget, without_head], ids=["with head", "without head"])
@@ -185,25 +185,25 @@ def test_the_planted_column_comes_first_with_history(card_detector: Fitted, make
     risky = np.flatnonzero(raw[:, names.index("frauds by TERMINAL_ID (14d)")] >= 3)
     amount, terminal = (rows.columns.get_loc(name) for name in ("TX_AMOUNT", "TERMINAL_ID"))
 
-    def spend(frame: pd.DataFrame, place: int) -> None:
-        frame.iat[place, amount] = 20 * frame.iat[place, amount] + 500
+    def spend(frame: pd.DataFrame, row: int) -> None:
+        frame.iat[row, amount] = 20 * frame.iat[row, amount] + 500
 
-    def visit(frame: pd.DataFrame, place: int) -> None:
-        frame.iat[place, terminal] = terminals[risky[np.abs(times[risky] - times[place]).argmin()]]
+    def visit(frame: pd.DataFrame, row: int) -> None:
+        frame.iat[row, terminal] = terminals[risky[np.abs(times[risky] - times[row]).argmin()]]
 
     burst = raw[places]
     burst[:, [names.index(f"count by CUSTOMER_ID ({window})") for window in ("1h", "1d", "7d", "30d")]] += 25
-    found = {
+    hits = {
         "TX_AMOUNT": first_is(engine, in_turn(engine, rows, places, spend), "TX_AMOUNT"),
         "TERMINAL_ID": first_is(engine, in_turn(engine, rows, places, visit), "TERMINAL_ID"),
         "CUSTOMER_ID": first_is(engine, burst, "CUSTOMER_ID"),
     }
-    shares = {column: round(float(is_first.mean()), 3) for column, is_first in found.items()}
-    assert min(map(len, found.values())) == 300
+    shares = {column: round(float(is_first.mean()), 3) for column, is_first in hits.items()}
+    assert min(map(len, hits.values())) == 300
     assert np.mean(list(shares.values())) >= 0.95 and min(shares.values()) >= 0.9, shares
 
 
-def test_a_terminal_and_an_amount_are_told_in_their_own_units(card_detector: Fitted) -> None:
+def test_a_terminal_and_an_amount_are_described_in_their_own_units(card_detector: Fitted) -> None:
     engine = card_detector.engine
     row = card_detector.rows.iloc[-1].to_dict()
     _, reasons = engine.score_and_explain(row | {"TX_AMOUNT": 4120.0})

@@ -9,14 +9,14 @@ from fraud.training.ablation import groups
 
 def test_groups_of_a_schema_with_history_and_calendar():
     schema = Schema.load("handbook")
-    found = {group.name: group for group in groups(schema)}
-    with_amount = next(group for name, group in found.items() if name.startswith("TX_AMOUNT"))
+    by_name = {group.name: group for group in groups(schema)}
+    with_amount = next(group for name, group in by_name.items() if name.startswith("TX_AMOUNT"))
     assert "histories" in with_amount.name, "its histories need the column"
     assert with_amount.schema is not None and len(with_amount.schema.history) < len(schema.history)
     for entity in ("CUSTOMER_ID", "TERMINAL_ID"):
-        lost = [group for name, group in found.items() if name.startswith(f"history of {entity}")]
+        lost = [group for name, group in by_name.items() if name.startswith(f"history of {entity}")]
         assert lost and all(group.features for group in lost)
-    for group in found.values():
+    for group in by_name.values():
         if group.schema is not None:
             left = raw_names(group.schema)[0]
             assert set(left).isdisjoint(group.features)
@@ -25,9 +25,9 @@ def test_groups_of_a_schema_with_history_and_calendar():
 
 def test_every_column_of_a_plain_schema_is_a_group():
     schema = Schema.load("transactions")
-    found = groups(schema)
-    assert [group.name for group in found] == [column.name for column in schema.features]
-    assert all(group.features == (group.name,) for group in found)
+    all_groups = groups(schema)
+    assert [group.name for group in all_groups] == [column.name for column in schema.features]
+    assert all(group.features == (group.name,) for group in all_groups)
 
 
 def test_the_only_feature_cannot_be_taken_away():

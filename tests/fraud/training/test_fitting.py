@@ -61,9 +61,9 @@ def test_without_labels_a_share_is_trimmed_and_the_budget_decides(five_columns: 
     rows = five_columns.rows.drop(columns="is_fraud")
     prepared = fitting.prepare(rows, SCHEMA, SMALL)
     grown = forest.fit(prepared.x_fit, SMALL.forest, 0)
-    kept = fitting.trim(prepared, grown, SMALL)
-    assert len(kept) == pytest.approx(0.94 * len(prepared.x_fit), rel=0.01)
-    assert grown.score(kept).max() < grown.score(prepared.x_fit).max()
+    trimmed = fitting.trim(prepared, grown, SMALL)
+    assert len(trimmed) == pytest.approx(0.94 * len(prepared.x_fit), rel=0.01)
+    assert grown.score(trimmed).max() < grown.score(prepared.x_fit).max()
     detector, evaluation = fitting.fit_locally(rows, SCHEMA, SMALL)
     assert detector.threshold.policy == "alert_budget"
     assert detector.threshold.achieved["alert_rate"] <= SMALL.alert_budget
@@ -77,17 +77,17 @@ def test_without_labels_a_share_is_trimmed_and_the_budget_decides(five_columns: 
 
 def test_the_forest_weight_and_the_largest_share_of_alerts_are_those_of_the_configuration(five_columns: Fitted) -> None:
     prepared = fitting.prepare(five_columns.rows, SCHEMA, SMALL)
-    wanted = dataclasses.replace(
+    config = dataclasses.replace(
         SMALL, forest_weight=0.15, threshold=ThresholdConfig(policy="best_f1", contamination=0.004)
     )
     parts = five_columns.detector.forest, five_columns.detector.autoencoder
-    detector, _ = fitting.assemble(prepared, *parts, wanted)
+    detector, _ = fitting.assemble(prepared, *parts, config)
     assert detector.calibration.forest_weight == 0.15
     assert (
         0 < detector.threshold.achieved["alert_rate"] <= 0.004 < five_columns.detector.threshold.achieved["alert_rate"]
     )
     unlabelled = dataclasses.replace(prepared, labels=None)
-    detector, _ = fitting.assemble(unlabelled, *parts, wanted)
+    detector, _ = fitting.assemble(unlabelled, *parts, config)
     assert detector.calibration.forest_weight == 0.15
     assert detector.threshold.achieved["alert_rate"] <= 0.004 < SMALL.alert_budget
 

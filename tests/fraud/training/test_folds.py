@@ -31,14 +31,14 @@ def test_the_newest_fold_is_what_a_training_sees(rows: pd.DataFrame):
     assert fold.categories == expected.categories
     for name in ("raw_train", "raw_validation", "train_labels", "validation_labels"):
         np.testing.assert_array_equal(getattr(fold, name), getattr(expected, name))
-    found = folds.matrices(fold, CONFIG)
-    np.testing.assert_array_equal(found.x_fit, prepared.x_fit)
-    np.testing.assert_array_equal(found.x_trimmed, prepared.x_fit)
-    np.testing.assert_array_equal(found.x_quiet, prepared.x_validation)
+    matrices = folds.matrices(fold, CONFIG)
+    np.testing.assert_array_equal(matrices.x_fit, prepared.x_fit)
+    np.testing.assert_array_equal(matrices.x_trimmed, prepared.x_fit)
+    np.testing.assert_array_equal(matrices.x_quiet, prepared.x_validation)
     np.testing.assert_array_equal(
-        found.x_validation, prepared.features.transform(prepared.raw[prepared.split.validation])
+        matrices.x_validation, prepared.features.transform(prepared.raw[prepared.split.validation])
     )
-    assert len(found.x_quiet) == (found.labels != 1).sum() < len(found.x_validation)
+    assert len(matrices.x_quiet) == (matrices.labels != 1).sum() < len(matrices.x_validation)
 
 
 def test_history_of_entities_is_that_of_a_training(card_rows: pd.DataFrame):
@@ -92,8 +92,8 @@ def test_without_labels_the_autoencoder_gets_what_a_training_would_give_it(rows:
     unlabelled = validate(simulation.transactions(3000, seed=5).drop(columns="is_fraud"), SCHEMA).rows
     config = dataclasses.replace(CONFIG, forest=dataclasses.replace(CONFIG.forest, contamination=0.2))
     prepared = fitting.prepare(unlabelled, SCHEMA, config)
-    kept = fitting.trim(prepared, forest.fit(prepared.x_fit, config.forest, config.seed), config)
-    found = folds.matrices(folds.prepare(unlabelled, SCHEMA, config)[0], config)
-    np.testing.assert_array_equal(found.x_trimmed, kept)
-    assert len(found.x_trimmed) == pytest.approx(0.8 * len(found.x_fit), abs=1)
-    assert found.labels is None and found.x_quiet is found.x_validation
+    trimmed = fitting.trim(prepared, forest.fit(prepared.x_fit, config.forest, config.seed), config)
+    matrices = folds.matrices(folds.prepare(unlabelled, SCHEMA, config)[0], config)
+    np.testing.assert_array_equal(matrices.x_trimmed, trimmed)
+    assert len(matrices.x_trimmed) == pytest.approx(0.8 * len(matrices.x_fit), abs=1)
+    assert matrices.labels is None and matrices.x_quiet is matrices.x_validation

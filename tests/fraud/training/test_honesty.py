@@ -128,12 +128,12 @@ def test_the_check_would_see_a_leak(rows: pd.DataFrame, honest: tuple[Detector, 
     split = fitting.prepare(rows, SCHEMA, CONFIG).split
     frauds = split.validation[rows["TX_FRAUD"].to_numpy()[split.validation] == 1]
     changed, _ = fitting.fit_locally(scrambled(rows, frauds[::2]), SCHEMA, CONFIG)
-    found = differing(changed, honest[0])
+    differences = differing(changed, honest[0])
     for name in (
         "calibration.detectors.forest.knots", "calibration.final.knots", "threshold.value", "components.head.values",
     ):  # fmt: skip
-        assert f"detector.{name}" in found
-    assert not [name for name in found if name.startswith(("detector.features", "detector.components.forest"))]
+        assert f"detector.{name}" in differences
+    assert not [name for name in differences if name.startswith(("detector.features", "detector.components.forest"))]
 
 
 def test_features_look_back_only(rows: pd.DataFrame) -> None:

@@ -42,8 +42,8 @@ def test_outliers_are_real_rows_moved_away_from_the_middle_within_what_was_seen(
     made, seen = X[labels == 1], np.concatenate([x_fit, x_validation])
     assert (made >= seen.min(axis=0)).all() and (made <= seen.max(axis=0)).all()
     assert np.isin(made[:, 3:], (0, 1)).all() and (made[:, 3:].sum(axis=1) == 1).all()  # still one category each
-    kept = np.isin(made[:, :3], x_validation[:, :3])
-    assert 0.1 < kept.mean() < 0.5 and kept.all(axis=1).mean() < 0.05
+    is_unmoved = np.isin(made[:, :3], x_validation[:, :3])
+    assert 0.1 < is_unmoved.mean() < 0.5 and is_unmoved.all(axis=1).mean() < 0.05
     assert 1.2 < made[:, :3].std() / x_validation[:, :3].std() < 2.0
     # An input that never varied stays as it is.
     constant = np.zeros((500, 1), np.float32)
@@ -69,8 +69,8 @@ def test_a_better_detector_finds_more_of_them() -> None:
         "all inputs": (numbers**2).sum(axis=1),
         "all inputs and how they hang together": np.einsum("ij,jk,ik->i", numbers, precision, numbers),
     }
-    found = [measures.average_precision(labels, score) for score in scores.values()]
-    assert found[0] < 0.06 < 0.1 < min(found[1:3]) and found[3] > max(found[1:3])
+    measured = [measures.average_precision(labels, score) for score in scores.values()]
+    assert measured[0] < 0.06 < 0.1 < min(measured[1:3]) and measured[3] > max(measured[1:3])
 
 
 def test_awkward_rows() -> None:

@@ -20,7 +20,7 @@ from ray_jobs.score.blocks import PIECE, Model, Scorer, Work
 from ray_jobs.score.source import pieces_of
 
 
-def test_nothing_of_a_part_is_held_when_it_was_taken(tmp_path: Path):
+def test_a_part_is_freed_after_it_was_taken(tmp_path: Path):
     schema, rows = Schema.load("transactions"), transactions(20_000, seed=1)
     config = TrainConfig(
         forest=ForestConfig(n_estimators=5), autoencoder=AutoencoderConfig(epochs=1), head=HeadConfig(use="never")
@@ -41,8 +41,8 @@ def test_nothing_of_a_part_is_held_when_it_was_taken(tmp_path: Path):
         return sum(table.nbytes for table in score(pa.table({PIECE: [0]})))
 
     size = size_of_parts()
-    held = pa.total_allocated_bytes()
+    allocated = pa.total_allocated_bytes()
     for _ in range(3):
         size_of_parts()
     assert size > 100_000
-    assert pa.total_allocated_bytes() - held < size / 10
+    assert pa.total_allocated_bytes() - allocated < size / 10

@@ -48,11 +48,11 @@ class House:
     expected: pd.Series
 
     def job(self, day: dt.date, **more: object) -> Job:
-        given: dict[str, object] = {
+        arguments: dict[str, object] = {
             "data": str(self.folder / "daily" / f"{day}.parquet"), "out": str(self.folder / "scored"),
             "model": str(self.folder / "bundle"), "date": day,
         }  # fmt: skip
-        return Job(**{**given, **more})
+        return Job(**{**arguments, **more})
 
     def score(self, day: dt.date, **more: object) -> dict:
         return score.score(self.job(day, **more), self.settings)

@@ -51,8 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, out: str, *more: str) -> list[str]:
-    told = [sys.executable, "-m", "ray_jobs.score", "--input", str(folder / "rows"), "--output", out]
-    return [*told, "--date", DAY, "--model", str(folder / "bundle"), "--no-reasons", *more]
+    arguments = [sys.executable, "-m", "ray_jobs.score", "--input", str(folder / "rows"), "--output", out]
+    return [*arguments, "--date", DAY, "--model", str(folder / "bundle"), "--no-reasons", *more]
 
 
 class Running:
@@ -131,10 +131,10 @@ def test_killed_driver_leaves_no_half_day_and_a_killed_worker_costs_nothing(fold
         second.wait_for("a part of the second run", lambda: staged(out, but=dead) and second.scorers())
         second.scorers()[0].kill()
         assert staged(out, but=dead) < PARTS, "killed too late for this test to say anything"
-        told, _ = second.process.communicate(timeout=PATIENCE_SECONDS)
+        output, _ = second.process.communicate(timeout=PATIENCE_SECONDS)
         log = second.log.read_text()
         assert second.process.returncode == 0, log
-    assert "left unfinished" in log and f"{PARTS * GROUP:,} scored" in told
+    assert "left unfinished" in log and f"{PARTS * GROUP:,} scored" in output
     assert not list((out / "_staging").iterdir())
     manifest = json.loads((out / f"date={DAY}" / "_manifest.json").read_text())
     assert [part["rows"] for part in manifest["parts"]] == [GROUP] * PARTS
@@ -149,12 +149,13 @@ def test_killed_driver_leaves_no_half_day_and_a_killed_worker_costs_nothing(fold
 
 def test_two_processes_score_one_day_once(folder: Path):
     out = folder / "twice"
-    given = command(folder, str(out), "--rows-on-ray", "100000000")
+    arguments = command(folder, str(out), "--rows-on-ray", "100000000")
     processes = [
-        subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
-    told = [process.communicate(timeout=PATIENCE_SECONDS) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    assert sorted("already scored, verified" in text for text, _ in told) == [False, True]
-    assert any("waiting for another scoring job (process" in log for _, log in told)
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sorted("already scored, verified" in text for text, _ in outputs) == [False, True]
+    assert any("waiting for another scoring job (process" in log for _, log in outputs)
     assert len(content(out)) == PARTS and not list((out / "_staging").iterdir())

@@ -1,4 +1,4 @@
-"""A day's file with rows of another day: named by day, stopped before anything is written, or left alone as told."""
+"""A day's file with rows of another day: named by day, stopped before writing, or skipped."""
 
 from __future__ import annotations
 
@@ -87,10 +87,11 @@ def test_a_file_cut_at_local_midnight_stops_and_says_which_offset_fits(models: d
 
 
 def test_with_its_zone_every_row_of_a_local_day_is_scored_on_it(models: dict[str, Path], tmp_path: Path):
-    found = run(every(6, *LOCAL), models["America/New_York"], tmp_path)
+    manifest = run(every(6, *LOCAL), models["America/New_York"], tmp_path)
 
-    assert found["rows"]["scored"] == 240 and found["rows"]["other_days"] == 0
-    assert found["other_days_by_day"] == {} and found["day_zone"] == "America/New_York" and found["warnings"] == []
+    assert manifest["rows"]["scored"] == 240 and manifest["rows"]["other_days"] == 0
+    assert manifest["other_days_by_day"] == {} and manifest["warnings"] == []
+    assert manifest["day_zone"] == "America/New_York"
     assert len(pd.read_parquet(tmp_path / "scored/date=2026-02-21")) == 240
 
 
@@ -106,9 +107,9 @@ def test_days_of_23_and_25_hours_are_whole(
 ):
     date = dt.date.fromisoformat(day)
     around = every(30, str(date - dt.timedelta(days=3)), str(date + dt.timedelta(days=3)))
-    found = run(around, models["Europe/Berlin"], tmp_path, date=date)
+    manifest = run(around, models["Europe/Berlin"], tmp_path, date=date)
     times = pd.read_parquet(tmp_path / f"scored/date={day}")["at"]
-    assert found["rows"]["scored"] == len(times) == 2 * hours
+    assert manifest["rows"]["scored"] == len(times) == 2 * hours
     assert times.min() == pd.Timestamp(first) and times.max() == pd.Timestamp(end) - pd.Timedelta(minutes=30)
     days = run(around, models["Europe/Berlin"], tmp_path, date=None, out=str(tmp_path / "all"))["days"]
     assert days[day]["scored"] == 2 * hours and sum(rows["scored"] for rows in days.values()) == len(around)
@@ -120,13 +121,13 @@ def test_skipped_rows_are_counted_by_day_and_warned_of(
     late = every(60, "2026-02-10", "2026-02-10T03:00")
     rows = pd.concat([every(6, *LOCAL), late])
 
-    found = run(rows, models["UTC"], tmp_path, other_days="skip")
+    returned = run(rows, models["UTC"], tmp_path, other_days="skip")
 
-    assert found["rows"]["scored"] == 190 and found["rows"]["other_days"] == 53
+    assert returned["rows"]["scored"] == 190 and returned["rows"]["other_days"] == 53
     manifest = json.loads((tmp_path / "scored/date=2026-02-21/_manifest.json").read_text())
     assert manifest["other_days_by_day"] == {"2026-02-10": 3, "2026-02-22": 50}
     (warning,) = manifest["warnings"]
-    assert warning.startswith("53 rows of other days (2026-02-10: 3, 2026-02-22: 50) are left alone")
+    assert warning.startswith("53 rows of other days (2026-02-10: 3, 2026-02-22: 50) are skipped")
     assert warning in caplog.text
 
 
@@ -148,22 +149,22 @@ def test_late_rows_are_scored_with_their_own_day_as_the_message_says(models: dic
     rows = pd.concat([every(6, "2026-02-21", "2026-02-22"), late])
     assert run(rows, models["UTC"], tmp_path, other_days="skip")["rows"]["scored"] == 240
     both = pd.concat([yesterday, rows])
-    found = run(both, models["UTC"], tmp_path, date=dt.date(2026, 2, 20), other_days="skip", force=True)
-    assert found["rows"]["scored"] == 243 and found["other_days_by_day"] == {"2026-02-21": 240}
+    manifest = run(both, models["UTC"], tmp_path, date=dt.date(2026, 2, 20), other_days="skip", force=True)
+    assert manifest["rows"]["scored"] == 243 and manifest["other_days_by_day"] == {"2026-02-21": 240}
 
 
-def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_told(
+def test_one_day_of_a_long_file_may_be_picked_and_the_rest_is_reported(
     models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ):
     rows = every(20, "2026-02-18", "2026-02-23")
     with caplog.at_level(logging.INFO):
-        found = run(rows, models["UTC"], tmp_path)
-    assert found["warnings"] == [] and found["rows"]["scored"] == 72
-    assert found["other_days_by_day"] == {f"2026-02-{day}": 72 for day in (18, 19, 20, 22)}
-    assert "288 rows of 4 other days are left alone: 2026-02-21 was asked for" in caplog.text
+        manifest = run(rows, models["UTC"], tmp_path)
+    assert manifest["warnings"] == [] and manifest["rows"]["scored"] == 72
+    assert manifest["other_days_by_day"] == {f"2026-02-{day}": 72 for day in (18, 19, 20, 22)}
+    assert "288 rows of 4 other days are skipped: 2026-02-21 was requested" in caplog.text
     flags = ["--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "scored"), "--date", str(D)]
     assert score.main([*flags, "--model", str(models["UTC"]), "--no-reasons"]) == 0
-    assert "; 288 rows of 4 other days left alone" in capsys.readouterr().out
+    assert "; 288 rows of 4 other days skipped" in capsys.readouterr().out
 
 
 def test_refused_rows_of_another_day_count_and_those_of_an_impossible_time_are_the_days_own(
@@ -171,8 +172,8 @@ def test_refused_rows_of_another_day_count_and_those_of_an_impossible_time_are_t
 ):
     rows = every(6, "2026-02-21", "2026-02-22")
     rows.loc[3, "at"] = pd.Timestamp("2099-01-01")
-    found = run(rows, models["UTC"], tmp_path)
-    assert found["rows"]["quarantined"] == 1 and found["other_days_by_day"] == {}
+    manifest = run(rows, models["UTC"], tmp_path)
+    assert manifest["rows"]["quarantined"] == 1 and manifest["other_days_by_day"] == {}
     refused = pd.read_parquet(tmp_path / "scored/_quarantine/date=2026-02-21")
     assert refused["reason"].str.contains("horizon_days").all()
     rows.loc[4, ["at", "hour"]] = [pd.Timestamp("2026-02-20"), 99]
@@ -184,8 +185,8 @@ def test_on_ray_with_entity_history_it_is_the_same(ray_session: None, tmp_path: 
     bundle.save(tmp_path / "bundle", fitted(History(entity="card", windows=("1d",), statistics=("count",))))
     with pytest.raises(DataError, match=r"50 rows are not of 2026-02-21 \(UTC\), 190 are; .* at UTC-05:00"):
         run(every(6, *LOCAL), tmp_path / "bundle", tmp_path)
-    found = run(every(6, *LOCAL), tmp_path / "bundle", tmp_path, other_days="skip")
-    assert found["rows"]["scored"] == 190 and found["other_days_by_day"] == {"2026-02-22": 50}
+    manifest = run(every(6, *LOCAL), tmp_path / "bundle", tmp_path, other_days="skip")
+    assert manifest["rows"]["scored"] == 190 and manifest["other_days_by_day"] == {"2026-02-22": 50}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_day_becomes_a_folder_in_the_order_of_the_input(source: Path, model: Path, tmp_path: Path, small_parts: None):
-    found = run(source, model, tmp_path / "scored", date=D)
+    manifest = run(source, model, tmp_path / "scored", date=D)
     folder = tmp_path / "scored" / "date=2026-01-31"
     names = sorted(path.name for path in folder.iterdir())
     assert (
@@ -114,7 +114,7 @@ def test_a_day_becomes_a_folder_in_the_order_of_the_input(source: Path, model: P
     assert rows["is_fraud"].tolist() == expected["is_fraud"].tolist() and 0 < rows["is_fraud"].sum() < len(rows)
     assert (rows["reasons"].notna() == rows["is_fraud"]).all()
     written = json.loads((folder / "_manifest.json").read_text())
-    assert written == {name: value for name, value in found.items() if name != "already_scored"}
+    assert written == {name: value for name, value in manifest.items() if name != "already_scored"}
     assert written["rows"] == {
         "read": ROWS, "scored": 958, "flagged": int(rows["is_fraud"].sum()), "quarantined": 2, "other_days": 1_920,
     }  # fmt: skip
@@ -126,9 +126,9 @@ def test_a_day_becomes_a_folder_in_the_order_of_the_input(source: Path, model: P
 
 
 def test_every_day_and_one_day_agree(source: Path, model: Path, tmp_path: Path, small_parts: None):
-    found = run(source, model, tmp_path / "all")
-    assert list(found["days"]) == [*DAYS, "unknown"] and found["rows"]["scored"] == ROWS - 3
-    assert [found["days"][day]["quarantined"] for day in found["days"]] == [1, 1, 0, 1]
+    manifest = run(source, model, tmp_path / "all")
+    assert list(manifest["days"]) == [*DAYS, "unknown"] and manifest["rows"]["scored"] == ROWS - 3
+    assert [manifest["days"][day]["quarantined"] for day in manifest["days"]] == [1, 1, 0, 1]
     for day in DAYS:
         run(source, model, tmp_path / "one", date=dt.date.fromisoformat(day))
         folder = f"date={day}"
@@ -165,8 +165,8 @@ def test_history_and_ids_come_in_parts_too(ray_session: None, tmp_path: Path):
     later["TX_DATETIME"] += pd.Timedelta(days=130)
     later = later.sample(frac=1, random_state=0).reset_index(drop=True)
     later.to_parquet(tmp_path / "rows.parquet", index=False)
-    found = run(tmp_path / "rows.parquet", tmp_path / "bundle", tmp_path / "scored")
-    assert found["rows"]["scored"] == 1_500 and len(found["days"]) > 20
+    manifest = run(tmp_path / "rows.parquet", tmp_path / "bundle", tmp_path / "scored")
+    assert manifest["rows"]["scored"] == 1_500 and len(manifest["days"]) > 20
     rows = tables.read(str(tmp_path / "scored")).sort_values("row", ignore_index=True)
     expected = Engine(detector).score_frame(validate(later, schema).rows)
     assert rows["score"].tolist() == expected["score"].tolist()
@@ -180,7 +180,7 @@ def test_history_and_ids_come_in_parts_too(ray_session: None, tmp_path: Path):
 def test_a_rerun_verifies_every_part(source: Path, model: Path, tmp_path: Path, small_parts: None):
     out = tmp_path / "scored"
     run(source, model, out, date=D)
-    whole = content(out)
+    before = content(out)
     parts = sorted((out / "date=2026-01-31").glob("part-*"))
     refused = next((out / "_quarantine" / "date=2026-01-31").iterdir())
     for spoil in (
@@ -192,9 +192,9 @@ def test_a_rerun_verifies_every_part(source: Path, model: Path, tmp_path: Path, 
     ):
         assert run(source, model, out, date=D)["already_scored"]
         spoil()
-        assert content(out) != whole or not partitions.manifests(str(parts[0].parent))
+        assert content(out) != before or not partitions.manifests(str(parts[0].parent))
         assert not run(source, model, out, date=D)["already_scored"]
-        assert content(out) == whole
+        assert content(out) == before
 
 
 def test_force_replaces_exactly(source: Path, model: Path, tmp_path: Path, small_parts: None):
@@ -221,15 +221,15 @@ def test_force_replaces_exactly(source: Path, model: Path, tmp_path: Path, small
     assert (foreign / "mine.parquet").read_bytes() == b"mine"
 
 
-def test_a_day_without_rows_is_told_and_a_file_without_any_is_an_error(
+def test_a_day_without_rows_is_reported_and_a_file_without_any_is_an_error(
     source: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     out = tmp_path / "scored"
-    found = run(source, model, out, date=dt.date(2026, 3, 1))
+    returned = run(source, model, out, date=dt.date(2026, 3, 1))
     assert "no row of 2026-03-01" in caplog.text
-    assert found["rows"]["scored"] == 0 and found["rows"]["other_days"] == ROWS - 1
+    assert returned["rows"]["scored"] == 0 and returned["rows"]["other_days"] == ROWS - 1
     (manifest,) = partitions.manifests(str(out / "date=2026-03-01"))
-    assert manifest["rows"] == found["rows"] and manifest["parts"] == []
+    assert manifest["rows"] == returned["rows"] and manifest["parts"] == []
     assert run(source, model, out, date=dt.date(2026, 3, 1))["already_scored"]
     with pytest.raises(DataError, match="does not exist"):
         run(tmp_path / "none.parquet", model, out, date=D)
@@ -261,9 +261,9 @@ def test_readers_take_the_folder(source: Path, model: Path, tmp_path: Path, smal
         frame.assign(number=frame["row"].astype(str)).to_parquet(target, index=False)
     for day in DAYS[:2]:
         (numbered / f"date={day}" / "_manifest.json").write_text("{}")
-    found = decided.read(str(numbered), named)
-    assert sorted(found["day"].astype(str).unique()) == list(DAYS[:2]), "without a manifest a day does not count"
-    with pytest.raises(DataError, match="holds no"):
+    decisions = decided.read(str(numbered), named)
+    assert sorted(decisions["day"].astype(str).unique()) == list(DAYS[:2]), "without a manifest a day does not count"
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(str(numbered / f"date={DAYS[2]}"))
 
 
@@ -296,7 +296,7 @@ def test_a_store_without_renames_publishes_by_the_manifest(
     monkeypatch.setattr(type(filesystem), "pipe_file", plain)
     assert steps == ["/scored/date=2026-01-31/_manifest.json"], "the manifest comes last"
     assert filesystem.glob("/scored/date=2026-01-31/part-*") == parts
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match=r"has no \.csv or \.parquet"):
         tables.read(store)
     assert not run(source, model, store, date=D)["already_scored"]
     assert len(tables.read(store)) == 958 and not filesystem.find("/scored/_staging")
@@ -306,43 +306,43 @@ def test_two_runs_of_one_day_at_once_give_one_result(
     source: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """In two threads: the lock belongs to the open file."""
-    found: list[dict[str, Any]] = []
+    manifests: list[dict[str, Any]] = []
     with caplog.at_level("INFO"):
         threads = [
-            threading.Thread(target=lambda: found.append(run(source, model, tmp_path / "scored", date=D)))
+            threading.Thread(target=lambda: manifests.append(run(source, model, tmp_path / "scored", date=D)))
             for _ in range(3)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(result["already_scored"] for result in found) == [False, True, True]
+    assert sorted(result["already_scored"] for result in manifests) == [False, True, True]
     assert len(pd.read_parquet(tmp_path / "scored" / "date=2026-01-31")) == 958
     with caplog.at_level("INFO"):
         threads = [
-            threading.Thread(target=lambda: found.append(run(source, model, tmp_path / "one.parquet")))
+            threading.Thread(target=lambda: manifests.append(run(source, model, tmp_path / "one.parquet")))
             for _ in range(2)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(result["already_scored"] for result in found[3:]) == [False, True]
+    assert sorted(result["already_scored"] for result in manifests[3:]) == [False, True]
 
 
 def test_a_full_disk_keeps_what_was_there(source: Path, model: Path, small_disk: Path, small_parts: None):
     out = small_disk / "scored"
     run(source, model, out, date=D)
-    whole = content(out)
+    before = content(out)
     filler = small_disk / "filler"
     with contextlib.suppress(OSError):
         filler.write_bytes(b"x" * 500_000)
     with pytest.raises(DataError, match=r"cannot be written.*No space left"):
         run(source, model, out, date=D, force=True)
-    assert content(out) == whole
+    assert content(out) == before
     filler.unlink()
     run(source, model, out, date=D, force=True)
-    assert content(out) == whole
+    assert content(out) == before
 
 
 def test_progress_is_shown(
@@ -371,5 +371,5 @@ def test_the_other_names_of_the_flags(source: Path, model: Path, tmp_path: Path,
     out = tmp_path / "scored"
     flags = ["--input", str(source), "--output", str(out), "--date", "2026-01-31", "--model", str(model)]
     assert score.main(flags) == 0 and score.main(flags) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert "958 scored" in told[0] and "date=2026-01-31" in told[0] and "already scored, verified" in told[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert "958 scored" in lines[0] and "date=2026-01-31" in lines[0] and "already scored, verified" in lines[1]

@@ -40,14 +40,14 @@ pytestmark = pytest.mark.ray
 
 def job(folder: Path, **changes: object) -> Job:
     """A job on the files of a folder."""
-    given = {
+    arguments = {
         "data": str(folder / "day.csv"),
         "out": str(folder / "scored.parquet"),
         "quarantine": str(folder / "refused.parquet"),
         "model": str(folder / "bundle"),
         "rows_on_ray": 0,
     }
-    return Job(**{**given, **changes})
+    return Job(**{**arguments, **changes})
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,12 @@ def test_a_rerun_verifies_and_does_nothing(five: Done, caplog: pytest.LogCapture
 
 def test_an_altered_output_is_replaced_by_the_same_bytes(five: Done):
     out = five.folder / "scored.parquet"
-    whole = out.read_bytes()
+    original = out.read_bytes()
     table = pq.read_table(out)
     pq.write_table(table.slice(0, 10), out)
     again = score.score(five.job(), Settings.from_environment())
     assert not again["already_scored"]
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == original
 
 
 def test_another_output_is_replaced_only_by_force(five: Done, tmp_path: Path):
@@ -200,18 +200,19 @@ def test_history_is_replayed_in_time_order(with_history: Done):
 def test_a_day_is_scored_with_the_history_before_it(with_history: Done, tmp_path: Path):
     times = with_history.rows["TX_DATETIME"]
     day = times.dt.date.value_counts().index[0]
-    wanted = with_history.rows[times.dt.date == day]
+    of_day = with_history.rows[times.dt.date == day]
     places = {
         "data": str(with_history.folder / "day.parquet"),
         "out": str(tmp_path / "day.parquet"),
         "quarantine": str(tmp_path / "refused.parquet"),
     }
-    found = score.score(with_history.job(**places, date=day), Settings.from_environment())
+    manifest = score.score(with_history.job(**places, date=day), Settings.from_environment())
     rows = pd.read_parquet(tmp_path / "day.parquet")
-    assert rows["row"].tolist() == wanted["row"].tolist() and rows["score"].tolist() == wanted["score"].tolist()
+    assert rows["row"].tolist() == of_day["row"].tolist() and rows["score"].tolist() == of_day["score"].tolist()
     refused = pd.read_parquet(with_history.folder / "day.parquet").iloc[5]
     assert refused["TX_DATETIME"].date() != day, "it is refused on its own day"
-    assert found["rows"]["other_days"] == len(with_history.rows) + 1 - len(rows) and not found["rows"]["quarantined"]
+    assert manifest["rows"]["other_days"] == len(with_history.rows) + 1 - len(rows)
+    assert not manifest["rows"]["quarantined"]
     with pytest.raises(DataError, match="--date"):
         other = {**places, "out": str(tmp_path / "none.parquet")}
         score.score(with_history.job(**other, date=dt.date(1999, 1, 1)), Settings.from_environment())
@@ -220,8 +221,8 @@ def test_a_day_is_scored_with_the_history_before_it(with_history: Done, tmp_path
 
 def test_partitions_of_history_change_nothing(with_history: Done, tmp_path: Path):
     places = {"out": str(tmp_path / "out.parquet"), "quarantine": str(tmp_path / "refused.parquet")}
-    wanted = with_history.job(data=str(with_history.folder / "day.parquet"), history_partitions=5, **places)
-    manifest = score.score(wanted, Settings.from_environment())
+    partitioned = with_history.job(data=str(with_history.folder / "day.parquet"), history_partitions=5, **places)
+    manifest = score.score(partitioned, Settings.from_environment())
     assert manifest["rows"] == with_history.manifest["rows"]
     assert (tmp_path / "out.parquet").read_bytes() == (with_history.folder / "scored.parquet").read_bytes()
 
@@ -231,11 +232,11 @@ def test_rows_that_the_model_knows_bring_their_own_history(with_history: Done, t
     known = cards(2_000, seed=1).drop(columns="TX_FRAUD")
     tables.write_parquet(known, str(tmp_path / "known.parquet"))
     places = {"out": str(tmp_path / "out.parquet"), "quarantine": str(tmp_path / "refused.parquet")}
-    found = score.score(
+    manifest = score.score(
         with_history.job(data=str(tmp_path / "known.parquet"), history_partitions=3, **places),
         Settings.from_environment(),
     )
-    assert any("already holds the rows" in warning for warning in found["warnings"])
+    assert any("already holds the rows" in warning for warning in manifest["warnings"])
     rows = tables.load(str(tmp_path / "known.parquet"), with_history.engine.schema).rows
     expected = with_history.engine.score_frame(rows)
     assert pd.read_parquet(tmp_path / "out.parquet")["score"].tolist() == expected["score"].tolist()

@@ -17,7 +17,7 @@ from fraud.history.state import HistoryState, is_sound
 from fraud.schema import Column, History, Schema, validate
 from fraud.scoring import scored
 from ray_jobs.streaming import history_shuffle
-from ray_jobs.streaming.checked_stream import stream_settings, tables
+from ray_jobs.streaming.checked_stream import blocks_of, stream_settings
 from ray_jobs.streaming.history_shuffle import WithHistory, with_history
 
 pytestmark = pytest.mark.ray
@@ -72,9 +72,9 @@ def made(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
             "is_fraud": rng.choice([0, 1, np.nan], rows, p=[0.8, 0.1, 0.1]),
         }
     )
-    found = validate(frame, SCHEMA)
-    assert not len(found.quarantine)
-    return found.rows
+    checked = validate(frame, SCHEMA)
+    assert not len(checked.quarantine)
+    return checked.rows
 
 
 def shuffled(rows: pd.DataFrame, **options: object) -> tuple[WithHistory, pd.DataFrame]:
@@ -87,9 +87,9 @@ def shuffled(rows: pd.DataFrame, **options: object) -> tuple[WithHistory, pd.Dat
     size = -(-len(table) // BLOCKS)
     with stream_settings("the rows"):
         dataset = ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
-        found = with_history(dataset, SCHEMA, **options)
-        back = pa.concat_tables(tables(found.dataset)).to_pandas()
-    return found, back
+        result = with_history(dataset, SCHEMA, **options)
+        back = pa.concat_tables(blocks_of(result.dataset)).to_pandas()
+    return result, back
 
 
 def by_entity(state: HistoryState) -> dict[str, tuple[bytes, bytes]]:
@@ -118,14 +118,14 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_partitions_give_one_replays_features_and_states(ray_session: None, rows: pd.DataFrame, small_pieces: None):
     expected, after = replay(rows, SCHEMA)
     assert not rows["at"].is_monotonic_increasing and rows["at"].duplicated().any() and rows["card"].isna().any()
-    found, back = shuffled(rows, partitions=7)
-    assert found.n_partitions == 7 and found.oldest == rows["at"].min().value // 1_000
+    result, back = shuffled(rows, partitions=7)
+    assert result.n_partitions == 7 and result.oldest == rows["at"].min().value // 1_000
     assert back[scored.ROW].tolist() == rows.index.tolist(), "rows come back in their order"
     np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected)
     assert back["given_score"].tolist() == rows["score"].tolist()
-    for state, wanted, plan in zip(found.states(), after, plans(SCHEMA), strict=True):
+    for state, expected_state, plan in zip(result.states(), after, plans(SCHEMA), strict=True):
         assert is_sound(state, plan)
-        assert by_entity(state) == by_entity(wanted), "also what is forgotten follows the newest row of all"
+        assert by_entity(state) == by_entity(expected_state), "also what is forgotten follows the newest row of all"
 
 
 def test_a_state_is_gone_on_from(ray_session: None, rows: pd.DataFrame, small_pieces: None):
@@ -140,24 +140,24 @@ def test_a_state_is_gone_on_from(ray_session: None, rows: pd.DataFrame, small_pi
         asked.append(oldest)
         return ReplayStart(states=before)
 
-    found, back = shuffled(later, partitions=4, begin=begin)
+    result, back = shuffled(later, partitions=4, begin=begin)
     np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected)
     assert asked == [later["at"].min().value // 1_000]
-    assert [by_entity(state) for state in found.states()] == [by_entity(state) for state in after]
+    assert [by_entity(state) for state in result.states()] == [by_entity(state) for state in after]
 
 
 def test_a_day_has_the_features_of_all_rows_before_it(ray_session: None, rows: pd.DataFrame):
     expected, _ = replay(rows, SCHEMA)
     day = pd.Timestamp("2026-01-14")
-    wanted = (rows["at"].dt.normalize() == day).to_numpy()
-    found, back = shuffled(rows, date=day.date())
-    assert found.n_partitions == 1, "so few rows need no partitions"
+    is_of_day = (rows["at"].dt.normalize() == day).to_numpy()
+    result, back = shuffled(rows, date=day.date())
+    assert result.n_partitions == 1, "so few rows need no partitions"
     notes = back.pop("_note").dropna()
     back = back[back[scored.ROW].notna()]
     others = [sum(json.loads(note)["outside"].values()) for note in notes]
-    assert sum(others) == (~wanted).sum()
-    assert back[scored.ROW].tolist() == rows.index[wanted].tolist()
-    np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected[wanted])
+    assert sum(others) == (~is_of_day).sum()
+    assert back[scored.ROW].tolist() == rows.index[is_of_day].tolist()
+    np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected[is_of_day])
 
 
 def test_an_id_and_a_label_are_not_needed(ray_session: None, rows: pd.DataFrame):
@@ -171,6 +171,6 @@ def test_an_id_and_a_label_are_not_needed(ray_session: None, rows: pd.DataFrame)
     import ray
 
     named = few.rename(columns=scored.name_of).assign(row=few.index)
-    found = with_history(ray.data.from_pandas(named), bare, partitions=3)
-    back = found.dataset.to_pandas().sort_values(scored.ROW)
+    result = with_history(ray.data.from_pandas(named), bare, partitions=3)
+    back = result.dataset.to_pandas().sort_values(scored.ROW)
     np.testing.assert_array_equal(back[feature_names(bare)].to_numpy(), expected)

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fraud.data import simulation
-from fraud.data import tables as data
+from fraud.data import simulation, tables
 from fraud.data.locks import exclusive
 from fraud.detectors.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
@@ -91,8 +90,8 @@ def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRe
 
     request, text = champion
     names = {path.name for path in request.outdir.iterdir()}
-    tables = {"quarantine.parquet", "reference.parquet"}
-    assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *tables}
+    table_files = {"quarantine.parquet", "reference.parquet"}
+    assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *table_files}
     loaded = bundle.load(request.outdir / "bundle")
     weights = torch.load(request.outdir / "ae.pt", weights_only=True)
     first = next(value for key, value in weights.items() if key.endswith("weight")).numpy().T.ravel()
@@ -132,7 +131,7 @@ def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRe
 
 def test_ray_changes_no_score(workspace: Workspace, champion: tuple[TrainingRequest, str]):
     request, _ = champion
-    rows = data.load(request.data, SCHEMA).rows
+    rows = tables.load(request.data, SCHEMA).rows
     local, evaluation = fitting.fit_locally(rows, SCHEMA, request.config)
     mine = Engine(bundle.load(request.outdir / "bundle").detector).score_frame(rows)
     theirs = Engine(local).score_frame(rows)
@@ -164,7 +163,7 @@ def test_mlflow_has_the_complete_training(workspace: Workspace, champion: tuple[
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]
     assert [m.value for m in history] == [epoch["validation_error"] for epoch in content["epochs"]]
-    assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(request.data)[:36]
+    assert run.inputs.dataset_inputs[0].dataset.digest == tables.fingerprint(request.data)[:36]
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "plots", "schema.yaml", "metrics.json", "reference.parquet"} <= artifacts
     opened = open_model(str(version.version), settings)
@@ -303,7 +302,7 @@ class TestMistakes:
 
     def test_the_same_training_twice_at_once(self, workspace: Workspace, ray_session: None):
         request = workspace.request("mistakes", should_register=False)
-        name = resume.name_of(data.fingerprint(request.data), request.schema, request.config, request.workers)
+        name = resume.name_of(tables.fingerprint(request.data), request.schema, request.config, request.workers)
         with exclusive(workspace.settings.state / "training" / f"{name}.lock"):
             self.refused(workspace, ConfigError, r"running already \(process \d+ on .* since")
 
@@ -378,7 +377,7 @@ def test_a_checkpoint_that_is_cut_short_is_passed_over(tmp_path: Path):
 def test_a_training_that_ends_early_leaves_no_running_run(
     workspace: Workspace, tmp_path: Path, raised: type[BaseException], status: str
 ):
-    checked = data.load(str(workspace.labelled), SCHEMA)
+    checked = tables.load(str(workspace.labelled), SCHEMA)
     request = workspace.request("early")
     with resume.training_folder(tmp_path, "training-x") as folder:
         tracker = tracking.Tracker(workspace.settings, folder)
