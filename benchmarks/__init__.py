@@ -1,1 +1,1 @@
-"""Speed, memory and detection figures, as ratios against peers measured in the same run. Never part of the tests."""
+"""Benchmarks: speed, memory and detection quality, beside peers measured in the same run. Not part of the tests."""

@@ -1,12 +1,12 @@
-"""Drift on large files: seconds and memory of the whole command, and whether its sample says what all rows would.
+"""Drift report on large files: time, memory, and agreement of the sampled verdict with the verdict on all rows.
 
-    python -m benchmarks.bench_drift                # a million rows on both sides, 20 cases: about 8 minutes
+    python -m benchmarks.bench_drift                # a million rows per file, 20 cases: about 8 minutes
     python -m benchmarks.bench_drift --rows 60000 --cases 4 --out FILE.json
-    python -m benchmarks.bench_drift --table        # the table of docs/drift.md anew
+    python -m benchmarks.bench_drift --table        # rewrite the table in docs/drift.md
 
-The command is run twice as a user would, once for its time and once watched for its memory (proportional set size of
-all its processes). Then seeded pairs of files, four weeks and a day, half of them without drift and half with one each
-of moderate size, are compared by `monitoring.drift.comparison.compare` with its default sample, and again on all rows.
+The command runs twice: once timed, once with its memory sampled (proportional set size of all its processes). Then
+seeded pairs of files (four weeks and one day) are compared by `monitoring.drift.comparison.compare`, with its default
+sample and on all rows. Half of the pairs have no drift; each other pair has one moderate drift.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.pages import ROOT, row, write
+from benchmarks.pages import ROOT, row, write_section
 from benchmarks.sweep import processes
 from fraud.cli import run_command
 from fraud.data import tables
@@ -59,7 +59,7 @@ COLUMNS = NUMBERS + CATEGORIES + FLAGS
 
 
 def rows_of(n: int, seed: int, days: float = 28.0) -> pd.DataFrame:
-    """Rows of `SCHEMA` without drift: normal, lognormal and rounded numbers, long and short lists of levels."""
+    """Rows of `SCHEMA` without drift: normal, lognormal and rounded numbers; categories with 4 to 500 levels."""
     rng = np.random.default_rng(seed)
     columns: dict[str, Any] = {
         "time": START + np.sort(rng.integers(0, int(days * 86_400), n)) * np.timedelta64(1_000_000, "us")
@@ -100,7 +100,7 @@ CHANGES: dict[str, Change] = {
 
 
 def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str, Any]:
-    """One pair of files, judged on the default sample and on all rows. name: of `CHANGES`, or "" for no drift."""
+    """Compare one pair of files on the default sample and on all rows. name: key of `CHANGES`, "" for no drift."""
     frame = rows_of(n, seed, days=1.0)
     if name:
         frame = CHANGES[name](frame, np.random.default_rng([seed, 1]))
@@ -110,7 +110,7 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     sampled = compare(reference, path, SCHEMA).found
     everything = compare(reference, path, SCHEMA, sample=max(n, 1_000)).found
     Path(path).unlink()
-    levels = [{c["column"]: c["level"] for c in found["columns"]} for found in (sampled, everything)]
+    levels = [{c["column"]: c["level"] for c in result["columns"]} for result in (sampled, everything)]
     return {
         "case": name or "no drift", "seed": seed, "sampled": sampled["verdict"], "all_rows": everything["verdict"],
         "columns": len(levels[0]), "columns_alike": sum(levels[0][c] == levels[1][c] for c in levels[0]),
@@ -118,25 +118,25 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     }  # fmt: skip
 
 
-def agreement(n: int, cases: int, folder: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The cases, two at a time; half of them, the first, without drift."""
+def agreement(n: int, cases: int, folder: Path, log: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Run the cases, two at a time; the first half has no drift."""
     reference = str(folder / "reference.parquet")
     quiet = cases // 2
-    named = [""] * quiet + [list(CHANGES)[i % len(CHANGES)] for i in range(cases - quiet)]
-    # Not forked: the parent has threads of Arrow's.
+    names = [""] * quiet + [list(CHANGES)[i % len(CHANGES)] for i in range(cases - quiet)]
+    # Spawn, not fork: the parent runs Arrow threads.
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(case, name, 100 + i, n, reference, str(folder)) for i, name in enumerate(named)]
-        found = []
+        waiting = [pool.submit(case, name, 100 + i, n, reference, str(folder)) for i, name in enumerate(names)]
+        results = []
         for done in waiting:
-            found.append(done.result())
-            told = found[-1]
-            alike = f"{told['columns_alike']} of {told['columns']} columns alike"
-            tell(f"{told['case']}: {told['sampled']} by the sample, {told['all_rows']} by all rows ({alike})")
-    return found
+            results.append(done.result())
+            result = results[-1]
+            alike = f"{result['columns_alike']} of {result['columns']} columns alike"
+            log(f"{result['case']}: {result['sampled']} by the sample, {result['all_rows']} by all rows ({alike})")
+    return results
 
 
 def command(n: int, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of `python -m monitoring.drift` on files of so many rows, its pages among the work."""
+    """Seconds and peak memory of `python -m monitoring.drift` on files of n rows, including the HTML report."""
     reference, current, schema = (folder / name for name in ("reference.parquet", "current.parquet", "wide.yaml"))
     tables.write_parquet(rows_of(n, 2, days=1.0), str(current))
     schema.write_text(SCHEMA.to_yaml())
@@ -151,17 +151,17 @@ def command(n: int, folder: Path) -> dict[str, float]:
     return {"seconds": timed.seconds, "peak_mib": watched.peak_mib or 0.0, "cpu_s": cpu}
 
 
-def measure(n: int, cases: int, tell: Callable[[str], None] = print) -> dict[str, Any]:
-    """All of it, in a folder that is deleted."""
+def measure(n: int, cases: int, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run all measurements in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="bench-drift-"))
     try:
         tables.write_parquet(rows_of(n, 1), str(folder / "reference.parquet"))
         ran = command(n, folder)
-        tell(f"the command: {ran['seconds']:.1f} s, {ran['peak_mib']:,.0f} MiB")
-        found = agreement(n, cases, folder, tell)
+        log(f"the command: {ran['seconds']:.1f} s, {ran['peak_mib']:,.0f} MiB")
+        cases_compared = agreement(n, cases, folder, log)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"rows": n, "columns": COLUMNS, "sample": 50_000, **ran, "cases": found}
+    return {"rows": n, "columns": COLUMNS, "sample": 50_000, **ran, "cases": cases_compared}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -197,19 +197,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", type=int, default=ROWS, help="of each file (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows per file (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=CASES, help="pairs of files (default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="measure nothing, write the table of docs/drift.md")
-    parser.add_argument("--out", default=str(RESULTS), help="JSON of results")
-    given = parser.parse_args(argv)
-    out = Path(given.out)
-    if given.table:
+    parser.add_argument("--table", action="store_true", help="do not measure; write the table in docs/drift.md")
+    parser.add_argument("--out", default=str(RESULTS), help="results, JSON")
+    arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.bench_drift first")
         results = json.loads(out.read_text())
-        write(PAGE, table(results), BEGIN)
+        write_section(PAGE, table(results), BEGIN)
     else:
-        results = measure(given.rows, given.cases, lambda text: print(text, flush=True))
+        results = measure(arguments.rows, arguments.cases, lambda text: print(text, flush=True))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

@@ -1,9 +1,9 @@
-"""The scoring engine against scikit-learn + torch as they are usually written: one row, 1,000 rows, 100,000 rows.
+"""The scoring engine against plain scikit-learn + torch: 1 row, 1,000 rows, 100,000 rows.
 
-    python -m benchmarks.bench_engine [--rows 100000] [--rounds 7] [--out benchmarks/results/engine.json]
+    python -m benchmarks.bench_engine [--rounds 7] [--out benchmarks/results/engine.json]
 
-Both sides hold the same fitted models (100 trees of 256 rows, autoencoder 5-16-8-16-5) and start from the same five raw
-columns; each round times every side in turn, and the median over rounds is reported. One thread each, as in a replica.
+Both sides use the same fitted models (100 trees of 256 rows, autoencoder 5-16-8-16-5) and the same five raw columns.
+Each round times both sides; the report is the median over the rounds. One thread each, as in a replica.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from fraud.thresholds.selection import Threshold
 torch.set_num_threads(1)
 
 
-class Usual:
-    """What most people write: pandas in, scaling, IsolationForest.score_samples, a torch forward pass."""
+class Baseline:
+    """The common implementation: pandas in, scaling, IsolationForest.score_samples, a torch forward pass."""
 
     def __init__(self, detector: Detector, trees: IsolationForest, module: torch.nn.Module) -> None:
         self.detector, self.trees, self.module = detector, trees, module.eval()
 
     def score(self, rows: pd.DataFrame) -> np.ndarray:
-        """Joined score, float64 (n_rows,), of canonical rows."""
+        """Joined score of canonical rows, float64 (n_rows,)."""
         f, a = self.detector.features, self.detector.autoencoder
         raw = rows[list(f.names)].to_numpy(dtype=np.float64)
         logged = np.where(f.kinds == 1, np.log1p(np.maximum(raw, 0)), raw)
@@ -60,8 +60,8 @@ class Usual:
         return to_score(self.detector.calibration.evidence(raw)["joint"])
 
 
-def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
-    """Fit one detector and give it both faces, with 100,000 canonical rows to score."""
+def fit_both(seed: int = 0) -> tuple[Engine, Baseline, pd.DataFrame]:
+    """Fit one detector; return the engine and the baseline around it, and 100,000 canonical rows to score."""
     schema = Schema.load("transactions")
     rows = validate(transactions(100_000, seed=seed), schema).rows
     fit_rows = rows.head(20_000)
@@ -80,11 +80,11 @@ def build(seed: int = 0) -> tuple[Engine, Usual, pd.DataFrame]:
     detector = Detector(schema, mapping, (), (grown, exported), calibrated, threshold)
     engine = Engine(detector)
     engine.warm_up()
-    return engine, Usual(detector, trees, training.plain_module), rows
+    return engine, Baseline(detector, trees, training.plain_module), rows
 
 
 def seconds(call: Callable[[], object], at_least: float = 0.5) -> float:
-    """Seconds a call, over as many calls as fill `at_least` seconds."""
+    """Mean seconds per call, over at least `at_least` seconds of calls."""
     calls, begin = 0, time.perf_counter()
     while (passed := time.perf_counter() - begin) < at_least or calls == 0:
         call()
@@ -96,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="rounds; the median is reported (default 7)")
-    parser.add_argument("--out", default="benchmarks/results/engine.json", help="where the JSON goes")
+    parser.add_argument("--out", default="benchmarks/results/engine.json", help="results, JSON")
     arguments = parser.parse_args(argv)
-    engine, usual, rows = build()
+    engine, usual, rows = fit_both()
     difference = float(np.abs(engine.score_frame(rows)["score"].to_numpy() - usual.score(rows)).max())
     record = rows.iloc[0].to_dict()
     one, thousand = rows.head(1), rows.head(1000)

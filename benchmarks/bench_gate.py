@@ -1,7 +1,7 @@
-"""How often the gate would promote a challenger that is no better, and how much better one must be to be promoted.
+"""The gate's false-promotion rate, and its power for challengers that are better.
 
-Two models with the same ability see the same frauds through noises of their own. Frauds come in bunches, a stolen card
-or a terminal, which both see alike, and on a calendar of days: what the gate's bootstraps have to allow for.
+Two models score the same frauds with independent noise. Frauds cluster by card, by terminal and by day, as the gate's
+bootstraps must allow for.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ GAINS = (0.0, 0.1, 0.2, 0.4)
 
 
 def window(rng: np.random.Generator, rows: int, days: int, gain: float) -> tuple[Scored, Scored]:
-    """Challenger and champion on one window; gain: standard deviations that the challenger sees frauds further out."""
+    """Challenger and champion on one window. gain: the challenger's extra separation of frauds, standard deviations."""
     fraud = rng.random(rows) < 0.02
     card, terminal = rng.integers(0, rows // 8, rows), rng.integers(0, rows // 20, rows)
-    half = rng.random(rows) < 0.5  # of the frauds: on few terminals, or on few cards
+    half = rng.random(rows) < 0.5  # half of the frauds share terminals, the others share cards
     card[fraud & half] = rng.integers(0, rows // 100, int((fraud & half).sum()))
     terminal[fraud & ~half] = rng.integers(0, rows // 100, int((fraud & ~half).sum()))
     bunch = np.where(half, card, terminal + rows)
@@ -58,8 +58,8 @@ def window(rng: np.random.Generator, rows: int, days: int, gain: float) -> tuple
 
 
 def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any]]:
-    """Share of windows on which `gate.better` and `gate.segments` let the challenger pass, by gain."""
-    limits, found = GateLimits(), []
+    """Count, per gain, the windows on which `gate.better` and `gate.segments` pass the challenger."""
+    limits, results = GateLimits(), []
     for gain in GAINS:
         rng = np.random.default_rng([seed, int(gain * 100)])
         passed = {"better": 0, "nothing worse": 0, "segments": 0, "all": 0}
@@ -74,10 +74,10 @@ def measure(windows: int, rows: int, days: int, seed: int) -> list[dict[str, Any
                 passed[check.name] += check.passed is not False
             passed["all"] += not gate.failed(checks)
             differences.append(compared["figures"]["average_precision"]["difference"])
-        found.append({"gain": gain, "windows": n, "rows": rows, "days": days,
+        results.append({"gain": gain, "windows": n, "rows": rows, "days": days,
                       "mean_difference": float(np.mean(differences)), "passed": passed,
                       "interval": wilson(passed["all"], n)})  # fmt: skip
-    return found
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,21 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--windows",
         type=int,
         default=400,
-        help="simulated windows without gain, a quarter of it with one (default: %(default)s)",
+        help="simulated windows without gain; a quarter as many for each gain (default: %(default)s)",
     )
-    parser.add_argument("--rows", type=int, default=5000, help="rows a window (default: %(default)s)")
-    parser.add_argument("--days", type=int, default=14, help="days a window (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=5000, help="rows per window (default: %(default)s)")
+    parser.add_argument("--days", type=int, default=14, help="days per window (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--json", default="benchmarks/results/gate.json", help="(default: %(default)s)")
-    given = parser.parse_args(argv)
-    found = measure(given.windows, given.rows, given.days, given.seed)
-    out = Path(Settings.from_environment().locate(given.json))
+    arguments = parser.parse_args(argv)
+    results = measure(arguments.windows, arguments.rows, arguments.days, arguments.seed)
+    out = Path(Settings.from_environment().locate(arguments.json))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"settings": vars(given), "found": found}, indent=2) + "\n")
-    for one in found:
+    out.write_text(json.dumps({"settings": vars(arguments), "found": results}, indent=2) + "\n")
+    for one in results:
         low, high = one["interval"]
-        told = ", ".join(f"{name} {count / one['windows']:.1%}" for name, count in one["passed"].items())
-        sys.stdout.write(f"average precision {one['mean_difference']:+.3f}: {told} [{low:.1%}, {high:.1%}]\n")
+        shares = ", ".join(f"{name} {count / one['windows']:.1%}" for name, count in one["passed"].items())
+        sys.stdout.write(f"average precision {one['mean_difference']:+.3f}: {shares} [{low:.1%}, {high:.1%}]\n")
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Entity history: building the handbook's 15 features, reading them for one transaction, and what a card costs.
+"""Entity history: batch speed of the handbook's 15 features, latency of one transaction, memory per card.
 
     python -m benchmarks.bench_history [--rows 1000000] [--cards 1000000] [--out benchmarks/results/history.json]
 
-Batch: rows a second and peak memory of `fraud.history.replay`, beside pandas rolling windows as in the handbook's own
-code (on some customers and terminals). Online: one transaction through history, forest and autoencoder, with
-the state in the process, in the node's shared file and in a redis-server on loopback that this starts and stops.
-State: bytes an event and a card.
-Takes the handbook transactions from FRAUD_SHARED_DATA, or else synthetic cards.
+Batch: rows per second and peak memory of `fraud.history.replay`, beside pandas rolling windows as in the handbook's
+code (on a subset of customers and terminals). Online: one transaction through history, forest and autoencoder, with
+the state in the process, in the node's shared file, or in a redis-server on loopback, which this command starts and
+stops. State: bytes per event and per card.
+Reads the handbook transactions from FRAUD_SHARED_DATA; without them it uses synthetic cards.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def handbook_schema() -> Schema:
 
 
 def transactions(n: int, schema: Schema) -> tuple[str, pd.DataFrame]:
-    """At most n canonical rows in order of time, and where they are from."""
-    found = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
-    frame = next(tables.iter_frames(str(found[0]), n)) if found else cards(n, seed=3)
+    """Source name and at most n canonical rows in time order."""
+    files = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
+    frame = next(tables.iter_frames(str(files[0]), n)) if files else cards(n, seed=3)
     rows = validate(frame, schema).rows.sort_values("TX_DATETIME", kind="stable").reset_index(drop=True)
-    return found[0].name if found else "synthetic cards", rows
+    return files[0].name if files else "synthetic cards", rows
 
 
 def _length(window: str) -> pd.Timedelta:
@@ -80,7 +80,7 @@ def _length(window: str) -> pd.Timedelta:
 
 
 def rolling(rows: pd.DataFrame) -> float:
-    """Rows a second of the 12 window features as the handbook computes them: a rolling window over each group."""
+    """Rows per second of the 12 window features computed as in the handbook: a rolling window over each group."""
 
     def by_customer(group: pd.DataFrame) -> pd.DataFrame:
         amounts = group["TX_AMOUNT"]
@@ -99,7 +99,7 @@ def rolling(rows: pd.DataFrame) -> float:
             group[f"risk {window}"] = risk.fillna(0)
         return group
 
-    # Whole customers and whole terminals, so that their groups are as long as in the full data.
+    # All rows of the chosen customers and terminals, so group lengths match the full data.
     seconds, frame = 0.0, rows.set_index("TX_DATETIME")
     for column, build in (("CUSTOMER_ID", by_customer), ("TERMINAL_ID", by_terminal)):
         chosen = frame[frame[column].isin(frame[column].unique()[:N_GROUPS])]
@@ -110,7 +110,7 @@ def rolling(rows: pd.DataFrame) -> float:
 
 
 def batch(rows: pd.DataFrame, schema: Schema) -> dict[str, Any]:
-    """Rows a second of both sides."""
+    """Rows per second of `replay` and of pandas, and the ratio."""
     replay(rows.head(1000), schema)  # compile
     before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for _ in range(3):
@@ -128,7 +128,7 @@ def batch(rows: pd.DataFrame, schema: Schema) -> dict[str, Any]:
 
 @contextmanager
 def redis_server() -> Iterator[str | None]:
-    """The URL of a redis-server on loopback without persistence; None where it is not installed."""
+    """Start redis-server on loopback without persistence and yield its URL; None if it is not installed."""
     if shutil.which("redis-server") is None:
         yield None
         return
@@ -147,7 +147,7 @@ def redis_server() -> Iterator[str | None]:
 
 
 def latencies(engine: Engine, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Percentiles of one call in microseconds."""
+    """Latency percentiles of `Engine.score_row`, microseconds."""
     times = np.empty(len(rows))
     for i, row in enumerate(rows):
         begin = time.perf_counter_ns()
@@ -157,7 +157,7 @@ def latencies(engine: Engine, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def exchanges(schema: Schema, store: StateStore, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Percentiles of one transaction of the store alone, in microseconds."""
+    """Latency percentiles of `StateStore.exchange`, microseconds."""
     history, times = OnlineHistory(schema), np.empty(len(rows))
     for i, row in enumerate(rows):
         now = int(np.datetime64(row["TX_DATETIME"], "us").astype(np.int64))
@@ -194,18 +194,18 @@ def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any
         shared.seed(states)
         seconds = time.perf_counter() - begin
         stores["redis"] = shared
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, store in stores.items():
         engine = Engine(detector, store=store)
         engine.warm_up()
         latencies(engine, records[:100])
-        found[name] = latencies(engine, records[100:])
+        figures[name] = latencies(engine, records[100:])
         if store is not None:
-            found[name] |= {f"store_{q}": value for q, value in exchanges(schema, store, records[100:]).items()}
+            figures[name] |= {f"store_{q}": value for q, value in exchanges(schema, store, records[100:]).items()}
     node.close()
     shutil.rmtree(folder)
     return {
-        **found,
+        **figures,
         "node_seed_s": node_seconds,
         "transactions": ONLINE_ROWS,
         "seeded_entities": sum(len(s.keys) for s in states),
@@ -214,7 +214,7 @@ def online(rows: pd.DataFrame, schema: Schema, url: str | None) -> dict[str, Any
 
 
 def card_states(plan: EntityPlan, n: int, mean_events: float) -> HistoryState:
-    """A state of n cards, each with a geometric number of events."""
+    """History state of n cards; event counts are geometric with the given mean."""
     rng = np.random.default_rng(0)
     counts = np.minimum(rng.geometric(1 / mean_events, n), plan.capacity)
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -226,14 +226,14 @@ def card_states(plan: EntityPlan, n: int, mean_events: float) -> HistoryState:
 
 
 def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | None) -> dict[str, Any]:
-    """Bytes of state in the process and in Redis."""
+    """Bytes of state in the process, in the node's file and in Redis."""
     plan = plans(schema)[0]
     state = card_states(plan, n, mean_events)
     process = psutil.Process()
     before = process.memory_info().rss
     store = MemoryStore([plan], [state])
     used = process.memory_info().rss - before
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "record_bytes": plan.record.itemsize, "cards": n, "events_per_card": len(state.events) / n,
         "process_bytes_per_card": used / n, "process_bytes_per_event": used / len(state.events),
         "process_own_bytes_per_card": store.n_bytes / n,
@@ -244,10 +244,10 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
         node = NodeStore(Path(folder), [plan])
         begin = time.perf_counter()
         node.seed([state])
-        found |= {"node_seed_s": time.perf_counter() - begin}
+        figures |= {"node_seed_s": time.perf_counter() - begin}
         node.close()
         used = (Path(folder) / "data.mdb").stat().st_size
-    found |= {
+    figures |= {
         "node_bytes_per_card": used / n,
         "node_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n,
     }
@@ -262,41 +262,39 @@ def memory(schema: Schema, n: int, n_redis: int, mean_events: float, url: str | 
         shared.seed([state])
         seconds = time.perf_counter() - begin
         used = client.info("memory")["used_memory"] - before
-        found |= {
+        figures |= {
             "redis_cards": n_redis, "redis_bytes_per_card": used / n_redis,
             "redis_bytes_per_event": used / len(state.events), "redis_seed_s": seconds,
             "redis_overhead_per_card": (used - len(state.events) * plan.record.itemsize) / n_redis,
         }  # fmt: skip
-    return found
+    return figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the batch (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows in the batch (default %(default)s)")
     parser.add_argument("--cards", type=int, default=1_000_000, help="cards in the process (default %(default)s)")
     parser.add_argument("--redis-cards", type=int, default=200_000, help="cards in Redis (default %(default)s)")
-    parser.add_argument("--events", type=float, default=10.0, help="mean events a card (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks/results/history.json", help="where the JSON goes")
+    parser.add_argument("--events", type=float, default=10.0, help="mean events per card (default %(default)s)")
+    parser.add_argument("--out", default="benchmarks/results/history.json", help="results, JSON")
     arguments = parser.parse_args(argv)
     schema = handbook_schema()
     source, rows = transactions(arguments.rows, schema)
-    found: dict[str, Any] = {"source": source, "batch": batch(rows, schema)}
+    results: dict[str, Any] = {"source": source, "batch": batch(rows, schema)}
     with redis_server() as url:
-        found["online"] = online(rows, schema, url)
+        results["online"] = online(rows, schema, url)
         del rows
-        found["memory"] = memory(schema, arguments.cards, arguments.redis_cards, arguments.events, url)
-    b, m = found["batch"], found["memory"]
+        results["memory"] = memory(schema, arguments.cards, arguments.redis_cards, arguments.events, url)
+    b, m = results["batch"], results["memory"]
     print(f"batch, {source}, {b['rows']:,} rows: {b['rows_per_s']:,.0f} rows/s, {b['extra_peak_mib']:,.0f} MiB more")
     print(
         f"pandas rolling, {N_GROUPS} customers and terminals: {b['pandas_rows_per_s']:,.0f} rows/s ({b['ratio']:,.0f}x)"
     )
     for name in ("no store", "process", "node", "redis"):
-        if name in found["online"]:
-            p = found["online"][name]
-            alone = (
-                f"   the store alone {p['store_p50_us']:,.1f}, {p['store_p99_us']:,.1f}" if "store_p50_us" in p else ""
-            )
+        if name in results["online"]:
+            p = results["online"][name]
+            alone = f"   store alone {p['store_p50_us']:,.1f}, {p['store_p99_us']:,.1f}" if "store_p50_us" in p else ""
             print(
                 f"one row, {name:<9} p50 {p['p50_us']:>7,.1f} µs   p95 {p['p95_us']:>7,.1f}   p99 {p['p99_us']:>7,.1f}"
                 f"{alone}"
@@ -304,12 +302,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("process", "node", "redis"):
         if f"{name}_bytes_per_card" in m:
             print(
-                f"state, {name:<9} {m[f'{name}_bytes_per_card']:,.0f} bytes a card with {m['events_per_card']:.1f} "
-                f"events of {m['record_bytes']} bytes ({m[f'{name}_overhead_per_card']:,.0f} a card on top of them)"
+                f"state, {name:<9} {m[f'{name}_bytes_per_card']:,.0f} bytes per card with {m['events_per_card']:.1f} "
+                f"events of {m['record_bytes']} bytes ({m[f'{name}_overhead_per_card']:,.0f} overhead per card)"
             )
-    found |= {"cpu": platform.processor(), "python": platform.python_version()}
+    results |= {"cpu": platform.processor(), "python": platform.python_version()}
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+    Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Entity history of a large file: one replay in one process against partitions on Ray; peak memory and seconds.
+"""Entity history of a large file: one replay in one process against partitions on Ray; peak memory and time.
 
     python -m benchmarks.bench_history_stream [--copies 5] [--store-gib 1.0] [--partitions N] [--out FILE.json]
 
-The handbook's 1.3 million rows are repeated with other customers, terminals and ids; both sides read the file, check it
-and compute its history features, Ray also writes them. Memory is PSS over all processes of a side (for Ray the raylet,
-its store in shared memory and the workers too), sampled each second; the features of both sides must be equal.
+The handbook's 1.3 million rows are copied with new customers, terminals and ids. Both sides read and validate the file
+and compute its history features; Ray also writes them. Memory is the PSS of all processes of a side, sampled each
+second (Ray: including raylet, shared-memory store and workers). The features of both sides must be equal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SOURCE = "handbook_2018-04-01_2018-08-14.parquet"
 
 
 def enlarge(source: Path, target: Path, copies: int) -> int:
-    """Write `copies` of the handbook's rows, each with customers, terminals and ids of its own; return the rows."""
+    """Write `copies` of the handbook's rows, each with new customers, terminals and ids; return the row count."""
     rows = pd.read_parquet(source)
     with pq.ParquetWriter(target, pa.Schema.from_pandas(rows, preserve_index=False), compression="zstd") as writer:
         for copy in range(copies):
@@ -61,7 +61,7 @@ def checksums(features: np.ndarray) -> list[int]:
 
 
 def one_process(path: str) -> dict[str, Any]:
-    """The whole file in one frame, one replay."""
+    """Replay the file as one frame."""
     schema = Schema.load("handbook")
     began = time.perf_counter()
     rows = tables.load(path, schema).rows
@@ -70,7 +70,7 @@ def one_process(path: str) -> dict[str, Any]:
 
 
 def measured(module: str, arguments: list[str], **variables: str) -> tuple[str, dict[str, float]]:
-    """Run a side; what it wrote, and its peaks of memory in MiB: PSS of all processes, private of the largest one."""
+    """Run a module; return its stdout and its peak memory, MiB: PSS of all processes, USS of the largest process."""
     environment = {**os.environ, **variables}
     command = [sys.executable, "-m", module, *arguments]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -94,10 +94,10 @@ def measured(module: str, arguments: list[str], **variables: str) -> tuple[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, default=5, help="how often the handbook's rows are repeated (default 5)")
-    parser.add_argument("--store-gib", type=float, default=1.0, help="Ray's object store; the rest goes to disk")
-    parser.add_argument("--partitions", type=int, help="of the replay (default: one for a million rows)")
-    parser.add_argument("--out", default="benchmarks/results/history_stream.json", help="where the JSON goes")
+    parser.add_argument("--copies", type=int, default=5, help="copies of the handbook's rows (default 5)")
+    parser.add_argument("--store-gib", type=float, default=1.0, help="size of Ray's object store; it spills to disk")
+    parser.add_argument("--partitions", type=int, help="history partitions (default: one per million rows)")
+    parser.add_argument("--out", default="benchmarks/results/history_stream.json", help="results, JSON")
     parser.add_argument("--one-process", metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one_process:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     source = Settings.from_environment().shared_data / SOURCE
     if not source.exists():
-        raise SystemExit(f"{source} is not there: set FRAUD_SHARED_DATA to the folder of the published data sets")
+        raise SystemExit(f"{source} is missing: set FRAUD_SHARED_DATA to the folder of the published data sets")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         rows = enlarge(source, path, arguments.copies)

@@ -1,10 +1,10 @@
-"""Labels that flow into a live history: how long each takes from its ingestion, and what scoring pays for it.
+"""Label lag in a live history: time from ingestion to use, and the cost to scoring.
 
     python -m benchmarks.bench_live_labels [--seconds 60] [--rate 1000] [--out benchmarks/results/live_labels.json]
 
-One process scores transactions as fast as it can, keeps them in the decision log, and follows the labels, as a replica
-does. Another ingests labels of those transactions, a file a second, in every second stretch of 5 s. Then 100,000
-labels come at once.
+One process works like a replica: it scores transactions at full speed, logs the decisions and follows the labels.
+Another process ingests labels of those transactions, one file per second, in every other interval of 5 s. Finally
+100,000 labels are ingested at once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ N_CUSTOMERS, N_TERMINALS = 5_000, 1_000
 
 
 class Lags:
-    """What the keeper says of the labels."""
+    """Metrics sink of the history keeper: collects label lags."""
 
     def __init__(self) -> None:
         self.lags: list[float] = []
@@ -65,27 +65,27 @@ class Lags:
 
 
 def ingest(labels: str, decided: Any, is_flowing: Any, rate: int) -> None:
-    """Ingest `rate` labels a second, a file a second, of transactions decided of late, while `is_flowing` is 1."""
+    """Write one file of `rate` labels per second for recent transactions while `is_flowing` is 1; stop at -1."""
     store, rng, n = LabelStore(labels), np.random.default_rng(1), 0
     while is_flowing.value >= 0:
         began = time.monotonic()
         if is_flowing.value == 1 and decided.value > MARGIN + rate:
             newest = decided.value - MARGIN
             ids = rng.choice(np.arange(max(0, newest - 60_000), newest), rate, replace=False)
-            add(store, [f"t{i}" for i in ids], f"second-{n}")
+            write_labels(store, [f"t{i}" for i in ids], f"second-{n}")
             n += 1
         time.sleep(max(0.0, began + 1.0 - time.monotonic()))
 
 
-def add(store: LabelStore, ids: Sequence[str], name: str) -> None:
-    """An ingestion, without the comparison with all earlier labels by which `labels ingest` counts what is new."""
+def write_labels(store: LabelStore, ids: Sequence[str], name: str) -> None:
+    """Write labels to the store without the duplicate check of `labels ingest`."""
     now = np.datetime64(dt.datetime.now(dt.UTC).replace(tzinfo=None), "us")
     frame = pd.DataFrame({"id": ids, "is_fraud": True, "known_at": now, "source": "analyst", "ingested_at": now})
     tables.write_parquet(frame, f"{store.url}/{name}.parquet")
 
 
 class Traffic:
-    """Transactions one after another, each scored, remembered and kept."""
+    """Scores transactions one by one, updates the history and logs each decision."""
 
     def __init__(self, model: ServedModel, log: DecisionLog) -> None:
         self._model, self._log, self.n = model, log, 0
@@ -95,7 +95,7 @@ class Traffic:
         self._amounts = rng.gamma(2.0, 30.0, 100_000).tolist()
 
     def run(self, seconds: float, decided: Any) -> tuple[float, float]:
-        """Transactions a second, and a second of this thread's processor time, which other processes do not take."""
+        """Score for `seconds`; return transactions per second and per CPU second of this thread."""
         first, began, cpu = self.n, time.perf_counter(), time.thread_time()
         while (took := time.perf_counter() - began) < seconds:
             for _ in range(100):
@@ -136,14 +136,14 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
         for flowing in (1, 0):
             is_flowing.value = flowing
             rates[flowing].append(traffic.run(STRETCH_S, decided))
-            time.sleep(0.5 if not flowing else 2.0)  # what was ingested in a stretch is applied before the next
+            time.sleep(0.5 if not flowing else 2.0)  # labels of one interval are applied before the next starts
     cpu = sum(sum(each.cpu_times()[:2]) for each in follower) - cpu
     share = cpu / (time.monotonic() - began_all)
     without, with_labels = np.array(rates[0]), np.array(rates[1])
     is_flowing.value = -1
     writer.join()
     time.sleep(3)
-    found = {
+    results = {
         "labels": lags.applied, "rate": rate, "seconds": seconds, "unmatched": lags.unmatched,
         "lag_p50_s": float(np.percentile(lags.lags, 50)), "lag_p99_s": float(np.percentile(lags.lags, 99)),
         "lag_max_s": max(lags.lags),
@@ -157,39 +157,45 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     }  # fmt: skip
     lags.lags, before = [], lags.applied
     many = min(100_000, traffic.n)
-    add(history_context.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
+    write_labels(history_context.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
     began = time.monotonic()
     while lags.applied < before + many and time.monotonic() - began < 120:
         time.sleep(0.1)
-    found |= {"many_labels": many, "many_s": max(lags.lags, default=float("nan"))}
+    results |= {"many_labels": many, "many_s": max(lags.lags, default=float("nan"))}
     keeper.stop()
     log.close()
     assert model.history is not None
     model.history.close()
-    return found
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the figures, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="with labels, and as long without (default 60)")
-    parser.add_argument("--rate", type=int, default=1_000, help="labels a second (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds with labels; the same again without (default 60)"
+    )
+    parser.add_argument("--rate", type=int, default=1_000, help="labels per second (default %(default)s)")
     parser.add_argument("--url", default="node", help="FRAUD_HISTORY_URL (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="where the JSON goes")
+    parser.add_argument("--out", default="benchmarks/results/live_labels.json", help="results, JSON")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)
-    lags = ", ".join(f"{name} {found[f'lag_{name}_s']:.2f} s" for name in ("p50", "p99", "max"))
+        results = measure(Path(folder), arguments.seconds, arguments.rate, arguments.url)
+    lags = ", ".join(f"{name} {results[f'lag_{name}_s']:.2f} s" for name in ("p50", "p99", "max"))
     print(
-        f"{found['labels']:,} labels, {found['rate']:,} a second: applied after {lags}; {found['unmatched']} unmatched"
+        f"{results['labels']:,} labels, {results['rate']:,} a second: applied after {lags}; "
+        f"{results['unmatched']} unmatched"
     )
-    print(f"scored a second: {found['scored_per_s_without']:,.0f} without labels, {found['scored_per_s_with']:,.0f} "
-          f"with ({found['ratio']:.3f}); a second of processor time {found['scored_per_cpu_s_without']:,.0f}, "
-          f"{found['scored_per_cpu_s_with']:,.0f} ({found['cpu_ratio']:.3f}); load {found['load']:.1f}")  # fmt: skip
-    print(f"the process that follows takes {found['follower_cpus']:.3f} of a processor")
-    print(f"{found['many_labels']:,} labels at once: {found['many_s']:.1f} s")
+    print(
+        f"scored per second: {results['scored_per_s_without']:,.0f} without labels, "
+        f"{results['scored_per_s_with']:,.0f} with ({results['ratio']:.3f}); "
+        f"per CPU second: {results['scored_per_cpu_s_without']:,.0f}, {results['scored_per_cpu_s_with']:,.0f} "
+        f"({results['cpu_ratio']:.3f}); load {results['load']:.1f}"
+    )
+    print(f"the label process uses {results['follower_cpus']:.3f} CPUs")
+    print(f"{results['many_labels']:,} labels at once: {results['many_s']:.1f} s")
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+    Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Measured tables in the pages that people read: put there by the benchmark itself, between two comment lines."""
+"""Write measured tables into documentation pages, between two comment lines."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 END = "<!-- end of measured -->"
 
 
-def replaced(page: str, measured: str, opening: str) -> str:
-    """The page with `measured` between the line `opening` and the next END. Raises DataError where it has none."""
+def replace_section(page: str, measured: str, opening: str) -> str:
+    """The page with `measured` between `opening` and the next END. Raises DataError if either line is missing."""
     before, begin, rest = page.partition(opening)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise DataError(f"the page has no lines {opening!r} and {END!r}: put them where the tables belong")
+        raise DataError(f"the page has no lines {opening!r} and {END!r}: add both lines where the tables belong")
     return f"{before}{opening}\n\n{measured}\n\n{END}{after}"
 
 
-def write(path: Path, measured: str, opening: str) -> None:
-    """Write `measured` into the page at `path`; see `replaced`."""
-    path.write_text(replaced(path.read_text(encoding="utf-8"), measured, opening), encoding="utf-8")
+def write_section(path: Path, measured: str, opening: str) -> None:
+    """Apply `replace_section` to the file at `path`."""
+    path.write_text(replace_section(path.read_text(encoding="utf-8"), measured, opening), encoding="utf-8")
 
 
 def row(cells: Sequence[str]) -> str:

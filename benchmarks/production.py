@@ -1,13 +1,13 @@
-"""What a user gets in production, week by week after the training: the daily batch and live requests against an oracle.
+"""Average precision per week after training: daily batch and live requests, compared with an oracle.
 
     python -m benchmarks.production [--data handbook sparkov] [--weeks 8] [--out benchmarks/results/production.json]
     python -m benchmarks.production --table     print the last result as Markdown
 
-A model is trained by the real command on the days before the weeks. Then each day, in order: the labels that are due
-(seven days after their transaction) are ingested, the day is scored by `ray_jobs.score --date` from the snapshot of the
-day before, and its rows are scored one by one by the engine over the node's live store, which follows the labels. The
-oracle is one replay of everything up to the day with the labels known when it began. "Never told" is the live score
-without labels after the training: what a service that follows none gets.
+`ray_jobs.train` trains a model on the days before the weeks. Then, for each day in order: ingest the labels that are
+due (seven days after their transaction); score the day with `ray_jobs.score --date` from the previous day's snapshot;
+score its rows one by one with the engine over the node's live store, which follows the labels. The oracle is one replay
+of all rows up to the day with the labels known at its start. The series "live, never told" gets no labels after
+training.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from sklearn.metrics import average_precision_score
 
 from fraud.data import tables
 from fraud.detectors.features import raw_features
-from fraud.history.known import label_intervals
 from fraud.history.label_feed import LabelFeed, LabelFollower
+from fraud.history.label_intervals import label_intervals
 from fraud.history.records import id_hashes, long_hashes, microseconds_since_epoch
 from fraud.history.replay import replay
 from fraud.history.snapshots.days import Snapshots
@@ -49,12 +49,12 @@ from ray_jobs.train import command as train
 
 DELAY = pd.Timedelta(days=7)
 DAY = dt.timedelta(days=1)
-WAYS = ("oracle", "daily batch", "live", "live, never told")
+SERIES = ("oracle", "daily batch", "live", "live, never told")
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set. training: flags of ray_jobs.train; shift: those that name days, moved by whole weeks."""
+    """A data set. training: flags of ray_jobs.train. shift: split settings that are days, moved back by the weeks."""
 
     file: str
     schema: str
@@ -73,7 +73,7 @@ SETS = {
 
 
 def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
-    """The figures of one data set; files go below `folder`."""
+    """Measure one data set; files are written below `folder`."""
     began, source = time.monotonic(), SETS[name]
     os.environ.update(
         FRAUD_ROOT=str(folder), FRAUD_STATE=str(folder / "var"), FRAUD_HISTORY=str(folder / "history"),
@@ -102,22 +102,22 @@ def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
     frauds = rows[rows[schema.label.name] == 1]
     known_at = frauds[schema.timestamp.name] + DELAY
     ledger = pd.DataFrame({ID: frauds[schema.id.name], IS_FRAUD: True, KNOWN_AT: known_at, SOURCE: "chargeback"})
-    own = (frauds[schema.timestamp.name] < first).to_numpy()  # the training brought those, and snapshots know them
-    scores = _production(settings, schema, rows, ledger[~own], days)
+    own = (frauds[schema.timestamp.name] < first).to_numpy()  # ingested by the training, so in the snapshots
+    scores = _deployed_scores(settings, schema, rows, ledger[~own], days)
     ledger.loc[own, KNOWN_AT] = frauds.loc[own, schema.timestamp.name]  # counts once the delay is over, to the second
-    scores["oracle"] = _oracle(settings, schema, rows, ledger, days)
+    scores["oracle"] = _oracle_scores(settings, schema, rows, ledger, days)
     labels = rows.loc[times >= first, schema.label.name].to_numpy() == 1
     weeks_of = ((times[times >= first] - first).dt.days // 7).to_numpy()
     table = [
         {
             "week": week + 1, "begins": str(days[7 * week]), "rows": int((weeks_of == week).sum()),
             "frauds": int(labels[weeks_of == week].sum()),
-            **{way: float(average_precision_score(labels[weeks_of == week], scores[way][weeks_of == week]))
-               for way in WAYS},
+            **{series: float(average_precision_score(labels[weeks_of == week], scores[series][weeks_of == week]))
+               for series in SERIES},
         }
         for week in range(weeks)
     ]  # fmt: skip
-    worst = {way: float(np.abs(scores[way] - scores["oracle"]).max()) for way in WAYS[1:]}
+    worst = {series: float(np.abs(scores[series] - scores["oracle"]).max()) for series in SERIES[1:]}
     return {
         "data": source.file, "trained_before": str(days[0]), "training_rows": int(training.sum()), "weeks": table,
         "largest_score_difference_to_oracle": worst, "training_seconds": trained,
@@ -125,24 +125,24 @@ def measure(name: str, weeks: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _production(
+def _deployed_scores(
     settings: Settings, schema: Schema, rows: pd.DataFrame, ledger: pd.DataFrame, days: list[dt.date]
 ) -> dict[str, np.ndarray]:
-    """Scores of the days' rows, in their order, by the daily batch and live."""
+    """Scores of the days' rows in order: daily batch, live, and live without labels."""
     assert schema.timestamp is not None and schema.id is not None
     root, detector = settings.root, bundle.load(settings.root / "artifacts" / "bundle").detector
     snapshots, labels = Snapshots.open(settings, schema), LabelStore(str(root / "labels"))
     begin = snapshots.states(days[0] - DAY)
-    stores = {way: NodeStore(root / "live" / way.replace(", ", "-").replace(" ", "-"), snapshots.plans)
-              for way in WAYS[2:]}  # fmt: skip
+    stores = {series: NodeStore(root / "live" / series.replace(", ", "-").replace(" ", "-"), snapshots.plans)
+              for series in SERIES[2:]}  # fmt: skip
     for store in stores.values():
         store.seed(begin)
-    engines = {way: Engine(detector, store=store) for way, store in stores.items()}
+    engines = {series: Engine(detector, store=store) for series, store in stores.items()}
     seen: dict[str, dt.date] = {"through": days[0] - DAY}
     follower = LabelFollower(
         stores["live"], schema, LabelFeed(labels), lambda ids: snapshots.find(ids, seen["through"])
     )
-    scores: dict[str, list[np.ndarray]] = {way: [] for way in WAYS[1:]}
+    scores: dict[str, list[np.ndarray]] = {series: [] for series in SERIES[1:]}
     time_of_day = rows[schema.timestamp.name].dt.date
     for number, day in enumerate(days):
         start = snapshots.zone.start_of(day)
@@ -158,28 +158,28 @@ def _production(
         follower.follow(None, now=start)
         inputs = rows.loc[time_of_day == day, [column.name for column in schema.inputs]]
         columns = {name: _plain(inputs[name]) for name in inputs}
-        for way, engine in engines.items():
+        for series, engine in engines.items():
             raw = engine.raw_in_turn(columns)[0]
-            scores[way].append(engine.score_raw(raw)[:, 0])
+            scores[series].append(engine.score_raw(raw)[:, 0])
         seen["through"] = day
         logging.info("%s (%d of %d days)", day, number + 1, len(days))
     for store in stores.values():
         store.close()
-    return {way: np.concatenate(parts) for way, parts in scores.items()}
+    return {series: np.concatenate(parts) for series, parts in scores.items()}
 
 
 def _plain(values: pd.Series) -> np.ndarray:
-    """A canonical column as `Engine.raw_in_turn` takes it."""
+    """Convert a canonical column to the input of `Engine.raw_in_turn`."""
     if values.dtype.kind in "fM":
         return values.to_numpy()
     plain = values.astype(object)
     return plain.where(plain.notna(), None).to_numpy()
 
 
-def _oracle(
+def _oracle_scores(
     settings: Settings, schema: Schema, rows: pd.DataFrame, ledger: pd.DataFrame, days: list[dt.date]
 ) -> np.ndarray:
-    """Scores by one replay of all rows, each day with the labels that were known when it began."""
+    """Scores from one replay of all rows, each day with the labels known at its start."""
     assert schema.timestamp is not None and schema.id is not None
     detector = bundle.load(settings.root / "artifacts" / "bundle").detector
     snapshots = Snapshots.open(settings, schema)
@@ -207,19 +207,21 @@ def _oracle(
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The result as Markdown."""
+    """Markdown table of the results."""
     lines = []
     for name, result in document["sets"].items():
         n = len(result["weeks"])
         lines += [f"| {name}, average precision | " + " | ".join(f"week {i + 1}" for i in range(n)) + " |",
                   "|---|" + "---|" * n]  # fmt: skip
-        lines += [f"| {way} | " + " | ".join(f"{week[way]:.3f}" for week in result["weeks"]) + " |" for way in WAYS]
+        lines += [
+            f"| {series} | " + " | ".join(f"{week[series]:.3f}" for week in result["weeks"]) + " |" for series in SERIES
+        ]
         lines.append("")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `--help`. Returns 1 where production lies more than 0.002 below the oracle in any week."""
+    """Run the command; see `--help`. Returns 1 if batch or live is more than 0.002 below the oracle in any week."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.production", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -227,10 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", choices=list(SETS), default=list(SETS), help="(default: all)")
     parser.add_argument("--weeks", type=int, default=8, help="weeks after the training (default: %(default)s)")
     parser.add_argument("--out", default="benchmarks/results/production.json", help="(default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="print the last result, measure nothing")
-    given = parser.parse_args(argv)
-    out = Path(Settings.from_environment().locate(given.out))
-    if given.table:
+    parser.add_argument("--table", action="store_true", help="print the last result; do not measure")
+    arguments = parser.parse_args(argv)
+    out = Path(Settings.from_environment().locate(arguments.out))
+    if arguments.table:
         sys.stdout.write(markdown(json.loads(out.read_text())))
         return 0
     turn_telemetry_off()
@@ -238,20 +240,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"sets": {}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        for name in given.data:
+        for name in arguments.data:
             with tempfile.TemporaryDirectory(prefix="fraud-production-") as folder:
-                document["sets"][name] = measure(name, given.weeks, Path(folder))
+                document["sets"][name] = measure(name, arguments.weeks, Path(folder))
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(document, indent=1) + "\n")
     finally:
         ray.shutdown()
     sys.stdout.write(markdown(document))
     short = [
-        f"{name}, week {week['week']}: {way} {week[way]:.4f}, oracle {week['oracle']:.4f}"
-        for name in given.data
+        f"{name}, week {week['week']}: {series} {week[series]:.4f}, oracle {week['oracle']:.4f}"
+        for name in arguments.data
         for week in document["sets"][name]["weeks"]
-        for way in WAYS[1:3]
-        if week[way] < week["oracle"] - 0.002
+        for series in SERIES[1:3]
+        if week[series] < week["oracle"] - 0.002
     ]
     sys.stdout.write("".join(f"BELOW: {line}\n" for line in short))
     return 1 if short else 0

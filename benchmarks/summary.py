@@ -1,9 +1,4 @@
-"""The two tables of the README, from the JSON of the last runs.
-
-    python -m benchmarks.summary     # writes them
-
-They stand between two comment lines; everything else in the README is written by hand.
-"""
+"""Write the two tables of the README from the JSON of the last runs: `python -m benchmarks.summary`."""
 
 from __future__ import annotations
 
@@ -15,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.detection.measure import OURS
-from benchmarks.pages import ROOT, row
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, row, write_section
 from benchmarks.serving import table as serving
 
 PAGE = ROOT / "README.md"
@@ -25,7 +19,7 @@ BEGIN = "<!-- measured: python -m benchmarks.summary -->"
 BEGIN_WEEKS = "<!-- measured: python -m benchmarks.summary (weeks) -->"
 BOOSTING, PYOD = "HistGradientBoosting", "PyOD"
 TITLES = {"ulb": "ULB", "handbook": "handbook", "sparkov": "Sparkov"}
-# A line of the production table: data set, its title, the run's key.
+# Rows of the production table: data set, title, key in the results.
 WEEKS = (
     ("handbook", "handbook: daily batch, and live row by row", "live"),
     ("handbook", "handbook: live, without new labels", "live, never told"),
@@ -34,12 +28,12 @@ WEEKS = (
 
 
 def results(name: str) -> Any:
-    """The last run of one benchmark."""
+    """Results of the last run of one benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def peers() -> str:
-    """Our figures beside the best peer of the same run, and their ratio."""
+    """Markdown table: our figures, the best peer of the same run, and the ratio."""
     lines = [row(["measured", "ours", "peer", "peer's figure", "ratio"]), "|" + "---|" * 5]
     for key, data_set in results("detection").items():
         precision = {who: _mean(figures) for who, figures in data_set["figures"].items()}
@@ -70,7 +64,7 @@ def peers() -> str:
 
 
 def weeks() -> str:
-    """Average precision in each of the eight weeks after a training."""
+    """Markdown table: average precision in each of the eight weeks after training."""
     sets = results("production")["sets"]
     lines = [row(["average precision in week", *map(str, range(1, 9))]), "|" + "---|" * 9]
     for data_set, title, key in WEEKS:
@@ -79,9 +73,8 @@ def weeks() -> str:
 
 
 def main() -> int:
-    """Write both tables into the README."""
-    put(PAGE, peers(), BEGIN)
-    put(PAGE, weeks(), BEGIN_WEEKS)
+    write_section(PAGE, peers(), BEGIN)
+    write_section(PAGE, weeks(), BEGIN_WEEKS)
     return 0
 
 

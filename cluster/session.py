@@ -1,4 +1,4 @@
-"""A job's process: joined to Ray while it works, and unwound rather than cut off by SIGTERM."""
+"""Connect a job's process to Ray, and let SIGTERM unwind it like ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fraud.settings import turn_telemetry_off
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Join the caller's Ray or the job's (RAY_ADDRESS), or start one on this machine and stop it at the end.
+    """Use the caller's Ray, or connect to RAY_ADDRESS, or start a local Ray and stop it at the end.
 
-    Raises ConfigError when RAY_ADDRESS leads nowhere.
+    Raises ConfigError if nothing answers at RAY_ADDRESS.
     """
     import ray
 
@@ -30,9 +30,9 @@ def connected() -> Iterator[None]:
     options: dict[str, Any] = {}
     if address == "local":
         options["include_dashboard"] = False
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine, which nobody takes away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a local Ray is never preempted
     try:
-        # What a user should see of the workers reaches the driver as data; Ray's own lines would drown it.
+        # Workers report to the driver as data. Ray's own log lines would hide it.
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: an unknown scheme, or no answer
         line = " ".join(str(error).split())[:200]
@@ -45,7 +45,7 @@ def connected() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM (`ray job stop`) unwind like ctrl-C and temporary files go; enter after ray.init sets its own."""
+    """Let SIGTERM (`ray job stop`) unwind like ctrl-C, so temporary files are removed. Enter it after ray.init."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -14,7 +14,7 @@ DAY = "ti.xcom_pull(task_ids='days')[ti.map_index]"
 
 @task(pool="default_pool", retries=0)
 def days(*, params: Any = None) -> list[str]:
-    """The days from first to last, both included."""
+    """The days from first to last, inclusive."""
     first, last = date.fromisoformat(params["first"]), date.fromisoformat(params["last"])
     count = (last - first).days + 1
     if not 1 <= count <= MOST_DAYS:
@@ -24,7 +24,7 @@ def days(*, params: Any = None) -> list[str]:
 
 @task_group
 def each(day: str) -> None:
-    """One day."""
+    """Score and judge one day."""
     force = "{{ '--force' if params.force else '' }}"
     named = {"map_index_template": pipeline.value_of(DAY)}
     scored = pipeline.score(DAY, force, **named)
@@ -39,7 +39,7 @@ def build() -> DAG:
         schedule=None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         max_active_runs=1,
-        # Bounded by a pool of its own, so that a year of old days cannot hold up the new one.
+        # Its own pool: a backfill of a year must not delay the daily run.
         default_args=pipeline.task_defaults(pipeline.BACKFILL_POOL),
         params={
             "first": Param(type="string", format="date", title="First day"),

@@ -1,4 +1,4 @@
-"""Every day: await the transactions, score them, judge drift, volume and live precision, tell what is wrong."""
+"""Every day: await the transactions, score them, judge drift, volume and live precision, send alerts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def build() -> DAG:
     with DAG(
         "fraud_daily_scoring",
         description=__doc__,
-        # An interval, so that a run knows its day however late it starts. At 03:00 yesterday's data are expected.
+        # With an interval, a run knows its day even if it starts late. Yesterday's data are expected by 03:00.
         schedule=CronDataIntervalTimetable(line, timezone=day_zone()) if line else None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
-        # A pause of a day or more leaves a gap that somebody closes with fraud_backfill, seen and in bounds.
+        # After a pause of a day or more, close the gap with fraud_backfill.
         catchup=False,
-        # Days in order: a day's volume is judged by those before it.
+        # In order, because a day's volume is compared with earlier days.
         max_active_runs=1,
         dagrun_timeout=timedelta(hours=hours + 12),
         deadline=pipeline.due("fraud_daily_scoring", 24 + hours + 3),
@@ -35,47 +35,31 @@ def build() -> DAG:
         awaited = job(
             "await_data",
             "ray_jobs.await_data",
-            "--data",
-            setting("daily_data", DAY),
-            "--hours",
-            setting("await_hours"),
-            # Not in our pool: it waits, and costs Ray one idle process. In vain it is not tried again.
+            *["--data", setting("daily_data", DAY), "--hours", setting("await_hours")],
+            # Not in our pool: while waiting it costs Ray one idle process. A timeout is not retried.
             pool="default_pool",
             hopeless_exit_codes=[pipeline.NO_DATA],
             execution_timeout=timedelta(hours=hours, minutes=30),
         )
         scored = pipeline.score(DAY)
         volume, drift = pipeline.volume(DAY), pipeline.drift(DAY)
-        labels = job(
-            "labels",
-            "ray_jobs.labels",
-            "ingest",
-            setting("label_files"),
-            "--allow-empty",
-            "--schema",
-            setting("schema"),
-        )
+        labels = pipeline.ingest_labels()
         live = below("reports", f"performance/{day}.json")
         performance = job(
             "performance",
             "monitoring.performance",
-            "--decisions",
-            setting("scored"),
-            "--as-of",
-            tomorrow,
-            "--out",
-            live,
+            *["--decisions", setting("scored"), "--as-of", tomorrow, "--out", live],
         )
         draw = ["draw", "--day", day, "--decisions", setting("scored"), "--out", below("review", f"{day}.csv")]
         review = job("review", "ray_jobs.labels", *draw)
         reports = ["--drift", below("reports", f"drift/{day}.json"), "--performance", live]
         reports += ["--volume", below("reports", f"volume/{day}.json")]
-        # Also after a failure: a report that is not there is itself worth an alert.
+        # Also after a failure: a missing report is an alert itself.
         alerts = job("alerts", "monitoring.alerts", *reports, trigger_rule=TriggerRule.ALL_DONE)
-        # Without it the run would be green whenever the alerts went out.
+        # Without it a run would count as successful whenever the alerts were sent.
         done = EmptyOperator(task_id="done", pool="default_pool")
 
-        # A day is scored with the labels that were known when it began.
+        # A day is scored with the labels known when it began.
         [awaited, labels] >> scored >> [volume, drift, review]
         scored >> performance
         trend = pipeline.trend()

@@ -14,7 +14,7 @@ from fraud_airflow.pipeline import AS_OF, below, job, setting, value_of
 
 @task(outlets=[pipeline.CHAMPION], pool="default_pool", retries=0)
 def champion(decided: Any, *, outlet_events: Any = None) -> str:
-    """A new champion, or skipped when the gate refused. Replicas follow the registry by themselves."""
+    """Report the new champion; skipped if the gate refused. Replicas read the champion from the registry."""
     lines = [line for line in decided["last_lines"] if line.startswith(("promoted:", "refused:"))]
     if not lines or lines[-1].startswith("refused:"):
         raise AirflowSkipException(lines[-1] if lines else "the gate had nothing to decide")
@@ -29,11 +29,11 @@ def build() -> DAG:
     with DAG(
         "fraud_weekly_retraining",
         description=__doc__,
-        # Mondays, after the day was scored; by time, not by asset: a week's labels matter, not a day's rows.
+        # On Mondays after the daily scoring. Not triggered by the asset: a week of labels matters, not a day of rows.
         schedule=CronDataIntervalTimetable(line, timezone=day_zone()) if line else None,
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
-        catchup=False,  # last week's model is not worth training any more
-        max_active_runs=1,  # two would fight for the alias challenger
+        catchup=False,  # last week's model is obsolete
+        max_active_runs=1,  # two runs would overwrite each other's challenger
         dagrun_timeout=timedelta(hours=24),
         deadline=pipeline.due("fraud_weekly_retraining", 7 * 24 + 18),
         default_args=pipeline.task_defaults(),
@@ -41,15 +41,7 @@ def build() -> DAG:
         tags=["fraud", "weekly"],
     ) as dag:
         data, schema = below("training", f"{as_of}.parquet"), setting("schema")
-        labels = job(
-            "labels",
-            "ray_jobs.labels",
-            "ingest",
-            setting("label_files"),
-            "--allow-empty",
-            "--schema",
-            setting("schema"),
-        )
+        labels = pipeline.ingest_labels()
         join = job(
             "join",
             "ray_jobs.labels",

@@ -1,1 +1,1 @@
-"""Bringing the system up and down: on one machine here, on clusters beside it."""
+"""Start and stop the system: on this machine, in containers and on clusters."""

@@ -1,10 +1,10 @@
-"""Kill a node under each kind of work, for real, and say what it costs: two Ray nodes on hosts of namespaces.
+"""Kill a node under each kind of work and measure the cost: two Ray nodes on hosts made of Linux namespaces.
 
     python -m deploy.drill_nodes          # everything
     python -m deploy.drill_nodes score    # a day of partitions scored on both nodes, the worker node killed
 
-The nodes start as cluster.yaml says, with the head's state in a Redis. A kill is SIGKILL to everything of Ray on a
-host. Needs root on Linux, redis-server, openssh-server, rsync and iproute2.
+The nodes start with the commands of cluster.yaml, with the head's state in Redis. A kill is SIGKILL to all Ray
+processes of a host. Needs root on Linux, redis-server, openssh-server, rsync and iproute2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from deploy.drills.node_head import head
 from deploy.drills.node_jobs import score, sweep
 from deploy.drills.node_serving import serve
-from deploy.drills.raylets import Nodes, drill_nodes
+from deploy.drills.ray_nodes import Nodes, drill_nodes
 from fraud.cli import run_command
 from fraud.settings import turn_telemetry_off
 
@@ -31,23 +31,23 @@ DRILLS: Mapping[str, Callable[[Nodes], dict[str, Any]]] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Drill, and print what was found as JSON."""
+    """Run the drills and print their results as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.drill_nodes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="which of them (default: all)")
-    given = parser.parse_args(argv)
-    if unknown := set(given.which) - set(DRILLS):
+    parser.add_argument("which", nargs="*", metavar="|".join(DRILLS), help="drills to run (default: all)")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.which) - set(DRILLS):
         parser.error(f"no drill {', '.join(sorted(unknown))}: there are {', '.join(DRILLS)}")
     turn_telemetry_off()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: end the hosts
-    found: dict[str, Any] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, which ends the hosts
+    results: dict[str, Any] = {}
     began = time.monotonic()
     with drill_nodes() as nodes:
-        found["start_s"] = round(time.monotonic() - began, 1)
-        for name in given.which or DRILLS:
-            found[name] = DRILLS[name](nodes)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        results["start_s"] = round(time.monotonic() - began, 1)
+        for name in arguments.which or DRILLS:
+            results[name] = DRILLS[name](nodes)
+    sys.stdout.write(json.dumps(results, indent=1) + "\n")
     return 0
 
 

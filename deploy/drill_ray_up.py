@@ -1,10 +1,10 @@
-"""Try `ray up cluster.yaml` for real: two hosts of Linux namespaces, ssh, a training on both, `ray down`.
+"""Try `ray up cluster.yaml`: two hosts made of Linux namespaces, ssh, a training on both, `ray down`.
 
     python -m deploy.drill_ray_up          # up, a training with two workers on two nodes, down
-    python -m deploy.drill_ray_up --kill   # and SIGKILL the worker node's raylet in the middle of it
+    python -m deploy.drill_ray_up --kill   # also SIGKILL the worker node's raylet during the training
 
 The hosts have their own network, processes, home and sshd (deploy/drills/hosts.py) and share this environment. Needs
-root on Linux, openssh-server, rsync and iproute2. Takes some minutes and about 3 GiB.
+root on Linux, openssh-server, rsync and iproute2. Takes a few minutes and about 3 GiB.
 """
 
 from __future__ import annotations
@@ -21,62 +21,62 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deploy.drills import training
-from deploy.drills.cluster import Cluster, drill_cluster, inhabitants, wait_until
+from deploy.drills.cluster import Cluster, drill_cluster, host_processes, wait_until
 from deploy.drills.hosts import DrillError
 from fraud.cli import run_command
 from fraud.settings import turn_telemetry_off
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
-def drill(say: Say, *, kill: bool) -> dict[str, Any]:
-    """Run it; returns what was found, JSON-ready. Raises DrillError where a step does not end as it should."""
-    found: dict[str, Any] = {}
+def drill(echo: Echo, *, kill: bool) -> dict[str, Any]:
+    """Run the drill. Returns the results, JSON-ready. Raises DrillError if a step fails."""
+    result: dict[str, Any] = {}
     with drill_cluster() as cluster:
-        found["ray_up_s"] = round(cluster.seconds, 1)
-        say(f"ray up: {cluster.seconds:.1f} s")
+        result["ray_up_s"] = round(cluster.seconds, 1)
+        echo(f"ray up: {cluster.seconds:.1f} s")
         began = time.monotonic()
         nodes = cluster.wait_for_nodes(2)
-        found["worker_joined_s"] = round(time.monotonic() - began, 1)
-        say(f"2 nodes are in, {found['worker_joined_s']} s later: {', '.join(nodes)}")
-        found["mode_of_token"] = [
+        result["worker_joined_s"] = round(time.monotonic() - began, 1)
+        echo(f"2 nodes are in, {result['worker_joined_s']} s later: {', '.join(nodes)}")
+        result["mode_of_token"] = [
             oct((host.home / ".ray/auth_token").stat().st_mode & 0o777) for host in cluster.hosts.hosts
         ]
-        found["without_token"] = {
+        result["without_token"] = {
             path: _asked(cluster, path) for path in ("/api/jobs/", "/api/serve/applications/", "/nodes")
         }
-        found["public_listeners"] = cluster.hosts.ssh(
+        result["public_listeners"] = cluster.hosts.ssh(
             cluster.head, "ss -Hltn 'sport = :8265' | awk '{print $4}'"
         ).stdout.split()
-        say(f"without the token: {found['without_token']}; the dashboard listens on {found['public_listeners']}")
+        echo(f"without the token: {result['without_token']}; the dashboard listens on {result['public_listeners']}")
         training.write_data(cluster)
         trained = training.train(cluster, kill=cluster.hosts.hosts[1] if kill else None)
-        found["training"] = dataclasses.asdict(trained)
-        say(f"training: {found['training']}")
+        result["training"] = dataclasses.asdict(trained)
+        echo(f"training: {result['training']}")
         if not set(nodes.values()) <= set(trained.nodes):
             raise DrillError(f"the training ran on {trained.nodes}, not on both of {nodes}")
         if kill:
             began = time.monotonic()
             again = cluster.wait_for_nodes(2)
-            found["node_back_s"] = round(time.monotonic() - began, 1)
-            say(f"the autoscaler started the node again: {set(again.values()) - set(nodes.values())}")
+            result["node_back_s"] = round(time.monotonic() - began, 1)
+            echo(f"the autoscaler started the node again: {set(again.values()) - set(nodes.values())}")
         began = time.monotonic()
         cluster.down()
-        found["ray_down_s"] = round(time.monotonic() - began, 1)
-        wait_until(lambda: not _rays(cluster), "end of Ray on the hosts")  # it drains before it ends
-        found["gone_s"] = round(time.monotonic() - began, 1)
-        say(f"ray down: {found['ray_down_s']} s; nothing of Ray is left on the hosts after {found['gone_s']} s")
-    return found
+        result["ray_down_s"] = round(time.monotonic() - began, 1)
+        wait_until(lambda: not _rays(cluster), "end of Ray on the hosts")  # Ray drains before it ends
+        result["gone_s"] = round(time.monotonic() - began, 1)
+        echo(f"ray down: {result['ray_down_s']} s; nothing of Ray is left on the hosts after {result['gone_s']} s")
+    return result
 
 
 def _rays(cluster: Cluster) -> list[str]:
-    """What of Ray runs on the hosts."""
-    names = [process.name() for host in cluster.hosts.hosts for process in inhabitants(host)]
+    """Names of the Ray processes on the hosts."""
+    names = [process.name() for host in cluster.hosts.hosts for process in host_processes(host)]
     return [name for name in names if name in ("raylet", "gcs_server")]
 
 
 def _asked(cluster: Cluster, path: str) -> int:
-    """The status that the head's dashboard answers somebody without the token with."""
+    """The HTTP status of the head's dashboard for a request without the token."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{cluster.port}{path}", timeout=30) as answer:
             return int(answer.status)
@@ -85,21 +85,21 @@ def _asked(cluster: Cluster, path: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Drill, and print what was found as JSON."""
+    """Run the drill and print its results as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.drill_ray_up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kill", action="store_true", help="SIGKILL the worker node's raylet during the training")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     turn_telemetry_off()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind: ray down, remove the hosts
-    found = drill(_say, kill=given.kill)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, which runs `ray down` and removes the hosts
+    result = drill(_echo, kill=arguments.kill)
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
 
 
-def _say(text: str) -> None:
-    """Tell what goes on, with the time."""
+def _echo(text: str) -> None:
+    """Print a line with the time."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stdout.flush()
 

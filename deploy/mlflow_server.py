@@ -1,7 +1,7 @@
-"""Where the MLflow server that we start keeps its tables and files: below FRAUD_STATE, or where two settings say.
+"""Backend store and artifact root of our MLflow server: below FRAUD_STATE, or as two settings name them.
 
-Both reach the server by its environment, not its command line, which every user of a machine can list. Nobody else gets
-them: Ray, the jobs and Airflow know the server's address only.
+The server reads both from its environment, because every user of a machine can list command lines. Ray, jobs and
+Airflow only get the server's address.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from fraud.settings.operations import MLFLOW_ARTIFACTS, MLFLOW_BACKEND, StackSet
 
 _POSTGRESQL = ("postgresql://", "postgresql+psycopg2://")
 _CONNECT_S = 5
-# What only these servers may know, by the beginning of its name.
+# Prefixes of variables that only these servers may see.
 _SECRET = (MLFLOW_BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "PGPASS")
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the databases' addresses and passwords."""
+    """The environment without database addresses and passwords."""
     return {name: value for name, value in environment.items() if not name.startswith(_SECRET)}
 
 
-def environment(settings: Settings, given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What MLflow's server is told of its stores, both of which answered.
+def environment(settings: Settings, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment variables for MLflow's server, after checking that both stores answer.
 
-    given: default os.environ. Raises ConfigError or ObjectStoreError naming the setting, never the password.
+    inherited: default os.environ. Raises ConfigError or ObjectStoreError that names the setting, never the password.
     """
-    env = os.environ if given is None else given
+    env = os.environ if inherited is None else inherited
     stack = StackSettings.from_environment(env)
     backend = stack.mlflow_backend or f"sqlite:///{settings.state}/mlflow.db"
     artifacts = settings.locate(stack.mlflow_artifacts or str(settings.state / "mlartifacts"))
     if stack.mlflow_backend:
         check_database(backend, env, MLFLOW_BACKEND)
-        if backend.startswith("postgresql://"):  # whose driver depends on SQLAlchemy's version
+        if backend.startswith("postgresql://"):  # the default driver depends on SQLAlchemy's version
             backend = backend.replace("://", "+psycopg2://", 1)
     filesystems.check(artifacts, MLFLOW_ARTIFACTS)
-    found = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
-    return found | {name: value for name, value in env.items() if name.startswith("PGPASS")}
+    variables = {"MLFLOW_BACKEND_STORE_URI": backend, "MLFLOW_ARTIFACTS_DESTINATION": artifacts}
+    return variables | {name: value for name, value in env.items() if name.startswith("PGPASS")}
 
 
 def check_database(url: str, env: Mapping[str, str], setting: str) -> None:
-    """Connect to PostgreSQL once. Raises ConfigError where the address is none, or nobody answers or lets us in."""
+    """Connect to PostgreSQL once. Raises ConfigError if the address is invalid or the connection fails."""
     if url.startswith("sqlite:///"):
         return
     if not url.startswith(_POSTGRESQL):
@@ -61,9 +61,9 @@ def check_database(url: str, env: Mapping[str, str], setting: str) -> None:
     except psycopg2.ProgrammingError:
         raise ConfigError(f"{setting} is no address: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     except psycopg2.Error as error:
-        place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+        database = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
         line = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{setting}: PostgreSQL at {place} does not let user {parts.get('user', '')!r} in ({line}): check that it "
-            "runs, the database, the user and the password"
+            f"{setting}: PostgreSQL at {database} does not let user {parts.get('user', '')!r} in ({line}): check that "
+            "it runs, the database, the user and the password"
         ) from None

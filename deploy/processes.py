@@ -1,7 +1,7 @@
-"""Start processes that can be found again, tell ours from everybody else's, and stop ours only.
+"""Start processes, find them again and stop only them.
 
-Every process is started with one environment variable that names our state folder. Children inherit it, also those that
-are adopted by init after their parent died, so a scan finds them all and nothing of anybody else's.
+Every process gets an environment variable that names our state folder. Children inherit it, even orphans adopted by
+init. So a scan finds all of our processes and no others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 MARK = "FRAUD_LOCAL_STATE"
-# A process start time is read back from the kernel in ticks; two readings of one process differ by less than this.
+# The kernel reports start times in ticks; two readings of one process differ by less than this.
 SAME_START_S = 1.0
 
 
@@ -27,9 +27,9 @@ class Service:
     """A server that we started.
 
     name: "ray" or "mlflow".
-    pid, started: process id and its start time in seconds since 1970; both must match, because ids are used again.
-    ports: the ports it was given, by purpose.
-    log: file that takes its output.
+    pid, started: process id and start time in seconds since 1970; both must match, because ids are reused.
+    ports: its ports, by purpose.
+    log: file with its output.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Service:
 
     @property
     def is_alive(self) -> bool:
-        """Whether that very process, not a later one with its id, still runs."""
+        """Whether this process still runs, not another one with its id."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) < SAME_START_S
@@ -52,7 +52,7 @@ class Service:
 def start(
     name: str, command: Sequence[str], *, state: Path, environment: Mapping[str, str], ports: dict[str, int]
 ) -> Service:
-    """Start `command` in a session of its own, marked as ours, with its output in <state>/log/<name>.log."""
+    """Start `command` in its own session, marked as ours. Its output goes to <state>/log/<name>.log."""
     log = state / "log" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -69,37 +69,37 @@ def start(
     return Service(name=name, pid=process.pid, started=started, ports=ports, log=str(log))
 
 
-def ours(state: Path) -> list[psutil.Process]:
-    """Every running process that carries our mark, and the descendants of those (some clear their environment)."""
-    found: dict[int, psutil.Process] = {}
+def find(state: Path) -> list[psutil.Process]:
+    """Every running process with our mark, and its descendants (some clear their environment)."""
+    by_pid: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == str(state):
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
+                by_pid[process.pid] = process
+                by_pid.update((child.pid, child) for child in process.children(recursive=True))
         except psutil.Error:
-            continue  # gone meanwhile, or another user's: not ours either way
-    return [process for process in found.values() if process.pid != os.getpid() and _runs(process)]
+            continue  # ended meanwhile, or another user's
+    return [process for process in by_pid.values() if process.pid != os.getpid() and _runs(process)]
 
 
 def stop(state: Path, roots: Iterable[Service], *, grace_s: float = 20.0) -> list[psutil.Process]:
-    """Stop everything of ours: `roots` first, which end their own children in good order, then what is left.
+    """Stop all of our processes: `roots` first, which end their children in order, then the rest.
 
-    Returns the processes that could not be stopped (none, normally).
+    Returns the processes that survived.
     """
-    everything = {process.pid: process for process in ours(state)}
+    everything = {process.pid: process for process in find(state)}
     for root in roots:
         if root.is_alive:
-            # One that changes its title may have written over its environment, and the mark in it.
+            # A process that changes its title may have overwritten its environment, and so our mark.
             with contextlib.suppress(psutil.NoSuchProcess):
                 _signal(everything.setdefault(root.pid, psutil.Process(root.pid)), kill=False)
     _, left = psutil.wait_procs(list(everything.values()), timeout=grace_s)
     for kill in (False, True):
-        left = _unique([*left, *ours(state)])
+        left = _unique([*left, *find(state)])
         for process in left:
             _signal(process, kill=kill)
         _, left = psutil.wait_procs(left, timeout=grace_s / 2)
-    return [process for process in _unique([*left, *ours(state)]) if _runs(process)]
+    return [process for process in _unique([*left, *find(state)]) if _runs(process)]
 
 
 def _unique(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -123,7 +123,7 @@ def _signal(process: psutil.Process, *, kill: bool) -> None:
 
 
 def free_port(preferred: int, *, avoid: Iterable[int] = ()) -> int:
-    """Return `preferred`, or the next port above it that nothing on this machine listens on."""
+    """`preferred`, or the next free port above it on loopback. Raises OSError if 1000 ports are taken."""
     taken = set(avoid)
     for port in range(preferred, min(preferred + 1000, 65536)):
         if port in taken:
@@ -139,7 +139,7 @@ def free_port(preferred: int, *, avoid: Iterable[int] = ()) -> int:
 
 
 def last_lines(path: str | Path, count: int = 20) -> str:
-    """Return the end of a log file, or a note that there is none."""
+    """The end of a log file, or a note that it does not exist."""
     try:
         with Path(path).open("rb") as log:
             log.seek(max(0, Path(path).stat().st_size - 64 * 1024))
@@ -150,10 +150,10 @@ def last_lines(path: str | Path, count: int = 20) -> str:
 
 
 class MemoryWatch:
-    """Sample, in a thread, how much memory our processes hold and how far the machine's free memory falls.
+    """Sample the memory of our processes and the machine's available memory, in a thread.
 
-    peak_bytes: largest sum over our processes, this one included; proportional set size where the system has it, since
-    Ray's workers share pages, otherwise resident size. fall_bytes: largest drop of available memory since the start.
+    peak_bytes: largest sum over our processes and this one: proportional set size if available, because Ray's workers
+    share pages, else resident size. fall_bytes: largest drop of available memory since the start.
     """
 
     def __init__(self, state: Path, interval_s: float = 2.0) -> None:
@@ -175,13 +175,13 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            held = sum(_held_bytes([psutil.Process(), *ours(self._state)]))
-            self.peak_bytes = max(self.peak_bytes, held)
+            used = sum(_used_bytes([psutil.Process(), *find(self._state)]))
+            self.peak_bytes = max(self.peak_bytes, used)
             self.fall_bytes = max(self.fall_bytes, self._available_before - psutil.virtual_memory().available)
             self._over.wait(self._interval_s)
 
 
-def _held_bytes(processes: Iterable[psutil.Process]) -> Iterator[int]:
+def _used_bytes(processes: Iterable[psutil.Process]) -> Iterator[int]:
     for process in processes:
         try:
             full = process.memory_full_info()

@@ -1,9 +1,9 @@
-"""Serve a model in the foreground, as the image does: a Ray of its own that asks for its token, and /score with keys.
+"""Serve a model in the foreground, as in the image: its own Ray, which requires its token, and /score with API keys.
 
     FRAUD_BUNDLE=/model FRAUD_API_KEY_FILE=/run/secrets/api_keys python -m deploy.serving
-    python -m deploy.serving --check    # exit code 0 where /score can answer; the health check of the image
+    python -m deploy.serving --check    # exit code 0 if /score can answer; health check of the image
 
-The model is the bundle in FRAUD_BUNDLE, else the champion of the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
+The model is the bundle in FRAUD_BUNDLE, else the champion in the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local import access, services
+from deploy.local.command import echo
 from deploy.local.command import parser as local_parser
 from deploy.local.demo import Demo
 from deploy.local.services import Stack, StackError
@@ -26,38 +26,38 @@ from fraud.settings.serving import ServedModelSettings
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or ctrl-C. Raises StackError when Ray ends or the model cannot be served."""
-    stack = services.up(settings, _say, servers={"ray"})
+    """Serve until SIGTERM or ctrl-C. Raises StackError if Ray ends or the model cannot be served."""
+    stack = services.up(settings, echo, servers={"ray"})
     try:
-        demo = Demo.from_arguments(local_parser().parse_args(["demo"]), settings, _say)
+        demo = Demo.from_arguments(local_parser().parse_args(["demo"]), settings, echo)
         demo.stack = stack
         demo.deploy()
-        _say(f"/score answers on {access.host()}:{stack.serve_port}")
+        echo(f"/score answers on {access.host()}:{stack.serve_port}")
         while stack.services["ray"].is_alive:
             time.sleep(1.0)
         raise StackError(f"Ray ended; its log is {stack.services['ray'].log}")
     except KeyboardInterrupt:
-        _say("asked to end")
+        echo("asked to end")
     finally:
-        services.down(settings, _say)
+        services.down(settings, echo)
 
 
 def is_ready(settings: Settings) -> bool:
     """Whether /score can answer: a replica has a model."""
     port = Stack.read(settings).serve_port
-    return port is not None and services.ask(f"http://{access.reached_at()}:{port}/readyz")[0] == 200
+    return port is not None and services.ask(f"http://{access.local_address()}:{port}/readyz")[0] == 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve, or look whether it is ready."""
+    """Run the command; see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="only say whether it is ready: exit code 0 or 1")
-    given = parser.parse_args(argv)
+    parser.add_argument("--check", action="store_true", help="only check whether /score can answer: exit code 0 or 1")
+    arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    if given.check:
+    if arguments.check:
         return 0 if is_ready(settings) else 1
     bundle = ServedModelSettings.from_environment().bundle
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (bundle and Path(bundle).is_dir()):
@@ -65,11 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(settings)
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command shares: its exit code, its output folder, and how long each stage took."""
+"""Shared by all commands: exit codes, the output folder, stage timings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USER_ERROR_EXIT_CODE = 2
 def run_command(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a command's `main(argv)` and exit: its own code, or 2 with one line on stderr for a FraudError."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("aiobotocore", "botocore"):  # who say at every start where they found the keys
+    for name in ("aiobotocore", "botocore"):  # they log the source of the keys at every start
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         code = main(None)
@@ -40,11 +40,11 @@ def stage(title: str, logger: logging.Logger) -> Iterator[Callable[[str], None]]
     logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
 
 
-def check_outdir(path: str, ours: Collection[str]) -> Path:
-    """Make the folder, or accept an empty one or one with results of ours.
+def check_outdir(path: str, outputs: Collection[str]) -> Path:
+    """Create the folder, or accept one that is empty or holds an earlier run's results.
 
-    ours: names that the command writes there. Raises ConfigError, before any work, for a URL, a folder that cannot be
-    written, or one that holds something else.
+    outputs: names of the files that the command writes. Raises ConfigError for a URL, a folder that cannot be written,
+    or one that holds other files only.
     """
     folder = Path(path)
     if "://" in path:
@@ -57,15 +57,15 @@ def check_outdir(path: str, ours: Collection[str]) -> Path:
     except OSError as error:
         raise ConfigError(f"--outdir {path} cannot be written ({error.strerror}): name another folder") from None
     present = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
-    if present and not present & set(ours):
-        raise not_ours(folder)
+    if present and not present & set(outputs):
+        raise foreign_files_error(folder)
     return folder
 
 
-def not_ours(folder: Path) -> ConfigError:
-    """The error for a folder that holds somebody else's files."""
+def foreign_files_error(folder: Path) -> ConfigError:
+    """The error for an output folder with files of another program."""
     present = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     return ConfigError(
-        f"--outdir {folder} holds something else ({', '.join(present[:3])}): name a new or empty folder, or that of an "
-        "earlier run of this command"
+        f"--outdir {folder} holds other files ({', '.join(present[:3])}): name a new or empty folder, or the folder of "
+        "an earlier run of this command"
     )

@@ -1,4 +1,4 @@
-"""The one family of errors a user can cause: each says what is wrong, where, and what to do about it."""
+"""Errors that a user can cause. Each message names the problem, where it is, and the remedy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib import metadata
 
 
 class FraudError(Exception):
-    """A mistake in what the user gave us; its text is one line that names the field, value, row and remedy."""
+    """Invalid input from the user. The message is one line with field, value, row and remedy."""
 
 
 class SchemaError(FraudError):
-    """The schema YAML is wrong, or the data cannot be the data it describes (a missing or misspelt column)."""
+    """The schema YAML is invalid, or the data do not match it (a missing or misspelt column)."""
 
 
 class DataError(FraudError):
@@ -20,11 +20,11 @@ class DataError(FraudError):
 
 
 class ObjectStoreError(DataError, OSError):
-    """An object store cannot be reached, lacks the bucket, or fails. An OSError too, as a disk's faults are."""
+    """An object store fails, cannot be reached, or lacks the bucket. Also an OSError, like a disk failure."""
 
 
 class ObjectStoreRefusedError(ObjectStoreError, PermissionError):
-    """An object store does not let these keys do this."""
+    """The object store denies access with these keys."""
 
 
 class ConfigError(FraudError):
@@ -32,7 +32,7 @@ class ConfigError(FraudError):
 
 
 class BundleError(FraudError):
-    """A saved detector is incomplete, tampered with, or of a format this version does not know."""
+    """A saved detector is incomplete, altered, or of an unknown format."""
 
 
 class RegistryError(FraudError):
@@ -40,15 +40,15 @@ class RegistryError(FraudError):
 
 
 class RegistryUnreachableError(RegistryError):
-    """MLflow gave no answer, as opposed to answering that there is no such thing."""
+    """MLflow did not answer."""
 
 
 class StoreError(FraudError):
-    """The store of the live history cannot be reached, or answers too late."""
+    """The live history store cannot be reached or timed out."""
 
 
 class LibraryChangedError(FraudError):
-    """A library's private part is not what it was in the version that we read. docs/security.md lists these parts."""
+    """A private API of a library differs from the version this code was written for; see docs/security.md."""
 
 
 def library_changed(library: str, version_read: str, change: str) -> LibraryChangedError:
@@ -64,7 +64,7 @@ def library_changed(library: str, version_read: str, change: str) -> LibraryChan
 
 
 def closest(word: str, known: Collection[str]) -> str:
-    """Return "; did you mean 'x'?" for the most similar of `known`, or an empty string when nothing is near."""
+    """Return "; did you mean 'x'?" for the most similar name in `known`, or "" if none is similar."""
     by_lower_case = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=0.6)
-    return f"; did you mean {by_lower_case[found[0]]!r}?" if found else ""
+    matches = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=0.6)
+    return f"; did you mean {by_lower_case[matches[0]]!r}?" if matches else ""

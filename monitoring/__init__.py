@@ -1,1 +1,1 @@
-"""Watching the data and the model: drift reports and verdicts."""
+"""Monitor data and model: drift, volume, live performance, alerts."""

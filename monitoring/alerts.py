@@ -1,8 +1,7 @@
-"""Tell people: alerts go to a file, a webhook and by e-mail, a message a kind, and not again within a cool-down.
+"""Send alerts to a webhook and by e-mail: one message per kind, not repeated within the cool-down.
 
-The settings are `fraud.settings.operations.AlertChannels`.
-
-Everything, told or not, is a line of FRAUD_STATE/alerts/alerts.jsonl.
+`fraud.settings.operations.AlertChannels` has the settings. Every alert, sent or not, becomes a line of
+FRAUD_STATE/alerts/alerts.jsonl.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ _OWN = (("http", "127.0.0.1"), ("http", "localhost"))
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """One thing to tell. kind: of KINDS; subject: what it is about, such as a column or a job; severity: of SEVERITIES.
+    """One alert. kind: one of KINDS; subject: e.g. a column or a job; severity: one of SEVERITIES.
 
-    Raises ConfigError for a kind or severity that is unknown, or without subject or text.
+    Raises ConfigError for an unknown kind or severity, or an empty subject or text.
     """
 
     kind: str
@@ -61,63 +60,64 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """What makes two alerts the same."""
+        """Alerts with equal keys are the same alert."""
         return f"{self.kind} {self.subject}"
 
 
-def tell(alerts: Sequence[Alert], channels: AlertChannels, folder: Path, *, now: dt.datetime) -> list[Alert]:
-    """Tell what was not told lately, a message for all alerts of a kind; returns those. folder: for file and memory.
+def send(alerts: Sequence[Alert], channels: AlertChannels, folder: Path, *, now: dt.datetime) -> list[Alert]:
+    """Send the alerts that are due, one message per kind, and return them. folder: holds the log and the state.
 
-    A channel that fails hinders no other; what no channel took is told again next time. Raises DataError, at the end,
-    naming the channels that failed.
+    An alert is due if it was not sent within the cool-down, or if its severity rose. A failed channel does not stop the
+    others. If all channels fail, the alert is due again next time. Raises DataError at the end, naming the failed
+    channels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     alerts = list({alert.key: alert for alert in alerts}.values())
     with exclusive(folder / "lock"):
-        told_before = _memory(folder)
-        due = [alert for alert in alerts if _is_due(alert, told_before.get(alert.key), channels.cooldown, now)]
+        memory = _memory(folder)
+        due = [alert for alert in alerts if _is_due(alert, memory.get(alert.key), channels.cooldown, now)]
         failed: dict[str, str] = {}
-        told: list[Alert] = []
+        sent: list[Alert] = []
         for kind in dict.fromkeys(alert.kind for alert in due):
             group = [alert for alert in due if alert.kind == kind]
-            held_back = {alert.key: told_before.get(alert.key, {}).get("held_back", 0) for alert in group}
-            outcomes = _send(group, held_back, channels)
+            held_back = {alert.key: memory.get(alert.key, {}).get("held_back", 0) for alert in group}
+            outcomes = _send_group(group, held_back, channels)
             failed |= {name: why for name, why in outcomes.items() if why}
             if not outcomes or not all(outcomes.values()):
-                told += group
+                sent += group
         for alert in alerts:
-            if alert in told:
-                told_before[alert.key] = {"told": now.isoformat(), "severity": alert.severity, "held_back": 0}
+            if alert in sent:
+                memory[alert.key] = {"told": now.isoformat(), "severity": alert.severity, "held_back": 0}
             elif alert not in due:
-                told_before[alert.key]["held_back"] += 1
-        lines = [json.dumps({"time": now.isoformat(), **asdict(alert), "told": alert in told}) for alert in alerts]
+                memory[alert.key]["held_back"] += 1
+        lines = [json.dumps({"time": now.isoformat(), **asdict(alert), "told": alert in sent}) for alert in alerts]
         with (folder / "alerts.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
-        tables.write_text(json.dumps(told_before, indent=2) + "\n", str(folder / "told.json"))
+        tables.write_text(json.dumps(memory, indent=2) + "\n", str(folder / "told.json"))
     if failed:
         raise DataError("; ".join(f"alerts cannot go out by {name}: {why}" for name, why in failed.items()))
-    return told
+    return sent
 
 
 def of_drift(verdict: Mapping[str, Any]) -> list[Alert]:
-    """What the JSON of monitoring.drift has to tell."""
+    """Alerts from the JSON of monitoring.drift."""
     if verdict["verdict"] == "ok":
         return []
     severity = "critical" if verdict["verdict"] == "drift" else "warning"
     return [Alert(kind="drift", subject=verdict["schema"]["name"], severity=severity, text=verdict["reason"])]
 
 
-def of_performance(found: Mapping[str, Any], least: float | None = None) -> list[Alert]:
-    """Days whose precision is below `least` beyond doubt: the upper end of their interval is.
+def of_performance(report: Mapping[str, Any], least: float | None = None) -> list[Alert]:
+    """Alerts for days whose precision is surely below `least`: the upper end of their interval is.
 
-    least: by default half the median of the days whose labels have matured; nothing is told while those are too few.
+    least: default is half the median precision of the mature days; no alerts while there are fewer than 5 of those.
     """
     if least is None:
-        mature = [day["precision"] for day in found["days"] if day["is_mature"] and day["precision"] is not None]
+        mature = [day["precision"] for day in report["days"] if day["is_mature"] and day["precision"] is not None]
         if len(mature) < _FEWEST_MATURE:
             return []
         least = statistics.median(mature) / 2
-    low = [day for day in found["days"] if day["high"] is not None and day["high"] < least]
+    low = [day for day in report["days"] if day["high"] is not None and day["high"] < least]
     return [
         Alert(
             kind="performance", subject=day["day"], severity="critical",
@@ -128,26 +128,26 @@ def of_performance(found: Mapping[str, Any], least: float | None = None) -> list
     ]  # fmt: skip
 
 
-def of_volume(found: Mapping[str, Any]) -> list[Alert]:
-    """What the JSON of monitoring.volume has to tell."""
+def of_volume(report: Mapping[str, Any]) -> list[Alert]:
+    """Alerts from the JSON of monitoring.volume."""
     return [
-        Alert(**{name: alert[name] for name in ("kind", "subject", "severity", "text")}) for alert in found["alerts"]
+        Alert(**{name: alert[name] for name in ("kind", "subject", "severity", "text")}) for alert in report["alerts"]
     ]
 
 
-def of_report(path: str, what: str, tell_of: Callable[[Mapping[str, Any]], list[Alert]]) -> list[Alert]:
-    """What a job's JSON has to tell; that it is not there, or is no such report, is an alert itself."""
+def of_report(path: str, what: str, alerts_of: Callable[[Mapping[str, Any]], list[Alert]]) -> list[Alert]:
+    """Alerts from a job's JSON. A missing or malformed report is an alert itself."""
     try:
-        filesystem, place = filesystems.of(path)
-        with filesystem.open(place, "rt", encoding="utf-8") as file:
+        filesystem, remote_path = filesystems.of(path)
+        with filesystem.open(remote_path, "rt", encoding="utf-8") as file:
             content = file.read()
     except (OSError, ValueError, ImportError) as error:
-        text = f"{path} is not there or cannot be read ({type(error).__name__}): did the job that writes it run?"
+        text = f"{path} is missing or cannot be read ({type(error).__name__}): did the job that writes it run?"
         return [Alert(kind="missing_data", subject=f"{what} report", severity="critical", text=text)]
     try:
-        return tell_of(json.loads(content))
+        return alerts_of(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
-        text = f"{path} is no report of monitoring.{what}: the job that writes it was cut off, or wrote something else"
+        text = f"{path} is not a report of monitoring.{what}: the job that writes it was interrupted or failed"
         return [Alert(kind="job_failure", subject=f"{what} report", severity="critical", text=text)]
 
 
@@ -163,12 +163,12 @@ def _memory(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        logger.warning("%s cannot be read: everything is told anew", folder / "told.json")
+        logger.warning("%s cannot be read: every alert is sent again", folder / "told.json")
         return {}
 
 
-def _send(alerts: Sequence[Alert], held_back: Mapping[str, int], channels: AlertChannels) -> dict[str, str]:
-    """{channel: why it failed, or ""}; a message for all of them, which are of one kind."""
+def _send_group(alerts: Sequence[Alert], held_back: Mapping[str, int], channels: AlertChannels) -> dict[str, str]:
+    """Send one message for alerts of one kind. Returns {channel: why it failed, or ""}."""
     kind, worst = alerts[0].kind, max((alert.severity for alert in alerts), key=SEVERITIES.index)
     again = {key: n for key, n in held_back.items() if n}
     title = f"{worst}: {kind.replace('_', ' ')}, {alerts[0].subject}" + (
@@ -187,13 +187,13 @@ def _send(alerts: Sequence[Alert], held_back: Mapping[str, int], channels: Alert
 
 
 def _again(held_back: int) -> str:
-    return f" ({held_back} more times since it was last told)" if held_back else ""
+    return f" ({held_back} more times since it was last sent)" if held_back else ""
 
 
 def _tried(send: Any) -> str:
     try:
         send()
-    except (OSError, smtplib.SMTPException, ValueError) as error:  # their texts hold no secret but a URL: not told
+    except (OSError, smtplib.SMTPException, ValueError) as error:  # a URL may hold a secret
         return type(error).__name__ if "://" in str(error) else f"{type(error).__name__}: {error}"
     return ""
 
@@ -225,14 +225,16 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m monitoring.alerts --kind job_failure --subject scoring --severity critical --text 'exit code 2'",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--drift", help="JSON of monitoring.drift: told unless it says ok")
-    parser.add_argument("--volume", help="JSON of monitoring.volume: what it calls a warning or critical is told")
-    parser.add_argument("--performance", help="JSON of monitoring.performance: days that are surely too bad are told")
+    parser.add_argument("--drift", help="JSON of monitoring.drift: alerts unless its verdict is ok")
+    parser.add_argument("--volume", help="JSON of monitoring.volume: alerts on its warnings and critical findings")
+    parser.add_argument("--performance", help="JSON of monitoring.performance: alerts on days with low precision")
     parser.add_argument(
-        "--least-precision", type=float, help="which are too bad (default: below half the median of the mature days)"
+        "--least-precision",
+        type=float,
+        help="low precision (default: half the median of the mature days)",
     )
-    parser.add_argument("--kind", choices=KINDS, help="an alert of your own")
-    parser.add_argument("--subject", default="", help="what it is about")
+    parser.add_argument("--kind", choices=KINDS, help="send an alert of your own")
+    parser.add_argument("--subject", default="", help="what the alert is about")
     parser.add_argument("--severity", choices=SEVERITIES, default="warning", help="(default: %(default)s)")
     parser.add_argument("--text", default="", help="what happened")
     return parser
@@ -240,25 +242,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    least = given.least_precision
+    least = arguments.least_precision
     if least is not None and not 0 < least < 1:
-        raise ConfigError(f"--least-precision {least} is no share above 0 and below 1")
+        raise ConfigError(f"--least-precision {least} is out of range: give a share above 0 and below 1")
     sources: dict[str, Callable[[Mapping[str, Any]], list[Alert]]] = {
-        "drift": of_drift, "volume": of_volume, "performance": lambda found: of_performance(found, least),
+        "drift": of_drift, "volume": of_volume, "performance": lambda report: of_performance(report, least),
     }  # fmt: skip
-    named = {what: path for what in sources if (path := getattr(given, what))}
-    if not named and not given.kind:
-        raise ConfigError("there is nothing to tell: give --drift, --volume, --performance or --kind; --help explains")
+    named = {what: path for what in sources if (path := getattr(arguments, what))}
+    if not named and not arguments.kind:
+        raise ConfigError("no report and no alert: give --drift, --volume, --performance or --kind (see --help)")
     alerts = [alert for what, path in named.items() for alert in of_report(settings.locate(path), what, sources[what])]
-    if given.kind:
-        alerts.append(Alert(kind=given.kind, subject=given.subject, severity=given.severity, text=given.text))
+    if arguments.kind:
+        alerts.append(
+            Alert(kind=arguments.kind, subject=arguments.subject, severity=arguments.severity, text=arguments.text)
+        )
     channels = AlertChannels.from_environment(os.environ)
-    told = tell(alerts, channels, settings.state / "alerts", now=dt.datetime.now(dt.UTC))
+    sent = send(alerts, channels, settings.state / "alerts", now=dt.datetime.now(dt.UTC))
     sys.stdout.write(
-        f"{len(told)} of {len(alerts)} alerts told, the others lately\n" if alerts else "nothing to tell\n"
+        f"{len(sent)} of {len(alerts)} alerts sent, the others were sent recently\n" if alerts else "no alerts\n"
     )
     return 0
 

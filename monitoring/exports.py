@@ -1,7 +1,7 @@
-"""What was found, for other programs: a file for Prometheus's textfile collector, and metrics by day in MLflow.
+"""Export monitoring results: a file for Prometheus's textfile collector, and metrics by day in MLflow.
 
-FRAUD_MONITORING_MLFLOW=1 does what --mlflow does. Runs are in the experiment FRAUD_EXPERIMENT with "-monitoring" behind
-it, one for each model version, the step is the day since 1970-01-01. That MLflow is away is told and hinders nothing.
+FRAUD_MONITORING_MLFLOW=1 is the same as --mlflow. The experiment is "<FRAUD_EXPERIMENT>-monitoring", with one run per
+model version. The step is the number of days since 1970-01-01. If MLflow does not answer, a warning is logged.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _HELP = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One number. name: as Prometheus knows it, of `_HELP`; labels: such as the column."""
+    """One value. name: Prometheus metric, a key of `_HELP`; labels: e.g. the column."""
 
     name: str
     value: float
@@ -54,8 +54,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a command found on a day. what: "drift", "volume" or "performance"; model: version that scored it."""
+class DayMetrics:
+    """The metrics of one day. what: "drift", "volume" or "performance"; model: version that scored the day."""
 
     what: str
     day: dt.date
@@ -64,109 +64,116 @@ class Found:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags --prometheus and --mlflow."""
-    parser.add_argument("--prometheus", metavar="FILE", help="write it for Prometheus's textfile collector (.prom) too")
-    parser.add_argument("--mlflow", action="store_true", help=f"log it to MLflow too (or set {MONITORING_MLFLOW}=1)")
+    """Add --prometheus and --mlflow."""
+    parser.add_argument("--prometheus", metavar="FILE", help="also write it for Prometheus's textfile collector")
+    parser.add_argument("--mlflow", action="store_true", help=f"also log it to MLflow (or set {MONITORING_MLFLOW}=1)")
 
 
 def export(
-    found: Found, given: argparse.Namespace, settings: Settings, environment: Mapping[str, str], page: str = ""
+    metrics: DayMetrics,
+    arguments: argparse.Namespace,
+    settings: Settings,
+    environment: Mapping[str, str],
+    page: str = "",
 ) -> None:
-    """Write what the flags and the environment ask for. page: path or URL of a page that MLflow keeps.
+    """Export as the flags and the environment request. page: path or URL of a page to store in MLflow.
 
-    Raises DataError where the file cannot be written.
+    Raises DataError if the file cannot be written.
     """
-    if given.prometheus:
-        tables.write_text(prometheus(found), settings.locate(given.prometheus))
-    if given.mlflow or MonitoringSettings.from_environment(environment).logs_to_mlflow:
+    if arguments.prometheus:
+        tables.write_text(prometheus(metrics), settings.locate(arguments.prometheus))
+    if arguments.mlflow or MonitoringSettings.from_environment(environment).logs_to_mlflow:
         try:
-            to_mlflow(found, settings, page)
+            to_mlflow(metrics, settings, page)
         except RegistryError as error:
-            logger.warning("%s; it is not in MLflow", error)
+            logger.warning("%s; the metrics were not logged to MLflow", error)
 
 
-def of_drift(found: Mapping[str, Any]) -> Found:
-    """From the JSON of monitoring.drift."""
-    columns = [*(found["score"]["columns"] if found["score"] else ()), *found["columns"]]
+def of_drift(report: Mapping[str, Any]) -> DayMetrics:
+    """Metrics from the JSON of monitoring.drift."""
+    columns = [*(report["score"]["columns"] if report["score"] else ()), *report["columns"]]
     samples = [
-        Sample("fraud_drift_verdict", _GRADES[found["verdict"]]),
-        Sample("fraud_drift_rows", found["current"]["rows"]),
-        Sample("fraud_drift_refused_rows", found["current"]["refused_rows"]),
+        Sample("fraud_drift_verdict", _GRADES[report["verdict"]]),
+        Sample("fraud_drift_rows", report["current"]["rows"]),
+        Sample("fraud_drift_refused_rows", report["current"]["refused_rows"]),
     ]
     for column in columns:
         label = {"column": column["column"]}
         if (psi := column["statistics"].get("psi")) is not None:
             samples.append(Sample("fraud_drift_psi", psi, label))
         samples.append(Sample("fraud_drift_level", _GRADES[column["level"]], label))
-    window = found["current"]["window"]
-    day = dt.date.fromisoformat((window["start"] if window else found["created"])[:10])
-    return Found("drift", day, samples, ",".join(found["current"]["models"]) or ALL_MODELS)
+    window = report["current"]["window"]
+    day = dt.date.fromisoformat((window["start"] if window else report["created"])[:10])
+    return DayMetrics("drift", day, samples, ",".join(report["current"]["models"]) or ALL_MODELS)
 
 
-def of_volume(found: Mapping[str, Any]) -> Found:
-    """From the JSON of monitoring.volume."""
-    samples = [Sample("fraud_volume_verdict", _GRADES[found["verdict"]])]
-    samples.append(Sample("fraud_history_stale", float(found.get("is_history_stale", False))))
-    if rows := found["rows"]:
+def of_volume(report: Mapping[str, Any]) -> DayMetrics:
+    """Metrics from the JSON of monitoring.volume."""
+    samples = [Sample("fraud_volume_verdict", _GRADES[report["verdict"]])]
+    samples.append(Sample("fraud_history_stale", float(report.get("is_history_stale", False))))
+    if rows := report["rows"]:
         samples += [
             Sample("fraud_volume_rows", rows["all"]),
             Sample("fraud_volume_flagged_share", rows["flagged"] / max(rows["scored"], 1)),
             Sample("fraud_volume_quarantined_share", rows["quarantined"] / max(rows["all"], 1)),
         ]
-    return Found("volume", dt.date.fromisoformat(found["date"]), samples, found["model_version"] or ALL_MODELS)
+    return DayMetrics("volume", dt.date.fromisoformat(report["date"]), samples, report["model_version"] or ALL_MODELS)
 
 
-def of_performance(found: Mapping[str, Any]) -> Found:
-    """From the JSON of monitoring.performance: its newest day with a figure, and the newest whose labels matured."""
+def of_performance(report: Mapping[str, Any]) -> DayMetrics:
+    """Metrics from the JSON of monitoring.performance: the newest day with a precision, and the newest mature one."""
     samples = []
-    known = [day for day in found["days"] if day["precision"] is not None]
+    known = [day for day in report["days"] if day["precision"] is not None]
     for label, days in (("newest", known), ("mature", [day for day in known if day["is_mature"]])):
         for name, key in (("precision", "precision"), ("precision_low", "low"), ("precision_high", "high"),
                           ("alerts", "alerts")):  # fmt: skip
             if days and days[-1][key] is not None:
                 samples.append(Sample(f"fraud_live_{name}", days[-1][key], {"day": label}))
-    return Found("performance", dt.date.fromisoformat(found["as_of"]) - dt.timedelta(days=1), samples)
+    return DayMetrics("performance", dt.date.fromisoformat(report["as_of"]) - dt.timedelta(days=1), samples)
 
 
-def prometheus(found: Found) -> str:
+def prometheus(metrics: DayMetrics) -> str:
     """The samples in Prometheus's text format."""
     from prometheus_client import CollectorRegistry, Gauge
     from prometheus_client.exposition import generate_latest
 
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
-    seconds = float((found.day - _EPOCH).days * 86_400)
-    for sample in [*found.samples, Sample("fraud_monitored_day_timestamp_seconds", seconds, {"report": found.what})]:
-        labels = dict(sample.labels) | {"model": found.model}
+    seconds = float((metrics.day - _EPOCH).days * 86_400)
+    for sample in [
+        *metrics.samples,
+        Sample("fraud_monitored_day_timestamp_seconds", seconds, {"report": metrics.what}),
+    ]:
+        labels = dict(sample.labels) | {"model": metrics.model}
         if sample.name not in gauges:
             gauges[sample.name] = Gauge(sample.name, _HELP[sample.name], list(labels), registry=registry)
         gauges[sample.name].labels(**labels).set(sample.value)
     return bytes(generate_latest(registry)).decode()
 
 
-def to_mlflow(found: Found, settings: Settings, page: str = "") -> str:
-    """Log the samples, and the page as an artifact, to the run of the model version; returns the run's id.
+def to_mlflow(metrics: DayMetrics, settings: Settings, page: str = "") -> str:
+    """Log the samples, and the page as an artifact, to the run of the model version. Returns the run id.
 
     Raises RegistryError.
     """
     from fraud.registry import runs
 
-    there = replace(settings, experiment=f"{settings.experiment}-monitoring")
-    model = re.sub(r"['`]", "_", f"{settings.model_name} {found.model}")
-    known = runs.find_runs(there, {MODEL_TAG: model})
-    run = runs.continue_run(there, known[0][0]) if known else None
-    run = run or runs.start_run(there, f"monitoring {model}", {MODEL_TAG: model})
-    day_ms = (found.day - _EPOCH).days * 86_400_000
-    run.log_metrics({_key(sample): sample.value for sample in found.samples}, (found.day - _EPOCH).days, day_ms)
+    monitoring_settings = replace(settings, experiment=f"{settings.experiment}-monitoring")
+    model = re.sub(r"['`]", "_", f"{settings.model_name} {metrics.model}")
+    existing = runs.find_runs(monitoring_settings, {MODEL_TAG: model})
+    run = runs.continue_run(monitoring_settings, existing[0][0]) if existing else None
+    run = run or runs.start_run(monitoring_settings, f"monitoring {model}", {MODEL_TAG: model})
+    day_ms = (metrics.day - _EPOCH).days * 86_400_000
+    run.log_metrics({_key(sample): sample.value for sample in metrics.samples}, (metrics.day - _EPOCH).days, day_ms)
     if page:
-        filesystem, place = filesystems.of(page)
-        with filesystem.open(place, "rt", encoding="utf-8") as html:
-            run.log_text(html.read(), f"{found.what}/{found.day}.html")
+        filesystem, path = filesystems.of(page)
+        with filesystem.open(path, "rt", encoding="utf-8") as html:
+            run.log_text(html.read(), f"{metrics.what}/{metrics.day}.html")
     run.finish()
     return run.run_id
 
 
 def _key(sample: Sample) -> str:
-    """A name that MLflow takes: fraud_drift_psi of amount is drift_psi/amount."""
+    """The MLflow metric name: fraud_drift_psi of amount becomes drift_psi/amount."""
     name = "/".join([sample.name.removeprefix("fraud_"), *sample.labels.values()])
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]

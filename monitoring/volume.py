@@ -1,9 +1,9 @@
-"""Has a day as many transactions, alerts and refused rows as it should? Judged by the manifests of the days before.
+"""Judge a day's numbers of transactions, alerts and refused rows by the manifests of earlier days.
 
-Typical is the median of the newest earlier days, of the same weekday where there are enough of them; with fewer, a day
-must be unlike all days and unlike those. Usual variation is the median absolute deviation, scaled to a standard
-deviation (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). A finding needs both a deviation far beyond
-that and beyond chance, and one that matters in itself, so that neither a calm week nor a small day makes an alarm.
+The typical value is the median of earlier days: of the same weekday if there are enough of those. Otherwise a day must
+differ both from all days and from the few of its weekday. The usual variation is the median absolute deviation, scaled
+to a standard deviation (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). A finding needs a deviation far
+beyond usual variation and chance, and an effect that matters. So neither a quiet week nor a small day raises an alarm.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TO_SIGMA = 1.4826  # of a normal distribution: standard deviation over median a
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeLimits:
-    """What is out of the ordinary. Pairs are (warning, critical).
+    """When a deviation matters. Pairs are (warning, critical).
 
-    deviations: in usual variations. rows: ratio of the rows to the typical number, or of that to them. flagged: the
-    same of the flagged share, and flagged_rise: by how much of all rows it must have moved as well. quarantined: rise
-    of the refused share. days, fewest: earlier days that are looked at, and that are needed to judge at all. weekdays:
-    same weekdays that are needed to be compared with those alone.
+    deviations: in usual variations. rows: larger over smaller of the day's rows and the typical number. flagged: the
+    same ratio for the flagged share; flagged_rise: least absolute change of that share. quarantined: rise of the
+    refused share. days: earlier days to read; fewest: earlier days needed to judge; weekdays: earlier days of the same
+    weekday needed to compare with those only.
     """
 
     deviations: tuple[float, float] = (3.5, 6.0)
@@ -52,7 +52,7 @@ class VolumeLimits:
 
 @dataclass(frozen=True)
 class DayCount:
-    """What became of a day's rows, by its manifest. history: what that says of the entity history, if there is one."""
+    """A day's row counts, from its manifest. history: the manifest's entry on the entity history, if any."""
 
     day: dt.date
     scored: int
@@ -63,25 +63,25 @@ class DayCount:
 
     @property
     def rows(self) -> int:
-        """Rows of the day, refused ones among them."""
+        """Rows of the day, including refused ones."""
         return self.scored + self.quarantined
 
     @property
     def flagged_share(self) -> float:
-        """Of the scored rows."""
+        """Flagged over scored rows."""
         return self.flagged / self.scored if self.scored else 0.0
 
     @property
     def quarantined_share(self) -> float:
-        """Of all rows."""
+        """Refused over all rows."""
         return self.quarantined / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of the day against the days before. kind: "volume" or "missing_data", as monitoring.alerts calls it.
+    """One figure of the day compared with earlier days. kind: alert kind, "volume" or "missing_data".
 
-    typical: their median; variation: their usual variation; both None without enough days.
+    typical: median of earlier days; variation: their usual variation; both None with too few days.
     """
 
     subject: str
@@ -95,7 +95,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Volume:
-    """The verdict on a day. compared: earlier days that it was judged by, same weekdays alone if same_weekday."""
+    """The verdict on a day. compared: earlier days it was compared with; same_weekday: only days of its weekday."""
 
     day: dt.date
     verdict: str
@@ -107,9 +107,9 @@ class Volume:
 
 
 def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
-    """The counts of the day `until` and of at most `days` before it, oldest first, from `scored/date=*/_manifest.json`.
+    """Read `scored/date=*/_manifest.json` of the day `until` and of at most `days` days before it, oldest first.
 
-    scored: folder or URL. A manifest that cannot be read is as none. Raises DataError where `scored` cannot be reached.
+    scored: folder or URL. Skips unreadable manifests. Raises DataError if `scored` cannot be reached.
     """
     try:
         filesystem, root = filesystems.of(scored)
@@ -122,7 +122,7 @@ def read_counts(scored: str, until: dt.date, days: int) -> list[DayCount]:
 
 
 def judge(counts: Sequence[DayCount], day: dt.date, limits: VolumeLimits | None = None) -> Volume:
-    """Judge a day by the days before it. counts: in any order; days without one are not there."""
+    """Judge a day by earlier days. counts: in any order, without missing days."""
     limits = limits or VolumeLimits()
     today = next((count for count in counts if count.day == day), None)
     if today is None:
@@ -136,19 +136,19 @@ def judge(counts: Sequence[DayCount], day: dt.date, limits: VolumeLimits | None 
         empty = Finding("rows", "volume", "critical", 0.0, f"{day} has no rows at all")
         return _volume(day, [empty], today, before, is_weekly)
     if len(before) < limits.fewest:
-        found = [_quarantine(today, None, limits)]
-        return _volume(day, found, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
+        findings = [_quarantine(today, None, limits)]
+        return _volume(day, findings, today, before, few=f"{len(before)} earlier days, {limits.fewest} are needed")
     compared = alike if is_weekly else before
-    found = _against(today, compared, limits)
-    if alike and not is_weekly:  # what the last Sunday did is no news on a Sunday
-        found = [
+    findings = _against(today, compared, limits)
+    if alike and not is_weekly:  # what the last Sunday had is no news on a Sunday
+        findings = [
             min(pair, key=lambda f: LEVELS.index(f.level))
-            for pair in zip(found, _against(today, alike, limits), strict=True)
+            for pair in zip(findings, _against(today, alike, limits), strict=True)
         ]
     if today.model and (earlier := sorted({c.model for c in compared if c.model} - {today.model})):
-        told = f" (model {today.model}, before {', '.join(earlier)})"
-        found = [replace(f, text=f.text + told) if f.subject == "flagged share" else f for f in found]
-    return _volume(day, found, today, compared, is_weekly)
+        models = f" (model {today.model}, before {', '.join(earlier)})"
+        findings = [replace(f, text=f.text + models) if f.subject == "flagged share" else f for f in findings]
+    return _volume(day, findings, today, compared, is_weekly)
 
 
 def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) -> list[Finding]:
@@ -166,33 +166,33 @@ def _against(today: DayCount, before: Sequence[DayCount], limits: VolumeLimits) 
     ]  # fmt: skip
 
 
-def content(found: Volume) -> dict[str, Any]:
-    """The verdict for machines; what is not ok is in `alerts`, as monitoring.alerts tells it."""
-    count = found.count
+def content(volume: Volume) -> dict[str, Any]:
+    """The verdict as a JSON-ready document. `alerts` has the findings that are not ok, for monitoring.alerts."""
+    count = volume.count
     alerts = [
-        {"kind": f.kind, "subject": f.subject, "severity": f.level, "text": f"{found.day}: {f.text}"}
-        for f in found.findings
+        {"kind": f.kind, "subject": f.subject, "severity": f.level, "text": f"{volume.day}: {f.text}"}
+        for f in volume.findings
         if f.level != "ok"
     ]
     return {
         "format_version": FORMAT_VERSION,
-        "date": found.day.isoformat(),
-        "verdict": found.verdict,
-        "reason": found.reason,
+        "date": volume.day.isoformat(),
+        "verdict": volume.verdict,
+        "reason": volume.reason,
         "model_version": count.model if count else None,
         "rows": None if count is None else {"all": count.rows, "scored": count.scored, "flagged": count.flagged,
                                             "quarantined": count.quarantined},
         "is_history_stale": bool(count is not None and count.history and count.history.get("is_stale")),
-        "findings": [asdict(finding) for finding in found.findings],
-        "compared_with": [day.isoformat() for day in found.compared],
-        "same_weekday": found.same_weekday,
+        "findings": [asdict(finding) for finding in volume.findings],
+        "compared_with": [day.isoformat() for day in volume.compared],
+        "same_weekday": volume.same_weekday,
         "alerts": alerts,
     }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """A day's count, or its share of `rows`, beside those of the days before. text: how to write a value."""
+    """A day's count, or its share of `rows`, and the values of earlier days. text: format of a value."""
 
     subject: str
     text: str
@@ -204,7 +204,7 @@ class _Figure:
 def _ratio(
     figure: _Figure, ratios: tuple[float, float], deviations: tuple[float, float], least_rise: float = 0.0
 ) -> Finding:
-    """Whether a figure is too large or too small."""
+    """Judge whether a figure is too large or too small."""
     value, (typical, variation) = figure.value, _usual(figure.before)
     ratio = max(value, typical) / max(min(value, typical), 1 / figure.rows)
     far = _deviations(value, typical, variation, figure.rows, len(figure.before))
@@ -225,10 +225,10 @@ def _quarantine(today: DayCount, before: Sequence[float] | None, limits: VolumeL
 
 
 def _deviations(value: float, typical: float, variation: float, rows: int, days: int) -> float:
-    """How far a count, or a share of `rows`, is from typical: in usual variations, or by chance if that is less.
+    """Distance of a count, or of a share of `rows`, from typical, in standard deviations.
 
-    The square root of a count varies by a half, whatever the count (Anscombe, 1948); the median of `days` has a
-    variance of pi / 2 over their number.
+    The smaller of two: by the usual variation, and by chance. The square root of a count has a standard deviation of
+    1/2 for any count (Anscombe, 1948). The median of `days` days has pi / (2 * days) times the variance of one day.
     """
     by_chance = 2 * abs(math.sqrt(value * rows + 0.375) - math.sqrt(typical * rows + 0.375))
     by_chance /= math.sqrt(1 + math.pi / 2 / days) if days else 1.0
@@ -236,7 +236,7 @@ def _deviations(value: float, typical: float, variation: float, rows: int, days:
 
 
 def _usual(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and median absolute deviation in standard deviations of a normal distribution."""
+    """Median, and median absolute deviation scaled to a standard deviation."""
     typical = statistics.median(values)
     return typical, _TO_SIGMA * statistics.median(abs(value - typical) for value in values)
 
@@ -250,10 +250,10 @@ def _volume(
         text = f"scored with the entity history up to {through}: days before are missing (ray_jobs.history build)"
         findings = [*findings, Finding("entity history", "missing_data", "critical", 1.0, text)]
     verdict = max((finding.level for finding in findings), key=LEVELS.index)
-    told = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
-    if count is not None and not told:
-        told = [f"{count.rows:,} rows" + (f": too few days to judge ({few})" if few else ", as usual")]
-    return Volume(day, verdict, "; ".join(told), tuple(findings), count, tuple(c.day for c in before), same_weekday)
+    reasons = [finding.text for finding in findings if finding.level == verdict and verdict != "ok"]
+    if count is not None and not reasons:
+        reasons = [f"{count.rows:,} rows" + (f": too few days to judge ({few})" if few else ", as usual")]
+    return Volume(day, verdict, "; ".join(reasons), tuple(findings), count, tuple(c.day for c in before), same_weekday)
 
 
 def _day_of(path: str) -> dt.date | None:
@@ -277,15 +277,15 @@ def _count(filesystem: Any, path: str, day: dt.date) -> DayCount | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.volume",
-        description="Say whether a scored day has as many rows, alerts and refused rows as the days before it, of the "
-        "same weekday where there are enough. Reads the manifests that ray_jobs.score leaves in each day's folder. A "
-        "day that was not scored, or is empty, is critical. Writes JSON; the exit code is 0 whatever the verdict.",
+        description="Compare a scored day's rows, alerts and refused rows with earlier days, of the same weekday if "
+        "there are enough. Reads the manifests that ray_jobs.score writes to each day's folder. A missing or empty day "
+        "is critical. Writes JSON; the exit code is 0 for every verdict.",
         epilog="example:\n"
         "  python -m monitoring.volume --scored scored --date 2026-01-31 --out reports/volume/2026-01-31.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scored", required=True, help="folder or URL with date=YYYY-MM-DD folders")
-    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD, as ray_jobs.score --date had it")
+    parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD, as given to ray_jobs.score --date")
     parser.add_argument("--out", default="volume.json", help="JSON to write (default: %(default)s)")
     parser.add_argument("--days", type=int, default=56, help="earlier days to judge by (default: %(default)s)")
     exports.add_flags(parser)
@@ -294,17 +294,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    day = partitions.day_named(given.date)
-    limits = VolumeLimits(days=given.days)
-    found = judge(read_counts(settings.locate(given.scored), day, limits.days), day, limits)
-    out = settings.locate(given.out)
-    told = content(found)
-    tables.write_text(json.dumps(told, indent=2) + "\n", out)
-    exports.export(exports.of_volume(told), given, settings, os.environ)
-    sys.stdout.write(f"{found.verdict}: {found.reason}\n{day} → {out}\n")
+    day = partitions.day_named(arguments.date)
+    limits = VolumeLimits(days=arguments.days)
+    volume = judge(read_counts(settings.locate(arguments.scored), day, limits.days), day, limits)
+    out = settings.locate(arguments.out)
+    document = content(volume)
+    tables.write_text(json.dumps(document, indent=2) + "\n", out)
+    exports.export(exports.of_volume(document), arguments, settings, os.environ)
+    sys.stdout.write(f"{volume.verdict}: {volume.reason}\n{day} → {out}\n")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""What `ray job submit` runs: one module a verb."""
+"""The commands that `ray job submit` runs, one module or package each."""

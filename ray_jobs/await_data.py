@@ -1,6 +1,6 @@
-"""Wait until data are there and no longer grow: `python -m ray_jobs.await_data --data PATH --hours 6`.
+"""Wait until data exist and no longer grow: `python -m ray_jobs.await_data --data PATH --hours 6`.
 
-Where they are is only known to the machines that read them, so the waiting is done there, by one idle process.
+Runs as a job, because only the cluster's machines are sure to reach the data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOT_THERE = 3  # exit code; 2 is a mistake in the command
 
 
 def sizes(path: str) -> dict[str, int]:
-    """{name: bytes} of the data files of `path`; empty while there are none."""
+    """{name: bytes} of the data files in `path`; empty while there are none."""
     try:
         with reading(path):
             filesystem, files = find(path)
@@ -33,7 +33,7 @@ def sizes(path: str) -> dict[str, int]:
 
 
 def wait(path: str, *, hours: float, poll_s: float) -> bool:
-    """Whether data came within `hours`: files with something in them, the same at two looks `poll_s` apart."""
+    """Whether data arrived within `hours`: no file is empty, and two polls `poll_s` apart see the same sizes."""
     deadline = time.monotonic() + hours * 3600
     before: dict[str, int] = {}
     while True:
@@ -50,27 +50,27 @@ def wait(path: str, *, hours: float, poll_s: float) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `--help`. Returns 0 when the data are there, 3 when they did not come in time."""
+    """Run the command; see `--help`. Returns 0 when the data are complete, 3 after the longest wait."""
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.await_data",
-        description="Wait until data are there and no longer grow. Exits with 3 when they do not come in time. "
+        description="Wait until data exist and no longer grow. Exits with 3 when they do not arrive in time. "
         "Runs without Ray.",
         epilog="example:\n  python -m ray_jobs.await_data --data s3://bucket/2026-01-31.parquet --hours 6",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument("--hours", type=float, default=6.0, help="longest wait (default: %(default)s)")
-    parser.add_argument("--poll-s", type=float, default=5.0, help="seconds between looks (default: %(default)s)")
-    given = parser.parse_args(argv)
-    if given.hours < 0 or given.poll_s <= 0:
+    parser.add_argument("--poll-s", type=float, default=5.0, help="seconds between polls (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.hours < 0 or arguments.poll_s <= 0:
         raise ConfigError(
-            f"--hours {given.hours} --poll-s {given.poll_s}: give hours of 0 or more, and seconds above 0"
+            f"--hours {arguments.hours} --poll-s {arguments.poll_s}: give hours of 0 or more, and seconds above 0"
         )
     turn_telemetry_off()
-    path = Settings.from_environment().locate(given.data)
-    if wait(path, hours=given.hours, poll_s=given.poll_s):
+    path = Settings.from_environment().locate(arguments.data)
+    if wait(path, hours=arguments.hours, poll_s=arguments.poll_s):
         return 0
-    logger.error("%s did not come within %g hours", path, given.hours)
+    logger.error("%s did not arrive within %g hours", path, arguments.hours)
     return NOT_THERE
 
 

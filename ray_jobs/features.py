@@ -1,4 +1,4 @@
-"""Write every row's raw features, calendar and entity history included, for people's own use."""
+"""Export every row's raw features, with calendar and entity history."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from fraud.scoring import scored
 from fraud.settings import Settings, turn_telemetry_off
 from ray_jobs.score.output import Collector
 
-# Readers of the folder pass over names with an underscore (fraud.data.tables, Spark, pyarrow).
+# Readers of a folder skip names that begin with an underscore (fraud.data.tables, Spark, pyarrow).
 MANIFEST, REFUSED = "_features.json", "_refused.parquet"
 
 
 def write_features(
     path: str, out: str, schema: Schema, *, partitions: int | None = None, date: dt.date | None = None
 ) -> dict[str, Any]:
-    """Write the features of a data file to the folder `out`, whole or not at all, and return its manifest.
+    """Write the features of a data file to the folder `out` atomically, and return its manifest.
 
     Parts of 262,144 rows in the order of the file: row number, the schema's columns (canonical, categories as text),
-    history features, calendar features; refused rows and the manifest beside them. `out` is replaced if this wrote it.
-    partitions: of the replay of entity history; by default one for a million rows. date: rows of other days only
-    feed the history. Connects to Ray unless the caller did. Raises DataError, SchemaError.
+    history features, calendar features; refused rows and the manifest beside them. Replaces an `out` that this wrote.
+    partitions: of the replay of entity history; default: one per million rows. date: rows of other days only feed
+    the history. Connects to Ray if needed. Raises DataError, SchemaError.
     """
     began = time.monotonic()
     filesystem, target = filesystems.of(out)
@@ -53,24 +53,24 @@ def write_features(
     try:
         filesystem.makedirs(partial)
         with connected(), terminable():
-            found = Collector(_blocks(path, schema, partitions, date))
-            parts = _write_parts(found, schema, filesystem, partial)
-        refused = found.refused_rows()
+            collector = Collector(_blocks(path, schema, partitions, date))
+            parts = _write_parts(collector, schema, filesystem, partial)
+        refused = collector.refused_rows()
         if refused is not None:
             with filesystem.open(f"{partial}/{REFUSED}", "wb") as file:
                 pq.write_table(refused, file, compression="zstd")
         if not parts:
-            raise found.complaint(path)
+            raise collector.complaint(path)
         manifest = {
             "input": path,
             "input_fingerprint": data.fingerprint(path),
             "schema_name": schema.name,
             "schema_fingerprint": schema.fingerprint,
             "date": date.isoformat() if date else None,
-            "rows": {"written": found.rows, "quarantined": found.refused, "other_days": found.outside},
+            "rows": {"written": collector.rows, "quarantined": collector.refused, "other_days": collector.outside},
             "features": len(raw_names(schema)[0]),
             "parts": parts,
-            "warnings": found.warnings,
+            "warnings": collector.warnings,
             "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 2),
         }
@@ -78,7 +78,7 @@ def write_features(
             file.write((json.dumps(manifest, indent=2) + "\n").encode())
         if filesystem.exists(target):
             filesystem.rm(target, recursive=True)
-        if filesystems.is_s3(filesystem):  # file by file, so the manifest last
+        if filesystems.is_s3(filesystem):  # a move is not atomic there: the manifest goes last
             for name in sorted(filesystem.find(partial), key=lambda name: (name.endswith(f"/{MANIFEST}"), name)):
                 filesystem.mv(name, f"{target}/{posixpath.basename(name)}")
         else:
@@ -104,9 +104,9 @@ def _blocks(path: str, schema: Schema, partitions: int | None, date: dt.date | N
         yield from tables(with_history(rows, schema, partitions=partitions, date=date, cpus=cpus).dataset)
 
 
-def _write_parts(found: Collector, schema: Schema, filesystem: Any, folder: str) -> int:
+def _write_parts(collector: Collector, schema: Schema, filesystem: Any, folder: str) -> int:
     parts = 0
-    for table in found.tables():
+    for table in collector.tables():
         with filesystem.open(f"{folder}/part-{parts:05d}.parquet", "wb") as file:
             pq.write_table(_with_calendar(table, schema), file, compression="zstd")
         parts += 1
@@ -114,7 +114,7 @@ def _write_parts(found: Collector, schema: Schema, filesystem: Any, folder: str)
 
 
 def _with_calendar(table: pa.Table, schema: Schema) -> pa.Table:
-    """The table with its calendar features, missing where the time is."""
+    """The table with its calendar features; NaN where the time is missing."""
     if schema.timestamp is None or not schema.timestamp.calendar:
         return table
     times = table[scored.name_of(schema.timestamp.name)].to_numpy()
@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.features",
         description="Write the raw features of every row as Parquet: row number, the schema's columns, entity history "
-        "and calendar, by name. Any number of rows: history is replayed in parts, by a hash of the entity. Rows that "
-        f"break the schema go to {REFUSED} in the folder, with the reason. The folder appears when it is complete.",
+        "and calendar, by name. Memory is bounded: history is replayed in partitions by entity hash. Rows that violate "
+        f"the schema go to {REFUSED} in the folder, with the reason. The folder appears when it is complete.",
         epilog="examples:\n"
         "  python -m ray_jobs.features --data data/cards.parquet --schema handbook --out features\n"
         "  python -m ray_jobs.features --data 'days/*.parquet' --schema my.yaml --out today --date 2026-01-31",
@@ -147,15 +147,14 @@ def _parser() -> argparse.ArgumentParser:
         "--history-partitions",
         type=int,
         metavar="N",
-        help="split the replay of entity history into N parts; memory is bounded by a part (default: one for a "
-        "million rows). The features do not depend on it",
+        help="replay entity history in N partitions; one partition must fit in memory (default: one per million "
+        "rows). The features do not depend on it",
     )
     parser.add_argument(
         "--date",
         type=day_named,
         metavar="YYYY-MM-DD",
-        help="write only the rows of this day (in the schema's day_zone); the file's earlier rows still feed their "
-        "entities' history",
+        help="write only the rows of this day (in the schema's day_zone); earlier rows still feed entity history",
     )
     return parser
 
@@ -171,14 +170,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema = Schema.load(settings.locate(name) if name.endswith((".yaml", ".yml")) else name)
     agreed(schema, settings.day_zone)
     out = settings.locate(arguments.out)
-    found = write_features(
+    manifest = write_features(
         settings.locate(arguments.data), out, schema, partitions=arguments.history_partitions, date=arguments.date
     )
-    rows = found["rows"]
-    told = f"{rows['written']:,} rows with {found['features']} features"
-    told += f"; {rows['quarantined']:,} refused, see {REFUSED}" if rows["quarantined"] else ""
-    told += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
-    sys.stdout.write(f"{told} → {out} ({found['seconds']:.1f} s)\n")
+    rows = manifest["rows"]
+    summary = f"{rows['written']:,} rows with {manifest['features']} features"
+    summary += f"; {rows['quarantined']:,} refused, see {REFUSED}" if rows["quarantined"] else ""
+    summary += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
+    sys.stdout.write(f"{summary} → {out} ({manifest['seconds']:.1f} s)\n")
     return 0
 
 

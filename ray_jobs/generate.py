@@ -1,4 +1,4 @@
-"""Write synthetic transactions to a CSV or Parquet file, streaming: any number of rows in bounded memory."""
+"""Stream synthetic transactions to a CSV or Parquet file; memory does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ EXTENSIONS = (".csv", ".parquet")
 def generate(
     path: str, rows: int, *, kind: str = "transactions", seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0
 ) -> int:
-    """Write `rows` simulated rows to `path` and return how many of them are fraud.
+    """Write `rows` simulated rows to `path` and return the number of frauds.
 
     Parameters
     ----------
-    path : where to write, a local path or an fsspec URL, ending in .csv or .parquet. Written atomically.
+    path : local path or fsspec URL, ending in .csv or .parquet. Written atomically.
     rows : number of rows, at least 1.
     kind : "transactions" (five columns) or "cards" (customers, terminals, timestamps).
     seed, fraud_rate, drift : as in `fraud.data.simulation.transactions`.
 
     Raises
     ------
-    ConfigError : a setting is out of range, or the file ending is unknown. Nothing has been written.
-    DataError : the file cannot be written. Nothing is left behind.
+    ConfigError : a setting is out of range, or the file ending is unknown. Nothing is written.
+    DataError : the file cannot be written. Nothing remains on disk.
     """
     check_settings(rows, seed, fraud_rate, drift)
     if kind not in SOURCES:
@@ -60,7 +60,7 @@ def generate(
 
 
 def _regroup(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Join small frames into ones of at least ROW_GROUP rows (but the last)."""
+    """Join small frames into frames of at least ROW_GROUP rows; the last may be smaller."""
     waiting: list[pd.DataFrame] = []
     for frame in frames:
         waiting.append(frame)
@@ -112,7 +112,7 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
         filesystem, target = filesystems.of(path)
     except (ValueError, ImportError) as error:
         raise ConfigError(
-            f"output (--out) {path!r} cannot be opened: {error}; give a local path or install it"
+            f"output (--out) {path!r} cannot be opened: {error}; use a local path or install the filesystem's package"
         ) from error
     if filesystem.isdir(target):
         raise ConfigError(f"output (--out) {path!r} is a folder: name a file in it, such as {path}/transactions.csv")
@@ -137,7 +137,7 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose error is one line, like every other user error."""
+    """Reports a wrong command line as a ConfigError, in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `python -m ray_jobs.generate --help` explains the flags")
@@ -170,8 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "--drift",
         type=float,
         default=0.0,
-        help="how far the legitimate transactions move: 0 (the "
-        "default) not at all; 1 means amounts +35 %%, two hours later and riskier device scores",
+        help="shift of the legitimate transactions: 0 (default) is none; 1 means amounts +35 %%, two hours later and "
+        "riskier device scores",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Ingest labels that become known after the transactions: analysts' verdicts, chargebacks, random reviews."""
+"""Ingest, join, draw and show labels: analysts' verdicts, chargebacks and random reviews."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ingestion:
-    """How to take in files of labels. known_at: where the file does not say; quarantine: Parquet for refused rows."""
+    """How to ingest label files. known_at: for files without that column; quarantine: Parquet for refused rows."""
 
     source: str
     known_at: dt.datetime | None
@@ -44,69 +44,70 @@ class Ingestion:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", self.source):
-            raise ConfigError(f"--source {self.source!r}: use small letters, digits, - and _, such as chargeback")
+            raise ConfigError(f"--source {self.source!r}: use lower-case letters, digits, - and _, e.g. chargeback")
         if self.known_at is not None and self.known_at > self.now:
-            raise ConfigError(f"--known-at {self.known_at:%Y-%m-%d %H:%M} is in the future; it is UTC")
+            raise ConfigError(f"--known-at {self.known_at:%Y-%m-%d %H:%M} is in the future: give a past time in UTC")
 
 
-def ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
-    """Ingest files of labels and return a summary as text. The same file from the same source counts once.
+def ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) -> str:
+    """Ingest label files and return a summary as text. Ingesting a file twice from one source has no effect.
 
-    Each file of a pattern or folder is its own ingestion, so that new files can be added to old ones.
+    Each file of a pattern or folder is ingested by itself, so later calls only take the new files.
     Raises DataError when a file has no valid row, ConfigError and SchemaError as fraud.labels.store.check does.
     """
     filesystem, names = files.find(path)
     paths = [filesystem.unstrip_protocol(name) for name in names] if len(names) > 1 else [path]
     summaries, refused = [], []
     for index, file in enumerate(paths):
-        one = how
+        of_file = ingestion
         if len(paths) > 1:
-            quarantine = f"{how.quarantine.removesuffix('.parquet')}-{index}.parquet"
-            one = dataclasses.replace(how, quarantine=quarantine)
+            quarantine = f"{ingestion.quarantine.removesuffix('.parquet')}-{index}.parquet"
+            of_file = dataclasses.replace(ingestion, quarantine=quarantine)
         try:
-            text = _ingest(file, store, schema, one)
+            text = _ingest(file, store, schema, of_file)
         except (DataError, SchemaError) as error:
             if len(paths) == 1:
                 raise
-            refused.append(str(error))  # ingest the other files nevertheless
+            refused.append(str(error))  # go on to the other files
             continue
         summaries.append(text if len(paths) == 1 else f"{posixpath.basename(file)}: {text}")
     if refused:
-        raise DataError(f"{len(refused)} of {len(paths)} files could not be taken in, the others were: {refused[0]}")
+        raise DataError(f"{len(refused)} of {len(paths)} files were not ingested, the others were: {refused[0]}")
     return "".join(summaries)
 
 
-def _ingest(path: str, store: LabelStore, schema: Schema, how: Ingestion) -> str:
-    name = f"{how.source}-{tables.fingerprint(path)[:32]}"
-    if store.has(name) and not how.force:
-        return f"{path} is in {store.url} already: nothing to do (--force takes it in again)\n"
-    checked = list(check(path, schema, source=how.source, known_at=how.known_at, now=how.now))
+def _ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) -> str:
+    name = f"{ingestion.source}-{tables.fingerprint(path)[:32]}"
+    if store.has(name) and not ingestion.force:
+        return f"{path} is already in {store.url}: nothing to do (--force ingests it again)\n"
+    checked = list(check(path, schema, source=ingestion.source, known_at=ingestion.known_at, now=ingestion.now))
     labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*checked, strict=True))
     if len(refused):
-        tables.write_parquet(refused.fillna(""), how.quarantine)
-        logger.warning("%s rows are refused, with the reason in %s", f"{len(refused):,}", how.quarantine)
+        tables.write_parquet(refused.fillna(""), ingestion.quarantine)
+        logger.warning("%s rows refused, see %s for the reasons", f"{len(refused):,}", ingestion.quarantine)
     if not len(labels):
         first = refused.iloc[0]
         example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
-        raise DataError(f"{path}: none of {len(refused):,} rows is a label; {example}")
-    added = store.add(labels, name, ingested_at=how.now)
+        raise DataError(f"{path}: none of {len(refused):,} rows is a valid label; {example}")
+    added = store.add(labels, name, ingested_at=ingestion.now)
     return (
-        f"{len(labels):,} labels from {how.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: {added.new:,} new "
-        f"ids, {added.changed:,} changed their label, {added.same:,} kept it; {len(refused):,} rows refused\n"
+        f"{len(labels):,} labels from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
+        f"{added.new:,} new ids, {added.changed:,} changed their label, {added.same:,} kept it; "
+        f"{len(refused):,} rows refused\n"
     )
 
 
 def join(
     path: str, store: LabelStore, schema: Schema, policy: label_join.Policy, *, out: str, sources: Sequence[str]
 ) -> str:
-    """Write the matured rows with the labels known by then, and a JSON beside it; return the counts as text.
+    """Write the matured rows with the labels known at `policy.as_of`, and a JSON beside it; return the counts as text.
 
-    Raises ConfigError, DataError and SchemaError as fraud.labels.join.join does; `out` stays as it was then.
+    Raises ConfigError, DataError and SchemaError as fraud.labels.join.join; `out` then stays unchanged.
     """
     if not out.endswith(".parquet"):
-        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .parquet")
+        raise ConfigError(f"--out {out!r} must end in .parquet")
     by_source = label_join.only(store.read_by_source(known_until=policy.moment), sources)
-    counts, about = label_join.join(path, by_source, schema, policy, out)
+    counts, source_counts = label_join.join(path, by_source, schema, policy, out)
     document = {
         "output": out,
         "output_fingerprint": tables.fingerprint(out),
@@ -117,15 +118,15 @@ def join(
         "unlabelled": policy.unlabelled,
         "only_sources": list(sources),
         "rows": dataclasses.asdict(counts),
-        "sources": about,
+        "sources": source_counts,
     }
     tables.write_text(json.dumps(document, indent=2) + "\n", f"{out.removesuffix('.parquet')}.labels.json")
-    return f"{label_join.summary(counts, policy, about)}→ {out}\n"
+    return f"{label_join.summary(counts, policy, source_counts)}→ {out}\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Which decided rows of a day to draw: `rows` of all, and `flagged` more of the alerts."""
+    """Rows to draw from a day's decisions: `rows` at random, and `flagged` more from the alerts."""
 
     day: dt.date
     rows: int
@@ -138,12 +139,12 @@ class Sample:
 
 
 def draw(store: LabelStore, decisions: str, schema: Schema, sample: Sample, out: str) -> str:
-    """Draw rows of a day for a reviewer, write them to a CSV with an empty label column; return the counts as text.
+    """Draw a day's rows for review, write a CSV with an empty label column; return the counts as text.
 
-    Raises ConfigError and DataError, as fraud.scoring.decided.read and LabelStore.draw do.
+    Raises ConfigError and DataError as fraud.scoring.decided.read and LabelStore.draw.
     """
     if not out.endswith(".csv"):
-        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .csv")
+        raise ConfigError(f"--out {out!r} must end in .csv")
     day = sample.day
     rows = decided.read(decisions, schema, day=day)
     drawn = store.draw(rows, day, sample.rows, flagged=sample.flagged, seed=sample.seed)
@@ -156,10 +157,10 @@ def draw(store: LabelStore, decisions: str, schema: Schema, sample: Sample, out:
 
 
 def summary(store: LabelStore, zone: Zone) -> str:
-    """Counts of the store's labels by source and by the day, in `zone`, on which they became known."""
+    """Counts of the store's labels by source and by the day (in `zone`) on which they became known."""
     labels = store.read()
     if not len(labels):
-        return f"no labels in {store.url}: take some in with `python -m ray_jobs.labels ingest FILE`\n"
+        return f"no labels in {store.url}: add some with `python -m ray_jobs.labels ingest FILE`\n"
     known_on = pd.Series(zone.day_of(labels[KNOWN_AT].to_numpy()).astype(str), index=labels.index)
     by_day = labels.groupby([known_on, SOURCE])[IS_FRAUD].agg(["size", "sum"])
     lines = [f"{day}  {source:<15} {size:>9,} labels {frauds:>8,} frauds" for (day, source), (size, frauds) in
@@ -175,10 +176,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ray_jobs.labels",
-        description="Take in labels: a CSV or Parquet with the id of a transaction and whether it was fraud, under the "
-        "schema's names or as id and is_fraud; known_at (UTC) where verdicts of several days are in one file. Of "
-        "several labels of an id the one that became known last holds. Labels lie below FRAUD_LABELS (a folder or URL; "
-        "default: labels below FRAUD_STATE).",
+        description="Ingest, draw, join and show labels. A label file is a CSV or Parquet with a transaction's id and "
+        "whether it was fraud, under the schema's names or as id and is_fraud; add known_at (UTC) when a file covers "
+        "several days. For an id with several labels, the latest known one counts. Labels are stored in FRAUD_LABELS "
+        "(a folder or URL; default: labels below FRAUD_STATE).",
         epilog="examples:\n"
         "  python -m ray_jobs.labels ingest verdicts.csv\n"
         "  python -m ray_jobs.labels ingest chargebacks.parquet --source chargeback\n"
@@ -191,27 +192,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("action", choices=("ingest", "draw", "join", "show"))
     parser.add_argument("file", nargs="?", help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument("--schema", help="name or YAML (default: the champion's)")
-    parser.add_argument("--source", default="analyst", help="where they come from (default: %(default)s)")
-    parser.add_argument("--known-at", help="when they became known, where the file does not say (default: now; UTC)")
+    parser.add_argument("--source", default="analyst", help="who made the labels (default: %(default)s)")
+    parser.add_argument(
+        "--known-at", help="when the labels became known, for a file without known_at (default: now; UTC)"
+    )
     parser.add_argument("--quarantine", help="Parquet for refused rows (default: beside the labels, in quarantine)")
-    parser.add_argument("--force", action="store_true", help="take a file in again")
+    parser.add_argument("--force", action="store_true", help="ingest a file again")
     parser.add_argument("--decisions", help="draw: decision log, or scored Parquet (default: FRAUD_DECISIONS)")
-    parser.add_argument("--day", help="draw: of which day, YYYY-MM-DD (default: yesterday; in the schema's day_zone)")
-    parser.add_argument("--rows", type=int, default=100, help="draw: how many (default: %(default)s)")
-    parser.add_argument("--flagged", type=int, default=0, help="draw: so many more of the alerts (default: 0)")
+    parser.add_argument("--day", help="draw: the day, YYYY-MM-DD (default: yesterday; in the schema's day_zone)")
+    parser.add_argument("--rows", type=int, default=100, help="draw: rows at random (default: %(default)s)")
+    parser.add_argument("--flagged", type=int, default=0, help="draw: further rows from the alerts (default: 0)")
     parser.add_argument("--out", help="draw: CSV to fill in (default: review.csv); join: Parquet to write")
-    parser.add_argument("--allow-empty", action="store_true", help="ingest: no file is nothing new, and no mistake")
+    parser.add_argument("--allow-empty", action="store_true", help="ingest: succeed when there is no file")
     parser.add_argument("--data", help="join: transactions, CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument(
-        "--as-of", help="join: labels known when this day began, YYYY-MM-DD (default: today; in the schema's day_zone)"
+        "--as-of", help="join: labels known when this day begins, YYYY-MM-DD (default: today; in the schema's day_zone)"
     )
-    parser.add_argument("--matured-days", type=float, metavar="N", help="join: leave younger rows out (default: the "
+    parser.add_argument("--matured-days", type=float, metavar="N", help="join: skip younger rows (default: the "
                         "schema's label_delay_days)")  # fmt: skip
     parser.add_argument("--unlabelled", default="legitimate", choices=get_args(label_join.Unlabelled),
-                        help="join: what a matured row without a label is (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--sources", default="", metavar="A,B", help="join: labels of these sources alone")
-    parser.add_argument("--keep-labels", action="store_true", help="join: a label that the data bring counts where "
-                        "there is no other")  # fmt: skip
+                        help="join: how a matured row without a label counts (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--sources", default="", metavar="A,B", help="join: use only labels of these sources")
+    parser.add_argument("--keep-labels", action="store_true", help="join: use the data's own label for rows "
+                        "without another")  # fmt: skip
     parser.add_argument("--seed", type=int, default=7, help="draw: seed (default: %(default)s)")
     return parser
 
@@ -262,14 +265,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(draw(store, decisions, schema, sample, settings.locate(arguments.out or "review.csv")))
         return 0
     quarantine = arguments.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
-    how = Ingestion(
+    ingestion = Ingestion(
         source=arguments.source,
         known_at=known_at,
         quarantine=settings.locate(quarantine),
         now=now,
         force=arguments.force,
     )
-    sys.stdout.write(ingest(settings.locate(arguments.file), store, schema, how))
+    sys.stdout.write(ingest(settings.locate(arguments.file), store, schema, ingestion))
     return 0
 
 

@@ -75,7 +75,7 @@ class Scorer:
         everything = {**os.environ, **environment}
         try:
             self._ports = ray_private.ReplicaPorts()
-            self._http_host = ray_private.host_of_serve()
+            self._http_host = ray_private.serve_host()
             if warning := check_exposure(self._http_host, everything):
                 logger.warning("%s", warning)
             self._replica = Replica(everything, replicas=context.world_size, nodes=_nodes(), is_id_echoed=True)
@@ -136,7 +136,7 @@ def check_exposure(host: str, environment: Mapping[str, str]) -> str:
     Raises ConfigError if other machines can reach it and Ray requires no token, or /score no key.
     """
     keys = ApiKeys.from_environment(Settings.from_environment(environment), environment)
-    has_token = exposure.asks_for_token(environment)
+    has_token = exposure.requires_token(environment)
     return exposure.check(host, has_token=has_token, has_keys=keys.is_required, what="Ray Serve")
 
 

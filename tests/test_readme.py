@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import summary
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from fraud.schema import Schema
 from fraud.schema.contract import shipped_names
 from fraud.training.config import SHIPPED
@@ -126,6 +126,6 @@ def test_the_version_is_the_newest_of_the_changelog() -> None:
 
 
 def test_the_figures_of_the_readme_are_those_of_the_last_runs() -> None:
-    assert replaced(README, summary.peers(), summary.BEGIN) == README, "run python -m benchmarks.summary"
-    assert replaced(README, summary.weeks(), summary.BEGIN_WEEKS) == README, "run python -m benchmarks.summary"
+    assert replace_section(README, summary.peers(), summary.BEGIN) == README, "run python -m benchmarks.summary"
+    assert replace_section(README, summary.weeks(), summary.BEGIN_WEEKS) == README, "run python -m benchmarks.summary"
     assert "1.4× FastAPI in one process, but 0.8× FastAPI with two workers" in " ".join(README.split())

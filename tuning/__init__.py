@@ -1,1 +1,1 @@
-"""Ray Tune: the search space, one trial, the sweep."""
+"""Hyperparameter sweeps with Ray Tune."""

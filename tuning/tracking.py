@@ -1,6 +1,6 @@
 """Copy a sweep's journal into MLflow while the sweep runs: one parent run, one child run a trial.
 
-    python -m tuning.tracking --sweep ID [--outdir FOLDER]     copies what MLflow missed
+    python -m tuning.tracking --sweep ID [--outdir FOLDER]     copies what MLflow lacks
 
 A thread of the driver does it, so a slow or unreachable MLflow does not delay the sweep. The journal is the source of
 truth; the thread sends MLflow what it lacks. <sweep>/mlflow.json records the progress. When that file is incomplete
@@ -37,16 +37,16 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 15.0
 
 
 class SweepTracker:
-    """Copies for one driver. Call `start`, `wake` after every event, and at the end `log_folder` and `finish`.
+    """Copies one driver's sweep. Call `start`, `wake` after every event, and at the end `log_folder` and `finish`.
 
-    None of them raises because of MLflow.
+    They never raise because of MLflow.
     """
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
         self._settings = settings
         self._journal = journal
-        self._order = journal.read_order()
-        self._identity = run_content.identity(journal.sweep_id, self._order)
+        self._request = journal.read_request()
+        self._identity = run_content.identity(journal.sweep_id, self._request)
         self._content = SweepContent()
         self._progress = _read_progress(journal.path / PROGRESS)
         self._parent: Run | None = None  # None: not opened by this driver, or MLflow was unreachable since
@@ -63,7 +63,7 @@ class SweepTracker:
         self._has_ended = False
 
     def start(self) -> None:
-        """Begin copying; what an earlier driver did not copy comes first."""
+        """Begin copying, first what an earlier driver did not copy."""
         # We retry ourselves. A client that retries too creates a second run when the first answer was lost, and logs
         # a line for every try.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -76,14 +76,14 @@ class SweepTracker:
             self._condition.notify_all()
 
     def log_folder(self, folder: Path, under: str | None = None) -> None:
-        """Have a folder's files stored among the parent's artifacts, below `under`, when the sweep ends."""
+        """Store a folder's files in the parent's artifacts, below `under`, when the sweep ends."""
         self._folders.append((folder, under))
 
     def finish(self, status: str, patience_s: float = 120.0) -> bool:
         """Copy the rest, end every run, and wait for it; status: the parent's, FINISHED, FAILED or KILLED.
 
-        Trials that have not ended are marked as interrupted (KILLED). False: not everything is in MLflow after
-        `patience_s`; a warning then says how to catch up. No copying goes on after it.
+        Marks unfinished trials as KILLED. Returns False if MLflow still lacks a part after `patience_s`, and logs the
+        command that copies the rest. Stops copying either way.
         """
         with self._condition:
             self._closing, self._has_news = status, True
@@ -119,8 +119,8 @@ class SweepTracker:
             except Exception as error:
                 if away_since is None:
                     away_since = time.monotonic()
-                    text = "%s; the sweep goes on, and MLflow gets everything when it answers again"
-                    # What is no answer of MLflow's is a fault of ours or of a plugin: show where.
+                    text = "%s; the sweep continues, and MLflow gets everything when it answers again"
+                    # Any other error is a bug of ours or of a plugin: log the traceback.
                     logger.warning(text, error, exc_info=not isinstance(error, RegistryError))
                 self._parent, self._is_sure = None, False
                 self._sleep(wait_s, closing)
@@ -129,7 +129,7 @@ class SweepTracker:
             finally:
                 _write_progress(self._journal.path / PROGRESS, self._progress)
             if away_since is not None:
-                logger.warning("MLflow answers again after %.0f s and has all so far", time.monotonic() - away_since)
+                logger.warning("MLflow answers again after %.0f s and is up to date", time.monotonic() - away_since)
             wait_s, away_since = _FIRST_WAIT_S, None
             if closing is not None:
                 self._is_complete = not self._must_stop
@@ -149,7 +149,7 @@ class SweepTracker:
             self._has_news = True
 
     def _copy(self, closing: str | None) -> None:
-        """Give MLflow what it lacks. Raises RegistryUnreachableError, after which the same call goes on."""
+        """Copy what MLflow lacks. Raises RegistryUnreachableError; call again to continue."""
         self._content.add(self._journal.events(self._content.n_events))
         if self._parent is None:
             self._parent = self._open_parent()
@@ -167,7 +167,7 @@ class SweepTracker:
             self._parent.finish(closing)
 
     def _attempt(self, what: str, step: Callable[..., None], *arguments: object) -> None:
-        """Do a step; one that MLflow answers with a refusal must not hold up the others."""
+        """Run a step. If MLflow refuses it, log that and let the other steps run."""
         try:
             step(*arguments)
         except RegistryUnreachableError:
@@ -183,25 +183,27 @@ class SweepTracker:
         run = runs.continue_run(self._settings, known) if known else None
         if run is None:
             if known:
-                logger.warning("MLflow no longer has the runs of sweep %s: writing all anew", self._journal.sweep_id)
+                logger.warning(
+                    "MLflow no longer has the runs of sweep %s: copying everything again", self._journal.sweep_id
+                )
             self._progress = _no_progress()
             self._adopt()
             known = self._progress["parent"]
             run = runs.continue_run(self._settings, known) if known else None
         if run is None:
-            started_ms = run_content.milliseconds(self._order["created"])
+            started_ms = run_content.milliseconds(self._request["created"])
             named = self._identity | {
-                "objective": self._order.get("objective_name", ""),
+                "objective": self._request.get("objective_name", ""),
                 "mlflow.source.name": "tuning.sweep",
                 "mlflow.source.git.commit": git_commit() or "unknown",
             }
-            name = run_content.parent_name(self._order)
+            name = run_content.parent_name(self._request)
             run = runs.start_run(self._settings, name, named, started_ms=started_ms)
             self._progress["parent"] = run.run_id
         return run
 
     def _adopt(self) -> None:
-        """Take over runs of this sweep that exist although we have no note of them."""
+        """Find this sweep's runs by their tags and add those missing in the progress file."""
         for run_id, tags in runs.find_runs(self._settings, self._identity):
             if TRIAL not in tags:
                 self._progress["parent"] = self._progress["parent"] or run_id
@@ -215,7 +217,7 @@ class SweepTracker:
         if self._progress["has_parameters"] and copied == len(points):
             return
         fresh = not self._progress["has_parameters"]
-        parent.log(parameters=run_content.parameters(self._order) if fresh else None, points=points[copied:])
+        parent.log(parameters=run_content.parameters(self._request) if fresh else None, points=points[copied:])
         self._progress |= {"has_parameters": True, "parent_points": len(points)}
 
     def _copy_trial(self, trial: Trial, parent: Run, is_closing: bool) -> None:
@@ -261,7 +263,7 @@ class SweepTracker:
                 Run(self._settings, run_id).delete()
 
     def _store_artifacts(self, parent: Run) -> None:
-        parent.log_text(str(self._order.get(run_content.SPACE, "")), SPACE_FILE)
+        parent.log_text(str(self._request.get(run_content.SPACE, "")), SPACE_FILE)
         winner = self._journal.path / WINNER
         if winner.exists():
             time_ms = run_content.milliseconds(winner.stat().st_mtime)
@@ -274,7 +276,7 @@ class SweepTracker:
 
 
 def _no_progress() -> dict[str, Any]:
-    """parent: its run id; trials: by number, the run id and what of it was copied."""
+    """parent: its run id; trials: by number, the run id and the progress of its copy."""
     return {"parent": None, "has_parameters": False, "parent_points": 0, "trials": {}}
 
 
@@ -297,16 +299,18 @@ def _write_progress(file: Path, progress: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Copy what MLflow lacks of a sweep that does not run any more."""
+    """Copy what MLflow lacks of a sweep that has ended."""
     parser = argparse.ArgumentParser(
         prog="python -m tuning.tracking",
-        description="Copy what MLflow lacks of a sweep: it was away when the sweep ended, or the driver was killed. "
-        "What is there already is left as it is. Trials that did not end are marked as interrupted; "
-        "`python -m tuning.sweep --resume ID` would go on with them.",
+        description="Copy what MLflow lacks of a sweep, after MLflow was unreachable or the driver was killed. "
+        "Existing runs stay unchanged. Unfinished trials are marked as interrupted; to continue them instead, "
+        "use `python -m tuning.sweep --resume ID`.",
         epilog="example: python -m tuning.tracking --sweep cards-1 --outdir out/sweep",
     )
-    parser.add_argument("--sweep", required=True, metavar="ID", help="the sweep's name, as its first line of log says")
-    parser.add_argument("--outdir", metavar="FOLDER", help="report and best.yaml, stored among the run's artifacts")
+    parser.add_argument("--sweep", required=True, metavar="ID", help="the sweep's id, in the first line of its log")
+    parser.add_argument(
+        "--outdir", metavar="FOLDER", help="folder of report and best.yaml, to store in the run's artifacts"
+    )
     parser.add_argument(
         "--patience", type=float, default=120.0, metavar="S", help="seconds to wait for MLflow (default: 120)"
     )

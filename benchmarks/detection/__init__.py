@@ -1,1 +1,1 @@
-"""What the detectors catch on published data, beside published and measured peers: `python -m benchmarks.detection`."""
+"""Detection quality on published data, beside measured peers and published figures."""

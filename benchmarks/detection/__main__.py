@@ -1,12 +1,12 @@
-"""Detection on published data: ours, the usual models measured in the same run, and the figures others published.
+"""Detection on published data: our detectors, common models measured in the same run, and published figures.
 
-    python -m benchmarks.detection                                  # everything; minutes a data set
-    python -m benchmarks.detection --data sparkov --seeds 0 --fast  # does it run?
-    python -m benchmarks.detection --table                          # rewrites docs/detection.md from the last run
+    python -m benchmarks.detection                                  # everything; minutes per data set
+    python -m benchmarks.detection --data sparkov --seeds 0 --fast  # smoke test
+    python -m benchmarks.detection --table                          # rewrite docs/detection.md from the last run
 
-Protocols, targets and where the files come from: the README of the data folder, FRAUD_SHARED_DATA (default
-../shared/data). Nothing is chosen by a test window: settings are those of the shipped configurations, weights and
-thresholds come from validation. A run of all data sets and seeds also writes the tables.
+The README of the data folder, FRAUD_SHARED_DATA (default ../shared/data), has the protocols, targets and sources. No
+choice uses a test window: settings are the shipped configurations, weights and thresholds come from validation. A run
+of all data sets and seeds also writes the tables.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.detection", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS), help="data sets")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of every fit; default 0 1 2")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of every fit (default 0 1 2)")
     parser.add_argument("--fast", action="store_true", help="tiny models on the newest window; writes no results")
-    parser.add_argument("--table", action="store_true", help="measure nothing, write docs/detection.md from --out")
-    parser.add_argument("--out", default=str(table.RESULTS), help="JSON of results; data sets not measured stay")
+    parser.add_argument("--table", action="store_true", help="do not measure; write docs/detection.md from --out")
+    parser.add_argument("--out", default=str(table.RESULTS), help="results, JSON; other data sets in it are kept")
     arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     if arguments.table and not out.exists():
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Settings.from_environment().shared_data
         for name in arguments.data:
             begin = time.perf_counter()
-            found = measure.run(
-                DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, tell=lambda text: print(text, flush=True)
+            measured = measure.run(
+                DATA_SETS[name], folder, arguments.seeds, fast=arguments.fast, log=lambda text: print(text, flush=True)
             )
-            results[name] = {"seeds": arguments.seeds, **found}
-            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.full(name, results[name])}", flush=True)
+            results[name] = {"seeds": arguments.seeds, **measured}
+            print(f"{name}: {time.perf_counter() - begin:.0f} s\n\n{table.markdown(name, results[name])}", flush=True)
             if not arguments.fast:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Fit and judge one data set: every test window once a seed, ours and the peers', on the same rows."""
+"""Fit and evaluate our detectors and the peers on one data set: each test window once per seed, on the same rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from benchmarks.detection.protocols import DataSet
 from fraud.detectors import forest
 from fraud.judging.evaluation import known_compromised
 from fraud.metrics import measures
-from fraud.metrics.resampling import WeightedRanking, interval, weightings
+from fraud.metrics.resampling import WeightedRanking, interval, resample_weights
 from fraud.schema.zone import zone_of
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from fraud.training.fitting import Prepared
 
-# fraud.training.fitting's names for our scores, in the order of the tables.
+# Our scores: name in fraud.training.fitting → name in the tables, in table order.
 OURS = {
     "forest": "forest",
     "autoencoder": "autoencoder",
@@ -34,11 +34,11 @@ RESAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedWindow:
-    """What the figures of a test window need.
+class EvaluationWindow:
+    """Labels, days and cards of a test window.
 
-    labels: int8 (n_test,); days: datetime64[D] (n_test,); cards: codes, int64 (n_test,), or None. is_known: bool
-    (n_test,), the card was known as compromised by that day, was_known: on the window's first day already.
+    labels: int8 (n_test,). days: datetime64[D] (n_test,). cards: codes, int64 (n_test,), or None. is_known, was_known:
+    bool (n_test,); the card was known as compromised by that day, or by the window's first day.
     """
 
     labels: np.ndarray
@@ -48,7 +48,7 @@ class JudgedWindow:
     was_known: np.ndarray
 
     @classmethod
-    def of(cls, prepared: Prepared, card: str) -> JudgedWindow:
+    def of(cls, prepared: Prepared, card: str) -> EvaluationWindow:
         """The test window of `prepared`; card: entity column, or ""."""
         schema, split = prepared.schema, prepared.split
         assert prepared.labels is not None and schema.timestamp is not None
@@ -60,7 +60,7 @@ class JudgedWindow:
             nobody = np.zeros(len(test), dtype=bool)
             return cls(labels, days[test], None, nobody, nobody)
         cards = pd.factorize(prepared.rows[card])[0].astype(np.int64)
-        # The Fraud Detection Handbook's rule counts from the first day of training, with the label delay.
+        # As in the Fraud Detection Handbook: frauds since the first training day, after the label delay.
         delay = schema.label_delay_days
         known = known_compromised(days, cards, prepared.labels, delay, np.datetime64(since, "D"))[test]
         arrived = (prepared.labels == 1) & (days >= np.datetime64(since, "D"))
@@ -69,24 +69,24 @@ class JudgedWindow:
         return cls(labels, days[test], pd.factorize(cards[test])[0].astype(np.int64), known, early)
 
     def judge(self, scores: np.ndarray) -> dict[str, float]:
-        """Figures of one score of the rows; card precision, at 100 cards a day, only with cards.
+        """Metrics of one score of the rows. Card precision, at 100 cards per day, needs cards.
 
-        card_precision leaves out the cards known by each day, as the Fraud Detection Handbook does,
-        card_precision_at_start only those known when the window begins.
+        card_precision excludes the cards known by each day, as the Fraud Detection Handbook does;
+        card_precision_at_start excludes only those known when the window begins.
         """
-        found = {
+        values = {
             "roc_auc": measures.roc_auc(self.labels, scores),
             "average_precision": measures.average_precision(self.labels, scores),
         }
         if self.cards is not None:
             for name, left in (("card_precision", ~self.is_known), ("card_precision_at_start", ~self.was_known)):
-                found[name] = measures.card_precision_at_k(
+                values[name] = measures.card_precision_at_k(
                     self.labels[left], scores[left], self.cards[left], self.days[left]
                 )
-        return found
+        return values
 
     def describe(self) -> dict[str, Any]:
-        """Rows, frauds, days, and the card precision that a perfect score would reach."""
+        """Rows, frauds, days, and the card precision of a perfect score."""
         return {
             "start": str(self.days.min()),
             "end": str(self.days.max()),
@@ -97,41 +97,42 @@ class JudgedWindow:
 
 
 def run(
-    data_set: DataSet, folder: Path, seeds: Sequence[int], *, fast: bool = False, tell: Callable[[str], None] = print
+    data_set: DataSet, folder: Path, seeds: Sequence[int], *, fast: bool = False, log: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Measure a data set; JSON-ready.
+    """Measure one data set; returns JSON-ready results.
 
-    fast: the newest window only, two epochs, 20 trees, few peers: shows that everything runs, never to be quoted.
-    Keys: title, protocol, windows, frauds, figures {who: {metric: [[a value a window] a seed]}}, intervals {who:
-    {metric: [low, high]}} of the mean over the windows, first seed, and settings (weights of ours, a list a seed).
+    fast: smoke test with the newest window, two epochs, 20 trees and few peers; do not quote its figures.
+    Keys: title, protocol, windows, figures {who: {metric: [[value per window] per seed]}}, intervals {who: {metric:
+    [low, high]}} of the mean over the windows (first seed), settings (our weights, one list per seed).
     """
     rows = data_set.load(folder)
     schema = data_set.schema
     figures: dict[str, dict[str, list[list[float]]]] = {}
-    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]] = []
+    scored: list[tuple[EvaluationWindow, dict[str, np.ndarray]]] = []
     windows: list[dict[str, Any]] = []
     weights: list[list[dict[str, float | None]]] = [[] for _ in seeds]
     for config in data_set.configs(1 if fast else None):
         begin = time.perf_counter()
         prepared = fitting.prepare(_until(rows, data_set, config), schema, config)
-        window = JudgedWindow.of(prepared, data_set.card)
+        window = EvaluationWindow.of(prepared, data_set.card)
         windows.append(window.describe())
-        tell(f"{data_set.name}: {windows[-1]}, prepared in {time.perf_counter() - begin:.0f} s")
-        for place, seed in enumerate(seeds):
+        log(f"{data_set.name}: {windows[-1]}, prepared in {time.perf_counter() - begin:.0f} s")
+        for index, seed in enumerate(seeds):
             begin = time.perf_counter()
             ours, chosen = _fit(prepared, _faster(config) if fast else config, seed)
-            weights[place].append(chosen)
+            weights[index].append(chosen)
             seconds = time.perf_counter() - begin
             others = dict(peers.scores(prepared, dataclasses.replace(config, seed=seed), fast=fast))
             for who, scores in (ours | others).items():
                 for metric, value in window.judge(scores).items():
                     of_seeds = figures.setdefault(who, {}).setdefault(metric, [[] for _ in seeds])
-                    of_seeds[place].append(round(value, 5))
+                    of_seeds[index].append(round(value, 5))
             shown = {
-                who: tuple(round(found[metric][place][-1], 3) for metric in found) for who, found in figures.items()
+                who: tuple(round(metrics[metric][index][-1], 3) for metric in metrics)
+                for who, metrics in figures.items()
             }
-            tell(f"  seed {seed}: fitted in {seconds:.0f} s, all in {time.perf_counter() - begin:.0f} s; {shown}")
-            if place == 0:
+            log(f"  seed {seed}: fitted in {seconds:.0f} s, all in {time.perf_counter() - begin:.0f} s; {shown}")
+            if index == 0:
                 scored.append((window, ours | others))
         del prepared
     return {
@@ -145,7 +146,7 @@ def run(
 
 
 def _until(rows: pd.DataFrame, data_set: DataSet, config: TrainConfig) -> pd.DataFrame:
-    """The rows before the test window ends: later ones are in none of the windows, and none may be in a history."""
+    """The rows before the end of the test window; later rows must not reach the history features."""
     if config.split.test_end is None:
         return rows
     timestamp = data_set.schema.timestamp
@@ -163,9 +164,9 @@ def _faster(config: TrainConfig) -> TrainConfig:
 
 
 def _fit(prepared: Prepared, config: TrainConfig, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
-    """Our scores of the test rows under their names of the tables, and the weights that validation chose.
+    """Our scores of the test rows by table name, and the weights chosen on validation.
 
-    The steps are those of fitting.fit_locally, but that what does not depend on the seed was prepared once.
+    Same steps as fitting.fit_locally; the seed-independent part is prepared once.
     """
     config = dataclasses.replace(config, seed=seed)
     grown = forest.fit(prepared.x_fit, config.forest, seed)
@@ -179,13 +180,13 @@ def _fit(prepared: Prepared, config: TrainConfig, seed: int) -> tuple[dict[str, 
 
 
 def _intervals(
-    scored: list[tuple[JudgedWindow, dict[str, np.ndarray]]], seed: int
+    scored: list[tuple[EvaluationWindow, dict[str, np.ndarray]]], seed: int
 ) -> dict[str, dict[str, list[float]]]:
-    """95 % bootstrap interval of each score's mean over the windows, cards drawn whole where there are cards."""
-    found = {}
+    """95 % bootstrap interval of each score's mean over the windows; resamples cards where there are cards."""
+    intervals = {}
     drawn = [
-        list(weightings(len(window.labels), RESAMPLES, seed + place, window.cards))
-        for place, (window, _) in enumerate(scored)
+        list(resample_weights(len(window.labels), RESAMPLES, seed + index, window.cards))
+        for index, (window, _) in enumerate(scored)
     ]
     for who in scored[0][1]:
         values: dict[str, list[np.ndarray]] = {"roc_auc": [], "average_precision": []}
@@ -195,5 +196,5 @@ def _intervals(
             values["roc_auc"].append(np.array([one.roc_auc() for one in counted]))
             values["average_precision"].append(np.array([one.average_precision() for one in counted]))
         bands = {metric: interval(np.mean(parts, axis=0)) for metric, parts in values.items()}
-        found[who] = {metric: [round(edge, 4) for edge in band] for metric, band in bands.items() if band}
-    return found
+        intervals[who] = {metric: [round(edge, 4) for edge in band] for metric, band in bands.items() if band}
+    return intervals

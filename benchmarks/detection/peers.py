@@ -1,7 +1,7 @@
-"""The usual models, measured in the same run on the same features, windows and test rows.
+"""Common models, measured in the same run on the same features, windows and test rows.
 
-Detectors of the unusual are fitted on what ours are fitted on, the training rows that are not known as fraud, or on all
-training rows where that is how they are usually fitted. PyOD's are left out where it is not installed.
+Anomaly detectors are fitted on the training rows not labelled as fraud, as ours are, or on all training rows where that
+is common practice. PyOD's detectors are skipped if PyOD is not installed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from fraud.training.fitting import Prepared
 
-# Of PyOD's detectors those that score a week in seconds; on at most this many normal rows, as their memory asks.
+# The PyOD detectors that score a week in seconds. PYOD_ROWS limits their memory.
 PYOD = {"ECOD": "pyod.models.ecod", "HBOS": "pyod.models.hbos", "INNE": "pyod.models.inne"}
 PYOD_ROWS = 20_000
-# Trained on train and validation. With its defaults it explodes on the ULB data, so gentle settings stand beside them.
+# Trained on train and validation. The defaults diverge on the ULB data, so conservative settings are added.
 SUPERVISED = {
     "HistGradientBoosting, defaults": {},
     "HistGradientBoosting, rate 0.05, 8 leaves, 200 rounds": {
@@ -35,7 +35,7 @@ def scores(prepared: Prepared, config: TrainConfig, *, fast: bool = False) -> It
     """Yield each peer's name and its scores of the test rows, float64 (n_test,), higher = more suspicious."""
     split, seed, labels = prepared.split, config.seed, prepared.labels
     assert labels is not None
-    raw = np.where(np.isnan(prepared.raw), 0.0, prepared.raw)  # nothing is known: no history yet
+    raw = np.where(np.isnan(prepared.raw), 0.0, prepared.raw)  # missing: no history yet
     everything = IsolationForest(random_state=seed).fit(raw[split.train])
     yield "IsolationForest, defaults, every raw feature", -everything.score_samples(raw[split.test])
     train, test = (prepared.features.transform(prepared.raw[rows]) for rows in (split.train, split.test))

@@ -1,6 +1,6 @@
-"""The published data sets, each with its protocol, its targets and what others report on it.
+"""The published data sets, each with its protocol and the published figures.
 
-Where the files come from and who measured the quoted figures: ../shared/data/README.md.
+../shared/data/README.md has the sources of the files and of the quoted figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HANDBOOK_WEEKS = 4
 
 @dataclass(frozen=True)
 class Quoted:
-    """A figure of others, as its source prints it. protocol: how it differs from ours, "" where it does not."""
+    """A published result, as its source prints it. protocol: difference from ours, "" if none."""
 
     who: str
     roc_auc: str
@@ -34,11 +34,11 @@ class Quoted:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One file and how it is judged.
+    """One file and its evaluation protocol.
 
-    name: of the shipped schema and configuration too. weeks: test windows, the configured one and the same shifted back
-    by whole weeks. card: entity column of card precision, "" without one. quoted: of the data README; best: the best
-    of them, label-free and supervised, for the summary; where seeds vary, their range.
+    name: also of the shipped schema and configuration. weeks: number of test windows; each is the configured window
+    shifted back by a number of weeks. card: entity column for card precision, "" for none. quoted: published results
+    from the data README. best: the best label-free and supervised ones, for the summary; a range over seeds.
     """
 
     name: str
@@ -52,17 +52,16 @@ class DataSet:
 
     @property
     def schema(self) -> Schema:
-        """The shipped schema."""
         return Schema.load(self.name)
 
     def configs(self, weeks: int | None = None) -> list[TrainConfig]:
-        """The shipped configuration, once a test window, oldest first; the seed is to be set."""
+        """The shipped configuration for each test window, oldest first. The caller sets the seed."""
         config = TrainConfig.load(self.name)
         shifts = range(min(self.weeks, weeks or self.weeks) - 1, -1, -1)
         return [dataclasses.replace(config, split=shifted(config.split, weeks=back)) for back in shifts]
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """Canonical rows of the whole file. Raises DataError where it is missing."""
+        """Canonical rows of the file. Raises DataError if it is missing."""
         path = folder / self.file
         if not path.exists():
             raise DataError(f"{path} is missing: set FRAUD_SHARED_DATA to the folder with the published data sets")
@@ -70,7 +69,7 @@ class DataSet:
 
 
 def shifted(split: SplitConfig, weeks: int) -> SplitConfig:
-    """The same split with every instant moved back by whole weeks. Shares stay as they are."""
+    """The split with every timestamp moved back by `weeks`; shares are unchanged."""
     names = ("train_start", "validation_start", "validation_end", "test_start", "test_end")
     moved = {}
     for name in names:

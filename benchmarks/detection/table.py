@@ -1,7 +1,4 @@
-"""The tables of docs/detection.md, from the JSON of the last run: a summary, then every data set.
-
-They stand between two comment lines; everything else is written by hand.
-"""
+"""The tables of docs/detection.md, from the JSON of the last run: a summary, then every data set."""
 
 from __future__ import annotations
 
@@ -13,14 +10,13 @@ import numpy as np
 
 from benchmarks.detection.measure import OURS
 from benchmarks.detection.protocols import DATA_SETS
-from benchmarks.pages import ROOT, row
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, row, write_section
 
 RESULTS = ROOT / "benchmarks/results/detection.json"
 BEGIN = "<!-- measured: python -m benchmarks.detection --table -->"
-# Below this card precision of a perfect score the summary omits the column.
+# The summary omits card precision where a perfect score reaches less than this.
 LOWEST_ATTAINABLE = 0.05
-# In bold: the scores that decide, without and with enough labels.
+# In bold: the deciding scores, with and without enough labels.
 OF_INTEREST = (OURS["joined"], OURS["label_light"])
 
 
@@ -30,24 +26,24 @@ def spread(values: list[list[float]]) -> str:
     return f"{np.mean(of_seeds):.3f} ± {np.std(of_seeds):.3f}"
 
 
-def full(name: str, found: Mapping[str, Any]) -> str:
-    """One data set's whole table, measured and quoted, as Markdown."""
-    windows, quoted = found["windows"], DATA_SETS[name].quoted
+def markdown(name: str, results: Mapping[str, Any]) -> str:
+    """Markdown table of one data set: measured and quoted figures."""
+    windows, quoted = results["windows"], DATA_SETS[name].quoted
     attainable = [window["attainable_card_precision"] for window in windows]
     cards = "" if None in attainable else f" CP@100 (at most {np.mean(attainable):.3f}) | CP@100, known at the start |"
     span = ", ".join(f"{window['start']} to {window['end']}" for window in windows)
     counts = ", ".join(f"{window['frauds']:,} of {window['rows']:,}" for window in windows)
-    seeds = ", ".join(map(str, found["seeds"]))
+    seeds = ", ".join(map(str, results["seeds"]))
     lines = [
-        f"### {found['title']}",
+        f"### {results['title']}",
         "",
-        f"Protocol: {found['protocol']}. Test {span}; frauds {counts} rows. Seeds {seeds}.",
+        f"Protocol: {results['protocol']}. Test {span}; frauds {counts} rows. Seeds {seeds}.",
         "",
         "| measured | ROC-AUC | average precision | its interval |" + cards,
         "|---|---|---|---|" + ("---|---|" if cards else ""),
     ]
-    for who, figures in found["figures"].items():
-        low, high = found["intervals"][who]["average_precision"]
+    for who, figures in results["figures"].items():
+        low, high = results["intervals"][who]["average_precision"]
         cells = [who, spread(figures["roc_auc"]), spread(figures["average_precision"]), f"{low:.3f}–{high:.3f}"]
         cells += [spread(figures[key]) for key in ("card_precision", "card_precision_at_start") if cards]
         lines.append(row(cells))
@@ -60,46 +56,45 @@ def full(name: str, found: Mapping[str, Any]) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Every measured score as a row, average precision and ROC-AUC of every data set as columns."""
+    """Markdown table: a row per score, average precision and ROC-AUC of each data set as columns."""
     names = [name for name in DATA_SETS if name in results]
     header = ["average precision (ROC-AUC)"]
     for name in names:
         weeks = len(results[name]["windows"])
         header.append(results[name]["title"] + (f", {weeks} weeks" if weeks > 1 else ""))
-        header += ["its CP@100"] if _tells(results[name]) else []
+        header += ["its CP@100"] if _is_informative(results[name]) else []
     lines = [row(header), "|" + "---|" * len(header)]
     for who in dict.fromkeys(who for name in names for who in results[name]["figures"]):
         mark = "**" if who in OF_INTEREST else ""
         cells = [f"{mark}{who}{mark}"]
         for name in names:
             figures = results[name]["figures"].get(who)
-            cells += _cells(figures, mark, with_cards=_tells(results[name]))
+            cells += _cells(figures, mark, with_cards=_is_informative(results[name]))
         lines.append(row(cells))
     for kind in ("label-free", "supervised"):
         cells = [f"best quoted, {kind}"]
         for name in names:
             (best,) = (quoted for quoted in DATA_SETS[name].best if quoted.who == kind)
             cells.append(f"{best.average_precision} ({best.roc_auc})")
-            cells += [best.card_precision] if _tells(results[name]) else []
+            cells += [best.card_precision] if _is_informative(results[name]) else []
         lines.append(row(cells))
     return "\n".join(lines)
 
 
 def pages(results: Mapping[str, Any]) -> dict[Path, str]:
-    """The page, and what stands between its comment lines."""
-    tables = [summary(results), *(full(name, results[name]) for name in DATA_SETS if name in results)]
+    """Path and measured section of each page."""
+    tables = [summary(results), *(markdown(name, results[name]) for name in DATA_SETS if name in results)]
     return {ROOT / "docs/detection.md": "\n\n".join(tables)}
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
     for path, measured in pages(results).items():
-        put(path, measured, BEGIN)
+        write_section(path, measured, BEGIN)
 
 
-def _tells(found: Mapping[str, Any]) -> bool:
-    """Whether card precision can tell scores apart: enough cards are compromised a day."""
-    attainable = [window["attainable_card_precision"] or 0.0 for window in found["windows"]]
+def _is_informative(results: Mapping[str, Any]) -> bool:
+    """Whether enough cards are compromised per day for card precision to separate scores."""
+    attainable = [window["attainable_card_precision"] or 0.0 for window in results["windows"]]
     return float(np.mean(attainable)) >= LOWEST_ATTAINABLE
 
 

@@ -1,1 +1,1 @@
-"""Bad input against the replica's real app: generated requests, raw bytes, attacks on the socket, and missing keys."""
+"""Fuzz the replica's app: generated requests, raw bytes, attacks on the socket, requests without a key."""

@@ -1,12 +1,12 @@
-"""Bad input against /score: what schemathesis, hypothesis and a list of attacks make of the replica's real app.
+"""Bad input against /score: schemathesis, hypothesis and a list of attacks against the replica's app.
 
-    python -m benchmarks.fuzz                          # under uvicorn, 5,000 generated cases a schema
+    python -m benchmarks.fuzz                          # under uvicorn, 5,000 generated cases per schema
     python -m benchmarks.fuzz --ingress                # through Ray Serve and HAProxy
-    python -m benchmarks.fuzz --cases 300 --fast       # does it run? writes nothing
-    python -m benchmarks.fuzz --table                  # the table of docs/bad_input.md anew
+    python -m benchmarks.fuzz --cases 300 --fast       # smoke test; writes nothing
+    python -m benchmarks.fuzz --table                  # rewrite the table in docs/bad_input.md
 
-The server runs in production mode with a key, in processes of its own, whose memory is watched. Exit status 1: an
-answer was not as it should be; it is printed, and stands in the JSON. Needs schemathesis (the dev extra).
+The server runs in production mode with a key, in its own processes; their memory is sampled. Exit status 1: an
+answer was wrong; it is printed and written to the JSON. Needs schemathesis (the dev extra).
 """
 
 from __future__ import annotations
@@ -27,61 +27,61 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fuzz import attacks, bodies, keys, table
-from benchmarks.fuzz.cases import Cases, Found
+from benchmarks.fuzz.cases import Cases, Tally
 from benchmarks.fuzz.server import Target, serving
 from fraud.cli import run_command
 from fraud.errors import DataError
 
 PORT = 23000
 SCHEMAS = ("transactions", "handbook")
-_EVERY = 20  # requests between two looks at the memory
+_EVERY = 20  # requests between two memory samples
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Attack, write the JSON and print the table."""
-    given = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
-    out = Path(given.out)
-    if given.table and not out.exists():
+    """Run the attacks, write the JSON, print the table."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
+    out = Path(arguments.out)
+    if arguments.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.fuzz first")
-    results = json.loads(out.read_text()) if out.exists() and not given.fast else {}
+    results = json.loads(out.read_text()) if out.exists() and not arguments.fast else {}
     failed = 0
-    for schema in [] if given.table else given.schema:
+    for schema in [] if arguments.table else arguments.schema:
         scratch = Path(tempfile.mkdtemp(prefix="fz-"))
         try:
-            found = _run(schema, scratch, given)
+            result = _run(schema, scratch, arguments)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        failed += sum(len(part["failures"]) for part in found["parts"].values())
-        results[f"{found['server']} {schema}"] = found
-        if not given.fast:
+        failed += sum(len(part["failures"]) for part in result["parts"].values())
+        results[f"{result['server']} {schema}"] = result
+        if not arguments.fast:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table.full(results))
-    if given.table:
+    print(table.markdown(results))
+    if arguments.table:
         table.write(results)
     return 1 if failed else 0
 
 
-def _run(schema: str, scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """Serve a model of this schema and attack it; the content of one entry of the JSON."""
+def _run(schema: str, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve a model of this schema and attack it; returns one entry of the results."""
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(text, flush=True)
 
-    say(f"fitting a model of schema {schema} ...")
+    log(f"fitting a model of schema {schema} ...")
     bundle = fit(schema, scratch / "bundle")
-    if given.ingress:
+    if arguments.ingress:
         from benchmarks.fuzz.ingress import serving_behind_haproxy
 
-        with serving_behind_haproxy(bundle, scratch, given.port, say) as target:
-            found = attack(target, given.cases, given.seed, say)
+        with serving_behind_haproxy(bundle, scratch, arguments.port, log) as target:
+            result = attack(target, arguments.cases, arguments.seed, log)
     else:
-        with serving(bundle, scratch / "state", given.port, scratch / "log") as target:
-            found = attack(target, given.cases, given.seed, say)
-    return {"server": "Serve with HAProxy" if given.ingress else "uvicorn", "schema": schema, **found}
+        with serving(bundle, scratch / "state", arguments.port, scratch / "log") as target:
+            result = attack(target, arguments.cases, arguments.seed, log)
+    return {"server": "Serve with HAProxy" if arguments.ingress else "uvicorn", "schema": schema, **result}
 
 
 def fit(schema: str, folder: Path) -> Path:
@@ -100,8 +100,8 @@ def fit(schema: str, folder: Path) -> Path:
     return folder
 
 
-def attack(target: Target, n: int, start: int, say: Say) -> dict[str, Any]:
-    """Everything there is against one server. n: generated cases; start: seed. Raises DataError where it died."""
+def attack(target: Target, n: int, start: int, log: Log) -> dict[str, Any]:
+    """Run all attacks on one server. n: generated cases; start: seed. Raises DataError if it dies or stops scoring."""
     import requests
     import schemathesis
 
@@ -111,59 +111,59 @@ def attack(target: Target, n: int, start: int, say: Say) -> dict[str, Any]:
     example, memory = body["example"], _Memory(target)
     parts: dict[str, Any] = {}
 
-    def told(name: str, found: Found) -> None:
+    def record(name: str, tally: Tally) -> None:
         parts[name] = {
-            "requests": found.n, "statuses": dict(found.statuses), "longest_ms": found.longest_ms,
-            "longest": found.longest, "failures": found.failures,
+            "requests": tally.n, "statuses": dict(tally.statuses), "longest_ms": tally.longest_ms,
+            "longest": tally.longest, "failures": tally.failures,
         }  # fmt: skip
-        say(f"  {table.PARTS[name]}: {found.n:,} requests, longest {found.longest_ms:,.0f} ms ({found.longest})")
-        for failure, shown in found.failures.items():
-            say(f"  FAILED {failure}\n    {shown[:1500]}")
+        log(f"  {table.PARTS[name]}: {tally.n:,} requests, longest {tally.longest_ms:,.0f} ms ({tally.longest})")
+        for failure, shown in tally.failures.items():
+            log(f"  FAILED {failure}\n    {shown[:1500]}")
 
-    say(f"attacking {target.url}")
+    log(f"attacking {target.url}")
     with requests.Session() as session:
         session.trust_env = False
-        cases = Cases(schema, target.key, after=memory.look, session=session)
-        cases.know_bodies({bodies.NDJSON: bodies.lines(example), bodies.ARROW: bodies.streams(example)})
-        told("cases", cases.run(n, start=start))
-    found = Found()
-    bodies.run(target, example, n, found, start=start, after=memory.look)
-    told("bodies", found)
-    rss = memory.told()
-    found = Found()
+        cases = Cases(schema, target.key, after=memory.sample, session=session)
+        cases.register_bodies({bodies.NDJSON: bodies.lines(example), bodies.ARROW: bodies.streams(example)})
+        record("cases", cases.run(n, start=start))
+    tally = Tally()
+    bodies.run(target, example, n, tally, start=start, after=memory.sample)
+    record("bodies", tally)
+    rss = memory.summary()
+    tally = Tally()
     for outcome in [*attacks.run(target, example), attacks.slow_loris(target, example)]:
-        found.requests[outcome.name] += len(outcome.statuses) or 1
-        found.statuses.update(map(str, outcome.statuses or ("closed",)))
-        if outcome.seconds * 1e3 > found.longest_ms:
-            found.longest_ms, found.longest = outcome.seconds * 1e3, outcome.name
+        tally.requests[outcome.name] += len(outcome.statuses) or 1
+        tally.statuses.update(map(str, outcome.statuses or ("closed",)))
+        if outcome.seconds * 1e3 > tally.longest_ms:
+            tally.longest_ms, tally.longest = outcome.seconds * 1e3, outcome.name
         if outcome.wrong:
-            found.fail(outcome.name, outcome.wrong)
-    told("attacks", found)
-    told("keys", keys.run(target))
+            tally.fail(outcome.name, outcome.wrong)
+    record("attacks", tally)
+    record("keys", keys.run(target))
     code, answer = target.ask("/score", body=json.dumps(example).encode())
     if code != 200 or not 0 <= json.loads(answer)["score"] <= 1:
-        raise DataError(f"the server does not score any more: {code} {answer[:200]!r}")
+        raise DataError(f"the server no longer scores: {code} {answer[:200]!r}")
     rss["after_mib"] = target.rss_mib()
-    say(f"  it still scores; memory {rss['before_mib']:.0f} to {rss['after_mib']:.0f} MiB")
+    log(f"  the server still scores; memory {rss['before_mib']:.0f} to {rss['after_mib']:.0f} MiB")
     return {"parts": parts, "rss": rss, "requests": parts["cases"]["requests"] + parts["bodies"]["requests"]}
 
 
 class _Memory:
-    """The server's memory over the requests."""
+    """Samples the server's memory every _EVERY requests."""
 
     def __init__(self, target: Target) -> None:
         self._target, self._n = target, 0
         self._before = target.rss_mib()
         self._seen: list[tuple[int, float]] = []
 
-    def look(self) -> None:
-        """Called after every request."""
+    def sample(self) -> None:
+        """Call after every request."""
         self._n += 1
         if self._n % _EVERY == 0:
             self._seen.append((self._n, self._target.rss_mib()))
 
-    def told(self) -> dict[str, float]:
-        """MiB at the start, and the slope over the second half of the requests."""
+    def summary(self) -> dict[str, float]:
+        """Memory at the start, MiB, and growth per request over the second half of the requests, KiB."""
         half = np.array(self._seen[len(self._seen) // 2 :])
         slope = float(np.polyfit(half[:, 0], half[:, 1], 1)[0]) if len(half) > 1 else 0.0
         return {"before_mib": self._before, "kib_a_request": slope * 1024}
@@ -174,16 +174,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cases", type=int, default=5000, help="generated requests of either kind, a schema (default %(default)s)")
-    add("--schema", nargs="+", choices=SCHEMAS, default=list(SCHEMAS), help="of the models served (default: both)")
+    add("--cases", type=int, default=5000, help="generated requests of each kind per schema (default %(default)s)")
     add(
-        "--ingress", action="store_true", help="through Ray Serve and HAProxy; without: uvicorn alone, as Serve runs it"
+        "--schema",
+        nargs="+",
+        choices=SCHEMAS,
+        default=list(SCHEMAS),
+        help="schemas of the served models (default: both)",
     )
-    add("--seed", type=int, default=0, help="another one draws other requests (default %(default)s)")
-    add("--port", type=int, default=PORT, help="to listen on (default %(default)s)")
-    add("--fast", action="store_true", help="writes no results")
-    add("--table", action="store_true", help="attack nothing, write the table of docs/bad_input.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
+    add(
+        "--ingress",
+        action="store_true",
+        help="attack through Ray Serve and HAProxy (default: uvicorn, configured as Serve does)",
+    )
+    add("--seed", type=int, default=0, help="seed of the generated requests (default %(default)s)")
+    add("--port", type=int, default=PORT, help="port of the server (default %(default)s)")
+    add("--fast", action="store_true", help="write no results")
+    add("--table", action="store_true", help="do not attack; write the table in docs/bad_input.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What a client does that means harm, over plain sockets: each attack with the answers that are right for it."""
+"""Attacks of a malicious client over plain sockets, each with the status codes it may get."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 @dataclass(frozen=True)
 class Attack:
-    """What is sent and what may come back.
-
-    send: makes the bytes from (key, example); right: the statuses of which all answers must be; answers: how many are
-    waited for; is_http: whether the server may take it for no HTTP at all and answer 400 or close.
-    """
+    """One attack. send: builds the bytes from (key, example). right: allowed statuses. answers: number to wait for."""
 
     name: str
     send: Callable[[str, bytes], Chunks]
@@ -52,7 +48,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back. wrong: what is not as it should be, empty for nothing."""
+    """Result of one attack. wrong: description of the failure, "" if none."""
 
     name: str
     statuses: tuple[int, ...]
@@ -61,15 +57,15 @@ class Outcome:
 
 
 def attacks() -> list[Attack]:
-    """All that are tried on one connection each."""
-    found: list[Attack] = []
+    """All attacks that need one connection."""
+    result: list[Attack] = []
 
     def add(name: str, right: Sequence[int], send: Callable[[str, bytes], Any], answers: int = 1) -> None:
         def chunks(key: str, good: bytes) -> Chunks:
             sent = send(key, good)
             return iter([sent]) if isinstance(sent, bytes) else sent
 
-        found.append(Attack(name, chunks, frozenset(right), answers))
+        result.append(Attack(name, chunks, frozenset(right), answers))
 
     def add_body(
         name: str, body: Callable[[bytes], bytes], right: Sequence[int] = (422,), path: str = "/score"
@@ -91,7 +87,7 @@ def attacks() -> list[Attack]:
         "0x1",
     ):
         shown = literal if len(literal) < 20 else f"{len(literal)} digits"
-        # 1e-99999999999 is zero, and zero is a number.
+        # 1e-99999999999 parses as zero, which is valid.
         right = (200, 422) if "e-" in literal else (422,)
         add_body(f"number {shown}", lambda good, literal=literal: with_number(good, literal), right)
     add_body("duplicate key", lambda good: good[:-1] + b"," + good[1:])
@@ -229,7 +225,7 @@ def attacks() -> list[Attack]:
     # Slowness.
     add("a body of which half comes", (408,), lambda key, good: post(key, good)[:-10])
     add("a body byte by byte", (408,), lambda key, good: dripping(post(key, b" " * 2000)))
-    return found
+    return result
 
 
 _WEBSOCKET = (
@@ -238,19 +234,19 @@ _WEBSOCKET = (
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )
-# uvicorn takes heads of any length; HAProxy does not.
+# uvicorn accepts heads of any length; HAProxy does not.
 _REFUSED_HEAD = (200, 400, 413, 431, CLOSED)
 
 
 def run(target: Target, example: dict[str, Any], chosen: Sequence[Attack] | None = None) -> list[Outcome]:
-    """Try the attacks one after the other; after each a good request must be answered."""
-    good, found = json.dumps(example).encode(), []
+    """Run the attacks in order; after each, a valid request must get 200."""
+    good, outcomes = json.dumps(example).encode(), []
     for attack in attacks() if chosen is None else chosen:
         outcome = _try(target, attack, good)
         if not outcome.wrong and (code := target.ask("/score?learn=false", PATIENCE_S, good)[0]) != 200:
             outcome = Outcome(attack.name, outcome.statuses, outcome.seconds, f"a good request after it got {code}")
-        found.append(outcome)
-    return found
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _try(target: Target, attack: Attack, good: bytes) -> Outcome:
@@ -260,7 +256,7 @@ def _try(target: Target, attack: Attack, good: bytes) -> Outcome:
         sender = threading.Thread(target=_send, args=(connection, attack.send(target.key, good), ended), daemon=True)
         sender.start()
         try:
-            statuses, is_whole = _receive(connection, attack.answers)
+            statuses, is_complete = _receive(connection, attack.answers)
         finally:
             ended.set()
             with suppress(OSError):
@@ -268,7 +264,7 @@ def _try(target: Target, attack: Attack, good: bytes) -> Outcome:
         sender.join(PATIENCE_S)
     seconds = time.perf_counter() - began
     wrong = ""
-    if not is_whole:
+    if not is_complete:
         wrong = f"no answer in {PATIENCE_S:g} s"
     elif set(statuses or (CLOSED,)) - attack.right or (CLOSED not in attack.right and len(statuses) < attack.answers):
         wrong = f"{len(statuses)} answers {sorted(set(statuses))}, not {sorted(attack.right)}"
@@ -276,7 +272,7 @@ def _try(target: Target, attack: Attack, good: bytes) -> Outcome:
 
 
 def _send(connection: socket.socket, chunks: Chunks, ended: threading.Event) -> None:
-    """Send until the chunks or the attack end; that the other side closes is its answer."""
+    """Send until the chunks or the attack end. A closed connection counts as an answer."""
     with suppress(OSError):
         for chunk in chunks:
             if ended.is_set():
@@ -284,11 +280,11 @@ def _send(connection: socket.socket, chunks: Chunks, ended: threading.Event) -> 
             connection.sendall(chunk)
 
 
-def _receive(connection: socket.socket, wanted: int) -> tuple[tuple[int, ...], bool]:
-    """The statuses of the answers, and whether they came, or the connection was closed, in time."""
+def _receive(connection: socket.socket, n: int) -> tuple[tuple[int, ...], bool]:
+    """Statuses of up to n answers, and whether all arrived or the connection closed within PATIENCE_S."""
     received, until = b"", time.monotonic() + PATIENCE_S
     statuses: list[int] = []
-    while len(statuses) < wanted and time.monotonic() < until:
+    while len(statuses) < n and time.monotonic() < until:
         connection.settimeout(max(until - time.monotonic(), 0.01))
         try:
             part = connection.recv(65536)
@@ -300,22 +296,22 @@ def _receive(connection: socket.socket, wanted: int) -> tuple[tuple[int, ...], b
             return tuple(statuses), True
         received += part
         statuses = [code for code in map(int, _STATUS.findall(received)) if code != 100]
-    return tuple(statuses), len(statuses) >= wanted
+    return tuple(statuses), len(statuses) >= n
 
 
 def slow_loris(target: Target, example: dict[str, Any], n: int = 200, seconds: float = 5.0) -> Outcome:
-    """Open many connections that send their heads a byte at a time; meanwhile good requests must be answered."""
+    """Open n connections that send their heads byte by byte; valid requests must get 200 meanwhile."""
     good, began = json.dumps(example).encode(), time.perf_counter()
     request = head(target.key, *(f"A{i}: x" for i in range(100)))
     connections = [socket.create_connection((target.host, target.port), timeout=5) for _ in range(n)]
     codes: list[int] = []
     try:
-        place = 0
+        position = 0
         while time.perf_counter() - began < seconds:
             for connection in connections:
                 with suppress(OSError):
-                    connection.send(request[place : place + 1])
-            place += 1
+                    connection.send(request[position : position + 1])
+            position += 1
             codes.append(target.ask("/score?learn=false", PATIENCE_S, good)[0])
     finally:
         for connection in connections:

@@ -1,4 +1,4 @@
-"""Raw bodies near good ones: hypothesis draws transactions, arrays, lines and Arrow streams, and breaks them."""
+"""Raw bodies drawn by hypothesis: transactions, arrays, NDJSON and Arrow streams, then mutated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pyarrow as pa
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz.cases import Found
+from benchmarks.fuzz.cases import Tally
 
 if TYPE_CHECKING:
     from benchmarks.fuzz.server import Target
 
 NDJSON, ARROW = "application/x-ndjson", "application/vnd.apache.arrow.stream"
 TIMEOUT_S = 30.0
-# What may stand where a value belongs, JSON or not.
+# Literals to put in place of a value, JSON or not.
 _LITERALS = st.sampled_from(
     [
         "0",
@@ -128,28 +128,30 @@ _TYPES = st.sampled_from(
 
 @st.composite
 def broken(draw: Any, body: bytes) -> bytes:
-    """The body as it is, cut off, or with some bytes put in, taken out or repeated."""
+    """The body unchanged, truncated, or with bytes inserted, replaced, removed or repeated."""
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 5]))):
-        place = draw(st.integers(0, len(body)))
+        position = draw(st.integers(0, len(body)))
         kind = draw(st.integers(0, 4))
         if kind == 0:
-            body = body[:place]
+            body = body[:position]
         elif kind == 1:
-            body = body[:place] + draw(_BREAKS) + body[place + draw(st.integers(0, 2)) :]
+            body = body[:position] + draw(_BREAKS) + body[position + draw(st.integers(0, 2)) :]
         elif kind == 2:
-            body = body[:place] + draw(st.binary(max_size=8)) + body[place:]
+            body = body[:position] + draw(st.binary(max_size=8)) + body[position:]
         elif kind == 3:
-            body = body[:place] + bytes([draw(st.integers(0, 255))]) + body[place + 1 :]
+            body = body[:position] + bytes([draw(st.integers(0, 255))]) + body[position + 1 :]
         else:
             body = (
-                body[:place] + body[place : place + draw(st.integers(0, 300))] * draw(st.integers(0, 3)) + body[place:]
+                body[:position]
+                + body[position : position + draw(st.integers(0, 300))] * draw(st.integers(0, 3))
+                + body[position:]
             )
     return body
 
 
 @st.composite
 def objects(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """One transaction: `example` with values changed, fields left out, repeated or misspelt."""
+    """One transaction: `example` with values changed and fields omitted, duplicated or unknown."""
     pairs = [(name, json.dumps(value)) for name, value in example.items() if draw(st.integers(0, 15))]
     pairs = [(name, draw(_VALUES) if draw(st.integers(0, 5)) == 0 else text) for name, text in pairs]
     if draw(st.integers(0, 2)) == 0:
@@ -163,7 +165,7 @@ def objects(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 @st.composite
 def singles(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score: a transaction, another value, or bytes that are neither."""
+    """Bodies of /score: a transaction, another value, or arbitrary bytes."""
     kind = draw(st.integers(0, 9))
     if kind == 0:
         return draw(st.binary(max_size=200))
@@ -174,32 +176,32 @@ def singles(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 @st.composite
 def arrays(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as JSON."""
+    """Bodies of /score/batch as JSON."""
     rows = draw(st.lists(objects(example) | singles(example), max_size=6))
     return draw(broken(b"[" + b",".join(rows) + b"]"))
 
 
 @st.composite
 def lines(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as lines."""
+    """Bodies of /score/batch as NDJSON."""
     rows = draw(st.lists(objects(example) | singles(example), max_size=6))
     return draw(broken(draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(rows)))
 
 
 @st.composite
 def streams(draw: Any, example: Mapping[str, Any]) -> bytes:
-    """The body of /score/batch as an Arrow stream: columns of other types, nulls, compression, and broken bytes."""
+    """Bodies of /score/batch as Arrow: other column types, nulls, compression, mutated bytes."""
     columns: dict[str, pa.Array] = {}
     size = draw(st.sampled_from([0, 1, 3]))
     for name, value in example.items():
         values = [None if draw(st.integers(0, 9)) == 0 else value for _ in range(size)]
         column = pa.array(values, pa.array([value]).type)
         if draw(st.integers(0, 5)) == 0:
-            wanted = draw(_TYPES)
+            dtype = draw(_TYPES)
             try:
-                column = column.cast(wanted)
+                column = column.cast(dtype)
             except pa.ArrowException:
-                column = pa.nulls(size, wanted)
+                column = pa.nulls(size, dtype)
         if draw(st.integers(0, 15)):
             columns[name] = column
     if draw(st.integers(0, 9)) == 0:
@@ -214,7 +216,7 @@ def streams(draw: Any, example: Mapping[str, Any]) -> bytes:
 
 
 def kinds(example: Mapping[str, Any]) -> list[tuple[str, str, st.SearchStrategy[bytes]]]:
-    """(path, media type, bodies) of every way in."""
+    """(path, media type, bodies) of every endpoint that takes a body."""
     return [
         ("/score", "application/json", singles(example)),
         ("/explain", "application/json", singles(example)),
@@ -228,14 +230,14 @@ def run(
     target: Target,
     example: Mapping[str, Any],
     n: int,
-    found: Found,
+    tally: Tally,
     *,
     start: int = 0,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Send `n` bodies, an equal share of each kind; an answer that is not 200, 413 or 422, or no JSON, is a failure."""
+    """Send `n` bodies in equal shares of each kind. Answers must be 200, 413 or 422 with a valid body."""
     for number, kind in enumerate(kinds(example)):
-        _run_kind(target, kind, n // 5, start + number, found, after)
+        _run_kind(target, kind, n // 5, start + number, tally, after)
 
 
 def _run_kind(
@@ -243,7 +245,7 @@ def _run_kind(
     kind: tuple[str, str, st.SearchStrategy[bytes]],
     n: int,
     start: int,
-    found: Found,
+    tally: Tally,
     after: Callable[[], None] | None,
 ) -> None:
     path, media_type, strategy = kind
@@ -257,22 +259,22 @@ def _run_kind(
     )
     @given(body=strategy)
     def send(body: bytes) -> None:
-        found.requests[what] += 1
+        tally.requests[what] += 1
         if after is not None:
             after()
         try:
-            with found.timed(what):
+            with tally.timed(what):
                 connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 text = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            found.statuses["none"] += 1
-            found.fail(f"{type(error).__name__}: {what}", repr(body))
+            tally.statuses["none"] += 1
+            tally.fail(f"{type(error).__name__}: {what}", repr(body))
             return
-        found.statuses[str(answer.status)] += 1
+        tally.statuses[str(answer.status)] += 1
         if (wrong := fault_of(answer.status, answer.headers.get_content_type(), text)) is not None:
-            found.fail(f"{wrong}: {what}", f"{body!r}\n{text[:500]!r}")
+            tally.fail(f"{wrong}: {what}", f"{body!r}\n{text[:500]!r}")
 
     try:
         send()
@@ -281,20 +283,20 @@ def _run_kind(
 
 
 def fault_of(status: int, media_type: str, text: bytes) -> str | None:
-    """What is wrong with the answer to a body; None for nothing."""
+    """Description of what is wrong with an answer; None if it is right."""
     if status not in (200, 413, 422):
         return f"status {status}"
     if status == 200 and media_type == ARROW:
         pa.ipc.open_stream(text).read_all().validate(full=True)
         return None
     try:
-        told = [
+        documents = [
             json.loads(line, parse_constant=_refuse) for line in (text.splitlines() if media_type == NDJSON else [text])
         ]
     except ValueError:
         return "an answer that is no JSON"
-    return None if status == 200 or told[0]["detail"] else "an error that says nothing"
+    return None if status == 200 or documents[0]["detail"] else "an error that says nothing"
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes from the OpenAPI document, right and wrong ones, with its checks of the answers."""
+"""Valid and invalid requests that schemathesis generates from the OpenAPI document, and its response checks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MILLISECONDS = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 
 
 @dataclass
-class Found:
-    """What happened. requests: by "METHOD path"; statuses: of all answers; failures: {"check: operation": example}."""
+class Tally:
+    """Counts of a run. requests: by "METHOD path"; statuses: by code; failures: {"check: operation": example}."""
 
     requests: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -32,11 +32,11 @@ class Found:
 
     @property
     def n(self) -> int:
-        """How many requests there were."""
+        """Number of requests."""
         return sum(self.requests.values())
 
     def fail(self, what: str, example: str) -> None:
-        """Note a failure; of one kind the first is kept."""
+        """Record a failure; keeps the first example of each kind."""
         if len(self.failures) < _MOST_FAILURES:
             self.failures.setdefault(what, example[:2000])
 
@@ -51,40 +51,40 @@ class Found:
 
 
 class Cases:
-    """Sends generated requests and notes what comes of them in `found`.
+    """Sends generated requests and counts the outcomes in `tally`.
 
-    schema: as schemathesis loaded it from the OpenAPI document; key: of the API; after: called after every request;
-    call: further arguments of schemathesis' `case.call`.
+    schema: loaded by schemathesis from the OpenAPI document. key: API key. after: called after every request. call:
+    further arguments of schemathesis' `case.call`.
     """
 
     def __init__(self, schema: Any, key: str, *, after: Callable[[], None] | None = None, **call: Any) -> None:
-        self.found = Found()
+        self.tally = Tally()
         self._schema, self._key, self._after, self._call = schema, key, after, call
 
-    def know_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:
-        """Tell schemathesis how bodies of other media types than JSON are made, and times."""
+    def register_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:
+        """Register strategies for non-JSON bodies and for times with schemathesis."""
         from schemathesis.openapi import format, media_type
 
         format("date-time", _times())
         for name, strategy in bodies.items():
             media_type(name, strategy)
 
-    def run(self, n: int, *, start: int = 0) -> Found:
-        """Send `n` requests or more: the boundary cases, then drawn ones. start: seed."""
+    def run(self, n: int, *, start: int = 0) -> Tally:
+        """Send at least `n` requests: boundary cases, then drawn ones. start: seed."""
         operations = [result.ok() for result in self._schema.get_all_operations()]
         for operation in operations:
             self._send_boundaries(operation)
         posts = [operation for operation in operations if operation.method.lower() == "post"]
-        while self.found.n < n:
-            share = max(20, (n - self.found.n) // (len(MODES) * len(posts)))
+        while self.tally.n < n:
+            share = max(20, (n - self.tally.n) // (len(MODES) * len(posts)))
             for operation in posts:
                 for mode in MODES:
                     start += 1
                     self._send_drawn(operation, mode, share, start)
-        return self.found
+        return self.tally
 
     def _send_boundaries(self, operation: Any) -> None:
-        """schemathesis' boundary values, wrong methods, missing headers and content types, one after another."""
+        """Send schemathesis' boundary values, wrong methods, missing headers and missing content types."""
         from schemathesis.generation import GenerationMode
 
         config = self._schema.config.generation_for(operation=operation)
@@ -112,31 +112,30 @@ class Cases:
     def _send(self, case: Any) -> None:
         from schemathesis.core.failures import FailureGroup
 
-        found, what = self.found, f"{case.method.upper()} {case.path}"
-        found.requests[what] += 1
+        tally, what = self.tally, f"{case.method.upper()} {case.path}"
+        tally.requests[what] += 1
         try:
-            with found.timed(what):
+            with tally.timed(what):
                 answer = case.call(headers={"X-API-Key": self._key}, **self._call)
-            found.statuses[str(answer.status_code)] += 1
+            tally.statuses[str(answer.status_code)] += 1
             case.validate_response(answer, excluded_checks=[_check("ignored_auth")])
         except FailureGroup as group:
             for failure in group.exceptions:
                 if not _is_beyond_schema(type(failure).__name__, case, answer):
-                    found.fail(
+                    tally.fail(
                         f"{type(failure).__name__}: {what}", f"{failure}\n{_shown(case)}\n{answer.content[:500]!r}"
                     )
-        except OSError as error:  # of requests too: no answer, or a broken one
-            found.statuses["none"] += 1
-            found.fail(f"{type(error).__name__}: {what}", f"{error}\n{_shown(case)}")
+        except OSError as error:  # also the base of requests' exceptions: no answer, or a broken one
+            tally.statuses["none"] += 1
+            tally.fail(f"{type(error).__name__}: {what}", f"{error}\n{_shown(case)}")
         if self._after is not None:
             self._after()
 
 
 def _is_beyond_schema(check: str, case: Any, answer: Any) -> bool:
-    """Whether a check asks more than the document says: what JSON schema cannot tell is told by the answer alone.
+    """Whether a check demands more than the OpenAPI document can express.
 
-    A batch is accepted whatever its rows are, and each row's verdict is in the answer; the text of lines and streams
-    has no schema.
+    A batch is accepted whatever its rows are; the answer has a verdict per row. NDJSON and Arrow bodies have no schema.
     """
     if check == "AcceptedNegativeData" and _is_right(case):
         return True
@@ -148,8 +147,10 @@ def _is_beyond_schema(check: str, case: Any, answer: Any) -> bool:
 
 
 def _is_right(case: Any) -> bool:
-    """Whether a request that schemathesis takes for wrong is right by the document: what it did to a text still matches
-    its pattern, or it added parameters nobody asked for, which are ignored, or changed the key, which we put right."""
+    """Whether a request that schemathesis classifies as invalid is valid by the OpenAPI document.
+
+    A mutated text may still match its pattern; an added parameter is ignored; a changed key is restored by `_send`.
+    """
     from jsonschema import Draft202012Validator
 
     flags = [(case.query or {}).get(name, "true") for name in ("learn", "reasons")]
@@ -165,7 +166,7 @@ def _is_right(case: Any) -> bool:
 
 
 def _check(name: str) -> Any:
-    """One of schemathesis' checks. `ignored_auth` would send everything thrice; benchmarks.fuzz.keys asks once."""
+    """A schemathesis check by name, to exclude. `ignored_auth` triples the requests; benchmarks.fuzz.keys covers it."""
     from schemathesis.checks import CHECKS, load_all_checks
 
     load_all_checks()
@@ -173,7 +174,7 @@ def _check(name: str) -> Any:
 
 
 def _times() -> SearchStrategy[str]:
-    """Times of the years that transactions have, as a caller may write them."""
+    """ISO times within the accepted years, with and without a zone."""
     zones = st.sampled_from(["", "Z", "+05:30", "-0800"])
     times = st.datetimes(dt.datetime(1901, 1, 1), dt.datetime(2198, 1, 1))
     return st.builds(lambda time, zone: f"{time.isoformat()}{zone}", times, zones)

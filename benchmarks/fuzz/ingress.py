@@ -1,4 +1,4 @@
-"""The same app as callers reach it: replicas of Ray Serve behind HAProxy, on a Ray of its own."""
+"""The app as callers reach it: Ray Serve replicas behind HAProxy, on its own Ray."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DEPLOY_S = 240.0
 
 
 @contextmanager
-def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[[str], None]) -> Iterator[Target]:
-    """Start Ray and MLflow by `make up`'s command, deploy serve_app/config.yaml in production mode, and stop all at the
-    end. Raises DataError where something does not start, or there is no HAProxy.
+def serving_behind_haproxy(bundle: Path, folder: Path, port: int, log: Callable[[str], None]) -> Iterator[Target]:
+    """Start Ray and MLflow with the command of `make up`, deploy serve_app/config.yaml in production mode, stop all at
+    the end. Raises DataError if something does not start or HAProxy is missing.
     """
     key, digest = new_key()
     state = folder / "state"
     own = {**environment(state, digest), "FRAUD_ROOT": str(folder)}
     try:
-        _run(own, say, "-m", "deploy.local", "up")
+        _run(own, log, "-m", "deploy.local", "up")
         record = json.loads((state / "local.json").read_text(encoding="utf-8"))
         dashboard = next(each["ports"]["dashboard"] for each in record["services"] if "dashboard" in each["ports"])
         config = yaml.safe_load((ROOT / "serve_app/config.yaml").read_text(encoding="utf-8"))
@@ -40,28 +40,31 @@ def serving_behind_haproxy(bundle: Path, folder: Path, port: int, say: Callable[
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state / "ray_token")}
         serve = str(Path(sys.executable).parent / "serve")
-        _run(own, say, serve, "deploy", "--address", f"http://127.0.0.1:{dashboard}", str(path))
-        target, wanted = Target("127.0.0.1", port, key, (), is_ingress=True), config["applications"][0]["deployments"]
+        _run(own, log, serve, "deploy", "--address", f"http://127.0.0.1:{dashboard}", str(path))
+        target, deployments = (
+            Target("127.0.0.1", port, key, (), is_ingress=True),
+            config["applications"][0]["deployments"],
+        )
         until = time.monotonic() + DEPLOY_S
-        while target.ask("/readyz", 5)[0] != 200 or len(_replicas(state)) < wanted[0]["num_replicas"]:
+        while target.ask("/readyz", 5)[0] != 200 or len(_replicas(state)) < deployments[0]["num_replicas"]:
             if time.monotonic() > until:
-                raise DataError(f"nothing answers on port {port} after {DEPLOY_S:.0f} s")
+                raise DataError(f"the replicas are not ready on port {port} after {DEPLOY_S:.0f} s")
             time.sleep(1)
-        if not any(process.name() == "haproxy" for process in processes.ours(state)):
-            raise DataError("there is no HAProxy here: Serve's own proxy would be attacked")
-        # Without HAProxy's own: a reload, as when a replica comes, replaces them.
+        if not any(process.name() == "haproxy" for process in processes.find(state)):
+            raise DataError("HAProxy is not running: the attacks would hit Serve's own proxy")
+        # Not HAProxy's processes: each reload replaces them.
         yield replace(target, pids=tuple(process.pid for process in _replicas(state)))
     finally:
-        _run(own, say, "-m", "deploy.local", "down")
+        _run(own, log, "-m", "deploy.local", "down")
 
 
-def _run(own: dict[str, str], say: Callable[[str], None], *command: str) -> None:
+def _run(own: dict[str, str], log: Callable[[str], None], *command: str) -> None:
     command = (sys.executable, *command) if command[0] == "-m" else command
     done = subprocess.run(command, cwd=ROOT, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise DataError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    say(f"  {' '.join(command[1:4])}: done")
+    log(f"  {' '.join(command[1:4])}: done")
 
 
 def _replicas(state: Path) -> list[psutil.Process]:
-    return [process for process in processes.ours(state) if "ServeReplica:" in " ".join(process.cmdline())]
+    return [process for process in processes.find(state) if "ServeReplica:" in " ".join(process.cmdline())]

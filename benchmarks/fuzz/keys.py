@@ -1,11 +1,11 @@
-"""Who comes without a key, and what the server then answers: 401 to everything but health."""
+"""Requests without a valid key: the server must answer 401 to everything but health."""
 
 from __future__ import annotations
 
 import http.client
 from typing import TYPE_CHECKING
 
-from benchmarks.fuzz.cases import Found
+from benchmarks.fuzz.cases import Tally
 
 if TYPE_CHECKING:
     from benchmarks.fuzz.server import Target
@@ -17,12 +17,12 @@ CLOSED = (
     "/-/routes/x", "*", "http://x/score", "/score?X-API-Key=x", "/%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")
-# Ray Serve's own: behind its ingress the first tells anybody that it lives, the second is closed (cluster.ingress).
+# Ray Serve's health route: open behind its ingress; /-/routes is closed there (cluster.ingress).
 OF_SERVE = "/-/healthz"
 
 
 def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
-    """Headers that hold no valid key."""
+    """Headers without a valid key, by description."""
     return {
         "no key": {},
         "an empty key": {"X-API-Key": ""},
@@ -36,26 +36,26 @@ def wrong_keys(key: str) -> dict[str, dict[str, str] | list[tuple[str, str]]]:
     }
 
 
-def run(target: Target) -> Found:
-    """Ask for every path by every method without a key, and for /score with every wrong one."""
-    found = Found()
+def run(target: Target) -> Tally:
+    """Request every path with every method without a key, and /score with every wrong key."""
+    tally = Tally()
     for path in CLOSED:
         for method in METHODS:
-            _ask(target, found, method, path, {}, {401} | ({400, 404} if path[0] != "/" else set()))
-    # A head too long for the ingress is its own to refuse.
+            _ask(target, tally, method, path, {}, {401} | ({400, 404} if path[0] != "/" else set()))
+    # The ingress itself may refuse a head that is too long.
     for name, headers in wrong_keys(target.key).items():
         allowed = {401, 400, 431} if "60,000" in name else {401}
-        _ask(target, found, "POST", "/score", headers, allowed, name)
+        _ask(target, tally, "POST", "/score", headers, allowed, name)
     for path in OPEN:
-        _ask(target, found, "GET", path, {}, {200})
-    _ask(target, found, "GET", OF_SERVE, {}, {200} if target.is_ingress else {401})
-    _ask(target, found, "GET", "/-/routes", {}, {401})
-    return found
+        _ask(target, tally, "GET", path, {}, {200})
+    _ask(target, tally, "GET", OF_SERVE, {}, {200} if target.is_ingress else {401})
+    _ask(target, tally, "GET", "/-/routes", {}, {401})
+    return tally
 
 
 def _ask(
     target: Target,
-    found: Found,
+    tally: Tally,
     method: str,
     path: str,
     headers: dict[str, str] | list[tuple[str, str]],
@@ -63,10 +63,10 @@ def _ask(
     name: str = "no key",
 ) -> None:
     what = f"{method} {path}"
-    found.requests[what] += 1
+    tally.requests[what] += 1
     connection = http.client.HTTPConnection(target.host, target.port, timeout=20)
     try:
-        with found.timed(what):
+        with tally.timed(what):
             connection.putrequest(method, path, skip_accept_encoding=True)
             for header, value in headers.items() if isinstance(headers, dict) else headers:
                 connection.putheader(header, value)
@@ -74,11 +74,11 @@ def _ask(
             connection.endheaders()
             answer = connection.getresponse()
             answer.read()
-        found.statuses[str(answer.status)] += 1
+        tally.statuses[str(answer.status)] += 1
         if answer.status not in allowed:
-            found.fail(f"{what} with {name}: {answer.status}", "")
+            tally.fail(f"{what} with {name}: {answer.status}", "")
     except (OSError, http.client.HTTPException) as error:
-        found.statuses["none"] += 1
-        found.fail(f"{what} with {name}: {type(error).__name__}", str(error))
+        tally.statuses["none"] += 1
+        tally.fail(f"{what} with {name}: {type(error).__name__}", str(error))
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""The replica's app under uvicorn, in a process of its own, as Ray Serve runs it: production mode, a key, a bundle."""
+"""The replica's app under uvicorn in its own process, configured as in Ray Serve: production mode, key, bundle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 180.0
 BODY_TIMEOUT_S = 2.0
 _MIB = 2.0**20
-# Benchmarks import no role folder. The settings of uvicorn are those of ray/serve/_private/http_util.py.
+# The uvicorn settings are those of ray/serve/_private/http_util.py.
 _PROGRAM = """
 import os, sys, uvicorn
 from serve_app.replica import Replica
@@ -39,7 +39,7 @@ _FOREIGN = ("FRAUD_", "MLFLOW_", "RAY_")
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked. key: of the API; pids: the processes that serve, whose memory is watched."""
+    """The server under attack. key: API key; pids: its processes, for memory."""
 
     host: str
     port: int
@@ -49,18 +49,17 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
         return f"http://{self.host}:{self.port}"
 
     def rss_mib(self) -> float:
-        """Resident memory of all its processes together. Raises DataError where one has died."""
+        """Resident memory of all its processes, MiB. Raises DataError if one has died."""
         try:
             return sum(psutil.Process(pid).memory_info().rss for pid in self.pids) / _MIB
         except psutil.NoSuchProcess as error:
             raise DataError(f"the server's process {error.pid} died") from None
 
     def ask(self, path: str, timeout_s: float = 30.0, body: bytes | None = None) -> tuple[int, bytes]:
-        """A plain request with the key: (status, body); (0, reason) without an answer."""
+        """Send a request with the key. Returns (status, body), or (0, reason) without an answer."""
         headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -74,7 +73,7 @@ class Target:
 
 
 def environment(state: Path, digest: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a replica of ours runs with; nothing of the caller's settings. digest: of the key that it asks for."""
+    """Environment of a replica without the caller's settings. digest: hash of the API key."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {
         **own,
@@ -92,9 +91,9 @@ def environment(state: Path, digest: str, settings: Mapping[str, str] | None = N
 def serving(
     bundle: Path, state: Path, port: int, log: Path, settings: Mapping[str, str] | None = None
 ) -> Iterator[Target]:
-    """Start the server, wait until it is ready, and end it. state: its folder; settings: further variables.
+    """Run the server while the block runs. state: its state folder; settings: further environment variables.
 
-    Raises DataError with the end of the log where it does not come up, or does not end in order.
+    Raises DataError with the end of the log if it does not start or exits early.
     """
     key, digest = new_key()
     command = [sys.executable, "-c", _PROGRAM, str(bundle), str(port)]
@@ -123,7 +122,7 @@ def serving(
 
 
 def new_key() -> tuple[str, str]:
-    """A key and its hash, as `python -m serve_app.auth` makes them."""
+    """A key and its hash, as made by `python -m serve_app.auth`."""
     key = secrets.token_urlsafe(32)
     return key, hashlib.sha256(key.encode()).hexdigest()
 

@@ -1,12 +1,11 @@
-"""The table of docs/bad_input.md about bad input, from the JSON of the last run."""
+"""The table of docs/bad_input.md, from the JSON of the last run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages import ROOT
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, write_section
 
 RESULTS = ROOT / "benchmarks/results/fuzz.json"
 PAGE = ROOT / "docs/bad_input.md"
@@ -19,8 +18,8 @@ PARTS = {
 }
 
 
-def full(results: Mapping[str, Any]) -> str:
-    """What every run found, as Markdown: a row for each of its parts."""
+def markdown(results: Mapping[str, Any]) -> str:
+    """Markdown table: a row per run and part."""
     lines = [
         "| server, schema | what | requests | answers | longest | failures |",
         "|---|---|---|---|---|---|",
@@ -42,5 +41,4 @@ def full(results: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the table into its page."""
-    put(PAGE, full(results), BEGIN)
+    write_section(PAGE, markdown(results), BEGIN)

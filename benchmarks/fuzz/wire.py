@@ -1,4 +1,4 @@
-"""The bytes of requests, sound and otherwise, as they go over a socket."""
+"""Raw bytes of HTTP requests, valid and invalid."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ CHUNKED = (JSON, "Transfer-Encoding: chunked")
 
 
 def head(key: str, *lines: str, path: str = "/score", method: str = "POST", version: str = "1.1") -> bytes:
-    """The head of a request with the key; lines: further headers."""
-    given = [f"{method} {path} HTTP/{version}", "Host: x", f"X-API-Key: {key}", *lines, "", ""]
-    return "\r\n".join(given).encode("latin-1")
+    """Request line and headers with the key. lines: further headers."""
+    all_lines = [f"{method} {path} HTTP/{version}", "Host: x", f"X-API-Key: {key}", *lines, "", ""]
+    return "\r\n".join(all_lines).encode("latin-1")
 
 
 def post(key: str, body: bytes, *lines: str, path: str = "/score", media_type: str = "application/json") -> bytes:
-    """A whole request with a body."""
+    """Complete request with a body."""
     return head(key, f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *lines, path=path) + body
 
 
 def with_number(good: bytes, literal: str) -> bytes:
-    """The example with another value for its last number."""
+    """The example with `literal` in place of its last number."""
     values = json.loads(good)
     name = [name for name, value in values.items() if isinstance(value, int | float)][-1]
     return json.dumps({**values, name: "@"}).replace('"@"', literal).encode()
@@ -36,7 +36,7 @@ def with_text(good: bytes, text: str) -> bytes:
 
 
 def anagrams(good: bytes, rows: int) -> bytes:
-    """Rows whose unknown names are ours turned round: the dearest to find a suggestion for."""
+    """Rows with reversed column names: the most expensive input for the 'did you mean' suggestion."""
     row = {f"{name[::-1]}{i}": 1 for name in json.loads(good) for i in range(30)}
     return b"[" + b",".join([json.dumps(row).encode()] * rows) + b"]"
 

@@ -1,1 +1,1 @@
-"""Thirty simulated days of the whole loop: score, label, watch, retrain, promote or refuse."""
+"""Thirty simulated days of production: score, label, monitor, retrain, promote or refuse."""

@@ -1,10 +1,10 @@
-"""Thirty simulated days through the real commands: scored, labelled late, watched, retrained, gated; one picture.
+"""Thirty simulated days through the real commands: scoring, late labels, monitoring, retraining, gate; one picture.
 
-    python -m benchmarks.month                       # three months of different seeds, two at a time; minutes
+    python -m benchmarks.month                       # three months with different seeds, two at a time; minutes
     python -m benchmarks.month --seeds 1 --rows 600  # one, smaller
-    python -m benchmarks.month --small               # does it run? A dozen days of few rows
+    python -m benchmarks.month --small               # smoke test: 13 days of few rows
 
-Exits with 1 when a month does not show what it must (benchmarks/month/demands.py). The picture is the first seed's.
+Exits with 1 if a month fails a criterion (benchmarks/month/criteria.py). The picture shows the first seed.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.month", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="a month each (default: 1 2 3)")
-    parser.add_argument("--rows", type=int, default=1200, help="transactions a day (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="a dozen days of few rows, one seed")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one month per seed (default: 1 2 3)")
+    parser.add_argument("--rows", type=int, default=1200, help="transactions per day (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="smoke test: 13 days of few rows, one seed")
     parser.add_argument("--out", default="benchmarks/results/month.json", help="(default: %(default)s)")
     parser.add_argument("--picture", default="docs/images/month.png", help="(default: %(default)s)")
-    parser.add_argument("--redraw", action="store_true", help="draw the picture of --out again, and nothing else")
-    given = parser.parse_args(argv)
+    parser.add_argument("--redraw", action="store_true", help="only redraw the picture from --out")
+    arguments = parser.parse_args(argv)
     settings = Settings.from_environment()
-    out, image = Path(settings.locate(given.out)), Path(settings.locate(given.picture))
-    if given.redraw:
+    out, image = Path(settings.locate(arguments.out)), Path(settings.locate(arguments.picture))
+    if arguments.redraw:
         document = json.loads(out.read_text())
         picture.draw(document["months"][0], document["world"]["drift_day"], image)
         return 0
-    plan = SMALL if given.small else Plan(world=World(rows=given.rows))
-    seeds = given.seeds[:1] if given.small else given.seeds
+    plan = SMALL if arguments.small else Plan(world=World(rows=arguments.rows))
+    seeds = arguments.seeds[:1] if arguments.small else arguments.seeds
     began = time.monotonic()
-    # Processes of their own: each month has its own environment, and two fit on two cores.
+    # One process per month: each sets its own environment variables.
     with ProcessPoolExecutor(min(2, len(seeds)), mp_context=multiprocessing.get_context("spawn")) as pool:
         months = list(pool.map(partial(month, plan=plan), seeds))
     seconds = round(time.monotonic() - began, 1)

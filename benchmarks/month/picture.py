@@ -1,4 +1,4 @@
-"""The month as one picture: alerts, drift, live precision, and who was champion."""
+"""Plot a month: alerts, drift, live precision, champion versions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LEVELS = {"ok": "#009E73", "warning": "#E69F00", "drift": "#D55E00"}
 _LIMITS = {"warning": 0.1, "drift": 0.25}
 
 
-def draw(found: Mapping[str, Any], drift_day: int, path: Path) -> Path:
-    """Write the PNG of one month that `demands.judge` has judged."""
+def draw(result: Mapping[str, Any], drift_day: int, path: Path) -> Path:
+    """Write the PNG of one month, after `criteria.judge`."""
     figure, (alerts, drift, precision, champion) = style.new_figure(
         1, 4, height=9.0, sharex=True, height_ratios=[1.0, 0.9, 1.15, 0.75]
     )
     figure.set_figwidth(9.4)
-    days = found["days"]
+    days = result["days"]
     x = np.array([one["day"] for one in days])
     for axes in (alerts, drift, precision, champion):
         axes.axvline(drift_day - 0.5, color=style.INK, linewidth=1.1, linestyle=style.DASHED)
@@ -29,7 +29,7 @@ def draw(found: Mapping[str, Any], drift_day: int, path: Path) -> Path:
     _alerts(alerts, days, x)
     _drift(drift, days, x)
     _precision(precision, days, x)
-    _champion(champion, found, x)
+    _champion(champion, result, x)
     alerts.annotate(
         "amounts inflate, a new fraud begins", (drift_day - 0.5, 1.0), xycoords=alerts.get_xaxis_transform(),
         xytext=(6, -5), textcoords="offset points", ha="left", va="top", fontsize=9, color=style.INK,
@@ -37,9 +37,9 @@ def draw(found: Mapping[str, Any], drift_day: int, path: Path) -> Path:
     champion.set_xlim(x[0] - 0.7, x[-1] + 0.7)
     champion.set_xticks([day for day in x if day == 1 or day % 7 == 0 or day == x[-1]])
     champion.set_xlabel("day of the month (labels come 7 days late)")
-    judged = found["judged"]
+    judged = result["judged"]
     title = f"A month: drift on day {drift_day} is noticed on day {judged['alarm_day']}"
-    swaps = [gate["day"] for gate in found["gates"] if gate["decision"] == "promoted"]
+    swaps = [gate["day"] for gate in result["gates"] if gate["decision"] == "promoted"]
     if swaps:
         title += f"; on day {swaps[-1]} the gate promotes the model that has learnt it"
     subtitle = (
@@ -91,8 +91,8 @@ def _precision(axes: Any, days: list[dict[str, Any]], x: np.ndarray) -> None:
     _legend(axes, 2)
 
 
-def _champion(axes: Any, found: Mapping[str, Any], x: np.ndarray) -> None:
-    days, gates = found["days"], found["gates"]
+def _champion(axes: Any, result: Mapping[str, Any], x: np.ndarray) -> None:
+    days, gates = result["days"], result["gates"]
     versions = list(dict.fromkeys(one["champion"] for one in days))
     for version, colour in zip(versions, ("#0072B2", "#56B4E9", "#7A5195", "#8C6D31", "#CC79A7"), strict=False):
         there = [one["day"] for one in days if one["champion"] == version]
@@ -100,12 +100,12 @@ def _champion(axes: Any, found: Mapping[str, Any], x: np.ndarray) -> None:
         axes.text(there[0] - 0.25, 0, f"version {version}" if len(there) > 2 else f"{version}", va="center",
                   fontsize=9, color="white", weight="bold")  # fmt: skip
     for day in dict.fromkeys(gate["day"] for gate in gates):
-        for place, gate in enumerate(gate for gate in gates if gate["day"] == day):
+        for index, gate in enumerate(gate for gate in gates if gate["day"] == day):
             is_in = gate["decision"] == "promoted"
-            y = 0.72 + 0.55 * place
+            y = 0.72 + 0.55 * index
             axes.scatter(day, y, marker="^" if is_in else "x", s=46, color=PROMOTED if is_in else REFUSED, linewidth=2)
-            said = {"weekly": f"version {gate['version']}"}.get(gate["kind"], gate["kind"])
-            axes.annotate(f"{said} {gate['decision']}", (day, y), xytext=(-8, 0), textcoords="offset points",
+            name = {"weekly": f"version {gate['version']}"}.get(gate["kind"], gate["kind"])
+            axes.annotate(f"{name} {gate['decision']}", (day, y), xytext=(-8, 0), textcoords="offset points",
                           ha="right", va="center", fontsize=9, color=PROMOTED if is_in else REFUSED)  # fmt: skip
     axes.set_ylim(-0.4, 2.3)
     axes.set_yticks([])

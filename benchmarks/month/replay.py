@@ -1,4 +1,4 @@
-"""One month through the real commands: scoring, labels, drift, live precision, training, gate; nothing is stubbed."""
+"""Replay one month with the real commands: scoring, labels, drift, live precision, training, gate. No stubs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.month import demands
+from benchmarks.month import criteria
 from benchmarks.month.world import LABEL_DAYS, World, date_of, schema
 from fraud.data import tables
 from fraud.data.splits import SplitConfig
@@ -40,8 +40,6 @@ from monitoring.performance import command as performance
 from ray_jobs import labels, promote
 from ray_jobs.score import command as score
 
-logger = logging.getLogger(__name__)
-
 CONFIG = TrainConfig(
     forest=ForestConfig(n_estimators=100),
     autoencoder=AutoencoderConfig(epochs=6, batch_size=512),
@@ -53,10 +51,12 @@ CONFIG = TrainConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """When what happens. retrain: days in whose evening a challenger is trained and judged. bad: on which of them the
-    gate is shown a deliberately worse model and one of poisoned labels first. train_days, validate_days, judge_days:
-    the newest matured days are judged, those before them validate, those before train. review: rows drawn a day;
-    review_alerts: alerts drawn besides on a day of drift. warm_up: days that the champion scored before the month.
+    """Schedule of a month.
+
+    retrain: days with an evening retraining. bad: the retraining days on which the gate first sees a worse model and a
+    model trained on poisoned labels. train_days, validate_days, judge_days: consecutive windows of matured days; the
+    gate judges on the newest. review: rows reviewed per day. review_alerts: alerts also reviewed on a day of drift.
+    warm_up: days scored by the champion before the month.
     """
 
     world: World = field(default_factory=World)
@@ -73,10 +73,10 @@ class Plan:
 
 
 class Month:
-    """The state of the replay: what was scored, labelled and decided so far, in a folder of its own."""
+    """A replay in its own folder: scored days, labels and gate decisions so far."""
 
-    def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None]) -> None:
-        self.plan, self.folder, self.tell = plan, folder, tell
+    def __init__(self, plan: Plan, folder: Path, log: Callable[[str], None]) -> None:
+        self.plan, self.folder, self.log = plan, folder, log
         os.environ |= {
             "FRAUD_ROOT": str(folder), "FRAUD_STATE": str(folder / "state"), "FRAUD_MODEL_NAME": "month",
             "FRAUD_EXPERIMENT": "month", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
@@ -91,7 +91,7 @@ class Month:
         self.gates: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
-        """Replay the month and return what happened: days, gates, seconds."""
+        """Replay the month; returns days, gates and seconds."""
         began, plan = time.monotonic(), self.plan
         for day in range(1 - plan.world.before, plan.world.days + 1):
             frame = plan.world.day(day)
@@ -107,7 +107,7 @@ class Month:
         return {"days": self.days, "gates": self.gates, "seconds": round(time.monotonic() - began, 1)}
 
     def _start(self) -> None:
-        """The champion, trained before the month, and what it scored since, so that some labels have matured."""
+        """Train the champion before the month and let it score, so that some labels have matured by day 1."""
         first = 1 - self.plan.warm_up
         for day in range(1 - self.plan.world.before, first - LABEL_DAYS):
             self._deliver(f"old{day}", [(day, name, int(is_fraud)) for name, is_fraud in self.truth[day].items()])
@@ -123,9 +123,9 @@ class Month:
         self._labels_of(day - LABEL_DAYS)
         champion = versions.champion_version(self.settings)
         scored = self._scored(day)
-        found = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
-        judged = found.found["columns"] + found.found["score"]["columns"]
-        self._review(day, self.plan.review_alerts if found.found["verdict"] == "drift" else 0)
+        drift = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
+        judged = drift.found["columns"] + drift.found["score"]["columns"]
+        self._review(day, self.plan.review_alerts if drift.found["verdict"] == "drift" else 0)
         psi = {one["column"]: one["statistics"]["psi"] for one in judged if "psi" in one["statistics"]}
         alerts = decided.read(str(self.folder / "scored"), self.schema, only_flagged=True)
         as_of = date_of(day + 1)
@@ -133,23 +133,23 @@ class Month:
         estimate = {one.day: one for one in live}.get(date_of(day))
         flagged = alerts[pd.to_datetime(alerts["day"]) == pd.Timestamp(date_of(day))]["id"]
         truth = self.truth[day]
-        told = {
+        record = {
             "day": day, "date": str(date_of(day)), "champion": champion, "rows": len(truth), "flagged": len(flagged),
-            "verdict": found.found["verdict"], "psi": psi, "frauds": int(truth.sum()),
+            "verdict": drift.found["verdict"], "psi": psi, "frauds": int(truth.sum()),
             "precision": float(truth.loc[flagged].mean()) if len(flagged) else None,
             "recall": float(truth.loc[flagged].sum() / truth.sum()),
             "estimate": None if estimate is None else estimate.precision,
             "low": None if estimate is None else estimate.low, "high": None if estimate is None else estimate.high,
         }  # fmt: skip
-        self.tell(
-            f"day {day:2d}: {told['verdict']:<8} PSI {max(psi.values()):.2f}, {len(flagged)} alerts, precision "
-            f"{told['precision'] or 0:.2f}, estimate {told['estimate'] or 0:.2f} [{told['low'] or 0:.2f}, "
-            f"{told['high'] or 0:.2f}], recall {told['recall']:.2f}, version {champion}"
+        self.log(
+            f"day {day:2d}: {record['verdict']:<8} PSI {max(psi.values()):.2f}, {len(flagged)} alerts, precision "
+            f"{record['precision'] or 0:.2f}, estimate {record['estimate'] or 0:.2f} [{record['low'] or 0:.2f}, "
+            f"{record['high'] or 0:.2f}], recall {record['recall']:.2f}, version {champion}"
         )
-        return told
+        return record
 
     def _evening(self, day: int) -> None:
-        """The weekly retraining; on some days worse models are shown to the gate first."""
+        """Retrain and run the gate; on `bad` days the gate first sees worse models."""
         if day in self.plan.bad:
             self._judge("worse", day, self._train("worse", day))
             self._judge("poisoned", day, self._train("poisoned", day))
@@ -169,27 +169,27 @@ class Month:
             "frauds": record["checks"][1]["figures"].get("frauds"),
             "texts": {check["name"]: check["text"] for check in record["checks"]},
         })  # fmt: skip
-        told = "" if better is None else f", average precision {better['difference']:+.3f}"
-        self.tell(f"  gate, {kind} version {version}: {record['decision']} {record['failed']}{told}")
+        gain = "" if better is None else f", average precision {better['difference']:+.3f}"
+        self.log(f"  gate, {kind} version {version}: {record['decision']} {record['failed']}{gain}")
 
     def _training(self, day: int) -> Path:
-        """The matured rows as on the morning after `day`, joined with the labels known then."""
+        """The matured rows on the morning after `day`, joined with the labels known then."""
         out = self.folder / f"training/{day}.parquet"
         if not out.exists():
             window = self.plan.train_days + self.plan.validate_days + self.plan.judge_days
             newest = day - LABEL_DAYS
-            wanted = self.folder / f"training/{day}"
+            inputs = self.folder / f"training/{day}"
             for each in range(newest - window + 1, newest + 1):
                 source = self.folder / f"transactions/{date_of(each)}.parquet"
-                (wanted / source.name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(source, wanted / source.name)
-            self._quietly(labels.main, ["join", "--data", str(wanted), "--out", str(out), "--schema",
+                (inputs / source.name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(source, inputs / source.name)
+            self._quietly(labels.main, ["join", "--data", str(inputs), "--out", str(out), "--schema",
                                         str(self.schema_file), "--as-of", f"{date_of(day + 1)}",
                                         "--matured-days", str(LABEL_DAYS)])  # fmt: skip
         return out
 
     def _train(self, kind: str, day: int) -> int:
-        """Fit on what is known in the evening of `day`, register, and keep the reference for drift; the version."""
+        """Fit on the labels known in the evening of `day`, register, write the drift reference; returns the version."""
         path = self._training(day)
         rows = tables.load(str(path), self.schema).rows
         newest, plan = day - LABEL_DAYS, self.plan
@@ -218,15 +218,15 @@ class Month:
         return version
 
     def _score(self, day: int) -> None:
-        given = str(self.folder / f"transactions/{date_of(day)}.parquet")
-        self._quietly(score.main, ["--data", given, "--out", str(self.folder / "scored"), "--date",
+        path = str(self.folder / f"transactions/{date_of(day)}.parquet")
+        self._quietly(score.main, ["--data", path, "--out", str(self.folder / "scored"), "--date",
                                    f"{date_of(day)}", "--no-reasons"])  # fmt: skip
 
     def _scored(self, day: int) -> Path:
         return self.folder / f"scored/date={date_of(day)}"
 
     def _labels_of(self, day: int) -> None:
-        """A week after the day: analysts have looked at its alerts, and customers charged back the frauds missed."""
+        """Ingest the labels of `day`, a week later: analyst verdicts on its alerts and chargebacks of missed frauds."""
         if not self._scored(day).exists():
             return
         table = decided.read(str(self._scored(day)), self.schema)
@@ -237,7 +237,7 @@ class Month:
         self._deliver(f"missed{day}", [(day, name, 1) for name in missed], "chargeback")
 
     def _review(self, day: int, flagged: int = 0) -> None:
-        """Some rows of the day, drawn at random, are looked at by the next morning; after an alarm some alerts too."""
+        """Draw random rows of the day for review, plus `flagged` alerts; ingest their labels for the next morning."""
         sheet = self.folder / f"review/{day}.csv"
         where = ["--decisions", str(self._scored(day)), "--schema", str(self.schema_file), "--out", str(sheet)]
         rows = ["--day", f"{date_of(day)}", "--rows", str(self.plan.review), "--flagged", str(flagged)]
@@ -247,11 +247,11 @@ class Month:
             f"review{day}", [(day + 1 - LABEL_DAYS, name, int(self.truth[day][name])) for name in drawn], "review"
         )
 
-    def _deliver(self, name: str, found: Sequence[tuple[int, str, int]], source: str = "analyst") -> None:
-        """Labels (day of the transaction, id, is fraud), known when the day and a week have passed."""
-        if not found:
+    def _deliver(self, name: str, rows: Sequence[tuple[int, str, int]], source: str = "analyst") -> None:
+        """Ingest labels. rows: (day of the transaction, id, is_fraud), known LABEL_DAYS after the day."""
+        if not rows:
             return
-        frame = pd.DataFrame(found, columns=["day", "id", "is_fraud"])
+        frame = pd.DataFrame(rows, columns=["day", "id", "is_fraud"])
         frame["known_at"] = [f"{date_of(day + LABEL_DAYS)}T00:00:00" for day in frame.pop("day")]
         path = self.folder / f"inbox/{name}.csv"
         tables.write_csv(frame, str(path))
@@ -264,18 +264,18 @@ class Month:
 
 
 def poisoned(rows: pd.DataFrame, seed: int) -> np.ndarray:
-    """Labels as an attacker would have them: four of five frauds are called legitimate, as many dear others fraud."""
+    """Poisoned labels: 80 % of the frauds become legitimate, as many expensive legitimate rows become fraud."""
     truth = rows["is_fraud"].to_numpy().copy()
     frauds = np.flatnonzero(truth == 1)
     hidden = np.random.default_rng(seed).choice(frauds, int(0.8 * len(frauds)), replace=False)
-    dearest = rows["amount"].where(truth == 0).nlargest(len(hidden)).index
-    found = np.where(rows.index.isin(dearest), 1, truth)
-    found[hidden] = 0
-    return found.astype(np.int8)
+    most_expensive = rows["amount"].where(truth == 0).nlargest(len(hidden)).index
+    altered = np.where(rows.index.isin(most_expensive), 1, truth)
+    altered[hidden] = 0
+    return altered.astype(np.int8)
 
 
 def month(seed: int, plan: Plan) -> dict[str, Any]:
-    """Replay and judge one month in a folder of its own, which is removed."""
+    """Replay and judge one month in a temporary folder."""
     for name in [name for name in os.environ if name.startswith(("FRAUD_LABELS", "FRAUD_DECISIONS", "MLFLOW_"))]:
         del os.environ[name]
     turn_telemetry_off()
@@ -283,7 +283,7 @@ def month(seed: int, plan: Plan) -> dict[str, Any]:
     plan = replace(plan, world=replace(plan.world, seed=seed))
     folder = Path(tempfile.mkdtemp(prefix="fraud-month-"))
     try:
-        found = Month(plan, folder, lambda text: print(f"[{seed}] {text}", flush=True)).run()
+        result = Month(plan, folder, lambda text: print(f"[{seed}] {text}", flush=True)).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"seed": seed, **found, "judged": demands.judge(found, plan.world.drift_day)}
+    return {"seed": seed, **result, "judged": criteria.judge(result, plan.world.drift_day)}

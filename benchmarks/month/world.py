@@ -1,4 +1,4 @@
-"""The simulated world: transactions of many days, a drift in the middle of the month, and labels that come late."""
+"""Simulated transactions of many days, with a drift in the middle of the month and late labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fraud.schema.columns import Column
 
 FIRST_DAY = dt.date(2024, 3, 1)  # day 1 of the month
 LABEL_DAYS = 7
-# Two thirds of the frauds of a day share their cards: stolen ones are used more than once.
+# Share of a day's frauds that share cards: a stolen card is used more than once.
 _STOLEN = 0.67
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What happens. Days count from 1; those before the month are 0, -1, ...
+    """Parameters of the simulation. The month starts on day 1; earlier days are 0, -1, ...
 
-    rows: a day. drift_day: on which legitimate amounts inflate, hours and devices shift (`drift`, as for
-    fraud.data.simulation), and a new kind of fraud begins: takeovers by devices that are well known (`new_frauds`,
-    share of the rows). before: days before the month; days: of the month.
+    rows: per day. days: length of the month. before: simulated days before it. drift_day: from this day legitimate
+    amounts inflate, hours and devices shift (`drift`, as in fraud.data.simulation), and account takeovers from known
+    devices begin (`new_frauds`, share of the rows).
     """
 
     rows: int = 2000
@@ -37,12 +37,12 @@ class World:
     new_frauds: float = 0.012
 
     def day(self, day: int) -> pd.DataFrame:
-        """One day's transactions with the truth, `is_fraud`, in time order."""
-        place = day + self.before - 1
+        """Transactions of one day with `is_fraud`, in time order."""
+        index = day + self.before - 1
         has_drifted = day >= self.drift_day
-        rng = np.random.default_rng([self.seed, 17, place])
+        rng = np.random.default_rng([self.seed, 17, index])
         frame = transactions(
-            self.rows, self.seed, self.fraud_rate, self.drift if has_drifted else 0.0, start=place * self.rows
+            self.rows, self.seed, self.fraud_rate, self.drift if has_drifted else 0.0, start=index * self.rows
         ).reset_index(drop=True)
         if has_drifted:
             _take_over(frame, rng, self.new_frauds)
@@ -53,12 +53,12 @@ class World:
         customers[stolen] = rng.choice(customers, few)[rng.integers(0, few, int(stolen.sum()))]
         frame.insert(0, "customer", customers.astype(str))
         frame.insert(0, "time", pd.Timestamp(date_of(day)) + pd.to_timedelta(seconds, unit="s"))
-        frame.insert(0, "id", [f"{place:03d}-{n:05d}" for n in range(self.rows)])
+        frame.insert(0, "id", [f"{index:03d}-{n:05d}" for n in range(self.rows)])
         return frame.sort_values("time", kind="stable", ignore_index=True)
 
 
 def _take_over(frame: pd.DataFrame, rng: np.random.Generator, share: float) -> None:
-    """Turn some legitimate rows into frauds of the new kind, in place."""
+    """Turn a share of the legitimate rows into takeovers, in place."""
     picked = np.flatnonzero((frame["is_fraud"].to_numpy() == 0) & (rng.random(len(frame)) < share))
     n = len(picked)
     frame.loc[picked, "is_fraud"] = 1
@@ -70,12 +70,11 @@ def _take_over(frame: pd.DataFrame, rng: np.random.Generator, share: float) -> N
 
 
 def date_of(day: int) -> dt.date:
-    """The calendar day."""
     return FIRST_DAY + dt.timedelta(days=day - 1)
 
 
 def schema() -> Schema:
-    """The shipped five columns with id, time and customer; the delay of labels is the join's business."""
+    """The shipped five columns plus id, time and customer. The label delay is a flag of the join."""
     five = Schema.load("transactions")
     who = (
         Column(name="id", kind="id"),

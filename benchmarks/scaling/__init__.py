@@ -1,1 +1,1 @@
-"""What each stage costs at one and two CPUs, and what that foretells for a hundred nodes."""
+"""Cost of each stage on one and two CPUs, and a prediction for a hundred nodes."""

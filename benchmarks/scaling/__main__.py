@@ -1,10 +1,10 @@
-"""What a million transactions cost in every stage on one CPU and on two, and what that foretells for a hundred nodes.
+"""Cost of a million transactions per stage on one CPU and on two, and a prediction for a hundred nodes.
 
-    python -m benchmarks.scaling            # some ten minutes on 2 quiet CPUs
-    python -m benchmarks.scaling --table    # the tables of docs/scaling.md anew
+    python -m benchmarks.scaling            # about ten minutes on 2 idle CPUs
+    python -m benchmarks.scaling --table    # rewrite the tables in docs/scaling.md
 
-Each stage runs as its own command on a Ray of one CPU, then of two, on two sizes: the difference is what a row costs,
-the rest is fixed. The price of a CPU hour is an assumption (--usd-per-cpu-hour): put your own in.
+Each stage runs as its own command on a Ray of one CPU, then of two, at two sizes: the difference is the cost per row,
+the rest is the fixed cost. The price of a CPU hour is an assumption: set yours with --usd-per-cpu-hour.
 """
 
 from __future__ import annotations
@@ -30,35 +30,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rounds", type=int, default=2, help="runs of each; the quickest counts (default %(default)s)")
+    add("--rounds", type=int, default=2, help="runs of each stage; the fastest counts (default %(default)s)")
     add("--usd-per-cpu-hour", type=float, default=0.05, help="price of a CPU hour (default %(default)s)")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/scaling.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
-    given = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
+    add("--table", action="store_true", help="do not measure; write the tables in docs/scaling.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
     turn_telemetry_off()
-    out = Path(given.out)
-    if given.table:
+    out = Path(arguments.out)
+    if arguments.table:
         if not out.exists():
             raise DataError(f"{out} is missing: run python -m benchmarks.scaling first")
-        found = json.loads(out.read_text())
-        table.write(found)
+        results = json.loads(out.read_text())
+        table.write(results)
     else:
         from benchmarks.scoring.measure import prepare
 
-        scratch = Path(tempfile.mkdtemp(prefix="bs-"))  # short: Ray's sockets lie in it
+        scratch = Path(tempfile.mkdtemp(prefix="bs-"))  # short: Ray's socket paths are limited to 107 bytes
         try:
             prepare(scratch)
-            runs = measure.measure(measure.STAGES, (1, 2), scratch, given.rounds, lambda text: print(text, flush=True))
+            runs = measure.measure(
+                measure.STAGES, (1, 2), scratch, arguments.rounds, lambda text: print(text, flush=True)
+            )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        found = {
-            "usd_per_cpu_hour": given.usd_per_cpu_hour,
+        results = {
+            "usd_per_cpu_hour": arguments.usd_per_cpu_hour,
             "stages": {name: [dataclasses.asdict(run) for run in of] for name, of in runs.items()},
         }
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
-    print(table.full(found))
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table.markdown(results))
     return 0
 
 

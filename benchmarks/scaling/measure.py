@@ -1,4 +1,4 @@
-"""Each stage as a user runs it, on a Ray of one CPU and of two, at two sizes: what is fixed, and what a row costs."""
+"""Run each stage as a user does, on a Ray of one CPU and of two, at two sizes, for fixed and per-row cost."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from deploy.processes import free_port
 from fraud.errors import DataError
 
 START_SECONDS = 60.0
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One command. rows: its two sizes; module and arguments: `{rows}` is the file, `{out}` a folder to write.
+    """One command at two sizes.
 
-    kind: of ray_jobs.generate's rows. is_parallel: whether it uses Ray's CPUs; other stages run in their own process.
+    command: module and arguments; `{rows}` is the input file, `{out}` the output folder. rows: the two sizes. kind: of
+    ray_jobs.generate. is_parallel: uses Ray's CPUs; other stages run in one process.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Stage:
     workers_flag: str = ""
 
 
-# No early stop, so that a row costs the same at both sizes.
+# No early stopping, so that the cost per row is the same at both sizes.
 _FIT = ("--set", "autoencoder.epochs=10", "--set", "autoencoder.patience=10", "--set", "head.use=never")
 STAGES = (
     Stage("score", ("ray_jobs.score", "--input", "{rows}", "--output", "{out}", "--model", "{model}", "--rows-on-ray",
@@ -54,8 +55,8 @@ SWEEP_ROWS = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
-    """A run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the job's own process, without Ray's workers."""
+class Run:
+    """A measured run. rows: or trials of a sweep. driver_cpu_s: CPU seconds of the driver, without Ray's workers."""
 
     rows: int
     cpus: int
@@ -65,7 +66,7 @@ class Ran:
 
 @contextmanager
 def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
-    """A Ray of this machine that has `cpus` CPUs and no more; yields what a job's environment must say to join it."""
+    """Start Ray pinned to `cpus` CPUs; yields the environment with which a job joins it."""
     port = free_port(6379)
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(ROOT)}  # fmt: skip
@@ -73,9 +74,9 @@ def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
     command += ["--num-cpus", str(cpus), "--include-dashboard", "false", "--temp-dir", str(folder)]
     affinity = sorted(os.sched_getaffinity(0))[:cpus]
     if len(affinity) < cpus:
-        raise DataError(f"this machine lends {len(affinity)} CPUs, not {cpus}: measure fewer with --cpus")
+        raise DataError(f"{len(affinity)} CPUs are available, {cpus} are needed: use a machine with more")
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, affinity)  # what starts from here stays on these, the jobs too
+    os.sched_setaffinity(0, affinity)  # inherited by Ray and the jobs
     try:
         with (folder / "ray.log").open("wb") as log:
             process = subprocess.Popen(
@@ -95,8 +96,8 @@ def ray_with(cpus: int, folder: Path) -> Iterator[dict[str, str]]:
         os.sched_setaffinity(0, before)
 
 
-def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Ran:
-    """Run a stage on so many rows. Raises DataError with the end of its log where it fails."""
+def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str, str]) -> Run:
+    """Run a stage on `rows` rows. Raises DataError with the end of its log if it fails."""
     is_sweep = "{trials}" in stage.command
     names = {
         "rows": rows_file(folder, SWEEP_ROWS if is_sweep else rows, stage.kind), "trials": str(rows),
@@ -123,11 +124,11 @@ def run(stage: Stage, rows: int, cpus: int, folder: Path, environment: dict[str,
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise DataError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
-    return Ran(rows, cpus, seconds, used.ru_utime + used.ru_stime)
+    return Run(rows, cpus, seconds, used.ru_utime + used.ru_stime)
 
 
 def rows_file(folder: Path, rows: int, kind: str) -> str:
-    """A Parquet file of so many rows, made once."""
+    """Path of a Parquet file with `rows` rows; generates it if missing."""
     from ray_jobs.generate import generate
 
     path = folder / f"{kind}_{rows}.parquet"
@@ -136,11 +137,9 @@ def rows_file(folder: Path, rows: int, kind: str) -> str:
     return str(path)
 
 
-def measure(
-    stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, tell: Tell
-) -> dict[str, list[Ran]]:
-    """Every stage at both of its sizes with each number of CPUs; `rounds` times, the quickest counts."""
-    found: dict[str, list[Ran]] = {stage.name: [] for stage in stages}
+def measure(stages: Sequence[Stage], cpus: Sequence[int], folder: Path, rounds: int, log: Log) -> dict[str, list[Run]]:
+    """Run every stage at both sizes with each CPU count, `rounds` times; keeps the fastest run."""
+    results: dict[str, list[Run]] = {stage.name: [] for stage in stages}
     for stage in stages:
         for rows in stage.rows:
             rows_file(folder, SWEEP_ROWS if "{trials}" in stage.command else rows, stage.kind)
@@ -154,6 +153,6 @@ def measure(
                 for rows in stage.rows:
                     runs = [run(stage, rows, count, folder, environment) for _ in range(rounds)]
                     best = min(runs, key=lambda one: one.seconds)
-                    found[stage.name].append(best)
-                    tell(f"{stage.name}, {count} CPU, {rows:,}: {best.seconds:.1f} s, driver {best.driver_cpu_s:.1f} s")
-    return found
+                    results[stage.name].append(best)
+                    log(f"{stage.name}, {count} CPU, {rows:,}: {best.seconds:.1f} s, driver {best.driver_cpu_s:.1f} s")
+    return results

@@ -1,4 +1,4 @@
-"""What the measured costs foretell for a cluster: by arithmetic, and by simulating the job block by block."""
+"""Predict cluster times from measured costs: by arithmetic, and by simulating the job block by block."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.scaling.measure import Ran
+from benchmarks.scaling.measure import Run
 
-ACTORS_PER_SECOND = (
-    650.0  # of a whole cluster: ray-project/ray, release/release_logs/2.10.0/benchmarks/many_actors.json
-)
+# Actor start rate of a cluster: ray-project/ray, release/release_logs/2.10.0/benchmarks/many_actors.json
+ACTORS_PER_SECOND = 650.0
 BLOCK_ROWS = 262_144  # ray_jobs.score's pieces
-SPREAD = 0.2  # sigma of a block's lognormal time: nodes are not alike
+SPREAD = 0.2  # sigma of the lognormal block time: nodes differ in speed
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one stage. fixed_s: seconds whatever the rows, on one CPU.
+    """Cost of one stage. fixed_s: seconds independent of the rows, on one CPU.
 
-    work_s, driver_s: CPU seconds a row (a trial) in the workers, which are many, and in the job's own process.
+    work_s, driver_s: CPU seconds per row (or trial) in the workers and in the driver.
     """
 
     fixed_s: float
@@ -29,22 +28,22 @@ class Cost:
     driver_s: float
 
 
-def cost(runs: Sequence[Ran]) -> Cost:
-    """The cost from two sizes on one CPU, where nothing overlaps: the line through both."""
+def cost(runs: Sequence[Run]) -> Cost:
+    """Fit the cost to two sizes on one CPU, where workers and driver do not overlap."""
     small, large = sorted((one for one in runs if one.cpus == 1), key=lambda one: one.rows)
     further = large.rows - small.rows
-    seconds = max(large.seconds - small.seconds, 0.0) / further  # noise, where rows cost nothing
+    seconds = max(large.seconds - small.seconds, 0.0) / further  # noise may make it negative
     driver = min(max(large.driver_cpu_s - small.driver_cpu_s, 0.0) / further, seconds)
     return Cost(fixed_s=max(small.seconds - seconds * small.rows, 0.0), work_s=seconds - driver, driver_s=driver)
 
 
-def arithmetic(one: Cost, rows: int, cpus: int) -> float:
-    """Seconds: the longer of the workers' shares and the driver's part, which overlap, after what is fixed."""
+def estimated_seconds(one: Cost, rows: int, cpus: int) -> float:
+    """Seconds: fixed cost plus the longer of the workers' share and the driver's work, which overlap."""
     return one.fixed_s + max(one.work_s * rows / cpus, one.driver_s * rows)
 
 
-def simulated(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, seed: int = 0) -> float:
-    """Seconds, block by block: actors come at Ray's published rate, blocks differ, one driver takes in each in turn."""
+def simulated_seconds(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, seed: int = 0) -> float:
+    """Seconds, simulated per block: actors start at Ray's published rate, block times vary, one driver."""
     blocks = max(-(-rows // block_rows), 1)
     each = rows / blocks
     times = one.work_s * each * np.random.default_rng(seed).lognormal(-(SPREAD**2) / 2, SPREAD, blocks)
@@ -58,6 +57,6 @@ def simulated(one: Cost, rows: int, cpus: int, block_rows: int = BLOCK_ROWS, see
     return one.fixed_s + driver
 
 
-def full_at(one: Cost) -> float:
-    """How many CPUs the driver keeps busy: more do not help. Infinite without a driver's part."""
+def saturation_cpus(one: Cost) -> float:
+    """Number of CPUs that one driver can keep busy; infinite if the driver does no work."""
     return one.work_s / one.driver_s if one.driver_s > 0 else float("inf")

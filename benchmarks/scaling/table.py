@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.pages import ROOT, row
-from benchmarks.pages import write as put
-from benchmarks.scaling.measure import STAGES, Ran
-from benchmarks.scaling.simulate import BLOCK_ROWS, arithmetic, cost, full_at, simulated
+from benchmarks.pages import ROOT, row, write_section
+from benchmarks.scaling.measure import STAGES, Run
+from benchmarks.scaling.simulate import BLOCK_ROWS, cost, estimated_seconds, saturation_cpus, simulated_seconds
 
 RESULTS = ROOT / "benchmarks/results/scaling.json"
 SERVING = ROOT / "benchmarks/results/serving.json"
@@ -20,15 +19,15 @@ BILLION = 10**9
 TRIALS = 1_000
 
 
-def full(found: Mapping[str, Any]) -> str:
-    """Both tables, as Markdown."""
-    price = found["usd_per_cpu_hour"]
+def markdown(results: Mapping[str, Any]) -> str:
+    """Markdown tables: measured cost per stage, predicted job times."""
+    price = results["usd_per_cpu_hour"]
     lines = [
         row(["stage", "of", "fixed s", "CPU s a million, 1 CPU", "2 CPUs", "quicker with 2", "USD a million, 2 CPUs",
              "of it in the job's own process"]),
         "|" + "---|" * 8,
     ]  # fmt: skip
-    foretold = [
+    predicted = [
         row(
             [
                 "stage",
@@ -41,13 +40,13 @@ def full(found: Mapping[str, Any]) -> str:
         "|" + "---|" * (4 + len(NODES)),
     ]
     for stage in STAGES:
-        runs = [Ran(**run) for run in found["stages"][stage.name]]
+        runs = [Run(**run) for run in results["stages"][stage.name]]
         one = cost(runs)
         is_sweep = max(stage.rows) < 1000
         unit, of = (1.0, "a trial") if is_sweep else (1e6, f"{max(stage.rows):,} rows")
         alone = (one.work_s + one.driver_s) * unit
         cells = [stage.name, of, f"{one.fixed_s:.1f}", f"{alone:.2f}"]
-        pair = _further(runs, 2)
+        pair = _seconds_per_row(runs, 2)
         if pair is None:
             cells += ["one process", "", f"{alone / 3600 * price:.6f}", "all"]
         else:
@@ -57,26 +56,25 @@ def full(found: Mapping[str, Any]) -> str:
         lines.append(row(cells))
         if stage.is_parallel and not stage.workers_flag:
             jobs, block = (TRIALS, 1) if is_sweep else (BILLION, BLOCK_ROWS)
-            ends = [_clock(simulated(one, jobs, nodes * NODE_CPUS, block)) for nodes in NODES]
-            foretold.append(row([
+            ends = [_clock(simulated_seconds(one, jobs, nodes * NODE_CPUS, block)) for nodes in NODES]
+            predicted.append(row([
                 stage.name, f"{jobs:,} {'trials' if is_sweep else 'rows'}", *ends,
-                _clock(arithmetic(one, jobs, NODES[-1] * NODE_CPUS)), f"{full_at(one):,.0f}",
+                _clock(estimated_seconds(one, jobs, NODES[-1] * NODE_CPUS)), f"{saturation_cpus(one):,.0f}",
             ]))  # fmt: skip
     served = json.loads(SERVING.read_text())["servers"]["ours"]["rounds"]
     us = sorted(one["cases"]["single 16"]["cpu_us"] for one in served)[len(served) // 2]
     lines.append(row(["/score, a transaction a request", "16 at a time", "", f"{us:.0f}", f"{us:.0f}", "",
                       f"{us / 3600 * price:.6f}", ""]))  # fmt: skip
     head = f"USD at {price} a CPU hour. A sweep's figures are of one trial, /score's of `docs/serving_speed.md`."
-    return "\n".join([head, "", *lines, "", f"Predicted, nodes of {NODE_CPUS} CPUs:", "", *foretold])
+    return "\n".join([head, "", *lines, "", f"Predicted, nodes of {NODE_CPUS} CPUs:", "", *predicted])
 
 
-def write(found: Mapping[str, Any]) -> None:
-    """Put the tables into docs/scaling.md."""
-    put(PAGE, full(found), BEGIN)
+def write(results: Mapping[str, Any]) -> None:
+    write_section(PAGE, markdown(results), BEGIN)
 
 
-def _further(runs: list[Ran], cpus: int) -> float | None:
-    """Seconds of one more row."""
+def _seconds_per_row(runs: list[Run], cpus: int) -> float | None:
+    """Seconds per additional row; None unless there are two sizes."""
     pair = sorted((one for one in runs if one.cpus == cpus), key=lambda one: one.rows)
     return (pair[1].seconds - pair[0].seconds) / (pair[1].rows - pair[0].rows) if len(pair) == 2 else None
 

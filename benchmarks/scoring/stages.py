@@ -1,6 +1,6 @@
-"""Where the time of one scoring job on Ray goes: `python -m benchmarks.scoring.stages --data FILE --model BUNDLE`.
+"""Time per stage of one scoring job on Ray: `python -m benchmarks.scoring.stages --data FILE --model BUNDLE`.
 
-The steps of `ray_jobs.score`, one after the other; prints seconds as JSON. With RAY_ADDRESS it joins that Ray.
+Runs the steps of `ray_jobs.score` and prints their seconds as JSON. Joins the Ray at RAY_ADDRESS if set.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="Parquet file")
     parser.add_argument("--model", required=True, help="bundle folder")
-    parser.add_argument("--out", required=True, help="folder for a day")
-    given = parser.parse_args(argv)
-    found: dict[str, float] = {}
+    parser.add_argument("--out", required=True, help="output folder")
+    arguments = parser.parse_args(argv)
+    seconds: dict[str, float] = {}
     last = time.perf_counter()
 
     def mark(stage: str) -> None:
         nonlocal last
         now = time.perf_counter()
-        found[stage], last = now - last, now
+        seconds[stage], last = now - last, now
 
     import datetime as dt
 
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     mark("import")
     day = dt.date(2026, 1, 31)
-    loaded = bundle.load(Path(given.model))
-    tables.fingerprint(given.data)
-    pieces, total = pieces_of(given.data, loaded.detector.schema)
+    loaded = bundle.load(Path(arguments.model))
+    tables.fingerprint(arguments.data)
+    pieces, total = pieces_of(arguments.data, loaded.detector.schema)
     model = Model(
-        folder=given.model, sha256=loaded.sha256, version="1", number=None, settings=Settings.from_environment()
+        folder=arguments.model, sha256=loaded.sha256, version="1", number=None, settings=Settings.from_environment()
     )
     work = Work(model=model, reasons=False, date=day, in_parts=True, pieces=pieces)
     mark("model")
@@ -62,16 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         mark("ray")
         from ray_jobs.score.stream import stream
 
-        blocks = stream(given.data, work, loaded.detector)
-        kept = [next(blocks)]
+        blocks = stream(arguments.data, work, loaded.detector)
+        scored_blocks = [next(blocks)]
         mark("first")
-        kept += blocks
+        scored_blocks += blocks
         mark("stream")
-        job = Job(data=given.data, out=given.out, date=day, model=given.model)
-        Days(job, {"date": str(day)}).write(iter(kept), total, {}, time.monotonic())
+        job = Job(data=arguments.data, out=arguments.out, date=day, model=arguments.model)
+        Days(job, {"date": str(day)}).write(iter(scored_blocks), total, {}, time.monotonic())
         mark("write")
     mark("stop")
-    print(json.dumps(found))
+    print(json.dumps(seconds))
     return 0
 
 

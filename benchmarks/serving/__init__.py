@@ -1,1 +1,1 @@
-"""The serving benchmark: `python -m benchmarks.serving`."""
+"""Throughput and latency of /score beside other servers: `python -m benchmarks.serving`."""

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer whose packages are not in our lock, made once and used again."""
+"""Virtual environments for peers whose packages are not in our lock, created once and reused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.serving.material import cache
+from benchmarks.serving.workload import cache
 from fraud.errors import DataError
 from fraud.settings import Settings
 
@@ -17,26 +17,26 @@ _STAMP = ".requirements"
 
 
 def folder_of_programs(settings: Settings, peer: str | None) -> Path:
-    """The folder with python and the peer's programs; None: our own. Installs where it is not there, or out of date.
+    """Folder with python and the peer's programs; installs them if missing or out of date.
 
-    Raises DataError with pip's last line.
+    peer: name of a requirements file; None: our own environment. Raises DataError with pip's last error.
     """
     if peer is None:
         return Path(sys.executable).parent
-    wanted = REQUIREMENTS / f"{peer}.txt"
+    requirements = REQUIREMENTS / f"{peer}.txt"
     folder = cache(settings) / "peers" / peer
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     stamp = folder / _STAMP
     if not stamp.exists() or stamp.read_text() != digest:
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(wanted)])
+        _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)])
         stamp.write_text(digest)
     return folder / "bin"
 
 
 def version_of(programs: Path, package: str) -> str:
-    """The version of an installed package."""
+    """Version of an installed package, "?" if it is missing."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     done = subprocess.run([programs / "python", "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "?"

@@ -1,4 +1,4 @@
-"""Load on an HTTP server by wrk, which takes a small share of a CPU and so leaves the machine to the server."""
+"""Load an HTTP server with wrk, which uses little CPU and so leaves the machine to the server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fraud.errors import DataError
 TIMEOUT_S = 20
 CONNECTIONS_A_THREAD = 32
 _SUMMARY = "SUMMARY "
-# wrk runs this in every thread and, for setup() and done(), once more in its own. A delay is of a connection, so the
-# threads' connections draw their turns from one timetable; after a pause of the server they catch up.
+# wrk runs this script in every thread, and setup() and done() in its main thread. wrk delays each connection, so the
+# connections of a thread share one schedule; after a pause of the server they catch up.
 _SCRIPT = """
 local ffi = require("ffi")
 ffi.cdef("typedef struct { long s; long ns; } moment; int clock_gettime(int, moment *);")
@@ -41,11 +41,11 @@ function init(args)
     table.insert(requests, wrk.format(nil, nil, nil, file:read(tonumber(length))))
   end
   file:close()
-  place, turn = first % #requests, 0
+  position, turn = first % #requests, 0
 end
 function request()
-  place = place % #requests + 1
-  return requests[place]
+  position = position % #requests + 1
+  return requests[position]
 end
 function response(status, headers, body)
   local name = tostring(status)
@@ -78,11 +78,11 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What came of driving a server.
+    """Result of a load.
 
-    requests: answered, of any status. seconds: that it took. rate: answers a second. p50_ms, p99_ms, p999_ms: latency,
-    NaN where nothing was answered; for what a long answer kept from being sent, wrk adds what it would have taken
-    (coordinated omission). statuses: answers by HTTP status. socket_errors: connect, read, write, timeout (TIMEOUT_S).
+    requests: answers of any status. seconds: duration. rate: answers per second. p50_ms, p99_ms, p999_ms: latency, NaN
+    without answers; wrk corrects for coordinated omission. statuses: answers by HTTP status. socket_errors: counts of
+    connect, read, write, timeout (TIMEOUT_S).
     """
 
     requests: int
@@ -96,7 +96,7 @@ class Load:
 
     @property
     def failed(self) -> int:
-        """Answers other than 200, and requests without one."""
+        """Number of answers other than 200 and of requests without an answer."""
         others = sum(count for status, count in self.statuses.items() if status != "200")
         return others + sum(self.socket_errors.values())
 
@@ -111,16 +111,16 @@ def drive(
     content_type: str = "application/json",
     rate: float | None = None,
 ) -> Load:
-    """POST `bodies` to `url`, round robin from a random one, over kept connections, for `seconds` (at least 1, whole).
+    """POST `bodies` to `url` over keep-alive connections for `seconds` (rounded, at least 1), round robin.
 
-    rate: requests a second, evenly spread; None: each connection sends as soon as it is answered. One thread of wrk for
-    up to 32 connections, else two. Raises DataError without wrk, or where nobody listens.
+    rate: requests per second, evenly spaced; None: each connection sends as soon as it is answered. wrk uses one thread
+    for up to 32 connections, else two. Raises DataError if wrk is missing or nothing listens.
     """
     if not bodies:
         raise DataError("no bodies to send: give at least one")
     wrk = shutil.which("wrk")
     if wrk is None:
-        raise DataError("wrk, which makes the load, is not installed: apt-get install wrk")
+        raise DataError("wrk, the load generator, is not installed: apt-get install wrk")
     threads = 1 if connections <= CONNECTIONS_A_THREAD else 2
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         _write_bodies(Path(folder, "bodies"), bodies)
@@ -140,20 +140,20 @@ def drive(
         for name, content in {"Content-Type": content_type, **headers}.items():
             command += ["-H", f"{name}: {content}"]
         done = subprocess.run([*command, url], capture_output=True, text=True, errors="replace")
-    told = [line for line in done.stdout.splitlines() if line.startswith(_SUMMARY)]
-    if done.returncode or not told:
+    summaries = [line for line in done.stdout.splitlines() if line.startswith(_SUMMARY)]
+    if done.returncode or not summaries:
         raise DataError(f"wrk ended with {done.returncode} on {url}: {(done.stderr or done.stdout).strip()[-500:]}")
-    return _load(json.loads(told[0].removeprefix(_SUMMARY)))
+    return _load(json.loads(summaries[0].removeprefix(_SUMMARY)))
 
 
 def _write_bodies(path: Path, bodies: Sequence[bytes]) -> None:
-    """Each behind a line with its length."""
+    """Write each body after a line with its length."""
     with path.open("wb") as file:
         for body in bodies:
             file.write(b"%d\n%s" % (len(body), body))
 
 
-def _load(told: Mapping[str, object]) -> Load:
+def _load(summary: Mapping[str, object]) -> Load:
     def count(value: object) -> int:
         assert isinstance(value, int)
         return value
@@ -162,6 +162,8 @@ def _load(told: Mapping[str, object]) -> Load:
         assert isinstance(value, dict)
         return dict(sorted(value.items()))
 
-    requests, seconds = count(told["requests"]), count(told["us"]) / 1e6
-    p50, p99, p999 = (count(told[key]) / 1000 if requests else math.nan for key in ("p50", "p99", "p999"))
-    return Load(requests, seconds, requests / seconds, p50, p99, p999, counts(told["statuses"]), counts(told["errors"]))
+    requests, seconds = count(summary["requests"]), count(summary["us"]) / 1e6
+    p50, p99, p999 = (count(summary[key]) / 1000 if requests else math.nan for key in ("p50", "p99", "p999"))
+    return Load(
+        requests, seconds, requests / seconds, p50, p99, p999, counts(summary["statuses"]), counts(summary["errors"])
+    )

@@ -1,6 +1,6 @@
-"""The processes of one server: started with a mark that their children inherit, found again by it, measured, stopped.
+"""Start, find, measure and stop the processes of one server.
 
-Ray's processes leave the tree of whoever started them, so a tree alone would not find them.
+Processes are found by an environment variable that children inherit: Ray's processes leave the process tree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIB = 2.0**20
 
 @dataclass(frozen=True)
 class Memory:
-    """Of all processes of a server. pss_mib: shared pages counted once over all; rss_mib: in every process."""
+    """Memory of all processes of a server. pss_mib counts shared pages once, rss_mib once per process."""
 
     pss_mib: float
     rss_mib: float
@@ -33,7 +33,7 @@ class Memory:
 
 @dataclass
 class Processes:
-    """The processes of one server. log: takes their output. folders: deleted when they are stopped."""
+    """The processes of one server. log: file for their output. folders: deleted by `stop`."""
 
     log: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -41,7 +41,7 @@ class Processes:
     folders: list[Path] = field(default_factory=list)
 
     def start(self, command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> None:
-        """Start a command in `folder`, in a session of its own."""
+        """Start a command in `folder`, in a new session."""
         with self.log.open("ab") as output:
             self.started.append(
                 subprocess.Popen(
@@ -51,7 +51,7 @@ class Processes:
             )  # fmt: skip
 
     def check(self) -> None:
-        """Raise DataError, with the end of the log, where a started command has ended."""
+        """Raise DataError with the end of the log if a started command has ended."""
         for process in self.started:
             if process.poll() is not None:
                 raise DataError(f"the server ended with {process.returncode}: {self.last_lines()}")
@@ -61,30 +61,30 @@ class Processes:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else ""
 
     def all(self) -> list[psutil.Process]:
-        """Every process that carries the mark, and the descendants of those (some clear their environment)."""
-        found: dict[int, psutil.Process] = {}
+        """Every process with the mark and its descendants (some clear their environment)."""
+        marked: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             try:
                 if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
-                    found[process.pid] = process
-                    found.update((child.pid, child) for child in process.children(recursive=True))
+                    marked[process.pid] = process
+                    marked.update((child.pid, child) for child in process.children(recursive=True))
             except psutil.Error:
-                continue  # gone meanwhile, or another user's: not ours either way
-        return [process for process in found.values() if _runs(process)]
+                continue  # ended meanwhile, or another user's
+        return [process for process in marked.values() if _runs(process)]
 
     def cpu_seconds(self) -> dict[psutil.Process, float]:
-        """User and system time of each process since it began; resolution 10 ms."""
-        found = {}
+        """User and system time of each process since its start, seconds; resolution 10 ms."""
+        seconds = {}
         for process in self.all():
             try:
                 times = process.cpu_times()
-                found[process] = times.user + times.system
+                seconds[process] = times.user + times.system
             except psutil.Error:
                 continue
-        return found
+        return seconds
 
     def memory(self) -> Memory:
-        """What they hold now."""
+        """Current memory of all processes."""
         pss = rss = 0
         processes = self.all()
         for process in processes:
@@ -96,9 +96,9 @@ class Processes:
         return Memory(pss / _MIB, rss / _MIB, len(processes))
 
     def stop(self) -> None:
-        """End them: those that were started first, which end their children in good order, then what is left.
+        """Stop the started processes, which stop their children, then any process that is left.
 
-        Raises DataError where one survives.
+        Raises DataError if one survives.
         """
         everything = self.all()
         for process in self.started:
@@ -118,11 +118,11 @@ class Processes:
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
         if left := self.all():
-            raise DataError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
+            raise DataError(f"could not stop processes {[process.pid for process in left]}: kill them by hand")
 
 
-def spent(before: Mapping[psutil.Process, float], after: Mapping[psutil.Process, float]) -> float:
-    """CPU seconds between two looks; what a process that ended meanwhile spent is not known."""
+def cpu_between(before: Mapping[psutil.Process, float], after: Mapping[psutil.Process, float]) -> float:
+    """CPU seconds between two samples; excludes processes that ended in between."""
     return sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
 
 

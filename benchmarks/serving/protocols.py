@@ -1,4 +1,4 @@
-"""How each server is asked: where transactions go, in what form, and where the scores stand in the answer."""
+"""Request and response formats of each server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JSON, NDJSON, ARROW = "application/json", "application/x-ndjson", "application/v
 
 @dataclass(frozen=True)
 class Protocol:
-    """path: of the route. encode: transactions to a body. scores: an answer's, in the order of the transactions."""
+    """A route and its format. encode: transactions to a body. scores: extracts the scores from an answer, in order."""
 
     path: str
     encode: Callable[[Sequence[Row]], bytes]
@@ -77,8 +77,8 @@ def _scored_arrow(answer: bytes) -> list[float]:
 
 
 def _v2_output(answer: bytes) -> list[float]:
-    (found,) = (output for output in json.loads(answer)["outputs"] if output["name"] == "score")
-    return found["data"]
+    (score,) = (output for output in json.loads(answer)["outputs"] if output["name"] == "score")
+    return score["data"]
 
 
 def _predictions(answer: bytes) -> list[float]:

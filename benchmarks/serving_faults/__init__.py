@@ -1,1 +1,1 @@
-"""What /score does while models change, processes die, a challenger misbehaves, and for half an hour under load."""
+"""/score under load during model changes, process kills, faulty challengers, scaling and a long soak."""

@@ -1,15 +1,15 @@
-"""Serving while things go wrong: one stack of its own under load, what fails and how long it takes, counted.
+"""Fault injection on /score under load, on its own stack: failed requests and recovery times.
 
     python -m benchmarks.serving_faults                              # every part but the soak
-    python -m benchmarks.serving_faults --part kills                 # SIGKILL for a replica, HAProxy, Serve's actors
+    python -m benchmarks.serving_faults --part kills                 # SIGKILL a replica, HAProxy, Serve's actors
     python -m benchmarks.serving_faults --part soak --minutes 30     # half the peak rate, memory, decisions
-    python -m benchmarks.serving_faults --fast                       # does it run? writes nothing
-    python -m benchmarks.serving_faults --table                      # the tables of docs/serving_faults.md anew
+    python -m benchmarks.serving_faults --fast                       # smoke test; writes nothing
+    python -m benchmarks.serving_faults --table                      # rewrite the tables in docs/serving_faults.md
 
-changes: model swap, threshold, redeploy, rollback under load. kills: SIGKILL under load. shadowing: its cost at half
-the peak rate, and challengers that raise, are slow or hang. scaling: callers a replica takes; 1 to 3 replicas and back.
-soak: for --minutes. The load is --share of what the stack takes at most, which is measured first. Needs wrk. Ports from
-22000 and 33000 on, so `make up` may run beside it, but then the figures are not worth much.
+changes: model swap, threshold, redeploy and rollback under load. kills: SIGKILL under load. shadowing: cost of the
+shadow at half the peak rate, and challengers that raise, are slow or hang. scaling: one replica under 1 to 64 callers,
+then 1 to 3 replicas and back. soak: --minutes of load. The load is --share of the peak rate, which is measured first.
+Needs wrk. Uses ports from 22000 and 33000, so it can run beside `make up`, but that distorts the figures.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_faults import changes, kills, scaling, shadowing, soak, table
-from benchmarks.serving_faults.pressure import peak
-from benchmarks.serving_faults.rig import Rig, started
+from benchmarks.serving_faults.background_load import peak_rate
+from benchmarks.serving_faults.rig import Rig, running_stack
 from fraud.cli import run_command
 from fraud.errors import DataError
 
@@ -40,57 +40,57 @@ PARTS = ("changes", "kills", "shadowing", "scaling", "soak")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
-    given = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started
-    out = Path(given.out)
-    if given.table and not out.exists():
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
+    out = Path(arguments.out)
+    if arguments.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.serving_faults first")
-    if not given.table and shutil.which("wrk") is None:
-        raise DataError("wrk, which makes the load, is not installed: apt-get install wrk")
-    results = json.loads(out.read_text()) if out.exists() and not given.fast else {}
-    if not given.table:
+    if not arguments.table and shutil.which("wrk") is None:
+        raise DataError("wrk, the load generator, is not installed: apt-get install wrk")
+    results = json.loads(out.read_text()) if out.exists() and not arguments.fast else {}
+    if not arguments.table:
         folder = Path(tempfile.mkdtemp(prefix="faults-"))
         try:
-            with started(folder, say) as rig:
-                for part in given.part:
-                    say(f"== {part}")
-                    results[part] = _PARTS[part](rig, given)
-                    if not given.fast:
+            with running_stack(folder, log) as rig:
+                for part in arguments.part:
+                    log(f"== {part}")
+                    results[part] = _PARTS[part](rig, arguments)
+                    if not arguments.fast:
                         out.parent.mkdir(parents=True, exist_ok=True)
                         out.write_text(json.dumps(results, indent=1) + "\n")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    sys.stdout.write(table.full(results) + "\n")
-    if given.table:
+    sys.stdout.write(table.markdown(results) + "\n")
+    if arguments.table:
         table.write(results)
     return 0
 
 
-def say(text: str) -> None:
-    """Tell what goes on, with the time."""
+def log(text: str) -> None:
+    """Print a message with the time."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stdout.flush()
 
 
-def _rate(rig: Rig, given: argparse.Namespace) -> float:
-    if given.rate is None:
+def _rate(rig: Rig, arguments: argparse.Namespace) -> float:
+    if arguments.rate is None:
         rig.serve()
-        most = peak(rig, 4 if given.fast else 10)
-        given.rate = most * given.share
-        say(f"at most {most:.0f} requests a second; the load is {given.rate:.0f}")
-    return float(given.rate)
+        most = peak_rate(rig, 4 if arguments.fast else 10)
+        arguments.rate = most * arguments.share
+        log(f"peak rate {most:.0f} requests per second; the load is {arguments.rate:.0f}")
+    return float(arguments.rate)
 
 
 _PARTS: dict[str, Callable[[Rig, argparse.Namespace], dict[str, Any]]] = {
-    "changes": lambda rig, given: changes.measure(
-        rig, rate=_rate(rig, given), requests=1_000 if given.fast else given.requests, fast=given.fast
+    "changes": lambda rig, flags: changes.measure(
+        rig, rate=_rate(rig, flags), requests=1_000 if flags.fast else flags.requests, fast=flags.fast
     ),
-    "kills": lambda rig, given: kills.measure(rig, rate=_rate(rig, given), kills=1 if given.fast else given.kills),
-    "shadowing": lambda rig, given: shadowing.measure(
-        rig, rate=_rate(rig, given), rounds=1 if given.fast else 5, fault_s=5 if given.fast else 20
+    "kills": lambda rig, flags: kills.measure(rig, rate=_rate(rig, flags), kills=1 if flags.fast else flags.kills),
+    "shadowing": lambda rig, flags: shadowing.measure(
+        rig, rate=_rate(rig, flags), rounds=1 if flags.fast else 5, fault_s=5 if flags.fast else 20
     ),
-    "scaling": lambda rig, given: scaling.measure(rig, seconds=3 if given.fast else 8, target=given.target),
-    "soak": lambda rig, given: soak.measure(rig, rate=_rate(rig, given), minutes=0.5 if given.fast else given.minutes),
+    "scaling": lambda rig, flags: scaling.measure(rig, seconds=3 if flags.fast else 8, target=flags.target),
+    "soak": lambda rig, flags: soak.measure(rig, rate=_rate(rig, flags), minutes=0.5 if flags.fast else flags.minutes),
 }  # fmt: skip
 
 
@@ -101,16 +101,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--part", nargs="+", choices=PARTS, default=list(PARTS[:-1]), help="what to measure (default: all but soak)")
-    add("--requests", type=int, default=50_000, help="at least so many during the changes (default %(default)s)")
-    add("--kills", type=int, default=3, help="of each kind of process (default %(default)s)")
-    add("--minutes", type=float, default=30, help="of the soak (default %(default)s)")
-    add("--share", type=float, default=0.5, help="of the peak rate that the load is (default %(default)s)")
-    add("--rate", type=float, help="requests a second, instead of measuring the peak")
-    add("--target", type=float, default=0.6, help="share of a processor that a replica is scaled to (%(default)s)")
-    add("--fast", action="store_true", help="short rounds, one kill each; writes no results")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/serving_faults.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
+    add("--part", nargs="+", choices=PARTS, default=list(PARTS[:-1]), help="parts to measure (default: all but soak)")
+    add(
+        "--requests",
+        type=int,
+        default=50_000,
+        help="minimum number of requests during the changes (default %(default)s)",
+    )
+    add("--kills", type=int, default=3, help="kills of each kind of process (default %(default)s)")
+    add("--minutes", type=float, default=30, help="minutes of the soak (default %(default)s)")
+    add("--share", type=float, default=0.5, help="load as a share of the peak rate (default %(default)s)")
+    add("--rate", type=float, help="load, requests per second; skips measuring the peak rate")
+    add(
+        "--target", type=float, default=0.6, help="CPU share per replica that autoscaling aims at (default %(default)s)"
+    )
+    add("--fast", action="store_true", help="short rounds, one kill each; write no results")
+    add("--table", action="store_true", help="do not measure; write the tables in docs/serving_faults.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
     return parser
 
 

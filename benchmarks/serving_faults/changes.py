@@ -1,4 +1,4 @@
-"""Model swap, threshold change, redeploy and rollback while requests come."""
+"""Model swap, threshold change, redeploy and rollback under load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.serving_faults.pressure import figures, once, pressure
+from benchmarks.serving_faults.background_load import background_load, drive_once, summarize
 from benchmarks.serving_faults.rig import Rig
 from fraud.errors import DataError
 
@@ -15,32 +15,32 @@ _TIMEOUT_S = 60.0
 
 
 def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, Any]:
-    """Make each change under load, then go on until there were so many requests. rate: of the load, a second."""
+    """Make each change under load; repeat swaps until `requests` are sent. rate: requests per second."""
     rig.serve()
-    found: dict[str, Any] = {"rate": rate}
-    calm = [once(rig, 10, rate) for _ in range(1 if fast else 3)]
-    found["calm"] = figures(calm)
+    results: dict[str, Any] = {"rate": rate}
+    calm = [drive_once(rig, 10, rate) for _ in range(1 if fast else 3)]
+    results["calm"] = summarize(calm)
     total = 0
     for name, change in _CHANGES.items():
-        with pressure(rig, rate) as load:
+        with background_load(rig, rate) as load:
             began = time.monotonic()
             change(rig)
             seconds = time.monotonic() - began
-        found[name] = {"seconds": seconds, **figures(load.loads)}
-        total += found[name]["requests"]
-        rig.say(f"{name}: {seconds:.1f} s, {found[name]['failed']} of {found[name]['requests']:,} requests failed")
-    # What is missing to the number asked for: further swaps and rollbacks.
+        results[name] = {"seconds": seconds, **summarize(load.loads)}
+        total += results[name]["requests"]
+        rig.log(f"{name}: {seconds:.1f} s, {results[name]['failed']} of {results[name]['requests']:,} requests failed")
+    # Further swaps and rollbacks until the requested number.
     more = []
     while total + sum(load.requests for load in more) < requests:
-        with pressure(rig, rate) as load:
+        with background_load(rig, rate) as load:
             _swap(rig)
             _roll_back(rig)
             rig.promote("--threshold", "0.5", "--reason", "benchmark")
         more += load.loads
-        rig.say(f"{total + sum(load.requests for load in more):,} of {requests:,} requests")
+        rig.log(f"{total + sum(load.requests for load in more):,} of {requests:,} requests")
     if more:
-        found["more swaps and rollbacks"] = figures(more)
-    return found
+        results["more swaps and rollbacks"] = summarize(more)
+    return results
 
 
 def _swap(rig: Rig) -> None:
@@ -55,7 +55,7 @@ def _threshold(rig: Rig) -> None:
 
 def _redeploy(rig: Rig) -> None:
     before = {process.pid for process in rig.replicas()}
-    # Another environment is another version of the deployment: Serve starts new replicas and drains the old.
+    # A changed environment is a new version: Serve starts new replicas and drains the old ones.
     rig.deploy(variables={"FRAUD_ACCESS_LOG_SAMPLE": "0.02"})
     rig.wait_ready(2)
     if before & {process.pid for process in rig.replicas()}:
@@ -72,12 +72,12 @@ _CHANGES: dict[str, Callable[[Rig], None]] = {
 }  # fmt: skip
 
 
-def _wait(rig: Rig, is_there: Callable[[dict[str, Any]], bool]) -> None:
-    """Until both replicas say so."""
+def _wait(rig: Rig, is_applied: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until both replicas answer /model as required. Raises DataError after _TIMEOUT_S."""
     ends = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < ends:
         answers = rig.ask_replicas("/model")
-        if len(answers) >= 2 and all(code == 200 and is_there(model) for code, model in answers):
+        if len(answers) >= 2 and all(code == 200 and is_applied(model) for code, model in answers):
             return
         time.sleep(0.1)
     raise DataError(f"the replicas did not follow the registry within {_TIMEOUT_S:.0f} s: {answers}"[:500])

@@ -1,7 +1,7 @@
-"""The deployment with a challenger that misbehaves as a file says: `benchmarks.serving_faults.faulty:app`.
+"""The deployment with a faulty challenger: `benchmarks.serving_faults.faulty:app`.
 
-The challenger is a registered version like any other; only its call is replaced, in the replica that loaded it. The
-file FAULT below FRAUD_STATE names what it does: raise, hang, slow, or nothing where it is missing.
+The challenger is an ordinary registered version; the replica wraps its `score_row`. The file `fault` below FRAUD_STATE
+has the fault: raise, slow or hang. Without the file there is no fault.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ SLOW_S, HANG_S = 0.2, 3600.0
 
 
 class _State(State):
-    """Whose challenger is never the one that was assigned, but one that misbehaves."""
+    """State that wraps every challenger assigned to it with the fault."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "challenger" and isinstance(value, ServedModel):
-            value = _spoilt(value)
+            value = _with_fault(value)
         super().__setattr__(name, value)
 
 
 class FaultyScorer(Scorer.func_or_class):  # type: ignore[name-defined, misc]
-    """A replica as it is in production, whose challenger is spoilt once it is loaded."""
+    """The production replica with a faulty challenger."""
 
     async def __init__(self, environment: Mapping[str, str]) -> None:  # type: ignore[misc]
         await super().__init__(environment)
         state = self._replica.state
         state.__class__ = _State
-        state.challenger = state.challenger  # the registry may have been asked already
+        state.challenger = state.challenger  # wrap a challenger that is already loaded
 
 
 def app(arguments: Mapping[str, str]) -> Application:
@@ -49,9 +49,9 @@ def app(arguments: Mapping[str, str]) -> Application:
     return Scorer.options(func_or_class=FaultyScorer).bind(environment)  # type: ignore[attr-defined]
 
 
-def _spoilt(model: ServedModel) -> ServedModel:
+def _with_fault(model: ServedModel) -> ServedModel:
     engine = copy.copy(model.engine)
-    if "score_row" not in vars(engine):  # what the shadow calls; not twice
+    if "score_row" not in vars(engine):  # the call of the shadow; wrap it once
         engine.score_row = _misbehaving(engine.score_row)  # type: ignore[method-assign]
     return replace(model, engine=engine)
 

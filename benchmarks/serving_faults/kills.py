@@ -1,4 +1,4 @@
-"""SIGKILL for a replica, for HAProxy and for Serve's own actors while requests come."""
+"""SIGKILL a replica, HAProxy and Serve's actors under load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.serving_faults.pressure import figures, pressure
+from benchmarks.serving_faults.background_load import background_load, summarize
 from benchmarks.serving_faults.rig import Rig
 from fraud.errors import DataError
 
@@ -19,7 +19,7 @@ _PROBE_EVERY_S = 0.02
 
 
 class Prober:
-    """One caller with a new connection for every request: the longest time that it got no answer."""
+    """Sends requests one by one, each on a new connection; records failures and the longest gap between answers."""
 
     def __init__(self, rig: Rig) -> None:
         self.asked = self.failed = 0
@@ -48,40 +48,40 @@ class Prober:
 
 
 def measure(rig: Rig, *, rate: float, kills: int = 3) -> dict[str, Any]:
-    """Kill each kind of process so often, each time waiting until everything is there again."""
+    """Kill each kind of process `kills` times; wait for recovery each time. rate: requests per second."""
     rig.serve()
-    found: dict[str, Any] = {"rate": rate}
+    results: dict[str, Any] = {"rate": rate}
     for name, victim in _VICTIMS.items():
         times, loads, probes = [], [], []
         for _ in range(kills):
-            with pressure(rig, rate) as load, Prober(rig) as prober:
+            with background_load(rig, rate) as load, Prober(rig) as prober:
                 times.append(_kill(rig, victim))
                 time.sleep(_AFTER_S)
             loads += load.loads
             probes.append(prober)
-        told = figures(loads)
-        found[name] = {
+        totals = summarize(loads)
+        results[name] = {
             "kills": kills,
-            "failed_share": told["failed"] / max(1, told["requests"] + told["failed"]),
+            "failed_share": totals["failed"] / max(1, totals["requests"] + totals["failed"]),
             "recovered_s": times,
             "longest_gap_s": max(prober.longest_gap_s for prober in probes),
             "new_connections": sum(prober.asked for prober in probes),
             "new_connections_failed": sum(prober.failed for prober in probes),
-            **told,
+            **totals,
         }
-        rig.say(
-            f"{name}: {told['failed']} of {told['requests']:,} failed {told['statuses']} {told['socket_errors']}, "
-            f"whole again after {', '.join(f'{t:.1f}' for t in times)} s, no answer for up to "
-            f"{found[name]['longest_gap_s'] * 1000:.0f} ms"
+        rig.log(
+            f"{name}: {totals['failed']} of {totals['requests']:,} failed {totals['statuses']} "
+            f"{totals['socket_errors']}, recovered after {', '.join(f'{t:.1f}' for t in times)} s, "
+            f"longest gap without an answer {results[name]['longest_gap_s'] * 1000:.0f} ms"
         )
-    return found
+    return results
 
 
 def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
-    """Kill the newest; returns the seconds until another stands in its place and both replicas answer."""
+    """Kill the newest process; returns the seconds until it is replaced and both replicas answer."""
     before = victim(rig)
     if not before:
-        raise DataError("there is nothing to kill")
+        raise DataError("no process to kill is running")
     before[-1].kill()
     killed, began = {process.pid for process in before}, time.monotonic()
     while time.monotonic() - began < _TIMEOUT_S:
@@ -89,13 +89,13 @@ def _kill(rig: Rig, victim: Callable[[Rig], list[psutil.Process]]) -> float:
         if set(now) - killed and len(now) >= len(before) and rig.ready() == 2:
             return time.monotonic() - began
         time.sleep(0.1)
-    raise DataError(f"not whole again after {_TIMEOUT_S:.0f} s")
+    raise DataError(f"the stack did not recover within {_TIMEOUT_S:.0f} s")
 
 
 _VICTIMS: dict[str, Callable[[Rig], list[psutil.Process]]] = {
     "replica": Rig.replicas,
     "HAProxy": Rig.main_proxy,
     "second HAProxy": Rig.second_proxy,
-    "HAProxyManager": lambda rig: rig.found("HAProxyManager"),
-    "controller": lambda rig: rig.found("ServeController"),
+    "HAProxyManager": lambda rig: rig.matching("HAProxyManager"),
+    "controller": lambda rig: rig.matching("ServeController"),
 }

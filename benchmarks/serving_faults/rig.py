@@ -1,4 +1,4 @@
-"""A whole stack of its own under test: MLflow, Ray with HAProxy, two registered versions, replicas of /score."""
+"""The stack under test: MLflow, Ray with HAProxy, two registered versions, replicas of /score."""
 
 from __future__ import annotations
 
@@ -45,32 +45,31 @@ LOGS = CODE / "var" / "benchmarks" / "serving_faults_logs"
 TRAINING_ROWS, BODIES = 4_000, 2_000
 DEPLOY_TIMEOUT_S = 240.0
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
 class Rig:
-    """The stack; build with `started`.
+    """The stack; create it with `running_stack`.
 
-    port: of /score. bodies: JSON of transactions. is_plain: what serves is serve_app/config.yaml with two replicas.
+    port: of /score. bodies: transactions as JSON. is_plain: serve_app/config.yaml is deployed without changes.
     """
 
     settings: Settings
     stack: Stack
     port: int
-    say: Say
+    log: Log
     bodies: list[bytes] = field(default_factory=list)
     is_plain: bool = False
 
     @property
     def url(self) -> str:
-        """Where transactions are scored."""
         return f"http://{HOST}:{self.port}/score"
 
-    # What serves.
+    # Deployment.
 
     def register(self, schema: Schema, seed: int) -> int:
-        """Fit a small model and register it; returns its number."""
+        """Fit and register a small model; returns its version number."""
         draw = simulation.cards if schema.name == "handbook" else simulation.transactions
         rows = validate(draw(TRAINING_ROWS, seed=seed, fraud_rate=0.05), schema).rows
         config = from_mapping(
@@ -85,7 +84,7 @@ class Rig:
         return version.number
 
     def serve(self) -> None:
-        """Have serve_app/config.yaml serve with both replicas."""
+        """Deploy serve_app/config.yaml unless it is deployed; wait for both replicas."""
         if not self.is_plain:
             self.deploy()
         self.wait_ready(2)
@@ -97,10 +96,10 @@ class Rig:
         variables: Mapping[str, str] | None = None,
         import_path: str | None = None,
     ) -> float:
-        """`serve deploy` the application and wait until the new replicas alone serve; returns the seconds it took.
+        """Run `serve deploy` and wait until only the new replicas serve; returns the seconds.
 
-        options: of the deployment, over those of serve_app/config.yaml, None for one to leave out. variables: for the
-        replicas' environment. Raises DataError.
+        options: override the deployment options of serve_app/config.yaml; None removes one. variables: environment of
+        the replicas. Raises DataError if the application does not run.
         """
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         config["http_options"].update(host=HOST, port=self.port)
@@ -126,21 +125,21 @@ class Rig:
         raise DataError(f"the application does not run after {DEPLOY_TIMEOUT_S:.0f} s: {state.get('status')}")
 
     def application(self) -> dict[str, Any]:
-        """What Serve says of the application; empty where it says nothing."""
+        """Serve's record of the application; empty without an answer."""
         code, answer = services.ask_ray(self.stack, "/api/serve/applications/")
         return json.loads(answer)["applications"].get(APPLICATION, {}) if code == 200 else {}
 
     @staticmethod
     def replica_states(application: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Serve's records of the replicas."""
+        """Serve's records of the replicas in `application`."""
         return application.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas", [])
 
     def promote(self, *arguments: str) -> str:
-        """`python -m ray_jobs.promote`; returns what it says."""
+        """Run `python -m ray_jobs.promote`; returns its stdout."""
         return self.run([sys.executable, "-m", "ray_jobs.promote", *arguments])
 
     def run(self, command: Sequence[str]) -> str:
-        """Run a command as a user of the stack would. Raises DataError with what it said if it fails."""
+        """Run a command in the stack's environment; returns its stdout. Raises DataError if it fails."""
         done = subprocess.run(
             command, cwd=CODE, env=self.stack.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
@@ -149,7 +148,7 @@ class Rig:
         return done.stdout
 
     def ask(self, path: str, port: int | None = None, body: bytes | None = None) -> tuple[int, Any]:
-        """Status (0: no answer) and JSON of a request to /score's server, or to the replica on `port`."""
+        """Send a request to HAProxy, or to the replica on `port`. Returns status (0: no answer) and JSON."""
         connection = http.client.HTTPConnection(HOST, port or self.port, timeout=5)
         try:
             connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
@@ -162,16 +161,16 @@ class Rig:
             connection.close()
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum over a metric's series that have these labels, for all replicas together."""
+        """Sum of a metric over all replicas and all series with these labels."""
         code, text = services.ask(f"http://{HOST}:{self.port}/metrics")
         if code != 200:
             raise DataError(f"/metrics answers {code}")
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        required = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
-        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in wanted))
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in required))
 
     def ready(self) -> int:
-        """How many replicas answer /readyz and are taken for alive by HAProxy."""
+        """Number of replicas that answer /readyz and are up in HAProxy."""
         code, text = services.ask(self.stack.url("haproxy_stats") + "/stats;csv", timeout_s=2)
         if code != 200:
             return 0
@@ -180,7 +179,7 @@ class Rig:
         return min(len(alive), sum(code == 200 for code, _ in self.ask_replicas("/readyz")))
 
     def ask_replicas(self, path: str) -> list[tuple[int, Any]]:
-        """Ask every replica past HAProxy."""
+        """Send a request to every replica directly, without HAProxy."""
         first = self.stack.port("replicas")
         ports = {
             connection.laddr.port
@@ -191,74 +190,73 @@ class Rig:
         return [self.ask(path, port) for port in sorted(ports)]
 
     def wait_ready(self, replicas: int, timeout_s: float = 180.0) -> float:
-        """Wait until so many replicas answer; returns the seconds it took. Raises DataError."""
+        """Wait until `replicas` replicas answer; returns the seconds. Raises DataError after `timeout_s`."""
         began = time.monotonic()
-        while (found := self.ready()) != replicas:
+        while (count := self.ready()) != replicas:
             if time.monotonic() - began > timeout_s:
-                raise DataError(f"{found} replicas answer after {timeout_s:.0f} s, not {replicas}")
+                raise DataError(f"{count} replicas answer after {timeout_s:.0f} s, not {replicas}")
             time.sleep(0.1)
         return time.monotonic() - began
 
-    # What runs.
+    # Processes.
 
-    def found(self, *words: str) -> list[psutil.Process]:
-        """Our processes with one of the words in their command line, oldest first."""
-        found = []
-        for process in processes.ours(self.settings.state):
+    def matching(self, *words: str) -> list[psutil.Process]:
+        """Processes of the stack with one of the words in their command line, oldest first."""
+        matching = []
+        for process in processes.find(self.settings.state):
             with suppress(psutil.Error):
                 if any(word in " ".join(process.cmdline()) for word in words):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.create_time())
+                    matching.append(process)
+        return sorted(matching, key=lambda process: process.create_time())
 
     def replicas(self) -> list[psutil.Process]:
-        """The replicas' processes."""
-        return self.found(f"ServeReplica:{APPLICATION}")
+        return self.matching(f"ServeReplica:{APPLICATION}")
 
     def proxies(self) -> list[psutil.Process]:
-        """Every HAProxy: Serve's own, the second one's master and worker, and those that end after a reload."""
-        return [process for process in self.found("haproxy.cfg", "standby.cfg") if process.name() == "haproxy"]
+        """Every HAProxy process: Serve's own, the second one's master and worker, and those draining after a reload."""
+        return [process for process in self.matching("haproxy.cfg", "standby.cfg") if process.name() == "haproxy"]
 
     def main_proxy(self) -> list[psutil.Process]:
         """The HAProxy that Serve started last."""
-        return [process for process in self.found("haproxy.cfg") if process.name() == "haproxy"][-1:]
+        return [process for process in self.matching("haproxy.cfg") if process.name() == "haproxy"][-1:]
 
     def second_proxy(self) -> list[psutil.Process]:
-        """The working process of the HAProxy beside it."""
-        return [process for process in self.found("standby.cfg") if process.name() == "haproxy"][-1:]
+        """The worker process of the second HAProxy."""
+        return [process for process in self.matching("standby.cfg") if process.name() == "haproxy"][-1:]
 
     def parts(self) -> dict[str, list[psutil.Process]]:
-        """What serves, by name."""
+        """Serving processes by name of the part."""
         return {
             "replicas": self.replicas(),
             "HAProxy": self.proxies(),
-            "HAProxyManager": self.found("HAProxyManager"),
-            "controller": self.found("ServeController"),
+            "HAProxyManager": self.matching("HAProxyManager"),
+            "controller": self.matching("ServeController"),
         }
 
 
 @contextmanager
-def started(
-    folder: Path, say: Say, *, schema: str = "transactions", variables: Mapping[str, str] | None = None
+def running_stack(
+    folder: Path, log: Log, *, schema: str = "transactions", variables: Mapping[str, str] | None = None
 ) -> Iterator[Rig]:
-    """Start Ray and MLflow below `folder`, register two versions and make the first the champion; stop all at the end.
+    """Run Ray and MLflow below `folder` with two registered versions, the first as champion, while the block runs.
 
-    variables: for the environment in which Ray is started.
+    variables: added to the environment of Ray.
     """
     turn_telemetry_off()
     state = folder / "state"
-    given = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state), "FRAUD_MODE": "dev", "FRAUD_MODEL_POLL_S": "1"}
-    given |= {"OMP_NUM_THREADS": "1", **(variables or {})}
+    own = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state), "FRAUD_MODE": "dev", "FRAUD_MODEL_POLL_S": "1"}
+    own |= {"OMP_NUM_THREADS": "1", **(variables or {})}
     for name in [name for name in os.environ if name.startswith(("FRAUD_", "MLFLOW_", "RAY_SERVE_", "RAY_ADDRESS"))]:
         del os.environ[name]
-    os.environ.update(given)
+    os.environ.update(own)
     settings = Settings.from_environment()
     try:
-        say("starting MLflow and Ray ...")
-        stack = services.up(settings, say, PORTS)
+        log("starting MLflow and Ray ...")
+        stack = services.up(settings, log, PORTS)
         os.environ["MLFLOW_TRACKING_URI"] = stack.url("mlflow")
-        rig = Rig(Settings.from_environment(), stack, processes.free_port(SERVE_PORT), say)
+        rig = Rig(Settings.from_environment(), stack, processes.free_port(SERVE_PORT), log)
         shape = Schema.load(schema)
-        say("fitting and registering two versions ...")
+        log("fitting and registering two versions ...")
         first = rig.register(shape, 1)
         rig.register(shape, 2)
         versions.set_alias("champion", first, rig.settings)
@@ -266,12 +264,12 @@ def started(
         yield rig
     except DataError:
         shutil.rmtree(LOGS, ignore_errors=True)
-        with suppress(shutil.Error):  # what cannot be copied, such as a socket; the rest is
-            shutil.copytree(services.scratch(state), LOGS, symlinks=True)
-        say(f"what Ray's processes said: {LOGS}")
+        with suppress(shutil.Error):  # some files, such as sockets, cannot be copied
+            shutil.copytree(services.session_folder(state), LOGS, symlinks=True)
+        log(f"Ray's logs: {LOGS}")
         raise
     finally:
-        services.down(settings, say)
+        services.down(settings, log)
 
 
 def _connections(process: psutil.Process) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a challenger that scores along costs, and what it does to the replies when it raises, is slow or hangs."""
+"""Cost of a shadow challenger, and its effect on answers when it raises, is slow or hangs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from typing import Any
 
 from benchmarks.serving_faults import faulty
-from benchmarks.serving_faults.pressure import cpu_seconds, figures, once
+from benchmarks.serving_faults.background_load import cpu_seconds, drive_once, summarize
 from benchmarks.serving_faults.rig import Rig
 from fraud.errors import DataError
 from fraud.registry import versions
 
 _ROUND_S = 10.0
-_FAULTS = ("raise", "slow", "hang")  # a call that hangs keeps its thread, so it comes last
+_FAULTS = ("raise", "slow", "hang")  # last: a hanging call blocks its thread
 _FOLLOW_S = 4.0
 
 
 def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) -> dict[str, Any]:
-    """Rounds without and with the shadow in turn, at `rate`; then each fault for `fault_s` seconds."""
+    """Alternate rounds without and with the shadow at `rate`, then each fault for `fault_s` seconds."""
     rig.serve()
     champion = rig.ask("/model")[1]["model_version"]
     versions.set_alias("challenger", 2 if champion == "1" else 1, rig.settings)
@@ -29,14 +29,14 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
             rig.promote("--shadow", kind)
             time.sleep(_FOLLOW_S)
             kinds[kind].append(_round(rig, rate))
-    found: dict[str, Any] = {kind: _summary(runs) for kind, runs in kinds.items()}
-    found |= {"rate": rate, "outcomes": _since(rig, before)}
-    off, on = found["off"], found["on"]
-    found["throughput_cost"] = 1 - on["rate"] / off["rate"]
-    found["cpu_cost"] = on["cpu_us"] / off["cpu_us"] - 1
-    rig.say(
+    results: dict[str, Any] = {kind: _summary(runs) for kind, runs in kinds.items()}
+    results |= {"rate": rate, "outcomes": _since(rig, before)}
+    off, on = results["off"], results["on"]
+    results["throughput_cost"] = 1 - on["rate"] / off["rate"]
+    results["cpu_cost"] = on["cpu_us"] / off["cpu_us"] - 1
+    rig.log(
         f"shadow off {off['rate']:.0f}/s p99 {off['p99_ms']:.1f} ms {off['cpu_us']:.0f} us; on {on['rate']:.0f}/s "
-        f"p99 {on['p99_ms']:.1f} ms {on['cpu_us']:.0f} us; {found['outcomes']}"
+        f"p99 {on['p99_ms']:.1f} ms {on['cpu_us']:.0f} us; {results['outcomes']}"
     )
     fault = rig.settings.state / faulty.FILE
     fault.unlink(missing_ok=True)
@@ -44,36 +44,36 @@ def measure(rig: Rig, *, rate: float, rounds: int = 5, fault_s: float = 20.0) ->
     rig.deploy(import_path="benchmarks.serving_faults.faulty:app")
     rig.wait_ready(2)
     time.sleep(_FOLLOW_S)
-    found["faults"] = {}
+    results["faults"] = {}
     for kind in _FAULTS:
         before = _outcomes(rig)
         fault.write_text(kind, encoding="utf-8")
-        told = figures([once(rig, fault_s, rate)])
-        time.sleep(2)  # the last ones' outcomes
-        found["faults"][kind] = {**told, "outcomes": (outcomes := _since(rig, before))}
+        totals = summarize([drive_once(rig, fault_s, rate)])
+        time.sleep(2)  # wait for the last outcomes
+        results["faults"][kind] = {**totals, "outcomes": (outcomes := _since(rig, before))}
         if (kind == "raise") != (outcomes["failed"] > 0) or sum(outcomes.values()) == 0:
-            raise DataError(f"the challenger was to {kind}, but its scores were {outcomes}: see faulty.py")
-        rig.say(
-            f"a challenger that does {kind}: {told['failed']} of {told['requests']:,} failed, p99 {told['p99_ms']:.1f} "
-            f"ms; {outcomes}"
+            raise DataError(f"challenger fault {kind} gave outcomes {outcomes}: see faulty.py")
+        rig.log(
+            f"challenger fault {kind}: {totals['failed']} of {totals['requests']:,} failed, "
+            f"p99 {totals['p99_ms']:.1f} ms; {outcomes}"
         )
     fault.unlink()
     rig.promote("--shadow", "off")
     versions.remove_alias("challenger", rig.settings)
-    return found
+    return results
 
 
 def _round(rig: Rig, rate: float) -> dict[str, Any]:
     parts = rig.parts()
     before = cpu_seconds(parts)
-    load = once(rig, _ROUND_S, rate)
+    load = drive_once(rig, _ROUND_S, rate)
     used = sum(cpu_seconds(parts).values()) - sum(before.values())
-    return {**figures([load]), "cpu_us": used / max(1, load.requests) * 1e6}
+    return {**summarize([load]), "cpu_us": used / max(1, load.requests) * 1e6}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    told = {key: statistics.median(run[key] for run in runs) for key in ("rate", "p50_ms", "p99_ms", "cpu_us")}
-    return {**told, **{key: sum(run[key] for run in runs) for key in ("requests", "failed")}, "rounds": len(runs)}
+    medians = {key: statistics.median(run[key] for run in runs) for key in ("rate", "p50_ms", "p99_ms", "cpu_us")}
+    return {**medians, **{key: sum(run[key] for run in runs) for key in ("requests", "failed")}, "rounds": len(runs)}
 
 
 def _outcomes(rig: Rig) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Half the peak rate for a long time: memory, failures, and whether every decision is in the Parquet afterwards."""
+"""Long load at half the peak rate: memory, failures, completeness of the decision log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pyarrow.dataset as ds
 
-from benchmarks.serving_faults.pressure import Pressure
+from benchmarks.serving_faults.background_load import BackgroundLoad
 from benchmarks.serving_faults.rig import Rig
 from deploy.local.services import BIN
 from fraud.errors import DataError
@@ -22,42 +22,42 @@ _STOP_TIMEOUT_S = 150.0
 
 
 def measure(rig: Rig, *, rate: float, minutes: float) -> dict[str, Any]:
-    """Drive for so many minutes, stop Serve in order, and count what the decision log holds."""
+    """Load for `minutes`, shut Serve down, count the rows of the decision log."""
     decisions = rig.settings.state / f"soak-{int(time.time())}"
     rig.deploy(variables={"FRAUD_DECISIONS": str(decisions)})
     rig.wait_ready(2)
     answered = rig.metric("fraud_requests_total", path="/score", status="200")
     samples: list[dict[str, float]] = []
-    load = Pressure(rig, rate, min(_ROUND_S, minutes * 60 / 3))
+    load = BackgroundLoad(rig, rate, min(_ROUND_S, minutes * 60 / 3))
     began = time.monotonic()
     load.start()
     try:
-        told = 0.0
+        logged_s = 0.0
         while (seconds := time.monotonic() - began) < minutes * 60:
             samples.append({"s": seconds, **_memory(rig)})
-            if seconds - told >= 60:
-                told = seconds
-                rig.say(f"{seconds / 60:.0f} min, {load.requests:,} requests, MiB: {_told(samples[-1])}")
+            if seconds - logged_s >= 60:
+                logged_s = seconds
+                rig.log(f"{seconds / 60:.0f} min, {load.requests:,} requests, MiB: {_format(samples[-1])}")
             time.sleep(_SAMPLE_S)
     finally:
         figures = load.stop()
-    time.sleep(3)  # replicas write their counts every second
+    time.sleep(3)  # replicas publish their counters every second
     answered = rig.metric("fraud_requests_total", path="/score", status="200") - answered
     _stop(rig)
     files = sorted(decisions.glob("date=*/*.parquet"))
     rows = ds.dataset([str(path) for path in files]).count_rows() if files else 0
     journals = [path for path in decisions.parent.glob("decisions/_journal/**/*") if path.suffix == SUFFIX]
     slopes = slope_mib_per_hour(samples, min(WARM_UP_S, minutes * 60 / 3))
-    found = {
+    results = {
         "minutes": minutes, "rate": rate, **figures, "samples": samples, "slope_mib_per_hour": slopes,
         "answered_200": int(answered), "decisions": rows, "files": len(files), "journals_left": len(journals),
     }  # fmt: skip
-    rig.say(f"{rows:,} decisions of {int(answered):,} answers; MiB/h: {_told(slopes)}; {figures['failed']} failed")
-    return found
+    rig.log(f"{rows:,} decisions of {int(answered):,} answers; MiB/h: {_format(slopes)}; {figures['failed']} failed")
+    return results
 
 
 def slope_mib_per_hour(samples: list[dict[str, float]], warm_up_s: float) -> dict[str, float]:
-    """Least squares through the resident memory of each part from `warm_up_s` on."""
+    """Slope of each part's resident memory after `warm_up_s`, by least squares; MiB per hour."""
     later = [sample for sample in samples if sample["s"] >= warm_up_s]
     if len(later) < 3:
         return {}
@@ -68,23 +68,23 @@ def slope_mib_per_hour(samples: list[dict[str, float]], warm_up_s: float) -> dic
 
 def _memory(rig: Rig) -> dict[str, float]:
     """Resident MiB by part."""
-    found = {}
+    memory = {}
     for name, group in rig.parts().items():
-        found[name] = 0.0
+        memory[name] = 0.0
         for process in group:
             try:
-                found[name] += process.memory_info().rss / 2**20
+                memory[name] += process.memory_info().rss / 2**20
             except psutil.Error:
                 continue
-    return found
+    return memory
 
 
-def _told(numbers: dict[str, float]) -> str:
+def _format(numbers: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in numbers.items() if name != "s")
 
 
 def _stop(rig: Rig) -> None:
-    """`serve shutdown`, and wait for the last replica."""
+    """Run `serve shutdown` and wait until no replica runs."""
     rig.run([str(BIN / "serve"), "shutdown", "--yes", "--address", rig.stack.url("dashboard")])
     rig.is_plain = False
     began = time.monotonic()

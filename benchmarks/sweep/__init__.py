@@ -1,1 +1,1 @@
-"""What a sweep costs beside other searches, and what it gives on published data: `python -m benchmarks.sweep`."""
+"""Speed of sweeps beside other searches, and their quality on published data: `python -m benchmarks.sweep`."""

@@ -1,14 +1,14 @@
-"""Sweeps on published data: what their configuration detects, what early stopping saves, what they cost beside others.
+"""Sweeps on published data: quality of the chosen configuration, savings by early stopping, speed beside peers.
 
-    python -m benchmarks.sweep --part quality                        # 40 trials and nine trainings a data set
+    python -m benchmarks.sweep --part quality                        # 40 trials and nine trainings per data set
     python -m benchmarks.sweep --part asha --seeds 0 1               # the same sweep with and without early stopping
-    python -m benchmarks.sweep --part speed --rounds 2               # equal fits by ours, Optuna and scikit-learn
-    python -m benchmarks.sweep --part quality --data sparkov --fast  # does it run? writes nothing
-    python -m benchmarks.sweep --table                               # the tables of docs/sweeps.md anew
+    python -m benchmarks.sweep --part speed --rounds 2               # the same fits by ours, Optuna and scikit-learn
+    python -m benchmarks.sweep --part quality --data sparkov --fast  # smoke test; writes nothing
+    python -m benchmarks.sweep --table                               # rewrite the tables in docs/sweeps.md
 
-Every sweep is a fresh `python -m tuning.sweep` with folders of its own, which are deleted. Nothing is chosen by a test
-window: a sweep does not read it. Where the files come from: the README of the data folder, FRAUD_SHARED_DATA (default
-../shared/data). Parts and data sets that are not measured stay in the JSON as they are.
+Every sweep is a new `python -m tuning.sweep` process with temporary folders. No choice uses the test window: a sweep
+does not read it. The README of the data folder, FRAUD_SHARED_DATA (default ../shared/data), has the sources of the
+files. Parts and data sets that are not measured are kept in the JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fraud.settings import Settings
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "quality": quality.measure, "asha": asha.measure, "speed": speed.measure,
 }  # fmt: skip
-# Of the fits in quality, of the sweeps in asha.
+# Default seeds: of the fits in quality, of the sweeps in asha.
 SEEDS = {"quality": [0, 1, 2], "asha": [0]}
 DATA = {"quality": list(DATA_SETS), "asha": ["handbook"], "speed": ["handbook"]}
 ROUNDS = 2
@@ -43,30 +43,32 @@ ROUNDS = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the JSON and print the tables."""
-    given = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, delete what was written
-    out = Path(given.out)
-    if given.table and not out.exists():
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the finally blocks clean up
+    out = Path(arguments.out)
+    if arguments.table and not out.exists():
         raise DataError(f"{out} is missing: run python -m benchmarks.sweep first")
-    results = json.loads(out.read_text()) if out.exists() and not given.fast else {}
+    results = json.loads(out.read_text()) if out.exists() and not arguments.fast else {}
     folder = Settings.from_environment().shared_data
-    for part in [] if given.table else given.part:
-        for name in given.data or DATA[part]:
+    for part in [] if arguments.table else arguments.part:
+        for name in arguments.data or DATA[part]:
             scratch = Path(tempfile.mkdtemp(prefix="bench-sweep-"))
             try:
-                repeated = {"rounds": given.rounds} if part == "speed" else {"seeds": given.seeds or SEEDS[part]}
-                found = PARTS[part](
-                    DATA_SETS[name], folder, scratch, trials=given.trials or (6 if given.fast else 40), fast=given.fast,
-                    tell=lambda text: print(text, flush=True), **repeated,
+                repeated = (
+                    {"rounds": arguments.rounds} if part == "speed" else {"seeds": arguments.seeds or SEEDS[part]}
+                )
+                result = PARTS[part](
+                    DATA_SETS[name], folder, scratch, trials=arguments.trials or (6 if arguments.fast else 40),
+                    fast=arguments.fast, log=lambda text: print(text, flush=True), **repeated,
                 )  # fmt: skip
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            results.setdefault(part, {})[name] = found
-            if not given.fast:
+            results.setdefault(part, {})[name] = result
+            if not arguments.fast:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table.full(results))
-    if given.table:
+    print(table.markdown(results))
+    if arguments.table:
         table.write(results)
     return 0
 
@@ -76,16 +78,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (default: all)")
-    add("--data", nargs="+", choices=list(DATA_SETS), help="data sets (default: quality all, else handbook)")
-    add("--trials", type=int, help="trials of every sweep (default 40)")
+    add("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure (default: all)")
+    add("--data", nargs="+", choices=list(DATA_SETS), help="data sets (default: all for quality, else handbook)")
+    add("--trials", type=int, help="trials per sweep (default 40)")
     add(
-        "--seeds", nargs="+", type=int, help="of the fits in quality (default 0 1 2), of the sweeps in asha (default 0)"
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="seeds of the fits in quality (default 0 1 2) and of the sweeps in asha (default 0)",
     )
     add("--rounds", type=int, default=ROUNDS, help=f"timed rounds of speed (default {ROUNDS}), after one for memory")
-    add("--fast", action="store_true", help="tiny space, models and sweeps; writes no results")
-    add("--table", action="store_true", help="measure nothing, write the tables of docs/sweeps.md from --out")
-    add("--out", default=str(table.RESULTS), help="JSON of results")
+    add("--fast", action="store_true", help="tiny space, models and sweeps; write no results")
+    add("--table", action="store_true", help="do not measure; write the tables in docs/sweeps.md from --out")
+    add("--out", default=str(table.RESULTS), help="results, JSON")
     return parser
 
 

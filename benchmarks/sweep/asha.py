@@ -1,4 +1,4 @@
-"""What stopping weak trials early saves, and what it costs: one and the same sweep with and without."""
+"""Early stopping: the same sweep with and without it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SCHEDULERS = ("asha", "none")
 
 def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run the sweep with each scheduler and seed, in turns; JSON-ready.
+    """Run the sweep with each scheduler and seed, in alternating order; returns JSON-ready results.
 
-    Keys: title, trials, seeds, and {scheduler: [Sweep.summary a seed]}.
+    Keys: title, trials, seeds, and {scheduler: [Sweep.summary per seed]}.
     """
-    found: dict[str, Any] = {"title": data_set.title, "trials": trials, "seeds": list(seeds)}
-    found |= {scheduler: [] for scheduler in SCHEDULERS}
-    for place, seed in enumerate(seeds):
-        for scheduler in SCHEDULERS if place % 2 == 0 else SCHEDULERS[::-1]:
+    results: dict[str, Any] = {"title": data_set.title, "trials": trials, "seeds": list(seeds)}
+    results |= {scheduler: [] for scheduler in SCHEDULERS}
+    for index, seed in enumerate(seeds):
+        for scheduler in SCHEDULERS if index % 2 == 0 else SCHEDULERS[::-1]:
             sweep = sweeps.run(
                 sweeps.source_of(data_set, folder), data_set.name, sweeps.split_only(data_set.name),
                 scratch / f"{data_set.name}-{scheduler}-{seed}", "--trials", str(trials), "--seed", str(seed),
                 "--scheduler", scheduler, space=sweeps.FAST if fast else None,
             )  # fmt: skip
-            found[scheduler].append(sweep.summary())
-            tell(f"{data_set.name}, seed {seed}, {scheduler}: {found[scheduler][-1]}")
-    return found
+            results[scheduler].append(sweep.summary())
+            log(f"{data_set.name}, seed {seed}, {scheduler}: {results[scheduler][-1]}")
+    return results

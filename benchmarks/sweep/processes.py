@@ -1,4 +1,4 @@
-"""Run one command as a user would, in a process of its own, and see what it and its children take."""
+"""Run one command in its own process and measure the time and memory of it and its children."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fraud.errors import DataError
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_A_LOOK = 0.5
 _MIB = 2.0**20
-# Settings of the caller's that would lead a measured command to another Ray, MLflow or folder.
+# Variables of the caller that would point a measured command to another Ray, MLflow or folder.
 _FOREIGN = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "FRAUD_ROOT", "FRAUD_STATE", "FRAUD_EXPERIMENT")
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A command that ended.
+class Run:
+    """A finished command.
 
-    seconds: from its start, at `began` (since 1970), to its end. peak_mib: most memory of it and all its children at
-    one time, shared pages counted once (proportional set size); None when it was not watched. output: its stdout.
+    began: start, seconds since 1970. seconds: duration. peak_mib: peak memory of it and its children (proportional set
+    size), None if not watched. output: its stdout.
     """
 
     began: float
@@ -35,11 +35,11 @@ class Ran:
     output: str
 
 
-def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, watch: bool = False) -> Ran:
-    """Run `python -m ...` from the repository's root; its stderr goes to `log`.
+def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, watch: bool = False) -> Run:
+    """Run `python -m command` from the repository's root, with stderr to `log`; its children end with it.
 
-    watch: sample its memory, which takes a share of a CPU: not in a timed round. Raises DataError with the end of the
-    log for an exit status other than 0. Nothing it started outlives it.
+    watch: sample its memory; this uses CPU, so not in a timed round. Raises DataError with the end of the log if the
+    exit status is not 0.
     """
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
@@ -63,10 +63,10 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, wa
         finally:
             _end(process, seen)
         output.seek(0)
-        told = output.read().decode()
+        text = output.read().decode()
     if code:
         raise DataError(f"{' '.join(command)} ended with {code}: {log.read_text()[-2000:]}")
-    return Ran(started, seconds, peak if watch else None, told)
+    return Run(started, seconds, peak if watch else None, text)
 
 
 def _tree(pid: int) -> set[psutil.Process]:
@@ -85,7 +85,7 @@ def _pss(process: psutil.Process) -> float:
 
 
 def _end(process: subprocess.Popen[bytes], seen: set[psutil.Process]) -> None:
-    """End what is left: of the command when we are interrupted, of its children always, given time to end alone."""
+    """End the command if it still runs, then its remaining children, after a grace period."""
     if process.poll() is None:
         seen |= _tree(process.pid)
         process.terminate()

@@ -1,4 +1,4 @@
-"""What a sweep's configuration detects on a test window it never saw, beside the default and the shipped one."""
+"""Quality of a sweep's configuration on an unseen test window, beside the default and the shipped one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SCORES = ("forest", "autoencoder", "label_light", "joined")
 
 def measure(
     data_set: DataSet, folder: Path, scratch: Path, *, trials: int, seeds: Sequence[int], fast: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Sweep from a configuration that has only a split, then train with each configuration and seed; JSON-ready.
+    """Sweep from a configuration with only a split, then train with each configuration and seed; JSON-ready.
 
     Keys: title, protocol, seeds, rows and frauds of the test window, sweep (see Sweep.summary), figures
-    {configuration: {score: [average precision a seed]}} on the test window.
+    {configuration: {score: [average precision per seed]}} on the test window.
     """
     base = sweeps.split_only(data_set.name)
-    found = sweeps.run(
+    sweep = sweeps.run(
         sweeps.source_of(data_set, folder), data_set.name, base, scratch / data_set.name, "--trials", str(trials),
         space=sweeps.FAST if fast else None,
     )  # fmt: skip
-    told = found.summary()
-    tell(f"{data_set.name}: {told}")
+    summary = sweep.summary()
+    log(f"{data_set.name}: {summary}")
     configs = {
         DEFAULT: from_mapping(TrainConfig, base),
-        SWEPT: TrainConfig.load(str(found.best)),
+        SWEPT: TrainConfig.load(str(sweep.best)),
         SHIPPED: TrainConfig.load(data_set.name),
     }
     rows = data_set.load(folder)
@@ -54,22 +54,22 @@ def measure(
             for score, value in precisions(evaluation).items():
                 figures.setdefault(who, {}).setdefault(score, []).append(round(value, 5))
             latest = {score: values[-1] for score, values in figures[who].items()}
-            tell(f"  {who}, seed {seed}: {latest} in {time.perf_counter() - began:.0f} s")
+            log(f"  {who}, seed {seed}: {latest} in {time.perf_counter() - began:.0f} s")
     return {
-        "title": data_set.title, "protocol": data_set.protocol, "seeds": list(seeds), **window, "sweep": told,
+        "title": data_set.title, "protocol": data_set.protocol, "seeds": list(seeds), **window, "sweep": summary,
         "figures": figures,
     }  # fmt: skip
 
 
 def fit(prepared: Prepared, config: TrainConfig) -> Evaluation:
-    """`fitting.fit_locally`, but that what does not depend on the seed was prepared once."""
+    """Same as `fitting.fit_locally`, with the seed-independent part prepared once."""
     grown = forest.fit(prepared.x_fit, config.forest, config.seed)
     trained, _ = fitting.fit_autoencoder(fitting.trim(prepared, grown, config), prepared.x_validation, config)
     return fitting.assemble(prepared, grown, trained, config)[1]
 
 
 def precisions(evaluation: Evaluation) -> dict[str, float]:
-    """Average precision of each score; without a head the joined score is the label-light one."""
+    """Average precision of each score. Without a head, label_light is the joined score."""
     metrics: Mapping[str, Mapping[str, float]] = {"label_light": evaluation.metrics["joined"], **evaluation.metrics}
     return {score: float(metrics[score]["average_precision"]) for score in SCORES}
 

@@ -1,4 +1,4 @@
-"""One sweep in a fresh process with folders of its own, and what its journal says."""
+"""Run one sweep in a new process with its own folders, and read its journal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import yaml
 
 from benchmarks.detection.protocols import DataSet
 from benchmarks.sweep import processes
-from benchmarks.sweep.processes import Ran
+from benchmarks.sweep.processes import Run
 from fraud.errors import DataError
 from fraud.training.config import TrainConfig
 
 BEST = "best.yaml"
-# A space for seeing that everything runs.
+# Space of a smoke test.
 FAST = """
 forest: {n_estimators: {choice: [25, 50]}, max_features: {uniform: [0.5, 1]}}
 autoencoder:
@@ -27,9 +27,9 @@ autoencoder:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that ended. ran: its process; events: the journal's; winner: winner.json; best: path of best.yaml."""
+    """A finished sweep. ran: its process; events: of the journal; winner: winner.json; best: path of best.yaml."""
 
-    ran: Ran
+    ran: Run
     events: Sequence[Mapping[str, Any]]
     winner: Mapping[str, Any]
     best: Path
@@ -46,20 +46,20 @@ class Sweep:
 
     @property
     def search_seconds(self) -> float:
-        """From the first trial's order to the last trial's end."""
+        """Seconds from the submission of the first trial to the end of the last."""
         opened = next(event["time"] for event in self.events if event["event"] == "opened")
         return float(max(event["time"] for event in self.ended.values()) - opened)
 
     def of(self, detector: str) -> list[dict[str, Any]]:
-        """Trials of a detector that gave a result."""
+        """Trials of a detector with a result."""
         return [trial for trial in self.ended.values() if trial["detector"] == detector and trial["result"]]
 
     def best_objective(self, detector: str) -> float | None:
-        """The best of a detector's trials, on validation."""
+        """Best validation objective of a detector's trials; None without a result."""
         return max((float(trial["result"]["objective"]) for trial in self.of(detector)), default=None)
 
     def summary(self) -> dict[str, Any]:
-        """What it did, JSON-ready; objectives are average precision on the validation window."""
+        """Counts, objectives and times, JSON-ready. Objectives are average precision on the validation window."""
         trials = self.ended.values()
         unpaired = max(filter(None, map(self.best_objective, ("forest", "autoencoder"))), default=None)
         winner = self.winner["winner"]
@@ -84,9 +84,9 @@ def run(
     source: str, schema: str, config: Mapping[str, Any], folder: Path, *options: str, space: str | None = None,
     watch: bool = False, track: bool = False,
 ) -> Sweep:  # fmt: skip
-    """Run `python -m tuning.sweep` on a data file, with all that it keeps below `folder`.
+    """Run `python -m tuning.sweep` on a data file; it writes only below `folder`.
 
-    config: the YAML's content; space: YAML text, None for the default. track: with MLflow, on SQLite.
+    config: content of the YAML. space: YAML text, None for the default. track: use MLflow, on SQLite.
     """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config))))
@@ -100,8 +100,8 @@ def run(
     return read(folder, ran)
 
 
-def read(folder: Path, ran: Ran) -> Sweep:
-    """Read what a sweep left below `folder`. Raises DataError when it is not one whole sweep."""
+def read(folder: Path, ran: Run) -> Sweep:
+    """Read the sweep below `folder`. Raises DataError unless there is exactly one."""
     journals = list((folder / "state/sweeps").glob("*/trials.jsonl"))
     if len(journals) != 1:
         raise DataError(f"{len(journals)} sweeps in {folder} instead of one")
@@ -111,7 +111,7 @@ def read(folder: Path, ran: Ran) -> Sweep:
 
 
 def source_of(data_set: DataSet, folder: Path) -> str:
-    """Path of a published file. Raises DataError where it is missing."""
+    """Path of a published file. Raises DataError if it is missing."""
     path = (folder / data_set.file).absolute()
     if not path.exists():
         raise DataError(f"{path} is missing: set FRAUD_SHARED_DATA to the folder with the published data sets")
@@ -119,6 +119,6 @@ def source_of(data_set: DataSet, folder: Path) -> str:
 
 
 def split_only(name: str) -> dict[str, Any]:
-    """A configuration that has the shipped one's split and nothing else: what a user knows before a sweep."""
+    """Configuration with only the shipped split: what a user has before a sweep."""
     split = TrainConfig.load(name).to_dict()["split"]
     return {"split": {key: value for key, value in split.items() if value is not None}}

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.detection.table import spread
-from benchmarks.pages import ROOT, row
-from benchmarks.pages import write as put
+from benchmarks.pages import ROOT, row, write_section
 from benchmarks.sweep.asha import SCHEDULERS
 from benchmarks.sweep.quality import SCORES
 
@@ -38,14 +37,14 @@ REFERENCE = "optuna"
 _SCHEDULERS = {"asha": "asha", "none": "none: every trial to its end"}
 
 
-def full(results: Mapping[str, Any]) -> str:
-    """Every part that was measured, as Markdown."""
+def markdown(results: Mapping[str, Any]) -> str:
+    """Markdown of every measured part."""
     parts = {"quality": quality, "asha": asha, "speed": speed}
     return "\n\n".join(table(results[name]) for name, table in parts.items() if name in results)
 
 
-def quality(found: Mapping[str, Any]) -> str:
-    """What each configuration detects on the test window of every data set."""
+def quality(results: Mapping[str, Any]) -> str:
+    """Average precision of each configuration on the test window of every data set."""
     lines = [
         "Average precision on the test window, which no sweep reads; mean ± standard deviation over the seeds of the "
         "fits.",
@@ -53,21 +52,21 @@ def quality(found: Mapping[str, Any]) -> str:
         row(["data", "configuration", *_COLUMNS.values()]),
         "|" + "---|" * (2 + len(_COLUMNS)),
     ]
-    for data in found.values():
+    for data in results.values():
         for who, figures in data["figures"].items():
             cells = [spread([[value] for value in figures[score]]) for score in SCORES]
             lines.append(row([data["title"], CONFIGURATIONS[who], *cells]))
     lines += ["", row(["data", "trials", "stopped early", "wall", "validation: given", "validation: chosen"])]
     lines.append("|" + "---|" * 6)
-    for data in found.values():
-        told = data["sweep"]
-        cells = [str(told["trials"]), str(told["stopped"]), _minutes(told["wall_s"])]
-        lines.append(row([data["title"], *cells, _three(told["given"]), _three(told["winner"])]))
+    for data in results.values():
+        summary = data["sweep"]
+        cells = [str(summary["trials"]), str(summary["stopped"]), _minutes(summary["wall_s"])]
+        lines.append(row([data["title"], *cells, _three(summary["given"]), _three(summary["winner"])]))
     return "\n".join(lines)
 
 
-def asha(found: Mapping[str, Any]) -> str:
-    """Work and outcome with and without early stopping, means over the sweeps' seeds."""
+def asha(results: Mapping[str, Any]) -> str:
+    """Work and result with and without early stopping, means over the seeds of the sweeps."""
     lines = [
         "The same sweeps with and without early stopping; average precision on the validation window, mean over the "
         "sweeps' seeds.",
@@ -75,7 +74,7 @@ def asha(found: Mapping[str, Any]) -> str:
         row(["data", "scheduler", "epochs", "trees", "wall", "best autoencoder", "best forest", "winner"]),
         "|" + "---|" * 8,
     ]
-    for data in found.values():
+    for data in results.values():
         title = f"{data['title']}, {data['trials']} trials, seeds {', '.join(map(str, data['seeds']))}"
         for scheduler in SCHEDULERS:
             runs = data[scheduler]
@@ -92,10 +91,10 @@ def asha(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def speed(found: Mapping[str, Any]) -> str:
-    """What the same number of equal fits takes each search, medians over the rounds."""
+def speed(results: Mapping[str, Any]) -> str:
+    """Times of the same fits by each search, medians over the rounds."""
     lines = []
-    for data in found.values():
+    for data in results.values():
         trees, network = data["fits"]["forest"]["n_estimators"], data["fits"]["autoencoder"]
         lines += [
             f"{data['title']}, {data['rows']:,} rows: {data['trials']} equal fits, half forests of {trees} trees, half "
@@ -120,17 +119,14 @@ def speed(found: Mapping[str, Any]) -> str:
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Write the tables into their page."""
-    put(PAGE, full(results), BEGIN)
+    write_section(PAGE, markdown(results), BEGIN)
 
 
 def mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Mean of a figure over runs."""
     return float(np.mean([run[key] for run in runs]))
 
 
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Median of a figure over runs."""
     return float(np.median([run[key] for run in runs]))
 
 

@@ -1,7 +1,7 @@
-"""`python -m deploy.backends up|demo|down|status`: the demo on PostgreSQL, S3 and Redis, by settings alone.
+"""`python -m deploy.backends up|demo|down|status`: run the demo on PostgreSQL, S3 and Redis.
 
-`up` starts the three servers on loopback; `demo` starts them and runs `make demo` with the settings that lead to them;
-with servers of your own, set the same variables and run `make demo`. docs/backends.md has every setting.
+`up` starts the three servers on loopback. `demo` starts them and runs `make demo` with settings for them. With servers
+of your own, set the same variables and run `make demo`. docs/backends.md has every setting.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 
 from deploy.backends.servers import BUCKET, HOST, Servers
 from deploy.local import services
-from deploy.local.command import say, settings_here
+from deploy.local.command import echo, settings_here
 from fraud.data import filesystems
 from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings.locations import HISTORY_URL
 from fraud.settings.operations import MLFLOW_BACKEND
-from fraud.settings.places import HISTORY_URL
 
 CARDS = "data/cards.parquet"
 
 
 def servers_of(settings: Settings) -> Servers:
-    """The servers whose data lie below FRAUD_STATE."""
+    """The servers with their data below FRAUD_STATE."""
     return Servers.read(settings.state / "backends")
 
 
 def inventory(servers: Servers) -> list[str]:
-    """What lies where now: rows of MLflow's tables, files by folder of the bucket, keys by kind in Redis."""
+    """One line per store: rows of MLflow's tables, files per folder of the bucket, keys per kind in Redis."""
     import psycopg2
     import redis
 
-    told = servers.environment()
+    environment = servers.environment()
     lines = []
-    with psycopg2.connect(told[MLFLOW_BACKEND]) as database, database.cursor() as cursor:
+    with psycopg2.connect(environment[MLFLOW_BACKEND]) as database, database.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'")
         (tables,) = cursor.fetchone() or (0,)
         counts = []
@@ -47,13 +47,14 @@ def inventory(servers: Servers) -> list[str]:
         lines.append(f"PostgreSQL     {tables} tables: {', '.join(counts)}")
     filesystem, root = filesystems.of(f"s3://{BUCKET}")
     files, size = Counter[str](), Counter[str]()
-    for path, found in filesystem.find(root, detail=True).items():
+    for path, entry in filesystem.find(root, detail=True).items():
         folder = "/".join(path.split("/")[1:3])
         files[folder] += 1
-        size[folder] += int(found["size"])
+        size[folder] += int(entry["size"])
     lines += [f"s3://{BUCKET}/{name}: {files[name]} files, {size[name]:,} bytes" for name in sorted(files)]
     keys = Counter(
-        b":".join(key.split(b":")[:3]).decode() for key in redis.Redis.from_url(told[HISTORY_URL]).scan_iter(count=1000)
+        b":".join(key.split(b":")[:3]).decode()
+        for key in redis.Redis.from_url(environment[HISTORY_URL]).scan_iter(count=1000)
     )
     lines += [f"Redis          {name}: {n:,} keys" for name, n in sorted(keys.items())] or ["Redis          no key"]
     return lines
@@ -70,53 +71,55 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|down|status")
-    verbs.add_parser("up", help="start PostgreSQL, Redis and an S3 server, or reuse those that we started")
-    demo = verbs.add_parser("demo", help="up, then make demo on them, with cards whose history is kept in Redis")
+    verbs.add_parser("up", help="start PostgreSQL, Redis and an S3 server, or reuse the running ones")
+    demo = verbs.add_parser("demo", help="up, then make demo on them, with the cards' history in Redis")
     demo.add_argument("--data", help=f"your transactions (default: synthetic cards, made now as {CARDS} in the bucket)")
     demo.add_argument("--schema", default="handbook", help="schema YAML or a shipped name (default: %(default)s)")
-    demo.add_argument("--config", help="training configuration YAML (default: the one that training itself takes)")
+    demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic cards (default: %(default)s)")
     down = verbs.add_parser("down", help="stop what up or demo started (Ray and MLflow: make down)")
     down.add_argument("--wipe", action="store_true", help="remove their data and passwords too")
-    verbs.add_parser("status", help="say what lies where")
+    verbs.add_parser("status", help="show what is stored where")
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; see `--help`. Raises FraudError."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = settings_here()
     turn_telemetry_off()
     servers = servers_of(settings)
-    if given.verb == "down":
+    if arguments.verb == "down":
         servers.stop()
-        if given.wipe:
+        if arguments.wipe:
             servers.wipe()
-        say("stopped")
+        echo("stopped")
         return 0
-    if given.verb != "status":
-        servers.start(say)
-        say(f"settings for your shell, passwords in them: source {servers.environment_file}")
+    if arguments.verb != "status":
+        servers.start(echo)
+        echo(f"settings with passwords for your shell: source {servers.environment_file}")
     elif len(servers.services) < 3:
-        say(f"not all run (only {', '.join(servers.services) or 'none'}): python -m deploy.backends up")
+        echo(f"not all run (only {', '.join(servers.services) or 'none'}): python -m deploy.backends up")
         return 1
-    if given.verb == "up":
+    if arguments.verb == "up":
         return 0
     os.environ.update(servers.environment())
-    if given.verb == "demo":
-        _demo(given, settings_here())
+    if arguments.verb == "demo":
+        _demo(arguments, settings_here())
     for line in inventory(servers):
-        say(line)
+        echo(line)
     return 0
 
 
-def _demo(given: argparse.Namespace, settings: Settings) -> None:
+def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
     from deploy.local.demo import Demo
 
     if "mlflow" in services.Stack.read(settings).services:
-        say(f"MLflow at {HOST} runs already: `make down` first, if it was not started with these settings")
-    if given.data is None:
-        given.data = settings.stored(CARDS)
+        echo(f"MLflow at {HOST} runs already: `make down` first, if it was not started with these settings")
+    if arguments.data is None:
+        arguments.data = settings.stored(CARDS)
         make = [sys.executable, "-m", "ray_jobs.generate", "--kind", "cards"]
-        subprocess.run([*make, "--rows", str(given.rows), "--out", given.data], check=True, cwd=Path(services.CODE))
-    Demo.from_arguments(given, settings, say).run()
+        subprocess.run(
+            [*make, "--rows", str(arguments.rows), "--out", arguments.data], check=True, cwd=Path(services.CODE)
+        )
+    Demo.from_arguments(arguments, settings, echo).run()

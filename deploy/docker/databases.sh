@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PostgreSQL's image runs this once, on an empty volume: a database and a user each for MLflow and Airflow.
+# PostgreSQL's image runs this once, on an empty volume. Creates a database and a user each for MLflow and Airflow.
 set -euo pipefail
 for name in mlflow airflow; do
     PASSWORD=$(cat "/run/secrets/${name}_password") NAME=$name psql -v ON_ERROR_STOP=1 -U postgres <<'SQL'

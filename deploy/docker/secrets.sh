@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Draw every secret that deploy/compose.yaml wants, once, each into a file of mode 0400 of user 10001:
+# Draw every secret of deploy/compose.yaml once, each into a file of mode 0400 owned by user 10001:
 #
 #   deploy/docker/secrets.sh [FOLDER]    default: deploy/secrets, which git ignores; run as root, or chown yourself
 #
-# Files that are there stay. FOLDER/environment is for `docker compose --env-file`.
+# Existing files stay. FOLDER/environment is for `docker compose --env-file`.
 set -euo pipefail
 umask 077
 folder=${1:-$(dirname "$0")/../secrets}
@@ -11,7 +11,7 @@ mkdir -p "$folder"
 chmod 0700 "$folder"
 cd "$folder"
 draw() { head -c "${1:-24}" /dev/urandom | od -An -tx1 | tr -d ' \n'; }
-keep() { # NAME, the text on stdin; a file that is there stays
+keep() { # NAME, text on stdin; an existing file stays
     if [ -e "$1" ]; then cat >/dev/null; else cat >"$1.new" && mv "$1.new" "$1"; fi
 }
 for name in postgres_password mlflow_password airflow_password redis_password metrics_key grafana_password ray_token \

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run an image that buildah made as it should run in production, and ask it for a score:
+# Run a buildah image as in production and request a score:
 #
 #   deploy/docker/try.sh IMAGE BUNDLE    e.g. deploy/docker/try.sh localhost/fraud artifacts/bundle
 #
-# Read-only root file system, the image's own user without any capability, its own processes and network (it listens on
-# 0.0.0.0, which only its own loopback can reach here). Needs root and buildah; BUILDAH_OPTIONS, e.g. "--root DIR".
-# Prints what it saw, and ends with 0 when all of it held.
+# Read-only root file system, the image's user without capabilities, own process and network namespaces (it listens on
+# 0.0.0.0, reachable only from its own loopback). Needs root and buildah; options in BUILDAH_OPTIONS, e.g. "--root DIR".
+# Prints each check; the exit code is 0 if all of them passed.
 set -euo pipefail
 image=${1:?usage: try.sh IMAGE BUNDLE} bundle=$(realpath "${2:?usage: try.sh IMAGE BUNDLE}")
 read -ra options <<<"${BUILDAH_OPTIONS:-}"

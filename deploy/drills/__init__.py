@@ -1,1 +1,1 @@
-"""Clusters of Linux namespaces on one machine, to kill nodes of."""
+"""Drills that kill nodes of a cluster made of Linux namespaces on one machine."""

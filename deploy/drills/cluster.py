@@ -1,4 +1,4 @@
-"""A cluster on drill hosts, by the repository's cluster.yaml: `ray up`, the Jobs API through ssh, `ray down`."""
+"""A cluster on drill hosts from the repository's cluster.yaml: `ray up`, Jobs API through ssh, `ray down`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RAY = str(Path(sys.executable).parent / "ray")
 PATIENCE_S = 300.0  # for a loaded machine
 
 
-def filled_in(hosts: Hosts, token: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """cluster.yaml with its FILL IN lines filled in, and nothing else changed.
+def fill_in(hosts: Hosts, token: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """cluster.yaml with its FILL IN lines filled in.
 
-    environment: what the line of site.sh says beside FRAUD_ROOT. The name of the cluster is the drill's own too: files
-    that `ray up` leaves on this machine are named by it.
+    environment: variables for site.sh besides FRAUD_ROOT. The cluster name is set too, because `ray up` names files on
+    this machine after it.
     """
     config: dict[str, Any] = yaml.safe_load((CODE / "cluster.yaml").read_text(encoding="utf-8"))
     head, *workers = hosts.hosts
@@ -49,7 +49,7 @@ def filled_in(hosts: Hosts, token: Path, environment: Mapping[str, str]) -> dict
 
 @dataclass
 class Cluster:
-    """A cluster that runs. port: where this machine reaches the head's dashboard and Jobs API; seconds: of `ray up`."""
+    """A running cluster. port: of the head's dashboard and Jobs API on this machine; seconds: duration of `ray up`."""
 
     hosts: Hosts
     config: Path
@@ -65,7 +65,7 @@ class Cluster:
         return self.hosts.hosts[0]
 
     def ray(self, *arguments: str, timeout_s: float = 2 * PATIENCE_S) -> str:
-        """Run `ray` on this machine, as the user of a laptop. Raises DrillError with the end of what it said."""
+        """Run `ray` on this machine, as on a laptop. Raises DrillError with the end of its output."""
         done = subprocess.run(
             [RAY, *arguments], cwd=CODE, env=self.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout_s,
@@ -75,12 +75,12 @@ class Cluster:
         return done.stdout
 
     def down(self) -> None:
-        """`ray down`."""
+        """Run `ray down`."""
         self.is_down = True
         self.ray("down", str(self.config), "--yes")
 
     def submit(self, *command: str, name: str | None = None, wait: bool = True) -> str:
-        """`ray job submit` from here; returns what it printed. Raises DrillError where the job fails."""
+        """Run `ray job submit` and return its output. Raises DrillError if the job fails."""
         chosen = [*(["--submission-id", name] if name else []), *([] if wait else ["--no-wait"])]
         return self.ray("job", "submit", "--working-dir", ".", *chosen, "--", *command)
 
@@ -93,46 +93,46 @@ class Cluster:
         return str(client.get_job_status(name).value)
 
     def nodes(self) -> dict[str, str]:
-        """Node ids by address, of the nodes that live."""
+        """Ids of the living nodes, by address."""
         script = (
             "import ray; ray.init(address='auto', logging_level='ERROR'); "
             "[print('node', n['NodeManagerAddress'], n['NodeID']) for n in ray.nodes() if n['Alive']]"
         )
-        told = self.hosts.ssh(self.head, f'python -c "{script}"').stdout
-        return dict(line.split()[1:] for line in told.splitlines() if line.startswith("node "))
+        output = self.hosts.ssh(self.head, f'python -c "{script}"').stdout
+        return dict(line.split()[1:] for line in output.splitlines() if line.startswith("node "))
 
     def wait_for_nodes(self, n_nodes: int) -> dict[str, str]:
-        """Wait until so many nodes are in."""
-        found: dict[str, str] = {}
+        """Wait until `n_nodes` nodes live; returns them as `nodes` does."""
+        nodes: dict[str, str] = {}
 
         def are_there() -> bool:
-            found.clear()
-            found.update(self.nodes())
-            return len(found) == n_nodes
+            nodes.clear()
+            nodes.update(self.nodes())
+            return len(nodes) == n_nodes
 
         wait_until(are_there, f"{n_nodes} nodes", pause_s=1.0)
-        return found
+        return nodes
 
     def raylet(self, host: Host) -> psutil.Process:
         """The raylet of a host."""
-        (found,) = (process for process in inhabitants(host) if process.name() == "raylet")
-        return found
+        (raylet,) = (process for process in host_processes(host) if process.name() == "raylet")
+        return raylet
 
 
-def inhabitants(host: Host) -> list[psutil.Process]:
-    """Every process of a host, seen from this machine."""
+def host_processes(host: Host) -> list[psutil.Process]:
+    """Every process of a host, as seen from this machine."""
     return psutil.Process(host.process.pid).children(recursive=True)
 
 
 @contextmanager
 def drill_cluster(names: Sequence[str] = ("head", "worker"), **environment: str) -> Iterator[Cluster]:
-    """`ray up` on new hosts, the first of them the head; `ray down` and their end afterwards."""
+    """Run `ray up` on new hosts, the first one as head. At the end, run `ray down` and remove the hosts."""
     with drill_hosts(names) as hosts:
         token = hosts.folder / "ray_token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         config = hosts.folder / "cluster.yaml"
-        config.write_text(yaml.safe_dump(filled_in(hosts, token, environment), sort_keys=False), encoding="utf-8")
+        config.write_text(yaml.safe_dump(fill_in(hosts, token, environment), sort_keys=False), encoding="utf-8")
         port = processes.free_port(18265, avoid=())
         surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FRAUD_"))}
         surroundings |= {
@@ -157,7 +157,7 @@ def drill_cluster(names: Sequence[str] = ("head", "worker"), **environment: str)
 
 @contextmanager
 def _forwarded(cluster: Cluster) -> Iterator[None]:
-    """The head's dashboard on a port of our loopback, as `ray dashboard` does it but ended with this process."""
+    """Forward the head's dashboard to our loopback, like `ray dashboard`, but end with this process."""
     command = cluster.hosts.ssh_command(cluster.head)
     command[1:1] = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{cluster.port}:127.0.0.1:8265"]
     process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL)
@@ -169,7 +169,7 @@ def _forwarded(cluster: Cluster) -> Iterator[None]:
 
 
 def wait_until(is_true: Callable[[], object], what: str, *, pause_s: float = 0.1) -> float:
-    """Wait; returns the seconds it took. Raises DrillError after PATIENCE_S."""
+    """Poll `is_true`; returns the seconds waited. Raises DrillError after PATIENCE_S."""
     began = time.monotonic()
     while not is_true():
         if time.monotonic() - began > PATIENCE_S:

@@ -1,8 +1,8 @@
-"""Hosts to drill on: Linux namespaces with a network, processes, a home and an sshd of their own, on one machine.
+"""Hosts for drills: Linux namespaces on one machine, each with its own network, processes, home and sshd.
 
-`ray stop` and `ray down` stop every Ray of a host; in here they see their host's processes alone. The hosts share the
-machine's programs and the installed environment, and one folder, as nodes of a cluster share one. Needs root, Linux,
-ip, unshare, setpriv, sshd and rsync. Everything is gone when the `with` block is left, and when this process is killed.
+`ray stop` and `ray down` stop every Ray of a host; in a namespace they see only its own processes. The hosts share the
+machine's programs, the installed environment and one folder, like the shared folder of a cluster. Needs root, Linux,
+ip, unshare, setpriv, sshd and rsync. The end of the `with` block, or of this process, removes everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODE = Path(__file__).resolve().parents[2]
 PROGRAMS = ("ip", "unshare", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync")
 START_TIMEOUT_S = 60.0
 _BRIDGE = "frd"
-# Run as root inside the namespaces. The folders of the host hide those of the machine, /tmp last: they come from there.
+# Runs as root inside the namespaces. The host's folders hide the machine's. /tmp is last: the other folders are in it.
 _INSIDE = r"""
 set -e
 folder=$1 shared=$2 name=$3 address=$4 gateway=$5
@@ -60,12 +60,12 @@ MaxSessions 100
 
 
 class DrillError(FraudError):
-    """A drill cannot run here, or did not end as it should."""
+    """A drill cannot run on this machine, or it failed."""
 
 
 @dataclass
 class Host:
-    """One host. address: its IPv4 address; folder: where its home and /tmp lie on the machine."""
+    """One host. address: IPv4 address; folder: its home and /tmp on the machine."""
 
     name: str
     address: str
@@ -74,11 +74,11 @@ class Host:
 
     @property
     def home(self) -> Path:
-        """The home of its only user, as the machine sees it."""
+        """The home of its only user, as a path on the machine."""
         return self.folder / "home" / "fraud"
 
-    def cut(self) -> None:
-        """Take its power: every process of it is killed at once, and its network is gone."""
+    def power_off(self) -> None:
+        """Kill every process of the host and remove its network."""
         self.process.kill()
         self.process.wait()
 
@@ -96,8 +96,8 @@ class Hosts:
 
     def ssh(self, host: Host, command: str, *, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command in a login shell of `host`, as a person would."""
-        given = [*self.ssh_command(host), f"bash -lc {shlex.quote('. ~/.bashrc; ' + command)}"]
-        return subprocess.run(given, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        arguments = [*self.ssh_command(host), f"bash -lc {shlex.quote('. ~/.bashrc; ' + command)}"]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
 
     def ssh_command(self, host: Host) -> list[str]:
         """`ssh` with the key, to `host`."""
@@ -120,7 +120,7 @@ class Hosts:
         _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "home/.sshd/host_key"))
         shutil.copy(self.key.with_suffix(".pub"), folder / "home/fraud/.ssh/authorized_keys")
         (folder / "home/fraud/.bashrc").touch()
-        # The environment is there already: the lock that the setup commands compare with says so.
+        # The environment is installed already: this lock makes the setup commands skip it.
         shutil.copy(CODE / "requirements.lock", folder / "home/fraud/.fraud-venv.lock")
         (folder / "home/fraud/fraud-venv").symlink_to(sys.prefix)
         sshd = str(shutil.which("sshd"))
@@ -154,16 +154,16 @@ class Hosts:
         _until(moved, f"namespaces of {host.name}", host.process, host.folder / "log")
 
 
-def why_not() -> str | None:
-    """What this machine lacks for such hosts; None where it lacks nothing."""
+def missing_requirement() -> str | None:
+    """What this machine lacks for drill hosts; None if it lacks nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "drill hosts need Linux and root"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"drill hosts need {', '.join(missing)} (Debian: openssh-server, rsync, iproute2, util-linux)"
-    hidden = [place for place in ("/tmp", "/home", "/srv") for path in (sys.prefix, sys.base_prefix)
-              if Path(path).is_relative_to(place)]  # fmt: skip
+    hidden = [folder for folder in ("/tmp", "/home", "/srv") for path in (sys.prefix, sys.base_prefix)
+              if Path(path).is_relative_to(folder)]  # fmt: skip
     if hidden:
-        return f"drill hosts have a {hidden[0]} of their own, which hides the environment that they share"
+        return f"drill hosts have their own {hidden[0]}, which would hide the Python environment they share"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True)
     made = subprocess.run(["ip", "link", "add", f"{_BRIDGE}0", "type", "bridge"], capture_output=True, text=True)
     subprocess.run(["ip", "link", "delete", f"{_BRIDGE}0"], capture_output=True)
@@ -174,8 +174,8 @@ def why_not() -> str | None:
 
 @contextmanager
 def drill_hosts(names: Sequence[str]) -> Iterator[Hosts]:
-    """Hosts of these names in one network. Raises DrillError where this machine cannot make them."""
-    if lacking := why_not():
+    """Hosts with these names in one network. Raises DrillError if this machine cannot make them."""
+    if lacking := missing_requirement():
         raise DrillError(lacking)
     _remove_stale()
     bridge = f"{_BRIDGE}{os.getpid()}"
@@ -193,24 +193,24 @@ def drill_hosts(names: Sequence[str]) -> Iterator[Hosts]:
         yield hosts
     finally:
         for host in hosts.hosts:
-            host.cut()
+            host.power_off()
         _remove_links(bridge)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_links(bridge: str) -> None:
-    """Delete a bridge and what leads to its hosts, which the kernel would do some time after the hosts are gone."""
+    """Delete a bridge and its hosts' links now. The kernel would delete them some time after the hosts end."""
     for link in list(Path("/sys/class/net").iterdir()):
         if re.fullmatch(rf"{bridge}([vp]\d+)?", link.name):
             subprocess.run(["ip", "link", "delete", link.name], capture_output=True)
 
 
 def _remove_stale() -> None:
-    """What drills that were killed have left; their hosts are gone with them."""
+    """Remove the links of killed drills; their hosts ended with them."""
     for link in list(Path("/sys/class/net").iterdir()):
-        found = re.fullmatch(rf"({_BRIDGE}(\d+))([vp]\d+)?", link.name)
-        if found and not Path(f"/proc/{found[2]}").exists():
-            _remove_links(found[1])
+        match = re.fullmatch(rf"({_BRIDGE}(\d+))([vp]\d+)?", link.name)
+        if match and not Path(f"/proc/{match[2]}").exists():
+            _remove_links(match[1])
 
 
 def _call(*command: str) -> None:

@@ -1,4 +1,4 @@
-"""Jobs on two nodes of which one is killed: what they leave must be what an undisturbed run leaves."""
+"""Kill one of two nodes during a job. The results must equal those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 
 import psutil
 
-from deploy.drills.cluster import inhabitants, wait_until
+from deploy.drills.cluster import host_processes, wait_until
 from deploy.drills.hosts import DrillError, Host
-from deploy.drills.raylets import Nodes
+from deploy.drills.ray_nodes import Nodes
 
-DAY, GROUP, FILES = "2026-01-31", 60_000, 32  # rows of a file, which is a piece of work, and files
+DAY, GROUP, FILES = "2026-01-31", 60_000, 32  # GROUP: rows per file, one unit of work
 IN_ONE_PROCESS = 100_000_000  # --rows-on-ray
 
 
 def score(nodes: Nodes) -> dict[str, Any]:
-    """Score a day on both nodes and kill the worker node halfway. Raises DrillError where the output is not whole."""
-    nodes.mend()
+    """Score a day on both nodes and kill the worker node halfway. Raises DrillError if the output is incomplete."""
+    nodes.restart_worker()
     _write_rows(nodes)
     _end(nodes, _scored(nodes, "undisturbed", IN_ONE_PROCESS), "undisturbed")
-    found: dict[str, Any] = {"rows": FILES * GROUP}
+    result: dict[str, Any] = {"rows": FILES * GROUP}
     out = nodes.folder / "killed"
     began = time.monotonic()
     driver = _scored(nodes, "killed", 0)
     _until(nodes, driver, "killed", lambda: _scorers(nodes.worker) and _staged(out) >= FILES // 4)
-    found["actors"] = [len(_scorers(host)) for host in nodes.hosts.hosts]
+    result["actors"] = [len(_scorers(host)) for host in nodes.hosts.hosts]
     nodes.kill(nodes.worker)
-    at, found["parts_at_kill"] = time.monotonic(), _staged(out)
-    if not found["parts_at_kill"] < FILES:
+    at, result["parts_at_kill"] = time.monotonic(), _staged(out)
+    if not result["parts_at_kill"] < FILES:
         raise DrillError("the scoring ended before the kill")
     _end(nodes, driver, "killed")
-    found["seconds"] = round(time.monotonic() - began, 1)
-    found["after_kill_s"] = round(time.monotonic() - at, 1)
+    result["seconds"] = round(time.monotonic() - began, 1)
+    result["after_kill_s"] = round(time.monotonic() - at, 1)
     manifest = json.loads((out / f"date={DAY}" / "_manifest.json").read_text())
-    found["rows_scored"] = manifest["rows"]["scored"]
-    found["is_equal"] = _content(out) == _content(nodes.folder / "undisturbed")
-    if not found["is_equal"] or found["rows_scored"] != found["rows"]:
-        raise DrillError(f"the day is not what an undisturbed run leaves: {found}")
-    return found
+    result["rows_scored"] = manifest["rows"]["scored"]
+    result["is_equal"] = _content(out) == _content(nodes.folder / "undisturbed")
+    if not result["is_equal"] or result["rows_scored"] != result["rows"]:
+        raise DrillError(f"the day differs from that of an undisturbed run: {result}")
+    return result
 
 
 SPACE = """
@@ -64,46 +64,50 @@ TRIALS = 4
 
 
 def sweep(nodes: Nodes) -> dict[str, Any]:
-    """A sweep with a trial on each node at once; the worker node is killed under one. Raises DrillError."""
+    """Run a sweep with one trial per node at a time and kill the worker node during a trial. Raises DrillError."""
     from fraud.data.simulation import transactions
 
-    nodes.mend()
+    nodes.restart_worker()
     transactions(6000, seed=5, fraud_rate=0.03).to_csv(nodes.folder / "sweep.csv", index=False)
     (nodes.folder / "config.yaml").write_text(json.dumps(SETTINGS))
     (nodes.folder / "space.yaml").write_text(SPACE)
     began = time.monotonic()
-    driver = nodes.begin(
+    driver = nodes.run_driver(
         "python", "-m", "tuning.sweep", "--data", "sweep.csv", "--config", "config.yaml", "--space", "space.yaml",
         "--outdir", "sweep", "--trials", str(TRIALS), "--scheduler", "none", "--no-mlflow", "--cpus-per-trial", "2",
         log=nodes.hosts.folder / "sweep.log",
     )  # fmt: skip
 
-    def told(event: str) -> list[dict[str, Any]]:
+    def events_of(kind: str) -> list[dict[str, Any]]:
         files = nodes.folder.glob("var/sweeps/*/trials.jsonl")
         lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
         events = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [line for line in events if line["event"] == event]
+        return [line for line in events if line["event"] == kind]
 
     def under_way(host: Host) -> set[int]:
-        ended = {line["number"] for line in told("ended")}
-        rungs = [line for line in told("rung") if str(line.get("worker", "")).startswith(f"{host.name}/")]
+        ended = {line["number"] for line in events_of("ended")}
+        rungs = [line for line in events_of("rung") if str(line.get("worker", "")).startswith(f"{host.name}/")]
         return {line["number"] for line in rungs} - ended
 
     _until(nodes, driver, "sweep", lambda: under_way(nodes.worker))
     running = under_way(nodes.worker)
-    found: dict[str, Any] = {"trials": TRIALS, "ended_at_kill": len(told("ended")), "killed_trials": sorted(running)}
+    result: dict[str, Any] = {
+        "trials": TRIALS,
+        "ended_at_kill": len(events_of("ended")),
+        "killed_trials": sorted(running),
+    }
     nodes.kill(nodes.worker)
     at = time.monotonic()
     _end(nodes, driver, "sweep")
-    found["after_kill_s"] = round(time.monotonic() - at, 1)
-    found["seconds"] = round(time.monotonic() - began, 1)
-    ended = told("ended")
-    found["ended"] = sorted(line["number"] for line in ended)
-    found["failed"] = [line["number"] for line in ended if line.get("status") not in ("finished", "stopped")]
-    found["best_is_there"] = (nodes.folder / "sweep" / "best.yaml").exists()
-    if found["ended"] != list(range(1, TRIALS + 1)) or found["failed"] or not found["best_is_there"]:
-        raise DrillError(f"the sweep did not end whole: {found}; {_said(nodes, 'sweep')}")
-    return found
+    result["after_kill_s"] = round(time.monotonic() - at, 1)
+    result["seconds"] = round(time.monotonic() - began, 1)
+    ended = events_of("ended")
+    result["ended"] = sorted(line["number"] for line in ended)
+    result["failed"] = [line["number"] for line in ended if line.get("status") not in ("finished", "stopped")]
+    result["best_is_there"] = (nodes.folder / "sweep" / "best.yaml").exists()
+    if result["ended"] != list(range(1, TRIALS + 1)) or result["failed"] or not result["best_is_there"]:
+        raise DrillError(f"the sweep is incomplete: {result}; {_log_tail(nodes, 'sweep')}")
+    return result
 
 
 def _write_rows(nodes: Nodes) -> None:
@@ -121,7 +125,7 @@ def _write_rows(nodes: Nodes) -> None:
 
 
 def save_bundle(folder: Path) -> None:
-    """A small model of the default schema."""
+    """Save a small model of the default schema."""
     from fraud.data import simulation
     from fraud.schema import Schema, validate
     from fraud.scoring import bundle
@@ -139,7 +143,7 @@ def save_bundle(folder: Path) -> None:
 
 
 def _scored(nodes: Nodes, name: str, rows_on_ray: int) -> subprocess.Popen[bytes]:
-    return nodes.begin(
+    return nodes.run_driver(
         "python", "-m", "ray_jobs.score", "--data", "rows", "--out", name, "--date", DAY, "--model", "bundle",
         "--no-reasons", "--rows-on-ray", str(rows_on_ray), log=nodes.hosts.folder / f"{name}.log",
     )  # fmt: skip
@@ -155,7 +159,7 @@ def _content(out: Path) -> dict[str, str]:
 
 
 def _scorers(host: Host) -> list[psutil.Process]:
-    return [process for process in inhabitants(host) if "MapBatches(Scorer)" in _title(process)]
+    return [process for process in host_processes(host) if "MapBatches(Scorer)" in _title(process)]
 
 
 def _title(process: psutil.Process) -> str:
@@ -166,13 +170,13 @@ def _title(process: psutil.Process) -> str:
 
 
 def _until(nodes: Nodes, driver: subprocess.Popen[bytes], name: str, is_true: Any) -> None:
-    """Wait while the driver runs. Raises DrillError with the end of what it said where it ends first."""
+    """Poll `is_true`. Raises DrillError with the end of the driver's log if the driver ends first."""
 
     def is_there() -> bool:
         if is_true():
             return True
         if driver.poll() is not None:
-            raise DrillError(f"the driver ended too early: {_said(nodes, name)}")
+            raise DrillError(f"the driver ended too early: {_log_tail(nodes, name)}")
         return False
 
     wait_until(is_there, f"progress of {name}", pause_s=0.05)
@@ -181,8 +185,8 @@ def _until(nodes: Nodes, driver: subprocess.Popen[bytes], name: str, is_true: An
 def _end(nodes: Nodes, driver: subprocess.Popen[bytes], name: str) -> None:
     wait_until(lambda: driver.poll() is not None, f"end of {name}")
     if driver.returncode:
-        raise DrillError(f"{name} ended with {driver.returncode}: {_said(nodes, name)}")
+        raise DrillError(f"{name} ended with {driver.returncode}: {_log_tail(nodes, name)}")
 
 
-def _said(nodes: Nodes, name: str) -> str:
+def _log_tail(nodes: Nodes, name: str) -> str:
     return (nodes.hosts.folder / f"{name}.log").read_text(errors="replace")[-3000:]

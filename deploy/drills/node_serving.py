@@ -1,4 +1,4 @@
-"""Serving on two nodes of which one is killed while a client asks all the time."""
+"""Kill one of two serving nodes while a client sends requests."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import yaml
 from deploy.drills.cluster import wait_until
 from deploy.drills.hosts import CODE, DrillError
 from deploy.drills.node_jobs import save_bundle
-from deploy.drills.raylets import Nodes
+from deploy.drills.ray_nodes import Nodes
 
 APPLICATIONS = "/api/serve/applications/"
 TRANSACTION = {"amount": 42.5, "hour": 13, "distance": 3.2, "device_score": 0.8, "country_mismatch": 0}
 PAUSE_S, TIMEOUT_S = 0.02, 5.0
-BEFORE_S = 3.0  # of asking between what is done
+BEFORE_S = 3.0  # of requests between two steps of a drill
 
 
 @dataclass
 class Client:
-    """A payment service: asks one after the other, and notes when which status came; 0 is no answer.
+    """A client that sends one request after the other and records (time, status); status 0 is no answer.
 
-    port: the ingress that it asks, on this machine.
+    port: port of the ingress on this machine.
     """
 
     nodes: Nodes
@@ -49,8 +49,8 @@ class Client:
         while not self._over.wait(PAUSE_S):
             self.answers.append((time.monotonic(), scored(self.nodes, self.port)))
 
-    def told(self, since: float) -> dict[str, Any]:
-        """How many requests since then, how many not answered by 200, and the longest time without a 200."""
+    def summary(self, since: float) -> dict[str, Any]:
+        """Requests since `since`, how many did not get a 200, and the longest gap between two 200."""
         asked = [(at, status) for at, status in self.answers if at >= since]
         good = [since, *(at for at, status in asked if status == 200)]
         gaps = [later - sooner for sooner, later in itertools.pairwise(good)]
@@ -63,7 +63,7 @@ class Client:
 
 
 def scored(nodes: Nodes, port: int) -> int:
-    """Ask /score on an ingress once; the status, or 0."""
+    """Send one /score request to an ingress; returns the status, or 0 without an answer."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/score",
         data=json.dumps(TRANSACTION).encode(),
@@ -80,7 +80,7 @@ def scored(nodes: Nodes, port: int) -> int:
 
 
 def deploy(nodes: Nodes) -> None:
-    """serve_app/config.yaml with a replica on each node, by the dashboard's API."""
+    """Deploy serve_app/config.yaml with a replica on each node, by the dashboard's API."""
     config = yaml.safe_load((CODE / "serve_app" / "config.yaml").read_text(encoding="utf-8"))
     (application,) = config["applications"]
     application["args"] = {"bundle": "/srv/fraud/bundle"}
@@ -92,13 +92,13 @@ def deploy(nodes: Nodes) -> None:
 
 
 def replicas(nodes: Nodes) -> list[str]:
-    """Addresses of the nodes with a replica that runs; none where the head does not answer."""
+    """Addresses of the nodes with a running replica; empty if the head does not answer."""
     status, text = nodes.ask(APPLICATIONS)
     if status != 200:
         return []
     application = json.loads(text)["applications"].get("fraud", {})
-    found = application.get("deployments", {}).get("Scorer", {}).get("replicas", [])
-    return sorted(one["node_ip"] for one in found if one["state"] == "RUNNING")
+    entries = application.get("deployments", {}).get("Scorer", {}).get("replicas", [])
+    return sorted(entry["node_ip"] for entry in entries if entry["state"] == "RUNNING")
 
 
 def _answer(nodes: Nodes) -> bool:
@@ -106,8 +106,8 @@ def _answer(nodes: Nodes) -> bool:
 
 
 def deploy_on_both(nodes: Nodes) -> list[str]:
-    """Serve with a replica on each node, both ingresses answering; returns the addresses. Raises DrillError."""
-    nodes.mend()
+    """Deploy a replica on each node and wait until both ingresses answer. Returns the addresses. Raises DrillError."""
+    nodes.restart_worker()
     save_bundle(nodes.folder / "bundle")
     deploy(nodes)
     both = sorted(host.address for host in nodes.hosts.hosts)
@@ -116,31 +116,31 @@ def deploy_on_both(nodes: Nodes) -> list[str]:
 
 
 def undisturbed(client: Client) -> dict[str, Any]:
-    """What a client is told while nothing is killed."""
+    """The client's summary while nothing is killed."""
     began = time.monotonic()
     time.sleep(BEFORE_S)
-    return client.told(began)
+    return client.summary(began)
 
 
 def serve(nodes: Nodes) -> dict[str, Any]:
-    """A replica on each node; the worker node is killed, and comes back. Raises DrillError."""
+    """Kill and restart the worker node with a replica on each node. Raises DrillError."""
     both = deploy_on_both(nodes)
     with Client(nodes, nodes.serve_ports[0]) as client:
-        found: dict[str, Any] = {"undisturbed": undisturbed(client)}
+        result: dict[str, Any] = {"undisturbed": undisturbed(client)}
         began = time.monotonic()
         nodes.kill(nodes.worker)
         wait_until(lambda: replicas(nodes) == [nodes.head.address], "end of the dead replica")
-        found["noticed_s"] = round(time.monotonic() - began, 1)
+        result["noticed_s"] = round(time.monotonic() - began, 1)
         nodes.wait_for(1)
-        found["node_dead_s"] = round(time.monotonic() - began, 1)
+        result["node_dead_s"] = round(time.monotonic() - began, 1)
         time.sleep(BEFORE_S)
-        found["killed"] = client.told(began)
+        result["killed"] = client.summary(began)
         began = time.monotonic()
-        nodes.mend()
+        nodes.restart_worker()
         wait_until(lambda: replicas(nodes) == both, "replicas on both nodes again")
-        found["back_s"] = round(time.monotonic() - began, 1)
+        result["back_s"] = round(time.monotonic() - began, 1)
         time.sleep(BEFORE_S)
-        found["mended"] = client.told(began)
-    if found["undisturbed"]["failed"]:
-        raise DrillError(f"requests failed before anything was killed: {found}")
-    return found
+        result["mended"] = client.summary(began)
+    if result["undisturbed"]["failed"]:
+        raise DrillError(f"requests failed before anything was killed: {result}")
+    return result

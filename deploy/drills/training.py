@@ -1,4 +1,4 @@
-"""A training on a drill cluster: ordered, watched epoch by epoch, and what it left."""
+"""Submit a training to a drill cluster, follow it epoch by epoch, and read its outcome."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from deploy.drills.cluster import Cluster, wait_until
 from deploy.drills.hosts import DrillError, Host
 
 EPOCHS = 40
-# Small, for what is tried is the cluster, and without an early stop, which could come before the kill.
+# Small, because the drill tests the cluster; without early stopping, which could come before the kill.
 SMALL = ("head.use=never", "forest.n_estimators=20", f"autoencoder.epochs={EPOCHS}", f"autoencoder.patience={EPOCHS}")
 OUTDIR, DATA = "artifacts", "data/transactions.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What came of it. seconds: of the whole job; epochs: that were trained, those after a failure again included.
+class TrainingOutcome:
+    """The outcome of a training. seconds: duration of the job; epochs: trained epochs, including repeated ones.
 
-    nodes: ids of the nodes that took part; recovery_s: from the kill to the next epoch, where a node was killed.
-    failures: what the training told of workers that died.
+    nodes: ids of the nodes that took part; failures: number of worker failures that the training recorded;
+    recovery_s: seconds from the kill to the next epoch, if a node was killed.
     """
 
     seconds: float
@@ -34,7 +34,7 @@ class Trained:
 
 
 def write_data(cluster: Cluster, rows: int = 20_000) -> None:
-    """Transactions in the folder that the nodes share."""
+    """Write transactions to the nodes' shared folder."""
     from fraud.data.simulation import transactions
 
     folder = cluster.hosts.shared / "fraud" / "data"
@@ -42,16 +42,16 @@ def write_data(cluster: Cluster, rows: int = 20_000) -> None:
     transactions(rows, seed=1).to_csv(cluster.hosts.shared / "fraud" / DATA, index=False)
 
 
-def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more: Sequence[str] = ()) -> Trained:
-    """Train by `ray job submit`; with `kill`, SIGKILL that node's raylet after the second epoch.
+def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more: Sequence[str] = ()) -> TrainingOutcome:
+    """Train with `ray job submit`. kill: host whose raylet gets SIGKILL after the second epoch.
 
-    Raises DrillError where the job fails or was done before the kill.
+    Raises DrillError if the job fails or ends before the kill.
     """
     name, began = f"train-{time.time_ns()}", time.monotonic()
     settings = [word for setting in SMALL for word in ("--set", setting)]
     order = ["--data", DATA, "--schema", "transactions", "--outdir", OUTDIR, "--workers", str(workers), "--no-register"]
     cluster.submit("python", "-m", "ray_jobs.train", *order, *settings, *more, name=name, wait=False)
-    watched = _Watched(cluster, name)
+    watched = _RunningTraining(cluster, name)
     killed_after = recovery_s = None
     if kill is not None:
         watched.until(lambda: len(watched.epochs) >= 2, "second epoch")
@@ -66,14 +66,14 @@ def train(cluster: Cluster, *, workers: int = 2, kill: Host | None = None, more:
     if (kill is not None and recovery_s is None) or (killed_after is not None and killed_after >= EPOCHS):
         raise DrillError("the training ended before the kill")
     outcome = json.loads((cluster.hosts.shared / "fraud" / OUTDIR / "metrics.json").read_text())
-    return Trained(
+    return TrainingOutcome(
         seconds=round(seconds, 1), epochs=len(watched.epochs), nodes=outcome["nodes"], failures=len(watched.failures),
         killed_after_epoch=killed_after, recovery_s=recovery_s,
     )  # fmt: skip
 
 
-class _Watched:
-    """A training that runs, as its folder tells: `lines` of epochs and failures; kept when the folder goes."""
+class _RunningTraining:
+    """A running training. lines: its records of epochs and failures, which outlive its folder."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name, self._asked = cluster, name, 0.0
@@ -89,12 +89,12 @@ class _Watched:
         return [line for line in self.lines if "failure" in line]
 
     def until(self, is_true: Callable[[], object], what: str) -> None:
-        """Wait, also for the end of the job."""
+        """Wait until `is_true` or the end of the job."""
 
         def is_done() -> bool:
-            found = _told(self._cluster)
-            if len(found) > len(self.lines):
-                self.lines = found
+            lines = _progress(self._cluster)
+            if len(lines) > len(self.lines):
+                self.lines = lines
             if time.monotonic() - self._asked > 2.0:
                 self.status, self._asked = self._cluster.job(self._name), time.monotonic()
             return bool(is_true()) or self.status in ("SUCCEEDED", "FAILED", "STOPPED")
@@ -102,8 +102,8 @@ class _Watched:
         wait_until(is_done, what)
 
 
-def _told(cluster: Cluster) -> list[dict[str, object]]:
-    """What the training that runs has told, from Ray Train's folder of it."""
+def _progress(cluster: Cluster) -> list[dict[str, object]]:
+    """The running training's records, from its Ray Train folder."""
     files = (cluster.hosts.shared / "fraud" / "var" / "training").glob("training-*/attempt-*/epochs.jsonl")
     return [json.loads(line) for file in sorted(files) for line in _whole_lines(file)]
 

@@ -1,1 +1,1 @@
-"""The whole system on this machine: `python -m deploy.local`."""
+"""Run the system on this machine: `python -m deploy.local`."""

@@ -1,4 +1,4 @@
-"""Who reaches the local stack: the address it listens on, and the secrets that it asks for."""
+"""Access to the local stack: its listening address, its token and its private folders."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _EVERY_ADDRESS = {"0.0.0.0": exposure.LOOPBACK, "::": "[::1]"}
 
 
 def host() -> str:
-    """The address on which Ray's dashboard and /score listen (FRAUD_HOST); all else stays on loopback."""
+    """The address of Ray's dashboard and /score (FRAUD_HOST). Everything else listens on loopback."""
     return StackSettings.from_environment().host
 
 
-def reached_at() -> str:
-    """Where this machine itself reaches what listens on `host`."""
+def local_address() -> str:
+    """The address at which this machine reaches what listens on `host`."""
     return _EVERY_ADDRESS.get(host(), host())
 
 
 def check(environment: Mapping[str, str]) -> str:
-    """What to warn of when a stack with these variables listens on `host`.
+    """The warning to show when a stack with these variables listens on `host`; "" for loopback.
 
-    Raises ConfigError where others would reach it without token and API keys.
+    Raises ConfigError if `host` is public and the token or the API keys are missing.
     """
     has_keys = KeySettings.from_environment(environment).has_keys
-    has_token = exposure.asks_for_token(environment)
+    has_token = exposure.requires_token(environment)
     return exposure.check(host(), has_token=has_token, has_keys=has_keys, what="the local stack")
 
 
 def make_token(path: Path) -> None:
-    """Draw a token into a file that only we can read, where there is none. Raises ConfigError for one others can."""
+    """Write a new token with mode 0600, unless the file exists. Raises ConfigError if others can read the file."""
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -46,16 +46,16 @@ def make_token(path: Path) -> None:
     exposure.read_token(path)
 
 
-def own_folder(folder: Path) -> Path:
-    """Make it anew, closed to others. Ray lets everybody write to its session's sockets and read its jobs' logs.
+def make_private_folder(folder: Path) -> Path:
+    """Recreate `folder` with mode 0700. Ray itself lets everybody use its sockets and read its jobs' logs.
 
-    Raises ConfigError where it cannot be removed.
+    Raises ConfigError if the old folder cannot be removed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         raise ConfigError(
-            f"{folder} is there and cannot be removed: another user's? Set TMPDIR to a folder of yours"
+            f"{folder} exists and cannot be removed, perhaps it is another user's: set TMPDIR to a folder of yours"
         ) from None
     return folder

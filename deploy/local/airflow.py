@@ -1,4 +1,4 @@
-"""The local Airflow behind `make airflow`: four components on loopback, against the Ray of `make up`."""
+"""The local Airflow of `make airflow`: four components on loopback that use the Ray of `make up`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 from deploy import processes
 from deploy.local import services
-from deploy.local.services import CODE, HOST, Say, Stack, StackError
+from deploy.local.services import CODE, HOST, Echo, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 
-# The scheduler comes last, when the api-server answers: a task that it starts before fails, and uses up a try.
+# The scheduler starts last, once the api-server answers: tasks that it starts earlier fail and use up a try.
 COMPONENTS = {
     "api-server": ["api-server", "--workers", "1"],
     "dag-processor": ["dag-processor"],
@@ -26,7 +26,7 @@ COMPONENTS = {
 }
 PORTS = {"airflow": 8080}
 USER = "admin"
-# How many tasks of ours may run at once; a deferred one counts, for its Ray job runs.
+# How many of our tasks may run at once. A deferred task counts, because its Ray job runs.
 POOLS = {
     "fraud_ray": {"slots": 4, "description": "Ray jobs of the scheduled DAGs", "include_deferred": True},
     "fraud_backfill": {"slots": 2, "description": "Ray jobs of a backfill", "include_deferred": True},
@@ -35,17 +35,17 @@ SETUP_TIMEOUT_S = 300.0
 
 
 def name_of(component: str) -> str:
-    """A component's name in the record of what runs."""
+    """A component's name in Stack.services."""
     return f"airflow-{component}"
 
 
 def binary() -> Path:
-    """The airflow command of the environment AIRFLOW_VENV (default .venv-airflow). Raises ConfigError without one."""
+    """The airflow command of AIRFLOW_VENV (default: .venv-airflow). Raises ConfigError if it is missing."""
     venv = Path(os.environ.get("AIRFLOW_VENV") or ".venv-airflow")
-    found = (venv if venv.is_absolute() else CODE / venv) / "bin" / "airflow"
-    if not found.exists():
-        raise ConfigError(f"there is no Airflow at {found}: `make airflow` installs it, or set AIRFLOW_VENV")
-    return found
+    path = (venv if venv.is_absolute() else CODE / venv) / "bin" / "airflow"
+    if not path.exists():
+        raise ConfigError(f"there is no Airflow at {path}: `make airflow` installs it, or set AIRFLOW_VENV")
+    return path
 
 
 def home(settings: Settings) -> Path:
@@ -54,17 +54,17 @@ def home(settings: Settings) -> Path:
 
 
 def login(settings: Settings) -> tuple[str, str]:
-    """User and password of the local Airflow, made at the first call."""
+    """User and password of the local Airflow, created at the first call."""
     path = home(settings) / "passwords.json"
-    return USER, _kept(path, {USER: secrets.token_urlsafe(12)})[USER]
+    return USER, _stored_secrets(path, {USER: secrets.token_urlsafe(12)})[USER]
 
 
 def environment(stack: Stack, port: int) -> dict[str, str]:
-    """What every Airflow process runs with: loopback, SQLite, secrets of its own, our DAGs, no usage data."""
+    """Environment of every Airflow process: loopback, SQLite, its own secrets, our DAGs, no usage data."""
     folder = home(stack.settings)
     login(stack.settings)
     fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    held = _kept(
+    stored = _stored_secrets(
         folder / "secrets.json", {"jwt": secrets.token_hex(32), "api": secrets.token_hex(32), "fernet": fernet}
     )
     url = f"http://{HOST}:{port}"
@@ -72,10 +72,10 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
     return {
         **{name: value for name, value in inherited.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")},
         "PATH": f"{binary().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # Airflow's own processes talk to each other over HTTP, which a proxy has no business in.
+        # Airflow's processes talk to each other over HTTP; no proxy for that.
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
         "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), HOST, "localhost"])),
-        # Else the api-server's new title is written over its environment, and `make down` would not know it for ours.
+        # Otherwise the api-server's process title overwrites its environment, and `make down` cannot find it.
         "SPT_NOENV": "1",
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
@@ -85,15 +85,15 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__FERNET_KEY": held["fernet"],
+        "AIRFLOW__CORE__FERNET_KEY": stored["fernet"],
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__SECRET_KEY": held["api"],
-        "AIRFLOW__API_AUTH__JWT_SECRET": held["jwt"],
+        "AIRFLOW__API__SECRET_KEY": stored["api"],
+        "AIRFLOW__API_AUTH__JWT_SECRET": stored["jwt"],
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -102,10 +102,10 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
     }
 
 
-def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType({})) -> Stack:
-    """Start what of Airflow does not run yet beside the running Ray, wait until all is healthy, and record it.
+def up(settings: Settings, echo: Echo, ports: Mapping[str, int] = MappingProxyType({})) -> Stack:
+    """Start the missing Airflow components, wait until all are healthy, and record them. Needs a running Ray.
 
-    Raises StackError with the end of the log when a component does not come up.
+    Raises StackError with the end of the log if a component does not start.
     """
     stack = Stack.read(settings)
     if "ray" not in stack.services:
@@ -113,22 +113,22 @@ def up(settings: Settings, say: Say, ports: Mapping[str, int] = MappingProxyType
     folder = home(settings)
     folder.mkdir(parents=True, exist_ok=True)
     api = stack.services.get(name_of("api-server"))
-    port = api.ports["airflow"] if api else services.choose_ports({**PORTS, **ports}, say)["airflow"]
+    port = api.ports["airflow"] if api else services.choose_ports({**PORTS, **ports}, echo)["airflow"]
     variables = environment(stack, port)
     if not all(name_of(component) in stack.services for component in COMPONENTS):
-        command(["db", "migrate"], variables, folder / "setup.log", say)
+        command(["db", "migrate"], variables, folder / "setup.log", echo)
         pools = folder / "pools.json"
         pools.write_text(json.dumps(POOLS, indent=2), encoding="utf-8")
         if not (folder / "pools.made").exists():  # a change made in Airflow afterwards stays
-            command(["pools", "import", str(pools)], variables, folder / "setup.log", say)
+            command(["pools", "import", str(pools)], variables, folder / "setup.log", echo)
             (folder / "pools.made").touch()
     for component, arguments in COMPONENTS.items():
         if component == "scheduler":
-            services.wait(stack, name_of("api-server"), lambda: health(port) is not None, say)
+            services.wait(stack, name_of("api-server"), lambda: health(port) is not None, echo)
         if name_of(component) not in stack.services:
             start_component(stack, component, [str(binary()), *arguments], variables, port)
     for component in COMPONENTS:
-        services.wait(stack, name_of(component), lambda: is_healthy(port), say)
+        services.wait(stack, name_of(component), lambda: is_healthy(port), echo)
     return stack
 
 
@@ -137,15 +137,15 @@ def start_component(
 ) -> None:
     """Start one component and record it."""
     name = name_of(component)
-    held = {"airflow": port} if component == "api-server" else {}
+    ports = {"airflow": port} if component == "api-server" else {}
     stack.services[name] = processes.start(
-        name, arguments, state=stack.settings.state, environment=variables, ports=held
+        name, arguments, state=stack.settings.state, environment=variables, ports=ports
     )
     stack.write()
 
 
 def health(port: int) -> dict[str, str] | None:
-    """What the api-server says of the database and the components; None where it does not answer."""
+    """Status of the database and the components by the api-server; None if it does not answer."""
     status, answer = services.ask(f"http://{HOST}:{port}/api/v2/monitor/health")
     if status != 200:
         return None
@@ -153,12 +153,12 @@ def health(port: int) -> dict[str, str] | None:
 
 
 def is_healthy(port: int) -> bool:
-    """Whether the database and all four components are."""
+    """Whether the database and all four components are healthy."""
     return set((health(port) or {"api-server": ""}).values()) == {"healthy"}
 
 
-def command(arguments: list[str], variables: Mapping[str, str], log: Path, say: Say) -> None:
-    """Run one airflow command to its end. Raises StackError with the end of its output when it fails."""
+def command(arguments: list[str], variables: Mapping[str, str], log: Path, echo: Echo) -> None:
+    """Run one airflow command. Raises StackError with the end of its output if it fails."""
     with log.open("ab") as output:
         ended = subprocess.run(
             [str(binary()), *arguments],
@@ -171,12 +171,12 @@ def command(arguments: list[str], variables: Mapping[str, str], log: Path, say: 
             check=False,
         )
     if ended.returncode != 0:
-        say(processes.last_lines(log))
+        echo(processes.last_lines(log))
         raise StackError(f"`airflow {' '.join(arguments[:2])}` failed; its output is in {log}")
 
 
-def _kept(path: Path, fresh: Mapping[str, str]) -> dict[str, str]:
-    """The secrets of a file that only we can read, made when it is not there."""
+def _stored_secrets(path: Path, fresh: Mapping[str, str]) -> dict[str, str]:
+    """Read the secrets in `path`; if it does not exist, write `fresh` with mode 0600 first."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

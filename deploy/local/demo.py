@@ -1,4 +1,4 @@
-"""`make demo`: the whole loop once, step by step, each by the command that a user would type."""
+"""`make demo`: train, deploy, score and monitor once, each step with the command that a user would type."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 from deploy import processes
 from deploy.local import access, services
 from deploy.local.addresses import addresses
-from deploy.local.demo_labels import Story, sheet, story_of
-from deploy.local.services import BIN, CODE, HOST, Say, Stack, StackError
+from deploy.local.demo_labels import LabelScenario, find_scenario, labels_csv
+from deploy.local.services import BIN, CODE, HOST, Echo, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 
@@ -27,42 +27,42 @@ SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
 SERVE_TIMEOUT_S = 300.0
 LABELS_S = 15.0  # longest wait for labels to reach the live history
 SCORED = "artifacts/scored.parquet"
-REFERENCE = "artifacts/reference.parquet"  # what the training leaves to compare later days with
+REFERENCE = "artifacts/reference.parquet"  # written by the training, to compare later days with
 REPORT = "monitoring/drift_report.html"
 EVALUATION = "evaluation/evaluation.html"
-# What our own code logs and prints, as against Ray and other libraries: worth showing while a job runs.
+# Log lines of our own code, not of Ray and other libraries: shown while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
 NOT_A_RESULT = re.compile(
     r"$|\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
 )
-# A user's mistake, as fraud.errors.run_command prints it, or the end of a traceback.
+# A user error as printed by fraud.cli.run_command, or the last line of a traceback.
 CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the steps work on.
+class DemoInputs:
+    """Inputs of the steps.
 
-    training: file or URL to train on; scoring: arguments that name the day to ray_jobs.score; request: body of one
-    /score request. story: whose transactions turn out frauds, where the schema counts known frauds.
+    training: file or URL to train on; scoring: arguments of ray_jobs.score that select the day; request: body of one
+    /score request. scenario: transactions to label as frauds, if the schema counts known frauds.
     """
 
     training: str
     scoring: list[str]
     request: dict[str, Any]
-    story: Story | None = None
+    scenario: LabelScenario | None = None
 
 
 @dataclass
 class Demo:
     """One demonstration.
 
-    data, schema, config: the user's transactions, schema and training configuration; data None makes synthetic ones.
-    rows: how many of those.
+    data, schema, config: the user's transactions, schema and training configuration. data=None generates `rows`
+    synthetic transactions.
     """
 
     settings: Settings
-    say: Say
+    echo: Echo
     data: str | None
     schema: str
     config: str | None
@@ -71,7 +71,7 @@ class Demo:
     model_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Give every schema but the default one a registered model of its own: their champions cannot be compared."""
+        """Use a registered model per schema: champions of different schemas cannot be compared."""
         self.model_name = self.settings.model_name
         if self.schema != DEFAULT_SCHEMA:
             from fraud.schema import Schema
@@ -79,52 +79,52 @@ class Demo:
             self.model_name += f"-{Schema.load(self.schema).name}"
 
     @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, say: Say) -> Demo:
-        """Take the command line's `demo` arguments. Raises ConfigError for a file that is not there."""
+    def from_arguments(cls, arguments: argparse.Namespace, settings: Settings, echo: Echo) -> Demo:
+        """Build from the arguments of `demo`. Raises ConfigError for a missing file."""
         paths = {}
         for name in ("data", "schema", "config"):
-            given = getattr(arguments, name)
-            located = settings.locate(given) if given else given
-            is_file = given is not None and ("://" in given or Path(located).exists())
-            if given and not is_file and (name == "data" or Path(given).suffix or "/" in given):
-                raise ConfigError(f"--{name} {given}: there is no such file; give a path that exists or a URL")
-            paths[name] = located if is_file else given
-        return cls(settings, say, paths["data"], paths["schema"], paths["config"], arguments.rows)
+            value = getattr(arguments, name)
+            located = settings.locate(value) if value else value
+            is_file = value is not None and ("://" in value or Path(located).exists())
+            if value and not is_file and (name == "data" or Path(value).suffix or "/" in value):
+                raise ConfigError(f"--{name} {value}: there is no such file; give a path that exists or a URL")
+            paths[name] = located if is_file else value
+        return cls(settings, echo, paths["data"], paths["schema"], paths["config"], arguments.rows)
 
     def run(self) -> None:
-        """Do every step and print where everything is. Raises StackError, naming the step, as soon as one fails."""
+        """Run every step and print the addresses. Raises StackError, naming the step, if one fails."""
         began = time.monotonic()
         with processes.MemoryWatch(self.settings.state) as memory:
             with self._step("start Ray and MLflow"):
-                self.stack = services.up(self.settings, lambda line: self.say(f"    {line}"))
-            material = self._own() if self.data else self._synthetic()
+                self.stack = services.up(self.settings, lambda line: self.echo(f"    {line}"))
+            inputs = self._user_inputs() if self.data else self._synthetic_inputs()
             config = ["--config", self.config] if self.config else []
-            where = ["--data", material.training, "--schema", self.schema, "--outdir", "artifacts"]
+            where = ["--data", inputs.training, "--schema", self.schema, "--outdir", "artifacts"]
             self._job("train", "ray_jobs.train", *where, *config)
-            evaluation, scored, report = (self._kept(name) for name in (EVALUATION, SCORED, REPORT))
-            self._job("judge the champion", "ray_jobs.evaluate", "--data", material.training, "--out", evaluation)
+            evaluation, scored, report = (self._result_path(name) for name in (EVALUATION, SCORED, REPORT))
+            self._job("judge the champion", "ray_jobs.evaluate", "--data", inputs.training, "--out", evaluation)
             with self._step("deploy /score"):
                 self.deploy()
             with self._step("score one transaction"):
-                self._score_one(material.request)
-            if material.story is not None:
-                self._tell_labels(material.story)
-            self._job("score a day", "ray_jobs.score", *material.scoring, "--out", scored, "--force")
-            # On shared storage the reference is the champion's own, among its artifacts, not this machine's file.
+                self._score_one(inputs.request)
+            if inputs.scenario is not None:
+                self._show_labels(inputs.scenario)
+            self._job("score a day", "ray_jobs.score", *inputs.scoring, "--out", scored, "--force")
+            # With shared storage, use the champion's own reference among its artifacts, not this machine's file.
             ref = [] if self.settings.store else ["--ref", REFERENCE]
             files = [*ref, "--cur", scored, "--model", "champion", "--out", report]
             self._job("compare the day with the training", "monitoring.drift", *files)
-        self.say("")
+        self.echo("")
         self._close(time.monotonic() - began, memory)
 
-    def _synthetic(self) -> Material:
+    def _synthetic_inputs(self) -> DemoInputs:
         data, day = (self.settings.stored(f"data/{name}.csv") for name in ("transactions", "today"))
         make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
         self._job("make transactions", *make, str(self.rows), "--out", data)
         self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", day)
-        return Material(data, ["--data", day], SEED_REQUEST)
+        return DemoInputs(data, ["--data", day], SEED_REQUEST)
 
-    def _own(self) -> Material:
+    def _user_inputs(self) -> DemoInputs:
         from deploy.local.sample import cut_last_day, request_from
         from fraud.data import tables as data
         from fraud.schema import Schema
@@ -133,33 +133,33 @@ class Demo:
         with self._step("cut off the last day"):
             schema = Schema.load(self.schema)
             last = cut_last_day(self.data, schema, self.settings.state / "demo")
-            # The whole file where the day can be named, so that its customers come with their history.
+            # Pass the complete file if the day has a date, so that its customers have their history.
             scoring = ["--data", str(last.rows)]
             if last.date is not None:
                 scoring = ["--data", self.data, "--date", str(last.date), "--other-days", "skip"]
-            story = story_of(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
-            return Material(self.data, scoring, request_from(last.rows, schema), story)
+            scenario = find_scenario(data.load(self.data, schema).rows, last.rows, schema) if schema.history else None
+            return DemoInputs(self.data, scoring, request_from(last.rows, schema), scenario)
 
-    def _kept(self, name: str) -> str:
-        """Where a result goes: as a relative path, or below FRAUD_STORE."""
+    def _result_path(self, name: str) -> str:
+        """A result's path: relative, or below FRAUD_STORE."""
         return self.settings.stored(name) if self.settings.store else name
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:
         began = time.monotonic()
-        self.say(f"==> {title}")
+        self.echo(f"==> {title}")
         try:
             yield
         except BaseException:
-            self.say(f"    failed after {time.monotonic() - began:.1f} s; `make down` stops what runs")
+            self.echo(f"    failed after {time.monotonic() - began:.1f} s; `make down` stops what runs")
             raise
-        self.say(f"    {time.monotonic() - began:.1f} s")
+        self.echo(f"    {time.monotonic() - began:.1f} s")
 
     def _job(self, title: str, module: str, *arguments: str) -> Path:
-        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError when it fails."""
+        """Submit `python -m module arguments` to Ray and wait. Returns its log. Raises StackError if it fails."""
         with self._step(title):
             command = ["python", "-m", module, *arguments]
-            self.say(f"    {' '.join(command)}")
+            self.echo(f"    {' '.join(command)}")
             submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE)]
             if self.model_name != self.settings.model_name:
                 submit += ["--runtime-env-json", json.dumps({"env_vars": {"FRAUD_MODEL_NAME": self.model_name}})]
@@ -184,20 +184,20 @@ class Demo:
                 output.write(line)
                 output.flush()
                 if match := OUR_LINE.search(line):
-                    self.say(f"    {match[1]}")
-                # An indented line belongs to the one before it: to a table of ours, or to somebody's traceback.
+                    self.echo(f"    {match[1]}")
+                # An indented line continues the one before it: our table, or a traceback.
                 in_result = in_job and not NOT_A_RESULT.match(line) and (in_result or not line[0].isspace())
                 if in_result:
-                    self.say(f"    {line.rstrip()}")
+                    self.echo(f"    {line.rstrip()}")
                 in_job = in_job or line.startswith("Running entrypoint")
             code = running.wait()
         if code != 0:
-            self.say(processes.last_lines(log))
-            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; the whole log is {log}")
+            self.echo(processes.last_lines(log))
+            raise StackError(f"step '{title}' failed: {_reason(log) or f'exit code {code}'}; its log is {log}")
         return log
 
     def deploy(self) -> None:
-        """Deploy serve_app and wait until it runs, because `serve deploy` exits with 0 before anything happened."""
+        """Deploy serve_app and wait until it runs: `serve deploy` exits with 0 before the deployment starts."""
         self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
         began = time.monotonic()
         while time.monotonic() - began < SERVE_TIMEOUT_S:
@@ -206,7 +206,7 @@ class Demo:
             for name, state in states.items():
                 if state in ("DEPLOY_FAILED", "UNHEALTHY"):
                     reason = applications[name]["message"].strip()
-                    self.say("\n".join(reason.splitlines()[-20:]))
+                    self.echo("\n".join(reason.splitlines()[-20:]))
                     raise StackError(
                         f"application {name!r} is {state}: {(reason.splitlines() or ['no reason given'])[-1]}"
                     )
@@ -220,20 +220,20 @@ class Demo:
         return json.loads(answer) if code == 200 else {}
 
     def _config(self) -> Path:
-        """serve_app/config.yaml, or a copy where its port is taken or another model than the default is served."""
+        """serve_app/config.yaml, or an edited copy if its port is taken or host or model differ from the default."""
         import yaml
 
         config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
         http = config.setdefault("http_options", {})
-        wanted = int(http.get("port", 8000))
-        # Serve keeps the port it began with until Ray stops.
+        preferred = int(http.get("port", 8000))
+        # Serve keeps its first port until Ray stops.
         running = self._serve_details().get("http_options")
-        port = int(running["port"]) if running else processes.free_port(wanted)
-        if port != wanted and not running:
-            self.say(f"    port {wanted} (/score) is taken by another program: using {port}")
+        port = int(running["port"]) if running else processes.free_port(preferred)
+        if port != preferred and not running:
+            self.echo(f"    port {preferred} (/score) is taken by another program: using {port}")
         self.stack.serve_port = port
         self.stack.write()
-        if port == wanted and self.model_name == self.settings.model_name and access.host() == HOST:
+        if port == preferred and self.model_name == self.settings.model_name and access.host() == HOST:
             return SERVE_CONFIG
         http.update(host=access.host(), port=port)
         for application in config["applications"]:
@@ -244,63 +244,67 @@ class Demo:
         return copy
 
     def _score_one(self, request: dict[str, Any]) -> None:
-        url, body = f"http://{access.reached_at()}:{self.stack.serve_port}/score", json.dumps(request)
-        self.say(f"    curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'")
+        url, body = f"http://{access.local_address()}:{self.stack.serve_port}/score", json.dumps(request)
+        self.echo(f"    curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'")
         deadline = time.monotonic() + 30
         while True:
             code, answer = services.ask(url, body=body, timeout_s=30)
             if code == 200:
-                self.say(f"    {answer}")
+                self.echo(f"    {answer}")
                 for reason in json.loads(answer)["reasons"]:
-                    self.say(f"    because: {reason['text']}")
+                    self.echo(f"    because: {reason['text']}")
                 return
-            # Nobody there, or no replica yet: the route opens a moment after the status says so.
+            # The route opens a moment after the status is RUNNING.
             if code not in (0, 404, 503) or time.monotonic() > deadline:
                 raise StackError(f"/score answered {code or 'nothing'}: {answer[:500]}")
             time.sleep(0.5)
 
-    def _tell_labels(self, story: Story) -> None:
-        """Ingest labels, and show that the entity's next score rises; then take them back, for they are invented.
+    def _show_labels(self, scenario: LabelScenario) -> None:
+        """Ingest fraud labels, show that the entity's next score rises, then retract the labels: they are invented.
 
-        Raises StackError where the labels do not reach the live history within `LABELS_S`.
+        Raises StackError if the labels do not reach the live history within `LABELS_S`.
         """
-        before = self._explained(story)
+        before = self._explain_score(scenario)
         for is_fraud, verdict in ((True, "frauds"), (False, "legitimate after all")):
             path = self.settings.state / "demo" / f"labels-{int(is_fraud)}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(sheet(story, is_fraud=is_fraud), encoding="utf-8")
-            title = f"call {len(story.ids)} transactions of {story.entity} {story.value} {verdict}"
+            path.write_text(labels_csv(scenario, is_fraud=is_fraud), encoding="utf-8")
+            title = f"call {len(scenario.ids)} transactions of {scenario.entity} {scenario.value} {verdict}"
             self._job(title, "ray_jobs.labels", "ingest", str(path), "--schema", self.schema, "--source", "demo",
                       "--force")  # fmt: skip
-            began, after = time.monotonic(), self._explained(story)
+            began, after = time.monotonic(), self._explain_score(scenario)
             while after == before and time.monotonic() - began < LABELS_S:
                 time.sleep(0.2)
-                after = self._explained(story)
+                after = self._explain_score(scenario)
             if after == before:
                 raise StackError(f"the labels did not reach the live history within {LABELS_S:.0f} s: see GET /readyz")
-            self.say(f"    the next transaction of {story.entity} {story.value}: score {before:.4f} -> {after:.4f}")
+            self.echo(
+                f"    the next transaction of {scenario.entity} {scenario.value}: score {before:.4f} -> {after:.4f}"
+            )
             before = after
 
-    def _explained(self, story: Story) -> float:
-        """What /explain says of the story's transaction: nothing is learnt of it."""
-        url = f"http://{access.reached_at()}:{self.stack.serve_port}/explain"
-        code, answer = services.ask(url, body=json.dumps(story.request), timeout_s=30)
+    def _explain_score(self, scenario: LabelScenario) -> float:
+        """The score of the scenario's transaction by /explain, which does not add it to the history."""
+        url = f"http://{access.local_address()}:{self.stack.serve_port}/explain"
+        code, answer = services.ask(url, body=json.dumps(scenario.request), timeout_s=30)
         if code != 200:
             raise StackError(f"/explain answered {code or 'nothing'}: {answer[:500]}")
         return float(json.loads(answer)["score"])
 
     def _close(self, seconds: float, memory: processes.MemoryWatch) -> None:
         for line in addresses(self.stack):
-            self.say(line)
-        self.say(f"evaluation     {self.settings.stored(EVALUATION)}")
-        self.say(f"drift report   {self.settings.stored(REPORT)}")
-        self.say(f"scored day     {self.settings.stored(SCORED)}")
-        held, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
-        self.say(f"took {seconds:.0f} s; peak memory {held:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)")
-        self.say("stop everything with: make down")
+            self.echo(line)
+        self.echo(f"evaluation     {self.settings.stored(EVALUATION)}")
+        self.echo(f"drift report   {self.settings.stored(REPORT)}")
+        self.echo(f"scored day     {self.settings.stored(SCORED)}")
+        peak, fall = memory.peak_bytes / 2**30, memory.fall_bytes / 2**30
+        self.echo(
+            f"took {seconds:.0f} s; peak memory {peak:.1f} GiB (the machine's free memory fell by {fall:.1f} GiB)"
+        )
+        self.echo("stop everything with: make down")
 
 
 def _reason(log: Path) -> str:
-    """The last line of a job's log that says why it failed, or an empty string."""
+    """The last line of a job's log that names the cause of its failure, or ""."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line for line in reversed(lines) if CAUSE.match(line)), "")

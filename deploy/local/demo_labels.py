@@ -1,6 +1,6 @@
-"""The demonstration's last act: analysts call transactions of a week ago frauds, and the next score rises.
+"""The demo's label step: label transactions of a week ago as frauds, and the next score rises.
 
-For data whose schema counts known frauds of an entity (`risk`, `frauds`), such as the handbook's terminals.
+For schemas that count known frauds of an entity (`risk`, `frauds`), such as the handbook's terminals.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from fraud.schema import Schema
 
-FEWEST, MOST = 3, 10  # transactions to call frauds
+FEWEST, MOST = 3, 10  # transactions to label as frauds
 WITHIN = dt.timedelta(days=7)  # before the label delay
 
 
 @dataclass(frozen=True)
-class Story:
-    """Whose transactions turn out frauds. request: one of the entity's, an hour after the data end. ids: to label."""
+class LabelScenario:
+    """The entity to label. request: its next transaction, an hour after the data end. ids: transactions to label."""
 
     entity: str
     value: str
@@ -31,10 +31,10 @@ class Story:
     ids: list[str]
 
 
-def story_of(rows: pd.DataFrame, day: Path, schema: Schema) -> Story | None:
-    """The entity with the most legitimate transactions in the week before the label delay; None where none has enough.
+def find_scenario(rows: pd.DataFrame, day: Path, schema: Schema) -> LabelScenario | None:
+    """Choose the entity with the most legitimate transactions in the week before the label delay.
 
-    rows: canonical; day: the file of the last day, for the shape of a request.
+    None if no entity has FEWEST. rows: canonical; day: file of the last day, template of the request.
     """
     from fraud.history.definition import plans
 
@@ -55,9 +55,9 @@ def story_of(rows: pd.DataFrame, day: Path, schema: Schema) -> Story | None:
     ids = near.loc[near[plan.column] == value, schema.id.name].astype(str).tolist()[:MOST]
     request = request_from(day, schema)
     request |= {plan.column: value, schema.id.name: "demo-labels", schema.timestamp.name: now.isoformat()}
-    return Story(entity=plan.column, value=value, request=request, ids=ids)
+    return LabelScenario(entity=plan.column, value=value, request=request, ids=ids)
 
 
-def sheet(story: Story, *, is_fraud: bool) -> str:
-    """A CSV of the transactions with an analyst's verdict."""
-    return "id,is_fraud\n" + "".join(f"{row_id},{int(is_fraud)}\n" for row_id in story.ids)
+def labels_csv(scenario: LabelScenario, *, is_fraud: bool) -> str:
+    """A CSV that labels the transactions."""
+    return "id,is_fraud\n" + "".join(f"{row_id},{int(is_fraud)}\n" for row_id in scenario.ids)

@@ -1,4 +1,4 @@
-"""What a demonstration on somebody's own data needs from it: the last day, and one request."""
+"""Cut the last day and one request from a user's data, for the demo."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FEWEST_ROWS = 100
 
 @dataclass(frozen=True)
 class LastDay:
-    """The end of somebody's data. rows: Parquet file with the day.
+    """The last day of a user's data. rows: Parquet file with the day.
 
-    date: the calendar day, in the schema's day_zone; None where the day is only the last tenth of the rows.
+    date: calendar day in the schema's day_zone; None if the "day" is the last tenth of the rows.
     """
 
     rows: Path
@@ -30,9 +30,9 @@ class LastDay:
 def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
     """Write the last day of `data` as Parquet into `folder`.
 
-    The last day is the last calendar day (in the schema's day_zone), or the last tenth of the rows where there is no
-    timestamp or that day holds fewer than 100 rows. Rows that the schema rejects are left out.
-    Raises DataError when there are fewer than 200 good rows.
+    The last day is the last calendar day (in the schema's day_zone), or the last tenth of the rows if there is no
+    timestamp or the day, or the time before it, has fewer than 100 rows. Rows that the schema rejects are dropped.
+    Raises DataError if there are fewer than 200 valid rows.
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ def cut_last_day(data: str, schema: Schema, folder: Path) -> LastDay:
 
 
 def request_from(day: Path, schema: Schema) -> dict[str, Any]:
-    """The body of a /score request for the last row of `day`: what a caller knows, so everything but the label."""
+    """The body of a /score request for the last row of `day`: all columns but the label."""
     from fraud.data.tables import read
 
     row = read(str(day)).iloc[-1]

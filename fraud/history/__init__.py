@@ -1,1 +1,1 @@
-"""Entity history: what is normal for a card, how risky a terminal has been, at the moment of a transaction."""
+"""Entity history: statistics of a card's or terminal's earlier transactions, as of each transaction."""

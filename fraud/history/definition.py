@@ -1,7 +1,7 @@
-"""What is remembered of entities, and which features it gives: the plan of each entity column, names and transforms.
+"""The plan of each entity column: what is stored per transaction, and the names and transforms of its features.
 
-A record is a fixed number of bytes, whoever keeps it: a state (fraud.history.state), a process or Redis
-(fraud.history.stores), or a day's snapshot (fraud.history.snapshots.days).
+A record has a fixed number of bytes. The format is the same in a state (fraud.history.state), a live store
+(fraud.history.stores) and a day's snapshot (fraud.history.snapshots.days).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fraud.schema import Schema
 from fraud.schema.columns import WINDOWED, History
 
 DAY = 86_400_000_000  # microseconds
-# A record keeps numbers as float32; larger ones are kept as this.
+# Records store numbers as float32 and clip them to this.
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 FRAUD_RECORD = np.dtype([("time", "<i8"), ("id", "<u4")])
 
 
 @dataclass(frozen=True)
 class EntityPlan:
-    """What to remember of one entity column, and the history entries that are computed from it.
+    """What to store for one entity column, and the history entries computed from it.
 
-    Two schemas with equal plans understand each other's states. values: numeric columns kept with every event; others:
-    columns kept as a 32-bit hash; capacity: events remembered of one entity; delay, memory: microseconds; memory is the
-    age at which an event can no longer matter.
+    Schemas with equal plans can read each other's states.
+    values: numeric columns stored with every event. others: columns stored as a 32-bit hash.
+    capacity: events used per entity. delay: label delay, microseconds.
     """
 
     column: str
@@ -40,13 +40,13 @@ class EntityPlan:
 
     @cached_property
     def memory(self) -> int:
-        """Age in microseconds at which an event can no longer matter: the longest window, and the delay of labels."""
+        """Age in microseconds beyond which an event is unused: the longest window plus the label delay."""
         longest = max((length for entry in self.entries for length in entry.lengths), default=0) or 30 * DAY
         return longest + (self.delay if self.keeps_frauds else 0)
 
     @property
-    def kept(self) -> int:
-        """Events that a store keeps of one entity: some more than `capacity`, so that a late row finds its own."""
+    def store_capacity(self) -> int:
+        """Events stored per entity: more than `capacity`, so that a late row still finds its own earlier events."""
         return self.capacity + max(8, self.capacity // 8)
 
     @cached_property
@@ -56,13 +56,13 @@ class EntityPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that plans share exactly when they remember the same: they can go on with one live state."""
-        what = (self.column, self.record.descr, self.capacity, self.memory, self.keeps_frauds)
-        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+        """12 hex digits. Plans with the same fingerprint store the same records and can share one live state."""
+        content = (self.column, self.record.descr, self.capacity, self.memory, self.keeps_frauds)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     @cached_property
     def record(self) -> np.dtype:
-        """One remembered transaction: time (int64 microseconds), id (uint32 hash, 0 = none), then the kept columns."""
+        """One stored transaction: time (int64 microseconds), id (uint32 hash, 0 = none), then values and hashes."""
         return np.dtype(
             [("time", "<i8"), ("id", "<u4")]
             + [(f"value {name}", "<f4") for name in self.values]
@@ -104,10 +104,10 @@ def feature_statistics(schema: Schema) -> list[tuple[History, str, str]]:
 
 
 def feature_columns(schema: Schema) -> list[str]:
-    """For each history feature the column a reader would blame: what it looks at, or else the entity."""
-    of_places = ("distance_from_last", "speed_from_last")
+    """For each history feature the column that explains it: the column it reads, or else the entity."""
+    of_location = ("distance_from_last", "speed_from_last")
     return [
-        entry.location[0] if statistic in of_places else _looked_at(entry, statistic) or entry.entity
+        entry.location[0] if statistic in of_location else _source_column(entry, statistic) or entry.entity
         for entry, statistic, _ in feature_statistics(schema)
     ]
 
@@ -123,21 +123,21 @@ def entry_names(entry: History) -> list[str]:
     """Names of the features of one history entry, in their order."""
     names = []
     for statistic in entry.statistics:
-        of = _looked_at(entry, statistic)
+        of = _source_column(entry, statistic)
         name = f"{of} {statistic} by {entry.entity}" if of else f"{statistic} by {entry.entity}"
         names += [f"{name} ({window})" for window in entry.windows] if statistic in WINDOWED else [name]
     return names
 
 
-def _looked_at(entry: History, statistic: str) -> str | None:
-    """The `value` or `of` column that a statistic reads, if it reads one."""
+def _source_column(entry: History, statistic: str) -> str | None:
+    """The `value` or `of` column that a statistic reads, if any."""
     if statistic in ("distinct", "first_seen"):
         return entry.of
     return entry.value if statistic in ("sum", "mean", "std", "max", "ratio", "zscore") else None
 
 
 def hashed(value: object) -> int:
-    """CRC-32 of a value's text, 1 or more; 0 for a missing one. Equal in every process and version."""
+    """CRC-32 of a value's text, at least 1; 0 for a missing value. Stable across processes and versions."""
     if value is None or value != value:
         return 0
     return zlib.crc32(str(value).encode(errors="surrogatepass")) or 1

@@ -1,8 +1,8 @@
-"""The compiled inner loops of entity history: one row's window statistics from its entity's remembered events.
+"""Compiled inner loops of entity history: one row's window statistics from its entity's stored events.
 
 Batches and single requests call the same `window_statistics` on the same events in the same order, so their features
-are equal to the last bit. (They share this file because numba, asked whether its cached code is stale, looks at no
-other file.) Times are int64 microseconds since 1970; events are sorted by time. See fraud/history/replay.py.
+are bit-identical. Both live in this file because numba checks only the function's own file when it validates its
+cache. Times are int64 microseconds since 1970; events are sorted by time. See fraud/history/replay.py.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numba import njit
 # Statistics, in the order of fraud.schema.columns.Statistic.
 COUNT, SUM, MEAN, STD, MAX, RATIO, ZSCORE, DISTINCT, FIRST_SEEN, RISK, FRAUDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 TIME_SINCE_LAST, DISTANCE_FROM_LAST, SPEED_FROM_LAST = 11, 12, 13
-# A young entity's spread starts from that many pseudo-observations as far from its mean as the mean is from zero.
+# Prior of the spread: this many pseudo-observations, each as far from the mean as the mean is from zero.
 SPREAD_PRIOR = 3.0
-# A ratio or a z-score beyond this says nothing more.
+# Ratios and z-scores are clipped to this.
 LARGEST_RATIO = 1e6
 EARTH_RADIUS_KM = 6371.0088
-# Two transactions closer in time than this are taken as this far apart when a speed is asked for.
+# Shortest time between two transactions in a speed.
 SHORTEST_TRIP_HOURS = 1.0 / 60.0
-# Words of 32 bits: a record is time (2), id (1), then the kept columns; a fraud is time (2) and id (1).
+# In 32-bit words: a record is time (2), id (1), then the stored columns; a fraud is time (2) and id (1).
 _ID, _FIRST_COLUMN, _FRAUD_WIDTH = 2, 3, 3
 
 
@@ -41,8 +41,8 @@ def count_up_to(times, start, stop, limit):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def distance_km(latitude, longitude, other_latitude, other_longitude):  # pragma: no cover - compiled
-    """Great-circle distance of two points in degrees (haversine formula); NaN where one is not known."""
-    # Remembered places are float32, in which radians would be wrong by metres.
+    """Great-circle distance in km of two points in degrees (haversine formula); NaN if a point is missing."""
+    # Stored coordinates are float32. Radians in float32 would be wrong by metres.
     a, b = math.radians(np.float64(latitude)), math.radians(np.float64(other_latitude))
     turn = math.radians(np.float64(other_longitude) - np.float64(longitude))
     half = math.sin((b - a) / 2.0) ** 2 + math.cos(a) * math.cos(b) * math.sin(turn / 2.0) ** 2
@@ -53,7 +53,7 @@ def distance_km(latitude, longitude, other_latitude, other_longitude):  # pragma
 
 @njit(cache=True, nogil=True)
 def is_in_scan(other, table, stamps, stamp):  # pragma: no cover - compiled
-    """Put `other` into the open-addressing table of this scan; True if it was there. stamps mark what is current."""
+    """Insert `other` into this scan's open-addressing table; True if present. A slot is in use if its stamp matches."""
     mask = np.uint32(len(table) - 1)
     slot = (np.uint32(other) * np.uint32(2654435769)) & mask
     while stamps[slot] == stamp:
@@ -71,14 +71,14 @@ def window_statistics(
     known_from, known_until, moment,
     now, value, other, latitude, longitude, statistics, windows, delay, memory, capacity, table, stamps, stamp, out,
 ):  # pragma: no cover - compiled  # fmt: skip
-    """Write one row's statistics of one history entry: for each statistic, one number a window (or one, see above).
+    """Write one row's statistics of one history entry: one number per window, or one from TIME_SINCE_LAST on.
 
-    times, values, others, latitudes, longitudes: the entity's remembered events are [start, stop), all before the row;
-    arrays that the entry does not use are empty. fraud_times: when the frauds of [fraud_start, fraud_stop) happened,
-    ascending. known_from, known_until: a fraud counts where known_from <= moment < known_until; empty where all of them
-    count. now, value, other, latitude, longitude: the row itself. windows: int64, ascending; delay, memory: int64
-    microseconds; capacity: events remembered.
-    table: uint32, stamps: int64, both of one power of two above twice the events; stamp: never used before.
+    times, values, others, latitudes, longitudes: the entity's events are [start, stop), all before the row. Unused
+    arrays are empty. fraud_times: times of the frauds [fraud_start, fraud_stop), ascending.
+    known_from, known_until: a fraud counts if known_from <= moment < known_until. Empty: all frauds count.
+    now, value, other, latitude, longitude: the row itself. windows: int64, ascending. delay, memory: int64
+    microseconds. capacity: events used.
+    table: uint32, stamps: int64, same length: a power of two above twice the events. stamp: unused so far.
     out: float64 (n_outputs,).
     """
     n_windows = len(windows)
@@ -87,8 +87,8 @@ def window_statistics(
         needs_scan = needs_scan or (SUM <= statistic <= FIRST_SEEN)
     column = 0
     if needs_scan:
-        # One walk from the newest event back; each window takes up where the shorter one ended.
-        shift = 0.0  # sums of differences to the newest known value do not cancel
+        # One pass from the newest event back; each window continues where the shorter one ended.
+        shift = 0.0  # the newest known value, subtracted from all: avoids cancellation in the sums
         if len(values) > 0:
             for k in range(stop - 1, start - 1, -1):
                 if not math.isnan(values[k]):
@@ -122,55 +122,55 @@ def window_statistics(
                 if statistic >= TIME_SINCE_LAST:
                     column += 1
                     continue
-                found = 0.0
+                result = 0.0
                 if statistic == COUNT:
-                    found = n
+                    result = n
                 elif statistic == SUM:
-                    found = shift * known + total
+                    result = shift * known + total
                 elif statistic == MEAN:
-                    found = mean
+                    result = mean
                 elif statistic == STD:
-                    found = math.sqrt(spread / (known - 1)) if known > 1 else 0.0
+                    result = math.sqrt(spread / (known - 1)) if known > 1 else 0.0
                 elif statistic == MAX:
-                    found = largest if known > 0 else 0.0
+                    result = largest if known > 0 else 0.0
                 elif statistic == RATIO:
-                    found = 1.0
+                    result = 1.0
                     if known > 0 and abs(mean) > 1e-9:
-                        found = min(max(value / mean, -LARGEST_RATIO), LARGEST_RATIO)
+                        result = min(max(value / mean, -LARGEST_RATIO), LARGEST_RATIO)
                     if math.isnan(value):
-                        found = np.nan
+                        result = np.nan
                 elif statistic == ZSCORE:
                     if known > 0:
                         deviation = math.sqrt((spread + SPREAD_PRIOR * mean * mean) / (known + SPREAD_PRIOR))
-                        found = (value - mean) / max(deviation, 1e-9)
-                        found = min(max(found, -LARGEST_RATIO), LARGEST_RATIO)
+                        result = (value - mean) / max(deviation, 1e-9)
+                        result = min(max(result, -LARGEST_RATIO), LARGEST_RATIO)
                     if math.isnan(value):
-                        found = np.nan
+                        result = np.nan
                 elif statistic == DISTINCT:
-                    found = distinct
+                    result = distinct
                 elif statistic == FIRST_SEEN:
-                    found = is_first
-                out[column + w] = found
+                    result = is_first
+                out[column + w] = result
                 column += n_windows
-    known_by = now - delay - 1  # what is not older than the delay is not known, nor is the row itself
-    # An event that may have been forgotten must not count, or a row's answer would depend on when that happened.
+    known_by = now - delay - 1  # frauds younger than the delay are not known yet; excludes the row itself
+    # Events beyond the memory never count: when they are deleted must not change the features.
     has_last = stop > start and now - times[stop - 1] <= memory
     column = 0
     for statistic in statistics:
         if statistic >= TIME_SINCE_LAST:
-            found = 0.0
+            result = 0.0
             if statistic == TIME_SINCE_LAST:
-                # Without an earlier event it is as long ago as the memory reaches.
-                found = memory / 1e6
+                # Without an earlier event: the memory, in seconds.
+                result = memory / 1e6
                 if has_last:
-                    found = min(found, (now - times[stop - 1]) / 1e6)
+                    result = min(result, (now - times[stop - 1]) / 1e6)
             elif has_last:
-                found = distance_km(latitudes[stop - 1], longitudes[stop - 1], latitude, longitude)
+                result = distance_km(latitudes[stop - 1], longitudes[stop - 1], latitude, longitude)
                 if statistic == SPEED_FROM_LAST:
-                    found /= max((now - times[stop - 1]) / 3600e6, SHORTEST_TRIP_HOURS)
-                if math.isnan(found):  # one of the places is not known
-                    found = 0.0
-            out[column] = found
+                    result /= max((now - times[stop - 1]) / 3600e6, SHORTEST_TRIP_HOURS)
+                if math.isnan(result):  # a location is missing
+                    result = 0.0
+            out[column] = result
             column += 1
             continue
         if statistic == COUNT and not needs_scan:
@@ -193,7 +193,7 @@ def window_statistics(
                     frauds = counted
                 out[column + w] = frauds
                 if statistic == RISK:
-                    # One legitimate pseudo-transaction: a single fraud among few does not make a certainty.
+                    # One legitimate pseudo-transaction, so that one fraud among few does not give a risk of 1.
                     out[column + w] = frauds / (max(end - count_up_to(times, start, end, oldest), frauds) + 1.0)
         column += n_windows
 
@@ -204,8 +204,8 @@ def replay_rows(
     known_from, known_until, moments,
     now, value, other, latitude, longitude, targets, statistics, windows, delay, memory, capacity, table_size, out,
 ):  # pragma: no cover - compiled  # fmt: skip
-    """`window_statistics` of many rows. Row i reads the events [starts[i], stops[i]) and the frauds of groups[i] (-1:
-    it has no entity) and writes out[targets[i]]. value, other, latitude, longitude, moments: (n_rows,) or empty.
+    """`window_statistics` of many rows. Row i reads events [starts[i], stops[i]) and the frauds of groups[i] (-1: no
+    entity), and writes out[targets[i]]. value, other, latitude, longitude, moments: (n_rows,) or empty.
     """
     table = np.zeros(table_size, dtype=np.uint32)
     stamps = np.zeros(table_size, dtype=np.int64)
@@ -242,7 +242,7 @@ def group_rows(codes, n_groups, starts, order):  # pragma: no cover - compiled
 
 @njit(cache=True, nogil=True)
 def last_positions(times, groups_of_rows, starts, row_times, stops):  # pragma: no cover - compiled
-    """For each row the position after its group's last event that is not later than the row; -1 groups get 0."""
+    """For each row the position after its group's last event at or before the row's time; 0 for group -1."""
     for i in range(len(stops)):
         g = groups_of_rows[i]
         stops[i] = count_up_to(times, starts[g], starts[g + 1], row_times[i]) if g >= 0 else 0
@@ -250,7 +250,7 @@ def last_positions(times, groups_of_rows, starts, row_times, stops):  # pragma: 
 
 @njit(cache=True, nogil=True)
 def crc32_of_texts(letters, begins, out):  # pragma: no cover - compiled
-    """CRC-32 (as zlib's), but never 0, of every text: letters uint8, text i is [begins[i], begins[i + 1])."""
+    """CRC-32 (as zlib; 0 becomes 1) of each text. letters: uint8; text i is letters[begins[i]:begins[i + 1]]."""
     table = np.empty(256, dtype=np.uint32)
     for i in range(256):
         c = np.uint32(i)
@@ -274,14 +274,14 @@ def read_row(
     events, frauds, row, layout, statistics, statistic_starts, windows, window_starts, delay, memory, capacity,
     times, order, columns, numbers, fraud_times, table, stamps, stamp, out,
 ):  # pragma: no cover - compiled  # fmt: skip
-    """Write the features of all history entries of one plan; return whether the row's id was remembered already.
+    """Write the features of all history entries of one plan; return whether the row's id is already stored.
 
-    events, frauds: uint32 words of records in the order of their arrival; row: words of the row's own record. Events
-    later than the row, records of an id that came before, and the row itself are passed over.
-    layout: int64 (n_entries, 5), for each entry the kept column of value, other, latitude and longitude (-1: none) and
-    its first output. statistics, windows: those of all entries, entry e from starts[e] to starts[e + 1].
-    times, order, columns, numbers (float32 view of columns), fraud_times, table, stamps, stamp: scratch, which threads
-    may share, for it runs under the GIL (no `nogil`); columns is uint32 (n_columns, n), stamps are below stamp[0] + 1.
+    events, frauds: uint32 words of records in order of arrival. row: words of the row's own record. Skipped: events
+    later than the row, repeated ids, and the row itself.
+    layout: int64 (n_entries, 5): for each entry the stored column of value, other, latitude and longitude (-1: none),
+    and its first output. statistics, windows: of all entries; entry e has starts[e] to starts[e + 1].
+    times, order, columns, numbers (float32 view of columns), fraud_times, table, stamps, stamp: scratch. Threads may
+    share it because this function holds the GIL (no `nogil`). columns: uint32 (n_columns, n). stamps: at most stamp[0].
     """
     width, now, own = len(row), _time(row, 0), row[_ID]
     n, n_events, is_known, is_retry = 0, len(events) // width, False, False
@@ -295,14 +295,14 @@ def read_row(
             if event_id == own:
                 is_known, is_retry = True, time == now
                 continue
-        # What arrived after the row's own first copy was not before it.
+        # On a retry: events of the same time that arrived after the first copy do not count.
         if time > now or (is_retry and time == now):
             continue
-        place = n
-        while place > 0 and times[place - 1] > time:
-            times[place], order[place] = times[place - 1], order[place - 1]
-            place -= 1
-        times[place], order[place] = time, base
+        slot = n
+        while slot > 0 and times[slot - 1] > time:
+            times[slot], order[slot] = times[slot - 1], order[slot - 1]
+            slot -= 1
+        times[slot], order[slot] = time, base
         n += 1
     start = max(0, n - capacity)
     for i in range(start, n):
@@ -313,11 +313,11 @@ def read_row(
         time = _time(frauds, k * _FRAUD_WIDTH)
         if own != 0 and frauds[k * _FRAUD_WIDTH + _ID] == own:
             continue
-        place = n_frauds
-        while place > 0 and fraud_times[place - 1] > time:
-            fraud_times[place] = fraud_times[place - 1]
-            place -= 1
-        fraud_times[place] = time
+        slot = n_frauds
+        while slot > 0 and fraud_times[slot - 1] > time:
+            fraud_times[slot] = fraud_times[slot - 1]
+            slot -= 1
+        fraud_times[slot] = time
         n_frauds += 1
     mine = row[_FIRST_COLUMN:].view(np.float32)
     for e in range(len(layout)):

@@ -1,8 +1,8 @@
-"""Labels as they are ingested, for a live history: what is new in the store of labels, and which frauds follow from it.
+"""Applies new labels of the label store to a live history.
 
-A label is entered by what it says, not by when it is read: applying one twice changes nothing, of several of an id the
-newest counts, and one that says "legitimate" takes the fraud out. Which files were applied is kept in the live history
-itself, so that whoever follows goes on, and an emptied history gets all of them again.
+Applying a label is idempotent. The newest label of an id counts; a "legitimate" label removes the fraud. The live
+history itself stores which files were applied: another follower continues from there, and an emptied history gets all
+labels again.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ from fraud.schema import Schema
 logger = logging.getLogger(__name__)
 
 _ROWS = 20_000  # ids looked up at a time
-_SMALL = 20_000  # labels that are kept apart until they are sorted in
+_SMALL = 20_000  # size at which the part with new labels is merged into the large one
 Find = Callable[[Sequence[str]], pd.DataFrame]
 
 
 class Labels(NamedTuple):
-    """Labels, one a position. places: int64 (n,), which of the ids that were asked for; files: int32 (n,).
+    """Labels as columns. keys: (n,), uint64 id hashes in a part, or int64 positions of requested ids in an answer.
 
-    known, ingested: int64 (n,) microseconds since 1970; is_fraud: bool (n,).
+    known, ingested: int64 (n,) microseconds since 1970; is_fraud: bool (n,); files: int32 (n,), see `number_of`.
     """
 
-    places: np.ndarray
+    keys: np.ndarray
     known: np.ndarray
     ingested: np.ndarray
     is_fraud: np.ndarray
     files: np.ndarray
 
     def take(self, chosen: np.ndarray) -> Labels:
-        """Those at some positions, or where a mask is True."""
+        """Select by positions or by a mask."""
         return Labels(*(column[chosen] for column in self))
 
 
 class LabelFeed:
-    """The labels of a store that can still matter, read file by file: 29 bytes each. Not to be shared by threads.
+    """The labels of a store that can still have an effect, read file by file, 29 bytes each. Not thread-safe.
 
-    Ids are kept as 64-bit hashes, sorted; new ones in a small part of their own, so that a file costs what it holds.
+    Ids are 64-bit hashes, sorted. New labels go to a small part, so that the cost of a file depends on its size only.
     """
 
     def __init__(self, store: LabelStore) -> None:
         self._store = store
         self.stamps: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
-        self._parts = [_NOTHING, _NOTHING]  # the large one, and what is new
+        self._parts = [_NOTHING, _NOTHING]  # the large part, and the small one with new labels
         self._refused: dict[str, str] = {}
         self._trimmed_at: int | None = None
 
     def refresh(self, oldest: int) -> None:
-        """Read the files that are new or changed. oldest: microseconds since 1970; labels known before it are left out.
+        """Read new and changed files. oldest: microseconds since 1970; labels known earlier are skipped.
 
-        Raises ObjectStoreError where the store cannot be reached.
+        Raises ObjectStoreError if the store cannot be reached.
         """
         listing = self._store.listing()
         changed = {name for name, stamp in self.stamps.items() if listing.get(name) != stamp}
@@ -88,33 +88,33 @@ class LabelFeed:
             self._parts = [_sorted([large, small]), _NOTHING] if is_many else [large, small]
 
     def ids(self, names: Iterable[str]) -> set[str]:
-        """The ids that these ingestions label."""
+        """The ids labelled by these ingestions."""
         labelled: set[str] = set()
         for name in names:
             try:
                 labelled.update(self._store.read_ingestion(name)[ID].astype("str"))
-            except DataError as error:  # it was taken away this moment
+            except DataError as error:  # the file was just removed
                 logger.warning("labels do not reach the live history: %s", error)
         return labelled
 
     def newest(self, ids: Sequence[str], now: int) -> Labels:
-        """The label that holds at `now`, microseconds, of each of the ids that have one then."""
+        """The newest label known at `now` (microseconds) of each id that has one."""
         labels = self._of(ids)
         labels = labels.take(labels.known <= now)
-        order = np.lexsort((labels.ingested, labels.known, labels.places))
-        return labels.take(order[np.append(np.diff(labels.places[order]) != 0, True)] if len(order) else order)
+        order = np.lexsort((labels.ingested, labels.known, labels.keys))
+        return labels.take(order[np.append(np.diff(labels.keys[order]) != 0, True)] if len(order) else order)
 
     def later(self, ids: Sequence[str], now: int) -> set[str]:
-        """Those of the ids that have a label which becomes known after `now`."""
+        """The ids that have a label which becomes known after `now`."""
         labels = self._of(ids)
-        return {ids[place] for place in np.unique(labels.places[labels.known > now]).tolist()}
+        return {ids[position] for position in np.unique(labels.keys[labels.known > now]).tolist()}
 
     def number_of(self, name: str) -> int:
         """The number by which `Labels.files` names an ingestion."""
         return self._numbers[name]
 
     def _read(self, name: str, stamp: str, oldest: int) -> Labels | None:
-        """A file's labels, with their ids' hashes in `places`; None where it was read before, or holds none."""
+        """A file's labels, with id hashes as `keys`; None if the file was read before or cannot be read."""
         if self.stamps.get(name) == stamp or self._refused.get(name) == stamp:
             return None
         try:
@@ -132,24 +132,24 @@ class LabelFeed:
         ).take(known >= oldest)  # fmt: skip
 
     def _of(self, ids: Sequence[str]) -> Labels:
-        """All labels of some ids."""
-        hashes = long_hashes(np.asarray(ids, dtype=object)) if len(ids) else _NOTHING.places
+        """All labels of the ids, with positions in `ids` as `keys`."""
+        hashes = long_hashes(np.asarray(ids, dtype=object)) if len(ids) else _NOTHING.keys
         parts = []
         for part in self._parts:
-            first = np.searchsorted(part.places, hashes, side="left")
-            counts = np.searchsorted(part.places, hashes, side="right") - first
+            first = np.searchsorted(part.keys, hashes, side="left")
+            counts = np.searchsorted(part.keys, hashes, side="right") - first
             owners = np.repeat(np.arange(len(hashes)), counts)
             rows = positions_of(first, counts)
-            parts.append(part.take(rows)._replace(places=owners))
+            parts.append(part.take(rows)._replace(keys=owners))
         return Labels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 @dataclass
 class Applied:
-    """What a look at the labels did. newest: when the newest applied label became known, microseconds since 1970.
+    """Result of `LabelFollower.follow`. newest: time the newest applied label became known, microseconds since 1970.
 
-    applied, unmatched, too_old: labels; unmatched ones wait for their transaction. lags: seconds from the ingestion of
-    a label to now, of those ingested since the following began.
+    applied, unmatched, too_old: numbers of labels. Unmatched labels wait for their transaction. lags: seconds from
+    ingestion to now, of labels ingested since this follower started.
     """
 
     applied: int = 0
@@ -160,7 +160,7 @@ class Applied:
 
 
 class LabelFollower:
-    """Applies the labels of a feed to one live history. find: transactions by id, as Snapshots.find gives them."""
+    """Applies the labels of a feed to one live history. find: returns transactions by id, as Snapshots.find does."""
 
     def __init__(self, store: LiveStore, schema: Schema, feed: LabelFeed, find: Find) -> None:
         self.store, self._schema, self._feed, self._find = store, schema, feed, find
@@ -168,8 +168,8 @@ class LabelFollower:
         self.name = "labels " + " ".join(plan.fingerprint for plan in self._plans)
         self._token = b""
         self._files: dict[str, str] = {}
-        self.pending: set[str] = set()  # their transaction is not known yet
-        self._future: set[str] = set()  # a label that becomes known later
+        self.pending: set[str] = set()  # ids whose transaction is not known yet
+        self._future: set[str] = set()  # ids with a label that becomes known later
         self._since = time.time_ns() // 1000
 
     @property
@@ -177,14 +177,14 @@ class LabelFollower:
         return max(plan.memory for plan in self._plans)
 
     def oldest(self) -> int:
-        """Microseconds since 1970 before which no transaction, and so no label, matters. Raises StoreError."""
+        """Transactions and labels before this time have no effect. Microseconds since 1970. Raises StoreError."""
         newest = self.store.newest
         return -(2**63) if newest is None else newest - self._memory
 
     def follow(self, arrived: Collection[str] | None = (), now: int | None = None) -> Applied:
-        """Apply what is new. arrived: ids of transactions that became known since the last call; None: of any number.
+        """Apply new labels. arrived: ids of transactions known since the last call; None: retry all pending ids.
 
-        now: microseconds since 1970. Raises StoreError, and what `find` raises; what was not applied comes again then.
+        now: microseconds since 1970. Raises StoreError, and what `find` raises; the next call then retries.
         """
         now = time.time_ns() // 1000 if now is None else now
         self._load()
@@ -206,7 +206,7 @@ class LabelFollower:
 
     def _apply(self, ids: Sequence[str], changed: np.ndarray, now: int, oldest: int, summary: Applied) -> None:
         labels = self._feed.newest(ids, now)
-        labelled = [ids[place] for place in labels.places.tolist()]
+        labelled = [ids[position] for position in labels.keys.tolist()]
         transactions = self._find(labelled)
         rows = pd.Index(transactions[ID], dtype=object).get_indexer(pd.Index(labelled, dtype=object))
         is_known, times = rows >= 0, np.full(len(rows), -(2**63), dtype=np.int64)
@@ -237,12 +237,12 @@ class LabelFollower:
         summary.lags += np.round((time.time_ns() // 1000 - labels.ingested[counted]) / 1e6, 3).tolist()
 
     def forget(self) -> None:
-        """Have every label applied again, here and wherever this history is followed. Raises StoreError."""
+        """Make every follower of this history apply all labels again. Raises StoreError."""
         self.store.put(self.name, None)
         self._token = b""
 
     def _load(self) -> None:
-        """Go on from what the store says was applied, where that is not what this follower wrote last."""
+        """Load the applied files from the store, unless this follower was the last to write them."""
         token = self.store.get(self.name)
         if token is not None and token == self._token:
             return
@@ -261,9 +261,9 @@ class LabelFollower:
 
 
 def _sorted(parts: Sequence[Labels]) -> Labels:
-    """All of several, by the hashes in `places`."""
+    """All labels of the parts, sorted by `keys`."""
     together = Labels(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    return together.take(np.argsort(together.places, kind="stable"))
+    return together.take(np.argsort(together.keys, kind="stable"))
 
 
 def _microseconds(moments: pd.Series) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Entity history of single requests: read what a state store remembers, give the features, have the row remembered.
+"""Entity history of single requests: read the stored events, compute the features, store the row.
 
-The features equal those of `fraud.history.replay`, to the last bit, if rows arrive in time order and labels are learnt
-before they matter. What happens otherwise:
+The features are bit-identical to those of `fraud.history.replay` if rows arrive in time order and labels arrive before
+they take effect. Other cases:
 
-- late row: it reads the events up to its own time and takes its place among them for the rows after it;
-- retry (an id that the entity has already): remembered once, and answered as the first time;
-- missing entity: no history, and nothing is remembered;
-- row dated more than a day ahead of this machine's clock: answered, not remembered.
+- late row: reads the events up to its own time, and is inserted by time for later rows;
+- retry (the entity has this id already): stored once, same features as the first time;
+- missing entity: no history, nothing stored;
+- row dated more than a day ahead of this machine's clock: features, but not stored.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fraud.history import kernels as history_kernels
 from fraud.history.definition import DAY, LARGEST_FLOAT32, EntityPlan, entry_names, hashed, plans
 from fraud.history.replay import EntryArguments
 from fraud.history.state import starts_of
-from fraud.history.stores.store import Remembered, StateReader, StateStore, Visit
+from fraud.history.stores.store import StateReader, StateStore, StoredRecords, Visit
 from fraud.schema import Schema
 
-_NO_RECORDS = Remembered(b"", b"")
+_NO_RECORDS = StoredRecords(b"", b"")
 _NO_WORDS = np.empty(0, dtype="<u4")
 _NO_WORDS.flags.writeable = False  # as np.frombuffer's arrays are: numba compiles once
 Number = Callable[[str, object], float]
 
 
-class Seen(NamedTuple):
-    """What remembering a row gave. features: float64 (width,).
+class StoredRow(NamedTuple):
+    """Result of storing a row. features: float64 (width,).
 
-    is_changed: its id was remembered already with another time or other values; what was there stays.
+    is_changed: the id was stored before with another time or other values; the first record stays.
     """
 
     features: np.ndarray
@@ -50,14 +50,14 @@ class OnlineHistory:
         self.width = sum(plan.width for plan in self._plans)
 
     def warm_up(self) -> None:
-        """Compile what a request needs."""
+        """Compile the kernels that a request needs."""
         for plan in self._plans:
             plan.compute(plan.pack({}, 0, 0, lambda name, value: 0.0), _NO_RECORDS, np.empty(plan.width))
 
     def visits(self, row: Mapping[str, object], now: int, number: Number) -> list[Visit]:
-        """The row's record for each plan, under the entity's key ("" where the row names none).
+        """The row's record for each plan, with the entity's key ("" if missing).
 
-        now: the row's time, microseconds since 1970; number: reads a value of the named numeric column.
+        now: the row's time, microseconds since 1970. number: parses a value of the named numeric column.
         """
         row_id = hashed(row.get(self._id)) if self._id else 0
         return [
@@ -66,43 +66,43 @@ class OnlineHistory:
         ]
 
     def read(self, visits: Sequence[Visit], store: StateReader) -> np.ndarray:
-        """History features, float64 (width,), without remembering the row. Raises StoreError."""
+        """History features, float64 (width,); the row is not stored. Raises StoreError."""
         return self._features(visits, store.peek([visit for visit in visits if visit.key]))[0]
 
     def exchange(self, visits: Sequence[Visit], store: StateStore) -> np.ndarray:
-        """History features, float64 (width,); the row is remembered for the rows after it. Raises StoreError."""
+        """History features, float64 (width,); the row is stored. Raises StoreError."""
         return self.remember(visits, store).features
 
-    def remember(self, visits: Sequence[Visit], store: StateStore) -> Seen:
-        """As `exchange`, and whether the row's id came before as another row. Raises StoreError."""
+    def remember(self, visits: Sequence[Visit], store: StateStore) -> StoredRow:
+        """As `exchange`; also returns whether the id was stored before with other values. Raises StoreError."""
         if int.from_bytes(visits[0].record[:8], "little", signed=True) > time.time() * 1e6 + DAY:
-            return Seen(self.read(visits, store), False)
+            return StoredRow(self.read(visits, store), False)
         named = [visit for visit in visits if visit.key]
         remembered = store.exchange(named)
         out, repeated = self._features(visits, remembered)
         if not repeated:
-            return Seen(out, False)
+            return StoredRow(out, False)
         store.take_back(repeated)
         before = dict(zip(named, remembered, strict=True))
-        return Seen(out, any(_first_of(visit, before[visit].events) != visit.record for visit in repeated))
+        return StoredRow(out, any(_first_of(visit, before[visit].events) != visit.record for visit in repeated))
 
     def learn_fraud(self, row: Mapping[str, object], now: int, store: StateStore, *, is_fraud: bool = True) -> None:
-        """Enter a fraud that became known, or take it out again (is_fraud False). Twice is as once. Raises StoreError.
+        """Record a known fraud, or remove it (is_fraud False). Idempotent. Raises StoreError.
 
-        row: its entities and its id; no other column is read. now: when the transaction happened.
+        row: only entities and id are read. now: the transaction's time, microseconds since 1970.
         """
         row_id = hashed(row.get(self._id)) if self._id else 0
         record = struct.pack("<qI", now, row_id)
         keys = [(i, _key(row.get(plan.column))) for i, plan in enumerate(self._plans) if plan.keeps_frauds]
         store.learn_fraud([Visit(i, key, record) for i, key in keys if key], is_fraud=is_fraud)
 
-    def _features(self, visits: Sequence[Visit], remembered: Sequence[Remembered]) -> tuple[np.ndarray, list[Visit]]:
-        """Features of one row, and the visits whose id was remembered already."""
+    def _features(self, visits: Sequence[Visit], remembered: Sequence[StoredRecords]) -> tuple[np.ndarray, list[Visit]]:
+        """Features of one row, and the visits whose id was stored already."""
         out = np.empty(self.width)
-        first, found, repeated = 0, iter(remembered), []
+        first, next_remembered, repeated = 0, iter(remembered), []
         for plan, visit in zip(self._plans, visits, strict=True):
             part = out[first : first + plan.width]
-            if plan.compute(visit.record, next(found) if visit.key else _NO_RECORDS, part):
+            if plan.compute(visit.record, next(next_remembered) if visit.key else _NO_RECORDS, part):
                 repeated.append(visit)
             first += plan.width
         return out, repeated
@@ -126,7 +126,7 @@ class _PlanReader:
         ]
         layout = np.array([[*columns, first[e]] for e, columns in enumerate(where)], dtype=np.int64)
         statistics, windows = zip(*((a.statistics, a.windows) for a in arguments), strict=True)
-        n = plan.kept + plan.capacity
+        n = plan.store_capacity + plan.capacity
         columns = np.zeros((max(len(names), 1), n), dtype=np.uint32)
         table = 1 << (2 * n + 1).bit_length()
         self._arguments = (
@@ -145,8 +145,8 @@ class _PlanReader:
         ]
         return self._struct.pack(now, row_id, *values, *[hashed(row.get(name)) for name in self._plan.others])
 
-    def compute(self, record: bytes, remembered: Remembered, out: np.ndarray) -> bool:
-        """Write the features of a record; return whether its id was remembered already."""
+    def compute(self, record: bytes, remembered: StoredRecords, out: np.ndarray) -> bool:
+        """Write the features of a record; return whether its id was stored already."""
         events, frauds = remembered
         return history_kernels.read_row(
             np.frombuffer(events, "<u4") if events else _NO_WORDS,
@@ -156,7 +156,7 @@ class _PlanReader:
 
 
 def _first_of(visit: Visit, events: bytes) -> bytes:
-    """The oldest of the remembered records with the id of a visit's; its own where none is left."""
+    """The oldest stored record with the visit's id; the visit's own record if there is none."""
     width, row_id = len(visit.record), visit.record[8:12]
     starts = range(0, len(events), width)
     return next((events[s : s + width] for s in starts if events[s + 8 : s + 12] == row_id), visit.record)

@@ -1,4 +1,4 @@
-"""Rows as the records that a history remembers: 32-bit values and hashes, 64-bit ids, and one fingerprint of many."""
+"""Convert rows to history records: 32-bit values and hashes, 64-bit id hashes, and a fingerprint of many records."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def microseconds_since_epoch(times: pd.Series | np.ndarray) -> np.ndarray:
 
 
 def id_hashes(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """`hashed` of every row's id, uint32 (n_rows,); 0 where the schema or the frame has none."""
+    """`hashed` of every row's id, uint32 (n_rows,); 0 if the schema or the frame has no id."""
     if schema.id is None or schema.id.name not in rows:
         return np.zeros(len(rows), dtype=np.uint32)
     return text_hashes(rows[schema.id.name])
 
 
 def long_hashes(texts: pd.Series | np.ndarray) -> np.ndarray:
-    """64-bit hashes of texts, uint64 (n,), the same in every process; two of a billion ids meet once in forty times."""
+    """64-bit hashes of texts, uint64 (n,), stable across processes. A billion ids collide with probability 1/40."""
     return pd.util.hash_array(np.asarray(texts, dtype=object), categorize=False)
 
 
 def remembered_column(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """A column of EntityPlan.record: float32 of numbers ("value NAME"), 32-bit hashes of the rest ("hash NAME")."""
+    """A column of EntityPlan.record: "value NAME" as float32, "hash NAME" as 32-bit hashes."""
     kind, _, column = name.partition(" ")
     if kind == "value":
         return np.clip(rows[column].to_numpy(dtype=np.float64), -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
@@ -63,7 +63,7 @@ def records_of(rows: pd.DataFrame, schema: Schema, plan: EntityPlan) -> np.ndarr
 
 
 def record_hashes(keys: np.ndarray, records: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each entity's text together with all of its record, uint64 (n,)."""
+    """64-bit hash of each entity's text and record, uint64 (n,)."""
     mixed = long_hashes(keys)
     for name in records.dtype.names or ():
         column = np.ascontiguousarray(records[name])
@@ -72,7 +72,7 @@ def record_hashes(keys: np.ndarray, records: np.ndarray) -> np.ndarray:
 
 
 def fingerprint_of(hashes: np.ndarray) -> tuple[int, int]:
-    """Two 64-bit sums that rows have in common with the same rows in another order, and that parts can be added to."""
+    """Two 64-bit sums: independent of the order of the rows, and additive over parts."""
     with np.errstate(over="ignore"):
         return int(hashes.sum(dtype=np.uint64)), int(_mixed(hashes ^ _SECOND_HASH).sum(dtype=np.uint64))
 

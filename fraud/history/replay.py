@@ -1,14 +1,14 @@
-"""Entity history: what is normal for this card, and how risky this terminal has been, at the moment of a row.
+"""Compute the entity history features of many rows.
 
-Each entry of the schema's `history` gives statistics over exact sliding windows of its entity's earlier transactions
+Each entry of the schema's `history` defines statistics over exact sliding windows of its entity's earlier transactions
 (counts, means, z-scores, distinct values, delayed fraud rates: Fraud Detection Handbook, ch. 3.4; Bahnsen et al.,
-"Feature engineering strategies for credit card fraud detection", 2016). What must be remembered of an entity is its
-newest `Schema.history_events` transactions, no older than the longest window, and its known frauds: a few dozen bytes
-an event, however busy the entity is. A row's features use only what was known before it: transactions with an earlier
-time (or the same time and an earlier arrival), and frauds older than the label delay.
+"Feature engineering strategies for credit card fraud detection", 2016). Stored per entity: the newest
+`Schema.history_events` transactions, no older than the longest window, and the known frauds; a few dozen bytes an
+event. A row's features use only earlier information: transactions with an earlier time (or the same time and an earlier
+arrival), and frauds older than the label delay.
 
-`replay` computes them for millions of rows; `fraud.history.online` for one row from the events that a state store
-remembers. Both run `history_kernels.window_statistics` over the same records, so they are equal.
+`replay` handles millions of rows, `fraud.history.online` one row with the events of a live store. Both run
+`history_kernels.window_statistics` over the same records, so the features are bit-identical.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import pandas as pd
 from fraud.history import kernels as history_kernels
 from fraud.history.definition import FRAUD_RECORD, EntityPlan, entry_names, feature_names, plans
 from fraud.history.records import id_hashes, microseconds_since_epoch, remembered_column
-from fraud.history.state import HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
+from fraud.history.state import HistoryState, KnownFrauds, count_per_group, frauds_that_matter, starts_of
 from fraud.schema import Schema
 from fraud.schema.columns import History, Statistic
 
 _CODES = {name: code for code, name in enumerate(get_args(Statistic))}
-# Rows a thread takes at a time; fewer are not worth a thread.
+# Rows per thread task.
 _CHUNK = 50_000
 _NO_TIMES = np.empty(0, dtype=np.int64)
 _EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
@@ -45,19 +45,18 @@ def replay(
     frauds: Sequence[KnownFrauds] | None = None,
     moments: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[HistoryState, ...]]:
-    """Compute the history features of every row, as if the rows came one by one in time order after `states`.
+    """Compute the history features of every row, as if the rows arrived one by one in time order after `states`.
 
-    rows: canonical frame (fraud.schema.validate), any order; rows of one time count as coming in the frame's order.
-    learn: every row is remembered for the rows after it, and its label once the delay is over; False reads `states` as
-    they stand.
-    frauds: one for each plan: the frauds that count beside those of `states`, each while it was known; the rows' own
-    labels then do not count. None: the rows' own labels do, and are known once the label delay is over. moments: int64
-    (n_rows,) microseconds since 1970, the knowledge that each row is given; default its own time.
-    Returns float64 (n_rows, n_history_features) in the order of `rows`, and the states after the last row (of the same
-    plans; events that can no longer matter are forgotten).
+    rows: canonical frame (fraud.schema.validate), any order; rows of equal time arrive in the frame's order.
+    learn: later rows see each row, and its label after the label delay. False: only `states` are read.
+    frauds: one per plan: known frauds in addition to those of `states`, each within its interval; the rows' own labels
+    are ignored. None: the rows' own labels count after the label delay.
+    moments: int64 (n_rows,) microseconds since 1970: a row sees the frauds known at this time; default: its own time.
+    Returns float64 (n_rows, n_history_features) in the order of `rows`, and the states after the last row, without
+    events that can no longer have an effect.
     """
-    found = plans(schema)
-    if not found:
+    entity_plans = plans(schema)
+    if not entity_plans:
         return np.empty((len(rows), 0)), ()
     assert schema.timestamp is not None  # Schema refuses a history without one
     out = np.empty((len(rows), len(feature_names(schema))))
@@ -69,8 +68,8 @@ def replay(
     ids = id_hashes(rows, schema) if learn else np.zeros(len(rows), dtype=np.uint32)
     frame = _Frame(rows, times, order, is_fraud, ids, learn, moments)
     after, column = [], 0
-    states = states or tuple(HistoryState.empty(plan) for plan in found)
-    for i, (plan, state) in enumerate(zip(found, states, strict=True)):
+    states = states or tuple(HistoryState.empty(plan) for plan in entity_plans)
+    for i, (plan, state) in enumerate(zip(entity_plans, states, strict=True)):
         batch = _Batch(plan, frame, state, frauds[i] if frauds else None)
         for entry in plan.entries:
             width = len(entry_names(entry))
@@ -82,7 +81,7 @@ def replay(
 
 @dataclass(frozen=True)
 class EntryArguments:
-    """What a history entry asks of the kernel, whoever calls it."""
+    """The kernel arguments of a history entry."""
 
     statistics: np.ndarray
     windows: np.ndarray
@@ -121,11 +120,11 @@ class _Batch:
         n, nobody = len(self._keys) + 1, len(self._keys)
         groups = np.append(positions, nobody)[codes][order]
         old = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
-        learnt = groups if learn else groups[:0]
-        self._events = np.concatenate([state.events["time"], times[order][: len(learnt)]])
-        all_groups = np.concatenate([old, learnt])
+        learned = groups if learn else groups[:0]
+        self._events = np.concatenate([state.events["time"], times[order][: len(learned)]])
+        all_groups = np.concatenate([old, learned])
         starts, sorting = np.empty(n + 1, dtype=np.int64), np.empty(len(all_groups), dtype=np.int64)
-        if learn and len(old) and len(learnt) and times[order[0]] < state.events["time"].max():
+        if learn and len(old) and len(learned) and times[order[0]] < state.events["time"].max():
             late = np.argsort(self._events, kind="stable")
             history_kernels.group_rows(all_groups[late], n, starts, sorting)
             sorting = late[sorting]
@@ -201,7 +200,7 @@ class _Batch:
             list(pool.map(run, parts))
 
     def _column(self, name: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-        """A kept column of the events, and of the rows in the order they are computed; empty without a name."""
+        """A stored column of the events, and of the rows in computation order; empty without a name."""
         if not name:
             return np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)
         values = remembered_column(self._rows, name)
@@ -209,18 +208,20 @@ class _Batch:
         return events[self._sorting], values[self._row_of]
 
     def remembered(self) -> HistoryState:
-        """The state after the rows: the newest events of each entity that can still matter."""
+        """The state after the rows: each entity's newest events that can still have an effect."""
         plan, n = self._plan, len(self._keys)
         ends = np.repeat(self._starts[1:], np.diff(self._starts))
         newest = int(self._events.max()) if len(self._events) else 0
-        known = np.arange(len(ends)) < self._starts[n]  # the last group is nobody's
-        kept = known & (np.arange(len(ends)) >= ends - plan.kept) & (self._events >= newest - plan.memory)
-        events = np.empty(int(kept.sum()), dtype=plan.record)
-        chosen = self._sorting[kept]
+        known = np.arange(len(ends)) < self._starts[n]  # the last group has no entity
+        is_retained = (
+            known & (np.arange(len(ends)) >= ends - plan.store_capacity) & (self._events >= newest - plan.memory)
+        )
+        events = np.empty(int(is_retained.sum()), dtype=plan.record)
+        chosen = self._sorting[is_retained]
         is_old = chosen < len(self._state.events)
         events[is_old] = self._state.events[chosen[is_old]]
         rows = self._order[chosen[~is_old] - len(self._state.events)]
-        events["time"] = self._events[kept]
+        events["time"] = self._events[is_retained]
         events["id"][~is_old] = self._ids[rows]
         for name in plan.record.names[2:] if plan.record.names else ():
             events[name][~is_old] = remembered_column(self._rows.iloc[rows], name)
@@ -229,12 +230,12 @@ class _Batch:
         frauds["time"] = self._frauds
         frauds["id"][is_old] = self._state.frauds["id"][self._fraud_sorting[is_old]]
         frauds["id"][~is_old] = self._ids[self._fraud_rows[self._fraud_sorting[~is_old] - len(self._state.frauds)]]
-        kept_frauds = frauds_that_matter(self._frauds, self._fraud_starts, plan, newest)
-        per_entity = count_kept(kept, self._starts)[:n]
-        frauds_per_entity = count_kept(kept_frauds, self._fraud_starts)[:n]
+        is_retained_fraud = frauds_that_matter(self._frauds, self._fraud_starts, plan, newest)
+        per_entity = count_per_group(is_retained, self._starts)[:n]
+        frauds_per_entity = count_per_group(is_retained_fraud, self._fraud_starts)[:n]
         alive = (per_entity > 0) | (frauds_per_entity > 0)
         return HistoryState(
-            self._keys[alive], events, starts_of(per_entity[alive]), frauds[kept_frauds],
+            self._keys[alive], events, starts_of(per_entity[alive]), frauds[is_retained_fraud],
             starts_of(frauds_per_entity[alive]),
         )  # fmt: skip
 
@@ -244,7 +245,7 @@ def _part(values: np.ndarray, part: slice) -> np.ndarray:
 
 
 def _with_keys(known: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Append the keys that are not known yet; return all of them and the position of each of `keys`."""
+    """Append new keys; return all keys and the position of each of `keys`."""
     positions = pd.Index(known).get_indexer(pd.Index(keys, dtype=object)) if len(known) else np.full(len(keys), -1)
     positions, new = positions.astype(np.int64), positions < 0
     positions[new] = len(known) + np.arange(int(new.sum()))

@@ -1,4 +1,4 @@
-"""What is remembered of every entity of a data set, as arrays: layout, checks, and what may be forgotten."""
+"""The stored history of all entities as arrays: layout, checks, and which frauds can be dropped."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from fraud.history.definition import FRAUD_RECORD, EntityPlan
 
 @dataclass(frozen=True)
 class KnownFrauds:
-    """Frauds of one plan, and between which moments each was known to be one.
+    """Frauds of one plan, and the interval in which each was known.
 
-    keys: str (n,); times: int64 (n,), when the transactions happened; ids: uint32 (n,); known_from, known_until: int64
-    (n,): a fraud counts for what is scored with the knowledge of a moment in [known_from, known_until). All times are
-    microseconds since 1970.
+    keys: str (n,). times: int64 (n,), of the transactions. ids: uint32 (n,). known_from, known_until: int64 (n,): a
+    fraud counts if known_from <= moment < known_until. All times are microseconds since 1970.
     """
 
     keys: np.ndarray
@@ -31,7 +30,7 @@ class KnownFrauds:
 
     @classmethod
     def join(cls, parts: Sequence[KnownFrauds]) -> KnownFrauds:
-        """All frauds of several; none where `parts` is empty."""
+        """Concatenate; empty if `parts` is empty."""
         names = ("times", "ids", "known_from", "known_until")
         kinds = (np.int64, np.uint32, np.int64, np.int64)
         keys = np.concatenate([np.empty(0, dtype=object), *(part.keys for part in parts)])
@@ -41,7 +40,7 @@ class KnownFrauds:
         ))  # fmt: skip
 
     def take(self, chosen: np.ndarray) -> KnownFrauds:
-        """The frauds at some positions, or where a mask is True."""
+        """Select by positions or by a mask."""
         return KnownFrauds(
             self.keys[chosen], self.times[chosen], self.ids[chosen], self.known_from[chosen], self.known_until[chosen]
         )
@@ -49,10 +48,11 @@ class KnownFrauds:
 
 @dataclass(frozen=True)
 class HistoryState:
-    """What is remembered of every entity of one plan. Arrays only.
+    """Stored history of every entity of one plan. Arrays only.
 
-    keys: str (n_entities,); events: EntityPlan.record (n_events,), those of one entity together, by time; starts: int64
-    (n_entities + 1,) where they begin; frauds: FRAUD_RECORD (n_frauds,), fraud_starts: int64 (n_entities + 1,).
+    keys: str (n_entities,). events: EntityPlan.record (n_events,), grouped by entity, sorted by time. starts: int64
+    (n_entities + 1,), first event of each entity. frauds: FRAUD_RECORD (n_frauds,). fraud_starts: int64
+    (n_entities + 1,).
     """
 
     keys: np.ndarray
@@ -63,12 +63,12 @@ class HistoryState:
 
     @property
     def last_time(self) -> int | None:
-        """Microseconds since 1970 of the newest event; None without any."""
+        """Time of the newest event, microseconds since 1970; None without events."""
         return int(self.events["time"].max()) if len(self.events) else None
 
     @classmethod
     def empty(cls, plan: EntityPlan) -> HistoryState:
-        """Make a state that remembers nothing."""
+        """A state without entities."""
         nothing = np.zeros(1, dtype=np.int64)
         return cls(
             np.empty(0, dtype=object), np.empty(0, dtype=plan.record), nothing, np.empty(0, FRAUD_RECORD), nothing
@@ -76,7 +76,7 @@ class HistoryState:
 
 
 def to_arrays(states: Iterable[HistoryState]) -> dict[str, np.ndarray]:
-    """Plain arrays of numbers that `from_arrays` makes the states of again; records as raw bytes."""
+    """Convert states to numeric arrays that `from_arrays` reads; records become raw bytes."""
     arrays: dict[str, np.ndarray] = {}
     for i, state in enumerate(states):
         encoded = [str(key).encode(errors="surrogatepass") for key in state.keys]
@@ -89,13 +89,13 @@ def to_arrays(states: Iterable[HistoryState]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], found: Iterable[EntityPlan]) -> tuple[HistoryState, ...]:
-    """The states that `to_arrays` wrote, one for each plan.
+def from_arrays(arrays: Mapping[str, np.ndarray], plans: Iterable[EntityPlan]) -> tuple[HistoryState, ...]:
+    """The states that `to_arrays` wrote, one per plan.
 
-    Raises KeyError or ValueError when an array is missing or cut short; `is_sound` says whether they fit together.
+    Raises KeyError or ValueError if an array is missing or truncated. `is_sound` checks that the arrays are consistent.
     """
     states = []
-    for i, plan in enumerate(found):
+    for i, plan in enumerate(plans):
         lengths = arrays[f"history.{i}.key_lengths"]
         ends = np.cumsum(lengths)
         blob = arrays[f"history.{i}.key_bytes"].tobytes()
@@ -119,7 +119,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], found: Iterable[EntityPlan]) -
 
 
 def starts_of(counts: ArrayLike) -> np.ndarray:
-    """Where groups of these sizes begin, and the end of the last: int64 (n_groups + 1,)."""
+    """Start of each group of these sizes, and the end of the last: int64 (n_groups + 1,)."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
@@ -128,23 +128,23 @@ def positions_of(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(begins - starts_of(counts)[:-1], counts) + np.arange(int(counts.sum()))
 
 
-def count_kept(kept: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """How many of each group are kept: int64 (n_groups,). kept: bool (n,), starts: int64 (n_groups + 1,)."""
-    return np.diff(starts_of(kept)[starts])
+def count_per_group(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Number of True values per group: int64 (n_groups,). mask: bool (n,), starts: int64 (n_groups + 1,)."""
+    return np.diff(starts_of(mask)[starts])
 
 
 def frauds_that_matter(times: np.ndarray, starts: np.ndarray, plan: EntityPlan, newest: int) -> np.ndarray:
-    """Which frauds a state keeps at `newest` (microseconds since 1970): bool (n_frauds,).
+    """Which frauds a state retains at `newest` (microseconds since 1970): bool (n_frauds,).
 
-    The kernel counts the newest `capacity` of an entity's known frauds: those not known yet come on top.
-    times: int64 (n_frauds,), those of one entity together and ascending, from starts, int64 (n_entities + 1,).
+    Per entity: the newest `capacity` known frauds, which the kernel counts, and all frauds not known yet.
+    times: int64 (n_frauds,), grouped by entity and ascending. starts: int64 (n_entities + 1,).
     """
-    known_ends = np.repeat(starts[:-1] + count_kept(times < newest - plan.delay, starts), np.diff(starts))
+    known_ends = np.repeat(starts[:-1] + count_per_group(times < newest - plan.delay, starts), np.diff(starts))
     return (times >= newest - plan.memory) & (np.arange(len(times)) >= known_ends - plan.capacity)
 
 
 def is_sound(state: HistoryState, plan: EntityPlan) -> bool:
-    """Whether each entity's records lie inside the arrays, in order of time, so that a compiled loop may walk them."""
+    """Whether each entity's records lie inside the arrays, sorted by time; compiled loops do not check bounds."""
     return state.events.dtype == plan.record and all(
         starts.shape == (len(state.keys) + 1,)
         and starts.dtype == np.int64

@@ -1,1 +1,1 @@
-"""What scored rows say about a model: evaluation, comparison, the gate, pictures and pages."""
+"""Judge a model from scored rows: evaluation, paired comparison, promotion gate, plots and pages."""

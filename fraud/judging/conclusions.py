@@ -1,4 +1,4 @@
-"""What an evaluation means for a risk officer: a headline, and findings that name their section of the page."""
+"""Summarise an evaluation for a risk officer: a headline, and findings with their section of the page."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def conclude(
 ) -> dict[str, Any]:
     """The verdict: {level, headline, findings [{level, section, text}]}, worst findings first.
 
-    sections: the evaluation's sections by name. warnings: doubts about the whole evaluation (the model was trained on
-    these rows). chosen_at: figures of the threshold where it was chosen, the `achieved` of a
-    `fraud.thresholds.selection.Threshold`.
+    sections: the evaluation's sections by name. warnings: problems of the evaluation itself, such as rows that the
+    model was trained on. chosen_at: the threshold's metrics on the window where it was chosen (`achieved` of
+    `fraud.thresholds.selection.Threshold`).
     """
     findings = [_finding("bad", "rows", text) for text in warnings]
     findings += _on_volume(sections, chosen_at or {})

@@ -1,8 +1,8 @@
-"""What a scored window says about a model: ranking, alerts and money, cards a day, cost; as one JSON-ready dict.
+"""Evaluate a model on a scored window: ranking, alerts and money, cards per day, cost. JSON-ready dicts.
 
-Every section is a dict. One that the data do not allow is `{"missing": why and what to do}`, so that a report comes out
-of any window. Unlabelled rows are left out of every figure but the counts. The sections on time, segments and score
-levels are in `fraud.judging.slices`, the comparison of two models in `fraud.judging.paired`.
+Every section is a dict. If the data do not allow a section, it is `{"missing": reason and remedy}`, so every window
+gives a report. Unlabelled rows only count in the row counts. The sections on time, segments and score levels are in
+`fraud.judging.slices`, the comparison of two models in `fraud.judging.paired`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from fraud.errors import ConfigError
 from fraud.metrics.measures import daily_card_precision
 from fraud.metrics.ranking import Floats, check_labels, check_scores, largest_count
-from fraud.metrics.resampling import WeightedRanking, draws, interval, weightings
+from fraud.metrics.resampling import WeightedRanking, interval, measure_resamples, resample_weights
 from fraud.schema import Schema
 from fraud.schema.zone import zone_of
 from fraud.thresholds.cuts import Cuts, missed_loss
@@ -30,12 +30,11 @@ _FEWEST_DAYS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to ask of a window. Raises ConfigError naming the flag for a value out of range.
+    """Parameters of an evaluation. Raises ConfigError naming the flag for a value out of range.
 
-    budget: share of rows that can be alerted on. alerts_per_day: alerts that analysts can work a day. k: cards (or
-    rows) looked at a day. alert_cost: currency units an alert costs, right or wrong. fraud_cost: what a missed fraud
-    costs where there is no amount. segments: columns to slice by, () for the ones that suit. resamples: bootstrap
-    resamples. seed: of the bootstrap.
+    budget: share of rows to alert on. alerts_per_day: alerts that analysts can handle per day. k: cards (or rows)
+    checked per day. alert_cost: currency units per alert, right or wrong. fraud_cost: cost of a missed fraud without an
+    amount. segments: columns to slice by; (): suitable columns. resamples: of the bootstrap. seed: of the bootstrap.
     """
 
     budget: float = 0.01
@@ -63,12 +62,12 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The rows of a window as one model scored them.
+    """The rows of a window with one model's scores.
 
-    rows: canonical frame. scores: float64 (n_rows,) by name, the first decides. labels: int8 (n_rows,) of 1, 0, -1.
-    threshold: alert when the first score is at least this. amount: numeric column that is the money at stake, or None.
-    card: entity column whose rows belong together, or None. known: bool (n_rows,), rows of cards known as compromised
-    by their day.
+    rows: canonical frame. scores: float64 (n_rows,) by name; the first one decides. labels: int8 (n_rows,) of 1, 0, -1.
+    threshold: alert when the first score is at least this. amount: numeric column with the money at stake, or None.
+    card: entity column by which rows are resampled together, or None. known: bool (n_rows,), rows of cards already
+    known as compromised on their day.
     """
 
     schema: Schema
@@ -87,11 +86,11 @@ class Scored:
 
     @cached_property
     def labelled(self) -> Scored:
-        """Only the rows whose label is known."""
+        """The rows with a known label."""
         return self.at(self.labels >= 0)
 
     def at(self, mask: np.ndarray) -> Scored:
-        """Only the rows of `mask`, bool (n_rows,)."""
+        """The rows of `mask`, bool (n_rows,)."""
         return Scored(
             self.schema,
             self.rows.loc[mask],
@@ -112,14 +111,14 @@ class Scored:
 
     @property
     def n_days(self) -> int | None:
-        """Calendar days from the first row to the last, both counted; None without a timestamp or rows."""
+        """Number of calendar days from the first row to the last, inclusive; None without a timestamp or rows."""
         if self.days is None or not len(self.days):
             return None
         return int((self.days.max() - self.days.min()).astype(int)) + 1
 
     @cached_property
     def amounts(self) -> Floats | None:
-        """Money at stake, float64 (n_rows,), 0 where it is missing or negative; None without an amount column."""
+        """Money at stake, float64 (n_rows,), 0 if missing or negative; None without an amount column."""
         if self.amount is None:
             return None
         values = self.rows[self.amount].to_numpy(dtype=np.float64)
@@ -127,7 +126,7 @@ class Scored:
 
     @cached_property
     def clusters(self) -> np.ndarray | None:
-        """Codes of the cards, int64 (n_rows,); a row without one is a card of its own. None without a card column."""
+        """Card codes, int64 (n_rows,); a row without a card gets its own code. None without a card column."""
         if self.card is None:
             return None
         codes, known = pd.factorize(self.rows[self.card].to_numpy(dtype=object), use_na_sentinel=True)
@@ -137,8 +136,8 @@ class Scored:
         return codes
 
     @property
-    def why_not(self) -> str | None:
-        """Why no ranking can be judged here, and what to do; None when it can."""
+    def unrankable(self) -> str | None:
+        """Why the ranking cannot be evaluated, with the remedy; None if it can."""
         known = self.labels[self.labels >= 0]
         if not known.size:
             return (
@@ -152,12 +151,12 @@ class Scored:
 
 
 def ranking(scored: Scored, plan: Plan) -> dict[str, Any]:
-    """Average precision and ROC-AUC of every score, and what alerting at a threshold or within a budget catches.
+    """Average precision and ROC-AUC of every score, and metrics at the threshold and within each budget.
 
     Keys: `scores` {name: {figure: {value, interval}}} and `points`, a list of {name, text, threshold, figures}.
     """
-    if scored.why_not:
-        return {"missing": scored.why_not}
+    if scored.unrankable:
+        return {"missing": scored.unrankable}
     rows = scored.labelled
     loss = missed_loss(rows.labels, cost_matrix(scored, plan), rows.amounts)
     ranked = {name: WeightedRanking(rows.labels, values, loss) for name, values in rows.scores.items()}
@@ -165,24 +164,26 @@ def ranking(scored: Scored, plan: Plan) -> dict[str, Any]:
     days = rows.n_days
 
     def measure(weights: np.ndarray | None) -> dict[str, float]:
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for name, score in ranked.items():
             counted = score.count(weights)
-            found[f"score/{name}/average_precision"] = counted.average_precision()
-            found[f"score/{name}/roc_auc"] = counted.roc_auc()
+            figures[f"score/{name}/average_precision"] = counted.average_precision()
+            figures[f"score/{name}/roc_auc"] = counted.roc_auc()
             top = counted.top(budget_alerts(plan.budget, counted.rows))
-            found[f"score/{name}/recall_at_budget"] = top["recall"]
+            figures[f"score/{name}/recall_at_budget"] = top["recall"]
             if name == first:
-                found |= {f"budget/{key}": value for key, value in _money(top, scored, plan).items()}
-                found |= {
+                figures |= {f"budget/{key}": value for key, value in _money(top, scored, plan).items()}
+                figures |= {
                     f"threshold/{key}": v for key, v in _money(counted.above(scored.threshold), scored, plan).items()
                 }
                 if days is not None:
                     top = _money(counted.top(plan.alerts_per_day * days), scored, plan)
-                    found |= {f"daily/{key}": value for key, value in top.items()}
-        return found
+                    figures |= {f"daily/{key}": value for key, value in top.items()}
+        return figures
 
-    point, drawn = draws(measure, weightings(len(rows.labels), plan.resamples, plan.seed, rows.clusters))
+    point, drawn = measure_resamples(
+        measure, resample_weights(len(rows.labels), plan.resamples, plan.seed, rows.clusters)
+    )
 
     def figures(prefix: str) -> dict[str, Any]:
         return {
@@ -205,25 +206,25 @@ def ranking(scored: Scored, plan: Plan) -> dict[str, Any]:
 
 
 def daily_precision(scored: Scored, plan: Plan) -> dict[str, Any]:
-    """Card precision@k a day (rows for cards where there is no entity; one "day" where there is no timestamp).
+    """Card precision@k per day (of rows if there is no card column; one "day" if there is no timestamp).
 
-    Keys: k, unit ("card column X" or "rows"), days [{day, precision}], mean {value, interval over days}, attainable
-    (what a perfect score reaches), rows_left_out (of cards known as compromised, or without a card).
+    Keys: k, unit (the card column or None), days [{day, precision}], mean {value, interval over days}, attainable
+    (value of a perfect score), rows_left_out (of cards known as compromised, or without a card).
     """
-    if scored.why_not:
-        return {"missing": scored.why_not}
+    if scored.unrankable:
+        return {"missing": scored.unrankable}
     rows = scored.labelled
-    kept = np.ones(len(rows.labels), bool) if rows.known is None else ~rows.known
+    is_counted = np.ones(len(rows.labels), bool) if rows.known is None else ~rows.known
     if scored.card is not None:
-        kept &= rows.rows[scored.card].notna().to_numpy()
-    left = rows.at(kept)
-    if not len(left.labels):
+        is_counted &= rows.rows[scored.card].notna().to_numpy()
+    counted_rows = rows.at(is_counted)
+    if not len(counted_rows.labels):
         return {"missing": "every card of this window was known as compromised before: take a longer window"}
-    cards = np.arange(len(left.labels)) if left.clusters is None else left.clusters
-    days = np.zeros(len(left.labels), np.int64) if left.days is None else left.days
-    found = daily_card_precision(left.labels, left.main, cards, days, plan.k)
-    perfect = daily_card_precision(left.labels, (left.labels == 1).astype(float), cards, days, plan.k)
-    values = np.array(list(found.values()))
+    cards = np.arange(len(counted_rows.labels)) if counted_rows.clusters is None else counted_rows.clusters
+    days = np.zeros(len(counted_rows.labels), np.int64) if counted_rows.days is None else counted_rows.days
+    precisions = daily_card_precision(counted_rows.labels, counted_rows.main, cards, days, plan.k)
+    perfect = daily_card_precision(counted_rows.labels, (counted_rows.labels == 1).astype(float), cards, days, plan.k)
+    values = np.array(list(precisions.values()))
     picks = np.random.default_rng(plan.seed).integers(0, values.size, (plan.resamples, values.size))
     return {
         "k": plan.k,
@@ -232,32 +233,32 @@ def daily_precision(scored: Scored, plan: Plan) -> dict[str, Any]:
         "day_zone": scored.schema.day_zone,
         "days": [
             {"day": str(pd.Timestamp(day).date()) if scored.days is not None else None, "precision": value}
-            for day, value in found.items()
+            for day, value in precisions.items()
         ],
         "mean": {
             "value": float(values.mean()),
             "interval": interval(values[picks].mean(axis=1)) if values.size >= _FEWEST_DAYS else None,
         },
         "attainable": float(np.mean(list(perfect.values()))),
-        "rows_left_out": int((~kept).sum()),
+        "rows_left_out": int((~is_counted).sum()),
     }
 
 
 def cost(scored: Scored, plan: Plan) -> dict[str, Any]:
-    """Total cost against the threshold: every alert costs `alert_cost`, every missed fraud its amount or `fraud_cost`.
+    """Total cost by threshold: every alert costs `alert_cost`, every missed fraud its amount or `fraud_cost`.
 
     Keys: alert_cost, missed_fraud, without_alerts, at_threshold {threshold, cost}, cheapest {threshold, cost, interval
-    of the threshold}, curve [{threshold, alerts, cost}]. The cheapest threshold is known afterwards only.
+    of the threshold}, curve [{threshold, alerts, cost}]. The cheapest threshold is chosen in hindsight.
     """
-    if scored.why_not:
-        return {"missing": scored.why_not}
+    if scored.unrankable:
+        return {"missing": scored.unrankable}
     rows, config = scored.labelled, cost_matrix(scored, plan)
     cuts = Cuts.of(check_scores(rows.main), check_labels(rows.labels, rows.main.size), rows.amounts)
     counted = WeightedRanking(rows.labels, rows.main, missed_loss(rows.labels, config, rows.amounts)).count()
 
     def total(value: float) -> tuple[float, float]:
-        found = counted.above(value)
-        return found["alerts"], plan.alert_cost * found["alerts"] + found["amount_missed"]
+        figures = counted.above(value)
+        return figures["alerts"], plan.alert_cost * figures["alerts"] + figures["amount_missed"]
 
     cheapest = cuts.choose(config)
     chosen = cuts.resample(config, np.random.default_rng(plan.seed), plan.resamples)
@@ -276,10 +277,10 @@ def cost(scored: Scored, plan: Plan) -> dict[str, Any]:
 def known_compromised(
     days: np.ndarray, cards: np.ndarray, labels: np.ndarray, delay_days: float, since: np.datetime64 | None = None
 ) -> np.ndarray:
-    """Rows of cards of which an earlier fraud was known by then: bool (n_rows,).
+    """Rows of cards with an earlier fraud that was known on the row's day: bool (n_rows,).
 
-    A fraud is known on days later than its own plus the label delay, as in the Fraud Detection Handbook (chapter 5,
-    get_train_test_set), which starts counting with the training window (`since`).
+    A fraud is known on days after its own day plus the label delay, as in the Fraud Detection Handbook (chapter 5,
+    get_train_test_set), which counts from the start of the training window (`since`).
     days: datetime64[D] (n_rows,), any order; cards: (n_rows,), missing ones are never known; labels: 1, 0, -1.
     """
     frame = pd.DataFrame({"day": days.astype("datetime64[D]").astype(np.int64), "card": cards})
@@ -292,7 +293,7 @@ def known_compromised(
 
 
 def amount_column(schema: Schema) -> str | None:
-    """The numeric column that names money: the first with "amount", "amt", "price" or "value" in its name, or None."""
+    """The amount column: the first numeric one with "amount", "amt", "price" or "value" in its name, or None."""
     for word in ("amount", "amt", "price", "value"):
         for column in schema.columns:
             if column.kind == "numeric" and word in column.name.lower():
@@ -301,12 +302,12 @@ def amount_column(schema: Schema) -> str | None:
 
 
 def budget_alerts(budget: float, n_rows: int) -> int:
-    """Alerts that a budget allows: the largest number within it, at least 1."""
+    """Number of alerts within a budget, at least 1; 0 without rows."""
     return max(1, largest_count(budget, n_rows)) if n_rows else 0
 
 
 def cost_matrix(scored: Scored, plan: Plan) -> ThresholdConfig:
-    """The plan's costs as the cost policy takes them: an alert costs the same whether right or wrong. ConfigError."""
+    """The plan's costs as a cost policy: an alert costs the same, right or wrong. Raises ConfigError."""
     if scored.amount is None and plan.fraud_cost <= plan.alert_cost:
         raise ConfigError(
             f"--fraud-cost {plan.fraud_cost:g} is not above --alert-cost {plan.alert_cost:g}: no alert would ever pay"
@@ -320,7 +321,7 @@ def cost_matrix(scored: Scored, plan: Plan) -> ThresholdConfig:
 
 
 def plain(value: Any) -> Any:
-    """The same content in strict JSON types: NaN and infinity become None, NumPy types Python's, keys text."""
+    """Convert to strict JSON types: NaN and infinity become None, NumPy values Python values, keys text."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray):
@@ -333,10 +334,10 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def _money(found: Mapping[str, float], scored: Scored, plan: Plan) -> dict[str, float]:
-    """Figures of one operating point with its cost; without amounts the share of money is left out."""
-    kept = {key: value for key, value in found.items() if key != "amount_missed"}
-    kept["cost"] = plan.alert_cost * found["alerts"] + found["amount_missed"]
+def _money(figures: Mapping[str, float], scored: Scored, plan: Plan) -> dict[str, float]:
+    """Metrics of one operating point with its cost; `amount_recall` only with amounts."""
+    shown = {key: value for key, value in figures.items() if key != "amount_missed"}
+    shown["cost"] = plan.alert_cost * figures["alerts"] + figures["amount_missed"]
     if scored.amount is None:
-        kept.pop("amount_recall")
-    return kept
+        shown.pop("amount_recall")
+    return shown

@@ -1,7 +1,7 @@
-"""The pictures of an evaluation that a training lacks: rarity, reliability, stability, cards of a day, ablation.
+"""Plots of an evaluation: rarity, reliability, stability, cards per day, ablation.
 
-Each takes a section of the evaluation (`fraud.judging.evaluation`, `fraud.judging.slices`), writes one PNG and returns
-its path.
+Each function takes a section of the evaluation (`fraud.judging.evaluation`, `fraud.judging.slices`), writes one PNG and
+returns its path.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def stability(section: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def cards_a_day(section: Mapping[str, Any], path: str | Path) -> Path:
-    """Precision among the k most suspicious cards (or rows) of each day, and what a perfect score would reach."""
+    """Precision among the k most suspicious cards (or rows) of each day, and the value of a perfect score."""
     figure, (axes,) = style.new_figure()
     values = [day["precision"] for day in section["days"]]
     names = [day["day"][5:] for day in section["days"]]
@@ -119,14 +119,14 @@ def cards_a_day(section: Mapping[str, Any], path: str | Path) -> Path:
     axes.set_ylabel(f"frauds among the top {section['k']}")
     style.percent(axes.yaxis)
     style.horizontal_line(axes, section["attainable"], f"a perfect score: {section['attainable']:.0%} on average")
-    unit, what = ("cards", "compromised") if section["unit"] else ("transactions", "frauds")
-    title = f"Of the {section['k']} most suspicious {unit} of a day, {section['mean']['value']:.0%} are {what}"
+    unit, adjective = ("cards", "compromised") if section["unit"] else ("transactions", "frauds")
+    title = f"Of the {section['k']} most suspicious {unit} of a day, {section['mean']['value']:.0%} are {adjective}"
     note = "cards known as compromised are left out" if section["unit"] else f"by day, {section['day_zone']}"
     return style.save(figure, path, title, note)
 
 
 def ablation(groups: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Average precision that each feature group is worth, with 95 % intervals. Every group has a `worth`."""
+    """Average precision lost without each feature group, with 95 % intervals. Every group has a `worth`."""
     shown = sorted(groups, key=lambda group: group["worth"])
     figure, (axes,) = style.new_figure(height=1.7 + 0.34 * len(shown))
     for i, group in enumerate(shown):

@@ -1,4 +1,4 @@
-"""Where each check of the gate draws its line."""
+"""Limits of the gate's checks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FIGURES: tuple[str, ...] = get_args(Figure)
 
 @configuration("gate")
 class GateLimits:
-    """Where each check draws its line. The factors apply to what chance does not explain.
+    """Limits of the gate's checks. The factors apply to deviations beyond chance.
 
-    figures: those that must be better; the others must not be worse. Raises ConfigError for a value out of range.
+    figures: metrics that must be better; the others must not be worse. Raises ConfigError for a value out of range.
     """
 
-    margin: Number = Field(default=0.005, ge=0, lt=1, description="a figure must be better by this")
+    margin: Number = Field(default=0.005, ge=0, lt=1, description="margin by which a figure must be better")
     figures: tuple[Figure, ...] = ("average_precision",)
-    min_frauds: Whole = Field(default=50, ge=2, description="labelled frauds that it takes to judge")
+    min_frauds: Whole = Field(default=50, ge=2, description="minimum of labelled frauds and of legitimate rows")
     min_labelled: Number = Field(default=0.9, ge=0, le=1, description="share of the judged rows that must be labelled")
     segment_tolerance: Number = Field(default=0.10, ge=0, lt=1, description="recall that a segment may lose")
     significance: Number = Field(
@@ -30,10 +30,10 @@ class GateLimits:
     latency_budget_ms: Number = Field(default=5.0, gt=0, description="p99 of a single row")
     latency_ratio: Number = Field(default=3.0, ge=1, description="times the champion's p99")
     calibration_factor: Number = Field(
-        default=3.0, ge=1, description="by which scores may be rarer or more frequent than they say"
+        default=3.0, ge=1, description="by which scores may be rarer or more frequent than calibrated"
     )
     alert_factor: Number = Field(
-        default=3.0, ge=1, description="by which it may alert on more rows than the budget and the champion"
+        default=3.0, ge=1, description="by which the alerts may exceed the budget and those of the champion"
     )
     label_factor: Number = Field(
         default=4.0, ge=1, description="by which the share of frauds may differ from the champion's"

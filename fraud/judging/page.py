@@ -1,6 +1,6 @@
-"""Report pages: Jinja2 templates with escaping, the functions they format numbers with, and pictures as data URIs.
+"""Report pages: Jinja2 templates with autoescape, number formatting functions, and plots as data URIs.
 
-A package keeps its templates in `templates/` and shares `page.html`, `macros.html` and `style.css` of fraud/judging.
+A package has its templates in `templates/` and shares `page.html`, `macros.html` and `style.css` of fraud/judging.
 No template marks a value as safe. A page needs no script and no network.
 """
 
@@ -19,12 +19,12 @@ _LONGEST_CELL = 80
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """The page that `<package>/templates/<template>` makes of these values."""
+    """Render `<package>/templates/<template>` with these values."""
     return _environment(package).get_template(template).render(values)
 
 
 def picture(draw: Callable[[Path], object]) -> str:
-    """The PNG that `draw` writes to the path it is given, as a data URI."""
+    """Call `draw` with a path and return the PNG that it writes there, as a data URI."""
     with tempfile.TemporaryDirectory(prefix="fraud-page-") as folder:
         path = Path(folder) / "picture.png"
         draw(path)
@@ -37,7 +37,7 @@ def data_uri(png: Path) -> str:
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
-    """A number, or "–" where there is none."""
+    """A number, or "–" for None."""
     return "–" if value is None else format(value, form)
 
 
@@ -64,7 +64,7 @@ def points(share: float | None) -> str:
 
 
 def short(value: object) -> str:
-    """A value of the data as text that fits a table cell."""
+    """A data value as text, cut to the width of a table cell."""
     text = str(value)
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
 
@@ -82,7 +82,7 @@ def _environment(package: str) -> Environment:
 
 
 def _printable(value: object) -> object:
-    """Text of the data without control characters and lone surrogates, which no file can hold."""
+    """Replace control characters and lone surrogates, which cannot be written as UTF-8, by spaces."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(c if c.isprintable() or c == "\n" else " " for c in value)

@@ -1,4 +1,4 @@
-"""The style of every picture: colours, fonts, grid, titles, legends, and the writing of the PNG.
+"""The style of all plots: colours, fonts, grid, titles, legends, and writing the PNG.
 
 Uses matplotlib's objects directly, not pyplot or rcParams. There is no global state, so any thread may draw.
 """
@@ -153,7 +153,7 @@ def horizontal_line(axes: Axes, y: float, text: str) -> None:
 
 
 def save(figure: Figure, path: str | Path, title: str, subtitle: str) -> Path:
-    """Add title (the finding) and subtitle (what is shown), and write the PNG atomically. Long titles shrink to fit."""
+    """Add the title (the finding) and subtitle (the content); write the PNG atomically. Long titles shrink to fit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""The pictures of a training: precision-recall, ROC, scores by class, losses by epoch, cost and alerts by threshold.
+"""Plots of a training: precision-recall, ROC, scores by class, losses by epoch, cost and alerts by threshold.
 
 Each takes scores by name, {"joined": ..., "forest": ..., "autoencoder": ...}; the first one makes the decision. Each
 writes one PNG atomically, creates its folder if needed, and returns its path. The title states the finding.
@@ -31,7 +31,7 @@ def pr_curve(
     area = {name: average_precision(labels, scores[name]) for name in rankings}
     figure, (axes,) = style.new_figure()
     for name, ranking in _back_to_front(rankings):
-        # Steps, because average precision sums this area: the precision of a cut times the recall that it adds.
+        # Steps, because average precision is the area under them: precision of a cut times the recall it adds.
         curve = _thin(np.r_[0.0, ranking.recall], np.r_[ranking.precision[0], ranking.precision])
         axes.plot(*curve, drawstyle="steps-pre", label=f"{name}  {area[name]:.3f}", **_line(name, rankings))
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: share of the frauds found", ylabel="precision of the alerts")
@@ -187,7 +187,7 @@ def threshold_cost(
         if name == first and threshold is not None:
             alerted = ranking.values >= threshold
             chosen_cost = float(cost[alerted][-1]) if alerted.any() else idle
-    # Alerting on everything costs many times more than doing nothing: without this limit the minimum looks flat.
+    # Alerting on everything costs many times more than no alerts. Without this limit the minimum looks flat.
     axes.set_ylim(0, max(1.5 * idle, 1.0))
     axes.set(xlabel="threshold on the score", ylabel="cost (currency units)")
     style.thousands(axes.yaxis)
@@ -260,7 +260,7 @@ def _rankings(labels: ArrayLike, scores: Mapping[str, ArrayLike]) -> dict[str, R
 
 
 def _back_to_front(rankings: Mapping[str, Ranking]) -> list[tuple[str, Ranking]]:
-    """The first score is drawn last, on top."""
+    """Reversed, so that the first score is drawn last, on top."""
     return list(rankings.items())[::-1]
 
 
@@ -278,7 +278,7 @@ def _rows(ranking: Ranking) -> str:
 
 
 def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most about twice `_POINTS` points; every one of the first few hundred, where curves are jagged."""
+    """Reduce to about 2 * `_POINTS` points; all of the first few hundred stay, where curves are jagged."""
     size = x.size
     if size <= 2 * _POINTS:
         return x, y

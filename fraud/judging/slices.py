@@ -1,5 +1,5 @@
-"""The same figures by week, by segment and by score level: where a model is weaker than its average, and whether a
-score still means what it was calibrated to mean."""
+"""Metrics by time, by segment and by score level: where the model is weaker than average, and whether its scores are
+still calibrated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from fraud.detectors.calibration import HALF_SCORE_EVIDENCE, to_score
 from fraud.errors import ConfigError
 from fraud.judging.evaluation import Plan, Scored
-from fraud.metrics.resampling import WeightedRanking, draws, interval, weightings, wilson
+from fraud.metrics.resampling import WeightedRanking, interval, measure_resamples, resample_weights, wilson
 
 MOST_LEVELS = 12
 _OTHER, _MISSING = "(other)", "(missing)"
@@ -20,21 +20,21 @@ _LONGEST_DAILY = 20  # days; longer windows go by week
 _LONGEST_WEEKLY = 365
 _SLICE_RESAMPLES = 100
 _FEWEST_FRAUDS = 5  # for an interval of average precision
-_STRICT_Z = 2.576  # 99 %: a dozen slices are looked at, and one of them must not cry wolf
+_STRICT_Z = 2.576  # 99 %: with a dozen slices, 95 % would give false alarms
 _SHARES = (0.1, 0.01, 0.001, 0.0001)
-_TOLERATED = 2.0  # a rarity may be off by this factor before it is called wrong
+_TOLERATED = 2.0  # factor by which a rarity may deviate
 _FEWEST_ROWS = 5
 
 
 def stability(scored: Scored, plan: Plan) -> dict[str, Any]:
-    """Figures of each day (up to 20 days), week or month of the window.
+    """Metrics of each day (up to 20 days), week or month of the window.
 
     Keys: step ("day", "week", "month"), overall (figures), parts [{name, figures, weak}] oldest first; figures as
     `measure`, weak as in `segments`.
     """
     days = scored.days
     if days is None:
-        return {"missing": "the schema has no timestamp column: name one in the schema to see whether the model holds"}
+        return {"missing": "the schema has no timestamp column: name one in the schema to see stability over time"}
     span = scored.n_days or 0
     if span < 2:
         return {"missing": "the window is a single day: take a longer one (--start, --end)"}
@@ -50,25 +50,25 @@ def stability(scored: Scored, plan: Plan) -> dict[str, Any]:
 
 
 def segments(scored: Scored, plan: Plan) -> dict[str, Any]:
-    """Figures of each segment.
+    """Metrics of each segment.
 
     Columns: `plan.segments`, or the categorical and boolean columns with at most 12 levels and the amount's quartiles.
-    Keys: columns [{column, overall, parts [{name, figures, weak}]}]; weak: words, where recall is lower or false alarms
-    are more frequent than overall beyond chance (99 % Wilson intervals), else None.
-    Raises ConfigError when a wanted column is not in the schema.
+    Keys: columns [{column, overall, parts [{name, figures, weak}]}]; weak: a description if recall is significantly
+    lower or false alarms are significantly more frequent than overall (99 % Wilson intervals), else None.
+    Raises ConfigError if a requested column is not in the schema.
     """
     chosen = _segment_columns(scored, plan)
     if not chosen or not len(scored.rows):
         return {"missing": "no categorical or boolean column with few levels and no amount: name one with --segment"}
-    found = []
+    columns = []
     for name in chosen:
         sliced = _sliced(scored, plan, list(_levels(scored, name)))
-        found.append({"column": name, **sliced})
-    return {"columns": found}
+        columns.append({"column": name, **sliced})
+    return {"columns": columns}
 
 
-def parts(scored: Scored, plan: Plan) -> list[tuple[str, str, np.ndarray]]:
-    """The segments that `segments` tells of: (column, level, its rows as bool (n_rows,)). Raises ConfigError."""
+def segment_masks(scored: Scored, plan: Plan) -> list[tuple[str, str, np.ndarray]]:
+    """The segments that `segments` reports: (column, level, rows as bool (n_rows,)). Raises ConfigError."""
     return [
         (column, level, rows) for column in _segment_columns(scored, plan) for level, rows in _levels(scored, column)
     ]
@@ -90,25 +90,25 @@ def _segment_columns(scored: Scored, plan: Plan) -> list[str]:
 
 
 def rarity(scored: Scored) -> dict[str, Any]:
-    """Whether a score is as rare among normal rows as it says (`fraud.detectors.calibration`).
+    """Whether scores are as rare among normal rows as calibrated (`fraud.detectors.calibration`).
 
     Keys: normal_rows, unlabelled (True when no row is labelled and all count as normal), scores {name: [{expected,
     score, rows, observed, interval, ratio, holds}]}; the last level of the first score is the model's threshold.
-    `holds` is False where the observed share is off by more than a factor of two beyond chance; None with few rows.
+    `holds` is False if the observed share deviates by more than a factor of two beyond chance; None with few rows.
     """
     unlabelled = not (scored.labels >= 0).any()
     normal = scored.labels <= 0 if unlabelled else scored.labels == 0
     n = int(normal.sum())
     if not n:
         return {"missing": "there is no legitimate row to check the score's rarity on: take a longer window"}
-    found = {}
-    for place, (name, values) in enumerate(scored.scores.items()):
+    levels_of = {}
+    for index, (name, values) in enumerate(scored.scores.items()):
         levels = [(share, float(to_score(np.array([-np.log10(share)]))[0])) for share in _SHARES]
-        if place == 0 and 0 < scored.threshold < 1:
+        if index == 0 and 0 < scored.threshold < 1:
             evidence = HALF_SCORE_EVIDENCE * scored.threshold / (1 - scored.threshold)
             levels.append((float(10.0**-evidence), scored.threshold))
-        found[name] = [_rarity(values[normal], share, level) for share, level in levels]
-    return {"normal_rows": n, "unlabelled": unlabelled, "scores": found}
+        levels_of[name] = [_rarity(values[normal], share, level) for share, level in levels]
+    return {"normal_rows": n, "unlabelled": unlabelled, "scores": levels_of}
 
 
 def reliability(scored: Scored) -> dict[str, Any]:
@@ -116,13 +116,13 @@ def reliability(scored: Scored) -> dict[str, Any]:
 
     Keys: bins [{low, high, rows, frauds, precision, interval}], lowest first.
     """
-    if scored.why_not:
-        return {"missing": scored.why_not}
+    if scored.unrankable:
+        return {"missing": scored.unrankable}
     edges = np.r_[to_score(np.array([0.0, 1, 2, 3, 4, 5])), 1.0]
     rows = scored.labelled
-    places = np.clip(np.searchsorted(edges, rows.main, side="right") - 1, 0, edges.size - 2)
-    counts = np.bincount(places, minlength=edges.size - 1)
-    frauds = np.bincount(places[rows.labels == 1], minlength=edges.size - 1)
+    positions = np.clip(np.searchsorted(edges, rows.main, side="right") - 1, 0, edges.size - 2)
+    counts = np.bincount(positions, minlength=edges.size - 1)
+    frauds = np.bincount(positions[rows.labels == 1], minlength=edges.size - 1)
     bins = [
         {
             "low": float(edges[i]), "high": float(edges[i + 1]), "rows": int(counts[i]), "frauds": int(frauds[i]),
@@ -135,7 +135,7 @@ def reliability(scored: Scored) -> dict[str, Any]:
 
 
 def measure(scored: Scored, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Counts and figures at the model's threshold, each figure as {value, interval} or None where it is not defined.
+    """Counts and metrics at the model's threshold, each metric as {value, interval}, or None if undefined.
 
     Keys: rows, unlabelled, frauds, alerts (all rows), alert_rate, recall, precision, false_positive_rate (Wilson
     intervals) and average_precision (bootstrap interval, with `resamples` above 0 and at least 5 frauds).
@@ -143,7 +143,7 @@ def measure(scored: Scored, resamples: int = 0, seed: int = 0) -> dict[str, Any]
     alerted = scored.main >= scored.threshold
     fraud, legitimate = scored.labels == 1, scored.labels == 0
     caught, false_alarms = float((alerted & fraud).sum()), float((alerted & legitimate).sum())
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "rows": len(alerted),
         "unlabelled": int((scored.labels < 0).sum()),
         "frauds": int(fraud.sum()),
@@ -158,41 +158,41 @@ def measure(scored: Scored, resamples: int = 0, seed: int = 0) -> dict[str, Any]
         rows = scored.labelled
         ranked = WeightedRanking(rows.labels, rows.main)
         n = resamples if fraud.sum() >= _FEWEST_FRAUDS else 0
-        weights = weightings(ranked.size, n, seed, rows.clusters) if n else ()
-        point, drawn = draws(lambda w: {"ap": ranked.count(w).average_precision()}, weights)
-        found["average_precision"] = {"value": point["ap"], "interval": interval(drawn["ap"]) if n else None}
-    return found
+        weights = resample_weights(ranked.size, n, seed, rows.clusters) if n else ()
+        point, drawn = measure_resamples(lambda w: {"ap": ranked.count(w).average_precision()}, weights)
+        figures["average_precision"] = {"value": point["ap"], "interval": interval(drawn["ap"]) if n else None}
+    return figures
 
 
 def _sliced(scored: Scored, plan: Plan, parts: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
     overall = measure(scored)
     resamples = min(plan.resamples, _SLICE_RESAMPLES)
-    told = []
+    described = []
     for name, mask in parts:
         figures = measure(scored.at(mask), resamples, plan.seed)
-        told.append({"name": name, "figures": figures, "weak": _weakness(figures, overall)})
-    return {"overall": overall, "parts": told}
+        described.append({"name": name, "figures": figures, "weak": _weakness(figures, overall)})
+    return {"overall": overall, "parts": described}
 
 
 def _weakness(part: dict[str, Any], overall: dict[str, Any]) -> str | None:
-    """What is worse in a part than overall beyond chance, in words."""
-    said = []
+    """Describe what is significantly worse in a part than overall; None if nothing is."""
+    weaknesses = []
     if part["recall"] and overall["recall"]:
         share, trials = part["recall"]["value"], part["frauds"]
         high = wilson(share * trials, trials, _STRICT_Z)
         if high and high[1] < overall["recall"]["value"]:
-            said.append(f"finds {share:.0%} of its {trials:,} frauds, {overall['recall']['value']:.0%} overall")
+            weaknesses.append(f"finds {share:.0%} of its {trials:,} frauds, {overall['recall']['value']:.0%} overall")
     if part["false_positive_rate"] and overall["false_positive_rate"]:
         share, usual = part["false_positive_rate"]["value"], overall["false_positive_rate"]["value"]
         trials = part["rows"] - part["frauds"] - part["unlabelled"]
         low = wilson(share * trials, trials, _STRICT_Z)
         if low and usual > 0 and low[0] > usual and share > 1.5 * usual:
-            said.append(f"false alarms on {share:.2%} of its legitimate rows, {usual:.2%} overall")
-    return "; ".join(said) or None
+            weaknesses.append(f"false alarms on {share:.2%} of its legitimate rows, {usual:.2%} overall")
+    return "; ".join(weaknesses) or None
 
 
 def _levels(scored: Scored, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The levels of a column with the rows of each; quartiles of a numeric one, the commonest of a long list."""
+    """Levels of a column with the rows of each: quartiles if numeric, only the most frequent if there are many."""
     values, kind = scored.rows[name], scored.schema.column(name).kind
     missing = values.isna().to_numpy()
     if kind == "timestamp":
@@ -200,10 +200,10 @@ def _levels(scored: Scored, name: str) -> Iterator[tuple[str, np.ndarray]]:
     if kind == "numeric" and values.nunique() > MOST_LEVELS:
         array = values.to_numpy(dtype=np.float64)
         edges = np.unique(np.quantile(array[~missing], [0, 0.25, 0.5, 0.75, 1]))
-        place = np.clip(np.searchsorted(edges, array, side="right") - 1, 0, max(edges.size - 2, 0))
+        bin_index = np.clip(np.searchsorted(edges, array, side="right") - 1, 0, max(edges.size - 2, 0))
         for i in range(max(edges.size - 1, 1)):
             last = i == edges.size - 2
-            yield f"{edges[i]:,.6g} to {'' if last else 'below '}{edges[i + 1]:,.6g}", (place == i) & ~missing
+            yield f"{edges[i]:,.6g} to {'' if last else 'below '}{edges[i + 1]:,.6g}", (bin_index == i) & ~missing
     else:
         text = values.astype(str).to_numpy(dtype=object)
         if kind == "boolean":
@@ -229,5 +229,5 @@ def _rarity(values: np.ndarray, expected: float, level: float) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _rate(part: float, whole: float) -> dict[str, Any] | None:
-    return {"value": float(part / whole), "interval": wilson(part, float(whole))} if whole > 0 else None
+def _rate(part: float, total: float) -> dict[str, Any] | None:
+    return {"value": float(part / total), "interval": wilson(part, float(total))} if total > 0 else None

@@ -1,1 +1,1 @@
-"""Labels that come later than their transactions: stored as they came, joined as of a day."""
+"""Labels that arrive after their transactions: the label store, and the join as of a day."""

@@ -1,4 +1,4 @@
-"""Join transactions with the labels known by a given day, as a training on that day may use them."""
+"""Join transactions with the labels known by a day, as a training on that day may use them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from fraud.labels.store import ID, IS_FRAUD, SOURCE, id_of, newest
 from fraud.schema import Schema
 
 Unlabelled = Literal["legitimate", "unknown", "drop"]
-NONE = "none"  # as a source: no label
-RECENT_DAYS = 14  # their sources are counted apart from those before
+NONE = "none"  # source of rows without a label
+RECENT_DAYS = 14  # sources of these days' labels are counted separately
 _FRAUD, _LEGITIMATE, _UNKNOWN = 1, 0, -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What a row's label is. Raises ConfigError for a value out of range.
+    """How rows get their labels. Raises ConfigError for a value out of range.
 
-    as_of: only labels known when this day began, in `zone`, count. matured_days: rows younger than this
-    are left out. unlabelled: what a matured row without a label is: "legitimate" (nobody complained in time), "unknown"
-    (its label stays empty) or "drop". keep_own: a row without a label from the store keeps the one in the data;
-    False: it loses it.
+    as_of: only labels known at the start of this day, in `zone`, count. matured_days: younger rows are left out.
+    unlabelled: label of a matured row without one: "legitimate" (no complaint in time), "unknown" (empty) or "drop".
+    keep_own: rows without a label in the store keep the data's label; False: they lose it.
     """
 
     as_of: dt.date
@@ -48,18 +47,18 @@ class Policy:
 
     @property
     def moment(self) -> dt.datetime:
-        """When the day begins, UTC."""
+        """Start of the day `as_of`, UTC."""
         return self.zone.moment_of(self.as_of)
 
     @property
     def mature_before(self) -> np.datetime64:
-        """Rows before this instant have had the time that a label takes."""
+        """Rows before this instant are mature."""
         return np.datetime64(self.moment, "us") - np.timedelta64(round(self.matured_days * 86_400e6), "us")
 
 
 @dataclass
 class Counts:
-    """Rows by outcome. frauds_recent, frauds_earlier: by source, of the newest 14 matured days and before."""
+    """Rows by outcome. frauds_recent, frauds_earlier: by source, within the newest 14 matured days and before."""
 
     read: int = 0
     refused: int = 0
@@ -77,16 +76,16 @@ class Counts:
 def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out: str) -> tuple[Counts, dict[str, Any]]:
     """Write the matured rows of `path` with their labels to the Parquet `out`, atomically and in bounded memory.
 
-    by_source: labels known by `policy.as_of` (LabelStore.read_by_source). Returns the counts, and the
-    figures about the labels' sources that `fraud.judging.gate` checks. Raises ConfigError (no id, label or time in the
-    schema), DataError (a row without an id; no matured row; a file that cannot be read or written), SchemaError.
+    by_source: labels known by `policy.as_of` (LabelStore.read_by_source). Returns the counts, and the label source
+    figures that `fraud.judging.gate` checks. Raises ConfigError (schema without id, label or time), DataError (a row
+    without an id; no matured row; a file that cannot be read or written), SchemaError.
     """
     name = id_of(schema)
     if schema.label is None:
         raise ConfigError(f"schema {schema.name!r} has no label column to fill in: add one (kind: label)")
     if schema.timestamp is None and policy.matured_days > 0:
         raise ConfigError(
-            f"schema {schema.name!r} has no timestamp, so nothing says how old its rows are: add one, or "
+            f"schema {schema.name!r} has no timestamp, so the age of its rows is unknown: add one, or "
             "set matured_days to 0"
         )
     labels = newest(by_source)
@@ -124,13 +123,13 @@ def join(path: str, by_source: pd.DataFrame, schema: Schema, policy: Policy, out
 
 
 def conflicts(by_source: pd.DataFrame) -> dict[str, int]:
-    """Ids that several sources labelled, and those of them on which they differ: {pairs, differ}."""
+    """Number of ids labelled by several sources, and of those with differing labels: {pairs, differ}."""
     several = by_source[by_source.duplicated(ID, keep=False)].groupby(ID)[IS_FRAUD].agg(["min", "max"])
     return {"pairs": len(several), "differ": int((several["min"] != several["max"]).sum())}
 
 
 def only(by_source: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
-    """Labels from these sources alone; all if none is named. Raises ConfigError for one that labelled nothing."""
+    """Labels of these sources; all if `sources` is empty. Raises ConfigError for a source without labels."""
     if not sources:
         return by_source
     known = sorted(set(by_source[SOURCE]))
@@ -145,7 +144,7 @@ def only(by_source: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
 def summary(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
     """The counts as text, one line each."""
     treatment = {
-        "legitimate": "counted as legitimate: nobody complained in time",
+        "legitimate": "counted as legitimate: no complaint in time",
         "unknown": "with an empty label",
         "drop": "left out",
     }[policy.unlabelled]
@@ -175,7 +174,7 @@ def _labelled(
     rows: pd.DataFrame, labels: pd.DataFrame, index: pd.Index, used: np.ndarray, schema: Schema, policy: Policy,
     counts: Counts,
 ) -> pd.DataFrame:  # fmt: skip
-    """The rows to write, with their labels. Updates counts and `used`, which marks the labels that have a row."""
+    """The rows to write, with their labels. Updates `counts`, and `used`, which marks labels with a row."""
     assert schema.label is not None and schema.id is not None
     column = schema.label.name
     matches = index.get_indexer(pd.Index(rows[schema.id.name]))
@@ -208,7 +207,7 @@ def _labelled(
         rows, row_labels = rows[~unlabelled], row_labels[~unlabelled]
     counts.written += len(rows)
     counts.frauds += int((row_labels == _FRAUD).sum())
-    # In the Parquet an unknown label is empty, not -1.
+    # In the Parquet file an unknown label is empty, not -1.
     rows[column] = pd.Series(row_labels, index=rows.index).astype("Int8").mask(row_labels == _UNKNOWN)
     return rows[[c.name for c in schema.columns]]
 

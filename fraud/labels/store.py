@@ -1,6 +1,7 @@
-"""Labels that arrive later than their transactions: verdicts and chargebacks. The newest label of an id counts.
+"""Store of labels that arrive after their transactions: verdicts and chargebacks. The newest label of an id counts.
 
-Each ingestion is one Parquet file below the store's URL. Its name comes from the content, so a file counts once.
+Each ingestion is one Parquet file below the store's URL. Its name derives from the content, so ingesting a file again
+has no effect.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from fraud.schema.columns import Column
 from fraud.schema.contract import Schema
 from fraud.schema.validation import Validator
 from fraud.settings import Settings
-from fraud.settings.places import DataStores
+from fraud.settings.locations import DataStores
 
 ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
 INGESTED_AT = "ingested_at"
-REVIEW = "review"  # the source of verdicts on randomly drawn rows, the only ones that represent all rows
+REVIEW = "review"  # source of verdicts on randomly drawn rows, the only unbiased sample
 
 
 @dataclass(frozen=True)
 class Added:
-    """Effect of an ingestion. new: ids without an earlier label; changed: ids whose label differs now; same: others."""
+    """Effect of an ingestion, in ids. new: first label; changed: label differs now; same: others."""
 
     new: int
     changed: int
@@ -54,27 +55,27 @@ class LabelStore:
         return bool(filesystem.exists(path))
 
     def add(self, labels: pd.DataFrame, name: str, *, ingested_at: dt.datetime) -> Added:
-        """Store labels, columns `COLUMNS`, as the ingestion `name`, replacing one of that name. Raises DataError."""
-        there = self._files()
-        before = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
-        there[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
-        tables.write_parquet(there[name], self._file(name))
-        after = newest(_together(there.values())).set_index(ID)[IS_FRAUD]
+        """Store labels, columns `COLUMNS`, as ingestion `name`; replaces one of that name. Raises DataError."""
+        ingestions = self._files()
+        before = newest(_concatenated(ingestions.values())).set_index(ID)[IS_FRAUD]
+        ingestions[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
+        tables.write_parquet(ingestions[name], self._file(name))
+        after = newest(_concatenated(ingestions.values())).set_index(ID)[IS_FRAUD]
         touched = labels[ID].drop_duplicates()
         known = touched[touched.isin(before.index)]
         changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
         return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
 
     def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
-        """The newest label of every id, columns `COLUMNS`; known_until: only those known at that moment (UTC).
+        """The newest label of every id, columns `COLUMNS`; known_until: only labels known at that time (UTC).
 
-        Of two that became known at the same moment, the one ingested later counts. Raises DataError.
+        If two became known at the same time, the one ingested later counts. Raises DataError.
         """
         return newest(self.read_by_source(known_until=known_until))
 
     def read_by_source(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
-        """As `read`, but the newest of every id from every source, sorted so that the last one counts."""
-        labels = _together(self._files().values())
+        """The newest label of every id and source, sorted so that the last one counts. Otherwise as `read`."""
+        labels = _concatenated(self._files().values())
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
         in_order = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
@@ -82,11 +83,11 @@ class LabelStore:
 
     def ledger(self) -> pd.DataFrame:
         """Every label ever ingested, columns `COLUMNS`, sorted so that the last one counts. Raises DataError."""
-        labels = _together(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
+        labels = _concatenated(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
         return labels[list(COLUMNS)].reset_index(drop=True)
 
     def _files(self) -> dict[str, pd.DataFrame]:
-        """Every ingestion by name, as it was written."""
+        """All ingestions by name, as written."""
         filesystem, folder = filesystems.of(self.url)
         paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
         ingestions = {PurePosixPath(path).stem: tables.read(filesystem.unstrip_protocol(path)) for path in paths}
@@ -95,7 +96,7 @@ class LabelStore:
         return ingestions
 
     def listing(self) -> dict[str, str]:
-        """Every ingestion by name, with what changes when its file does. Raises ObjectStoreError."""
+        """All ingestions by name, each with a stamp that changes with its file. Raises ObjectStoreError."""
         filesystem, folder = filesystems.of(self.url)
         filesystem.invalidate_cache()
         if not filesystem.exists(folder):
@@ -109,18 +110,18 @@ class LabelStore:
         return versions
 
     def read_ingestion(self, name: str) -> pd.DataFrame:
-        """One ingestion as it was written: `COLUMNS` and INGESTED_AT. Raises DataError."""
+        """One ingestion as written: `COLUMNS` and INGESTED_AT. Raises DataError."""
         labels = tables.read(self._file(name))
         if set(labels.columns) != {*COLUMNS, INGESTED_AT}:
             raise DataError(f"{self._file(name)} is a Parquet file without labels: remove it")
         return labels[[*COLUMNS, INGESTED_AT]]
 
     def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
-        """Draw rows of a day at random, flagged or not, for a reviewer to label (source `REVIEW`), and save the draw.
+        """Draw a random sample of a day's rows for a reviewer to label (source `REVIEW`), and save it.
 
-        decided: all rows of the day, as fraud.scoring.decided.read gives them. flagged: this many more of the flagged
-        rows. A day is drawn once; a second call returns the same rows.
-        Returns id, day, score, is_flagged, and how many rows, and not flagged ones, the day has: n_rows, n_unflagged.
+        decided: all rows of the day, from fraud.scoring.decided.read. rows: sample size. flagged: number of additional
+        flagged rows. A day is drawn once; a second call returns the same rows.
+        Returns id, day, score, is_flagged, and the day's numbers of rows and unflagged rows: n_rows, n_unflagged.
         Raises DataError for a day without rows.
         """
         path = self._drawn(f"{day}")
@@ -140,7 +141,7 @@ class LabelStore:
         return drawn
 
     def drawn(self) -> pd.DataFrame:
-        """Everything that was drawn; empty, without columns, if nothing was."""
+        """All drawn rows; empty, without columns, if nothing was drawn."""
         filesystem, folder = filesystems.of(self._drawn("*"))
         files = sorted(filesystem.glob(folder))
         if not files:
@@ -155,16 +156,16 @@ class LabelStore:
 
 
 def id_of(schema: Schema) -> str:
-    """The name of the schema's id column. Raises ConfigError where there is none."""
+    """Name of the schema's id column. Raises ConfigError if there is none."""
     if schema.id is None:
         raise ConfigError(f"schema {schema.name!r} has no id column, so no label matches its rows: add one (kind: id)")
     return schema.id.name
 
 
 def newest(labels: pd.DataFrame) -> pd.DataFrame:
-    """The label that counts for every id: the last known one; of those, the last ingested one.
+    """The newest label of every id: the last one known; at equal times, the last one ingested.
 
-    labels: as `LabelStore.read_by_source` gives them, or with the time of ingestion. Returns `COLUMNS`.
+    labels: from `LabelStore.read_by_source`, or with the column INGESTED_AT. Returns `COLUMNS`.
     """
     if INGESTED_AT in labels:
         labels = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
@@ -174,11 +175,11 @@ def newest(labels: pd.DataFrame) -> pd.DataFrame:
 def check(
     path: str, schema: Schema, *, source: str, known_at: dt.datetime | None, now: dt.datetime
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Yield the labels of a CSV or Parquet, columns `COLUMNS`, piece by piece, and the rows that go to quarantine.
+    """Read labels from CSV or Parquet in chunks. Yields (labels with columns `COLUMNS`, rows for quarantine).
 
-    The file's columns are the schema's id and label, or "id" and "is_fraud"; "known_at", where file or row has none, is
-    `known_at`, or `now` (UTC). Refused are rows without id or label, and from the future. Raises ConfigError for
-    a schema without an id, DataError and SchemaError as fraud.data.tables.iter_checked does.
+    The file's columns are the schema's id and label, or "id" and "is_fraud". A missing "known_at" becomes `known_at`,
+    or `now` (UTC). Rows without id or label and rows from the future go to quarantine. Raises ConfigError for a schema
+    without an id, DataError and SchemaError as fraud.data.tables.iter_checked.
     """
     named = id_of(schema)
     theirs = {named: ID, **({schema.label.name: IS_FRAUD} if schema.label else {})}
@@ -186,7 +187,7 @@ def check(
     for name, frame in pieces(path, tables.CHUNK_ROWS, (named, ID)):
         table = frame.rename(columns={old: new for old, new in theirs.items() if new not in frame})
         if ID in table and not name.endswith((".parquet", ".pq")):
-            table[ID] = table[ID].map(as_it_was)  # a drawn sheet that comes back
+            table[ID] = table[ID].map(as_it_was)  # undo the spreadsheet escaping of a drawn sheet
         if KNOWN_AT not in table:
             table[KNOWN_AT] = None
         try:
@@ -216,7 +217,7 @@ _SCHEMA = Schema(
 )
 
 
-def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def _concatenated(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", INGESTED_AT: "datetime64[us]"}
     parts = list(frames)
     if not parts:
@@ -225,7 +226,7 @@ def _together(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _microseconds(moment: dt.datetime) -> np.datetime64:
-    """UTC as canonical rows have it."""
+    """Naive UTC, as in canonical rows."""
     if moment.tzinfo is not None:
         moment = moment.astimezone(dt.UTC).replace(tzinfo=None)
     return np.datetime64(moment, "us")

@@ -1,1 +1,1 @@
-"""How good a ranking of transactions is, and how sure that is."""
+"""Ranking metrics and their confidence intervals."""

@@ -1,8 +1,8 @@
-"""How good a ranking of transactions is: average precision, ROC-AUC, precision@k, recall at a budget, card precision.
+"""Ranking metrics: average precision, ROC-AUC, precision@k, recall at a budget, card precision.
 
 Higher scores are more suspicious. Labels are 1 = fraud, 0 = legitimate, -1 = unknown; rows with an unknown label are
-left out everywhere. Rows of equal score have no order, so a count "in the top k" that cuts through a group of ties is
-the expected value over all ways of breaking them: frauds before it + (rows still wanted) x (the group's fraud share).
+left out everywhere. Rows of equal score have no order. If the k-th row is inside a group of ties, a count "in the top
+k" is its expected value: frauds before the group + (rows taken from the group) x (the group's fraud share).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fraud.metrics.ranking import (
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the precision-recall steps, sum of precision x added recall (as scikit-learn). Raises as `rank`.
 
-    Only frauds are sorted and legitimate rows counted between them: a search asks for it thousands of times.
+    Fast, because a search calls it thousands of times: sorts only the frauds and counts legitimate rows between them.
     """
     values = check_scores(scores)
     truth = check_labels(labels, values.size)
@@ -45,7 +45,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Chance that a fraud scores above a legitimate row, ties counting one half. Raises as `rank`."""
+    """Probability that a fraud scores above a legitimate row, ties counting one half. Raises as `rank`."""
     return _roc_auc(rank(labels, scores))
 
 
@@ -55,7 +55,7 @@ def precision_at_k(labels: ArrayLike, scores: ArrayLike, k: int = 100) -> float:
 
 
 def recall_at_budget(labels: ArrayLike, scores: ArrayLike, budget: float = 0.01) -> float:
-    """Share of the frauds found by alerting on the top `budget` share of rows, expected over ties. Raises as `rank`.
+    """Share of the frauds caught by alerting on the top `budget` share of rows, expected over ties. Raises as `rank`.
 
     The number of alerts is the largest within the budget, at least 1.
     """
@@ -65,11 +65,11 @@ def recall_at_budget(labels: ArrayLike, scores: ArrayLike, budget: float = 0.01)
 def evaluate(
     labels: ArrayLike, scores: ArrayLike, *, budget: float = 0.01, k: int = 100, amounts: ArrayLike | None = None
 ) -> dict[str, float]:
-    """All figures of one score on one window, as floats that JSON and MLflow take.
+    """All metrics of one score on one window, as plain floats.
 
     Keys: `n_rows` and `n_frauds` (labelled rows), `roc_auc`, `average_precision`, `precision_at_<k>`,
     `recall_at_budget`, and with `amounts` (currency units, one a row) `amount_recall_at_budget`: the share of the
-    defrauded money that the same alerts catch. With one class or no labels only the two counts are defined and present.
+    defrauded money that the same alerts catch. With one class or no labels: only the two counts.
     Raises DataError (NaN scores, unequal lengths, an impossible amount) or ConfigError (budget, k out of range).
     """
     values = check_scores(scores)
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def at_threshold(labels: ArrayLike | None, scores: ArrayLike, value: float) -> dict[str, float]:
-    """What alerting on score >= value does.
+    """Metrics of alerting on score >= value.
 
     Keys: `alerts` and `alert_rate` (of all rows, labelled or not); among the labelled rows, where they are defined,
     `precision` (needs an alert), `recall` and `f1` (need a fraud).
@@ -135,11 +135,11 @@ def daily_card_precision(
 ) -> dict[Any, float]:
     """Share of compromised cards among the k most suspicious cards of each day, {day: share}, oldest day first.
 
-    A card's daily score is the highest of its transactions, and it is compromised that day if one of them is a fraud. A
-    compromised card found on one day is left out on later days, and so are the cards in `known` from the start (those
-    known by the end of training plus label delay). The division is by k also on a day with fewer cards. Source: Fraud
-    Detection Handbook (Le Borgne et al.), chapter 4, "Precision top-k metrics". Ties at the k-th place count their
-    expected share; a card that is only perhaps among the k stays in play on later days.
+    A card's daily score is the highest of its transactions. It is compromised that day if one of them is a fraud. A
+    compromised card detected on one day is left out on later days. The cards in `known` (known by the end of training
+    plus label delay) are left out from the start. The divisor is k even on a day with fewer cards. Source: Fraud
+    Detection Handbook (Le Borgne et al.), chapter 4, "Precision top-k metrics". Ties at rank k count their expected
+    share; a card that is among the top k only in some tie orders stays on later days.
 
     cards: card or customer of each row; rows where it is missing are left out. days: day of each row, anything sortable
     (day numbers, datetime64[D]).
@@ -158,17 +158,17 @@ def daily_card_precision(
     daily = frame.groupby(["day", "card"], sort=True)[["score", "fraud"]].max().reset_index()
     if daily.empty:
         raise DataError("card precision needs a labelled row whose card is not known already: take a longer window")
-    found: set = set()
+    detected: set = set()
     precisions = {}
     for day, cards_of_day in daily.groupby("day"):
-        left = cards_of_day[~cards_of_day["card"].isin(found)]
+        left = cards_of_day[~cards_of_day["card"].isin(detected)]
         order, ends = sort_descending(left["score"].to_numpy())
         ranked = left.iloc[order]
         hits = np.cumsum(ranked["fraud"].to_numpy())
         precisions[day] = float(np.interp(k, np.r_[0, ends + 1], np.r_[0, hits[ends]])) / k
         certain = int((ends + 1)[ends + 1 <= k].max(initial=0))
         top = ranked.iloc[:certain]
-        found.update(top.loc[top["fraud"] == 1, "card"])
+        detected.update(top.loc[top["fraud"] == 1, "card"])
     return precisions
 
 
@@ -229,7 +229,7 @@ def _recall_at_budget(ranking: Ranking, budget: float) -> float:
 
 
 def _in_top(ranking: Ranking, caught: np.ndarray, k: int) -> float:
-    # Within a group of ties the expected catch grows evenly with every row: linear interpolation is that expectation.
+    # Within a group of ties the expected number of frauds grows linearly, so linear interpolation gives it.
     return float(np.interp(k, np.r_[0, ranking.alerts], np.r_[0, caught]))
 
 

@@ -1,6 +1,6 @@
-"""Rows sorted by score once, and counted at every distinct cut point; and the checks that scores and labels must pass.
+"""Sort rows by score once and count alerts and frauds at every distinct cut; validate scores and labels.
 
-Labels are 1 = fraud, 0 = legitimate, -1 = unknown. Rows of equal score are one cut point: no order among them is made.
+Labels are 1 = fraud, 0 = legitimate, -1 = unknown. Rows of equal score form one cut.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every distinct cut point catches, from the strictest cut to "alert on everything".
+    """Alerts and frauds at every distinct cut, from the strictest to "alert on everything".
 
     values: float64 (n_cuts,), the distinct scores, descending; a cut alerts on the rows with score >= value.
     alerts: int64 (n_cuts,), rows alerted on at each cut; the last is the number of rows.
@@ -101,7 +101,7 @@ def check_scores(scores: ArrayLike) -> Floats:
     if bad.size:
         raise DataError(
             f"score of row {bad[0]} is {array[bad[0]]} ({bad.size} of {array.size} scores are NaN or infinite): "
-            "score validated rows only, and look at the features of that row"
+            "score validated rows only, and check the features of that row"
         )
     return array
 
@@ -130,7 +130,7 @@ def check_classes(labels: NDArray[np.int8]) -> None:
 def check_fraud_amounts(amounts: ArrayLike, labels: NDArray[np.int8]) -> Floats:
     """Return amounts as float64 (n_rows,). Raises DataError for another length, or a fraud's amount NaN or negative.
 
-    Only the amounts of frauds are ever used, so a refund (negative) or a missing amount on a legitimate row is fine.
+    Only frauds' amounts are used, so a legitimate row may have a negative (refund) or missing amount.
     """
     array = np.asarray(amounts, dtype=np.float64)
     if array.shape != labels.shape:
@@ -139,13 +139,13 @@ def check_fraud_amounts(amounts: ArrayLike, labels: NDArray[np.int8]) -> Floats:
     if bad.size:
         raise DataError(
             f"amount of row {bad[0]}, a fraud, is {array[bad[0]]}: a loss must be a finite number >= 0; "
-            "mend the row or count every missed fraud alike (no amounts)"
+            "correct the row, or leave out the amounts to weight all missed frauds equally"
         )
     return array
 
 
 def largest_count(share: float, total: float) -> int:
-    """Largest whole number whose ratio to `total` (rows, days) is at most `share`; 0.29 of 100 is 29, not 28."""
+    """Largest integer whose ratio to `total` (rows, days) is at most `share`; exact: 0.29 of 100 is 29, not 28."""
     count = int(share * total) + 1
     while count / total > share:
         count -= 1

@@ -1,9 +1,9 @@
-"""Many figures of several scores on the same bootstrap resamples: sorted once, weighted often, and so comparable.
+"""Bootstrap of many metrics and several scores on the same resamples: each score is sorted once, then reweighted.
 
-A resample is a whole weight for every row. Rows of one card are drawn together (the cluster bootstrap: Cameron, Gelbach
-and Miller 2008, section II), because the frauds of one stolen card stand or fall together and drawing them one by one
-would promise intervals that are too narrow. Two scores measured on the same resamples are paired: the interval of their
-difference leaves out what both have in common, the luck of the window.
+A resample is an integer weight per row. Rows of one card are drawn together (cluster bootstrap: Cameron, Gelbach and
+Miller 2008, section II), because the frauds of one stolen card are correlated and drawing single rows would give
+intervals that are too narrow. Scores measured on the same resamples are paired: the interval of their difference
+excludes the variation that they share.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LEVEL = 0.95
 
 
 class WeightedRanking:
-    """One score's labelled rows, sorted once; every figure takes a weight a row, int64 (n_rows,), or None for ones.
+    """One score's labelled rows, sorted once. `count` takes a weight per row, int64 (n_rows,), or None for ones.
 
     labels: (n_rows,) of 1 and 0, both present. scores: (n_rows,), higher = more suspicious. losses: (n_rows,) currency
-    units, what missing the row would cost, or None. Rows of equal score have no order (see `fraud.metrics.measures`).
+    units, cost of missing the row, or None. Rows of equal score have no order (see `fraud.metrics.measures`).
     Raises DataError as `fraud.metrics.ranking.rank`.
     """
 
@@ -34,24 +34,24 @@ class WeightedRanking:
         self._order, self._scores, self._ends = rows.order, rows.scores, rows.ends
         self._frauds = np.flatnonzero(rows.is_fraud)
         self._losses = None if losses is None else np.asarray(losses, dtype=np.float64)[rows.order[self._frauds]]
-        # The groups of equal scores that hold a fraud: their first and last place, and their first fraud.
+        # Groups of equal scores with a fraud: position before the group, last position, and first fraud.
         groups, self._firsts = np.unique(np.searchsorted(self._ends, self._frauds), return_index=True)
         self._last = self._ends[groups]
         self._before = np.r_[-1, self._ends][groups]
 
-    def count(self, weights: Ints | None = None) -> Counted:
-        """Count alerts, frauds and losses from the top; the figures are methods of what comes back."""
+    def count(self, weights: Ints | None = None) -> WeightedCounts:
+        """Cumulative counts of alerts, frauds and losses from the top."""
         alerts = np.arange(1, self.size + 1) if weights is None else np.cumsum(weights[self._order])
         drawn = np.ones(self._frauds.size, np.int64) if weights is None else weights[self._order[self._frauds]]
-        return Counted(self, np.r_[0, alerts], drawn)
+        return WeightedCounts(self, np.r_[0, alerts], drawn)
 
-    def place(self, value: float) -> int:
-        """How many rows score at least `value`."""
+    def alerts_at(self, value: float) -> int:
+        """Number of rows with score >= value."""
         return int(np.searchsorted(-self._scores, -value, side="right"))
 
 
-class Counted:
-    """The figures of one weighting. Each is NaN where it is not defined (a resample without a fraud, no alert)."""
+class WeightedCounts:
+    """Metrics of one weighting. NaN if undefined (a resample without a fraud, no alert)."""
 
     def __init__(self, ranking: WeightedRanking, alerts: Ints, drawn: Ints) -> None:
         self._ranking, self._alerts = ranking, alerts  # alerts[i]: weight of the first i rows
@@ -62,7 +62,7 @@ class Counted:
 
     @property
     def has_both(self) -> bool:
-        """Whether frauds and legitimate rows were both drawn."""
+        """Whether both frauds and legitimate rows were drawn."""
         return 0 < self.frauds < self.rows
 
     def average_precision(self) -> float:
@@ -84,31 +84,31 @@ class Counted:
         return float(np.sum(in_group * (legitimate - (before + through) / 2)) / (self.frauds * legitimate))
 
     def above(self, value: float) -> dict[str, float]:
-        """What alerting on score >= value does: alerts, alert_rate, precision, recall, false_positive_rate, ..."""
-        place = self._ranking.place(value)
-        frauds = int(np.searchsorted(self._ranking._frauds, place))
+        """Metrics of alerting on score >= value: alerts, alert_rate, precision, recall, false_positive_rate, ..."""
+        n_rows = self._ranking.alerts_at(value)
+        frauds = int(np.searchsorted(self._ranking._frauds, n_rows))
         loss = None if self._loss is None else float(self._loss[frauds])
-        return self._figures(float(self._alerts[place]), float(self._caught[frauds]), loss)
+        return self._figures(float(self._alerts[n_rows]), float(self._caught[frauds]), loss)
 
-    def top(self, wanted: float) -> dict[str, float]:
-        """What alerting on the `wanted` highest scores does, expected over ties; as `above`."""
-        wanted = min(wanted, float(self.rows))
+    def top(self, n_alerts: float) -> dict[str, float]:
+        """Metrics of alerting on the `n_alerts` highest scores, expected over ties; as `above`."""
+        n_alerts = min(n_alerts, float(self.rows))
         ends = self._ranking._ends
-        at = min(int(np.searchsorted(self._alerts[ends + 1], wanted)), ends.size - 1)
+        at = min(int(np.searchsorted(self._alerts[ends + 1], n_alerts)), ends.size - 1)
         edges = [0 if at == 0 else int(ends[at - 1]) + 1, int(ends[at]) + 1]
         alerts = self._alerts[edges]
-        part = (wanted - alerts[0]) / (alerts[1] - alerts[0]) if alerts[1] > alerts[0] else 1.0
-        places = np.searchsorted(self._ranking._frauds, edges)
+        part = (n_alerts - alerts[0]) / (alerts[1] - alerts[0]) if alerts[1] > alerts[0] else 1.0
+        fraud_counts = np.searchsorted(self._ranking._frauds, edges)
 
         def within(caught: np.ndarray) -> float:
-            low, high = caught[places]
+            low, high = caught[fraud_counts]
             return float(low + part * (high - low))
 
-        return self._figures(wanted, within(self._caught), None if self._loss is None else within(self._loss))
+        return self._figures(n_alerts, within(self._caught), None if self._loss is None else within(self._loss))
 
     def _figures(self, alerts: float, caught: float, loss: float | None) -> dict[str, float]:
         legitimate, total = self.rows - self.frauds, 0.0 if self._loss is None else float(self._loss[-1])
-        found = {
+        figures = {
             "alerts": alerts,
             "alert_rate": _share(alerts, self.rows),
             "precision": _share(caught, alerts),
@@ -116,16 +116,16 @@ class Counted:
             "false_positive_rate": _share(alerts - caught, legitimate),
         }
         if loss is not None:
-            found["amount_recall"] = _share(loss, total)
-            found["amount_missed"] = total - loss
-        return found
+            figures["amount_recall"] = _share(loss, total)
+            figures["amount_missed"] = total - loss
+        return figures
 
 
-def weightings(n_rows: int, n: int, seed: int, clusters: ArrayLike | None = None) -> Iterable[Ints]:
+def resample_weights(n_rows: int, n: int, seed: int, clusters: ArrayLike | None = None) -> Iterable[Ints]:
     """Yield `n` resamples as weights, int64 (n_rows,).
 
-    clusters: (n_rows,) codes from 0; rows of one are drawn together.
-    Same arguments, same resamples: whatever is measured on them is paired. Raises ConfigError for n below 1.
+    clusters: (n_rows,) codes from 0; rows of a cluster are drawn together.
+    The same arguments give the same resamples, so metrics are paired. Raises ConfigError for n below 1.
     """
     if n < 1:
         raise ConfigError(f"{n} resamples: ask for at least 1")
@@ -137,20 +137,20 @@ def weightings(n_rows: int, n: int, seed: int, clusters: ArrayLike | None = None
         yield drawn if codes is None else drawn[codes]
 
 
-def draws(
+def measure_resamples(
     measure: Callable[[Ints | None], Mapping[str, float]], weights: Iterable[Ints]
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Measure the rows themselves, then every resample: ({figure: value}, {figure: float64 (n,)}), NaN where undefined.
+    """Measure the original rows and every resample: ({name: value}, {name: float64 (n,)}), NaN if undefined.
 
-    measure: takes weights (None = the rows themselves) and gives figures by name.
+    measure: takes weights (None: the original rows) and returns metrics by name.
     """
     point = dict(measure(None))
-    found = [measure(drawn) for drawn in weights]
-    return point, {name: np.array([figures.get(name, np.nan) for figures in found]) for name in point}
+    drawn_figures = [measure(drawn) for drawn in weights]
+    return point, {name: np.array([figures.get(name, np.nan) for figures in drawn_figures]) for name in point}
 
 
 def interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
-    """Percentile interval (Efron, 1979) of the finite draws; None where fewer than half of them are."""
+    """Percentile interval (Efron, 1979) of the finite values; None if fewer than half of the values are finite."""
     array: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     finite = array[np.isfinite(array)]
     if finite.size < max(2, array.size / 2):
@@ -160,7 +160,7 @@ def interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
 
 
 def wilson(hits: float, trials: float, z: float = 1.96) -> Interval | None:
-    """Interval of a share (Wilson, 1927), which holds for few trials and shares near 0 and 1; None without trials."""
+    """Interval of a share (Wilson, 1927); valid for few trials and shares near 0 and 1. None without trials."""
     if trials <= 0:
         return None
     share, spread = hits / trials, z * z / trials
@@ -169,5 +169,5 @@ def wilson(hits: float, trials: float, z: float = 1.96) -> Interval | None:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else float("nan")
+def _share(part: float, total: float) -> float:
+    return part / total if total > 0 else float("nan")

@@ -1,1 +1,1 @@
-"""MLflow: runs, model versions, promotion, and the reference that drift is measured against."""
+"""MLflow: runs, model versions, promotion, and the drift reference."""

@@ -1,4 +1,4 @@
-"""Open the model that a user names: an alias or version of the registry, or the folder of a bundle."""
+"""Open a model by alias, version or bundle folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fraud.settings import Settings
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A loaded model. name: as the user wrote it; folder: its bundle on this machine; number: its version, None for a
+    """A loaded model. name: the user's reference; folder: its bundle on this machine; number: its version, None for a
     bundle folder."""
 
     name: str
@@ -23,7 +23,7 @@ class OpenModel:
 
 
 def open_model(reference: str, settings: Settings) -> OpenModel:
-    """Load it; a version is fetched where this machine lacks it. Raises BundleError, ConfigError or RegistryError."""
+    """Load a model; fetch the version if it is not cached. Raises BundleError, ConfigError or RegistryError."""
     folder, number = Path(settings.locate(reference)), None
     if not folder.is_dir():
         from fraud.registry import versions  # imports MLflow, which a bundle folder does not need
@@ -34,7 +34,7 @@ def open_model(reference: str, settings: Settings) -> OpenModel:
 
 
 def schema_of(schema: str | None, settings: Settings, model: str = "champion") -> Schema:
-    """The schema that a command names, a YAML file or a shipped name; without one, that of the model."""
+    """The schema `schema` (a YAML file or a shipped name), or the model's schema if it is empty."""
     if schema:
         return Schema.load(settings.locate_yaml(schema))
     return open_model(model, settings).bundle.detector.schema

@@ -1,7 +1,7 @@
-"""What the registry's tags say about serving: a version's live threshold, the champions so far, shadow and canary.
+"""Registry tags that control serving: a version's live threshold, the list of champions, shadow and canary.
 
-`python -m ray_jobs.promote` writes these tags, every replica reads them (serve_app.model.watch). What is malformed
-raises ConfigError, so that a tag typed into MLflow's page by hand cannot do something else than it says.
+`python -m ray_jobs.promote` writes these tags; every replica reads them (serve_app.model.watch). A malformed tag raises
+ConfigError, so that a typing error on MLflow's page has no effect.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from fraud.thresholds.policies import is_number
 
 THRESHOLD = "threshold"  # tag of a model version
 CHAMPIONS, SHADOW, CANARY_SHARE = "champions", "shadow", "canary_share"  # tags of the registered model
-PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
+PROMOTED, ROLLED_BACK, UNRECORDED = "promoted", "rolled back", "found"
 _MOST_CHARACTERS = 4800  # MLflow keeps 5,000 of a registered model's tag
 _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveThreshold:
-    """A decision threshold that stands in place of the bundle's, and its provenance.
+    """A decision threshold that replaces the bundle's, with its provenance.
 
-    value: above 0 and below 1. by: who set it. time: when, ISO 8601. previous: the threshold in force before. Raises
-    ConfigError.
+    value: above 0 and below 1. by: who set it. time: ISO 8601. previous: the threshold before. Raises ConfigError.
     """
 
     value: float
@@ -44,7 +43,7 @@ class LiveThreshold:
             raise ConfigError(f"threshold's previous value {self.previous!r} is not a number")
         for name in ("by", "reason", "time"):
             if not isinstance(getattr(self, name), str):
-                raise ConfigError(f"threshold's {name} is not a text")
+                raise ConfigError(f"threshold's {name} is not text")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -62,7 +61,7 @@ class LiveThreshold:
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """One move of the champion. how: PROMOTED, ROLLED_BACK, or FOUND for one that was moved without `promote`."""
+    """One move of the champion. how: PROMOTED, ROLLED_BACK, or UNRECORDED (moved without `promote`)."""
 
     version: int
     time: str
@@ -72,44 +71,44 @@ class Promotion:
 
 
 def now() -> str:
-    """The time as the tags carry it: ISO 8601, UTC, seconds."""
+    """The current time for tags: ISO 8601, UTC, seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def champions(tags: Mapping[str, str]) -> list[Promotion]:
-    """The champions so far, oldest first, from a registered model's tags. Raises ConfigError."""
-    remedy = f"delete the tag {CHAMPIONS!r} of the registered model to begin a new list"
+    """The list of champions, oldest first, from a registered model's tags. Raises ConfigError."""
+    remedy = f"delete the tag {CHAMPIONS!r} of the registered model to start a new list"
     try:
         listed = json.loads(tags.get(CHAMPIONS) or "[]")
-        found = [Promotion(**entry) for entry in listed]
+        entries = [Promotion(**entry) for entry in listed]
     except (ValueError, TypeError):
         raise ConfigError(f"tag {CHAMPIONS!r} is not the list that `promote` writes: {remedy}") from None
-    if any(type(entry.version) is not int for entry in found):
+    if any(type(entry.version) is not int for entry in entries):
         raise ConfigError(f"tag {CHAMPIONS!r} names a version that is no number: {remedy}")
-    return found
+    return entries
 
 
 def champions_tag(entries: Sequence[Promotion]) -> str:
-    """The tag that `champions` reads, with as many of the newest entries as it has room for."""
-    kept: list[dict[str, Any]] = []
+    """The tag that `champions` reads, with as many of the newest entries as fit."""
+    retained: list[dict[str, Any]] = []
     for entry in reversed(entries):
         text = {**dataclasses.asdict(entry), "reason": entry.reason[:_LONGEST_REASON]}
-        if kept and len(json.dumps([text, *kept])) > _MOST_CHARACTERS:
+        if retained and len(json.dumps([text, *retained])) > _MOST_CHARACTERS:
             break
-        kept.insert(0, text)
-    return json.dumps(kept)
+        retained.insert(0, text)
+    return json.dumps(retained)
 
 
 def with_champion(entries: Sequence[Promotion], champion: int | None) -> list[Promotion]:
-    """The entries, and one more where `champion`, which the alias names, is not the last of them."""
-    line = line_of(entries)
+    """The entries, plus an UNRECORDED one if `champion` (the version of the alias) is not the last of them."""
+    line = lineage(entries)
     if champion is None or (line and line[-1] == champion):
         return list(entries)
-    return [*entries, Promotion(version=champion, time=now(), by="not recorded", how=FOUND)]
+    return [*entries, Promotion(version=champion, time=now(), by="not recorded", how=UNRECORDED)]
 
 
-def line_of(entries: Sequence[Promotion]) -> list[int]:
-    """The versions that a rollback goes back along, the champion last: what was rolled back is no longer in it."""
+def lineage(entries: Sequence[Promotion]) -> list[int]:
+    """The versions for rollbacks, the champion last, without versions that were rolled back."""
     line: list[int] = []
     for entry in entries:
         if entry.how == ROLLED_BACK:
@@ -121,48 +120,50 @@ def line_of(entries: Sequence[Promotion]) -> list[int]:
 
 
 def live_threshold(tags: Mapping[str, str]) -> LiveThreshold | None:
-    """The threshold that a model version's tags set; None: the bundle's holds. Raises ConfigError."""
+    """The threshold set by a model version's tags; None: use the bundle's. Raises ConfigError."""
     return LiveThreshold.from_json(tags[THRESHOLD]) if tags.get(THRESHOLD) else None
 
 
 def is_shadowed(tags: Mapping[str, str]) -> bool:
-    """Whether a registered model's tags want the challenger scored in the shadow. Raises ConfigError."""
-    given = tags.get(SHADOW) or "off"
-    if given not in ("on", "off"):
-        raise ConfigError(f"tag {SHADOW!r} is {given[:40]!r}: set it to on or off")
-    return given == "on"
+    """Whether a registered model's tags switch the shadow on. Raises ConfigError."""
+    text = tags.get(SHADOW) or "off"
+    if text not in ("on", "off"):
+        raise ConfigError(f"tag {SHADOW!r} is {text[:40]!r}: set it to on or off")
+    return text == "on"
 
 
 def canary_share(tags: Mapping[str, str]) -> float:
-    """The share of entities, 0 to 1, that the challenger answers, by a registered model's tags. Raises ConfigError."""
-    given = tags.get(CANARY_SHARE) or "0"
+    """The share of entities, 0 to 1, answered by the challenger, from a registered model's tags. Raises ConfigError."""
+    text = tags.get(CANARY_SHARE) or "0"
     try:
-        return check_share(float(given))
+        return check_share(float(text))
     except ValueError:
-        raise ConfigError(f"tag {CANARY_SHARE!r} is {given[:40]!r}: set it to a share from 0 to 1") from None
+        raise ConfigError(f"tag {CANARY_SHARE!r} is {text[:40]!r}: set it to a share from 0 to 1") from None
 
 
 def may_be_on(tags: Mapping[str, str]) -> bool:
-    """Whether shadow or canary is on, or said in a way that only `is_shadowed` and `canary_share` can judge."""
+    """Whether shadow or canary may be on. Malformed tags count; `is_shadowed` and `canary_share` validate them."""
     return tags.get(SHADOW, "off") != "off" or tags.get(CANARY_SHARE, "0") not in ("0", "0.0")
 
 
 def check_share(share: float) -> float:
-    """Return the share if it is one. Raises ConfigError."""
+    """Return a valid share. Raises ConfigError."""
     if not 0 <= share <= 1:
         raise ConfigError(f"canary share {share:g}: give a share of the entities from 0 to 1, such as 0.05")
     return share
 
 
-def _fields(text: str, cls: type, what: str, *, required: str) -> dict[str, Any]:
+def _fields(text: str, cls: type, subject: str, *, required: str) -> dict[str, Any]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict) or required not in raw:
-        raise ConfigError(f'{what} is not JSON such as {{"{required}": 0.6}}: set it with `python -m ray_jobs.promote`')
+        raise ConfigError(
+            f'{subject} is not JSON such as {{"{required}": 0.6}}: set it with `python -m ray_jobs.promote`'
+        )
     names = {field.name for field in dataclasses.fields(cls)}
     for name in raw:
         if name not in names:
-            raise ConfigError(f"{what} has an unknown field {name[:40]!r}: it may hold {', '.join(sorted(names))}")
+            raise ConfigError(f"{subject} has an unknown field {name[:40]!r}: it may hold {', '.join(sorted(names))}")
     return raw

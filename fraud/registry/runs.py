@@ -1,6 +1,6 @@
-"""MLflow runs: opened, written to, found again; and the one way to a store that may not answer.
+"""Create, write and find MLflow runs; `mlflow_client` turns every MLflow failure into a RegistryError.
 
-Of our modules, this one and `fraud.registry.versions` alone import mlflow.
+Only this module and `fraud.registry.versions` import mlflow.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fraud.settings import Settings, turn_telemetry_off
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARENT_RUN = "mlflow.parentRunId"  # the tag by which MLflow shows one run below another
+PARENT_RUN = "mlflow.parentRunId"  # MLflow's tag for nested runs
 _SQLITE = "sqlite:///"
-# MLflow's limits for one call: parameters, tags, metrics and all together; characters of a value.
+# MLflow's limits per call (parameters, tags, metrics) and per value (characters).
 _MAX_BATCH = 100
 _MAX_METRICS = 800
 _MAX_PARAMETER, _MAX_TAG = 6000, 5000
 _ENVIRONMENT = {
-    # MLflow's own defaults keep a caller waiting about four minutes for a server that is down.
+    # With MLflow's defaults a caller waits about four minutes for a server that is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # Without it every run that ends costs one request more and two lines on standard output.
+    # Otherwise every run that ends makes one more request and prints two lines.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
@@ -49,9 +49,9 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run, written to by this process; threads may share it. Every method may raise RegistryError.
+    """One MLflow run. Thread-safe. Every method may raise RegistryError.
 
-    experiment_id: where its children are made; None: asked for.
+    experiment_id: experiment of its child runs; None: looked up when needed.
     """
 
     settings: Settings
@@ -65,12 +65,12 @@ class Run:
         points: Sequence[Point] = (),
         tags: Mapping[str, object] | None = None,
     ) -> None:
-        """Log all of it in one call, or in as few as MLflow allows.
+        """Log in as few calls as MLflow allows.
 
-        A parameter that is logged again must be the same; a point that is exactly the same is kept once; a tag
-        replaces the one of its name. Too long values are cut.
+        A parameter logged again must have the same value. Identical points are stored once. A tag replaces the one of
+        its name. Values that are too long are cut.
         """
-        with answers(self.settings, f"logging to run {self.run_id}") as client:
+        with mlflow_client(self.settings, f"logging to run {self.run_id}") as client:
             from mlflow.entities import Metric, Param, RunTag
 
             params = [Param(key, str(value)[:_MAX_PARAMETER]) for key, value in (parameters or {}).items()]
@@ -81,11 +81,11 @@ class Run:
                 params, metrics, run_tags = params[_MAX_BATCH:], metrics[_MAX_METRICS:], run_tags[_MAX_BATCH:]
 
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
-        """Log the configuration. A value that is logged again must be the same."""
+        """Log the configuration. A parameter logged again must have the same value."""
         self.log(parameters=parameters)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
-        """Log numbers, at an epoch (`step`) if they have one; the same with the same `time_ms` again is kept once."""
+        """Log metrics, with an epoch as `step` if they have one. Idempotent with the same `time_ms`."""
         now = int(time.time() * 1000) if time_ms is None else time_ms
         self.log(points=[Point(key, value, step, now) for key, value in metrics.items()])
 
@@ -95,25 +95,25 @@ class Run:
 
     def log_folder(self, folder: Path, under: str | None = None) -> None:
         """Store every file of a folder as an artifact, below `under`."""
-        with answers(self.settings, f"storing the artifacts of {folder}") as client:
+        with mlflow_client(self.settings, f"storing the artifacts of {folder}") as client:
             client.log_artifacts(self.run_id, str(folder), under)
 
     def log_file(self, path: Path, under: str | None = None) -> None:
         """Store a file as an artifact of its name, below `under`."""
-        with answers(self.settings, f"storing {path.name}") as client:
+        with mlflow_client(self.settings, f"storing {path.name}") as client:
             client.log_artifact(self.run_id, str(path), under)
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text as the artifact `name`."""
-        with answers(self.settings, f"storing {name}") as client:
+        with mlflow_client(self.settings, f"storing {name}") as client:
             client.log_text(self.run_id, text, name)
 
     def log_dataset(self, *, name: str, path: str, fingerprint: str, columns: Mapping[str, str], rows: int) -> None:
-        """Record what the run learnt from: fingerprint: SHA-256 of the data; columns: {name: kind}."""
+        """Record the training data. fingerprint: SHA-256 of the data; columns: {name: kind}."""
         schema = {
             "mlflow_colspec": [{"type": kind, "name": column, "required": False} for column, kind in columns.items()]
         }
-        with answers(self.settings, "recording the data set") as client:
+        with mlflow_client(self.settings, "recording the data set") as client:
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
             dataset = Dataset(
@@ -127,18 +127,18 @@ class Run:
             client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def finish(self, status: str = "FINISHED", time_ms: int | None = None) -> None:
-        """End the run: FINISHED, FAILED or KILLED; time_ms: when it ended, default now."""
-        with answers(self.settings, "ending the run") as client:
+        """End the run. status: FINISHED, FAILED or KILLED; time_ms: end time, default now."""
+        with mlflow_client(self.settings, "ending the run") as client:
             client.set_terminated(self.run_id, status, time_ms)
 
     def reopen(self) -> None:
-        """Make it RUNNING again."""
-        with answers(self.settings, f"continuing run {self.run_id}") as client:
+        """Set the status to RUNNING."""
+        with mlflow_client(self.settings, f"continuing run {self.run_id}") as client:
             client.update_run(self.run_id, status="RUNNING")
 
     def delete(self) -> None:
-        """Move it to MLflow's deleted runs, from where it can be restored."""
-        with answers(self.settings, f"deleting run {self.run_id}") as client:
+        """Mark the run as deleted in MLflow; it can be restored."""
+        with mlflow_client(self.settings, f"deleting run {self.run_id}") as client:
             client.delete_run(self.run_id)
 
 
@@ -150,59 +150,60 @@ def start_run(
     parent: Run | None = None,
     started_ms: int | None = None,
 ) -> Run:
-    """Open a run in the settings' experiment, which is made if it is missing. Raises RegistryError.
+    """Start a run in the settings' experiment, created if missing. Raises RegistryError.
 
-    parent: the run below which MLflow shows it. started_ms: when it began, default now.
+    parent: makes it a nested run. started_ms: start time, default now.
     """
     named = {key: str(value)[:_MAX_TAG] for key, value in (tags or {}).items()}
     if parent is not None:
         named[PARENT_RUN] = parent.run_id
-    with answers(settings, "starting a run") as client:
+    with mlflow_client(settings, "starting a run") as client:
         experiment_id = (parent.experiment_id if parent else None) or _experiment(client, settings)
         run = client.create_run(experiment_id, started_ms, named, name)
     return Run(settings, run.info.run_id, experiment_id)
 
 
 def continue_run(settings: Settings, run_id: str) -> Run | None:
-    """Open again a run that a killed process left; None when MLflow does not know it (any more)."""
-    with answers(settings, f"continuing run {run_id}") as client:
+    """Reopen the run of a killed process; None if the run does not exist or was deleted."""
+    with mlflow_client(settings, f"continuing run {run_id}") as client:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = client.get_run(run_id).info
+            info = client.get_run(run_id).info
         except MlflowException as error:
             if is_missing(error):
                 return None
             raise
-        if found.lifecycle_stage != "active":
+        if info.lifecycle_stage != "active":
             return None
         client.update_run(run_id, status="RUNNING")
-    return Run(settings, run_id, found.experiment_id)
+    return Run(settings, run_id, info.experiment_id)
 
 
 def find_runs(settings: Settings, tags: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
     """Find the experiment's runs that carry all of `tags`, oldest first: (run id, its tags). Raises RegistryError."""
     for key, value in tags.items():
         if not set("'`").isdisjoint(key + value):
-            raise ValueError(f"tag {key}={value} holds a quote, which MLflow's filter cannot name")
-    found: list[Any] = []
-    with answers(settings, "looking for runs") as client:
+            raise ValueError(f"tag {key}={value} holds a quote, which MLflow's filter does not support")
+    runs: list[Any] = []
+    with mlflow_client(settings, "looking for runs") as client:
         experiment = client.get_experiment_by_name(settings.experiment)
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         token: str | None = ""
         while experiment is not None and token is not None:
-            page = client.search_runs([experiment.experiment_id], wanted, max_results=1000, page_token=token or None)
-            found += page
+            page = client.search_runs([experiment.experiment_id], condition, max_results=1000, page_token=token or None)
+            runs += page
             token = page.token or None
-    found.sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    return [(run.info.run_id, dict(run.data.tags)) for run in found]
+    runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    return [(run.info.run_id, dict(run.data.tags)) for run in runs]
 
 
 @contextmanager
-def answers(settings: Settings, doing: str) -> Iterator[MlflowClient]:
-    """Give a client of a store that exists, and turn whatever MLflow raises into one line.
+def mlflow_client(settings: Settings, doing: str) -> Iterator[MlflowClient]:
+    """Yield an MLflow client; create the SQLite store if needed. MLflow errors become a one-line RegistryError.
 
-    MLflow is imported here first, and elsewhere only inside: its reports home are off by then.
+    doing: the operation, for the message. All imports of MLflow must run inside this context: it turns MLflow's
+    telemetry off first.
     """
     turn_telemetry_off()
     for name, value in _ENVIRONMENT.items():
@@ -227,7 +228,7 @@ def answers(settings: Settings, doing: str) -> Iterator[MlflowClient]:
 
 @functools.lru_cache
 def _make_tables(settings: Settings) -> None:
-    """Create or migrate an SQLite store, once a process: who comes first does it, alone."""
+    """Create or migrate an SQLite store, once per process, under a lock."""
     from mlflow import MlflowClient
 
     with exclusive(lock_file(settings)):
@@ -239,15 +240,17 @@ _NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEED
 
 def _experiment(client: MlflowClient, settings: Settings) -> str:
     with exclusive(lock_file(settings)):
-        found = client.get_experiment_by_name(settings.experiment)
-        if found is not None:
-            if settings.tracking_uri.startswith(_SQLITE) and found.artifact_location.startswith("mlflow-artifacts:"):
+        experiment = client.get_experiment_by_name(settings.experiment)
+        if experiment is not None:
+            if settings.tracking_uri.startswith(_SQLITE) and experiment.artifact_location.startswith(
+                "mlflow-artifacts:"
+            ):
                 raise RegistryError(
                     f"experiment {settings.experiment!r} in {shown(settings)} keeps artifacts with an MLflow server: "
                     "start it (make up) and set MLFLOW_TRACKING_URI to it, or name another FRAUD_EXPERIMENT"
                 )
-            return str(found.experiment_id)
-        # On SQLite, MLflow would put artifacts into ./mlruns of whatever folder a process happens to run in.
+            return str(experiment.experiment_id)
+        # With SQLite, MLflow would put artifacts into ./mlruns of the current directory.
         location = None
         if settings.tracking_uri.startswith(_SQLITE):
             location = (_database(settings).parent / "mlartifacts" / settings.experiment).absolute().as_uri()
@@ -255,7 +258,7 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
 
 
 def is_missing(error: Any) -> bool:
-    """Whether an MlflowException says that there is no such thing."""
+    """Whether an MlflowException means that the resource does not exist."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -264,7 +267,7 @@ def _database(settings: Settings) -> Path:
 
 
 def lock_file(settings: Settings) -> Path:
-    """The file that a process of this machine holds while it looks for something in the store and then makes it."""
+    """Lock file for look-up-then-create operations of processes on this machine."""
     if settings.tracking_uri.startswith(_SQLITE):
         database = _database(settings)
         return database.with_name(f"{database.name}.lock")
@@ -272,6 +275,6 @@ def lock_file(settings: Settings) -> Path:
 
 
 def shown(settings: Settings) -> str:
-    """The store's address without a password it may carry."""
+    """The store's address without the password."""
     scheme, separator, rest = settings.tracking_uri.partition("://")
     return scheme + separator + rest.rpartition("@")[2]

@@ -17,7 +17,7 @@ from fraud.schema.contract import Schema
 from fraud.schema.zone import zone_of
 from fraud.scoring.scored import name_of
 from fraud.settings import Settings
-from fraud.settings.places import DataStores
+from fraud.settings.locations import DataStores
 
 COLUMNS = ("id", "day", "score", "is_flagged")
 _INPUTS = "inputs"  # the column of a decision log with what was asked

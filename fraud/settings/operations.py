@@ -1,4 +1,4 @@
-"""Settings of alerts, of monitoring, and of what `make up` starts."""
+"""Settings of alerts, monitoring and the local stack."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _hours(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AlertChannels(SettingsGroup):
-    """Where alerts go, besides the file `alerts/alerts.jsonl` below FRAUD_STATE."""
+    """Where alerts are sent, in addition to the file `alerts/alerts.jsonl` below FRAUD_STATE."""
 
     TITLE: ClassVar[str] = "Alerts"
     READERS: ClassVar[str] = "monitoring.alerts"
@@ -58,13 +58,13 @@ class AlertChannels(SettingsGroup):
         BeforeValidator(_webhook),
         Variable(
             name="FRAUD_ALERT_WEBHOOK",
-            meaning="URL that gets each message as JSON; may hold a secret and is never shown",
-            accepts="an https:// URL; plain http:// goes to this machine only",
+            meaning="URL that receives each message as JSON; may contain a secret and is never shown",
+            accepts="an https:// URL; plain http:// to this machine only",
             is_secret=True,
         ),
     ] = field(default="", repr=False)
     email: Annotated[
-        Names, Variable(name="FRAUD_ALERT_EMAIL", meaning="who gets each message, separated by commas")
+        Names, Variable(name="FRAUD_ALERT_EMAIL", meaning="recipients of each message, separated by commas")
     ] = ()
     smtp: Annotated[
         tuple[str, int],
@@ -72,7 +72,7 @@ class AlertChannels(SettingsGroup):
         Variable(name="FRAUD_ALERT_SMTP", meaning="the mail server", accepts="host:port", default="127.0.0.1:25"),
     ] = (LOOPBACK, 25)
     user: Annotated[
-        str, Variable(name="FRAUD_ALERT_SMTP_USER", meaning="user of the mail server; then with STARTTLS only")
+        str, Variable(name="FRAUD_ALERT_SMTP_USER", meaning="user of the mail server; requires STARTTLS")
     ] = ""
     password: Annotated[
         str,
@@ -83,7 +83,7 @@ class AlertChannels(SettingsGroup):
         BeforeValidator(_hours),
         Variable(
             name="FRAUD_ALERT_COOLDOWN_H",
-            meaning="time in which an alert is not repeated, unless it got worse",
+            meaning="time before an alert is repeated, unless it gets worse",
             unit="hours",
             accepts="a number of hours, 0 or more",
             default="24",
@@ -93,7 +93,7 @@ class AlertChannels(SettingsGroup):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class MonitoringSettings(SettingsGroup):
-    """Where results of monitoring go besides their files."""
+    """Where monitoring results are logged, in addition to their files."""
 
     TITLE: ClassVar[str] = "Monitoring"
     READERS: ClassVar[str] = "monitoring.drift, monitoring.performance, monitoring.volume"
@@ -101,13 +101,13 @@ class MonitoringSettings(SettingsGroup):
     logs_to_mlflow: Annotated[
         bool,
         BeforeValidator(lambda value: value == "1" if isinstance(value, str) else value),
-        Variable(name=MONITORING_MLFLOW, meaning="1: as with the flag --mlflow"),
+        Variable(name=MONITORING_MLFLOW, meaning="1: same as the flag --mlflow"),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class StackSettings(SettingsGroup):
-    """What `make up` starts."""
+    """Settings of `make up`."""
 
     TITLE: ClassVar[str] = "The local stack"
     READERS: ClassVar[str] = "`make up`, deploy.serving"
@@ -123,8 +123,8 @@ class StackSettings(SettingsGroup):
         str,
         Variable(
             name=MLFLOW_BACKEND,
-            meaning="database of MLflow's server: postgresql://USER:PASSWORD@HOST:5432/NAME, or without the password, "
-            "which libpq then takes from PGPASSFILE",
+            meaning="database of MLflow's server: postgresql://USER:PASSWORD@HOST:5432/NAME; without a password, libpq "
+            "reads it from PGPASSFILE",
             default="SQLite below `FRAUD_STATE`",
             is_secret=True,
         ),
@@ -133,7 +133,7 @@ class StackSettings(SettingsGroup):
         str,
         Variable(
             name=MLFLOW_ARTIFACTS,
-            meaning="folder or s3://BUCKET/PREFIX of MLflow's files; the server alone reads and writes it",
+            meaning="folder or s3://BUCKET/PREFIX of MLflow's files; only the server accesses it",
             default="`mlartifacts` below `FRAUD_STATE`",
         ),
     ] = ""

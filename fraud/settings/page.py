@@ -1,4 +1,4 @@
-"""docs/settings.md: a table for each group of settings."""
+"""Generate docs/settings.md: one table per settings group."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from pydantic.fields import FieldInfo
 
-from fraud.settings.elsewhere import ImageSettings, PipelineSettings, SchedulerSettings
+from fraud.settings.external import ImageSettings, PipelineSettings, SchedulerSettings
+from fraud.settings.locations import DataStores, Settings
 from fraud.settings.operations import AlertChannels, MonitoringSettings, StackSettings
-from fraud.settings.places import DataStores, Settings
 from fraud.settings.serving import (
     AccessLogSettings,
     BatchLimits,
@@ -22,9 +22,9 @@ from fraud.settings.serving import (
     TraceSettings,
     WatchSettings,
 )
-from fraud.settings.variables import Declared, Variable, accepted
+from fraud.settings.variables import BaseGroup, Variable, accepted
 
-GROUPS: tuple[type[Declared], ...] = (
+GROUPS: tuple[type[BaseGroup], ...] = (
     Settings,
     DataStores,
     ServedModelSettings,
@@ -53,16 +53,16 @@ accepts.
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """The page as Markdown."""
     return "\n".join([_HEAD, *(line for group in GROUPS for line in _table(group))])
 
 
 def names() -> set[str]:
-    """Every variable that we read."""
+    """Names of all variables."""
     return {variable.name for group in GROUPS for _, variable in group.variables().values()}
 
 
-def _table(group: type[Declared]) -> Iterator[str]:
+def _table(group: type[BaseGroup]) -> Iterator[str]:
     yield f"## {group.TITLE}\n"
     about = inspect.cleandoc(group.__doc__ or "").partition("\n")[0]
     yield f"{about}\n"

@@ -1,4 +1,4 @@
-"""What a process sets for the libraries it uses, and the commit of the code it runs."""
+"""Process-wide settings of libraries, and the git commit of the running code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TELEMETRY_OFF = {
 
 
 def turn_telemetry_off() -> None:
-    """Switch off the usage reports of Ray, MLflow, Evidently and Airflow, unless the user set the variable already."""
+    """Turn off the usage reports of Ray, MLflow, Evidently and Airflow, unless the user set the variable."""
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
 

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from fraud.errors import ConfigError
-from fraud.settings.places import DataStores, Settings
-from fraud.settings.variables import CONFIG, Declared, Flag, Names, SettingsGroup, Variable
+from fraud.settings.locations import DataStores, Settings
+from fraud.settings.variables import CONFIG, BaseGroup, Flag, Names, SettingsGroup, Variable
 
 API_KEY_HASHES, API_KEY_FILE = "FRAUD_API_KEY_HASHES", "FRAUD_API_KEY_FILE"
 DECISIONS, OMIT, HASH, KEY = (
@@ -33,7 +33,7 @@ Fallback = Literal["approve", "review", "decline"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class ServedModelSettings(SettingsGroup):
-    """Which model is served, and what its answers hold."""
+    """The served model, and the content of its answers."""
 
     TITLE: ClassVar[str] = "Serving: the model"
     READERS: ClassVar[str] = _REPLICAS
@@ -45,11 +45,11 @@ class ServedModelSettings(SettingsGroup):
         ),
     ] = ""
     model: Annotated[
-        str, Variable(name="FRAUD_MODEL", meaning="alias or version in the registry, where there is no bundle")
+        str, Variable(name="FRAUD_MODEL", meaning="alias or version in the registry; used without FRAUD_BUNDLE")
     ] = "champion"
     reasons: Annotated[
         Literal["flagged", "always"],
-        Variable(name="FRAUD_REASONS", meaning="which answers of /score carry reasons"),
+        Variable(name="FRAUD_REASONS", meaning="which answers of /score include reasons"),
     ] = "flagged"
 
 
@@ -66,10 +66,10 @@ def _poll(highest: float) -> BeforeValidator:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class WatchSettings(SettingsGroup):
-    """How often a replica asks the registry which model to serve.
+    """How often a replica polls the registry.
 
-    retry_s: seconds until a version that was refused is first tried again, if the registry still means it; twice as
-    long after every further refusal, up to longest_retry_s.
+    retry_s: seconds until a version that failed to load is tried again; doubled after each failure, up to
+    longest_retry_s.
     """
 
     TITLE: ClassVar[str] = "Serving: following the registry"
@@ -80,7 +80,7 @@ class WatchSettings(SettingsGroup):
         _poll(86_400),
         Variable(
             name="FRAUD_MODEL_POLL_S",
-            meaning="time between two looks at the registry",
+            meaning="interval of polling the registry",
             unit="seconds",
             accepts="a number of seconds from 0.1 to 86,400, or 0 for never",
         ),
@@ -91,7 +91,7 @@ class WatchSettings(SettingsGroup):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class LabelFeedSettings(SettingsGroup):
-    """How often the live history takes in new labels."""
+    """How often new labels are applied to the live history."""
 
     TITLE: ClassVar[str] = "Serving: following the labels"
     READERS: ClassVar[str] = _REPLICAS
@@ -101,7 +101,7 @@ class LabelFeedSettings(SettingsGroup):
         _poll(3600),
         Variable(
             name="FRAUD_LABELS_POLL_S",
-            meaning="time between two looks for new labels",
+            meaning="interval of polling for new labels",
             unit="seconds",
             accepts="a number of seconds from 0.1 to 3,600, or 0 for never",
         ),
@@ -110,7 +110,7 @@ class LabelFeedSettings(SettingsGroup):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class KeySettings(SettingsGroup):
-    """Who may ask. Outside dev mode one of the two is needed."""
+    """API keys. One of the two is required unless FRAUD_MODE is dev."""
 
     TITLE: ClassVar[str] = "Serving: API keys"
     READERS: ClassVar[str] = "replicas of /score, `make up`"
@@ -121,18 +121,18 @@ class KeySettings(SettingsGroup):
     ] = field(default=(), repr=False)
     file: Annotated[
         str,
-        Variable(name=API_KEY_FILE, meaning="file with one key a line: hash, owner, and perhaps `rate=50 burst=100`"),
+        Variable(name=API_KEY_FILE, meaning="file with one key per line: hash, owner, optional `rate=50 burst=100`"),
     ] = ""
 
     @property
     def has_keys(self) -> bool:
-        """Whether any key is named."""
+        """Whether keys are configured."""
         return bool(self.hashes or self.file)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class RequestLimits(SettingsGroup):
-    """What a caller may ask of a replica."""
+    """Limits of single requests."""
 
     TITLE: ClassVar[str] = "Serving: limits of a request"
     READERS: ClassVar[str] = _REPLICAS
@@ -142,7 +142,7 @@ class RequestLimits(SettingsGroup):
         Field(ge=0, le=1_000_000),
         Variable(
             name="FRAUD_RATE_LIMIT",
-            meaning="requests a second of one key in each replica; 0: no limit. The key file may say otherwise",
+            meaning="requests per second, key and replica; 0: no limit. The key file overrides it",
             unit="requests/s",
         ),
     ] = 0.0
@@ -151,7 +151,7 @@ class RequestLimits(SettingsGroup):
         Field(ge=0, le=1_000_000),
         Variable(
             name="FRAUD_RATE_BURST",
-            meaning="requests of one key that may come at once; 0: those of one second",
+            meaning="burst size per key; 0: the requests of one second",
             unit="requests",
         ),
     ] = 0.0
@@ -160,24 +160,20 @@ class RequestLimits(SettingsGroup):
         Field(ge=0, le=60_000),
         Variable(
             name="FRAUD_DEADLINE_MS",
-            meaning="time from arrival until scoring must have begun; 0: no deadline",
+            meaning="longest time from arrival to the start of scoring; 0: no deadline",
             unit="milliseconds",
         ),
     ] = 0.0
-    fallback: Annotated[Fallback, Variable(name="FRAUD_FALLBACK", meaning="the answer after the deadline")] = "review"
+    fallback: Annotated[Fallback, Variable(name="FRAUD_FALLBACK", meaning="decision after the deadline")] = "review"
     body_timeout_s: Annotated[
         float,
         Field(ge=0.01, le=3600),
-        Variable(
-            name="FRAUD_BODY_TIMEOUT_S", meaning="time from arrival until the whole body must be there", unit="seconds"
-        ),
+        Variable(name="FRAUD_BODY_TIMEOUT_S", meaning="longest time to receive a complete body", unit="seconds"),
     ] = 5.0
     most_waiting: Annotated[
         float,
         Field(ge=1, le=1_000_000),
-        Variable(
-            name="FRAUD_MOST_WAITING", meaning="requests that a replica takes up before it answers 503", unit="requests"
-        ),
+        Variable(name="FRAUD_MOST_WAITING", meaning="requests in a replica before it answers 503", unit="requests"),
     ] = 256.0
     is_metrics_open: Annotated[Flag, Variable(name="FRAUD_METRICS_OPEN", meaning="1: GET /metrics needs no key")] = (
         False
@@ -186,7 +182,7 @@ class RequestLimits(SettingsGroup):
 
 @dataclass(frozen=True, config=CONFIG)
 class BatchLimits(SettingsGroup):
-    """How large a batch may be."""
+    """Limits of a batch."""
 
     TITLE: ClassVar[str] = "Serving: limits of a batch"
     READERS: ClassVar[str] = _REPLICAS
@@ -194,7 +190,7 @@ class BatchLimits(SettingsGroup):
     rows: Annotated[
         int,
         Field(ge=1, le=10_000_000),
-        Variable(name="FRAUD_BATCH_ROWS", meaning="most transactions in one request", unit="rows"),
+        Variable(name="FRAUD_BATCH_ROWS", meaning="maximum transactions per request", unit="rows"),
     ] = 10_000
     n_bytes: Annotated[
         int,
@@ -202,7 +198,7 @@ class BatchLimits(SettingsGroup):
         Field(ge=1, le=10_000_000 * 2**20),
         Variable(
             name="FRAUD_BATCH_MIB",
-            meaning="largest body",
+            meaning="maximum body size",
             unit="MiB",
             default="32",
             accepts="a whole number of MiB from 1 to 10,000,000",
@@ -225,11 +221,11 @@ def _fsync(value: object) -> object:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class DecisionSettings(Declared):
-    """How decisions are kept, and what of the card data they hold.
+class DecisionSettings(BaseGroup):
+    """The decision log: storage, durability, and treatment of personal data.
 
-    url: folder or URL of the Parquet files; None: no decision is kept. journal: local folder of what is not Parquet
-    yet. fsync_s: seconds between two fsyncs of the journal, 0 after every write, infinite never.
+    url: folder or URL of the Parquet files; None: no log. journal: local folder of decisions not written to Parquet
+    yet. fsync_s: seconds between two fsyncs of the journal; 0: after every write; infinite: never.
     """
 
     TITLE: ClassVar[str] = "Serving: the decision log"
@@ -242,7 +238,7 @@ class DecisionSettings(Declared):
         Field(ge=1, le=10_000_000),
         Variable(
             name="FRAUD_DECISIONS_QUEUE",
-            meaning="most decisions in memory that are not in the journal yet",
+            meaning="maximum decisions in memory, waiting for the journal",
             unit="decisions",
         ),
     ] = 20_000
@@ -251,17 +247,13 @@ class DecisionSettings(Declared):
         BeforeValidator(_fsync),
         Variable(
             name="FRAUD_DECISIONS_FSYNC",
-            meaning="when the journal is forced to disk",
+            meaning="when the journal is synced to disk",
             accepts="always, never, or milliseconds such as 200ms",
             default="200ms",
         ),
     ] = 0.2
-    omitted: Annotated[
-        Names, Variable(name=OMIT, meaning="columns, separated by commas, whose values are not kept")
-    ] = ()
-    hashed: Annotated[
-        Names, Variable(name=HASH, meaning="columns of which only the HMAC-SHA256 is kept, under the secret")
-    ] = ()
+    omitted: Annotated[Names, Variable(name=OMIT, meaning="columns, separated by commas, that are not logged")] = ()
+    hashed: Annotated[Names, Variable(name=HASH, meaning="columns that are logged as HMAC-SHA256 with the secret")] = ()
     key: Annotated[
         bytes,
         Variable(name=KEY, meaning=f"the secret, {_SHORTEST_KEY} bytes or more", is_secret=True),
@@ -269,7 +261,7 @@ class DecisionSettings(Declared):
 
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str]) -> DecisionSettings:
-        """Read the settings. Raises ConfigError naming the variable that is wrong."""
+        """Read the settings. Raises ConfigError naming the invalid variable."""
         stores = DataStores.from_environment(environment)
         decisions = cls.checked(
             cls.texts(environment),
@@ -277,9 +269,9 @@ class DecisionSettings(Declared):
             journal=settings.state / "decisions" / "_journal",
         )
         if both := sorted(set(decisions.omitted) & set(decisions.hashed)):
-            raise ConfigError(f"{', '.join(both)} is in {OMIT} and in {HASH}: keep it in one of them")
+            raise ConfigError(f"{', '.join(both)} is in {OMIT} and in {HASH}: name it in one of them")
         if decisions.hashed and len(decisions.key) < _SHORTEST_KEY:
-            # Card numbers are few enough to try them all: a hash without a secret hides none.
+            # Card numbers can be enumerated, so a hash without a secret can be reversed.
             raise ConfigError(
                 f"{HASH} needs {KEY}, a secret of {_SHORTEST_KEY} bytes or more, e.g. from `openssl rand -hex 32`"
             )
@@ -288,7 +280,7 @@ class DecisionSettings(Declared):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class ShadowSettings(SettingsGroup):
-    """How many decisions wait, and how long, for the score of a challenger in shadow."""
+    """Queue and timeout of shadow scoring."""
 
     TITLE: ClassVar[str] = "Serving: the shadow"
     READERS: ClassVar[str] = _REPLICAS
@@ -296,7 +288,7 @@ class ShadowSettings(SettingsGroup):
     queue: Annotated[
         int,
         Field(ge=1, le=1_000_000),
-        Variable(name="FRAUD_SHADOW_QUEUE", meaning="decisions that may wait", unit="decisions"),
+        Variable(name="FRAUD_SHADOW_QUEUE", meaning="maximum decisions waiting for a shadow score", unit="decisions"),
     ] = 1_000
     timeout_s: Annotated[
         float,
@@ -304,7 +296,7 @@ class ShadowSettings(SettingsGroup):
         Field(ge=0.001, le=60),
         Variable(
             name="FRAUD_SHADOW_TIMEOUT_MS",
-            meaning="longest wait of a decision for its shadow score",
+            meaning="timeout of a shadow score",
             unit="milliseconds",
             accepts="a number of milliseconds from 1 to 60,000",
             default="500",
@@ -324,7 +316,7 @@ class AccessLogSettings(SettingsGroup):
         Field(ge=0, le=1),
         Variable(
             name="FRAUD_ACCESS_LOG_SAMPLE",
-            meaning="share of the requests that are logged; errors always are, but of 401 and 429 ten a second",
+            meaning="share of requests that are logged; errors always are, but at most ten 401 and 429 per second",
         ),
     ] = 0.01
 
@@ -337,7 +329,7 @@ def _share(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class TraceSettings(SettingsGroup):
-    """Traces by OpenTelemetry. The collector is needed where the share is not 0."""
+    """OpenTelemetry traces. The collector is required if the share is above 0."""
 
     TITLE: ClassVar[str] = "Serving: traces"
     READERS: ClassVar[str] = _REPLICAS
@@ -347,7 +339,7 @@ class TraceSettings(SettingsGroup):
         BeforeValidator(_share),
         Variable(
             name=TRACES,
-            meaning="share of the requests that are traced, drawn by the trace's id, so that all services agree",
+            meaning="share of requests that are traced, sampled by trace id, so that all services agree",
             accepts="a share of the requests, from 0 (none) to 1 (all)",
         ),
     ] = 0.0
@@ -360,11 +352,11 @@ class TraceSettings(SettingsGroup):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> TraceSettings:
-        """Read the settings. Raises ConfigError naming the variable that is wrong."""
+        """Read the settings. Raises ConfigError naming the invalid variable."""
         traces = super().from_environment(environment)
         if traces.share and not traces.endpoint.startswith(("http://", "https://")):
             raise ConfigError(
-                f"{TRACES}={traces.share:g}, but {COLLECTOR}={traces.endpoint!r} is no collector: "
-                "name one, as in http://HOST:4318"
+                f"{TRACES}={traces.share:g}, but {COLLECTOR}={traces.endpoint!r} is not a collector: "
+                "name one, such as http://HOST:4318"
             )
         return traces

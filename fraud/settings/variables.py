@@ -1,4 +1,4 @@
-"""How a group of settings is declared and read: a frozen pydantic dataclass with one environment variable per field."""
+"""Base classes of settings groups: frozen pydantic dataclasses with one environment variable per field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from fraud.errors import ConfigError
 
-# A secret may stand in a value: pydantic's own message must not repeat it.
+# A value may contain a secret, so pydantic's messages must not show it.
 CONFIG = ConfigDict(hide_input_in_errors=True)
 _SHOWN = 40  # characters of a wrong value in a message
 _NUMBERS = (int, float, dt.timedelta)
@@ -24,8 +24,8 @@ _NUMBERS = (int, float, dt.timedelta)
 class Variable:
     """The environment variable of a field, in the field's `Annotated`.
 
-    meaning: what it does. accepts: what a value must be, where type and bounds do not say it. default: what holds
-    without it, where the field's default does not say it. readers: who reads it, where not all the group's readers do.
+    meaning: its effect. accepts: valid values, if type and bounds do not show them. default: shown instead of the
+    field's default. readers: shown instead of the group's READERS.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Variable:
     is_secret: bool = False
 
 
-class Declared:
-    """Base of all groups. TITLE: heading of the page; READERS: who reads the variables."""
+class BaseGroup:
+    """Base of all groups. TITLE: heading in docs/settings.md; READERS: programs that read the variables."""
 
     TITLE: ClassVar[str]
     READERS: ClassVar[str]
@@ -56,7 +56,7 @@ class Declared:
 
     @classmethod
     def texts(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """What the environment says, by field; an empty variable counts as not set."""
+        """Values from the environment by field; an empty variable counts as not set."""
         values = {name: environment.get(variable.name) or "" for name, (_, variable) in cls.variables().items()}
         return {name: text for name, text in values.items() if text}
 
@@ -74,17 +74,17 @@ class Declared:
         raise ConfigError(f"{variable.name}={texts[name][:_SHOWN]!r} {fault} {accepted(field, variable)}")
 
 
-class SettingsGroup(Declared):
-    """A group that the environment alone determines."""
+class SettingsGroup(BaseGroup):
+    """A group that depends only on the environment."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read `environment` (default os.environ). Raises ConfigError naming a variable that is wrong."""
+        """Read `environment` (default os.environ). Raises ConfigError naming the invalid variable."""
         return cls.checked(cls.texts(os.environ if environment is None else environment))
 
 
 def accepted(field: FieldInfo, variable: Variable) -> str:
-    """What a value must be, for a message and for the page."""
+    """Description of valid values, for messages and the page."""
     if variable.accepts:
         return variable.accepts
     if get_origin(field.annotation) is Literal:

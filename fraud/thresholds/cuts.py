@@ -1,8 +1,8 @@
-"""The cut points worth considering for a threshold, and the one each policy takes; all of them at once, by counting.
+"""Candidate cuts for a threshold, and the cut that each policy chooses.
 
-Only a cut at the score of a fraud, or no alerts at all, can be best: lowering a cut past legitimate rows alone adds
-false alarms and catches nothing. So a window of a million rows and ten thousand frauds has ten thousand cuts at most,
-and a bootstrap resample is one multinomial draw over them instead of a million rows sorted again.
+Only a cut at the score of a fraud, or no alerts at all, can be optimal: lowering a cut past legitimate rows only adds
+false alarms and catches nothing. So a million rows with ten thousand frauds have at most ten thousand cuts, and a
+bootstrap resample is one multinomial draw over them instead of a new sort of a million rows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Cuts:
     """The rows of a window, counted between the distinct scores of its frauds.
 
     values: float64 (n_cuts,), descending: just above every score ("no alerts"), then the frauds' distinct scores.
-    legitimate: int64 (n_cuts,), legitimate rows alerted on at each cut and not at the one before; 0 for the first.
-    unalerted: legitimate rows below every fraud.
-    unlabelled: int64 (n_cuts + 1,), rows of unknown label likewise; the last: below every fraud.
+    legitimate: int64 (n_cuts,), legitimate rows that each cut adds to the alerts; 0 for the first.
+    unalerted: number of legitimate rows below every fraud.
+    unlabelled: int64 (n_cuts + 1,), rows of unknown label that each cut adds; the last: below every fraud.
     first_fraud: int64 (n_cuts - 1,), position in `amounts` of each fraud score's first fraud.
-    amounts: float64 (n_frauds,), the frauds' amounts by descending score, or None to count them alike.
+    amounts: float64 (n_frauds,), the frauds' amounts by descending score; None: all frauds weigh the same.
     n_frauds: frauds in the window, at least 1.
     """
 
@@ -43,31 +43,31 @@ class Cuts:
         is_fraud = labels == 1
         order = np.argsort(-scores[is_fraud], kind="stable")
         ascending, counts = np.unique(scores[is_fraud], return_counts=True)
-        joined = _joining(ascending, scores[labels == 0])
+        counts_between = _count_between(ascending, scores[labels == 0])
         return cls(
             values=np.r_[just_above(scores), ascending[::-1]],
-            legitimate=np.r_[0, joined[:0:-1]],
-            unalerted=int(joined[0]),
-            unlabelled=np.r_[0, _joining(ascending, scores[labels == -1])[::-1]],
+            legitimate=np.r_[0, counts_between[:0:-1]],
+            unalerted=int(counts_between[0]),
+            unlabelled=np.r_[0, _count_between(ascending, scores[labels == -1])[::-1]],
             first_fraud=np.r_[0, np.cumsum(counts[::-1])[:-1]],
             amounts=None if amounts is None else check_fraud_amounts(amounts, labels)[is_fraud][order],
             n_frauds=order.size,
         )
 
     def choose(self, config: ThresholdConfig) -> float:
-        """The threshold that `config.policy` takes on these rows."""
+        """The threshold that `config.policy` chooses on these rows."""
         ones = np.ones(self.n_frauds, np.int64)
         return float(self.values[self._best(config, self.legitimate, self.unalerted, ones, self.unlabelled)])
 
     def resample(self, config: ThresholdConfig, rng: np.random.Generator, resamples: int) -> Floats:
-        """The thresholds it takes on `resamples` resamples of the rows, leaving out those without a fraud."""
+        """The thresholds chosen on `resamples` resamples of the rows; resamples without a fraud are left out."""
         n_cuts = self.values.size
         frauds = slice(n_cuts + 1, n_cuts + 1 + self.n_frauds)
         cells = np.r_[self.legitimate, self.unalerted, np.ones(self.n_frauds, np.int64)]
-        if config.contamination is not None:  # a share of all rows, so those without a label are drawn as well
+        if config.contamination is not None:  # a share of all rows, so unlabelled rows are drawn as well
             cells = np.r_[cells, self.unlabelled]
         n_rows = int(cells.sum())
-        # Measured: a multinomial costs about 100 ns a cell, drawing the rows one by one about 15 ns a row.
+        # Measured: a multinomial draw costs about 100 ns per cell, drawing single rows about 15 ns per row.
         cell_of_row = np.repeat(np.arange(cells.size), cells) if cells.size * 8 > n_rows else None
         chosen = []
         for _ in range(resamples):
@@ -81,7 +81,7 @@ class Cuts:
         return self.values[np.array(chosen, dtype=np.int64)]
 
     def _best(self, config: ThresholdConfig, legitimate: Ints, unalerted: int, weights: Ints, unlabelled: Ints) -> int:
-        """Position in `values` of the best cut, the strictest where several are; each fraud counts `weights` times."""
+        """Position in `values` of the best cut, the strictest if several tie; each fraud counts `weights` times."""
         false_alarms = np.cumsum(legitimate)
         caught = self._caught(weights)
         allowed = self.values.size
@@ -112,10 +112,10 @@ class Cuts:
 
 
 def budget_cut(scores: Floats, limit: int, rng: np.random.Generator, resamples: int) -> tuple[float, Floats]:
-    """The lowest threshold with at most `limit` alerts among scores (n_rows,), and that of each resample.
+    """The lowest threshold with at most `limit` alerts among scores (n_rows,), and the threshold of each resample.
 
-    It lies just above the (limit + 1)-th highest score. In a resample of n rows that row is the original n-th, n being
-    n_rows x Beta(limit + 1, n_rows - limit) (an order statistic of uniform draws): nothing is drawn or sorted again.
+    The threshold lies just above the (limit + 1)-th highest score. Its rank in a resample follows n_rows x
+    Beta(limit + 1, n_rows - limit), an order statistic of uniform draws, so no rows need to be drawn or sorted.
     """
     ascending = np.sort(scores)
     n = ascending.size
@@ -135,24 +135,24 @@ def cuts_within(ascending: Floats, limits: Ints) -> Floats:
 
 
 def budget_limit(config: ThresholdConfig, n_rows: int, days: float | None) -> int:
-    """The most alerts that policy "alert_budget" allows on n_rows rows; with alerts_per_day, in as many days."""
+    """Maximum number of alerts of policy "alert_budget" on n_rows rows; with alerts_per_day, in `days` days."""
     share, total = (config.budget, n_rows) if config.alerts_per_day is None else (config.alerts_per_day, days)
     limit = largest_count(share, total)  # type: ignore[arg-type]
     return limit if config.contamination is None else min(limit, largest_count(config.contamination, n_rows))
 
 
-def _joining(ascending: Floats, scores: Floats) -> Ints:
-    """How many scores lie below every fraud, and at or above each of the frauds' distinct scores but no higher one."""
+def _count_between(ascending: Floats, scores: Floats) -> Ints:
+    """Number of scores below every fraud, and from each distinct fraud score up to the next."""
     return np.bincount(np.searchsorted(ascending, scores, side="right"), minlength=ascending.size + 1)
 
 
 def missed_loss(labels: NDArray[np.int8], config: ThresholdConfig, amounts: ArrayLike | None) -> Floats:
-    """What missing each row would cost, float64 (n_rows,): 0 for all but the frauds. Raises DataError (amounts)."""
+    """Cost of missing each row, float64 (n_rows,); 0 unless it is a fraud. Raises DataError (amounts)."""
     if amounts is None:
         return np.where(labels == 1, float(config.cost_false_negative), 0.0)
     return np.where(labels == 1, check_fraud_amounts(amounts, labels), 0.0)
 
 
 def just_above(scores: Floats) -> float:
-    """The smallest number above every score: as a threshold, no alerts."""
+    """The smallest number above every score: the threshold without alerts."""
     return float(np.nextafter(scores.max(), np.inf))

@@ -1,9 +1,9 @@
-"""Many threshold policies, settings and limits compared on the scores of one window, without a fit and without peeking.
+"""Compare threshold policies, settings and limits on the scores of one window, by cross-validation.
 
-A cut judged on the rows that it was chosen on flatters whichever policy bends most to them. So every combination
-chooses on one half of the window and is judged on the other, both ways round (two-fold cross-validation; the halves
-follow one another in time, as use follows training). The rows are sorted once a half and every cut is found by counting
-(`fraud.thresholds.cuts`): a further combination costs microseconds, whatever the number of rows.
+A cut evaluated on the rows it was chosen on is overfitted. So every combination chooses its cut on one half of the
+window and is evaluated on the other, and vice versa (two-fold cross-validation; the halves are consecutive in time).
+Each half is sorted once and cuts are found by counting (`fraud.thresholds.cuts`), so a combination costs microseconds
+regardless of the number of rows.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fraud.thresholds.cuts import Cuts, budget_limit, cuts_within
 from fraud.thresholds.policies import SETTINGS_OF, ThresholdConfig
 from fraud.thresholds.selection import check_choice
 
-# With fewer frauds a half than these, where its cut falls is chance.
+# With fewer frauds per half the cut is mostly noise.
 FRAUDS_A_HALF = 10
 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination and how it did.
+    """One combination and its result.
 
-    judged: the judge's figure, mean of both halves, higher is better; None without labels. alert_rate (of all rows),
-    precision (None without an alert), recall: of both halves counted together, each decided by the other's cut.
-    value: the cut that the combination takes on all rows of the window, as `thresholds.choose` would.
+    judged: the judge's objective, mean of both halves, higher is better; None without labels. alert_rate (of all rows),
+    precision (None without an alert), recall: over both halves, each with the cut chosen on the other half.
+    value: the cut chosen on all rows of the window, as by `thresholds.choose`.
     """
 
     config: ThresholdConfig
@@ -53,11 +53,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations judged alike.
+    """Results of all combinations.
 
-    points: one per combination, in order. judge: what `judged` is. note: empty, or why the figures are not what
-    they should be. best: position of the best point, of equals the one with fewest alerts; None without labels.
-    seconds: what it took.
+    points: one per combination, in order. judge: name of the objective `judged`. note: empty, or a limitation of the
+    figures. best: position of the best point, at ties the one with fewest alerts; None without labels. seconds:
+    duration.
     """
 
     points: tuple[Point, ...]
@@ -81,16 +81,16 @@ def evaluate(
     days: float | None = None,
     amounts: ArrayLike | None = None,
 ) -> Grid:
-    """Judge every combination of policy, settings and contamination on one window.
+    """Evaluate every combination of policy, settings and contamination on one window.
 
     scores: (n_rows,) in time order, higher = more suspicious. labels: (n_rows,) of 1, 0, -1 (unknown), or None. judge:
-    its policy's figure compares them: "f_beta" or "best_f1" (F-beta), "cost" (minus the cost of 1,000 labelled
-    transactions); its contamination is not used. days: length of the window, of which a half counts by its rows.
-    amounts: (n_rows,) currency units, used by the configurations that name an amount_column.
+    its policy is the objective: "f_beta" or "best_f1" (F-beta), "cost" (minus the cost of 1,000 labelled transactions);
+    its contamination is ignored. days: length of the window; a half gets its share by rows.
+    amounts: (n_rows,) currency units, used by configurations with an amount_column.
 
-    The halves hold as many frauds each. With fewer than 2 x FRAUDS_A_HALF frauds, or legitimate rows in one half only,
-    everything is judged in sample, and `note` says so. Without frauds and legitimate rows only the alert budgets are
-    left, and nothing is judged.
+    Both halves have the same number of frauds. With fewer than 2 x FRAUDS_A_HALF frauds, or legitimate rows in one half
+    only, everything is evaluated in sample, and `note` says so. Without frauds or legitimate rows only alert budgets
+    are applied, and nothing is judged.
 
     Raises ConfigError (no combination, a judge without an optimum, or as `thresholds.choose`) or DataError (no rows,
     NaN scores, unequal lengths, an impossible amount).
@@ -123,11 +123,11 @@ def evaluate(
     best = None
     if judges:
         best = max(range(len(points)), key=lambda i: (points[i].judged, -points[i].alert_rate, -i))
-    return Grid(points, _figure(judge), note, best, time.perf_counter() - started)
+    return Grid(points, _objective_name(judge), note, best, time.perf_counter() - started)
 
 
 def setting_of(config: ThresholdConfig) -> dict[str, Any]:
-    """The settings that count under the configuration's policy, less those of no consequence."""
+    """The settings that the configuration's policy uses, without those that have no effect."""
     settings = {name: getattr(config, name) for name in SETTINGS_OF[config.policy]}
     if config.policy == "alert_budget":
         del settings["budget" if config.alerts_per_day is not None else "alerts_per_day"]
@@ -142,7 +142,7 @@ def setting_of(config: ThresholdConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What each of n cuts does on one window: counts int64 (n,), and the frauds' missed amounts, float64 (n,)."""
+    """Outcome of n cuts on one window: counts int64 (n,), and missed fraud amounts, float64 (n,)."""
 
     n_rows: int
     n_legitimate: int
@@ -153,11 +153,11 @@ class _Outcome:
     missed_amount: Floats | None
 
     def judge(self, judge: ThresholdConfig) -> Floats:
-        """The judge's figure at each cut, float64 (n,), higher is better."""
+        """The judge's objective at each cut, float64 (n,), higher is better."""
         if judge.policy == "cost":
             missed: Floats = judge.cost_false_negative * (self.n_frauds - self.caught).astype(np.float64)
             if judge.amount_column is not None:
-                assert self.missed_amount is not None  # check_choice has seen to it
+                assert self.missed_amount is not None  # checked by check_choice
                 missed = self.missed_amount
             cost = (
                 judge.cost_false_positive * self.false_alarms
@@ -171,7 +171,7 @@ class _Outcome:
 
 
 class _Window:
-    """Rows sorted once, to choose and to judge any number of cuts on."""
+    """Rows of a window, sorted once, on which cuts are chosen and evaluated."""
 
     def __init__(self, scores: Floats, labels: NDArray[np.int8], amounts: Floats | None, days: float | None) -> None:
         self._days = days
@@ -194,12 +194,12 @@ class _Window:
             if config.policy == "alert_budget":
                 continue
             cuts = self._cuts if config.amount_column is None or config.policy != "cost" else self._cuts_by_amount
-            assert cuts is not None  # such policies are left out without frauds; check_choice asks for amounts
+            assert cuts is not None  # without frauds such policies are left out; check_choice requires amounts
             chosen[index] = cuts.choose(config)
         return chosen
 
     def decide(self, values: Floats) -> _Outcome:
-        """What alerting on score >= values[i] does here."""
+        """Outcome of alerting on score >= values[i]."""
         missed = np.searchsorted(self._frauds, values)
         return _Outcome(
             self._scores.size, self._legitimate.size, self._frauds.size,
@@ -211,21 +211,21 @@ class _Window:
 
 
 def _middle(truth: NDArray[np.int8], judges: bool, left_out: int) -> tuple[int, str]:
-    """First row of the second half, or 0 if everything is judged in sample; and the note."""
+    """First row of the second half, or 0 to evaluate in sample; and the note."""
     if not judges:
-        note = "the window does not hold both frauds and legitimate rows by its labels: alert budgets only, none judged"
+        note = "the window's labels lack frauds or legitimate rows: alert budgets only, none judged"
         return truth.size // 2, note + (
             f" ({left_out:,} combinations need labels and were left out)" if left_out else ""
         )
     frauds = np.flatnonzero(truth == 1)
     if frauds.size < 2 * FRAUDS_A_HALF:
-        why = f"only {frauds.size} frauds, fewer than {2 * FRAUDS_A_HALF}"
+        cause = f"only {frauds.size} frauds, fewer than {2 * FRAUDS_A_HALF}"
     else:
         middle = int(frauds[frauds.size // 2 - 1] + frauds[frauds.size // 2] + 1) // 2
         if (truth[:middle] == 0).any() and (truth[middle:] == 0).any():
             return middle, ""
-        why = "legitimate rows in one half of the window only"
-    return 0, f"{why}: every combination was judged on the rows it was chosen on, which flatters it"
+        cause = "legitimate rows in one half of the window only"
+    return 0, f"{cause}: every combination was judged on the rows it was chosen on, which is too optimistic"
 
 
 def _share(days: float | None, part: slice, n_rows: int) -> float | None:
@@ -252,7 +252,7 @@ def _points(
     ]
 
 
-def _figure(judge: ThresholdConfig) -> str:
+def _objective_name(judge: ThresholdConfig) -> str:
     if judge.policy == "cost":
         return "minus the cost of 1,000 transactions"
     return "F1" if judge.beta == 1 else f"F-beta (beta {judge.beta:g})"

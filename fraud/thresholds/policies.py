@@ -1,4 +1,4 @@
-"""How a threshold is to be chosen: the policies, and the settings of each, checked when they are made."""
+"""Threshold policies and their settings, validated on construction."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class ThresholdConfig:
     def __post_init__(self) -> None:
         if self.policy == "best_f1" and self.beta != 1:
             raise ConfigError(f"threshold.beta={self.beta:g} has no effect with policy 'best_f1': use policy 'f_beta'")
-        for wrong, right, why in (
+        for wrong, right, consequence in (
             ("cost_false_positive", "cost_true_negative", "alerting on everything would be free"),
             ("cost_false_negative", "cost_true_positive", "catching a fraud would never pay"),
         ):
             cost, least = getattr(self, wrong), getattr(self, right)
             if cost <= least:
-                raise ConfigError(f"threshold.{wrong}={cost:g} must be above {right}={least:g}, or {why}")
+                raise ConfigError(f"threshold.{wrong}={cost:g} must be above {right}={least:g}, or {consequence}")
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, for logging and YAML."""

@@ -1,7 +1,7 @@
-"""Where to draw the line: a decision threshold chosen by a policy on a validation window, with its provenance.
+"""Choose a decision threshold by a policy on a validation window, and record its provenance.
 
-A transaction is called fraud when score >= threshold. Rows of equal score are always decided alike, so every policy
-chooses among the distinct scores of the window, or "no alerts at all" (just above the highest score).
+A transaction is flagged if score >= threshold. Rows of equal score get the same decision, so a policy chooses among the
+distinct scores of the window, or "no alerts at all" (just above the highest score).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Threshold:
     """A decision threshold with its provenance.
 
     value: alert when score >= value. policy, settings: how it was chosen. window: start, end, rows, frauds of the data
-    it was chosen on. achieved: what it did there (see `measure`). interval: (low, high), bootstrap interval of value.
+    it was chosen on. achieved: metrics on that data (see `measure`). interval: (low, high), bootstrap interval.
     """
 
     value: float
@@ -47,7 +47,7 @@ class Threshold:
         return check_scores(scores) >= self.value
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict that `from_dict` takes back."""
+        """A JSON-ready dict for `from_dict`."""
         return {**dataclasses.asdict(self), "interval": list(self.interval)}
 
     @classmethod
@@ -58,8 +58,8 @@ class Threshold:
         names = [field.name for field in dataclasses.fields(cls)]
         wrong = sorted(set(names) ^ {str(key) for key in raw})
         if wrong:
-            what = "is missing" if wrong[0] in names else "is unknown"
-            raise BundleError(f"threshold field {wrong[0]!r} {what}: save the bundle again")
+            fault = "is missing" if wrong[0] in names else "is unknown"
+            raise BundleError(f"threshold field {wrong[0]!r} {fault}: save the bundle again")
         if raw["policy"] not in get_args(Policy):
             raise BundleError(f"threshold policy {raw['policy']!r} is unknown: expected one of {get_args(Policy)}")
         for name in ("settings", "window", "achieved"):
@@ -99,17 +99,17 @@ def choose(
     resamples: int = 100,
     level: float = 0.95,
 ) -> Threshold:
-    """Choose the threshold of `config.policy` on one window, and record how sure it is.
+    """Choose the threshold of `config.policy` on one window, with a bootstrap interval.
 
     scores: (n_rows,), higher = more suspicious. labels: (n_rows,) of 1, 0, -1 (unknown), or None. Unknown rows count
-    towards an alert budget and are left out by the other policies. window: start and end of the data; rows and frauds
-    are filled in. days: length of the window, needed for `alerts_per_day`. amounts: (n_rows,) currency units; given
-    them, policy "cost" charges a missed fraud its amount. Equally good cuts: the one with fewest alerts.
+    towards an alert budget; the other policies ignore them. window: start and end of the data; rows and frauds are
+    added. days: length of the window, required for `alerts_per_day`. amounts: (n_rows,) currency units; with them,
+    policy "cost" charges a missed fraud its amount. If cuts tie, the one with fewest alerts is chosen.
 
-    With `contamination` only cuts within that share are chosen from, as an alert budget counts it.
-    A precision that no cut reaches yields the cut of highest precision, with a warning; `achieved` shows it. A budget
-    smaller than the group of ties at the top yields no alerts, with a warning. The interval is the percentile interval
-    over `resamples` resamples of the rows (Efron, 1979); the same seed gives the same interval.
+    With `contamination` only cuts that alert on at most that share of all rows are considered.
+    If no cut reaches `precision`, the cut of highest precision is chosen, with a warning; `achieved` shows it. If the
+    budget is smaller than the group of ties at the top, there are no alerts, with a warning. The interval is the
+    percentile interval over `resamples` resamples of the rows (Efron, 1979); the same seed gives the same interval.
 
     Raises ConfigError (a policy that needs labels or frauds and has none, alerts_per_day without days, amount_column
     without amounts) or DataError (no rows, NaN scores, unequal lengths, an impossible amount).
@@ -152,10 +152,10 @@ def measure(
     days: float | None = None,
     amounts: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """What alerting on score >= value does on a window: the validation window it was chosen on, or the test window.
+    """Metrics of alerting on score >= value on a window.
 
-    Keys: those of `fraud.metrics.measures.at_threshold`; `alerts_per_day` (with days above 0); and, among the labelled
-    rows, `cost` and `cost_without_alerts` (currency units, config's cost matrix), `f_beta` (if beta is not 1), and with
+    Keys: those of `fraud.metrics.measures.at_threshold`; `alerts_per_day` (if days > 0); and, for the labelled rows,
+    `cost` and `cost_without_alerts` (currency units, config's cost matrix), `f_beta` (if beta is not 1), and with
     amounts `amount_recall` (share of the defrauded money caught).
     Raises DataError (no rows, NaN scores, unequal lengths, an impossible amount).
     """
@@ -188,7 +188,7 @@ def measure(
 def check_choice(
     truth: NDArray[np.int8], config: ThresholdConfig, days: float | None, amounts: ArrayLike | None
 ) -> None:
-    """Raise ConfigError, with the remedy, if the policy lacks what it needs: labels, frauds, days or amounts."""
+    """Raise ConfigError, with the remedy, if the policy's input is missing: labels, frauds, days or amounts."""
     if config.policy != "alert_budget":
         remedy = "use policy 'alert_budget', which needs no labels, or a window with labelled frauds"
         if not (truth >= 0).any():
@@ -204,7 +204,7 @@ def check_choice(
         )
     if config.policy == "cost" and config.amount_column is not None and amounts is None:
         raise ConfigError(
-            f"amount_column={config.amount_column!r} is set and no amounts were given: "
+            f"amount_column={config.amount_column!r} is set but there are no amounts: "
             "pass that column's values, or set amount_column to null to charge cost_false_negative"
         )
 
@@ -212,7 +212,7 @@ def check_choice(
 def _warn(achieved: Mapping[str, float], config: ThresholdConfig) -> None:
     if config.policy == "precision_at_least" and achieved.get("precision", 1.0) < config.precision:
         logger.warning(
-            "no threshold reaches precision %g on this window: took the highest there is, %.3g (recall %.3g)",
+            "no threshold reaches precision %g on this window: took the highest, %.3g (recall %.3g)",
             config.precision,
             achieved["precision"],
             achieved["recall"],

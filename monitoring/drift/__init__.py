@@ -1,1 +1,1 @@
-"""Have the data moved? `python -m monitoring.drift`."""
+"""Data and score drift against a reference: `python -m monitoring.drift`."""

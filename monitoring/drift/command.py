@@ -34,30 +34,29 @@ def report(
     sample: int = 50_000,
     seed: int = 7,
 ) -> dict[str, Any]:
-    """Compare two files (`monitoring.drift.comparison.compare`), write the page to `out`, the verdict beside it;
-    return that.
+    """Compare two files, write the HTML page to `out` and the JSON verdict beside it. Returns the verdict.
 
-    Raises ConfigError, DataError or SchemaError; nothing is written then.
+    Raises ConfigError, DataError or SchemaError before anything is written.
     """
     from monitoring.drift import page as pages
 
     if not out.endswith(".html"):
-        raise ConfigError(f"--out {out!r} has another ending: name a file ending in .html")
+        raise ConfigError(f"--out {out!r} is not an .html file: name a file ending in .html")
     compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
-    logger.info("verdict: %s; drawing the report", compared.found["verdict"])
+    logger.info("verdict: %s; drawing the report", compared.document["verdict"])
     shown = {name: compared.kinds[name] for name in compared.most_changed(pages.PICTURED_COLUMNS)}
-    drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.found["limits"])
-    found = {**compared.found, "report": out}
-    tables.write_text(pages.page(found, drawn), out)
-    tables.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
-    return found
+    drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.document["limits"])
+    document = {**compared.document, "report": out}
+    tables.write_text(pages.page(document, drawn), out)
+    tables.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
+    return document
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.drift",
-        description="Say whether a file of transactions differs from a reference: data quality, every column, and the "
-        "score where both files hold one. Writes an HTML report, and a JSON verdict (ok, warning or drift) beside it.",
+        description="Compare a file of transactions with a reference: data quality, every column, and the score if "
+        "both files have one. Writes an HTML report and, beside it, a JSON verdict (ok, warning or drift).",
         epilog="examples:\n"
         "  python -m monitoring.drift --model champion --cur scored/date=2026-01-31 --out reports/drift/31.html\n"
         "  python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
@@ -65,16 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ref",
-        help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL (default: what the training "
-        "of --model kept for this, rows that it did not learn from, with this model's scores)",
+        help="reference: CSV or Parquet, raw or scored; file, folder, glob or URL (default: the reference that the "
+        "training of --model stored: rows it did not learn from, with this model's scores)",
     )
-    parser.add_argument("--cur", required=True, help="what to compare with it")
+    parser.add_argument("--cur", required=True, help="current data to compare with the reference")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--schema", help="schema YAML, or a shipped name (default: guessed from the reference)")
-    what.add_argument("--model", help="alias, version or bundle folder whose schema and threshold count")
+    what.add_argument("--model", help="alias, version or bundle folder that gives schema and threshold")
     parser.add_argument("--out", default="monitoring/drift_report.html", help="page to write (default: %(default)s)")
     parser.add_argument(
-        "--sample", type=int, default=50_000, help="most rows to test of each file (default: %(default)s)"
+        "--sample", type=int, default=50_000, help="largest number of rows to test per file (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=7, help="seed of the sample (default: %(default)s)")
     parser.add_argument(
@@ -92,9 +91,7 @@ def _contract(
     """The schema, the threshold and the reference that the flags name."""
     if model is None:
         if ref is None:
-            raise ConfigError(
-                "there is nothing to compare with: give --ref, or --model for the reference of its training"
-            )
+            raise ConfigError("no reference: give --ref, or --model to use the reference of its training")
         if schema is None:
             return None, None, settings.locate(ref)
         return Schema.load(settings.locate_yaml(schema)), None, settings.locate(ref)
@@ -114,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema, threshold, reference = _contract(arguments.schema, arguments.model, arguments.ref, settings)
     if schema is not None:
         agreed(schema, settings.day_zone)
-    found = report(
+    document = report(
         reference,
         settings.locate(arguments.cur),
         settings.locate(arguments.out),
@@ -123,6 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sample=arguments.sample,
         seed=arguments.seed,
     )
-    exports.export(exports.of_drift(found), arguments, settings, os.environ, page=str(found["report"]))
-    sys.stdout.write(f"{found['verdict']}: {found['reason']}\nreport: {found['report']}\n")
-    return DRIFT_EXIT_CODE if arguments.fail_on_drift and found["verdict"] == "drift" else 0
+    exports.export(exports.of_drift(document), arguments, settings, os.environ, page=str(document["report"]))
+    sys.stdout.write(f"{document['verdict']}: {document['reason']}\nreport: {document['report']}\n")
+    return DRIFT_EXIT_CODE if arguments.fail_on_drift and document["verdict"] == "drift" else 0

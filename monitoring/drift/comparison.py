@@ -1,4 +1,4 @@
-"""Two files become one drift verdict: read, check, sample, judge, and say it in one sentence."""
+"""Compare two files and reach one drift verdict, with its reason in one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fraud.schema import Schema, infer
 from fraud.schema.zone import zone_of
 from fraud.scoring import scored
 from fraud.thresholds.selection import Threshold
-from monitoring.drift.sides import ALERTS, SCORES, Side, read_side
+from monitoring.drift.sampling import ALERTS, SCORES, SampledData, read_sampled
 from monitoring.drift.variation import Variation, own_variation
 from monitoring.drift.verdict import ColumnVerdict, DriftLimits, corrected, judge, share_finding, shortened, worst
 
@@ -31,18 +31,18 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """The verdict as the JSON document, and the sampled columns it was reached on, for the page."""
+    """The verdict as a JSON document, and the sampled columns behind it, for the page."""
 
-    found: dict[str, Any]
+    document: dict[str, Any]
     reference: pd.DataFrame
     current: pd.DataFrame
     kinds: dict[str, str]
 
     def most_changed(self, columns: int) -> list[str]:
-        """The names of at most so many columns, scores first, then the most changed."""
-        score = self.found["score"]
+        """The names of at most `columns` columns: scores first, then by size of change."""
+        score = self.document["score"]
         scores = [column["column"] for column in score["columns"]] if score else []
-        others = sorted(self.found["columns"], key=lambda c: -c["size"])
+        others = sorted(self.document["columns"], key=lambda c: -c["size"])
         return [*scores, *(column["column"] for column in others)][:columns]
 
 
@@ -56,10 +56,10 @@ def compare(
     seed: int = 7,
     limits: DriftLimits | None = None,
 ) -> Comparison:
-    """Compare a current file with a reference; both raw data or scored tables.
+    """Compare a current file with a reference. Both are raw data or scored tables.
 
-    schema: guessed from the reference when None. threshold: turns scores into alert rates. sample: rows drawn from a
-    longer file, without replacement, by `seed`. Raises DataError, SchemaError or ConfigError.
+    schema: None guesses it from the reference. threshold: turns scores into alert rates. sample: rows to draw from a
+    longer file, without replacement. Raises DataError, SchemaError or ConfigError.
     """
     limits = limits or DriftLimits()
     if sample < limits.min_rows:
@@ -69,7 +69,8 @@ def compare(
     guessed = schema is None
     schema = schema or _guess(reference)
     old, new = (
-        read_side(path, schema, threshold, sample=sample, seed=seed + i) for i, path in enumerate((reference, current))
+        read_sampled(path, schema, threshold, sample=sample, seed=seed + i)
+        for i, path in enumerate((reference, current))
     )
     drawn = [old.sample, new.sample]
     kinds = {c.name: c.kind for c in schema.features} | {n: "score" for n in SCORES if n in drawn[0] and n in drawn[1]}
@@ -80,17 +81,17 @@ def compare(
     judged = judge(drawn[0], drawn[1], kinds, limits, variation.columns if variation else None)
     quality = ColumnVerdict("refused rows", "quality", (refused,))
     *columns, quality = corrected([*judged, quality], limits)
-    found = _document(old, new, schema, columns, quality, limits)
-    found["schema"] |= {"guessed": guessed}
-    found["own_variation"] = variation and {"block_days": variation.days, "blocks": variation.blocks}
-    found["sampling"] = _sampling(old, new, drawn, sample, seed)
-    return Comparison(found, drawn[0], drawn[1], kinds)
+    document = _document(old, new, schema, columns, quality, limits)
+    document["schema"] |= {"guessed": guessed}
+    document["own_variation"] = variation and {"block_days": variation.days, "blocks": variation.blocks}
+    document["sampling"] = _sampling(old, new, drawn, sample, seed)
+    return Comparison(document, drawn[0], drawn[1], kinds)
 
 
 def _own_variation(
-    old: Side, new: Side, schema: Schema, kinds: dict[str, str], limits: DriftLimits
+    old: SampledData, new: SampledData, schema: Schema, kinds: dict[str, str], limits: DriftLimits
 ) -> Variation | None:
-    """What the reference's own days differ by, where both sides have times and it has enough days."""
+    """How much the reference's own days differ; None without times on both sides or with too few days."""
     if schema.timestamp is None or old.window is None or new.window is None:
         return None
     days = (new.window[1] - new.window[0]) / pd.Timedelta(days=1)
@@ -98,12 +99,12 @@ def _own_variation(
 
 
 def _guess(path: str) -> Schema:
-    """The schema of the reference, with limits and gaps left open: here they are changes to find, not mistakes."""
+    """Guess the schema of the reference, without limits: a value out of range is a change to find, not an error."""
     frame = tables.read(path)
     mine = (scored.ROW, *scored.ADDED, *SCORES) if scored.is_scored(frame) else SCORES
     frame = frame.drop(columns=[name for name in mine if name in frame.columns])
     if frame.empty:
-        raise DataError(f"{path} holds nothing but scores: give the schema (--schema) or a file with its columns")
+        raise DataError(f"{path} has only score columns: give the schema (--schema) or a file with its columns")
     schema = infer(frame, "guessed")
     columns = []
     for column in schema.columns:
@@ -116,7 +117,12 @@ def _guess(path: str) -> Schema:
 
 
 def _document(
-    old: Side, new: Side, schema: Schema, columns: list[ColumnVerdict], quality: ColumnVerdict, limits: DriftLimits
+    old: SampledData,
+    new: SampledData,
+    schema: Schema,
+    columns: list[ColumnVerdict],
+    quality: ColumnVerdict,
+    limits: DriftLimits,
 ) -> dict[str, Any]:
     ours = (*SCORES, ALERTS)
     scores = [column for column in columns if column.column in ours]
@@ -141,12 +147,12 @@ def _document(
         "reference": _facts(old),
         "current": _facts(new),
         "limits": _limits(limits),
-        "columns": [_told(column) for column in features],
+        "columns": [_as_json(column) for column in features],
         "score": {"level": worst([c.level for c in scores]), "drifted": any(c.drifted for c in scores),
-                  "columns": [_told(column) for column in scores]} if scores else None,
+                  "columns": [_as_json(column) for column in scores]} if scores else None,
         "entities": entities,
         "quality": {
-            "refused": {"level": quality.level} | _told(quality),
+            "refused": {"level": quality.level} | _as_json(quality),
             "told": _quality_lines(old, new, quality, entities, warnings),
         },
         "warnings": warnings,
@@ -154,14 +160,14 @@ def _document(
 
 
 def _overall(
-    old: Side,
-    new: Side,
+    old: SampledData,
+    new: SampledData,
     features: list[ColumnVerdict],
     scores: list[ColumnVerdict],
     quality: ColumnVerdict,
     limits: DriftLimits,
 ) -> tuple[str, str]:
-    """The verdict on the data set and the sentence that gives the reason."""
+    """The verdict on the whole file, and its reason as a sentence."""
     everything = [*scores, *features, quality]
     level = worst([column.level for column in everything])
     few = [side for side in (old, new) if side.usable < limits.min_rows]
@@ -173,25 +179,27 @@ def _overall(
         )
     degree = "strongly" if level == "drift" else "somewhat"
     moved = sorted((c for c in features if c.level == level), key=lambda c: -c.size)
-    told = []
+    sentences = []
     if moved:
         named = "; ".join(f"{shortened(c.column)} ({c.change})" for c in moved[:_NAMED])
         more = f"; and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
         lesser = sum(c.level == "warning" for c in features) if level == "drift" else 0
         also = f"; {lesser} changed somewhat" if lesser else ""
-        told.append(f"{len(moved)} of {len(features)} columns changed {degree}: {named}{more}{also}")
-    told += [
+        sentences.append(f"{len(moved)} of {len(features)} columns changed {degree}: {named}{more}{also}")
+    sentences += [
         f"the {c.column} changed {degree} ({c.change})" for c in scores if c.level == level and c.column in _LEADING
     ]
-    told += [quality.change] if quality.level == level else []
-    return level, ". ".join(part[:1].upper() + part[1:] for part in told or ["a part of the score changed " + degree])
+    sentences += [quality.change] if quality.level == level else []
+    return level, ". ".join(
+        part[:1].upper() + part[1:] for part in sentences or ["a part of the score changed " + degree]
+    )
 
 
-def _told(column: ColumnVerdict) -> dict[str, Any]:
+def _as_json(column: ColumnVerdict) -> dict[str, Any]:
     return {**column.to_dict(), "size": round(column.size, 4)}
 
 
-def _facts(side: Side) -> dict[str, Any]:
+def _facts(side: SampledData) -> dict[str, Any]:
     window = (
         {end: f"{time:%F %T}" for end, time in zip(("start", "end"), side.window, strict=True)} if side.window else None
     )
@@ -205,7 +213,7 @@ def _facts(side: Side) -> dict[str, Any]:
     }
 
 
-def _sampling(old: Side, new: Side, drawn: list[pd.DataFrame], sample: int, seed: int) -> dict[str, Any]:
+def _sampling(old: SampledData, new: SampledData, drawn: list[pd.DataFrame], sample: int, seed: int) -> dict[str, Any]:
     taken = [len(frame) for frame in drawn]
     if taken == [old.usable, new.usable]:
         stated = "Every usable row was tested."
@@ -216,8 +224,8 @@ def _sampling(old: Side, new: Side, drawn: list[pd.DataFrame], sample: int, seed
     return {"limit": sample, "seed": seed, "reference_rows": taken[0], "current_rows": taken[1], "stated": stated}
 
 
-def _unseen_entities(old: Side, new: Side, name: str) -> dict[str, Any]:
-    """How many of the current rows and entities the reference did not have, counted on all rows."""
+def _unseen_entities(old: SampledData, new: SampledData, name: str) -> dict[str, Any]:
+    """Shares of current entities and rows that are not in the reference, counted on all rows."""
     known, now = old.entities[name].index, new.entities[name]
     strange = now[~now.index.isin(known)]
     return {
@@ -235,7 +243,11 @@ def _limits(limits: DriftLimits) -> dict[str, Any]:
 
 
 def _quality_lines(
-    old: Side, new: Side, quality: ColumnVerdict, entities: Sequence[Mapping[str, Any]], warnings: list[str]
+    old: SampledData,
+    new: SampledData,
+    quality: ColumnVerdict,
+    entities: Sequence[Mapping[str, Any]],
+    warnings: list[str],
 ) -> list[str]:
     lines = [f"{quality.findings[0].change} ({old.refused:,} and {new.refused:,}): {quality.level}"]
     for side in (old, new):

@@ -1,4 +1,4 @@
-"""The drift page: our verdict and its table first, Evidently's report below, in one file that needs no network."""
+"""The drift page: our verdict and table, then Evidently's report, in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 20
 SHOWN_COLUMNS = 15
-# Evidently's figures look the same with this many rows, and its time grows with every row and column.
+# More rows do not change Evidently's figures; its running time grows with rows and columns.
 PICTURED_ROWS, PICTURED_COLUMNS = 5_000, 30
 _LONGEST_NAME = 60
 _UNSAFE = str.maketrans({"<": "‹", ">": "›", "&": "＆", '"': "”", "'": "’", "`": "‵", "\\": "＼"})
@@ -27,10 +27,10 @@ _UNSAFE = str.maketrans({"<": "‹", ">": "›", "&": "＆", '"': "”", "'": "�
 def evidently_page(
     reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], limits: Mapping[str, Any]
 ) -> str:
-    """Evidently's page that compares the columns of `kinds` (as `monitoring.drift.verdict.judge` takes them).
+    """Evidently's page for the columns of `kinds` ({name: kind}, see `monitoring.drift.verdict.judge`).
 
-    Names and values are made harmless first, because Evidently writes them into a script as they are. Only the most
-    common levels keep their name. limits: PSI's drift limit, which Evidently's own tests use too. Longer frames are
+    Names and values are escaped first, because Evidently writes them into a script unescaped. Only the MOST_LEVELS most
+    common levels keep their names. limits: its PSI drift limit also goes into Evidently's tests. Longer frames are
     sampled (`pictured`).
     """
     from evidently import DataDefinition, Dataset, Report
@@ -41,7 +41,7 @@ def evidently_page(
     numeric, categorical = [], []
     for name, kind in kinds.items():
         pair = [reference[name], current[name]]
-        # Evidently cannot draw a column that has no value on one side; our own table names it.
+        # Evidently fails on a column without values on one side. Our own table lists it.
         if any(values.notna().sum() == 0 for values in pair):
             continue
         label = _unique(plain(name), set(old.columns))
@@ -60,7 +60,7 @@ def evidently_page(
             num_threshold=drift_limit,
             cat_threshold=drift_limit,
             drift_share=int(1000 / max(len(numeric + categorical), 1))
-            / 1000,  # one column is enough, as in our verdict
+            / 1000,  # one drifted column is enough, as in our verdict
         ),
         DataSummaryPreset(
             row_count_tests=[],
@@ -77,16 +77,16 @@ def evidently_page(
 
 
 def pictured(frame: pd.DataFrame) -> pd.DataFrame:
-    """A sample of `PICTURED_ROWS` rows, the same ones every time; all rows of a shorter frame."""
+    """A deterministic sample of `PICTURED_ROWS` rows, in order; all rows of a shorter frame."""
     if len(frame) <= PICTURED_ROWS:
         return frame
     return frame.iloc[np.sort(np.random.default_rng(len(frame)).choice(len(frame), PICTURED_ROWS, replace=False))]
 
 
 def _no_tests() -> ValueStatsTests:
-    """No tests of a column: Evidently's own allow its mean, extremes and quantiles 10 %, and would fail all the time.
+    """Switch off Evidently's column tests: they allow 10 % change of mean, extremes and quantiles, so always fail.
 
-    Empty lists, because `include_tests=False` raises a KeyError in 0.7.23 for a column of three levels or fewer.
+    Uses empty lists, because in 0.7.23 `include_tests=False` raises a KeyError for a column of three or fewer levels.
     """
     from evidently.presets.dataset_stats import ValueStatsTests
 
@@ -94,9 +94,9 @@ def _no_tests() -> ValueStatsTests:
 
 
 def page(report: Mapping[str, Any], evidently: str) -> str:
-    """Put our summary of the report (the JSON document as a dict) on top of Evidently's page.
+    """Put our summary on top of Evidently's page. report: the JSON document as a dict.
 
-    Evidently's HTML is the only markup of another origin that reaches a page; our templates escape all the rest.
+    Evidently's HTML is the only foreign markup on the page; our templates escape everything else.
     """
     head = render("monitoring", "drift_head.html", verdict=report["verdict"])
     summary = _summary(report)
@@ -108,7 +108,7 @@ def page(report: Mapping[str, Any], evidently: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text without characters that mean something to HTML or JavaScript, and no longer than a label may be."""
+    """Replace characters with a meaning in HTML or JavaScript, and cut to the length of a label."""
     harmless = "".join(c if c.isprintable() else " " for c in str(text).translate(_UNSAFE)).strip() or "(no name)"
     return shortened(harmless, _LONGEST_NAME)
 
@@ -121,7 +121,7 @@ def _unique(label: str, taken: set[str]) -> str:
 
 
 def _levels(old: pd.Series, new: pd.Series, kind: str) -> tuple[pd.Series, pd.Series]:
-    """The two columns as harmless texts; all but the most common levels of both together become "(other)"."""
+    """Both columns as escaped text; all but the MOST_LEVELS most common levels become "(other)"."""
     if kind == "boolean":
         names = {0.0: "no", 1.0: "yes"}
         return old.map(names), new.map(names)
@@ -151,7 +151,7 @@ def _summary(report: Mapping[str, Any]) -> str:
 
 
 def _column(column: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table of columns."""
+    """One row of the page's table."""
     statistics, p_value = column["statistics"], column["decisive_p_value"]
     distance = statistics.get("ks", statistics.get("jensen_shannon"))
     return {

@@ -1,8 +1,8 @@
-"""How much do the reference's own days differ? What a weekday or a weekend always does is no drift.
+"""How much the reference's own days differ, so that weekdays and weekends do not count as drift.
 
-The reference keeps its rows' times. It is cut into blocks as long as the current file, and each block is compared with
-the whole of it, as if it were the current file: a column whose own days are far from their mean, as one that holds the
-weekday, must be further away than they are before it counts. What chance alone does to a block's figures is taken off.
+The reference is split into blocks as long as the current file. Each block is compared with the entire reference, as if
+it were the current file. A column that varies from block to block, such as the weekday, counts as drifted only beyond
+that variation. The part that chance explains is subtracted.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import numpy as np
 import pandas as pd
 
 from fraud.days import UTC, Zone
-from monitoring.drift.verdict import DriftLimits, Own, inner_edges, multiplied, population_stability_index
+from monitoring.drift.verdict import DriftLimits, OwnVariation, inner_edges, multiplied, population_stability_index
 
 FEWEST_BLOCKS, FEWEST_ROWS = 5, 100
-_QUANTILE = 0.9  # of the blocks: a single odd day, such as a feast, excuses nothing
+_QUANTILE = 0.9  # of the blocks: one unusual day, such as a holiday, does not raise the limits
 _DAY = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What the blocks of a reference say. days: length of a block; blocks: how many were compared."""
+    """Variation of a reference's blocks. days: days per block; blocks: number of blocks."""
 
     days: int
     blocks: int
-    columns: Mapping[str, Own]
+    columns: Mapping[str, OwnVariation]
 
 
 def own_variation(
     frame: pd.DataFrame, time: str, kinds: Mapping[str, str], current_days: float, limits: DriftLimits, zone: Zone = UTC
 ) -> Variation | None:
-    """The variation of blocks of `current_days` days; None where the reference has too few of them.
+    """The variation of blocks of `current_days` days; None if the reference has too few blocks.
 
-    frame: the reference's sample, with the column `time`. kinds: as monitoring.drift.verdict.judge takes them.
-    zone: whose days they are.
+    frame: the reference's sample, with the column `time`. kinds: {name: kind}, see monitoring.drift.verdict.judge.
+    zone: time zone in which days begin.
     """
-    days = max(1, math.ceil(current_days - 0.25))  # a day that ends in the small hours is a day
+    days = max(1, math.ceil(current_days - 0.25))  # a few hours past midnight do not make another day
     times = frame[time].to_numpy(dtype="datetime64[us]")
     known = ~np.isnat(times)
     if not known.any():
@@ -54,15 +54,15 @@ def own_variation(
     return Variation(days, len(numbers), columns)
 
 
-def _own(values: pd.Series, kind: str, blocks: np.ndarray, numbers: np.ndarray, limits: DriftLimits) -> Own:
+def _own(values: pd.Series, kind: str, blocks: np.ndarray, numbers: np.ndarray, limits: DriftLimits) -> OwnVariation:
     lacking = values.isna().to_numpy()
     inside = [blocks == number for number in numbers.tolist()]
     share = lacking.mean()
     gaps = [max(abs(lacking[i].mean() - share) - 2 * math.sqrt(share * (1 - share) / i.sum()), 0.0) for i in inside]
     there = [i[~lacking] for i in inside]
-    found = _numeric if kind in ("numeric", "score") else _levels
-    psi, ks, times = found(values[~lacking], [i for i in there if i.any()], limits)
-    return Own(_high(psi), _high(ks), _high(gaps), sum(times) > (1 - _QUANTILE) * len(times))
+    measure = _numeric if kind in ("numeric", "score") else _levels
+    psi, ks, times = measure(values[~lacking], [i for i in there if i.any()], limits)
+    return OwnVariation(_high(psi), _high(ks), _high(gaps), sum(times) > (1 - _QUANTILE) * len(times))
 
 
 def _numeric(
@@ -82,7 +82,7 @@ def _numeric(
         psi.append(
             _less_chance(population_stability_index(total, np.bincount(bins[i], minlength=len(total))), total, n)
         )
-        steps = np.arange(n + 1) / n  # of the block's distribution function, which is furthest away where it steps
+        steps = np.arange(n + 1) / n  # of the block's distribution function; the largest distance is at a step
         distance = float(max((steps[1:] - np.sort(upto[i])).max(), (np.sort(below[i]) - steps[:-1]).max()))
         ks.append(max(distance - 0.87 / math.sqrt(n), 0.0))  # the mean distance of n rows by chance
     return psi, ks, []
@@ -106,7 +106,7 @@ def _levels(
 
 
 def _less_chance(psi: float, bins: np.ndarray, rows: int) -> float:
-    """PSI without what it is by chance for so many rows and bins: a chi-square over the rows (Yurdakul, 2018)."""
+    """PSI minus its expected value without drift: chi-square divided by the rows (Yurdakul, 2018)."""
     return max(psi - (np.count_nonzero(bins) - 1) / rows, 0.0)
 
 

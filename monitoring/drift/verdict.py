@@ -1,11 +1,11 @@
-"""Has a column moved? Effect sizes and significance per column, and one verdict that does not flap.
+"""Effect size and significance of each column's change, and its level: ok, warning or drift.
 
-A level other than "ok" needs both: an effect that is large enough to matter, and a p-value that survives the correction
-for having tested many columns. With many rows everything is significant, with few rows everything looks large.
+A level other than "ok" needs both an effect that matters and a p-value that is small after correction for many tests.
+With many rows every change is significant; with few rows every change looks large.
 
-Population stability index and its limits 0.1 / 0.25: Siddiqi, Credit Risk Scorecards (2006), ch. 9; for a normal column
-they are shifts of 0.32 and 0.5 standard deviations, and the limits on the Kolmogorov-Smirnov distance agree with them.
-Many tests: Benjamini & Hochberg (1995). Expected share of values never seen: Good (1953).
+Population stability index and its limits 0.1 / 0.25: Siddiqi, Credit Risk Scorecards (2006), ch. 9. For a normal column
+they correspond to shifts of 0.32 and 0.5 standard deviations, and so do the limits on the Kolmogorov-Smirnov distance.
+Many tests: Benjamini & Hochberg (1995). Expected share of unseen values: Good (1953).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LEVELS: tuple[Level, ...] = ("ok", "warning", "drift")
 _LONGEST = 40
 
 
-MARGIN = 1.5  # limits are at least this many times what the reference's own blocks reach
+MARGIN = 1.5  # limits are at least this multiple of the variation of the reference's own blocks
 
 
 @dataclass(frozen=True)
-class Own:
-    """A column's own variation: effects as `verdict` names them; multiplied: a level's share did multiply."""
+class OwnVariation:
+    """A column's variation within the reference: effect sizes; multiplied: whether a level's share multiplied."""
 
     psi: float = 0.0
     ks: float = 0.0
@@ -38,7 +38,7 @@ class Own:
     multiplied: bool = False
 
     def raised(self, name: str, limits: tuple[float, float]) -> tuple[float, float]:
-        """The limits (warning, drift) of an effect, raised where the reference's own days need it."""
+        """The limits (warning, drift) of an effect, raised to cover the reference's own variation."""
         low = max(limits[0], MARGIN * {"psi": self.psi, "ks": self.ks, "change": self.missing}[name])
         return low, max(limits[1], low + limits[1] - limits[0])
 
@@ -47,10 +47,10 @@ class Own:
 class DriftLimits:
     """When a change matters. Pairs are (warning, drift); shares are of rows, in [0, 1].
 
-    alpha: largest corrected p-value. psi, ks: population stability index, Kolmogorov-Smirnov distance. share: rise or
-    fall of the missing rate, or rise of the share of values the reference never held. ratio: a level of a yes/no or
-    categorical column whose share grew or shrank this many times, and by `share`'s first number, is a warning even if
-    PSI is small. bins: bins of a numeric column, at the reference's quantiles. min_rows: fewer are never called "ok".
+    alpha: largest corrected p-value. psi, ks: population stability index, Kolmogorov-Smirnov distance. share: change of
+    the missing rate, or rise of the share of values that the reference does not have. ratio: if the share of a level of
+    a boolean or categorical column changed by this factor and by at least share[0], it is a warning even if PSI is
+    small. bins: bins of a numeric column, at the reference's quantiles. min_rows: fewer rows are never "ok".
     """
 
     alpha: float = 0.01
@@ -76,8 +76,8 @@ class DriftLimits:
 class Finding:
     """One test of one column.
 
-    what: "distribution", "missing" or "unseen"; test: its name; effects: named sizes; limits: what they were held
-    against; level_if_real: what the effects alone would say; level: the same if the corrected p-value is small enough;
+    what: "distribution", "missing" or "unseen"; test: its name; effects: effect sizes by name; limits: their limits;
+    level_if_real: level by effect size alone; level: that level if the corrected p-value is small enough, else "ok";
     change: the change in words.
     """
 
@@ -94,7 +94,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ColumnVerdict:
-    """What became of one column; `findings` are in the order distribution, missing, unseen."""
+    """The verdict on one column; `findings` in the order distribution, missing, unseen."""
 
     column: str
     kind: str
@@ -107,29 +107,29 @@ class ColumnVerdict:
 
     @property
     def drifted(self) -> bool:
-        """Whether the level is "drift"."""
+        """Whether the level is drift."""
         return self.level == "drift"
 
     @property
     def decisive(self) -> Finding:
-        """The finding that made the level: of the worst ones the most certain."""
+        """The finding that decides the level: the worst one with the smallest p-value."""
         return min(self.findings, key=lambda finding: (-LEVELS.index(finding.level), finding.p_adjusted))
 
     @property
     def change(self) -> str:
-        """What changed, in words: the findings that count, or else the distribution's."""
-        told = [finding.change for finding in self.findings if finding.level != "ok"]
-        return "; ".join(told) or self.findings[0].change
+        """What changed, in words: the findings above "ok", or else the distribution's."""
+        changes = [finding.change for finding in self.findings if finding.level != "ok"]
+        return "; ".join(changes) or self.findings[0].change
 
     @property
     def size(self) -> float:
-        """Largest effect in units of its drift limit, to sort columns by."""
+        """Largest effect divided by its drift limit; sorts the columns."""
         return max(
             value / f.limits[name][1] for f in self.findings for name, value in f.effects.items() if name in f.limits
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; the numbers of the distribution test at the top."""
+        """JSON-ready data, with the figures of the distribution test at the top level."""
         first = self.findings[0]
         return {
             "column": self.column,
@@ -153,15 +153,15 @@ def judge(
     current: pd.DataFrame,
     kinds: Mapping[str, str],
     limits: DriftLimits | None = None,
-    own: Mapping[str, Own] | None = None,
+    own: Mapping[str, OwnVariation] | None = None,
 ) -> tuple[ColumnVerdict, ...]:
     """Compare every column of `kinds` ({name: "numeric" | "score" | "boolean" | "categorical"}) between two frames.
 
-    Both are canonical (fraud.schema.validate) and hold the columns; missing values are NaN or None. own: how much a
-    column varies by itself (monitoring.drift.variation). All p-values are corrected together.
+    Both frames are canonical (fraud.schema.validate); missing values are NaN or None. own: variation within the
+    reference, by column (monitoring.drift.variation). All p-values are corrected together.
     """
     limits, own = limits or DriftLimits(), own or {}
-    found = []
+    verdicts = []
     for name, kind in kinds.items():
         old, new = reference[name], current[name]
         usual = own.get(name)
@@ -171,12 +171,12 @@ def judge(
         findings.append(share_finding("missing", *gaps, limits, usual))
         if kind == "categorical":
             findings.append(_unseen(old.dropna(), new.dropna(), limits))
-        found.append(ColumnVerdict(name, kind, tuple(findings)))
-    return corrected(found, limits)
+        verdicts.append(ColumnVerdict(name, kind, tuple(findings)))
+    return corrected(verdicts, limits)
 
 
 def corrected(columns: Sequence[ColumnVerdict], limits: DriftLimits) -> tuple[ColumnVerdict, ...]:
-    """Correct the p-values of all findings together (Benjamini-Hochberg) and settle their levels."""
+    """Correct the p-values of all findings together (Benjamini-Hochberg) and set their levels."""
     from scipy.stats import false_discovery_control
 
     p_values = [finding.p_value for column in columns for finding in column.findings]
@@ -190,14 +190,20 @@ def corrected(columns: Sequence[ColumnVerdict], limits: DriftLimits) -> tuple[Co
 
 
 def population_stability_index(old: np.ndarray, new: np.ndarray) -> float:
-    """PSI of two count vectors over the same bins, shape (n_bins,); half a row more in each bin keeps it finite."""
+    """PSI of two count vectors over the same bins, shape (n_bins,). Adds 0.5 to each bin to stay finite."""
     p = (old + 0.5) / (old.sum() + 0.5 * len(old))
     q = (new + 0.5) / (new.sum() + 0.5 * len(new))
     return float(((q - p) * np.log(q / p)).sum())
 
 
 def share_finding(
-    what: str, old_hits: int, old_rows: int, new_hits: int, new_rows: int, limits: DriftLimits, own: Own | None = None
+    what: str,
+    old_hits: int,
+    old_rows: int,
+    new_hits: int,
+    new_rows: int,
+    limits: DriftLimits,
+    own: OwnVariation | None = None,
 ) -> Finding:
     """Compare two shares of rows (missing values, refused rows): two-proportion z test."""
     old_share, new_share = old_hits / max(old_rows, 1), new_hits / max(new_rows, 1)
@@ -218,17 +224,17 @@ def share_finding(
 
 
 def worst(levels: Sequence[Level]) -> Level:
-    """The most serious of some levels; "ok" of none."""
+    """The most serious level; "ok" if there are none."""
     return LEVELS[max((LEVELS.index(level) for level in levels), default=0)]
 
 
 def shortened(text: object, length: int = _LONGEST) -> str:
-    """A column's name or a value, cut to what a sentence can hold."""
+    """The text, cut to `length` characters."""
     shown = str(text)
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
-def _numeric(old: pd.Series, new: pd.Series, limits: DriftLimits, own: Own | None) -> Finding:
+def _numeric(old: pd.Series, new: pd.Series, limits: DriftLimits, own: OwnVariation | None) -> Finding:
     from scipy.stats import ks_2samp
 
     a, b = (np.sort(values.dropna().to_numpy(dtype=np.float64)) for values in (old, new))
@@ -247,7 +253,7 @@ def _numeric(old: pd.Series, new: pd.Series, limits: DriftLimits, own: Own | Non
     return Finding("distribution", test, effects, bounds, float(p_value), level, change)
 
 
-def _levels(old: pd.Series, new: pd.Series, kind: str, limits: DriftLimits, own: Own | None) -> Finding:
+def _levels(old: pd.Series, new: pd.Series, kind: str, limits: DriftLimits, own: OwnVariation | None) -> Finding:
     """Compare the shares of the levels of a categorical or yes/no column."""
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
@@ -258,7 +264,7 @@ def _levels(old: pd.Series, new: pd.Series, kind: str, limits: DriftLimits, own:
     table = counts.to_numpy(dtype=np.float64).T
     if table.size == 0 or (table.sum(axis=1) == 0).any():
         return Finding("distribution", test, {}, {"psi": bounds}, 1.0, "ok", "no values to compare")
-    # The chi-square law holds for cells that expect five rows; rarer levels are counted together.
+    # The chi-square test needs an expected count of five per cell; rarer levels are pooled.
     expected = table.sum(axis=0) * table.sum(axis=1).min() / table.sum()
     pooled = np.column_stack([table[:, expected >= 5], table[:, expected < 5].sum(axis=1)])
     pooled = pooled[:, pooled.sum(axis=0) > 0]
@@ -281,16 +287,16 @@ def _levels(old: pd.Series, new: pd.Series, kind: str, limits: DriftLimits, own:
 
 
 def multiplied(old: np.ndarray, new: np.ndarray, limits: DriftLimits) -> np.ndarray:
-    """Which levels' shares, float64 (n_levels,), grew or shrank `ratio` times and by more than a trifle."""
+    """Which shares, float64 (n_levels,), changed by the factor limits.ratio and by at least limits.share[0]."""
     ratio = np.maximum(old, new) / np.maximum(np.minimum(old, new), 1e-12)
     return np.asarray((ratio >= limits.ratio) & (np.abs(new - old) >= limits.share[0]))
 
 
 def _unseen(old: pd.Series, new: pd.Series, limits: DriftLimits) -> Finding:
-    """Test the share of rows whose value the reference never held, against the share to expect without any drift."""
+    """Test the share of rows with values unseen in the reference against its expectation without drift."""
     seen = old.value_counts()
     strangers = new[~new.isin(seen.index)]
-    # Values that the reference holds once tell how many it just missed (Good-Turing).
+    # The share of values seen once estimates the share of unseen values (Good-Turing).
     finding = share_finding("unseen", int((seen == 1).sum()), len(old), len(strangers), len(new), limits)
     expected, share = finding.effects["reference_share"], finding.effects["current_share"]
     rise = max(share - expected, 0.0)
@@ -304,7 +310,7 @@ def _unseen(old: pd.Series, new: pd.Series, limits: DriftLimits) -> Finding:
 
 
 def inner_edges(values: np.ndarray, bins: int) -> np.ndarray:
-    """Upper edges of all bins but the last, at quantiles; a value that fills several of them has its own bin."""
+    """Upper edges of all bins but the last, at quantiles. A value that spans several quantiles gets its own bin."""
     quantiles = np.quantile(values, np.linspace(0, 1, bins + 1), method="inverted_cdf")
     edges, times = np.unique(quantiles, return_counts=True)
     return np.unique(np.concatenate([edges[:-1], edges[times > 1], np.nextafter(edges[times > 1], -np.inf)]))
@@ -323,5 +329,5 @@ def _high(values: np.ndarray) -> float:
 
 
 def _plain(value: float) -> float | None:
-    """A number for JSON, which knows no NaN."""
+    """Six significant digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

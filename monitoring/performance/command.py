@@ -1,4 +1,4 @@
-"""Live performance: what became of each day's alerts, counted where labels are there and estimated where not."""
+"""Live precision of each day's alerts: counted where labels exist, estimated where they are still missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fraud.scoring import decided
 from fraud.settings import Settings, turn_telemetry_off
 from monitoring import exports
 from monitoring.performance.live_precision import DayPrecision, by_day
-from monitoring.performance.missed import Missed, missed
+from monitoring.performance.missed_frauds import MissedFrauds, estimate_missed
 
 
 def judge(
@@ -35,10 +35,10 @@ def judge(
     delay_days: float,
     seed: int = 7,
     zone: Zone = UTC,
-) -> tuple[list[DayPrecision], Missed | None]:
-    """The precision of each day before `as_of`, and what was missed, by the labels known when `as_of` began.
+) -> tuple[list[DayPrecision], MissedFrauds | None]:
+    """The precision of each day before `as_of`, and the missed frauds, by the labels known when `as_of` began.
 
-    zone: whose days they are.
+    zone: time zone in which days begin.
     """
     by_source = store.read_by_source(known_until=zone.moment_of(as_of))
     known = newest(by_source).set_index(ID)[IS_FRAUD]
@@ -47,70 +47,72 @@ def judge(
     looked_at = by_source.loc[by_source[SOURCE] == REVIEW, ID]
     alerts = alerts.assign(label=labels, is_drawn=alerts[ID].isin(looked_at))
     days = by_day(alerts, as_of=as_of, delay_days=delay_days, seed=seed)
-    return days, missed(store.drawn(), known.loc[looked_at], days)
+    return days, estimate_missed(store.drawn(), known.loc[looked_at], days)
 
 
-def without_learnt_days(alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
-    """The alerts but for those of days that the model which scored them learnt from, and those days, in order.
+def without_training_days(
+    alerts: pd.DataFrame, manifests: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Drop alerts of days that the scoring model was trained on. Returns the rest and the dropped days, sorted.
 
-    manifests: what ray_jobs.score wrote about the days; a decision log has none, and is scored as it happens.
+    manifests: of ray_jobs.score, one per day. A decision log has none: it is scored live.
     """
     learnt = sorted({str(manifest["date"]) for manifest in manifests if manifest.get("learnt_rows")})
     return alerts[~alerts["day"].astype(str).isin(learnt)], learnt
 
 
-def table(found: Sequence[DayPrecision], unseen: Missed | None = None) -> str:
-    """One line a day, and one about what was missed."""
+def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> str:
+    """One line per day, and one line about missed frauds."""
     lines = [f"{'day':<12}{'alerts':>8}{'labelled':>10}{'frauds':>8}{'precision':>11}  95 % interval"]
-    for day in found:
+    for day in days:
         how = "" if day.precision is None or day.low is None or day.high is None else f"{day.low:.1%} to {day.high:.1%}"
         if day.labelled == day.alerts:
             how = "counted"
         precision = "" if day.precision is None else f"{day.precision:.1%}"
         young = "" if day.is_mature else "  labels still come"
         lines.append(f"{day.day!s:<12}{day.alerts:>8,}{day.labelled:>10,}{day.frauds:>8,}{precision:>11}  {how}{young}")
-    if unseen is None:
+    if missed is None:
         lines.append(
             "how many frauds were not flagged is not known: `python -m ray_jobs.labels draw` draws rows to look at"
         )
     else:
         lines.append(
-            f"not flagged, on {unseen.days} days: about {unseen.missed:,.0f} frauds ({unseen.missed_low:,.0f} to "
-            f"{unseen.missed_high:,.0f}) among {unseen.unflagged:,} rows, by {unseen.looked_at:,} drawn at random"
+            f"not flagged, on {missed.days} days: about {missed.missed:,.0f} frauds ({missed.missed_low:,.0f} to "
+            f"{missed.missed_high:,.0f}) among {missed.unflagged:,} rows, by {missed.looked_at:,} drawn at random"
         )
-        if unseen.recall is not None:
-            between = f"{unseen.recall_low or 0:.0%} to {unseen.recall_high or 0:.0%}"
-            lines[-1] += f"; recall {unseen.recall:.0%} ({between})"
+        if missed.recall is not None:
+            between = f"{missed.recall_low or 0:.0%} to {missed.recall_high or 0:.0%}"
+            lines[-1] += f"; recall {missed.recall:.0%} ({between})"
     return "\n".join([*lines, ""])
 
 
 def content(
-    found: Sequence[DayPrecision], unseen: Missed | None = None, *, as_of: dt.date, schema: Schema
+    precisions: Sequence[DayPrecision], missed: MissedFrauds | None = None, *, as_of: dt.date, schema: Schema
 ) -> dict[str, Any]:
-    """The same for machines."""
-    days = [{**asdict(day), "day": day.day.isoformat(), "share_labelled": day.share_labelled} for day in found]
+    """The results as a JSON-ready document."""
+    days = [{**asdict(day), "day": day.day.isoformat(), "share_labelled": day.share_labelled} for day in precisions]
     return {
         "as_of": as_of.isoformat(),
         "schema": schema.name,
         "label_delay_days": schema.label_delay_days,
         "days": days,
-        "missed": None if unseen is None else asdict(unseen),
+        "missed": None if missed is None else asdict(missed),
     }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.performance",
-        description="Say what share of each day's alerts were frauds. Labels come late (ray_jobs.labels): where an "
-        "alert has none yet, the score and the labels of other alerts say how likely it is one, and the interval how "
-        "sure that is. Prints a line a day and writes JSON.",
+        description="Estimate which share of each day's alerts were frauds. Labels come late (ray_jobs.labels): for an "
+        "alert without a label, the estimate uses its score and the labels of other alerts. Prints one line per day "
+        "with a 95 % interval, and writes JSON.",
         epilog="examples:\n"
         "  python -m monitoring.performance --out performance.json\n"
         "  python -m monitoring.performance --decisions 'scored/' --schema handbook --as-of 2026-02-01 --out p.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
-    parser.add_argument("--schema", help="name or YAML (default: the champion's)")
+    parser.add_argument("--schema", help="schema name or YAML (default: the champion's)")
     parser.add_argument(
         "--as-of", help="judge as on the morning of this day, YYYY-MM-DD (default: today, in the schema's day_zone)"
     )
@@ -122,24 +124,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    schema = schema_of(given.schema, settings)
+    schema = schema_of(arguments.schema, settings)
     zone = agreed(schema, settings.day_zone)
-    as_of = partitions.day_named(given.as_of, "--as-of") if given.as_of else zone.today()
-    place = decided.location(given.decisions, settings, os.environ)
-    alerts = decided.read(place, schema, only_flagged=True)
-    alerts, learnt = without_learnt_days(alerts, partitions.manifests(place))
+    as_of = partitions.day_named(arguments.as_of, "--as-of") if arguments.as_of else zone.today()
+    location = decided.location(arguments.decisions, settings, os.environ)
+    alerts = decided.read(location, schema, only_flagged=True)
+    alerts, learnt = without_training_days(alerts, partitions.manifests(location))
     if learnt:
-        sys.stdout.write(
-            f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model that scored them learnt from\n"
-        )
+        sys.stdout.write(f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model was trained on\n")
     store = LabelStore.from_environment(settings, os.environ)
-    found, unseen = judge(alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=given.seed, zone=zone)
-    out = settings.locate(given.out)
-    told = content(found, unseen, as_of=as_of, schema=schema)
-    tables.write_text(json.dumps(told, indent=2) + "\n", out)
-    exports.export(exports.of_performance(told), given, settings, os.environ)
-    sys.stdout.write(f"{table(found, unseen)}{len(found)} days → {out}\n")
+    days, missed_frauds = judge(
+        alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=arguments.seed, zone=zone
+    )
+    out = settings.locate(arguments.out)
+    document = content(days, missed_frauds, as_of=as_of, schema=schema)
+    tables.write_text(json.dumps(document, indent=2) + "\n", out)
+    exports.export(exports.of_performance(document), arguments, settings, os.environ)
+    sys.stdout.write(f"{table(days, missed_frauds)}{len(days)} days → {out}\n")
     return 0

@@ -1,13 +1,15 @@
-"""How many alerts of a live day were frauds, when labels come late and only some alerts are looked at.
+"""Estimate the precision of a live day's alerts when labels come late and only some alerts are reviewed.
 
-Labelled alerts count as they are. For the others the model's own score says how likely each is a fraud, by a logistic
-regression on the alerts that are labelled (confidence-based estimation of performance, as compared by Garg et al.,
-"Leveraging unlabeled data to predict out-of-distribution performance", ICLR 2022). Analysts who look at the highest
-scores first do not flatter the figure this way, as the mere share of frauds among what they saw would. Days differ by
-more than chance, so each has an offset of its own, whose spread is learnt from the days that are known (a random
-intercept, by Gauss-Hermite quadrature); the interval holds that, the chance of each alert, and what is not known of the
-regression. All of that is learnt from mature days and knows nothing of a younger change: where enough of a day's alerts
-were drawn at random and looked at, these speak for the day alone.
+Labelled alerts count as they are. For the others, a logistic regression on the labelled alerts turns the score into a
+fraud probability (confidence-based performance estimation, see Garg et al., "Leveraging unlabeled data to predict
+out-of-distribution performance", ICLR 2022). Unlike the plain share of frauds among reviewed alerts, this is not biased
+when analysts review the highest scores first.
+
+Days differ by more than chance, so each day has a random intercept (Gauss-Hermite quadrature); its spread is fitted on
+labelled days. The interval covers the intercept, the chance of each alert and the uncertainty of the regression.
+
+The regression is fitted on mature days and does not know newer changes. Where enough of a day's alerts were drawn at
+random and reviewed, the estimate uses only these.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import pandas as pd
 from fraud.metrics.resampling import interval
 
 _CLIP = 1e-6  # of a score: logits of 0 and 1 are infinite
-_PRIOR = 0.1  # rows' worth of curvature that holds the coefficients where a few alerts are all frauds, or none is
+_PRIOR = 0.1  # in rows; regularizes the coefficients if a few alerts are all frauds, or none is
 _SPREADS = np.linspace(0.0, 2.0, 41)  # of the days' offsets, in logits
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
 _DRAWS = 1000
@@ -31,11 +33,10 @@ FEWEST_LABELS, FEWEST_DAYS, FEWEST_DRAWN = 20, 3, 15
 
 @dataclass(frozen=True)
 class DayPrecision:
-    """One live day. alerts: rows that were flagged; labelled: of those, with a label by now; frauds: of the labelled.
+    """One live day. alerts: flagged rows; labelled: alerts with a label; frauds: labelled alerts that are frauds.
 
-    is_mature: the labels' delay has passed, so that what is labelled now is what will be. precision: share of frauds
-    among the alerts, with its 95 % interval; None where there is too little to estimate it from. Where every alert is
-    labelled it is counted, and low and high are the value itself.
+    is_mature: the label delay has passed. precision: share of frauds among the alerts; low, high: its 95 % interval.
+    All three are None if there are too few labels for an estimate, and equal if every alert is labelled.
     """
 
     day: dt.date
@@ -49,7 +50,7 @@ class DayPrecision:
 
     @property
     def share_labelled(self) -> float | None:
-        """Of the alerts."""
+        """Labelled alerts over alerts."""
         return self.labelled / self.alerts if self.alerts else None
 
 
@@ -58,10 +59,9 @@ def by_day(
 ) -> list[DayPrecision]:
     """The precision of every day with alerts, oldest first.
 
-    alerts: the flagged rows, with day (date), score (0 to 1) and label (1.0, 0.0, NaN where there is none by `as_of`),
-    and perhaps is_drawn (bool): labelled because it was drawn at random among the day's rows or alerts. delay_days:
-    after which a label may be taken for known. window_days: mature days before a day that its estimate learns from.
-    seed: of the interval's draws.
+    alerts: flagged rows with day (date), score (0 to 1), label (1.0, 0.0, or NaN if unknown at `as_of`) and optionally
+    is_drawn (bool): labelled because it was drawn at random from the day's rows or alerts. delay_days: label delay.
+    window_days: mature days before a day that its estimate is fitted on. seed: for the interval.
     """
     rng = np.random.default_rng(seed)
     is_drawn = alerts["is_drawn"].to_numpy(dtype=bool) if "is_drawn" in alerts else np.zeros(len(alerts), bool)
@@ -69,7 +69,7 @@ def by_day(
     x, y = np.log(score / (1 - score)), alerts["label"].to_numpy(dtype=np.float64)
     days = pd.to_datetime(alerts["day"]).to_numpy(dtype="datetime64[D]")
     mature_until = np.datetime64(as_of - dt.timedelta(days=math.ceil(delay_days)))
-    found = []
+    result = []
     for day in np.unique(days):
         here = days == day
         seen, is_open = here & ~np.isnan(y), here & np.isnan(y)
@@ -80,7 +80,7 @@ def by_day(
         if labelled == count:
             precision = low = high = frauds / count
         elif (seen & is_drawn).sum() >= FEWEST_DRAWN:
-            # The others are like those drawn (Jeffreys' prior), whatever the score says of them.
+            # The others are assumed to be like those drawn (Jeffreys' prior); the score is not used.
             n, k = int((seen & is_drawn).sum()), int(y[seen & is_drawn].sum())
             values = (frauds + rng.binomial(count - labelled, rng.beta(k + 0.5, n - k + 0.5, _DRAWS))) / count
             precision, (low, high) = float(values.mean()), interval(values) or (None, None)
@@ -88,14 +88,14 @@ def by_day(
             values = (frauds + drawn) / count
             precision = float(values.mean())
             low, high = interval(values) or (None, None)
-        told = {"precision": precision, "low": low, "high": high}
-        found.append(DayPrecision(day.item(), count, labelled, frauds, is_mature=bool(day < mature_until), **told))
-    return found
+        estimate = {"precision": precision, "low": low, "high": high}
+        result.append(DayPrecision(day.item(), count, labelled, frauds, is_mature=bool(day < mature_until), **estimate))
+    return result
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Logistic regression of labels on the logit of the score. spread: of the days' offsets, in logits."""
+    """Logistic regression of labels on the score's logit. spread: of the days' offsets, in logits."""
 
     coefficients: np.ndarray
     covariance: np.ndarray
@@ -106,13 +106,17 @@ def _draws(
     x: np.ndarray, y: np.ndarray, days: np.ndarray, x_open: np.ndarray, x_seen: np.ndarray, y_seen: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray | None:  # fmt: skip
-    """Draws of how many of a day's open alerts are frauds, given the other days' labels and the day's own so far."""
+    """Draws of the number of frauds among a day's unlabelled alerts; None with too few labels to fit.
+
+    x, y, days: logits, labels and days of the labelled alerts of other days. x_open: logits of the day's unlabelled
+    alerts. x_seen, y_seen: logits and labels of its labelled alerts.
+    """
     if len(y) < FEWEST_LABELS or len(np.unique(days)) < FEWEST_DAYS:
         return None
     fit = _fit(x, y, days)
     coefficients = rng.multivariate_normal(fit.coefficients, fit.covariance, _DRAWS)
     offsets = rng.normal(0.0, fit.spread, _DRAWS)
-    if len(y_seen):  # what the day's own labels say of its offset, by importance resampling
+    if len(y_seen):  # condition the offset on the day's own labels by importance resampling
         likely = _log_likelihood(y_seen, coefficients[:, :1] + coefficients[:, 1:] * x_seen + offsets[:, None]).sum(
             axis=1
         )
@@ -124,7 +128,7 @@ def _draws(
 
 
 def _fit(x: np.ndarray, y: np.ndarray, days: np.ndarray) -> _Fit:
-    """Newton's method, then the covariance that allows for rows of a day being alike (Liang and Zeger, 1986)."""
+    """Fit with Newton's method; the covariance is robust to correlation within days (Liang and Zeger, 1986)."""
     X = np.column_stack([np.ones_like(x), x])
     center = np.array([np.log((y.sum() + 0.5) / (len(y) - y.sum() + 0.5)), 0.0])
     coefficients, prior = center.copy(), np.eye(2) * _PRIOR
@@ -136,24 +140,24 @@ def _fit(x: np.ndarray, y: np.ndarray, days: np.ndarray) -> _Fit:
             break
     chances = _sigmoid(X @ coefficients)
     residuals = X * (y - chances)[:, None]
-    _, places = np.unique(days, return_inverse=True)
-    by_day = np.column_stack([np.bincount(places, weights=residuals[:, i]) for i in range(2)])
+    _, day_codes = np.unique(days, return_inverse=True)
+    by_day = np.column_stack([np.bincount(day_codes, weights=residuals[:, i]) for i in range(2)])
     inverse = np.linalg.inv(_curvature(X, chances) + prior)
     robust = inverse @ (by_day.T @ by_day) @ inverse * len(by_day) / (len(by_day) - 1)
-    # Both added: with few days the robust one alone is too small.
-    return _Fit(coefficients, robust + inverse, _spread(X @ coefficients, y, places))
+    # The sum of both: with few days the robust covariance alone is too small.
+    return _Fit(coefficients, robust + inverse, _spread(X @ coefficients, y, day_codes))
 
 
 def _curvature(X: np.ndarray, chances: np.ndarray) -> np.ndarray:
     return np.asarray((X * (chances * (1 - chances))[:, None]).T @ X)
 
 
-def _spread(logits: np.ndarray, y: np.ndarray, places: np.ndarray) -> float:
-    """The spread of the days' offsets that makes the labels most likely."""
+def _spread(logits: np.ndarray, y: np.ndarray, day_codes: np.ndarray) -> float:
+    """The maximum-likelihood spread of the days' offsets."""
     best, most = 0.0, -np.inf
     for spread in _SPREADS.tolist():
         each = _log_likelihood(y[:, None], logits[:, None] + spread * _NODES)  # (n_rows, n_nodes)
-        days = np.stack([np.bincount(places, weights=column) for column in each.T], axis=1) + np.log(_WEIGHTS)
+        days = np.stack([np.bincount(day_codes, weights=column) for column in each.T], axis=1) + np.log(_WEIGHTS)
         highest = days.max(axis=1, keepdims=True)
         total = float((highest[:, 0] + np.log(np.exp(days - highest).sum(axis=1))).sum())
         if total > most:

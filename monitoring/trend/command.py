@@ -1,7 +1,7 @@
-"""Drift over many days on one page: a heat map of PSI, columns by days, and lines for what changed most.
+"""Drift over many days on one page: a heat map of PSI by column and day, and lines for the most changed columns.
 
-Reads the daily JSONs of monitoring.drift. A day without a report is a gap. A day on which another model version, with
-another reference, took over is marked.
+Reads the daily JSONs of monitoring.drift. A day without a report is a gap. A change of the model version, and with it
+of the reference, is marked.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def document(trend: Trend) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.trend",
-        description="Draw how far every column is from the reference, day by day, from the JSONs that monitoring.drift "
-        "wrote (named by their day, such as 2026-01-31.json): one page that needs no network.",
+        description="Draw how far every column is from the reference, day by day. Reads the JSONs of monitoring.drift "
+        "(named by day, such as 2026-01-31.json) and writes one HTML page that needs no network.",
         epilog="example:\n  python -m monitoring.trend --reports reports/drift --out reports/drift/trend.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.from_environment()
     turn_telemetry_off()
     if arguments.days < 1 or not arguments.out.endswith(".html"):
-        raise ConfigError("--days is a number of days, and --out a file ending in .html")
+        raise ConfigError(
+            f"--days {arguments.days} --out {arguments.out!r}: --days must be 1 or more, --out must end in .html"
+        )
     reports = read_reports(settings.locate(arguments.reports))
     first = reports[-1].day - dt.timedelta(days=arguments.days - 1)
     trend = align([report for report in reports if report.day >= first])

@@ -19,10 +19,7 @@ _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A
 
 
 def heat_map(trend: Trend, path: Path) -> Path:
-    """PSI by column and day: darker is further from the reference, and a dot marks drift.
-
-    Draws the first `MOST_COLUMNS`.
-    """
+    """PSI by column and day, of the first `MOST_COLUMNS`. Darker is further from the reference; a dot is drift."""
     from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 
     trend = replace(trend, columns=trend.columns[:MOST_COLUMNS], psi=trend.psi[:MOST_COLUMNS])
@@ -63,7 +60,7 @@ def heat_map(trend: Trend, path: Path) -> Path:
 
 
 def lines(trend: Trend, path: Path, columns: int) -> Path:
-    """PSI by day of the scores and of the `columns` other columns that changed most, with the limits."""
+    """PSI by day of the scores and of the `columns` most changed columns, with the limits."""
     scores = {name for report in trend.reports.values() for name in report.scores}
     named = [name for name in trend.columns if name in ("score", "alert rate")]
     others = [name for name in trend.columns if name not in scores]
@@ -104,7 +101,7 @@ def lines(trend: Trend, path: Path, columns: int) -> Path:
 
 
 def _days(trend: Trend, axes: Any) -> None:
-    """Label the days, and mark where another model took over."""
+    """Label the days and mark changes of the model."""
     step = max(1, int(np.ceil(len(trend.days) / 14)))
     ticks = range(0, len(trend.days), step)
     axes.set_xticks(ticks, [f"{trend.days[i]:%d %b}" for i in ticks])

@@ -22,7 +22,7 @@ SCORE = "score"
 
 @dataclass(frozen=True)
 class DayReport:
-    """One daily report. psi, levels, limits: by column, scores and alert rate among them; limits (warning, drift)."""
+    """One daily report. psi, levels, limits (warning, drift): by column, including scores and alert rate."""
 
     day: dt.date
     verdict: str
@@ -36,11 +36,10 @@ class DayReport:
 
 @dataclass(frozen=True)
 class Trend:
-    """Reports side by side: days without a gap in the calendar, PSI (n_columns, n_days), NaN where there is none, to be
-    held against `limits` (warning, drift).
+    """Daily reports side by side.
 
-    columns: the scores first, then the others, worst first. reports: by day. switches: days on which another model
-    scored than before.
+    days: every calendar day. psi: (n_columns, n_days), NaN where missing; compare with `limits` (warning, drift).
+    columns: scores first, then the others, worst first. reports: by day. switches: {first day of a model: model}.
     """
 
     days: tuple[dt.date, ...]
@@ -57,9 +56,9 @@ class Trend:
 
 
 def read_reports(folder: str) -> list[DayReport]:
-    """The daily reports `<folder>/<YYYY-MM-DD>.json`, oldest first. Skips a file that cannot be read, with a warning.
+    """Read `<folder>/<YYYY-MM-DD>.json`, oldest first. Skips unreadable files with a warning.
 
-    Raises DataError where there is none.
+    Raises DataError if there is no report.
     """
     filesystem, root = filesystems.of(folder)
     reports = []
@@ -72,16 +71,16 @@ def read_reports(folder: str) -> list[DayReport]:
             with filesystem.open(path, "rt", encoding="utf-8") as text:
                 reports.append(_report(day, json.load(text)))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is no report of monitoring.drift and left out (%s)", path, type(error).__name__)
+            logger.warning("%s is not a report of monitoring.drift: skipped (%s)", path, type(error).__name__)
     if not reports:
         raise DataError(f"{folder} holds no report named like 2026-01-31.json: run monitoring.drift with such an --out")
     return sorted(reports, key=lambda report: report.day)
 
 
 def align(reports: Sequence[DayReport]) -> Trend:
-    """The daily reports side by side, oldest first. A column is as bad as its PSI on its third worst day.
+    """Align daily reports, oldest first. Columns are ranked by their PSI on their third worst day.
 
-    Where the reference's own days raised a column's limits, its PSI is scaled down to the usual ones.
+    If the reference's own variation raised a column's limits, its PSI is scaled down to match the usual limits.
     """
     first, last = reports[0].day, reports[-1].day
     days = tuple(first + dt.timedelta(days=i) for i in range((last - first).days + 1))

@@ -1,4 +1,4 @@
-"""What each feature group is worth: one refit without it a Ray task, all judged on the same test rows."""
+"""Measure each feature group: a Ray task refits the model without it; all refits are judged on the same test rows."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _RETRIES = 3
 
 
 def refit(rows: pd.DataFrame, schema: Schema, config: TrainConfig) -> dict[str, Any]:
-    """Train without Ray, and return the joined scores of its test window in time order (`scores`), or an `error`."""
+    """Train in this process. Returns {scores, seconds} or {error}; scores: joined, test window, in time order."""
     began = time.perf_counter()
     try:
         _, evaluation = fitting.fit_locally(rows, schema, config)
-    except FraudError as error:  # without this group no feature may be left; the other groups still count
+    except FraudError as error:  # e.g. no feature is left; the other groups still count
         return {"error": str(error)}
     return {"scores": evaluation.scores[JOINED], "seconds": round(time.perf_counter() - began, 1)}
 
 
 def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, card: str | None) -> dict[str, Any]:
-    """Refit with all features and without each group, on a Ray that is connected.
+    """Refit with all features and without each group. Needs a connected Ray.
 
-    rows: canonical frame with the training windows. Returns the section of the page: window {start, end, rows, frauds},
+    rows: canonical frame with the training windows. Returns the page's section: window {start, end, rows, frauds},
     all {average_precision, interval}, groups [{name, features, average_precision, interval, worth, worth_interval} or
-    {name, features, missing}], most valuable first. Raises DataError, ConfigError as `fraud.training.fitting.prepare`.
+    {name, features, missing}], largest worth first. Raises DataError, ConfigError as `fraud.training.fitting.prepare`.
     """
     import ray
 
@@ -50,7 +50,7 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
     labels = labels_of(rows, schema)[split.test]
     known = labels >= 0
     if not (labels == 1).any() or not (labels == 0).any():
-        return {"missing": "the test window of the training lacks labelled frauds or labelled legitimate rows"}
+        return {"missing": "the training's test window has no labelled frauds or no labelled legitimate rows"}
     feature_groups = groups(schema)
     schemas = {_ALL: schema, **{group.name: group.schema for group in feature_groups if group.schema is not None}}
     shared = ray.put(rows)
@@ -66,7 +66,7 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
         what = name if name == _ALL else f"without {name}"
         logger.info("ablation %d/%d: %s: %s", len(outcome), len(schemas), what, result)
     if "error" in outcome[_ALL]:
-        return {"missing": f"the training could not be repeated: {outcome[_ALL]['error']}"}
+        return {"missing": f"the model could not be retrained: {outcome[_ALL]['error']}"}
     scores = {name: done["scores"][known] for name, done in outcome.items() if "scores" in done}
     clusters = None
     if card is not None:
@@ -76,7 +76,7 @@ def ablate(rows: pd.DataFrame, schema: Schema, config: TrainConfig, plan: Plan, 
     for group in feature_groups:
         line: dict[str, Any] = {"name": group.name, "features": list(group.features)}
         if group.schema is None:
-            line["missing"] = "no feature is left without it"
+            line["missing"] = "no feature remains without it"
         elif group.name in judged:
             line |= judged[group.name]
         else:

@@ -1,4 +1,4 @@
-"""Judge a model on labelled rows: one HTML page for the risk officer and the engineer, the same figures as JSON."""
+"""Judge a model on labelled rows and write an HTML page and the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`, None where not given."""
+class EvaluationRequest:
+    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default."""
 
     data: str
     out: str
@@ -48,26 +48,26 @@ class Job:
     log_to_mlflow: bool = True
 
 
-def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
-    """Judge, write the page to `job.out` and the JSON beside it, and return that document.
+def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
+    """Judge, write the page to `request.out` and the JSON beside it, and return the JSON document.
 
-    Raises ConfigError, DataError, SchemaError, BundleError, RegistryError; nothing is written then.
+    Raises ConfigError, DataError, SchemaError, BundleError, RegistryError; writes nothing in that case.
     """
     from ray_jobs.evaluate import page as evaluate_page
 
     began = time.monotonic()
-    if not job.out.endswith(".html"):
-        raise ConfigError(f"--out {job.out!r} has another ending: name a file ending in .html")
-    judged = _judge(job, settings)
+    if not request.out.endswith(".html"):
+        raise ConfigError(f"--out {request.out!r} must end in .html")
+    judged = _judge(request, settings)
     model, plan = judged.model, judged.plan
-    sections, rival, doubts = _sections(judged)
+    sections, rival, warnings = _sections(judged)
     threshold = model.bundle.detector.threshold
     document = evaluation.plain(
         {
             "format": FORMAT,
-            "verdict": conclusions.conclude(sections, plan, doubts, threshold.achieved),
+            "verdict": conclusions.conclude(sections, plan, warnings, threshold.achieved),
             "model": _about(model),
-            "data": {"path": job.data, "fingerprint": judged.fingerprint},
+            "data": {"path": request.data, "fingerprint": judged.fingerprint},
             **sections,
             "notes": judged.notes,
             "settings": {**asdict(plan), "card": judged.scored.card, "amount": judged.scored.amount},
@@ -77,18 +77,18 @@ def evaluate(job: Job, settings: Settings) -> dict[str, Any]:
     )
     page = evaluate_page.page(document, judged.scored, rival, plan)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    data.write_text(page, job.out)
-    data.write_text(text, json_path(job.out))
-    if job.log_to_mlflow and model.number is not None:
+    data.write_text(page, request.out)
+    data.write_text(text, json_path(request.out))
+    if request.log_to_mlflow and model.number is not None:
         _log(document, page, text, model.number, settings)
     return dict(document)
 
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """The rows in the window, scored. checked: all rows of the data; fingerprint: of the data; notes: for the page."""
+    """The scored window. checked: all rows of the data; fingerprint: of the data; notes: shown on the page."""
 
-    job: Job
+    request: EvaluationRequest
     settings: Settings
     model: Model
     plan: Plan
@@ -99,32 +99,32 @@ class _Judged:
     notes: list[str]
 
 
-def _judge(job: Job, settings: Settings) -> _Judged:
-    model = evaluate_rows.open_model(job.model, settings)
+def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
+    model = evaluate_rows.open_model(request.model, settings)
     schema = model.schema
-    plan = evaluate_rows.plan_of(job.plan, model)
-    card, amount = evaluate_rows.columns_of(model, job.card, job.amount)
-    fingerprint = data.fingerprint(job.data)
-    checked = evaluate_rows.read(job.data, schema)
+    plan = evaluate_rows.plan_of(request.plan, model)
+    card, amount = evaluate_rows.columns_of(model, request.card, request.amount)
+    fingerprint = data.fingerprint(request.data)
+    checked = evaluate_rows.read(request.data, schema)
     rows = checked.rows
-    logger.info("%s: %s rows read", job.data, f"{len(rows):,}")
-    window = evaluate_rows.choose_window(rows, model, fingerprint, job.start, job.end)
+    logger.info("%s: %s rows read", request.data, f"{len(rows):,}")
+    window = evaluate_rows.choose_window(rows, model, fingerprint, request.start, request.end)
     scores, notes = evaluate_rows.score(rows, window, model)
     labels = evaluate_rows.labels_of(rows, schema)
-    known = _known(rows, window, model, card, labels)
+    known = _known_compromised(rows, window, model, card, labels)
     threshold = model.bundle.detector.threshold
     scored = Scored(
         schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
     )
     logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
-    return _Judged(job, settings, model, plan, checked, fingerprint, window, scored, notes)
+    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes)
 
 
 def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]]:
-    """The sections of the page, the other model's scores where one is compared, and doubts about the figures."""
-    job, model, plan, scored = judged.job, judged.model, judged.plan, judged.scored
+    """The page's sections, the other model's scores (None without --against), and warnings about the figures."""
+    request, model, plan, scored = judged.request, judged.model, judged.plan, judged.scored
     rows = judged.checked.rows
-    doubts = evaluate_rows.doubts(rows, judged.window, model, judged.fingerprint)
+    warnings = evaluate_rows.training_overlap(rows, judged.window, model, judged.fingerprint)
     sections: dict[str, Any] = {
         "rows": _counts(scored, judged.window, len(rows), len(judged.checked.quarantine)),
         "ranking": evaluation.ranking(scored, plan),
@@ -135,25 +135,29 @@ def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]
         "stability": slices.stability(scored, plan),
         "segments": slices.segments(scored, plan),
     }
-    logger.info("figures done")
+    logger.info("figures computed")
     rival: Scored | None = None
-    sections["comparison"] = {"missing": "no other model was named: --against champion (or challenger, a version)"}
-    if job.against is not None:
-        sections["comparison"], rival, more = _against(judged, job.against)
-        doubts += more
-    sections["ablation"] = {"missing": "not asked for: --ablation refits the model without each feature group"}
-    if job.ablation:
+    sections["comparison"] = {
+        "missing": "no other model to compare with: add --against champion, challenger or a version"
+    }
+    if request.against is not None:
+        sections["comparison"], rival, rival_warnings = _compare(judged, request.against)
+        warnings += rival_warnings
+    sections["ablation"] = {"missing": "not computed: --ablation refits the model without each feature group"}
+    if request.ablation:
         sections["ablation"] = _ablation(rows, model, plan, scored.card, judged.fingerprint)
-    return sections, rival, doubts
+    return sections, rival, warnings
 
 
 def json_path(out: str) -> str:
-    """Where the JSON stands: beside the page."""
+    """The JSON's path, beside the page."""
     return f"{out.removesuffix('.html')}.json"
 
 
-def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray) -> np.ndarray | None:
-    """Judged rows of cards that were known as compromised by their day; None without cards or times."""
+def _known_compromised(
+    rows: Any, window: Window, model: Model, card: str | None, labels: np.ndarray
+) -> np.ndarray | None:
+    """bool (n_window,): the card was known as compromised before the row's day. None without cards or times."""
     times = evaluate_rows.times_of(rows, model.schema)
     if card is None or times is None:
         return None
@@ -163,7 +167,7 @@ def _known(rows: Any, window: Window, model: Model, card: str | None, labels: np
         since = zone.day_of(np.array([str(train["start"])], dtype="datetime64[us]"))[0]
     days = zone.day_of(times)
     if since is not None and days[window.positions].min() < since:
-        since = None  # the window begins before the training did: count every earlier fraud
+        since = None  # the window begins before the training: count every earlier fraud
     split = (model.bundle.manifest.get("config") or {}).get("split") or {}
     delay = max(model.schema.label_delay_days, float(split.get("delay_days") or 0.0))
     known = evaluation.known_compromised(days, rows[card].to_numpy(dtype=object), labels, delay, since)
@@ -189,28 +193,32 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
     }
 
 
-def _against(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[str]]:
-    """The comparison, the other model's scores of the same rows, and doubts about them."""
-    job, model, scored, window = judged.job, judged.model, judged.scored, judged.window
+def _compare(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[str]]:
+    """The comparison section, the other model's scores of the same rows, and warnings about them."""
+    request, model, scored, window = judged.request, judged.model, judged.scored, judged.window
     other = evaluate_rows.open_model(against, judged.settings)
-    names = (_called(job.model, model), _called(against, other))
+    names = (_display_name(request.model, model), _display_name(against, other))
     if other.bundle.sha256 == model.bundle.sha256:
         return {"missing": f"{names[0]} and {names[1]} are the same bundle", "names": list(names)}, None, []
-    same = other.schema.fingerprint == model.schema.fingerprint
-    checked = judged.checked if same else evaluate_rows.read(job.data, other.schema)
+    is_same_schema = other.schema.fingerprint == model.schema.fingerprint
+    checked = judged.checked if is_same_schema else evaluate_rows.read(request.data, other.schema)
     positions = checked.rows.index.get_indexer(scored.rows.index)
     if (positions < 0).all():
         raise ConfigError(f"--against {against}: its schema {other.schema.name!r} refuses every judged row")
     shared = positions >= 0
-    there = Window(positions[shared], window.start, window.end, window.source)
-    scores, _ = evaluate_rows.score(checked.rows, there, other)
+    other_window = Window(positions[shared], window.start, window.end, window.source)
+    scores, _ = evaluate_rows.score(checked.rows, other_window, other)
     ours = scored.at(shared)
     theirs = Scored(
         ours.schema, ours.rows, scores, ours.labels, other.bundle.detector.threshold.value, ours.amount, ours.card
     )
-    found = paired.compare(ours, theirs, judged.plan, names)
-    found |= {"model": _about(other), "rows_only_one_takes": int((~shared).sum())}
-    return found, theirs if shared.all() else None, evaluate_rows.doubts(checked.rows, there, other, judged.fingerprint)
+    comparison = paired.compare(ours, theirs, judged.plan, names)
+    comparison |= {"model": _about(other), "rows_only_one_takes": int((~shared).sum())}
+    return (
+        comparison,
+        theirs if shared.all() else None,
+        evaluate_rows.training_overlap(checked.rows, other_window, other, judged.fingerprint),
+    )
 
 
 def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint: str) -> dict[str, Any]:
@@ -218,18 +226,18 @@ def _ablation(rows: Any, model: Model, plan: Plan, card: str | None, fingerprint
 
     raw = model.bundle.manifest.get("config")
     if not raw:
-        return {"missing": f"{model.name} does not tell how it was trained: train it with ray_jobs.train"}
+        return {"missing": f"the manifest of {model.name} has no training configuration: train it with ray_jobs.train"}
     config = from_mapping(TrainConfig, raw, where=f"{model.name}, manifest: config")
     with connected(), terminable():
         try:
-            found = ablate(rows, model.schema, config, plan, card)
+            ablation = ablate(rows, model.schema, config, plan, card)
         except FraudError as error:
-            return {"missing": f"the training cannot be repeated on these data: {error}"}
+            return {"missing": f"the model cannot be retrained on these data: {error}"}
     same = fingerprint == model.bundle.manifest.get("data_fingerprint")
-    return {**found, "same_data": same}
+    return {**ablation, "same_data": same}
 
 
-def _called(reference: str, model: Model) -> str:
+def _display_name(reference: str, model: Model) -> str:
     return model.name if model.number is None or reference.isdecimal() else f"{reference} ({model.name})"
 
 
@@ -247,7 +255,7 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _log(document: Mapping[str, Any], page: str, text: str, number: int, settings: Settings) -> None:
-    """Add page, JSON and figures to the run of the model's version; without MLflow the files on disk must do."""
+    """Log page, JSON and figures to the version's MLflow run. Logs a warning when MLflow does not answer."""
     from fraud.registry import runs, versions
 
     try:
@@ -256,11 +264,11 @@ def _log(document: Mapping[str, Any], page: str, text: str, number: int, setting
         run.log_text(page, "evaluation/evaluation.html")
         run.log_text(text, "evaluation/evaluation.json")
     except RegistryError as error:
-        logger.warning("%s; the page is complete all the same", error)
+        logger.warning("%s; the page is complete, but MLflow has no copy", error)
 
 
 def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
-    """The first score's and the threshold's figures, on one level: evaluation_average_precision, ..._low, ..._high."""
+    """MLflow metrics of the first score and the threshold: evaluation_average_precision, ..._low, ..._high."""
     ranking = document["ranking"]
     if "missing" in ranking:
         return {"evaluation_alert_rate": document["rows"]["alert_rate"]}
@@ -279,10 +287,10 @@ def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.evaluate",
-        description="Judge a model on labelled rows and write one HTML page, and the same figures as JSON: what it "
-        "catches at its threshold and within an alert budget, in frauds and in money, with bootstrap intervals; cost, "
-        "calibration, stability over time, segments; champion against challenger on the same rows; and what each "
-        "feature group is worth. Earlier rows of the data feed the entities' history.",
+        description="Judge a model on labelled rows. Writes an HTML page and the same figures as JSON: recall at the "
+        "threshold and within an alert budget, in frauds and in money, with bootstrap intervals; cost, calibration, "
+        "stability over time and segments; a comparison with another model on the same rows; and the worth of each "
+        "feature group. Earlier rows of the data feed the entities' history.",
         epilog="examples:\n"
         "  python -m ray_jobs.evaluate --data data/transactions.csv --out evaluation/evaluation.html\n"
         "  python -m ray_jobs.evaluate --data cards.parquet --start 2026-01-01 --model challenger --against champion\n"
@@ -295,15 +303,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default="champion", help="alias, version or bundle folder (default: %(default)s)")
     parser.add_argument("--against", metavar="MODEL", help="another model, to compare on the same rows")
-    parser.add_argument("--start", metavar="TIME", help="judge rows from this instant (default: model's test window)")
+    parser.add_argument(
+        "--start", metavar="TIME", help="judge rows from this instant (default: the model's test window)"
+    )
     parser.add_argument("--end", metavar="TIME", help="judge rows before this instant")
-    parser.add_argument("--card", metavar="COLUMN", help="entity whose rows belong together (default: the first)")
-    parser.add_argument("--amount", metavar="COLUMN", help="money at stake (default: the numeric column called so)")
-    parser.add_argument("--k", type=int, help="cards looked at a day, for card precision@k (default: 100)")
+    parser.add_argument("--card", metavar="COLUMN", help="entity that identifies a card (default: the schema's first)")
+    parser.add_argument("--amount", metavar="COLUMN", help="amount at stake (default: the training's, else by name)")
+    parser.add_argument("--k", type=int, help="cards reviewed per day, for card precision@k (default: 100)")
     parser.add_argument("--budget", type=float, help="share of rows alerted on (default: the training's)")
-    parser.add_argument("--alerts-per-day", type=int, help="alerts that analysts can work a day (default: 100)")
-    parser.add_argument("--alert-cost", type=float, help="currency units an alert costs (default: the training's)")
-    parser.add_argument("--fraud-cost", type=float, help="what a missed fraud costs where there is no amount")
+    parser.add_argument("--alerts-per-day", type=int, help="alerts that analysts can review per day (default: 100)")
+    parser.add_argument("--alert-cost", type=float, help="cost of an alert in currency units (default: the training's)")
+    parser.add_argument("--fraud-cost", type=float, help="cost of a missed fraud without an amount")
     parser.add_argument(
         "--segment", action="append", default=[], metavar="COLUMN", help="slice by this column; repeatable"
     )
@@ -318,20 +328,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`. Returns 0."""
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
-    wanted = ("k", "budget", "alerts_per_day", "alert_cost", "fraud_cost", "resamples", "seed")
-    job = Job(
-        data=settings.locate(given.data), out=settings.locate(given.out), model=given.model, against=given.against,
-        start=given.start, end=given.end, card=given.card, amount=given.amount,
-        plan={name: getattr(given, name) for name in wanted} | {"segments": tuple(given.segment)},
-        ablation=given.ablation, log_to_mlflow=given.mlflow,
+    plan_flags = ("k", "budget", "alerts_per_day", "alert_cost", "fraud_cost", "resamples", "seed")
+    request = EvaluationRequest(
+        data=settings.locate(arguments.data), out=settings.locate(arguments.out),
+        model=arguments.model, against=arguments.against,
+        start=arguments.start, end=arguments.end, card=arguments.card, amount=arguments.amount,
+        plan={name: getattr(arguments, name) for name in plan_flags} | {"segments": tuple(arguments.segment)},
+        ablation=arguments.ablation, log_to_mlflow=arguments.mlflow,
     )  # fmt: skip
     with terminable():
-        found = evaluate(job, settings)
-    verdict = found["verdict"]
+        document = evaluate(request, settings)
+    verdict = document["verdict"]
     lines = [f"{verdict['level']}: {verdict['headline']}"]
     lines += [f"  {finding['level']}: {finding['text']}" for finding in verdict["findings"]]
-    sys.stdout.write("\n".join([*lines, f"report: {job.out}", f"figures: {json_path(job.out)}"]) + "\n")
+    sys.stdout.write("\n".join([*lines, f"report: {request.out}", f"figures: {json_path(request.out)}"]) + "\n")
     return 0

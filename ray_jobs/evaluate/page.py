@@ -1,4 +1,4 @@
-"""The evaluation page: the verdict a risk officer needs on the first screen, then a section a question."""
+"""The evaluation page: the verdict on the first screen, then one section per question."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fraud.judging.page import fixed, percent, picture, render
 
 
 def page(evaluation: Mapping[str, Any], scored: Scored, rival: Scored | None, plan: Plan) -> str:
-    """The page as HTML. evaluation: the JSON document; scored, rival: the scores that its curves are drawn from."""
+    """The page as HTML. evaluation: the JSON document; scored, rival: the scores that the curves show."""
     pictures = {name: picture(draw) for name, draw in _drawings(evaluation, scored, rival, plan).items()}
     return render(
         "ray_jobs", "evaluation.html",
@@ -23,7 +23,7 @@ def page(evaluation: Mapping[str, Any], scored: Scored, rival: Scored | None, pl
 def _drawings(
     evaluation: Mapping[str, Any], scored: Scored, rival: Scored | None, plan: Plan
 ) -> dict[str, Callable[[Path], object]]:
-    """What can be drawn of this evaluation, by the name that the template knows it by."""
+    """The drawing functions of this evaluation by the template's picture names."""
     rows, window = scored.labelled, _window(evaluation)
     cards, rarity, reliability, stability = (
         evaluation[name] for name in ("card_precision", "rarity", "reliability", "stability")
@@ -89,7 +89,7 @@ def _interval(figure: Mapping[str, Any], form: Callable[[float | None], str]) ->
 
 
 def _window(evaluation: Mapping[str, Any]) -> str:
-    """The judged window in words: dates where it is longer than a day, times otherwise."""
+    """The judged window as text: dates if it is longer than a day, otherwise times."""
     start, end = str(evaluation["rows"]["start"]), str(evaluation["rows"]["end"])
     if (evaluation["rows"]["days"] or 0) > 1:
         start, end = start[:10], end[:10]

@@ -1,4 +1,4 @@
-"""Which rows an evaluation judges, and their scores: the model, the window, the history before it."""
+"""Choose the rows that an evaluation judges, and score them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 _PIECE = 200_000
 _DAY = np.timedelta64(1, "D")
-_LEARNT = ("train", "validation")
+_TRAINING_WINDOWS = ("train", "validation")
 JOINED = "joined"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. name: what to call it on the page; number: its version, None for a bundle folder."""
+    """A loaded model. name: as the page shows it; number: its version, None for a bundle folder."""
 
     name: str
     number: int | None
@@ -42,18 +42,18 @@ class Model:
 
     @property
     def windows(self) -> dict[str, Mapping[str, Any]]:
-        """The windows it was trained and judged on, by name, as its manifest tells."""
+        """The manifest's windows (train, validation, test) by name."""
         return {window["name"]: window for window in self.bundle.manifest.get("windows") or ()}
 
     @property
     def schema(self) -> Schema:
-        """The data contract it was trained with."""
+        """The schema it was trained with."""
         return self.bundle.detector.schema
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The judged rows. positions: int64, ascending, in the canonical frame; start, end, source: words for the page."""
+    """The judged rows. positions: int64, ascending, in the canonical frame; start, end, source: text for the page."""
 
     positions: np.ndarray
     start: str | None
@@ -62,7 +62,7 @@ class Window:
 
 
 def open_model(reference: str, settings: Settings) -> Model:
-    """Load what an alias, a version or a bundle folder names. Raises BundleError, ConfigError, RegistryError."""
+    """Load an alias, a version or a bundle folder. Raises BundleError, ConfigError, RegistryError."""
     opened = models.open_model(reference, settings)
     agreed(opened.bundle.detector.schema, settings.day_zone)
     name = f"version {opened.number}"
@@ -72,27 +72,30 @@ def open_model(reference: str, settings: Settings) -> Model:
 
 
 def read(path: str, schema: Schema) -> Validated:
-    """The good rows of the data, and the others. Raises DataError, SchemaError."""
+    """Read and validate the data. Raises DataError, SchemaError."""
     checked = tables.load(path, schema)
     for warning in checked.warnings:
         logger.warning("%s", warning)
     return checked
 
 
-def plan_of(given: Mapping[str, Any], model: Model) -> Plan:
-    """What the command line says (None: nothing), then what the model was trained with, then the defaults."""
+def plan_of(requested: Mapping[str, Any], model: Model) -> Plan:
+    """The plan: `requested` settings that are not None, else those of the training, else the defaults."""
     config, costs = model.bundle.manifest.get("config") or {}, model.bundle.detector.threshold.settings
     trained = {
         "budget": config.get("alert_budget"),
         "alert_cost": costs.get("cost_false_positive"),
         "fraud_cost": costs.get("cost_false_negative"),
     }
-    said = {key: value for key, value in given.items() if value is not None}
-    return Plan(**{**{key: value for key, value in trained.items() if value}, **said})
+    overrides = {key: value for key, value in requested.items() if value is not None}
+    return Plan(**{**{key: value for key, value in trained.items() if value}, **overrides})
 
 
 def columns_of(model: Model, card: str | None, amount: str | None) -> tuple[str | None, str | None]:
-    """The card and the amount column: as given, else the first entity, and what names money. Raises ConfigError."""
+    """The card and amount columns: those named, else the first entity and the training's amount column.
+
+    Raises ConfigError when a named column is of the wrong kind.
+    """
     schema: Schema = model.schema
     for flag, name, kinds in (("--card", card, ("entity", "categorical")), ("--amount", amount, ("numeric",))):
         if name is not None and schema.column(name).kind not in kinds:
@@ -115,18 +118,17 @@ def labels_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
 def choose_window(
     rows: pd.DataFrame, model: Model, fingerprint: str, start: str | None = None, end: str | None = None
 ) -> Window:
-    """The rows to judge: those of `start` (inclusive) to `end` (exclusive), ISO 8601.
+    """The rows to judge: from `start` (inclusive) to `end` (exclusive), ISO 8601.
 
-    A date means the beginning of that day in the schema's day_zone; an instant is UTC unless it carries a zone.
-
-    Without either: the model's own test window if the data hold rows of it, else all labelled rows, else all rows.
-    Raises ConfigError (no timestamp to cut by, not a time) or DataError (no row in the window).
+    A date means the beginning of that day in the schema's day_zone; a time is UTC unless it carries a zone.
+    Without either: the model's test window if the data contain rows of it, else all labelled rows, else all rows.
+    Raises ConfigError (no timestamp column, not a time) or DataError (no row in the window).
     """
     times = times_of(rows, model.schema)
     if start is not None or end is not None:
         if times is None:
             raise ConfigError(
-                f"--start and --end need a timestamp column and schema {model.schema.name!r} has none: leave them out"
+                f"--start and --end need a timestamp column, and schema {model.schema.name!r} has none: leave them out"
             )
         inside = np.ones(len(rows), bool)
         zone = zone_of(model.schema)
@@ -137,12 +139,12 @@ def choose_window(
                 f"no row between --start {start or 'of the data'} and --end {end or 'of the data'}: the data run from "
                 f"{times.min()} to {times.max()}"
             )
-        return _window(np.flatnonzero(inside), times, "asked for with --start and --end")
+        return _window(np.flatnonzero(inside), times, "chosen with --start and --end")
     test = model.windows.get("test")
     if test is not None:
         positions = _positions(test, times, len(rows), fingerprint == model.bundle.manifest.get("data_fingerprint"))
         if positions.size:
-            part = "" if positions.size == test["rows"] else f", of which the data hold {positions.size:,} rows"
+            part = "" if positions.size == test["rows"] else f", of which the data contain {positions.size:,} rows"
             return _window(positions, times, f"the test window of {model.name}{part}")
     labels = labels_of(rows, model.schema)
     if (labels >= 0).any():
@@ -153,102 +155,104 @@ def choose_window(
 def unseen(
     rows: pd.DataFrame, models: Sequence[Model], fingerprint: str, start: str | None = None, end: str | None = None
 ) -> Window | str:
-    """The newest rows that none of the models learnt from, or in words why there are none.
+    """The newest rows that no model was trained on, or the reason why there are none.
 
-    From the end of every model's training and validation windows and the label delay on; with `start` or `end` (as for
-    `choose_window`) the rows between them that lie in no such window. Rows of a schema without times are told by their
-    numbers, in the data that the first model was trained on. Raises ConfigError, DataError as `choose_window`.
+    They begin a label delay after the last training and validation window of any model. With `start` or `end` (as for
+    `choose_window`): the rows between them that lie in no such window. Without timestamps, rows are identified by their
+    number in the first model's training data. Raises ConfigError, DataError as `choose_window`.
     """
     first = models[0]
-    times, learnt, last = times_of(rows, first.schema), np.zeros(len(rows), bool), None
+    times, is_training_row, last = times_of(rows, first.schema), np.zeros(len(rows), bool), None
     for model in models:
         same = fingerprint == model.bundle.manifest.get("data_fingerprint")
-        windows = [model.windows[name] for name in _LEARNT if name in model.windows]
+        windows = [model.windows[name] for name in _TRAINING_WINDOWS if name in model.windows]
         numbered = [str(window["start"]).startswith("row ") for window in windows]
         if not windows or (model is first and any(n != (times is None) or (n and not same) for n in numbered)):
             return (
-                f"{model.name} does not tell which of these rows it learnt from: train it with ray_jobs.train on them"
+                f"the manifest of {model.name} does not identify its training rows in these data: train it on them "
+                "with ray_jobs.train"
             )
         for window in windows:
-            learnt[_positions(window, times, len(rows), same)] = True
+            is_training_row[_positions(window, times, len(rows), same)] = True
             if times is not None and not str(window["end"]).startswith("row "):
                 until = np.datetime64(str(window["end"]), "us")
                 last = until if last is None else max(last, until)
     if start is not None or end is not None:
-        asked = choose_window(rows, first, fingerprint, start, end)
-        positions = asked.positions[~learnt[asked.positions]]
-        source = f"{asked.source}, less {len(asked.positions) - len(positions):,} rows that a model learnt from"
+        chosen = choose_window(rows, first, fingerprint, start, end)
+        positions = chosen.positions[~is_training_row[chosen.positions]]
+        source = f"{chosen.source}, less {len(chosen.positions) - len(positions):,} rows that a model was trained on"
     elif times is not None and last is not None:
         split = (first.bundle.manifest.get("config") or {}).get("split") or {}
         delay = max(first.schema.label_delay_days, float(split.get("delay_days") or 0.0))
         begin = last + np.timedelta64(round(delay * 86_400e6), "us")
         positions, source = (
             np.flatnonzero(times > begin),
-            f"later than {begin.astype('datetime64[s]')}, up to which models learnt, with the labels' delay",
+            f"later than {begin.astype('datetime64[s]')}, the end of the training windows plus the label delay",
         )
     else:
-        positions = np.arange(int(np.flatnonzero(learnt).max(initial=-1)) + 1, len(rows))
-        source = "rows after the last one that a model learnt from"
+        positions = np.arange(int(np.flatnonzero(is_training_row).max(initial=-1)) + 1, len(rows))
+        source = "rows after the last one that a model was trained on"
     if not positions.size:
-        return "no row of the data is one that neither model learnt from: give later rows, with labels"
+        return "a model was trained on every row of the data: use later rows, with labels"
     return _window(positions, times, source)
 
 
-def doubts(rows: pd.DataFrame, window: Window, model: Model, fingerprint: str) -> list[str]:
-    """What flatters the figures: judged rows in the windows that the model learnt from, in words."""
+def training_overlap(rows: pd.DataFrame, window: Window, model: Model, fingerprint: str) -> list[str]:
+    """Warnings about judged rows that lie in the model's training or validation window."""
     times = times_of(rows, model.schema)
     same = fingerprint == model.bundle.manifest.get("data_fingerprint")
-    said = []
-    for name in _LEARNT:
-        learnt = model.windows.get(name)
-        if learnt is None:
+    warnings = []
+    for name in _TRAINING_WINDOWS:
+        training_window = model.windows.get(name)
+        if training_window is None:
             continue
-        shared = np.intersect1d(_positions(learnt, times, len(rows), same), window.positions).size
+        shared = np.intersect1d(_positions(training_window, times, len(rows), same), window.positions).size
         if shared:
-            said.append(
-                f"{shared:,} of the judged rows lie in the {name} window of {model.name} ({learnt['start']} to "
-                f"{learnt['end']}): it learnt from them, and the figures flatter it; judge later rows (--start)"
+            warnings.append(
+                f"{shared:,} of the judged rows lie in the {name} window of {model.name} "
+                f"({training_window['start']} to {training_window['end']}): the model was trained on them, so the "
+                "figures are too good; judge later rows (--start)"
             )
-    return said
+    return warnings
 
 
 def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Scores of the judged rows, {name: float64 (n_window,)}, the joined one first; and warnings.
+    """Scores of the judged rows, {name: float64 (n_window,)}, the joined one first; and notes for the page.
 
-    Rows before the window's end feed their entities' history; rows after it are not looked at.
+    Rows before the window's end feed their entities' history; later rows are ignored.
     """
     engine = Engine(model.bundle.detector)
-    told = []
+    notes = []
     if model.schema.history:
         times = times_of(rows, model.schema)
         assert times is not None, "a schema with history has a timestamp"
         last = times[window.positions].max()
-        fed = np.flatnonzero(times <= last)
+        history_rows = np.flatnonzero(times <= last)
         first, oldest = times[window.positions].min(), times.min()
         reach = np.timedelta64(max(plan.memory for plan in plans(model.schema)), "us")
         carries_nothing = not any(len(state.events) for state in model.bundle.detector.history)
-        begins_empty = carries_nothing or engine.history_warning(rows.iloc[fed]) is not None
+        begins_empty = carries_nothing or engine.history_warning(rows.iloc[history_rows]) is not None
         if begins_empty and oldest == first:
-            told.append(
-                f"no row of the data is older than the window, so that {model.name} scores the first rows without "
-                "entity history: give data that begin earlier"
+            notes.append(
+                f"no row of the data is older than the window, so {model.name} scores the first rows without entity "
+                "history: use data that begin earlier"
             )
         elif begins_empty and first - oldest < reach:
-            told.append(
-                f"the data begin {(first - oldest) / _DAY:.0f} days before the window, and windows of entity history "
-                f"reach {reach / _DAY:.0f} days back: {model.name} sees less of the first rows' past than in "
-                "production; give data that begin earlier"
+            notes.append(
+                f"the data begin {(first - oldest) / _DAY:.0f} days before the window, and entity history reaches "
+                f"{reach / _DAY:.0f} days back: the first rows have less history than in production; use data that "
+                "begin earlier"
             )
-        raw = engine.raw(rows.iloc[fed])[np.searchsorted(fed, window.positions)]
+        raw = engine.raw(rows.iloc[history_rows])[np.searchsorted(history_rows, window.positions)]
         frame = engine.decide(raw, rows.index[window.positions])
     else:
         pieces = range(0, len(window.positions), _PIECE)
         frame = pd.concat([engine.score_frame(rows.iloc[window.positions[start : start + _PIECE]]) for start in pieces])
-    # Whatever scores this detector has: a model with a further detector brings a further column.
-    wanted = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].notna().all()]
-    wanted.sort(key=lambda name: name != SCORE)
-    names = [JOINED if name == SCORE else name.removesuffix("_score") for name in wanted]
-    return {name: frame[column].to_numpy() for name, column in zip(names, wanted, strict=True)}, told
+    # A model may have more detectors than these: take every score column.
+    score_columns = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].notna().all()]
+    score_columns.sort(key=lambda name: name != SCORE)
+    names = [JOINED if name == SCORE else name.removesuffix("_score") for name in score_columns]
+    return {name: frame[column].to_numpy() for name, column in zip(names, score_columns, strict=True)}, notes
 
 
 def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
@@ -257,7 +261,7 @@ def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
 
 
 def _positions(window: Mapping[str, Any], times: np.ndarray | None, n_rows: int, is_same_data: bool) -> np.ndarray:
-    """Rows of a manifest's window: by time, or by row number where the model had no times and the data are the same."""
+    """Positions of a manifest's window: by time, or by row number without timestamps and with the same data."""
     start, end = str(window["start"]), str(window["end"])
     if times is not None and not start.startswith("row "):
         return np.flatnonzero((times >= np.datetime64(start, "us")) & (times <= np.datetime64(end, "us")))

@@ -1,1 +1,1 @@
-"""The gate between a challenger and the champion, which `python -m ray_jobs.promote` asks."""
+"""The promotion gate: `python -m ray_jobs.promote --gate`."""

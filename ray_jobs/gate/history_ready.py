@@ -1,4 +1,4 @@
-"""Whether replicas would begin a new champion's entity history from as new a day as the old one's."""
+"""Check that a new champion's entity history is as recent as the old champion's."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def check(settings: Settings, number: int, schema: Schema, before: TaggedVersion) -> None:
-    """Raise ConfigError where the newest daily snapshot of version `number` is older than that of the champion.
+    """Raise ConfigError if the newest daily snapshot of version `number` is older than the champion's.
 
-    schema: of the version. before: the champion. Nothing is asked where the version keeps no history, where the live
-    history of the champion goes on, or where the champion has no snapshots either.
+    schema: of the version. before: the champion. Passes if the version has no history, if the champion's live history
+    serves it too, or if the champion has no snapshots either.
     """
     try:
         loaded = bundle.load(versions.fetch_version(before, settings), expected_sha256=before.sha256)
     except FraudError as error:
-        logger.warning("the champion's entity history cannot be compared with: %s", error)
+        logger.warning("cannot compare with the champion's entity history: %s", error)
         return
     champion = loaded.detector.schema
     theirs, ours = ({plan.fingerprint for plan in plans(each)} for each in (champion, schema))
@@ -34,9 +34,9 @@ def check(settings: Settings, number: int, schema: Schema, before: TaggedVersion
     newest = Snapshots.open(settings, champion).newest_day() if theirs else None
     own = Snapshots.open(settings, schema).newest_day()
     if newest is not None and (own is None or own < newest):
-        missing = "there is no daily snapshot of it" if own is None else f"its newest daily snapshot is of {own}"
+        missing = "it has no daily snapshot" if own is None else f"its newest daily snapshot is of {own}"
         raise ConfigError(
             f"the entity history of version {number} is behind: {missing}, the champion's is of {newest}. Build it "
             f"with `python -m ray_jobs.history build --model {number} --through {newest} --data ...`, or promote with "
-            "--force (with --gate: --override), and replicas begin from what there is"
+            "--force (with --gate: --override), and replicas start from the older history"
         )

@@ -1,4 +1,4 @@
-"""Judge a challenger against the champion on rows that neither learnt from, and promote it or refuse it, in writing."""
+"""Judge a challenger against the champion on rows that neither was trained on; promote or refuse it; write a record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fraud.judging.gate_limits import GateLimits
 from fraud.judging.page import render
 from fraud.registry import promotion, versions
 from fraud.registry.promotion import Promotion
-from fraud.registry.versions import CHALLENGER, Standing, TaggedVersion
+from fraud.registry.versions import CHALLENGER, RegistryState, TaggedVersion
 from fraud.schema.validation import Validated
 from fraud.scoring import latency
 from fraud.scoring.engine import Engine
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 PROMOTED, REFUSED = "promoted", "refused"
-TAG = "gate"  # of the model version: how its last gate ended
+TAG = "gate"  # tag of a model version: its last gate decision
 _ROWS_TIMED = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`, None where not given.
+class GateRequest:
+    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default.
 
-    golden: rows with labels that nobody changes any more. override: promote in spite of failed checks.
+    golden: rows with final labels. override: promote despite failed checks.
     """
 
     reference: str
@@ -60,40 +60,42 @@ class Request:
     override: bool = False
 
 
-def decide(request: Request, settings: Settings) -> dict[str, Any]:
+def decide(request: GateRequest, settings: Settings) -> dict[str, Any]:
     """Judge, promote or refuse, write the record to `request.out` (JSON, a page beside it) and MLflow, and return it.
 
-    Of a version that is champion already nothing is judged, and a record of its promotion stays. Raises FraudError for
-    a mistake in the command, the data or the registry; the champion is the same then.
+    If the version is already champion, nothing is judged and the record of its promotion stays. Raises FraudError for
+    a mistake in the command, the data or the registry; the champion does not change.
     """
     if request.out is not None and not request.out.endswith(".json"):
-        raise ConfigError(f"--out {request.out!r} has another ending: name a file ending in .json")
+        raise ConfigError(f"--out {request.out!r} must end in .json")
     if request.override and not request.reason:
-        raise ConfigError("--override needs --reason TEXT and --by NAME: whoever reads the record wants to know why")
-    found = versions.standing(settings)
-    target = _target(request.reference, found, settings)
+        raise ConfigError("--override needs --reason TEXT and --by NAME: the record says why the gate was overridden")
+    standing = versions.registry_state(settings)
+    target = _target(request.reference, standing, settings)
     out = request.out or settings.locate(f"gate/version-{target.number}.json")
-    if found.champion is not None and found.champion.number == target.number:
-        return _already(request, target, out)
-    if found.champion is not None and not request.override:
+    if standing.champion is not None and standing.champion.number == target.number:
+        return _already_champion(request, target, out)
+    if standing.champion is not None and not request.override:
         schema = evaluate_rows.open_model(str(target.number), settings).schema
-        history_ready.check(settings, target.number, schema, found.champion)
-    document = judge(request, target, found.champion, settings)
+        history_ready.check(settings, target.number, schema, standing.champion)
+    document = judge(request, target, standing.champion, settings)
     if document["decision"] == PROMOTED:
         move = Promotion(version=target.number, time=document["time"], by=request.by, reason=_reason(document))
         try:
-            versions.move_champion(settings, move, expected=found.champion.number if found.champion else None)
+            versions.move_champion(settings, move, expected=standing.champion.number if standing.champion else None)
         except RegistryError:
             if versions.champion_version(settings) != target.number:
                 raise
-            return _already(request, target, out)  # another gate was quicker with the same
+            return _already_champion(request, target, out)  # another gate promoted the same version first
     document["record"] = out
-    _keep(document, out, target, settings)
+    _save(document, out, target, settings)
     return document
 
 
-def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None, settings: Settings) -> dict[str, Any]:
-    """The record of one judgement: decision, checks, figures. Nothing is moved or written."""
+def judge(
+    request: GateRequest, target: TaggedVersion, before: TaggedVersion | None, settings: Settings
+) -> dict[str, Any]:
+    """The record of one judgement: decision, checks, figures. Changes nothing."""
     challenger = evaluate_rows.open_model(str(target.number), settings)
     champion = None if before is None else evaluate_rows.open_model(str(before.number), settings)
     models = [challenger] if champion is None else [challenger, champion]
@@ -114,8 +116,8 @@ def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None,
         except SchemaError as error:
             checks.append(gate.evidence(None, request.limits, f"the champion cannot score these data ({error})"))
     if scored is not None:
-        more, compared = _checks(request, scored, challenger, champion, plan, fingerprint)
-        checks += more
+        comparison_checks, compared = _checks(request, scored, challenger, champion, plan, fingerprint)
+        checks += comparison_checks
         if request.golden is not None and champion is not None:
             golden = evaluate_rows.read(request.golden, challenger.schema)
             everything = Window(np.arange(len(golden.rows)), None, None, "golden rows")
@@ -124,17 +126,17 @@ def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None,
             checks.append(gate.golden(mine.labelled, other.labelled, plan, request.limits))
         rows = checked.rows.iloc[window.positions] if isinstance(window, Window) else checked.rows
         checks.append(gate.latency(_p99(models, rows), request.limits))
-    wrong = [check.name for check in gate.failed(checks)]
-    overridden = request.override and bool(wrong)
+    failed = [check.name for check in gate.failed(checks)]
+    overridden = request.override and bool(failed)
     document: dict[str, Any] = {
         "format": FORMAT,
-        "decision": PROMOTED if not wrong or overridden else REFUSED,
+        "decision": PROMOTED if not failed or overridden else REFUSED,
         "already_champion": False,
         "time": promotion.now(),
         "by": request.by,
         "reason": request.reason,
-        "override": {"by": request.by, "reason": request.reason, "failed": wrong} if overridden else None,
-        "failed": wrong,
+        "override": {"by": request.by, "reason": request.reason, "failed": failed} if overridden else None,
+        "failed": failed,
         "checks": [dataclasses.asdict(check) for check in checks],
         "model": settings.model_name,
         "challenger": _about(challenger),
@@ -149,10 +151,10 @@ def judge(request: Request, target: TaggedVersion, before: TaggedVersion | None,
     return dict(evaluation.plain(document))
 
 
-def _target(reference: str, found: Standing, settings: Settings) -> TaggedVersion:
-    """The version to judge. A first version is champion from its registration on, and no challenger is there then."""
-    if reference == CHALLENGER and found.challenger is None and found.champion is not None:
-        return found.champion
+def _target(reference: str, standing: RegistryState, settings: Settings) -> TaggedVersion:
+    """The version to judge. Without a challenger: the champion, because a first version becomes it when registered."""
+    if reference == CHALLENGER and standing.challenger is None and standing.champion is not None:
+        return standing.champion
     return versions.look_up(reference, settings)
 
 
@@ -160,7 +162,7 @@ def _score(
     path: str, checked: Validated, window: Window, challenger: Model, target: TaggedVersion,
     champion: Model | None, before: TaggedVersion | None,
 ) -> tuple[Scored, Scored | None]:  # fmt: skip
-    """Both models' scores of the rows that both schemas take, each with the threshold it decides by."""
+    """Both models' scores of the rows that both schemas accept, each with its live threshold."""
     schema, rows = challenger.schema, checked.rows
     card, amount = evaluate_rows.columns_of(challenger, None, None)
     scores = _scores_of(checked, window, challenger)
@@ -175,8 +177,8 @@ def _score(
     shared = positions >= 0
     if not shared.any():
         raise SchemaError(f"its schema {champion.schema.name!r} refuses every judged row")
-    there = Window(positions[shared], window.start, window.end, window.source)
-    scores = _scores_of(theirs, there, champion)
+    champion_window = Window(positions[shared], window.start, window.end, window.source)
+    scores = _scores_of(theirs, champion_window, champion)
     ours = ours.at(shared)
     return ours, dataclasses.replace(ours, scores=scores, threshold=_threshold(champion, before))
 
@@ -186,34 +188,34 @@ def _scores_of(checked: Validated, window: Window, model: Model) -> dict[str, np
     for note in notes:
         logger.info("%s", note)
     if evaluate_rows.JOINED not in scores:
-        raise BundleError(f"{model.name} scores some of these rows as no number: train it again")
+        raise BundleError(f"{model.name} gives NaN scores for some of these rows: train it again")
     return scores
 
 
 def _checks(
-    request: Request, scored: tuple[Scored, Scored | None], challenger: Model, champion: Model | None,
+    request: GateRequest, scored: tuple[Scored, Scored | None], challenger: Model, champion: Model | None,
     plan: Plan, fingerprint: str,
 ) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
     (ours, theirs), limits = scored, request.limits
     checks, auc = [gate.evidence(ours, limits)], None
     compared: dict[str, Any] = {}
-    if not ours.why_not and checks[0].passed:
+    if not ours.unrankable and checks[0].passed:
         if theirs is None:
-            checks.append(gate.alone(ours, plan))
+            checks.append(gate.better_than_chance(ours, plan))
         else:
             more, compared = gate.better(ours, theirs, plan, limits)
             checks += [*more, gate.segments(ours, theirs, plan, limits)]
             auc = compared["figures"]["roc_auc"]["theirs"]
     checks.append(gate.calibration(ours, theirs, plan, limits, challenger.bundle.detector.threshold.achieved))
     judged = {"rows": int((ours.labels >= 0).sum()), "frauds": int((ours.labels == 1).sum())}
-    learnt, before = (_learnt(model) if model else None for model in (challenger, champion))
+    training_counts, champion_counts = (_training_counts(model) if model else None for model in (challenger, champion))
     sources = read_sources(request.data, fingerprint)
-    checks.append(gate.labels(judged, learnt, before, auc, sources, limits))
+    checks.append(gate.labels(judged, training_counts, champion_counts, auc, sources, limits))
     return checks, compared
 
 
-def _learnt(model: Model) -> dict[str, int] | None:
-    """Rows and frauds that a model learnt from; None where its labels were not known."""
+def _training_counts(model: Model) -> dict[str, int] | None:
+    """Rows and frauds that a model was trained on; None if it had no labels."""
     windows = [window for name, window in model.windows.items() if name in ("train", "validation")]
     if not windows or any(window.get("frauds") is None for window in windows):
         return None
@@ -221,32 +223,32 @@ def _learnt(model: Model) -> dict[str, int] | None:
 
 
 def read_sources(path: str, fingerprint: str) -> dict[str, Any] | None:
-    """What `labels join` wrote of the labels of `path`; None where that is not there, or is of other data."""
+    """The label sources that `labels join` recorded beside `path`; None without a record, or if it is of other data."""
     beside = Path(f"{path.removesuffix('.parquet')}.labels.json")
     try:
-        found = json.loads(beside.read_text())
+        content = json.loads(beside.read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or found.get("output_fingerprint") != fingerprint:
-        logger.warning("%s is not about %s: what it says of the labels is left out", beside, path)
+    if not isinstance(content, dict) or content.get("output_fingerprint") != fingerprint:
+        logger.warning("%s does not describe %s: its label sources are ignored", beside, path)
         return None
-    return dict(found.get("sources") or {})
+    return dict(content.get("sources") or {})
 
 
 def _p99(models: list[Model], rows: pd.DataFrame) -> dict[str, float]:
-    """p99 of single rows in ms by "challenger" and "champion", on up to 300 rows that both take."""
+    """p99 latency of single rows in ms by "challenger" and "champion", on up to 300 rows that both accept."""
     schemas = [model.schema for model in models]
     names = [c.name for c in schemas[0].inputs if c.name in rows]
     spread = np.unique(np.linspace(0, len(rows) - 1, min(_ROWS_TIMED, len(rows))).astype(int))
     frame = rows.iloc[spread][names]
-    taken = [
+    records = [
         {name: None if pd.isna(value) else value for name, value in record.items()}
         for record in frame.to_dict(orient="records")
     ]
     engines = {
         name: Engine(model.bundle.detector) for name, model in zip(("challenger", "champion"), models, strict=False)
     }
-    return latency.p99_ms(engines, taken)
+    return latency.p99_ms(engines, records)
 
 
 def _threshold(model: Model, version: TaggedVersion) -> float:
@@ -273,14 +275,14 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _reason(document: Mapping[str, Any]) -> str:
-    """What the list of champions tells of the move."""
+    """The reason that the list of champions shows for the move."""
     if document["override"]:
         return f"override: {document['reason']} (failed: {', '.join(document['failed'])})"
-    told = next((check["text"] for check in document["checks"] if check["name"].startswith("better")), "")
-    return f"gate: {told}" + (f"; {document['reason']}" if document["reason"] else "")
+    comparison = next((check["text"] for check in document["checks"] if check["name"].startswith("better")), "")
+    return f"gate: {comparison}" + (f"; {document['reason']}" if document["reason"] else "")
 
 
-def _already(request: Request, target: TaggedVersion, out: str) -> dict[str, Any]:
+def _already_champion(request: GateRequest, target: TaggedVersion, out: str) -> dict[str, Any]:
     document = {
         "format": FORMAT, "decision": PROMOTED, "already_champion": True, "time": promotion.now(), "by": request.by,
         "reason": request.reason, "override": None, "failed": [], "checks": [],
@@ -293,14 +295,14 @@ def _already(request: Request, target: TaggedVersion, out: str) -> dict[str, Any
 
 def _is_record_of(path: str, number: int) -> bool:
     try:
-        found = json.loads(Path(path).read_text())
-        return bool(found["decision"] == PROMOTED and found["challenger"]["version"] == number)
+        record = json.loads(Path(path).read_text())
+        return bool(record["decision"] == PROMOTED and record["challenger"]["version"] == number)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings: Settings) -> None:
-    """JSON, page, and the version's MLflow run; without MLflow the files on disk must do."""
+def _save(document: Mapping[str, Any], out: str, target: TaggedVersion, settings: Settings) -> None:
+    """Write JSON and page, and log both to the version's MLflow run. Logs a warning when MLflow does not answer."""
     from fraud.registry import runs
 
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -308,7 +310,7 @@ def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings
     data.write_text(text, out)
     data.write_text(page, f"{out.removesuffix('.json')}.html")
     name = f"gate/{document['time'].replace(':', '').replace('+0000', 'Z')}"
-    told = {"decision": document["decision"], "time": document["time"], "by": document["by"],
+    tag = {"decision": document["decision"], "time": document["time"], "by": document["by"],
             "failed": document["failed"], "override": bool(document["override"])}  # fmt: skip
     try:
         run = runs.Run(settings, target.run_id)
@@ -317,9 +319,9 @@ def _keep(document: Mapping[str, Any], out: str, target: TaggedVersion, settings
         run.log_metrics(_flat(document))
         run.log_text(text, f"{name}.json")
         run.log_text(page, f"{name}.html")
-        versions.set_tag(settings, TAG, json.dumps(told), version=target.number)
+        versions.set_tag(settings, TAG, json.dumps(tag), version=target.number)
     except RegistryError as error:
-        logger.warning("%s; the record is complete all the same", error)
+        logger.warning("%s; the record is complete, but MLflow has no copy", error)
 
 
 def _flat(document: Mapping[str, Any]) -> dict[str, float]:

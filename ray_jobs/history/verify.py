@@ -1,4 +1,4 @@
-"""Whether the daily snapshots are what they say: every file by its hash, every day by the data it came from."""
+"""Check daily snapshots: every file against its hash, every day against its source data."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import tempfile
 import pyarrow as pa
 
 from fraud.errors import DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.days import Snapshots
 
 logger = logging.getLogger(__name__)
 
 
 def verify(snapshots: Snapshots, path: str | None, through: dt.date | None) -> list[str]:
-    """What is wrong, a line each; empty where nothing is. path: daily data to make the days from once more."""
+    """Faults, one line each. path: daily data to rebuild the days from and compare; None skips that."""
     days = [day for day in snapshots.days() if through is None or day <= through]
     if not days:
-        return [f"{snapshots.url} holds no day of this history: `python -m ray_jobs.history build` makes them"]
+        return [f"{snapshots.url} has no day of this history: build it with `python -m ray_jobs.history build`"]
     faults = []
     for day in days:
         try:
-            if (reason := snapshots.break_before(day)) is not None:
-                faults.append(f"{day}: the history is not whole: {reason}")
+            if (reason := snapshots.gap_before(day)) is not None:
+                faults.append(f"{day}: the history is incomplete: {reason}")
             snapshots.check_files(day)
         except (DataError, pa.ArrowException) as error:
             faults.append(f"{day}: {error}")
@@ -32,16 +32,16 @@ def verify(snapshots: Snapshots, path: str | None, through: dt.date | None) -> l
     if path is None or faults:
         return faults
     with tempfile.TemporaryDirectory(prefix="fraud-history-") as folder:
-        again = Snapshots(folder, snapshots.schema)
-        build(again, path, days[-1], since=days[0], allow_empty=True)
+        rebuilt_snapshots = Snapshots(folder, snapshots.schema)
+        build(rebuilt_snapshots, path, days[-1], since=days[0], allow_empty=True)
         for day in days:
             for plan in snapshots.plans:
-                kept, made = snapshots.read(plan, day), again.read(plan, day)
-                if kept is not None and (made is None or made.fingerprint != kept.fingerprint):
-                    rows = 0 if made is None else made.rows
+                stored, rebuilt = snapshots.read(plan, day), rebuilt_snapshots.read(plan, day)
+                if stored is not None and (rebuilt is None or rebuilt.fingerprint != stored.fingerprint):
+                    rows = 0 if rebuilt is None else rebuilt.rows
                     faults.append(
-                        f"{day}: the data give {rows:,} rows by {plan.column}, the snapshot holds other {kept.rows:,}: "
-                        f"`python -m ray_jobs.history build --through {days[-1]} --data ...` makes it again"
+                        f"{day}: the data give {rows:,} rows by {plan.column}, the snapshot {stored.rows:,} others: "
+                        f"`python -m ray_jobs.history build --through {days[-1]} --data ...` rebuilds it"
                     )
                     break
     return faults

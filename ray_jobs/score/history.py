@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from fraud.errors import DataError
-from fraud.history.known import label_intervals
-from fraud.history.snapshots.beginning import Beginning
-from fraud.history.snapshots.building import build, sources_of
+from fraud.history.label_intervals import label_intervals
+from fraud.history.snapshots.build import build, sources_of
 from fraud.history.snapshots.days import Snapshots
+from fraud.history.snapshots.replay_start import ReplayStart
 from fraud.history.snapshots.segments import Part
 from fraud.history.state import KnownFrauds
 from fraud.labels.store import ID, KNOWN_AT, LabelStore
@@ -59,7 +59,7 @@ class HistoryOfJob:
             return 0
         return max(self.snapshots.remembered_rows(plan, day) for plan in self.snapshots.plans)
 
-    def begin(self, oldest: int) -> Beginning:
+    def begin(self, oldest: int) -> ReplayStart:
         """Where the replay begins; oldest: the time of the first row, microseconds since 1970.
 
         Raises DataError where the history up to the day before is not whole and --stale-history is not given.
@@ -67,14 +67,14 @@ class HistoryOfJob:
         snapshots = self.snapshots
         first = self._job.date or self._day_of(oldest)
         before = first - _DAY
-        reason = self.snapshots.break_before(before)
+        reason = self.snapshots.gap_before(before)
         carried = self._carried_to(before, oldest)
         if reason is not None and (carried is None or self._job.history_data) and self._build_missing(before):
-            reason = self.snapshots.break_before(before)
+            reason = self.snapshots.gap_before(before)
         ledger = self._ledger()
         labels = label_intervals(ledger)
         if reason is None:
-            begins = snapshots.begins(before)
+            begins = snapshots.first_day(before)
             self.report |= {"through": before.isoformat(), "begins": begins.isoformat(), "is_stale": False,
                            "chain": snapshots.chain_of(before)}  # fmt: skip
             if (before - begins).days + 1 < snapshots.longest_memory_days - 1:
@@ -84,7 +84,7 @@ class HistoryOfJob:
                 )
             self._note_labels(ledger, first)
             frauds = self._frauds(ledger, before)
-            return Beginning(snapshots=snapshots, through=before, frauds=frauds, labels=labels, has_earlier_days=True)
+            return ReplayStart(snapshots=snapshots, through=before, frauds=frauds, labels=labels, has_earlier_days=True)
         if carried is None and not self._begins_here(first) and not self._job.stale_history:
             raise DataError(
                 f"the entity history up to {before} is not whole ({reason}), so {first} would be scored as if its "
@@ -95,14 +95,14 @@ class HistoryOfJob:
         self._note_labels(ledger, first)
         newest = snapshots.newest_day(before)
         if self._job.stale_history and newest is not None:
-            self.report |= {"through": newest.isoformat(), "begins": snapshots.begins(newest).isoformat(),
+            self.report |= {"through": newest.isoformat(), "begins": snapshots.first_day(newest).isoformat(),
                            "is_stale": True, "chain": snapshots.chain_of(newest)}  # fmt: skip
             self._warn(
                 f"STALE HISTORY: {first} is scored with the entity history up to {newest}, as --stale-history asks; "
                 f"{(before - newest).days} days are missing ({reason})"
             )
             frauds = self._frauds(ledger, newest)
-            return Beginning(snapshots=snapshots, through=newest, frauds=frauds, labels=labels, has_earlier_days=True)
+            return ReplayStart(snapshots=snapshots, through=newest, frauds=frauds, labels=labels, has_earlier_days=True)
         if carried is not None:
             if carried < before and self._job.date is None:
                 self._warn(
@@ -111,14 +111,14 @@ class HistoryOfJob:
                 )
             self.report |= {"through": carried.isoformat(), "begins": None, "is_stale": carried != before,
                            "chain": "the model's own"}  # fmt: skip
-            return Beginning(states=self._detector.history, frauds=self._frauds(ledger, before), labels=labels)
+            return ReplayStart(states=self._detector.history, frauds=self._frauds(ledger, before), labels=labels)
         self.report |= {"through": None, "begins": first.isoformat(), "is_stale": self._job.stale_history,
                        "chain": None}  # fmt: skip
         if warning := Engine(self._detector).history_warning(self._row_at(oldest)):
             self._warn(warning)
         if self._job.stale_history:
             self._warn(f"STALE HISTORY: {first} is scored without any entity history, as --stale-history asks")
-        return Beginning(frauds=self._frauds(ledger, before), labels=labels)
+        return ReplayStart(frauds=self._frauds(ledger, before), labels=labels)
 
     def publish(self) -> None:
         """Make the days that the job scored count. Raises DataError."""
@@ -145,9 +145,9 @@ class HistoryOfJob:
     def repair(self) -> None:
         """Leave the day of a job that was killed after it published its scores and before it left the history."""
         date = self._job.date
-        if date is None or not self.leaves_days or self.snapshots.break_before(date) is None:
+        if date is None or not self.leaves_days or self.snapshots.gap_before(date) is None:
             return
-        if self.snapshots.break_before(date - _DAY) is None or not self.snapshots.days():
+        if self.snapshots.gap_before(date - _DAY) is None or not self.snapshots.days():
             build(self.snapshots, self._job.data, date, since=date)
             logger.info("the history of %s was missing and is there now", date)
 

@@ -27,12 +27,12 @@ import ray
 from ray.data.block import BlockAccessor
 
 from fraud.history.definition import entry_names, feature_names, plans
-from fraud.history.known import LabelIntervals
+from fraud.history.label_intervals import LabelIntervals
 from fraud.history.records import microseconds_since_epoch, records_of
 from fraud.history.replay import replay
 from fraud.history.snapshots import partition as history_partition
-from fraud.history.snapshots.beginning import Beginning, BeginningPart, day_starts, frauds_of_rows, is_new
 from fraud.history.snapshots.days import Snapshots, partitions_for
+from fraud.history.snapshots.replay_start import ReplayStart, ReplayStartPart, day_starts, frauds_of_rows, is_new
 from fraud.history.snapshots.segments import Part
 from fraud.history.state import HistoryState
 from fraud.schema import Schema
@@ -93,7 +93,7 @@ def with_history(
     rows: ray.data.Dataset,
     schema: Schema,
     *,
-    begin: Callable[[int], Beginning] | Beginning | None = None,
+    begin: Callable[[int], ReplayStart] | ReplayStart | None = None,
     leave: Snapshots | None = None,
     remembered: int = 0,
     partitions: int | None = None,
@@ -121,12 +121,12 @@ def with_history(
     spans = [span for span in ray.get([split[1] for split in splits]) if span is not None]
     oldest = min((first for first, _ in spans), default=None)
     beginning = begin(oldest) if callable(begin) and oldest is not None else begin
-    beginning = beginning if isinstance(beginning, Beginning) else Beginning()
+    beginning = beginning if isinstance(beginning, ReplayStart) else ReplayStart()
     replay_part = ray.remote(_replay).options(num_cpus=cpus, num_returns=3 + len(splits))
     labels, replays = ray.put(beginning.labels), []
     for k, plan in enumerate(all_plans):
         cut = history_partition.cut(schema, plan)
-        work = [_Work(cut, part, leave, date, REPLAY_ROWS) for part in beginning.divided(k, n)]
+        work = [_Work(cut, part, leave, date, REPLAY_ROWS) for part in beginning.split(k, n)]
         replays.append(
             [replay_part.remote(work[p], labels, *(split[2 + k * n + p] for split in splits)) for p in range(n)]
         )
@@ -214,7 +214,7 @@ class _Work:
     """What a replay does with one partition of one plan. See `with_history`. schema: of that plan alone."""
 
     schema: Schema
-    begin: BeginningPart
+    begin: ReplayStartPart
     leave: Snapshots | None
     date: dt.date | None
     chunk: int

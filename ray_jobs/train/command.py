@@ -16,75 +16,77 @@ from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.training import fitting
 from ray_jobs.train import history, report, resume
-from ray_jobs.train.order import TrainingRequest, read_order
+from ray_jobs.train.request import TrainingRequest, read_request
 from ray_jobs.train.tracking import Tracker, discard, ended
 
 logger = logging.getLogger(__name__)
 
 
-def train(order: TrainingRequest, settings: Settings) -> str:
+def train(request: TrainingRequest, settings: Settings) -> str:
     """Train, write the artifacts, register a version, and return the result as text.
 
     A killed training resumes from its last epoch when the same command runs again. Raises FraudError.
     """
     from ray_jobs.train import fits
 
-    fingerprint = tables.fingerprint(order.data)
-    name = resume.name_of(fingerprint, order.schema, order.config, order.workers)
+    fingerprint = tables.fingerprint(request.data)
+    name = resume.name_of(fingerprint, request.schema, request.config, request.workers)
     with resume.training_folder(settings.state / "training", name) as folder, connected(), terminable():
-        if order.should_restart:
+        if request.should_restart:
             discard(folder, settings)
-        resources = fits.check_resources(order.workers, order.use_gpu)
-        checked = logged.load(order.data, order.schema, logger, report.QUARANTINE)
+        resources = fits.check_resources(request.workers, request.use_gpu)
+        checked = logged.load(request.data, request.schema, logger, report.QUARANTINE)
         with stage("features and windows", logger):
-            prepared = fitting.prepare(checked.rows, order.schema, order.config)
+            prepared = fitting.prepare(checked.rows, request.schema, request.config)
         for window in prepared.windows:
             frauds = "" if window.frauds is None else f", {window.frauds:,} frauds"
             logger.info(
                 "%s window: %s to %s, %s rows%s", window.name, window.start, window.end, f"{window.rows:,}", frauds
             )
-        tracker = Tracker(settings, folder) if order.should_register else None
+        tracker = Tracker(settings, folder) if request.should_register else None
         with ended(tracker):
             if tracker:
-                tracker.start(order, fingerprint, checked)
-            detector, evaluation, state = _fit(order, prepared, resources, folder, tracker)
-            with stage(f"artifacts in {order.outdir}", logger):
-                content = report.summary(prepared, detector, evaluation, state["epochs"], order.config)
-                report.write_weights(state["best_weights"], order.outdir)
-                report.write_quarantine(checked.quarantine, order.outdir)
-                reference_sha256 = report.write_reference(prepared, evaluation, order.config, order.outdir)
-                report.write_plots(prepared, detector, evaluation, state["epochs"], order.config, order.outdir)
-                report.write_json(detector.threshold.to_dict(), order.outdir / report.THRESHOLD)
+                tracker.start(request, fingerprint, checked)
+            detector, evaluation, state = _fit(request, prepared, resources, folder, tracker)
+            with stage(f"artifacts in {request.outdir}", logger):
+                content = report.summary(prepared, detector, evaluation, state["epochs"], request.config)
+                report.write_weights(state["best_weights"], request.outdir)
+                report.write_quarantine(checked.quarantine, request.outdir)
+                reference_sha256 = report.write_reference(prepared, evaluation, request.config, request.outdir)
+                report.write_plots(prepared, detector, evaluation, state["epochs"], request.config, request.outdir)
+                report.write_json(detector.threshold.to_dict(), request.outdir / report.THRESHOLD)
                 sha256 = bundle.save(
-                    order.outdir / report.BUNDLE,
-                    history.leave(detector, checked.rows, order.data, settings, in_bundle=order.should_bundle_history),
+                    request.outdir / report.BUNDLE,
+                    history.write_snapshots(
+                        detector, checked.rows, request.data, settings, in_bundle=request.should_bundle_history
+                    ),
                     metrics=evaluation.metrics,
                     data_fingerprint=fingerprint,
                     windows=[dataclasses.asdict(window) for window in prepared.windows],
-                    config=order.config.to_dict(),
+                    config=request.config.to_dict(),
                     reference_sha256=reference_sha256,
                 )
-                content |= {"bundle_sha256": sha256, "data": order.data, "data_fingerprint": fingerprint}
+                content |= {"bundle_sha256": sha256, "data": request.data, "data_fingerprint": fingerprint}
                 content |= {
                     "nodes": folder.nodes(),
                     "rows": len(checked.rows),
                     "quarantined": len(checked.quarantine),
                     "registry": None,
                 }
-                report.write_json(content, order.outdir / report.METRICS)
-            text = report.table(prepared, detector, evaluation, order.config)
+                report.write_json(content, request.outdir / report.METRICS)
+            text = report.table(prepared, detector, evaluation, request.config)
             if tracker:
                 with stage("MLflow", logger):
-                    version = tracker.register(order, report.flat_metrics(evaluation, detector), state["epochs"])
+                    version = tracker.register(request, report.flat_metrics(evaluation, detector), state["epochs"])
                 content["registry"] = {"model": settings.model_name, **dataclasses.asdict(version)}
-                report.write_json(content, order.outdir / report.METRICS)
+                report.write_json(content, request.outdir / report.METRICS)
                 text += f"registered {settings.model_name} version {version.number} as {version.alias}\n"
         folder.remove()
-    return text + f"artifacts in {order.outdir}\n"
+    return text + f"artifacts in {request.outdir}\n"
 
 
 def _fit(
-    order: TrainingRequest,
+    request: TrainingRequest,
     prepared: fitting.Prepared,
     resources: Any,
     folder: resume.TrainingFolder,
@@ -97,14 +99,14 @@ def _fit(
     from fraud.detectors import autoencoder_score
     from ray_jobs.train import fits
 
-    config = order.config
+    config = request.config
     x_fit = ray.put(prepared.x_fit)
     with stage("forest", logger) as done:
         forest = tasks.fit_forest(x_fit, config.forest, config.seed, resources.cpus_per_worker)
         done(f"{len(forest.roots)} trees on {len(prepared.x_fit):,} rows")
     trimmed = fitting.trim(prepared, forest, config)
     if len(trimmed) < len(prepared.x_fit):
-        logger.info("no labels: the most isolated %s rows are left out", f"{len(prepared.x_fit) - len(trimmed):,}")
+        logger.info("no labels: training without the %s most isolated rows", f"{len(prepared.x_fit) - len(trimmed):,}")
         x_fit = ray.put(trimmed)
 
     def on_epoch(line: Mapping[str, Any]) -> None:
@@ -138,5 +140,5 @@ def _fit(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     settings = Settings.from_environment()
-    sys.stdout.write(train(read_order(argv, settings), settings))
+    sys.stdout.write(train(read_request(argv, settings), settings))
     return 0

@@ -1,4 +1,4 @@
-"""Fit the autoencoder with Ray Train, with a checkpoint per epoch; and the cluster resources a training may use."""
+"""Fit the autoencoder with Ray Train, one checkpoint per epoch, on the cluster resources that are free."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ray_jobs.train.resume import EPOCHS_FILE, STATE_FILE, TrainingFolder, read_
 
 logger = logging.getLogger(__name__)
 
-# A worker that dies is replaced this often before the training gives up.
+# The training fails after this many worker deaths.
 MAX_FAILURES = 3
-# Ray Train polls its workers every 2 s by default, and an epoch's report waits for that.
+# Ray Train polls its workers every 2 s by default, which delays each epoch's report.
 _POLL_SECONDS = 0.1
 _SMALLEST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of the fits. cpus_per_worker: 1, or less when others use the CPUs; the driver reserves none."""
+    """Resources of the fits. cpus_per_worker: 1, or less if CPUs are in use; the driver reserves none."""
 
     workers: int
     use_gpu: bool
@@ -54,7 +54,7 @@ def check_resources(workers: int, use_gpu: bool) -> Resources:
         )
     share = _share_of_cpus(ray_private.free_cpus_by_node(), workers)
     if share < _SMALLEST_SHARE:
-        logger.warning("all %d CPUs of the Ray cluster are taken: the training starts when some are free", cpus)
+        logger.warning("all %d CPUs of the Ray cluster are in use: the training waits for free ones", cpus)
     return Resources(workers, use_gpu, max(share, _SMALLEST_SHARE))
 
 
@@ -88,12 +88,12 @@ def fit_autoencoder(
 ) -> dict[str, Any]:
     """Train to early stopping, resuming from the newest checkpoint in `folder`; return `Training.state_dict()`.
 
-    on_epoch: called with what each epoch reports, as it does. Raises ConfigError (fewer rows than workers), DataError
-    (the error is no longer a number) or FraudError (workers keep dying).
+    on_epoch: called with each epoch's report. Raises ConfigError (fewer rows than workers), DataError (the error became
+    NaN) or FraudError (workers keep dying).
     """
     shape = matrices.shape
     if shape[0] < resources.workers:
-        raise ConfigError(f"--workers {resources.workers} for {shape[0]} training rows: each needs a row at least")
+        raise ConfigError(f"--workers {resources.workers} for {shape[0]} training rows: use at most {shape[0]}")
     state = folder.newest_state()
     if state is not None:
         logger.info("resuming %s from epoch %d of at most %d", folder.path.name, len(state["epochs"]), config.epochs)
@@ -186,7 +186,7 @@ def _watch(trainer: Any, epochs: Path, on_epoch: Callable[[Mapping[str, Any]], N
             seen += 1
             if "failure" in line:
                 logger.warning(
-                    "worker %s failed, going on from the last checkpoint: %s", line["failed_rank"], line["failure"]
+                    "worker %s failed, resuming from the last checkpoint: %s", line["failed_rank"], line["failure"]
                 )
             else:
                 on_epoch(line)

@@ -1,4 +1,4 @@
-"""What a training leaves in its output folder, and the table it prints."""
+"""Write a training's output folder, and format the table that it prints."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from fraud.training.fitting import Evaluation, Prepared
 
 logger = logging.getLogger(__name__)
 
-# What an output folder holds; a later training knows it by these names.
+# The files of an output folder; check_outdir recognises an earlier training's by these names.
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
-OURS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
+ARTIFACTS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
 
 
 def check_outdir(path: str) -> Path:
-    """`outdir.check_outdir` for a training: a bundle without its manifest is somebody else's. Raises ConfigError."""
-    folder = cli.check_outdir(path, OURS)
+    """Check that the folder is empty or a training's; a bundle without a manifest is not. Raises ConfigError."""
+    folder = cli.check_outdir(path, ARTIFACTS)
     if (folder / BUNDLE).exists() and not (folder / BUNDLE / "manifest.json").exists():
-        raise cli.not_ours(folder)
+        raise cli.foreign_files_error(folder)
     return folder
 
 
@@ -54,7 +54,7 @@ def write_weights(weights: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_quarantine(quarantine: pd.DataFrame, folder: Path) -> None:
-    """Write the refused rows, or take away those of an earlier training when none was refused."""
+    """Write the refused rows; without any, delete the file of an earlier training."""
     path = folder / QUARANTINE
     if len(quarantine):
         tables.write_parquet(quarantine, str(path))
@@ -63,10 +63,9 @@ def write_quarantine(quarantine: pd.DataFrame, folder: Path) -> None:
 
 
 def write_reference(prepared: Prepared, evaluation: Evaluation, config: TrainConfig, folder: Path) -> str:
-    """Write what later days are compared with (fraud.registry.reference); returns its SHA-256.
+    """Write the drift reference (fraud.registry.reference) and return its SHA-256.
 
-    It is drawn from the test window: the newest rows, which no part of the detector has seen, as it will have seen none
-    of the later days'.
+    It is drawn from the test window: like the days it is compared with, the detector has not seen those rows.
     """
     columns = {JOINED: SCORE} | {cls.name: column_of(cls.name) for cls in registry.DETECTORS}
     scores = {columns[name]: values for name, values in evaluation.scores.items() if name in columns}
@@ -83,7 +82,7 @@ def write_plots(
     config: TrainConfig,
     folder: Path,
 ) -> None:
-    """Draw what the data allow: all with both classes in the test window, else the scores and the losses."""
+    """Draw all plots; without both classes in the test window, only the scores and the losses."""
     from fraud.judging import plots
 
     target = folder / PLOTS
@@ -143,7 +142,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def flat_metrics(evaluation: Evaluation, detector: Detector) -> dict[str, float]:
-    """One level of finite numbers for MLflow: joined_average_precision, forest_roc_auc, threshold, ..."""
+    """Finite metrics for MLflow: joined_average_precision, forest_roc_auc, threshold, ..."""
     flat = {
         f"{name}_{metric}": value for name, metrics in evaluation.metrics.items() for metric, value in metrics.items()
     }
@@ -174,7 +173,7 @@ def table(prepared: Prepared, detector: Detector, evaluation: Evaluation, config
     if "average_precision_gained" in gained:
         lines.append(
             f"the supervised head (weight {gained['weight']:.2f}) adds {gained['average_precision_gained']:+.4f} of "
-            "average precision to forest and autoencoder, which see no frauds (label_light)"
+            "average precision to forest and autoencoder, which use no labels (label_light)"
         )
     joined = evaluation.metrics["joined"]
     words = [f"{word} {joined[word]:.3f}" for word in ("precision", "recall") if word in joined]

@@ -14,8 +14,8 @@ from fraud.registry.runs import Run, continue_run, start_run
 from fraud.schema.validation import Validated
 from fraud.scoring import bundle
 from fraud.settings import Settings
-from ray_jobs.train.order import TrainingRequest
 from ray_jobs.train.report import BUNDLE, METRICS, PLOTS, REFERENCE
+from ray_jobs.train.request import TrainingRequest
 from ray_jobs.train.resume import TrainingFolder
 
 logger = logging.getLogger(__name__)
@@ -34,25 +34,30 @@ class Tracker:
         self._begin: Callable[[], Run] | None = None
         self._is_live = True
 
-    def start(self, order: TrainingRequest, fingerprint: str, checked: Validated) -> None:
-        """Open the run and log what is known before the fit."""
+    def start(self, request: TrainingRequest, fingerprint: str, checked: Validated) -> None:
+        """Open the run and log parameters and data before the fit."""
 
         def begin() -> Run:
             known = self._folder.run_id
             run = continue_run(self._settings, known) if known else None
             if run is None:
-                run = start_run(self._settings, f"train {order.schema.name}")
+                run = start_run(self._settings, f"train {request.schema.name}")
                 self._folder.remember_run(run.run_id)
             run.log_parameters(
-                {"data": order.data, "schema": order.schema.name, "workers": order.workers, **order.config.flat()}
+                {
+                    "data": request.data,
+                    "schema": request.schema.name,
+                    "workers": request.workers,
+                    **request.config.flat(),
+                }
             )
-            columns = {column.name: column.kind for column in order.schema.columns}
+            columns = {column.name: column.kind for column in request.schema.columns}
             rows = len(checked.rows) + len(checked.quarantine)
             run.log_dataset(
-                name=order.schema.name, path=order.data, fingerprint=fingerprint, columns=columns, rows=rows
+                name=request.schema.name, path=request.data, fingerprint=fingerprint, columns=columns, rows=rows
             )
             run.log_metrics({"rows": rows, "rows_quarantined": len(checked.quarantine)})
-            run.set_tags({"use_gpu": order.use_gpu, "schema_fingerprint": order.schema.fingerprint})
+            run.set_tags({"use_gpu": request.use_gpu, "schema_fingerprint": request.schema.fingerprint})
             return run
 
         self._begin = begin
@@ -73,7 +78,7 @@ class Tracker:
             logger.warning("%s; epochs are logged at the end", error)
 
     def register(
-        self, order: TrainingRequest, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
+        self, request: TrainingRequest, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
     ) -> versions.Version:
         """Log the outcome, register the bundle, end the run. Raises RegistryError; the artifacts on disk stay."""
         assert self._begin is not None
@@ -81,24 +86,24 @@ class Tracker:
             run = self._run or self._begin()
             self._run = run
             reported = [line for line in self._folder.reported_epochs() if "epoch" in line]
-            for line in reported:  # those of a killed driver too; duplicates are skipped
+            for line in reported:  # also of a killed driver; duplicates are skipped
                 self._log(run, line)
             known = {line["epoch"] for line in reported}
             for epoch in epochs:  # a driver killed between an epoch's checkpoint and its report left no line
                 if epoch["number"] not in known:
                     self._log(run, {**epoch, "epoch": epoch["number"], "time": time.time()})
             run.log_metrics(metrics)
-            manifest = bundle.load(order.outdir / BUNDLE).manifest
+            manifest = bundle.load(request.outdir / BUNDLE).manifest
             run.set_tags({"mlflow.source.git.commit": manifest["git_commit"] or "unknown", "epochs": len(epochs)})
-            run.log_folder(order.outdir / PLOTS, PLOTS)
-            run.log_file(order.outdir / REFERENCE)
-            run.log_text((order.outdir / METRICS).read_text(), METRICS)
-            run.log_text(order.schema.to_yaml(), "schema.yaml")
-            version = versions.register(self._settings, run, order.outdir / BUNDLE)
+            run.log_folder(request.outdir / PLOTS, PLOTS)
+            run.log_file(request.outdir / REFERENCE)
+            run.log_text((request.outdir / METRICS).read_text(), METRICS)
+            run.log_text(request.schema.to_yaml(), "schema.yaml")
+            version = versions.register(self._settings, run, request.outdir / BUNDLE)
             run.finish()
         except RegistryError as error:
             raise RegistryError(
-                f"{error}. The artifacts are complete in {order.outdir}; run the same command again to register them"
+                f"{error}. The artifacts are complete in {request.outdir}; run the same command again to register them"
             ) from error
         return version
 

@@ -51,7 +51,7 @@ class Following:
     def poll(self) -> Applied:
         """Apply the labels that the history does not know yet. Raises FraudError; the next poll retries."""
         if isinstance(self.store, NodeStore):
-            self.store.look_after()
+            self.store.recover()
         self._feed.refresh(self._follower.oldest() - DAY)
         arrived = self._index.refresh()
         applied = self._follower.follow(None if self._is_first else arrived)

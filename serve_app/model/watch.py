@@ -18,7 +18,7 @@ from typing import Protocol
 from fraud.errors import ConfigError, FraudError
 from fraud.registry import promotion
 from fraud.registry.promotion import LiveThreshold
-from fraud.registry.versions import Standing, TaggedVersion, fetch_version, standing
+from fraud.registry.versions import RegistryState, TaggedVersion, fetch_version, registry_state
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.settings.serving import WatchSettings
@@ -92,7 +92,7 @@ class ModelWatcher:
     def poll(self) -> None:
         """Apply the current state of the registry. Never raises; a repeated error is logged once."""
         try:
-            current = standing(self._settings, self._reference, with_idle_challenger=False)
+            current = registry_state(self._settings, self._reference, with_idle_challenger=False)
             self._resolve("registry", "the registry answers again")
             self._follow_champion(current)
             self._follow_challenger(current)
@@ -111,7 +111,7 @@ class ModelWatcher:
             # Jitter: replicas that started together must not poll together.
             self._has_ended.wait(self._config.poll_s * random.uniform(0.9, 1.1))
 
-    def _follow_champion(self, current: Standing) -> None:
+    def _follow_champion(self, current: RegistryState) -> None:
         version, serving = current.champion, self._state.model
         if version is None:
             what = f"{self._settings.model_name!r} has no {self._reference!r} any more"
@@ -136,7 +136,7 @@ class ModelWatcher:
             self._metrics.set_model(model.version, model.sha256, model.loaded_at)
         self._save_last_good(model)
 
-    def _follow_challenger(self, current: Standing) -> None:
+    def _follow_challenger(self, current: RegistryState) -> None:
         state = self._state
         try:
             shadow, share = promotion.is_shadowed(current.tags), promotion.canary_share(current.tags)

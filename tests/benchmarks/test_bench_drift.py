@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_drift
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from fraud.data import tables
 
 
@@ -17,9 +17,11 @@ from fraud.data import tables
 def test_a_case_compares_the_sample_with_all_rows(name: str, tmp_path: Path):
     reference = str(tmp_path / "reference.parquet")
     tables.write_parquet(bench_drift.rows_of(4_000, 1), reference)
-    found = bench_drift.case(name, 101, 3_000, reference, str(tmp_path))
-    assert found["case"] == (name or "no drift") and found["columns"] == found["columns_alike"] == bench_drift.COLUMNS
-    assert found["sampled"] == found["all_rows"] == ("drift" if name else "ok")
+    result = bench_drift.case(name, 101, 3_000, reference, str(tmp_path))
+    assert (
+        result["case"] == (name or "no drift") and result["columns"] == result["columns_alike"] == bench_drift.COLUMNS
+    )
+    assert result["sampled"] == result["all_rows"] == ("drift" if name else "ok")
     assert [path.name for path in tmp_path.iterdir()] == ["reference.parquet"]
 
 
@@ -51,5 +53,5 @@ def test_the_page_says_what_the_last_run_measured():
     if not bench_drift.RESULTS.exists():
         pytest.skip(f"{bench_drift.RESULTS.name} is not measured yet")
     results = json.loads(bench_drift.RESULTS.read_text(encoding="utf-8"))
-    found = replaced(page, bench_drift.table(results), bench_drift.BEGIN)
-    assert found == page, "run python -m benchmarks.bench_drift --table"
+    updated = replace_section(page, bench_drift.table(results), bench_drift.BEGIN)
+    assert updated == page, "run python -m benchmarks.bench_drift --table"

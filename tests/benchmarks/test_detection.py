@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.detection import __main__ as command
 from benchmarks.detection import measure, table
-from benchmarks.detection.measure import OURS, JudgedWindow
+from benchmarks.detection.measure import OURS, EvaluationWindow
 from benchmarks.detection.protocols import DATA_SETS, DataSet
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from fraud.data.simulation import cards
 from fraud.data.splits import split_by_time
 from fraud.errors import DataError
@@ -26,12 +26,12 @@ from fraud.training import fitting
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose handbook file is simulated, about the days of the real one."""
-    place = tmp_path_factory.mktemp("data")
+    path = tmp_path_factory.mktemp("data")
     drawn = cards(30_000, seed=2, fraud_rate=0.06)
     end = pd.Timestamp("2018-08-14 23:00:00")
     drawn["TX_DATETIME"] += (end - drawn["TX_DATETIME"].max()).floor("1D")
-    drawn.to_parquet(place / DATA_SETS["handbook"].file)
-    return place
+    drawn.to_parquet(path / DATA_SETS["handbook"].file)
+    return path
 
 
 def test_the_handbook_is_judged_on_four_weeks_in_a_row() -> None:
@@ -63,7 +63,7 @@ def test_cards_known_as_compromised_are_left_out_of_card_precision(folder: Path)
     data_set, schema = DATA_SETS["handbook"], Schema.load("handbook")
     config = data_set.configs(1)[0]
     prepared = fitting.prepare(data_set.load(folder), schema, config)
-    window = JudgedWindow.of(prepared, "CUSTOMER_ID")
+    window = EvaluationWindow.of(prepared, "CUSTOMER_ID")
     rows, test = prepared.rows, prepared.rows.iloc[prepared.split.test]
     day = rows["TX_DATETIME"].dt.floor("D")
     frauds = rows[(rows["TX_FRAUD"] == 1) & (day >= pd.Timestamp("2018-07-25"))]
@@ -85,28 +85,28 @@ def test_cards_known_as_compromised_are_left_out_of_card_precision(folder: Path)
 
 @pytest.mark.slow
 def test_a_run_measures_ours_and_the_usual_models_on_the_same_rows(folder: Path) -> None:
-    told: list[str] = []
-    found = measure.run(DATA_SETS["handbook"], folder, [0, 1], fast=True, tell=told.append)
-    (window,) = found["windows"]
+    messages: list[str] = []
+    result = measure.run(DATA_SETS["handbook"], folder, [0, 1], fast=True, log=messages.append)
+    (window,) = result["windows"]
     assert (window["start"], window["end"]) == ("2018-08-08", "2018-08-14") and window["frauds"] > 10
-    assert set(OURS.values()) < set(found["figures"]) and len(found["figures"]) >= 10
-    for who, figures in found["figures"].items():
+    assert set(OURS.values()) < set(result["figures"]) and len(result["figures"]) >= 10
+    for who, figures in result["figures"].items():
         assert set(figures) == {"roc_auc", "average_precision", "card_precision", "card_precision_at_start"}
         assert all(len(seeds) == 2 and all(len(windows) == 1 for windows in seeds) for seeds in figures.values())
-        low, high = found["intervals"][who]["average_precision"]
+        low, high = result["intervals"][who]["average_precision"]
         assert low <= figures["average_precision"][0][0] <= high
-    joined = found["figures"][OURS["joined"]]["average_precision"]
+    joined = result["figures"][OURS["joined"]]["average_precision"]
     assert np.mean(joined) > 3 * window["frauds"] / window["rows"]  # far above chance
-    assert json.loads(json.dumps(found)) == found
-    assert "joined with the head" in table.full("handbook", {"seeds": [0, 1], **found})
+    assert json.loads(json.dumps(result)) == result
+    assert "joined with the head" in table.markdown("handbook", {"seeds": [0, 1], **result})
 
 
 def test_rows_after_the_test_window_are_not_even_read(folder: Path) -> None:
     data_set = DATA_SETS["handbook"]
     config = data_set.configs()[0]
     rows = validate(pd.read_parquet(folder / data_set.file), data_set.schema).rows
-    kept = measure._until(rows, data_set, config)
-    assert kept["TX_DATETIME"].max() < pd.Timestamp("2018-07-25") < rows["TX_DATETIME"].max()
+    remaining = measure._until(rows, data_set, config)
+    assert remaining["TX_DATETIME"].max() < pd.Timestamp("2018-07-25") < rows["TX_DATETIME"].max()
 
 
 def test_a_missing_file_says_where_to_look(tmp_path: Path) -> None:
@@ -119,14 +119,14 @@ def test_the_pages_say_what_the_last_run_measured() -> None:
     assert set(results) == set(DATA_SETS)
     for path, measured in table.pages(results).items():
         page = path.read_text(encoding="utf-8")
-        assert replaced(page, measured, table.BEGIN) == page, (
+        assert replace_section(page, measured, table.BEGIN) == page, (
             f"{path.name} is not what {table.RESULTS.name} says: run python -m benchmarks.detection --table"
         )
 
 
 def test_the_published_results_are_of_the_whole_protocol() -> None:
-    for name, found in json.loads(table.RESULTS.read_text(encoding="utf-8")).items():
-        assert found["seeds"] == command.SEEDS
-        assert len(found["windows"]) == DATA_SETS[name].weeks
-        for figures in found["figures"].values():
+    for name, results in json.loads(table.RESULTS.read_text(encoding="utf-8")).items():
+        assert results["seeds"] == command.SEEDS
+        assert len(results["windows"]) == DATA_SETS[name].weeks
+        for figures in results["figures"].values():
             assert np.array(figures["average_precision"]).shape == (len(command.SEEDS), DATA_SETS[name].weeks)

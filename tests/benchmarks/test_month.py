@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.month import demands, world
+from benchmarks.month import criteria, world
 from benchmarks.month.__main__ import main
 from fraud.schema.validation import validate
 
@@ -16,12 +16,12 @@ from fraud.schema.validation import validate
 def test_a_short_month_runs_through_the_real_commands(tmp_path: Path):
     out, image = tmp_path / "month.json", tmp_path / "month.png"
     assert main(["--small", "--seeds", "1", "--out", str(out), "--picture", str(image)]) in (0, 1)
-    (found,) = json.loads(out.read_text())["months"]
-    assert [day["day"] for day in found["days"]] == list(range(1, 14))
-    assert all(day["verdict"] != "drift" for day in found["days"][:3])
-    assert found["judged"]["alarm_day"] in (4, 5, 6)
-    assert found["days"][-1]["estimate"] is not None and found["days"][-1]["flagged"] > 0
-    kinds = {gate["kind"]: gate for gate in found["gates"]}
+    (result,) = json.loads(out.read_text())["months"]
+    assert [day["day"] for day in result["days"]] == list(range(1, 14))
+    assert all(day["verdict"] != "drift" for day in result["days"][:3])
+    assert result["judged"]["alarm_day"] in (4, 5, 6)
+    assert result["days"][-1]["estimate"] is not None and result["days"][-1]["flagged"] > 0
+    kinds = {gate["kind"]: gate for gate in result["gates"]}
     assert list(kinds) == ["worse", "poisoned", "weekly"]
     assert kinds["worse"]["decision"] == kinds["poisoned"]["decision"] == "refused"
     assert "better" in kinds["worse"]["texts"] and kinds["weekly"]["frauds"] >= 5
@@ -38,8 +38,8 @@ def test_what_happens_does_not_depend_on_who_asks():
 
 
 def day(number: int, **changes: object) -> dict:
-    told = {"day": number, "champion": 1, "verdict": "ok", "precision": 0.5, "low": 0.4, "high": 0.6}
-    return told | changes
+    record = {"day": number, "champion": 1, "verdict": "ok", "precision": 0.5, "low": 0.4, "high": 0.6}
+    return record | changes
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def day(number: int, **changes: object) -> dict:
     ],
 )
 def test_a_demand_that_is_not_met_is_told(days: list[dict], gates: list[tuple[str, str]], failing: str | None):
-    found = {"days": days, "gates": [{"kind": kind, "decision": decision} for kind, decision in gates]}
-    wrong = [name for name, holds in demands.judge(found, 2)["demands"].items() if not holds]
+    result = {"days": days, "gates": [{"kind": kind, "decision": decision} for kind, decision in gates]}
+    wrong = [name for name, holds in criteria.judge(result, 2)["demands"].items() if not holds]
     assert (not wrong) if failing is None else (len(wrong) == 1 and wrong[0].startswith(failing))

@@ -13,11 +13,11 @@ from fraud.errors import DataError
 def test_a_table_goes_between_its_lines_and_nowhere_else(tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text(f"a\n<!-- one -->\nold\n{pages.END}\nb\n<!-- two -->\nkept\n{pages.END}\n")
-    pages.write(page, pages.row(["x", "y"]), "<!-- one -->")
+    pages.write_section(page, pages.row(["x", "y"]), "<!-- one -->")
     assert page.read_text() == f"a\n<!-- one -->\n\n| x | y |\n\n{pages.END}\nb\n<!-- two -->\nkept\n{pages.END}\n"
 
 
 @pytest.mark.parametrize("page", ["", "<!-- one -->", pages.END])
 def test_a_page_without_a_place_for_it_is_refused(page: str):
     with pytest.raises(DataError, match="end of measured"):
-        pages.replaced(page, "new", "<!-- one -->")
+        pages.replace_section(page, "new", "<!-- one -->")

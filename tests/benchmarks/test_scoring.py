@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from benchmarks.scoring import table
 from benchmarks.scoring.stages import STAGES
 
@@ -23,11 +23,11 @@ FOUND = {
 
 
 def test_the_tables_say_what_was_measured() -> None:
-    told = table.full(FOUND)
-    assert "| 1,000,000 | 2.0 | 500,000 | 5.0 × |" in told, "medians, against 100,000 rows a second"
-    assert "| 900,000 | 1.8 | 500,000 | 5.0 × |" in told, "what further rows take"
-    assert "900 MiB at 100,000 rows, 1,000 MiB at 1,000,000 rows" in told
-    assert "| in the job's process | 2.5 s |  |" in told and "| on a Ray that runs | 6.0 s | 1.0 s |" in told
+    markdown = table.markdown(FOUND)
+    assert "| 1,000,000 | 2.0 | 500,000 | 5.0 × |" in markdown, "medians, against 100,000 rows a second"
+    assert "| 900,000 | 1.8 | 500,000 | 5.0 × |" in markdown, "what further rows take"
+    assert "900 MiB at 100,000 rows, 1,000 MiB at 1,000,000 rows" in markdown
+    assert "| in the job's process | 2.5 s |  |" in markdown and "| on a Ray that runs | 6.0 s | 1.0 s |" in markdown
 
 
 def test_the_page_says_what_the_last_run_measured() -> None:
@@ -35,5 +35,7 @@ def test_the_page_says_what_the_last_run_measured() -> None:
     assert table.BEGIN in page
     if not table.RESULTS.exists():
         pytest.skip(f"{table.RESULTS.name} is not measured yet")
-    found = json.loads(Path(table.RESULTS).read_text(encoding="utf-8"))
-    assert replaced(page, table.full(found), table.BEGIN) == page, "run python -m benchmarks.scoring --table"
+    results = json.loads(Path(table.RESULTS).read_text(encoding="utf-8"))
+    assert replace_section(page, table.markdown(results), table.BEGIN) == page, (
+        "run python -m benchmarks.scoring --table"
+    )

@@ -14,11 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from benchmarks.serving import __main__ as command
 from benchmarks.serving import environments, measure, protocols, servers, table
-from benchmarks.serving.material import BATCH_ROWS, Material, prepare
-from benchmarks.serving.processes import MARK, Processes, spent
+from benchmarks.serving.processes import MARK, Processes, cpu_between
+from benchmarks.serving.workload import BATCH_ROWS, Workload, prepare
 from fraud.errors import DataError
 from fraud.settings import Settings
 
@@ -33,47 +33,47 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def material(settings: Settings) -> Material:
+def workload(settings: Settings) -> Workload:
     """A small model and what to send it."""
     return prepare(settings, training_rows=2000)
 
 
 @needs_wrk
 @pytest.mark.slow
-def test_a_real_server_is_started_measured_and_stopped(material: Material, settings: Settings) -> None:
+def test_a_real_server_is_started_measured_and_stopped(workload: Workload, settings: Settings) -> None:
     server = servers.SERVERS["fastapi"]
-    found = measure.one_round(server, PROGRAMS, material, settings, measure.PARTS, seconds=1)
-    assert list(found["cases"]) == [
+    result = measure.one_round(server, PROGRAMS, workload, settings, measure.PARTS, seconds=4)
+    assert list(result["cases"]) == [
         "single 1", "single 16", "single 64", "json 1", "json 16", "arrow 1", "arrow 16",
     ]  # fmt: skip
-    for case in found["cases"].values():
+    for case in result["cases"].values():
         assert case["failed"] == 0 and case["statuses"] == {"200": case["requests"]}
         assert 0 < case["p50_ms"] <= case["p99_ms"] <= case["p999_ms"] and case["cpu_us"] > 0
-    batch = found["cases"]["json 1"]
+    batch = result["cases"]["json 1"]
     assert batch["rate"] == pytest.approx(BATCH_ROWS * batch["requests"] / batch["seconds"])
-    assert 20 < found["memory"]["pss_mib"] <= found["memory"]["rss_mib"]
+    assert 20 < result["memory"]["pss_mib"] <= result["memory"]["rss_mib"]
     assert not [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
-    json.dumps(found, allow_nan=False)
+    json.dumps(result, allow_nan=False)
 
 
 @needs_wrk
 @pytest.mark.slow
-def test_a_server_with_other_scores_is_refused(material: Material, settings: Settings) -> None:
-    altered = replace(material, scores=material.scores + 0.01)
-    with pytest.raises(DataError, match=r"other scores than the engine, by up to 0\.01"):
+def test_a_server_with_other_scores_is_refused(workload: Workload, settings: Settings) -> None:
+    altered = replace(workload, scores=workload.scores + 0.01)
+    with pytest.raises(DataError, match=r"scores differ from the engine's by up to 0\.01"):
         measure.one_round(servers.SERVERS["fastapi"], PROGRAMS, altered, settings, ["single"], seconds=1)
 
 
 @pytest.mark.slow
 def test_a_server_that_ends_is_told_and_the_others_are_measured(
-    material: Material, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    workload: Workload, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = servers.Server("broken", servers._Uvicorn("absent"), protocols.PLAIN, "fastapi")
     monkeypatch.setattr(servers, "SERVERS", {"broken": broken})
-    told: list[str] = []
-    found = measure.run(["broken"], material, settings, parts=["single"], rounds=3, seconds=1, tell=told.append)
-    assert len(told) == 2 and "absent" in told[1]
-    assert found["broken"]["rounds"] == [] and "the server ended with" in found["broken"]["error"]
+    messages: list[str] = []
+    results = measure.run(["broken"], workload, settings, parts=["single"], rounds=3, seconds=1, log=messages.append)
+    assert len(messages) == 2 and "absent" in messages[1]
+    assert results["broken"]["rounds"] == [] and "the server ended with" in results["broken"]["error"]
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_processes_that_left_the_tree_are_found_and_stopped(tmp_path: Path) -> N
     before = processes.cpu_seconds()
     (left,) = before
     assert left.environ()[MARK] == processes.mark and left.ppid() != psutil.Process().pid
-    while spent(before, processes.cpu_seconds()) == 0:
+    while cpu_between(before, processes.cpu_seconds()) == 0:
         time.sleep(0.05)
     assert processes.memory().processes == 1
     with pytest.raises(DataError, match="ended with 0"):
@@ -114,10 +114,10 @@ def test_processes_that_left_the_tree_are_found_and_stopped(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", list(protocols.OURS))
-def test_bodies_hold_every_transaction(material: Material, name: str) -> None:
+def test_bodies_hold_every_transaction(workload: Workload, name: str) -> None:
     import pyarrow as pa
 
-    rows = material.batches[0] if name != "single" else material.singles[:1]
+    rows = workload.batches[0] if name != "single" else workload.singles[:1]
     body = protocols.OURS[name].encode(rows)
     if name == "arrow":
         sent = pa.ipc.open_stream(body).read_all().to_pylist()
@@ -127,14 +127,14 @@ def test_bodies_hold_every_transaction(material: Material, name: str) -> None:
     assert list(sent) == rows
 
 
-def test_what_is_sent_is_not_what_was_trained_on_and_holds_frauds(material: Material) -> None:
+def test_what_is_sent_is_not_what_was_trained_on_and_holds_frauds(workload: Workload) -> None:
     import pandas as pd
 
-    trained = pd.read_parquet(material.rows)[material.columns]
-    sent = pd.DataFrame(material.transactions)
+    trained = pd.read_parquet(workload.rows)[workload.columns]
+    sent = pd.DataFrame(workload.transactions)
     assert len(sent.merge(trained)) < 0.01 * len(sent)
-    assert len(material.batches) == 4 and all(len(rows) == BATCH_ROWS for rows in material.batches)
-    assert material.scores[material.is_fraud].mean() > 0.3 + material.scores[~material.is_fraud].mean()
+    assert len(workload.batches) == 4 and all(len(rows) == BATCH_ROWS for rows in workload.batches)
+    assert workload.scores[workload.is_fraud].mean() > 0.3 + workload.scores[~workload.is_fraud].mean()
 
 
 def made_up(rates: dict[str, list[float]], failed: int = 0) -> dict[str, Any]:
@@ -148,37 +148,37 @@ def made_up(rates: dict[str, list[float]], failed: int = 0) -> dict[str, Any]:
         }  # fmt: skip
 
     cases = ("single 1", "single 16", "single 64", "json 1", "json 16", "arrow 1")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, values in rates.items():
         rounds = [
             {"cases": {each: case(rate) for each in cases}, "idle_cpu": 0.01, "memory": {"pss_mib": 300.0}}
             for rate in values
         ]
-        found[name] = {"title": servers.SERVERS[name].title, "version": "1.0", "rounds": rounds}
+        results[name] = {"title": servers.SERVERS[name].title, "version": "1.0", "rounds": rounds}
         if not rounds:
-            found[name]["error"] = "not installed: no such package"
-    return found
+            results[name]["error"] = "not installed: no such package"
+    return results
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    found = made_up({"ours": [100, 900, 400], "seed": [10, 30, 100]})
-    assert table.figure(found, "ours", "single 16", "rate") == 400
+    results = made_up({"ours": [100, 900, 400], "seed": [10, 30, 100]})
+    assert table.figure(results, "ours", "single 16", "rate") == 400
     rates = [(name, "single 16", "rate") for name in ("ours", "seed")]
-    assert table.ratio(found, rates[0], rates[1]) == 10  # of 10, 30 and 4; the medians' would be 13
-    kept = {what: measured for what, measured, _ in table.promises(found)}
-    assert kept["single at 16, by the seed style"] == 10
-    assert kept["the seed style's p50 at 1, by our p99 at 1"] == 5
-    assert kept["single at 16, by MLServer"] is None
+    assert table.ratio(results, rates[0], rates[1]) == 10  # of 10, 30 and 4; the medians' would be 13
+    ratios = {what: measured for what, measured, _ in table.targets(results)}
+    assert ratios["single at 16, by the seed style"] == 10
+    assert ratios["the seed style's p50 at 1, by our p99 at 1"] == 5
+    assert ratios["single at 16, by MLServer"] is None
 
 
 def test_the_tables_tell_what_failed_and_what_was_not_measured() -> None:
     run = {"rounds": 1, "seconds": 2, "minutes": 1.0, "cpus": 2, "python": "3.11"}
-    text = table.full({"run": run, "servers": made_up({"ours": [100], "seed": [10], "bentoml": []}, failed=2)})
+    text = table.markdown({"run": run, "servers": made_up({"ours": [100], "seed": [10], "bentoml": []}, failed=2)})
     assert "| single at 16, by the seed style | 10 | ≥ 20 | **no** |" in text
     assert "- BentoML: not installed: no such package" in text
     assert "ours, 2 replicas **(failed requests)**" in text
     assert "- ours, 2 replicas, single 16: 2 of 1,000 requests failed (2 × 503)" in text
-    assert "failed" not in table.full({"run": run, "servers": made_up({"ours": [100], "seed": [10]})})
+    assert "failed" not in table.markdown({"run": run, "servers": made_up({"ours": [100], "seed": [10]})})
 
 
 def test_the_page_says_what_the_last_run_measured() -> None:
@@ -186,24 +186,26 @@ def test_the_page_says_what_the_last_run_measured() -> None:
         pytest.skip("not measured yet: python -m benchmarks.serving")
     results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
     page = table.PAGE.read_text(encoding="utf-8")
-    assert replaced(page, table.full(results), table.BEGIN) == page, "run python -m benchmarks.serving --table"
+    assert replace_section(page, table.markdown(results), table.BEGIN) == page, (
+        "run python -m benchmarks.serving --table"
+    )
     assert list(results["servers"]) == servers.USUAL and results["run"]["rounds"] >= command.ROUNDS
     for one in results["servers"].values():
         assert "error" in one or len(one["rounds"]) == results["run"]["rounds"]
 
 
 def test_a_round_that_failed_keeps_its_place() -> None:
-    found = made_up({"ours": [100, 900, 400], "seed": [10, 30, 100]})
-    found["seed"]["rounds"][1] = {"error": "no score after 180 s", "cases": {}}
+    results = made_up({"ours": [100, 900, 400], "seed": [10, 30, 100]})
+    results["seed"]["rounds"][1] = {"error": "no score after 180 s", "cases": {}}
     rates = [(name, "single 16", "rate") for name in ("ours", "seed")]
-    assert table.ratio(found, rates[0], rates[1]) == 7  # of 10 and 4
-    assert "- FastAPI, scikit-learn, torch, a round: no score after 180 s" in table._notes(found)
-    assert "| FastAPI, scikit-learn, torch | 55 |" in table._singles(found)
+    assert table.ratio(results, rates[0], rates[1]) == 7  # of 10 and 4
+    assert "- FastAPI, scikit-learn, torch, a round: no score after 180 s" in table._notes(results)
+    assert "| FastAPI, scikit-learn, torch | 55 |" in table._singles(results)
 
 
 def test_figures_of_a_case_that_nothing_answered_are_missing_not_zero() -> None:
-    found = made_up({"ours": [100], "seed": [10]})
-    found["seed"]["rounds"][0]["cases"]["json 1"] |= {"p50_ms": None, "cpu_us": None}
-    assert table.figure(found, "seed", "json 1", "p50_ms") is None
-    assert np.isfinite(table.figure(found, "seed", "json 1", "rate") or np.nan)
-    assert "nan" not in table._batches(found)
+    results = made_up({"ours": [100], "seed": [10]})
+    results["seed"]["rounds"][0]["cases"]["json 1"] |= {"p50_ms": None, "cpu_us": None}
+    assert table.figure(results, "seed", "json 1", "p50_ms") is None
+    assert np.isfinite(table.figure(results, "seed", "json 1", "rate") or np.nan)
+    assert "nan" not in table._batches(results)

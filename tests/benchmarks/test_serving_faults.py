@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from benchmarks.serving.load import Load
 from benchmarks.serving_faults import __main__ as command
-from benchmarks.serving_faults import faulty, pressure, soak, table
+from benchmarks.serving_faults import background_load, faulty, soak, table
 from fraud.data import simulation
 from fraud.errors import DataError
 from fraud.schema import Schema
@@ -56,10 +56,10 @@ RESULTS: dict[str, Any] = {
 def test_rounds_are_summed_and_a_round_that_nobody_answered_counts_as_failed():
     answered = Load(100, 1.0, 100.0, 1.0, 2.0, 3.0, {"200": 99, "500": 1}, {"connect": 0, "read": 2})
     refused = Load(0, 0.0, 0.0, math.nan, math.nan, math.nan, {}, {"connect": 1})
-    told = pressure.figures([answered, refused])
-    assert (told["requests"], told["failed"], told["statuses"]) == (100, 4, {"200": 99, "500": 1})
-    assert told["socket_errors"] == {"read": 2, "connect": 1}
-    assert (told["p50_ms"], told["worst_p99_ms"]) == (1.0, 2.0)
+    totals = background_load.summarize([answered, refused])
+    assert (totals["requests"], totals["failed"], totals["statuses"]) == (100, 4, {"200": 99, "500": 1})
+    assert totals["socket_errors"] == {"read": 2, "connect": 1}
+    assert (totals["p50_ms"], totals["worst_p99_ms"]) == (1.0, 2.0)
 
 
 def test_the_slope_leaves_out_the_warming_up():
@@ -69,7 +69,7 @@ def test_the_slope_leaves_out_the_warming_up():
 
 
 def test_the_tables_tell_counts_and_shares():
-    text = table.full(RESULTS)
+    text = table.markdown(RESULTS)
     assert "3 of 2,000 failed" in text
     assert "| swap | 3.2 s | 1,000 | 0 | 1.5 ms | 7.0 ms | 9.0 ms |" in text
     assert "| HAProxy | 3 | 1,000 | 8 | 0.0800% | 0 of 90 | 70 ms | 9, 11 s |" in text
@@ -77,7 +77,7 @@ def test_the_tables_tell_counts_and_shares():
     assert "| does hang | 1,000 | 0 | 500 | 1.5 ms | 7.0 ms |  | 990 shed, 10 late |" in text
     assert "1 to 3 replicas 12 s after the load began" in text
     assert "1,000 decisions in the Parquet for 1,000 answers" in text and "+0.4 MiB/h" in text
-    assert table.full({"soak": RESULTS["soak"]}).startswith("30 minutes")
+    assert table.markdown({"soak": RESULTS["soak"]}).startswith("30 minutes")
 
 
 def test_the_tables_go_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -114,5 +114,5 @@ def test_a_spoilt_challenger_misbehaves_as_the_file_says(tmp_path: Path, monkeyp
 def test_the_page_says_what_the_last_run_measured():
     results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
     page = table.PAGE.read_text(encoding="utf-8")
-    told = "run python -m benchmarks.serving_faults --table"
-    assert replaced(page, table.full(results), table.BEGIN) == page, told
+    hint = "run python -m benchmarks.serving_faults --table"
+    assert replace_section(page, table.markdown(results), table.BEGIN) == page, hint

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from benchmarks.detection.protocols import DATA_SETS
-from benchmarks.pages import replaced
+from benchmarks.pages import replace_section
 from benchmarks.sweep import peers, processes, quality, speed, sweeps, table
-from benchmarks.sweep.processes import Ran
+from benchmarks.sweep.processes import Run
 from fraud.data.simulation import transactions
 from fraud.errors import DataError
 from fraud.schema import Schema
@@ -28,10 +28,10 @@ from tuning.space import reader
 
 def ended(number: int, time: float, objective: float | None, **result: Any) -> dict[str, Any]:
     status = "finished" if objective is not None else "failed"
-    told = {"objective": objective, "fits": 1, "epochs": None, "trees": None, "combinations": 10, **result}
+    values = {"objective": objective, "fits": 1, "epochs": None, "trees": None, "combinations": 10, **result}
     return {
         "event": "ended", "number": number, "time": time, "status": result.get("status", status),
-        "worker": "host/1", "result": None if objective is None else told,
+        "worker": "host/1", "result": None if objective is None else values,
     }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_journal_is_summed_up(folder: Path) -> None:
-    found = sweeps.read(folder, Ran(0.0, 45.0, None, ""))
-    assert found.summary() == {
+    sweep = sweeps.read(folder, Run(0.0, 45.0, None, ""))
+    assert sweep.summary() == {
         "trials": 4, "stopped": 1, "failed": 1, "epochs": 18, "trees": 350, "combinations": 30, "best_forest": 0.4,
         "best_autoencoder": 0.5, "winner": 0.6, "given": 0.45, "settings": {"forest.max_samples": 256},
         "wall_s": 45.0, "search_s": 30.0,
@@ -66,7 +66,7 @@ def test_a_journal_is_summed_up(folder: Path) -> None:
     (folder / "state/sweeps/second").mkdir()
     (folder / "state/sweeps/second/trials.jsonl").touch()
     with pytest.raises(DataError, match="2 sweeps"):
-        sweeps.read(folder, Ran(0.0, 45.0, None, ""))
+        sweeps.read(folder, Run(0.0, 45.0, None, ""))
 
 
 def test_a_sweep_starts_from_the_split_alone() -> None:
@@ -85,9 +85,9 @@ def test_a_fit_is_that_of_a_training() -> None:
     rows = validate(transactions(4000, seed=3, fraud_rate=0.04), schema).rows
     small = {"forest": {"n_estimators": 25}, "autoencoder": {"hidden": [4], "epochs": 2, "score": "mse"}}
     config = from_mapping(TrainConfig, {**small, "head": {"use": "never"}})
-    found = quality.precisions(quality.fit(fitting.prepare(rows, schema, config), config))
+    precisions = quality.precisions(quality.fit(fitting.prepare(rows, schema, config), config))
     _, expected = fitting.fit_locally(rows, schema, config)
-    assert found == {
+    assert precisions == {
         score: expected.metrics["joined" if score == "label_light" else score]["average_precision"]
         for score in quality.SCORES
     }
@@ -98,15 +98,15 @@ def test_the_peers_make_the_same_fits() -> None:
     """Their trials are those of a sweep: alternately forests and networks, judged on the validation window."""
     schema = Schema.load("transactions")
     rows = validate(transactions(4000, seed=3, fraud_rate=0.04), schema).rows
-    told = speed.fixed("ulb", fast=True)
-    config = from_mapping(TrainConfig, json.loads(json.dumps(told)))
+    settings = speed.fixed_config("ulb", fast=True)
+    config = from_mapping(TrainConfig, json.loads(json.dumps(settings)))
     (window,) = folds.prepare(rows, schema, config)
     matrices = folds.matrices(window, config)
     for search in peers.PEERS.values():
-        found = search(matrices, config, 5, 2)
-        assert sorted(trial["detector"] for trial in found) == ["autoencoder"] * 2 + ["forest"] * 3
-        assert all(0 < trial["objective"] <= 1 and trial["seconds"] > 0 for trial in found)
-        assert os.getpid() not in {trial["worker"] for trial in found}
+        records = search(matrices, config, 5, 2)
+        assert sorted(trial["detector"] for trial in records) == ["autoencoder"] * 2 + ["forest"] * 3
+        assert all(0 < trial["objective"] <= 1 and trial["seconds"] > 0 for trial in records)
+        assert os.getpid() not in {trial["worker"] for trial in records}
     task = Task(matrices, matrices.x_validation, matrices.labels)
     for detector, fit in (
         ("forest", ForestFit([task], config, [config.forest.n_estimators])),
@@ -118,15 +118,15 @@ def test_the_peers_make_the_same_fits() -> None:
 
 def test_a_sweep_can_search_what_the_peers_search() -> None:
     """And nothing else: every trial does the same work."""
-    told = speed.fixed("handbook")
-    config = from_mapping(TrainConfig, json.loads(json.dumps(told)))
+    settings = speed.fixed_config("handbook")
+    config = from_mapping(TrainConfig, json.loads(json.dumps(settings)))
     assert config.autoencoder.patience == config.autoencoder.epochs and config.head.use == "never"
-    space = reader.read(speed.fixed_space(told), "fixed", config)
+    space = reader.read(speed.fixed_space(settings), "fixed", config)
     for detector, searched in peers.SEARCHED.items():
         sampled = {p.name: (p.low, p.high, p.log) for p in space.parameters_of(detector)}
         assert sampled == {f"{detector}.{name}": limits for name, limits in searched.items()}
         lowest = space.configure(config, {name: low for name, (low, _, _) in sampled.items()})
-        assert peers.configured(config, detector, {name: low for name, (low, _, _) in searched.items()}) == lowest
+        assert peers.with_settings(config, detector, {name: low for name, (low, _, _) in searched.items()}) == lowest
     assert len(space.thresholds) > 60 and len(space.score_kinds) == len(space.forest_sizes) == 1
 
 
@@ -138,9 +138,9 @@ def test_a_worker_s_first_trial_is_not_warm() -> None:
             ("autoencoder", 1.0, 2, 115.0),
         ]
     ]  # fmt: skip
-    found = speed.summary(Ran(100.0, 20.0, None, ""), {"opened": 103.0, "trials": trials})
-    assert (found["before_s"], found["search_s"], found["after_s"]) == (3.0, 13.0, 4.0)
-    assert (found["trial_s"], found["work_s"], found["workers"]) == (3.0, 2.0, 2)
+    result = speed.summary(Run(100.0, 20.0, None, ""), {"opened": 103.0, "trials": trials})
+    assert (result["before_s"], result["search_s"], result["after_s"]) == (3.0, 13.0, 4.0)
+    assert (result["trial_s"], result["work_s"], result["workers"]) == (3.0, 2.0, 2)
 
 
 def test_a_command_is_measured_and_leaves_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +165,13 @@ def test_a_command_is_measured_and_leaves_no_child(tmp_path: Path, monkeypatch: 
 def test_the_tables_say_what_was_measured() -> None:
     summary = {"trials": 40, "stopped": 20, "wall_s": 130.0, "given": 0.5, "winner": 0.6}
     figures = {score: [0.1, 0.3] for score in quality.SCORES}
-    found = table.quality({"ulb": {"title": "ULB", "figures": {"sweep": figures}, "sweep": summary}})
-    assert "| ULB | the sweep's best.yaml | 0.200 ± 0.100 |" in found
-    assert "| ULB | 40 | 20 | 2 min 10 s | 0.500 | 0.600 |" in found
+    markdown = table.quality({"ulb": {"title": "ULB", "figures": {"sweep": figures}, "sweep": summary}})
+    assert "| ULB | the sweep's best.yaml | 0.200 ± 0.100 |" in markdown
+    assert "| ULB | 40 | 20 | 2 min 10 s | 0.500 | 0.600 |" in markdown
     run = {"epochs": 100, "trees": 1000, "wall_s": 50.0, "best_autoencoder": 0.5, "best_forest": 0.4, "winner": 0.6}
     saved = {**run, "epochs": 60, "best_autoencoder": 0.49}
-    told = table.asha({"ulb": {"title": "ULB", "trials": 40, "seeds": [0], "asha": [saved], "none": [run]}})
-    assert "| 40% saved | 0% saved | 0% saved | -0.010 | +0.000 | +0.000 |" in told
+    asha = table.asha({"ulb": {"title": "ULB", "trials": 40, "seeds": [0], "asha": [saved], "none": [run]}})
+    assert "| 40% saved | 0% saved | 0% saved | -0.010 | +0.000 | +0.000 |" in asha
 
 
 def test_the_table_of_speed_compares_with_optuna_alone() -> None:
@@ -185,9 +185,10 @@ def test_the_table_of_speed_compares_with_optuna_alone() -> None:
         "peak_mib": {"optuna": 900, "ours": 1200},
         "fits": {"forest": {"n_estimators": 300}, "autoencoder": {"epochs": 12}},
     }  # fmt: skip
-    found = table.speed({"ulb": data})
+    markdown = table.speed({"ulb": data})
     assert (
-        "| a sweep, MLflow off | 60.0 s | 1.50 | 3.0 s | 20.0 s | 1.0 s | 3.00 s | 1.50 | 1.50 s | 1,200 MiB |" in found
+        "| a sweep, MLflow off | 60.0 s | 1.50 | 3.0 s | 20.0 s | 1.0 s | 3.00 s | 1.50 | 1.50 s | 1,200 MiB |"
+        in markdown
     )
 
 
@@ -197,4 +198,4 @@ def test_the_page_says_what_the_last_run_measured() -> None:
     if not table.RESULTS.exists():
         pytest.skip(f"{table.RESULTS.name} is not measured yet")
     results = json.loads(table.RESULTS.read_text(encoding="utf-8"))
-    assert replaced(page, table.full(results), table.BEGIN) == page, "run python -m benchmarks.sweep --table"
+    assert replace_section(page, table.markdown(results), table.BEGIN) == page, "run python -m benchmarks.sweep --table"

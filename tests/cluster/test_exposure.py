@@ -29,13 +29,13 @@ def test_elsewhere_token_and_keys_are_both_needed_and_the_remedy_is_named(host: 
     with pytest.raises(ConfigError, match="no token"):
         exposure.check(host, has_token=False, has_keys=True, what="Serve")
     warning = exposure.check(host, has_token=True, has_keys=True, what="Serve")
-    assert "others reach it" in warning and "TLS" in warning
+    assert "a public address" in warning and "TLS" in warning
 
 
 def test_ray_asks_for_a_token_only_in_token_mode():
-    assert exposure.asks_for_token({"RAY_AUTH_MODE": "token"})
+    assert exposure.requires_token({"RAY_AUTH_MODE": "token"})
     for mode in ({}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "x"}):
-        assert not exposure.asks_for_token(mode)
+        assert not exposure.requires_token(mode)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644])

@@ -40,19 +40,21 @@ async def _generate(api) -> None:
 
 
 def closed(config: str) -> str:
-    return haproxy_template.closed(config, METRICS, STATS)
+    return haproxy_template.harden(config, METRICS, STATS)
 
 
 def test_the_installed_rays_template_is_the_one_that_the_edits_expect(rendered: str):
     config = closed(rendered)
     on_loopback = {Listener("127.0.0.1", port) for port in (METRICS, STATS, ENTRANCE)}
-    assert haproxy_template.asked_for(config) == on_loopback != haproxy_template.asked_for(rendered)
+    assert (
+        haproxy_template.configured_listeners(config) == on_loopback != haproxy_template.configured_listeners(rendered)
+    )
     assert "log 127.0.0.1:514" in rendered and "log 127.0.0.1:514" not in config
     assert re.findall(r"return status (\d+).* if routes", config) == ["401"]
-    alone = haproxy_template.routes_alone(config)
-    assert haproxy_template.asked_for(alone) == {Listener("127.0.0.1", ENTRANCE)}
+    alone = haproxy_template.standby_config(config)
+    assert haproxy_template.configured_listeners(alone) == {Listener("127.0.0.1", ENTRANCE)}
     assert "admin.sock" not in alone and haproxy_template.has_routes(alone)
-    assert haproxy_template.asked_for(haproxy_template.without_entrance(alone)) == set()
+    assert haproxy_template.configured_listeners(haproxy_template.without_serve_port(alone)) == set()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_changed_template_is_refused(rendered: str, pattern: str, replacement:
 )
 def test_what_two_haproxies_cannot_share_must_be_there(rendered: str, pattern: str, replacement: str, reason: str):
     with pytest.raises(LibraryChangedError, match=re.escape(reason)):
-        haproxy_template.routes_alone(re.sub(pattern, replacement, closed(rendered)))
+        haproxy_template.standby_config(re.sub(pattern, replacement, closed(rendered)))
 
 
 def test_a_log_target_of_the_operators_own_stays(rendered: str, monkeypatch: pytest.MonkeyPatch):
@@ -101,4 +103,4 @@ def test_a_log_target_of_the_operators_own_stays(rendered: str, monkeypatch: pyt
     ],
 )  # fmt: skip
 def test_addresses_as_haproxy_writes_them(address: str, listener: Listener):
-    assert haproxy_template.asked_for(f"frontend x\n    bind {address}\n") == {listener}
+    assert haproxy_template.configured_listeners(f"frontend x\n    bind {address}\n") == {listener}

@@ -47,15 +47,18 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def found(folder: Path) -> dict[str, str]:
+def variables(folder: Path) -> dict[str, str]:
     return ingress.environment(folder, metrics_port=19101, stats_port=18404)
 
 
-def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(found: dict[str, str]):
-    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).with_name("of this node.cfg")
+def test_the_wrapper_is_haproxy_with_its_pages_on_loopback(variables: dict[str, str]):
+    config = Path(variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).with_name("of this node.cfg")
     config.write_text(CONFIG)
     done = subprocess.run(
-        [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)], capture_output=True, text=True, check=False
+        [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     returned = [line.strip() for line in config.read_text().splitlines() if "return" in line]
@@ -73,10 +76,10 @@ def test_the_wrapper_lets_a_second_haproxy_listen_and_changes_no_other_argument(
     telling.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     telling.chmod(0o700)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(telling))
-    found = ingress.environment(folder, metrics_port=19101, stats_port=18404)
-    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    variables = ingress.environment(folder, metrics_port=19101, stats_port=18404)
+    config = Path(variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
     config.write_text(CONFIG)
-    command = [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config), "-dR", "-sf", "12", "-x", "a b"]
+    command = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config), "-dR", "-sf", "12", "-x", "a b"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["-c", "-f", str(config), "-sf", "12", "-x", "a b"]
 
@@ -84,27 +87,25 @@ def test_the_wrapper_lets_a_second_haproxy_listen_and_changes_no_other_argument(
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("bind *:18404", "bind 0.0.0.0:18404", "names the port of 'listen stats' 0 times and not 1"),
-        ("    mode http\n", "    mode http\n    bind :7000\n", "names a port 4 times and not 3"),
+        ("bind *:18404", "bind 0.0.0.0:18404", "with the port of 'listen stats' 0 times instead of 1"),
+        ("    mode http\n", "    mode http\n    bind :7000\n", "with a port 4 times instead of 3"),
     ],
 )
 def test_the_wrapper_starts_no_haproxy_where_ray_changed_its_template(
-    found: dict[str, str], old: str, new: str, reason: str
+    variables: dict[str, str], old: str, new: str, reason: str
 ):
-    config = Path(found["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
+    config = Path(variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
     config.write_text(CONFIG.replace(old, new))
-    command = [found["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config), "-dR"]
+    command = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config), "-dR"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert (
-        f"ray 2.60.0 writes a HAProxy configuration that {reason}; this code was written for ray 2.60.0" in done.stderr
-    )
+    assert f"ray 2.60.0 writes a HAProxy configuration {reason}; this code was written for ray 2.60.0" in done.stderr
     assert not config.with_name("standby.cfg").exists()
 
 
-def test_its_folder_is_closed_to_others(found: dict[str, str], folder: Path):
+def test_its_folder_is_closed_to_others(variables: dict[str, str], folder: Path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    files = [value for name, value in found.items() if name.endswith(("_PATH", "_LOC", "_FILE"))]
+    files = [value for name, value in variables.items() if name.endswith(("_PATH", "_LOC", "_FILE"))]
     assert len(files) == 4 and {Path(value).parent for value in files} == {folder}
 
 

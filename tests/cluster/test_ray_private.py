@@ -54,7 +54,7 @@ def test_the_internal_port_is_on_the_nodes_address_only(replica, monkeypatch: py
 def test_another_literal_opens_no_port(replica, address: str):
     ray_private.ReplicaPorts()
     before = ray_private.listeners()
-    with pytest.raises(LibraryChangedError, match=r"binds a replica's internal port to .* not to '\[::\]:0'"):
+    with pytest.raises(LibraryChangedError, match=r"binds a replica's internal port to .* instead of '\[::\]:0'"):
         replica.add_port_to_grpc_server(server(), address)
     assert ray_private.listeners() == before
 
@@ -123,4 +123,4 @@ def test_a_moved_address_of_serve_is_refused(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.delattr(context, "_get_global_client")
     with pytest.raises(LibraryChangedError, match="does not name the address of Serve's HTTP server"):
-        ray_private.host_of_serve()
+        ray_private.serve_host()

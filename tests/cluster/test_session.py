@@ -63,13 +63,13 @@ def test_a_polite_kill_unwinds_and_the_old_handler_comes_back():
 
 
 def test_in_a_thread_signals_are_left_alone():
-    found = []
+    handlers = []
 
     def work() -> None:
         with terminable():
-            found.append(signal.getsignal(signal.SIGTERM))
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [signal.getsignal(signal.SIGTERM)]
+    assert handlers == [signal.getsignal(signal.SIGTERM)]

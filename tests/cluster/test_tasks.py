@@ -35,10 +35,10 @@ def test_a_forest_of_tasks_is_the_forest(ray_session: None, x: np.ndarray):
 def test_a_head_of_tasks_is_the_head(ray_session: None, x: np.ndarray):
     labels = (x[:, 0] > 1.2).astype(np.int8)
     config = HeadConfig(members=2)
-    found = tasks.fit_head(x.astype(np.float64), labels, config, 7, cpus=0.5)
+    fitted = tasks.fit_head(x.astype(np.float64), labels, config, 7, cpus=0.5)
     X = x.astype(np.float64)
     expected = head.merge([head.fit_member(X, labels, config, 7, member) for member in range(2)])
-    assert all(np.array_equal(getattr(found, f.name), getattr(expected, f.name)) for f in dataclasses.fields(expected))
+    assert all(np.array_equal(getattr(fitted, f.name), getattr(expected, f.name)) for f in dataclasses.fields(expected))
 
 
 def test_a_mistake_in_a_task_is_the_users_error_without_rays_stack(ray_session: None, x: np.ndarray):

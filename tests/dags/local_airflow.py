@@ -27,10 +27,10 @@ PATIENCE_S = 600.0  # for a slow machine; nothing here asserts a time
 def eventually(ask: Callable[[], Any], what: str) -> Any:
     """Wait until `ask` returns something true, and return that."""
     ends = time.monotonic() + PATIENCE_S
-    while not (found := ask()):
+    while not (answer := ask()):
         assert time.monotonic() < ends, f"not so after {PATIENCE_S:.0f} s: {what}"
         time.sleep(0.3)
-    return found
+    return answer
 
 
 class LocalAirflow:
@@ -71,11 +71,11 @@ class LocalAirflow:
     def until(self, dag_id: str, run_id: str, *states: str, task_id: str = "job") -> dict[str, Any]:
         """Wait until a task is in one of `states`."""
 
-        def found() -> dict[str, Any] | None:
+        def poll() -> dict[str, Any] | None:
             task = self.task(dag_id, run_id, task_id)
             return task if task["state"] in states else None
 
-        return dict(eventually(found, f"{dag_id}.{task_id} is {' or '.join(states)}"))
+        return dict(eventually(poll, f"{dag_id}.{task_id} is {' or '.join(states)}"))
 
     def mark(self, dag_id: str, run_id: str, state: str, task_id: str = "job") -> None:
         """What a person does with the button."""
@@ -101,12 +101,12 @@ class LocalAirflow:
     def until_job(self, run_id: str, *statuses: str) -> str:
         """Wait until the one job of a run has one of `statuses`; returns its id. More than one is an error."""
 
-        def found() -> str | None:
+        def poll() -> str | None:
             jobs = self.jobs(run_id)
             assert len(jobs) <= 1, jobs
             return next((job for job, status in jobs.items() if status in statuses), None)
 
-        return str(eventually(found, f"the Ray job of {run_id} is {' or '.join(statuses)}"))
+        return str(eventually(poll, f"the Ray job of {run_id} is {' or '.join(statuses)}"))
 
     def restart(self, component: str) -> None:
         """Start a component again that has ended."""
@@ -124,17 +124,17 @@ def running(root: Path, dags: Path) -> Iterator[LocalAirflow]:
     """Ray, MLflow and Airflow with the DAGs of one folder, below `root`."""
     settings = replace(Settings.from_environment(), root=root, state=root / "state")
     os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(dags)
-    said: list[str] = []
+    messages: list[str] = []
     # Away from those of another stack on this machine, which may start in the same moment.
-    wanted = {**services.RAY_PORTS, **services.MLFLOW_PORTS, **airflow.PORTS}
-    ports = {purpose: port + 500 for purpose, port in wanted.items()}
+    preferred_ports = {**services.RAY_PORTS, **services.MLFLOW_PORTS, **airflow.PORTS}
+    ports = {purpose: port + 500 for purpose, port in preferred_ports.items()}
     try:
-        services.up(settings, said.append, ports)
-        yield LocalAirflow(airflow.up(settings, said.append, ports))
+        services.up(settings, messages.append, ports)
+        yield LocalAirflow(airflow.up(settings, messages.append, ports))
     except StackError:
-        sys.stderr.write("\n".join(said))
+        sys.stderr.write("\n".join(messages))
         raise
     finally:
         del os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
-        services.down(settings, said.append)
-        assert not processes.ours(settings.state), HOST
+        services.down(settings, messages.append)
+        assert not processes.find(settings.state), HOST

@@ -159,11 +159,11 @@ def test_a_run_that_is_late_is_told(local: LocalAirflow):
     run = local.trigger("late")
     alerts = local.stack.settings.state / "alerts" / "alerts.jsonl"
 
-    def told() -> list[str]:
+    def texts() -> list[str]:
         lines = map(json.loads, alerts.read_text().splitlines()) if alerts.exists() else ()
         return [line["text"] for line in lines if line["subject"] == "late"]
 
-    eventually(told, "the alert of the deadline")
-    assert told() == [f"run {run} is running {1 / 3600:g} hours after its interval began"]
+    eventually(texts, "the alert of the deadline")
+    assert texts() == [f"run {run} is running {1 / 3600:g} hours after its interval began"]
     local.mark("late", run, "failed")
     local.until_job(run, "STOPPED")

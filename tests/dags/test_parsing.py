@@ -22,13 +22,13 @@ import importlib.util, json, sys, time
 import aiohttp, airflow.sdk, airflow.triggers.base
 import airflow.sdk.definitions.deadline, airflow.sdk.definitions.callback
 import airflow.providers.standard.operators.empty
-found, began = {}, time.process_time()
+dags, began = {}, time.process_time()
 for path in sys.argv[1:]:
     spec = importlib.util.spec_from_file_location(path.rsplit("/", 1)[1][:-3], path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dag = module.dag
-    found[dag.dag_id] = {
+    dags[dag.dag_id] = {
         "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "deadline": bool(dag.deadline),
         "schedule": type(dag.timetable).__name__, "is_dated": dag.start_date is not None,
         "tasks": {task.task_id: {
@@ -43,7 +43,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from fraud_airflow.alerting import kind_of
 kinds = [[task, type(reason).__name__, kind_of(task, reason)] for task in ("await_data", "score")
          for reason in (AirflowFailException(), AirflowException(), None)]
-print(json.dumps({"cpu_s": cpu_s, "modules": sorted(sys.modules), "dags": found, "kinds": kinds}))
+print(json.dumps({"cpu_s": cpu_s, "modules": sorted(sys.modules), "dags": dags, "kinds": kinds}))
 """
 # What the days of a run are, as Airflow renders them: of an interval's start, and of the time of a run by hand.
 RENDER = """
@@ -61,11 +61,11 @@ def rendered(expression, **run):
                           **{name: None for name, time in run.items() if not time})
     template = environment.from_string(pipeline.value_of(expression))
     return template.render(dag_run=run, params=SimpleNamespace(date=""), macros=macros)
-found = [[rendered(pipeline.DAY, data_interval_start=time, run_after=time),
-          rendered(pipeline.DAY, data_interval_start=None, run_after=time),
-          rendered(pipeline.AS_OF, run_after=time)] for time in sys.argv[2:]]
+days = [[rendered(pipeline.DAY, data_interval_start=time, run_after=time),
+         rendered(pipeline.DAY, data_interval_start=None, run_after=time),
+         rendered(pipeline.AS_OF, run_after=time)] for time in sys.argv[2:]]
 job = module.dag.get_task("score").runtime_env
-print(json.dumps({"days": found, "zone": str(module.dag.timetable.timezone), "job": job}))
+print(json.dumps({"days": days, "zone": str(module.dag.timetable.timezone), "job": job}))
 """
 
 
@@ -140,10 +140,10 @@ def test_a_run_has_the_day_of_the_zone_and_tells_its_jobs(tmp_path: Path, zone: 
     ended = run_airflow(tmp_path, RENDER, daily, *times, FRAUD_DAY_ZONE=zone)
 
     assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["days"] == days
-    assert (zone or "UTC") in found["zone"]
-    assert found["job"] == {"env_vars": {"FRAUD_DAY_ZONE": zone or "UTC"}}
+    printed = json.loads(ended.stdout.splitlines()[-1])
+    assert printed["days"] == days
+    assert (zone or "UTC") in printed["zone"]
+    assert printed["job"] == {"env_vars": {"FRAUD_DAY_ZONE": zone or "UTC"}}
 
 
 def test_an_unknown_zone_stops_the_parsing_and_is_named(tmp_path: Path):

@@ -26,12 +26,12 @@ def test_airflow_keeps_its_tables_in_postgresql(tmp_path: Path):
     except ConfigError as error:
         pytest.skip(str(error))
     with running("postgresql") as servers:
-        told = servers.environment()
+        backends = servers.environment()
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         env |= {
             "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(CODE / "dags" / "plugins"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", URL: told[URL],
+            "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", URL: backends[URL],
         }  # fmt: skip
 
         def run(*arguments: str) -> str:
@@ -39,10 +39,10 @@ def test_airflow_keeps_its_tables_in_postgresql(tmp_path: Path):
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout + done.stderr
 
-        said = run("db", "migrate") + run("db", "check") + run("dags", "reserialize")
-        assert told[URL].split(":")[2].split("@")[0] not in said, "the password is in what Airflow says"
+        output = run("db", "migrate") + run("db", "check") + run("dags", "reserialize")
+        assert backends[URL].split(":")[2].split("@")[0] not in output, "the password is in what Airflow says"
         assert set(run("dags", "list", "--output", "plain").split()) >= DAGS
-        with psycopg2.connect(told[URL].replace("+psycopg2", "")) as database, database.cursor() as cursor:
+        with psycopg2.connect(backends[URL].replace("+psycopg2", "")) as database, database.cursor() as cursor:
             cursor.execute("SELECT dag_id FROM serialized_dag")
             assert {dag for (dag,) in cursor.fetchall()} >= DAGS
         assert not list(tmp_path.glob("*.db"))

@@ -43,7 +43,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Iterat
     keys = {"gateway": KEY, "prometheus": metrics_key.read_text()}
     lines = [f"{hashlib.sha256(key.encode()).hexdigest()} {name}\n" for name, key in keys.items()]
     (root / "keys").write_text("".join(lines))
-    said: list[str] = []
+    messages: list[str] = []
     try:
         with pytest.MonkeyPatch.context() as environment:  # other tests shall not find these variables
             for name in ("MLFLOW_TRACKING_URI", "FRAUD_STATE", "FRAUD_ROOT"):
@@ -51,16 +51,16 @@ def live(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> Iterat
             variables = {"FRAUD_MODE": "production", "FRAUD_API_KEY_FILE": str(root / "keys"), **SECRETS}
             for name, value in {**variables, "FRAUD_DECISIONS_HASH": "device_score"}.items():
                 environment.setenv(name, value)
-            stack = services.up(settings, said.append)
-            demo = Demo.from_arguments(parser().parse_args(["demo"]), settings, said.append)
+            stack = services.up(settings, messages.append)
+            demo = Demo.from_arguments(parser().parse_args(["demo"]), settings, messages.append)
             demo.stack = stack
             port = processes.free_port(8123)
             environment.setattr(demo, "_config", lambda: serve_config(root, small_bundle, port=port))
             demo.deploy()
-        found = Live(stack, port)
-        eventually(lambda: found.ask("/score", SEED_REQUEST)[0] == 200)
-        yield found
+        result = Live(stack, port)
+        eventually(lambda: result.ask("/score", SEED_REQUEST)[0] == 200)
+        yield result
     finally:
         left = processes.stop(settings.state, [])
-        services.down(settings, said.append)
+        services.down(settings, messages.append)
     assert not left

@@ -36,18 +36,18 @@ class Live:
 
     def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Ask /score's server with the API key, or with these headers instead."""
-        given = {"X-API-Key": KEY} if headers is None else headers
+        sent = {"X-API-Key": KEY} if headers is None else headers
         text = body if body is None or isinstance(body, str) else json.dumps(body)
-        return services.ask(f"http://127.0.0.1:{self.port}{path}", headers=given, body=text, timeout_s=30)
+        return services.ask(f"http://127.0.0.1:{self.port}{path}", headers=sent, body=text, timeout_s=30)
 
 
 def eventually(is_so: Callable[[], Any], seconds: float = 600) -> Any:
     """Wait until it is so, and return what it says. seconds: patience, for a machine with much other work."""
     ends = time.monotonic() + seconds
-    while not (found := is_so()):
+    while not (answer := is_so()):
         assert time.monotonic() < ends, "it did not become so"
         time.sleep(0.2)
-    return found
+    return answer
 
 
 def serve_config(folder: Path, bundle_folder: Path, **http: Any) -> Path:

@@ -32,8 +32,8 @@ def running(*names: str) -> Iterator[Servers]:
             pytest.skip(str(error))
     servers = Servers.read(Path(tempfile.mkdtemp(prefix="fraud-backends-")))
     try:
-        for place, name in enumerate(names):
-            servers.start(lambda _: None, only=name, ports={name: FIRST_PORT + 100 * place})
+        for index, name in enumerate(names):
+            servers.start(lambda _: None, only=name, ports={name: FIRST_PORT + 100 * index})
         yield servers
     finally:
         servers.stop()

@@ -19,11 +19,11 @@ def test_rays_schema_takes_it_and_refuses_a_misspelt_key():
 
 
 def test_its_machines_are_closed():
-    found = yaml.safe_load(TEXT)
-    (rule,) = found["provider"]["security_group"]["IpPermissions"]
+    config = yaml.safe_load(TEXT)
+    (rule,) = config["provider"]["security_group"]["IpPermissions"]
     assert (rule["FromPort"], rule["ToPort"]) == (22, 22) and "0.0.0.0/0" not in TEXT
     assert "--dashboard-host=127.0.0.1" in TEXT and "--dashboard-host=0.0.0.0" not in TEXT
-    for kind in found["available_node_types"].values():
+    for kind in config["available_node_types"].values():
         assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
         assert all(disk["Ebs"]["Encrypted"] for disk in kind["node_config"]["BlockDeviceMappings"])
-    assert found["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"

@@ -27,48 +27,48 @@ ONE_SHOT = "volumes"  # gives new volumes to the user, and ends
 
 def faults(compose: dict[str, Any]) -> list[str]:
     """What breaks a rule of ours, one line each."""
-    found = []
+    messages = []
     for name, service in compose["services"].items():
         if not re.fullmatch(r"[\w./-]+:(\$\{FRAUD_VERSION:-[\d.]+\}|v?\d+(\.\d+)+[\w.-]*)", service["image"]):
-            found.append(f"{name}: image is not pinned")
+            messages.append(f"{name}: image is not pinned")
         if name != ONE_SHOT and service.get("user") != "10001:10001":
-            found.append(f"{name}: user")
+            messages.append(f"{name}: user")
         if service.get("read_only") is not True or service.get("cap_drop") != ["ALL"] or service.get("privileged"):
-            found.append(f"{name}: rights")
+            messages.append(f"{name}: rights")
         if service.get("cap_add", []) != (["CHOWN"] if name == ONE_SHOT else []):
-            found.append(f"{name}: cap_add")
+            messages.append(f"{name}: cap_add")
         if "healthcheck" not in service or (name != ONE_SHOT and "test" not in service["healthcheck"]):
-            found.append(f"{name}: no health check")
-        found += [f"{name}: port {p}" for p in service.get("ports", []) if not re.match(r"127\.0\.0\.1:\d+:\d+$", p)]
+            messages.append(f"{name}: no health check")
+        messages += [f"{name}: port {p}" for p in service.get("ports", []) if not re.match(r"127\.0\.0\.1:\d+:\d+$", p)]
         for variable, value in service.get("environment", {}).items():
             if (
                 variable.startswith("FRAUD_")
                 and not re.search(rf"\b{variable}\b", CODE_TEXT)
                 and variable != "FRAUD_DASHBOARDS"
             ):
-                found.append(f"{name}: nobody reads {variable}")
+                messages.append(f"{name}: nobody reads {variable}")
             if not variable.startswith(("FRAUD_", *OTHERS)):
-                found.append(f"{name}: unknown {variable}")
+                messages.append(f"{name}: unknown {variable}")
             secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY|HISTORY_URL|CONN|STORE_URI", variable)
-            kept = re.match(r"(cat )?/run/secrets/\w+$|\$\{\w+:\?.+\}$|[\w+]+://\w+@[\w:/]+$", str(value))
-            if secret and not kept:
-                found.append(f"{name}: {variable} may be a literal secret")
-            given = re.match(r"(?:cat )?/run/secrets/(\w+)$", str(value))
-            if given and given[1] not in service.get("secrets", []):
-                found.append(f"{name}: {given[1]} is not mounted")
-        found += [f"{name}: no secret {s}" for s in service.get("secrets", []) if s not in compose["secrets"]]
+            is_secret = re.match(r"(cat )?/run/secrets/\w+$|\$\{\w+:\?.+\}$|[\w+]+://\w+@[\w:/]+$", str(value))
+            if secret and not is_secret:
+                messages.append(f"{name}: {variable} may be a literal secret")
+            mounted = re.match(r"(?:cat )?/run/secrets/(\w+)$", str(value))
+            if mounted and mounted[1] not in service.get("secrets", []):
+                messages.append(f"{name}: {mounted[1]} is not mounted")
+        messages += [f"{name}: no secret {s}" for s in service.get("secrets", []) if s not in compose["secrets"]]
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             if source.startswith("."):
-                found += [] if (HERE / source).exists() and volume.endswith(":ro") else [f"{name}: {volume}"]
+                messages += [] if (HERE / source).exists() and volume.endswith(":ro") else [f"{name}: {volume}"]
             elif source not in compose["volumes"]:
-                found.append(f"{name}: no volume {source}")
-        found += [f"{name}: waits for {other}" for other in service.get("depends_on", {}) if other not in
+                messages.append(f"{name}: no volume {source}")
+        messages += [f"{name}: waits for {other}" for other in service.get("depends_on", {}) if other not in
                   compose["services"]]  # fmt: skip
-    found += [
+    messages += [
         f"secret {name}" for name, secret in compose["secrets"].items() if secret != {"file": f"./secrets/{name}"}
     ]
-    return found
+    return messages
 
 
 def test_nothing_in_it_breaks_a_rule():

@@ -34,34 +34,34 @@ ANY_GRPC = ["ray.rpc.NodeManagerService/GetNodeStats", "ray.rpc.CoreWorkerServic
 
 def listeners(live: Live) -> list[tuple[str, str, int]]:
     """(program, address, port) of every TCP socket that a process of ours listens on."""
-    found = []
-    for process in processes.ours(live.state):
+    result = []
+    for process in processes.find(live.state):
         try:
             sockets = process.net_connections(kind="tcp")
             name = process.name()
         except psutil.NoSuchProcess:  # HAProxy is replaced at a reload
             continue
-        found += [(name, c.laddr.ip, c.laddr.port) for c in sockets if c.status == psutil.CONN_LISTEN]
-    return found
+        result += [(name, c.laddr.ip, c.laddr.port) for c in sockets if c.status == psutil.CONN_LISTEN]
+    return result
 
 
 def test_no_socket_listens_on_an_address_that_others_reach(live: Live):
     # HAProxy is replaced by another while Serve tells it new routes.
     eventually(lambda: {name[:14] for name, _, _ in listeners(live)} >= {"haproxy", "gcs_server"})
-    found = listeners(live)
-    assert {ip.removeprefix("::ffff:") for _, ip, _ in found} == {"127.0.0.1"}, found
-    assert {live.port, live.stack.port("dashboard"), live.stack.port("mlflow")} <= {port for _, _, port in found}
+    sockets = listeners(live)
+    assert {ip.removeprefix("::ffff:") for _, ip, _ in sockets} == {"127.0.0.1"}, sockets
+    assert {live.port, live.stack.port("dashboard"), live.stack.port("mlflow")} <= {port for _, _, port in sockets}
 
 
 def test_what_kubernetes_probes_answers_without_token_and_says_nothing_more(live: Live):
-    status, said = services.ask(f"http://127.0.0.1:{live.stack.port('agent')}/api/healthz")
-    assert (status, said.split()) == (200, ["raylet:", "success", "gcs:", "success"])
+    status, text = services.ask(f"http://127.0.0.1:{live.stack.port('agent')}/api/healthz")
+    assert (status, text.split()) == (200, ["raylet:", "success", "gcs:", "success"])
     assert services.ask(f"http://127.0.0.1:{live.port}/-/healthz") == (200, "success")
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss (Debian: iproute2)")
 def test_ss_shows_our_listeners_on_loopback_only(live: Live):
-    pids = {str(process.pid) for process in processes.ours(live.state)}
+    pids = {str(process.pid) for process in processes.find(live.state)}
     shown = subprocess.run(["ss", "-H", "-ltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
     ours = [line.split()[3] for line in shown if pids & set(re.findall(r"pid=(\d+)", line))]
     assert len(ours) > 10
@@ -125,9 +125,9 @@ def test_rays_own_protocol_refuses_calls_without_a_token(live: Live):
     answered = set()
     for name, _, port in listeners(live):
         if name.startswith(("raylet", "ray::")):
-            said = {method: refusal(port, method) for method in ANY_GRPC}
-            assert "" not in said.values(), (name, port, said)
-            answered |= {method for method, code in said.items() if code == "UNAUTHENTICATED"}
+            refusals = {method: refusal(port, method) for method in ANY_GRPC}
+            assert "" not in refusals.values(), (name, port, refusals)
+            answered |= {method for method, code in refusals.items() if code == "UNAUTHENTICATED"}
     assert "ray.rpc.NodeManagerService/GetNodeStats" in answered
 
 
@@ -151,7 +151,7 @@ def test_mlflow_refuses_a_page_of_another_site(live: Live):
 def test_files_that_hold_secrets_are_ours_alone(live: Live):
     for path in (live.stack.token_path, live.stack.metrics_key_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    for folder in (live.state, services.scratch(live.state)):
+    for folder in (live.state, services.session_folder(live.state)):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
 
 
@@ -166,12 +166,12 @@ def test_no_secret_and_no_transaction_shows_in_arguments_or_logs(live: Live):
     hidden = {"the token": token, "the API key": KEY, "a transaction": PRIVATE, "an amount": "7391.15", **SECRETS}
 
     arguments = []
-    for process in processes.ours(live.state):
+    for process in processes.find(live.state):
         try:
             arguments.append(" ".join(process.cmdline()))
         except psutil.NoSuchProcess:
             continue
-    folders = [live.state / "log", services.scratch(live.state)]
+    folders = [live.state / "log", services.session_folder(live.state)]
     logs = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any("replica" in path.name for path in logs) and len(arguments) > 5
     for name, secret in hidden.items():

@@ -23,7 +23,7 @@ from referencing.jsonschema import DRAFT202012
 
 from deploy.local.services import CODE
 from fraud.settings import Settings
-from ray_jobs.train.order import read_order
+from ray_jobs.train.request import read_request
 
 HERE = CODE / "deploy" / "kuberay"
 KUBERNETES = "1.32"
@@ -85,10 +85,10 @@ PODS = {name: (template, {**template["metadata"]["labels"], **added}) for name, 
 
 
 def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    wanted = selector.get("matchLabels", {}).items()
+    required = selector.get("matchLabels", {}).items()
     among = selector.get("matchExpressions", [])
     assert all(rule["operator"] == "In" for rule in among)
-    return wanted <= labels.items() and all(labels.get(rule["key"]) in rule["values"] for rule in among)
+    return required <= labels.items() and all(labels.get(rule["key"]) in rule["values"] for rule in among)
 
 
 @pytest.mark.parametrize("document", ALL, ids=lambda d: f"{d['kind']} {d['metadata']['name']}")
@@ -202,8 +202,8 @@ def test_the_two_clusters_have_tokens_of_their_own():
 def test_policies_and_budgets_hold_for_pods_that_exist():
     policies = [d for d in ALL if d["kind"] == "NetworkPolicy"]
     for name, (_, labels) in PODS.items():
-        held = [p["spec"] for p in policies if matches(p["spec"]["podSelector"], labels)]
-        assert {kind for spec in held for kind in spec["policyTypes"]} == {"Ingress", "Egress"}, name
+        matching = [p["spec"] for p in policies if matches(p["spec"]["podSelector"], labels)]
+        assert {kind for spec in matching for kind in spec["policyTypes"]} == {"Ingress", "Egress"}, name
     for budget in (d["spec"] for d in ALL if d["kind"] == "PodDisruptionBudget"):
         assert any(matches(budget["selector"], labels) for _, labels in PODS.values())
         assert isinstance(budget["minAvailable"], int)  # all that counts for pods of a custom resource
@@ -217,9 +217,9 @@ def test_no_policy_lets_everybody_in():
 
 def test_every_secret_is_made_by_the_guide_and_none_stands_here():
     text = "\n".join(path.read_text(encoding="utf-8") for path in HERE.rglob("*.yaml"))
-    wanted = set(re.findall(r"secretName: ([\w-]+)", text)) | set(re.findall(r"secretKeyRef: {name: ([\w-]+)", text))
+    secrets = set(re.findall(r"secretName: ([\w-]+)", text)) | set(re.findall(r"secretKeyRef: {name: ([\w-]+)", text))
     made = set(re.findall(r"create secret generic ([\w-]+)", GUIDE))
-    assert wanted == made and "kind: Secret" not in text
+    assert secrets == made and "kind: Secret" not in text
     for _, key in re.findall(r"secretKeyRef: {name: ([\w-]+), key: (\w+)}", text):
         assert f"--from-file={key}=" in GUIDE
 
@@ -232,13 +232,13 @@ def test_the_settings_are_some_that_the_code_reads():
 
 
 def test_serve_gets_the_application_of_the_repository():
-    given = yaml.safe_load(the("RayService")["spec"]["serveConfigV2"])
+    config = yaml.safe_load(the("RayService")["spec"]["serveConfigV2"])
     ours = yaml.safe_load((CODE / "serve_app" / "config.yaml").read_text(encoding="utf-8"))
-    ServeDeploySchema.model_validate(given)
-    assert given["http_options"].pop("host") == "0.0.0.0"  # the pod's; who comes through is the network policy's affair
+    ServeDeploySchema.model_validate(config)
+    assert config["http_options"].pop("host") == "0.0.0.0"  # of the pod: the network policy decides who gets in
     ours["http_options"].pop("host")
-    assert given["applications"][0]["deployments"][0].pop("max_replicas_per_node") == 1
-    assert given == ours
+    assert config["applications"][0]["deployments"][0].pop("max_replicas_per_node") == 1
+    assert config == ours
 
 
 def test_an_incremental_upgrade_has_what_the_operator_asks_for():
@@ -253,5 +253,5 @@ def test_the_job_is_one_that_training_understands():
     job = the("RayJob")["spec"]
     python, flag, module, *arguments = shlex.split(job["entrypoint"])
     assert (python, flag, module) == ("python", "-m", "ray_jobs.train")
-    assert read_order(arguments, Settings.from_environment()).workers == 2
+    assert read_request(arguments, Settings.from_environment()).workers == 2
     assert job["clusterSelector"] == {"ray.io/cluster": the("RayCluster")["metadata"]["name"]}

@@ -29,7 +29,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "state"
     folder.mkdir(exist_ok=True)
     yield folder
-    for process in processes.ours(folder):
+    for process in processes.find(folder):
         process.kill()
 
 
@@ -56,11 +56,11 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 def test_stop_ends_the_server_its_orphans_and_the_stubborn(state: Path, bystander: subprocess.Popen[bytes]):
     server, parent, deaf = (start(state, command) for command in (SLEEP, ORPHAN, STUBBORN))
-    assert eventually(lambda: not parent.is_alive and len(processes.ours(state)) == 3)
+    assert eventually(lambda: not parent.is_alive and len(processes.find(state)) == 3)
 
     assert processes.stop(state, [server], grace_s=2.0) == []
 
-    assert processes.ours(state) == []
+    assert processes.find(state) == []
     assert not server.is_alive
     assert not deaf.is_alive
     assert bystander.poll() is None
@@ -70,9 +70,9 @@ def test_another_clone_is_not_ours(state: Path, tmp_path: Path, bystander: subpr
     neighbour = tmp_path / "state2"
     neighbour.mkdir()
     theirs = start(neighbour, SLEEP)
-    assert eventually(lambda: len(processes.ours(neighbour)) == 1)
+    assert eventually(lambda: len(processes.find(neighbour)) == 1)
 
-    assert processes.ours(state) == []
+    assert processes.find(state) == []
     assert processes.stop(state, []) == []
     assert theirs.is_alive
     assert processes.stop(neighbour, [theirs], grace_s=2.0) == []
@@ -119,5 +119,5 @@ def test_memory_watch_counts_our_processes(state: Path):
 
 def test_the_mark_is_handed_on(state: Path):
     service = start(state, SLEEP)
-    assert eventually(lambda: bool(processes.ours(state)))
+    assert eventually(lambda: bool(processes.find(state)))
     assert psutil.Process(service.pid).environ()[MARK] == str(state)

@@ -58,14 +58,14 @@ class Prometheus:
 
 def expressions() -> dict[str, str]:
     """{where it stands: expression} of every alert and every panel."""
-    found = {}
+    by_name = {}
     for group in yaml.safe_load((HERE / "alerts.yml").read_text())["groups"]:
-        found |= {f"alert {rule['alert']}": rule["expr"] for rule in group["rules"]}
+        by_name |= {f"alert {rule['alert']}": rule["expr"] for rule in group["rules"]}
     for path in BOARDS:
         for panel in json.loads(path.read_text())["panels"]:
             for number, target in enumerate(panel.get("targets", ())):
-                found[f"{path.name}: {panel['title']} {number}"] = target["expr"]
-    return found
+                by_name[f"{path.name}: {panel['title']} {number}"] = target["expr"]
+    return by_name
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -127,9 +127,9 @@ def prometheus(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             discovery["url"] = discovery["url"].replace("http://127.0.0.1:8265", live.stack.url("dashboard"))
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(HERE / "alerts.yml", folder)
-    found = {"date": "2026-01-31", "verdict": "ok", "model_version": "7", "rows": {"all": 9, "scored": 9, "flagged": 1,
+    report = {"date": "2026-01-31", "verdict": "ok", "model_version": "7", "rows": {"all": 9, "scored": 9, "flagged": 1,
              "quarantined": 0}}  # fmt: skip
-    (folder / "volume.prom").write_text(exports.prometheus(exports.of_volume(found)))
+    (folder / "volume.prom").write_text(exports.prometheus(exports.of_volume(report)))
     exporter = [NODE_EXPORTER, "--web.listen-address", f"127.0.0.1:{node}", "--collector.disable-defaults"]
     started("node-exporter", [*exporter, "--collector.textfile", "--collector.textfile.directory", str(folder)], live)
     command = [
@@ -165,8 +165,8 @@ def test_every_target_is_scraped_with_token_and_key(prometheus: Prometheus):
 @pytest.mark.slow
 def test_queries_find_our_metrics_serves_and_rays(prometheus: Prometheus, live: Live):
     def value(expression: str) -> float:
-        found = prometheus.query(expression)
-        return float(found[0]["value"][1]) if found else 0.0
+        series = prometheus.query(expression)
+        return float(series[0]["value"][1]) if series else 0.0
 
     eventually(lambda: value('sum(fraud_requests_total{path="/score", status="200"})') >= 5)
     eventually(lambda: value("sum(fraud_replicas)") == 2)

@@ -146,11 +146,11 @@ def test_a_new_certificate_is_taken_up_without_a_lost_request(proxy: Proxy):
     old = proxy.context
     with (
         socket.create_connection(("127.0.0.1", proxy.port)) as plain,
-        old.wrap_socket(plain, server_hostname="127.0.0.1") as kept,
+        old.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         certificate(proxy.certificate, 2)
         both = ssl.create_default_context(cafile=str(proxy.certificate))
-        both.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(kept.getpeercert(binary_form=True) or b""))
+        both.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b""))
         proxy.process.send_signal(signal.SIGUSR2)
         until, serials = time.monotonic() + 300, set()
         while serials != {"01", "02"} and time.monotonic() < until:

@@ -96,7 +96,7 @@ def test_today_is_the_zones() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [("Europe/Berln", "did you mean 'Europe/Berlin'"), ("europe/berlin", "did you mean 'Europe/Berlin'"),
-     ("Europe", "is no time zone"), ("../etc/passwd", "is no time zone"), ("", "is no time zone")],
+     ("Europe", "is not a time zone"), ("../etc/passwd", "is not a time zone"), ("", "is not a time zone")],
 )  # fmt: skip
 def test_an_unknown_zone_is_refused_with_the_nearest_name(name: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):

@@ -16,7 +16,7 @@ import pytest
 from fraud.errors import ConfigError, DataError
 from fraud.settings.operations import AlertChannels
 from monitoring import alerts
-from monitoring.alerts import Alert, main, of_drift, of_performance, tell
+from monitoring.alerts import Alert, main, of_drift, of_performance, send
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -85,8 +85,8 @@ def drift(subject: str, severity: str = "warning") -> Alert:
 
 def test_alerts_of_a_kind_are_one_message_everywhere(tmp_path: Path, hook: Any, mail: Any):
     failure = Alert(kind="job_failure", subject="scoring", severity="critical", text="exit code 2")
-    told = tell([drift("amount"), drift("hour", "critical"), failure], channels(hook, mail), tmp_path, now=NOON)
-    assert len(told) == 3 and [post["kind"] for post in hook.got] == ["drift", "job_failure"]
+    sent = send([drift("amount"), drift("hour", "critical"), failure], channels(hook, mail), tmp_path, now=NOON)
+    assert len(sent) == 3 and [post["kind"] for post in hook.got] == ["drift", "job_failure"]
     first = hook.got[0]
     assert first["severity"] == "critical" and [a["subject"] for a in first["alerts"]] == ["amount", "hour"]
     assert first["runbook"] == "docs/runbook.md#drift" and "amount has moved" in first["text"]
@@ -96,13 +96,13 @@ def test_alerts_of_a_kind_are_one_message_everywhere(tmp_path: Path, hook: Any, 
 
 def test_the_same_is_told_again_after_the_cooldown_or_when_it_gets_worse(tmp_path: Path, hook: Any):
     once = channels(hook)
-    assert tell([drift("amount")], once, tmp_path, now=NOON)
+    assert send([drift("amount")], once, tmp_path, now=NOON)
     for hours in (1, 2):
-        assert not tell([drift("amount"), drift("amount")], once, tmp_path, now=NOON + hours * HOUR)
-    assert tell([drift("amount", "critical")], once, tmp_path, now=NOON + 3 * HOUR)
+        assert not send([drift("amount"), drift("amount")], once, tmp_path, now=NOON + hours * HOUR)
+    assert send([drift("amount", "critical")], once, tmp_path, now=NOON + 3 * HOUR)
     assert hook.got[-1]["alerts"][0]["held_back"] == 2
-    assert not tell([drift("amount")], once, tmp_path, now=NOON + 26 * HOUR)
-    assert tell([drift("amount")], once, tmp_path, now=NOON + 27 * HOUR) and len(hook.got) == 3
+    assert not send([drift("amount")], once, tmp_path, now=NOON + 26 * HOUR)
+    assert send([drift("amount")], once, tmp_path, now=NOON + 27 * HOUR) and len(hook.got) == 3
     lines = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
     assert [line["told"] for line in lines] == [True, False, False, True, False, True]
 
@@ -110,23 +110,23 @@ def test_the_same_is_told_again_after_the_cooldown_or_when_it_gets_worse(tmp_pat
 def test_a_channel_that_fails_hinders_no_other_and_is_told_without_its_secret(tmp_path: Path, hook: Any, mail: Any):
     hook.status = 500
     with pytest.raises(DataError, match="webhook: HTTPError") as error:
-        tell([drift("amount")], channels(hook, mail), tmp_path, now=NOON)
+        send([drift("amount")], channels(hook, mail), tmp_path, now=NOON)
     assert "secret" not in str(error.value) and len(mail.got) == 1
-    assert not tell([drift("amount")], channels(hook, mail), tmp_path, now=NOON + HOUR), "the mail has told it"
+    assert not send([drift("amount")], channels(hook, mail), tmp_path, now=NOON + HOUR), "the mail has told it"
 
 
 def test_what_no_channel_took_is_told_next_time(tmp_path: Path, hook: Any):
     hook.status = 503
     with pytest.raises(DataError, match="webhook"):
-        tell([drift("amount")], channels(hook), tmp_path, now=NOON)
+        send([drift("amount")], channels(hook), tmp_path, now=NOON)
     hook.status = 200
-    assert tell([drift("amount")], channels(hook), tmp_path, now=NOON + HOUR)
+    assert send([drift("amount")], channels(hook), tmp_path, now=NOON + HOUR)
 
 
 def test_without_channels_the_file_has_it_and_a_spoilt_memory_is_begun_anew(tmp_path: Path):
-    assert tell([drift("amount")], channels(), tmp_path, now=NOON)
+    assert send([drift("amount")], channels(), tmp_path, now=NOON)
     (tmp_path / "told.json").write_text("{")
-    assert tell([drift("amount")], channels(), tmp_path, now=NOON)
+    assert send([drift("amount")], channels(), tmp_path, now=NOON)
     assert len((tmp_path / "alerts.jsonl").read_text().splitlines()) == 2
 
 
@@ -135,8 +135,8 @@ def test_verdicts_become_alerts():
     assert of_drift(verdict)[0].severity == "critical" and of_drift({**verdict, "verdict": "ok"}) == []
     day = {"day": "2026-01-02", "alerts": 50, "precision": 0.1, "low": 0.05, "high": 0.2}
     days = [day, {**day, "high": 0.4}, {**day, "precision": None, "low": None, "high": None}]
-    (found,) = of_performance({"days": days}, least=0.3)
-    assert found.subject == "2026-01-02" and "below 30%" in found.text
+    (low,) = of_performance({"days": days}, least=0.3)
+    assert low.subject == "2026-01-02" and "below 30%" in low.text
     usual = [
         {**day, "day": f"2026-02-0{i}", "precision": 0.5, "low": 0.4, "high": 0.6, "is_mature": True}
         for i in (1, 2, 3, 4, 5)
@@ -154,10 +154,10 @@ def test_the_command_reads_what_the_jobs_wrote(
     monkeypatch.setenv("FRAUD_ALERT_WEBHOOK", f"http://127.0.0.1:{hook.server_address[1]}")
     verdict = {"verdict": "warning", "reason": "amount moved", "schema": {"name": "handbook"}}
     (tmp_path / "d.json").write_text(json.dumps(verdict))
-    assert main(["--drift", "d.json"]) == 0 and "1 of 1 alerts told" in capsys.readouterr().out
-    assert main(["--drift", "d.json"]) == 0 and "0 of 1 alerts told" in capsys.readouterr().out
+    assert main(["--drift", "d.json"]) == 0 and "1 of 1 alerts sent" in capsys.readouterr().out
+    assert main(["--drift", "d.json"]) == 0 and "0 of 1 alerts sent" in capsys.readouterr().out
     (tmp_path / "d.json").write_text(json.dumps({**verdict, "verdict": "ok"}))
-    assert main(["--drift", "d.json"]) == 0 and "nothing to tell" in capsys.readouterr().out
+    assert main(["--drift", "d.json"]) == 0 and "no alerts" in capsys.readouterr().out
     assert main(["--kind", "volume", "--subject", "today", "--text", "no rows"]) == 0 and len(hook.got) == 2
     for arguments in (
         [],
@@ -167,8 +167,8 @@ def test_the_command_reads_what_the_jobs_wrote(
         with pytest.raises(ConfigError):
             main(arguments)
     hook.got.clear()
-    told = {"kind": "volume", "subject": "rows", "severity": "critical", "text": "no rows"}
-    (tmp_path / "v.json").write_text(json.dumps({"alerts": [told]}))
+    alert = {"kind": "volume", "subject": "rows", "severity": "critical", "text": "no rows"}
+    (tmp_path / "v.json").write_text(json.dumps({"alerts": [alert]}))
     (tmp_path / "p.json").write_text('{"days": [{}]}')
     assert main(["--drift", "absent.json", "--volume", "v.json", "--performance", "p.json"]) == 0
     posts = {post["kind"]: post["alerts"][0] for post in hook.got}

@@ -35,12 +35,12 @@ def parsed(text: str) -> dict[tuple[str, str], float]:
 
 def test_a_file_for_prometheus_holds_every_column():
     text = exports.prometheus(exports.of_drift(drift("2026-01-31", 0.2)))
-    found = parsed(text)
-    assert found["fraud_drift_psi", 'amount "x"'] == 0.2 and found["fraud_drift_psi", "score"] == 0.01
-    assert found["fraud_drift_level", 'amount "x"'] == 1 and found["fraud_drift_verdict", ""] == 1
-    assert found["fraud_drift_rows", ""] == 900 and 'model="3"' in text
+    samples = parsed(text)
+    assert samples["fraud_drift_psi", 'amount "x"'] == 0.2 and samples["fraud_drift_psi", "score"] == 0.01
+    assert samples["fraud_drift_level", 'amount "x"'] == 1 and samples["fraud_drift_verdict", ""] == 1
+    assert samples["fraud_drift_rows", ""] == 900 and 'model="3"' in text
     day = dt.datetime(2026, 1, 31, tzinfo=dt.UTC).timestamp()
-    assert found["fraud_monitored_day_timestamp_seconds", ""] == day
+    assert samples["fraud_monitored_day_timestamp_seconds", ""] == day
 
 
 def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one():
@@ -49,9 +49,9 @@ def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one()
         {"precision": 0.4, "low": 0.2, "high": 0.6, "alerts": 30, "is_mature": False},
         {"precision": None, "low": None, "high": None, "alerts": 9, "is_mature": False},
     ]
-    found = parsed(exports.prometheus(exports.of_performance({"as_of": "2026-02-01", "days": days})))
-    assert found["fraud_live_precision", "newest"] == 0.4 and found["fraud_live_precision", "mature"] == 0.5
-    assert (found["fraud_live_precision_low", "newest"], found["fraud_live_precision_high", "newest"]) == (0.2, 0.6)
+    samples = parsed(exports.prometheus(exports.of_performance({"as_of": "2026-02-01", "days": days})))
+    assert samples["fraud_live_precision", "newest"] == 0.4 and samples["fraud_live_precision", "mature"] == 0.5
+    assert (samples["fraud_live_precision_low", "newest"], samples["fraud_live_precision_high", "newest"]) == (0.2, 0.6)
     assert not exports.of_performance({"as_of": "2026-02-01", "days": days[2:]}).samples
 
 
@@ -64,7 +64,7 @@ def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: P
         for day, psi in (("2026-01-30", 0.1), ("2026-01-31", 0.2), ("2026-01-31", 0.2))
     }
     (run_id,) = runs
-    with tracking.answers(settings, "reading") as client:
+    with tracking.mlflow_client(settings, "reading") as client:
         history = client.get_metric_history(run_id, "drift_psi/amount _x_")
         assert [(m.step, m.value) for m in history] == [(20_483, 0.1), (20_484, 0.2)]
         assert {a.path for a in client.list_artifacts(run_id, "drift")} == {
@@ -74,13 +74,13 @@ def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: P
 
 
 def test_flags_and_environment_decide(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    found = exports.of_drift(drift("2026-01-31", 0.2))
-    given = argparse.Namespace(prometheus=str(tmp_path / "drift.prom"), mlflow=False)
+    metrics = exports.of_drift(drift("2026-01-31", 0.2))
+    arguments = argparse.Namespace(prometheus=str(tmp_path / "drift.prom"), mlflow=False)
     away = replace(settings, tracking_uri="http://127.0.0.1:9")
-    exports.export(found, given, away, {})
+    exports.export(metrics, arguments, away, {})
     assert "fraud_drift_verdict" in (tmp_path / "drift.prom").read_text() and not caplog.records
-    exports.export(found, given, away, {"FRAUD_MONITORING_MLFLOW": "1"})
-    assert "it is not in MLflow" in caplog.text, "told, and no failure"
+    exports.export(metrics, arguments, away, {"FRAUD_MONITORING_MLFLOW": "1"})
+    assert "not logged to MLflow" in caplog.text, "told, and no failure"
 
 
 def test_a_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -89,6 +89,6 @@ def test_a_command_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir(parents=True)
     (folder / "_manifest.json").write_text(json.dumps({"rows": {"scored": 90, "flagged": 9, "quarantined": 10}}))
     assert volume(["--scored", "scored", "--date", "2026-01-31", "--out", "v.json", "--prometheus", "v.prom"]) == 0
-    found = parsed((tmp_path / "v.prom").read_text())
-    assert found["fraud_volume_rows", ""] == 100 and found["fraud_volume_flagged_share", ""] == 0.1
-    assert found["fraud_volume_verdict", ""] == 2, "a tenth of the rows was refused"
+    samples = parsed((tmp_path / "v.prom").read_text())
+    assert samples["fraud_volume_rows", ""] == 100 and samples["fraud_volume_flagged_share", ""] == 0.1
+    assert samples["fraud_volume_verdict", ""] == 2, "a tenth of the rows was refused"

@@ -70,10 +70,10 @@ def test_the_reference_of_a_registered_model_is_fetched_once_and_judges_the_scor
     found_folder, path = champion.folder, reference.locate(champion, settings)
     assert path.read_bytes() == (folder / reference.NAME).read_bytes() and found_folder.name == "1"
     drift.main(["--model", "champion", "--cur", day, "--out", str(tmp_path / "d.html")])
-    found = json.loads((tmp_path / "d.json").read_text())
-    assert found["verdict"] == "drift" and found["reference"]["path"] == str(path)
-    assert {c["column"] for c in found["score"]["columns"]} == {"score", "alert rate"}
-    assert found["current"]["rows"] == 2_100 and found["current"]["refused_rows"] == 100
+    document = json.loads((tmp_path / "d.json").read_text())
+    assert document["verdict"] == "drift" and document["reference"]["path"] == str(path)
+    assert {c["column"] for c in document["score"]["columns"]} == {"score", "alert rate"}
+    assert document["current"]["rows"] == 2_100 and document["current"]["refused_rows"] == 100
     path.write_bytes(b"altered")
     again = reference.locate(open_model("1", settings), settings)
     assert again.read_bytes() == (folder / reference.NAME).read_bytes(), "fetched again"
@@ -106,8 +106,10 @@ def test_the_sample_does_not_depend_on_the_pieces(tmp_path: Path):
     tables.write_parquet(table, str(tmp_path / "one.parquet"))
     for i in range(30):
         tables.write_parquet(table.iloc[100 * i : 100 * (i + 1)], str(tmp_path / f"many/part-{i:02}.parquet"))
-    found = [comparison.read_side(str(tmp_path / n), SCHEMA, None, sample=500, seed=7) for n in ("one.parquet", "many")]
-    assert found[0].usable == found[1].usable == 3_000 and len(found[0].sample) == 500
-    values = [side.sample["score"].to_numpy() for side in found]
+    samples = [
+        comparison.read_sampled(str(tmp_path / n), SCHEMA, None, sample=500, seed=7) for n in ("one.parquet", "many")
+    ]
+    assert samples[0].usable == samples[1].usable == 3_000 and len(samples[0].sample) == 500
+    values = [side.sample["score"].to_numpy() for side in samples]
     np.testing.assert_array_equal(*values)
     assert (np.diff(values[0]) > 0).all() and abs(values[0].mean() - 0.5) < 0.05

@@ -20,17 +20,17 @@ DAY = dt.date(2026, 3, 4)  # a Wednesday
 def days(n: int, *, rows: int = 10_000, weekend: float = 1.0, seed: int = 1) -> list[DayCount]:
     """So many days before DAY, 1 % flagged and 0.1 % refused, with chance variation."""
     rng = np.random.default_rng(seed)
-    found = []
+    counts = []
     for back in range(n, 0, -1):
         day = DAY - dt.timedelta(days=back)
         scored = int(rng.poisson(rows * (weekend if day.weekday() >= 5 else 1.0)))
-        found.append(DayCount(day, scored, int(rng.poisson(scored / 100)), int(rng.poisson(scored / 1000)), "3"))
-    return found
+        counts.append(DayCount(day, scored, int(rng.poisson(scored / 100)), int(rng.poisson(scored / 1000)), "3"))
+    return counts
 
 
 def levels(before: list[DayCount], today: DayCount | None) -> dict[str, str]:
-    found = judge([*before, *([today] if today else [])], DAY if today is None else today.day)
-    return {finding.subject: finding.level for finding in found.findings if finding.level != "ok"}
+    volume = judge([*before, *([today] if today else [])], DAY if today is None else today.day)
+    return {finding.subject: finding.level for finding in volume.findings if finding.level != "ok"}
 
 
 def today(scored: int = 10_000, flagged: int = 100, quarantined: int = 10, model: str = "3") -> DayCount:
@@ -38,8 +38,8 @@ def today(scored: int = 10_000, flagged: int = 100, quarantined: int = 10, model
 
 
 def test_an_ordinary_day_is_ok_and_chance_never_alarms():
-    found = judge([*days(28), today()], DAY)
-    assert (found.verdict, found.reason) == ("ok", "10,010 rows, as usual") and len(found.compared) == 4
+    volume = judge([*days(28), today()], DAY)
+    assert (volume.verdict, volume.reason) == ("ok", "10,010 rows, as usual") and len(volume.compared) == 4
     for seed in range(20):
         history = days(60, rows=300, weekend=0.4, seed=seed)
         for end in range(3, 60):
@@ -70,23 +70,23 @@ def test_a_day_is_compared_with_its_own_weekday_where_there_are_enough():
     weekly = days(35, weekend=0.3)
     sunday = weekly[-3]
     assert sunday.day.weekday() == 6 and judge(weekly, sunday.day).verdict == "ok"
-    found = judge(weekly, sunday.day)
-    assert found.same_weekday and {day.weekday() for day in found.compared} == {6}
+    volume = judge(weekly, sunday.day)
+    assert volume.same_weekday and {day.weekday() for day in volume.compared} == {6}
     busy = DayCount(sunday.day, 10_000, 100, 10)
     assert levels([c for c in weekly if c.day < sunday.day], busy)["rows"] == "critical"
 
 
 def test_missing_is_critical_and_few_days_are_not_judged():
-    found = content(judge(days(28), DAY))
-    assert found["verdict"] == "critical" and found["rows"] is None
-    assert [(a["kind"], a["severity"]) for a in found["alerts"]] == [("missing_data", "critical")]
+    document = content(judge(days(28), DAY))
+    assert document["verdict"] == "critical" and document["rows"] is None
+    assert [(a["kind"], a["severity"]) for a in document["alerts"]] == [("missing_data", "critical")]
     young = judge([*days(3), today(scored=1, flagged=0, quarantined=0)], DAY)
     assert young.verdict == "ok" and "3 earlier days, 7 are needed" in young.reason
 
 
 def test_another_model_is_named_with_its_alerts():
-    found = content(judge([*days(28), today(flagged=900, model="4")], DAY))
-    assert "(model 4, before 3)" in found["alerts"][0]["text"] and found["model_version"] == "4"
+    document = content(judge([*days(28), today(flagged=900, model="4")], DAY))
+    assert "(model 4, before 3)" in document["alerts"][0]["text"] and document["model_version"] == "4"
 
 
 def write(counts: list[DayCount], root: str) -> None:
@@ -106,10 +106,10 @@ def test_the_command_reads_manifests(
     (tmp_path / "scored/_quarantine/date=2026-03-04").mkdir(parents=True)
     assert main(["--scored", "scored", "--date", "2026-03-04", "--out", "reports/v.json"]) == 0
     assert capsys.readouterr().out.startswith("critical: 3,010 rows, usually 10,")
-    found = json.loads((tmp_path / "reports/v.json").read_text())
-    assert found["rows"] == {"all": 3_010, "scored": 3_000, "flagged": 30, "quarantined": 10}
-    assert found["alerts"] == [
-        {"kind": "volume", "subject": "rows", "severity": "critical", "text": found["alerts"][0]["text"]}
+    document = json.loads((tmp_path / "reports/v.json").read_text())
+    assert document["rows"] == {"all": 3_010, "scored": 3_000, "flagged": 30, "quarantined": 10}
+    assert document["alerts"] == [
+        {"kind": "volume", "subject": "rows", "severity": "critical", "text": document["alerts"][0]["text"]}
     ]
     assert main(["--scored", "nowhere", "--date", "2026-03-04", "--out", "none.json"]) == 0
     assert json.loads((tmp_path / "none.json").read_text())["alerts"][0]["kind"] == "missing_data"

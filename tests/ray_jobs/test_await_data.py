@@ -19,7 +19,7 @@ def test_data_that_are_there_end_the_wait(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "absent/*.csv", "empty.csv"])
-def test_data_that_do_not_come_are_told_by_the_exit_code(tmp_path: Path, name: str):
+def test_missing_data_set_the_exit_code(tmp_path: Path, name: str):
     (tmp_path / "empty.csv").touch()
     assert await_data.main(["--data", str(tmp_path / name), "--hours", "0.00001", "--poll-s", "0.01"]) == 3
 

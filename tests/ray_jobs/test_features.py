@@ -46,15 +46,15 @@ def test_command_writes_what_training_sees(
     for name in ("TRANSACTION_ID", "CUSTOMER_ID", "TX_DATETIME", "TX_FRAUD"):
         assert written[name].tolist() == rows[name].tolist()
     assert pd.read_parquet(out / "_refused.parquet")["row"].tolist() == [2_500]
-    told = json.loads((out / "_features.json").read_text())
-    assert told["rows"] == {"written": 3_999, "quarantined": 1, "other_days": 0}
-    assert told["input_fingerprint"] == tables.fingerprint(str(days))
+    manifest = json.loads((out / "_features.json").read_text())
+    assert manifest["rows"] == {"written": 3_999, "quarantined": 1, "other_days": 0}
+    assert manifest["input_fingerprint"] == tables.fingerprint(str(days))
     assert len(tables.read(str(out))) == 3_999, "our own readers pass over what is beside the parts"
 
     assert features.main([*arguments, "--date", str(rows["TX_DATETIME"].max().date())]) == 0, "its own folder"
     last = pd.read_parquet(out)
-    wanted = (rows["TX_DATETIME"].dt.date == rows["TX_DATETIME"].max().date()).to_numpy()
-    np.testing.assert_array_equal(last[raw_names(schema)[0]].to_numpy(), expected[wanted])
+    is_of_day = (rows["TX_DATETIME"].dt.date == rows["TX_DATETIME"].max().date()).to_numpy()
+    np.testing.assert_array_equal(last[raw_names(schema)[0]].to_numpy(), expected[is_of_day])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["days", "features"]
 
 

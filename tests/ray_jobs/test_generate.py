@@ -76,13 +76,13 @@ def test_the_csv_has_a_plain_header_and_cents(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["transactions", "cards"])
 def test_pieces_do_not_show_in_the_rows(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    whole, pieces = folder / "whole.parquet", folder / "pieces.parquet"
-    generate.generate(str(whole), 300_000, kind=kind)
+    two_groups, many_groups = folder / "whole.parquet", folder / "pieces.parquet"
+    generate.generate(str(two_groups), 300_000, kind=kind)
     monkeypatch.setattr(generate, "ROW_GROUP", 10_000)
-    generate.generate(str(pieces), 300_000, kind=kind)
-    assert pq.ParquetFile(whole).num_row_groups == 2
-    assert pq.ParquetFile(pieces).num_row_groups >= 2
-    assert pq.read_table(whole).equals(pq.read_table(pieces))
+    generate.generate(str(many_groups), 300_000, kind=kind)
+    assert pq.ParquetFile(two_groups).num_row_groups == 2
+    assert pq.ParquetFile(many_groups).num_row_groups >= 2
+    assert pq.read_table(two_groups).equals(pq.read_table(many_groups))
 
 
 def test_the_number_of_frauds_is_returned(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_command_takes_relative_paths_from_the_root_and_makes_the_folder(
     assert [path.name for path in (folder / "data").iterdir()] == ["t.csv"]
 
 
-def test_a_url_is_written_whole() -> None:
+def test_a_url_is_written_atomically() -> None:
     generate.generate("memory://generated/t.csv", 100)
     filesystem = fsspec.filesystem("memory")
     assert [Path(name).name for name in filesystem.ls("/generated", detail=False)] == ["t.csv"]

@@ -30,8 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_is_taken_in_once_and_shown(folder: Path, capsys: pytest.CaptureFixture[str]):
     command = ["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "2026-01-31"]
     assert main(command) == 0
-    assert "2 labels from analyst, 1 of them frauds: 2 new ids, 0 changed" in (told := capsys.readouterr().out)
-    assert "1 rows refused" in told
+    assert "2 labels from analyst, 1 of them frauds: 2 new ids, 0 changed" in (printed := capsys.readouterr().out)
+    assert "1 rows refused" in printed
     (refused,) = (folder / "var/labels/quarantine").glob("*.parquet")
     assert pd.read_parquet(refused)["value"].tolist() == ["x"]
     assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_show_says_where_there_is_nothing(folder: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["ingest"], "needs a file"),
         (["ingest", "verdicts.csv", "--schema", "handbook", "--source", "Charge back"], "--source"),
@@ -56,14 +56,14 @@ def test_show_says_where_there_is_nothing(folder: Path, capsys: pytest.CaptureFi
         (["digest", "verdicts.csv"], "invalid choice"),
     ],
 )
-def test_wrong_commands_say_what_to_do(folder: Path, arguments: list[str], told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_commands_say_what_to_do(folder: Path, arguments: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
         main(arguments)
 
 
 def test_a_file_of_nothing_but_mistakes_is_refused_with_the_first_one(folder: Path):
     (folder / "bad.csv").write_text("TRANSACTION_ID,TX_FRAUD\n1,2\n,1\n")
-    with pytest.raises(DataError, match=r"none of 2 rows is a label; row 0, column 'is_fraud': '2'"):
+    with pytest.raises(DataError, match=r"none of 2 rows is a valid label; row 0, column 'is_fraud': '2'"):
         main(["ingest", "bad.csv", "--schema", "handbook"])
 
 
@@ -114,10 +114,10 @@ def test_files_of_a_pattern_are_each_taken_in_once(folder: Path, capsys: pytest.
     (folder / "day-3.csv").write_text("id,is_fraud\n3,1\n")
     (folder / "day-0.csv").write_text("id,is_fraud\n3,maybe\n")
     capsys.readouterr()
-    with pytest.raises(DataError, match="1 of 4 files could not be taken in, the others were"):
+    with pytest.raises(DataError, match="1 of 4 files were not ingested, the others were"):
         main(command)
     (folder / "day-0.csv").unlink()
-    assert main(command) == 0 and capsys.readouterr().out.count("already: nothing to do") == 3
+    assert main(command) == 0 and capsys.readouterr().out.count(": nothing to do") == 3
     assert len(list((folder / "var/labels").glob("*.parquet"))) == 3
 
 
@@ -147,16 +147,16 @@ JOIN = ["join", "--schema", "handbook", "--data", "rows.parquet", "--out", "trai
 def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     assert main([*JOIN, "--matured-days", "7"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     rows = pd.read_parquet(month / "training.parquet").set_index("TRANSACTION_ID")
     assert rows["TX_FRAUD"].to_dict() == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 1, "5": 0}, "the data's own are not used"
-    assert "6 written, 3 of them frauds" in told and "14 younger than 7 days, left out" in told
-    assert "3 matured without a label, counted as legitimate" in told and "1 labels without a row" in told
-    found = json.loads((month / "training.labels.json").read_text())
-    assert found["output_fingerprint"] == tables.fingerprint(str(month / "training.parquet"))
-    assert found["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
-    assert found["sources"]["conflicts"] == {"pairs": 1, "differ": 1}, "the one of February is not known yet"
-    assert found["sources"]["frauds_recent"] == {"analyst": 2, "chargeback": 1}
+    assert "6 written, 3 of them frauds" in printed and "14 younger than 7 days, left out" in printed
+    assert "3 matured without a label, counted as legitimate" in printed and "1 labels without a row" in printed
+    document = json.loads((month / "training.labels.json").read_text())
+    assert document["output_fingerprint"] == tables.fingerprint(str(month / "training.parquet"))
+    assert document["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
+    assert document["sources"]["conflicts"] == {"pairs": 1, "differ": 1}, "the one of February is not known yet"
+    assert document["sources"]["frauds_recent"] == {"analyst": 2, "chargeback": 1}
     checked = tables.load(str(month / "training.parquet"), Schema.load("handbook"), need_label=True)
     assert len(checked.rows) == 6 and not len(checked.quarantine)
 

@@ -71,8 +71,8 @@ def champion(settings: Settings) -> int | None:
 
 def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.CaptureFixture[str]):
     assert main(["2", "--reason", "better", "--by", "ann"]) == 0
-    told = capsys.readouterr().out
-    assert "version 2, in place of 1" in told and "--rollback" in told and "schema      the same" in told
+    printed = capsys.readouterr().out
+    assert "version 2, in place of 1" in printed and "--rollback" in printed and "schema      unchanged" in printed
     assert champion(three) == 2
     main(["challenger", "--by", "bob"])
     assert champion(three) == 3
@@ -80,14 +80,16 @@ def test_promoting_and_rolling_back_twice(three: Settings, capsys: pytest.Captur
     assert champion(three) == 2
     main(["--rollback"])
     assert champion(three) == 1
-    with pytest.raises(RegistryError, match="no champion before"):
+    with pytest.raises(RegistryError, match="no previous champion"):
         main(["--rollback"])
     capsys.readouterr()
     main([])
-    told = capsys.readouterr().out
-    assert "champion    version 1" in told and "challenger  version 3" in told
-    assert "version 2 promoted by ann: better" in told and "version 2 rolled back by cleo: too many alerts" in told
-    entries = promotion.champions(versions.standing(three).tags)
+    printed = capsys.readouterr().out
+    assert "champion    version 1" in printed and "challenger  version 3" in printed
+    assert (
+        "version 2 promoted by ann: better" in printed and "version 2 rolled back by cleo: too many alerts" in printed
+    )
+    entries = promotion.champions(versions.registry_state(three).tags)
     assert [(e.version, e.how) for e in entries] == [
         (1, "found"), (2, "promoted"), (3, "promoted"), (2, "rolled back"), (1, "rolled back")
     ]  # fmt: skip
@@ -157,7 +159,7 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
         main(["9"])
     with pytest.raises(RegistryError, match="no alias 'nobody'"):
         main(["nobody"])
-    with pytest.raises(RegistryError, match="version 1 is the champion already"):
+    with pytest.raises(RegistryError, match="version 1 is already champion"):
         main(["1"])
     detector = bundle.load(folder).detector
     parts = {
@@ -166,7 +168,7 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
         if (tail := getattr(detector.calibration, name)) is not None
     }
     bundle.save(tmp_path / "nan", replace(detector, calibration=replace(detector.calibration, **parts)))
-    with pytest.raises(BundleError, match="scores a typical transaction as no number"):
+    with pytest.raises(BundleError, match="gives a typical transaction a NaN score"):
         main([str(registered(three, tmp_path / "nan"))])
     version = registered(three, folder)
     versions.set_tag(three, "bundle_sha256", "0" * 64, version=version)
@@ -175,16 +177,16 @@ def test_what_cannot_serve_is_refused(three: Settings, folder: Path, tmp_path: P
     versions.set_tag(three, "bundle_sha256", None, version=version)
     with pytest.raises(FraudError, match="bundle_sha256"):
         main([str(version)])
-    assert champion(three) == 1 and promotion.CHAMPIONS not in versions.standing(three).tags
+    assert champion(three) == 1 and promotion.CHAMPIONS not in versions.registry_state(three).tags
 
 
-def test_another_schema_is_told(three: Settings, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_another_schema_is_reported(three: Settings, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     detector = bundle.load(folder).detector
     first, *others = detector.schema.columns
     wider = replace(detector.schema, columns=(replace(first, maximum=1e9), *others))
     bundle.save(tmp_path / "wider", replace(detector, schema=wider))
     main([str(registered(three, tmp_path / "wider"))])
-    assert "schema      another: the same columns with other rules" in capsys.readouterr().out
+    assert "schema      changed: same columns, other rules" in capsys.readouterr().out
 
 
 def test_two_that_promote_at_once_do_not_overwrite_each_other(three: Settings):
@@ -199,17 +201,17 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
     main(["--threshold", "0.61", "--reason", "more alerts than analysts", "--by", "ann"])
     assert "0.5 -> 0.61" in capsys.readouterr().out
     main(["--threshold", "0.7", "--reason", "still too many"])
-    tags = versions.standing(three).champion.tags
+    tags = versions.registry_state(three).champion.tags
     live = promotion.live_threshold(tags)
     assert live is not None and (live.value, live.previous, live.reason) == (0.7, 0.61, "still too many")
     main(["--status"])
     assert "0.7 (set 20" in capsys.readouterr().out
     main(["--reset-threshold"])
-    assert promotion.live_threshold(versions.standing(three).champion.tags) is None
+    assert promotion.live_threshold(versions.registry_state(three).champion.tags) is None
     with pytest.raises(RegistryError, match="already"):
         main(["--reset-threshold"])
     main(["3", "--threshold", "0.2", "--reason", "for the canary"])
-    assert json.loads(versions.standing(three).challenger.tags["threshold"])["value"] == 0.2
+    assert json.loads(versions.registry_state(three).challenger.tags["threshold"])["value"] == 0.2
     main(["3"])
     assert "0.5 (the bundle's) -> 0.2 (set" in capsys.readouterr().out
 
@@ -217,17 +219,17 @@ def test_a_threshold_is_set_and_reset_with_its_provenance(three: Settings, capsy
 def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixture[str]):
     main(["--shadow", "on"])
     main(["--canary", "0.05"])
-    tags = versions.standing(three).tags
+    tags = versions.registry_state(three).tags
     assert promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0.05
     assert "canary      0.05 of the entities" in capsys.readouterr().out
     main(["--shadow", "off"])
     main(["--canary", "0"])
-    tags = versions.standing(three).tags
+    tags = versions.registry_state(three).tags
     assert not promotion.is_shadowed(tags) and promotion.canary_share(tags) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--threshold", "1.2", "--reason", "x"], "above 0 and below 1"),
         (["--threshold", "nan", "--reason", "x"], "above 0 and below 1"),
@@ -239,10 +241,10 @@ def test_shadow_and_canary_are_tags(three: Settings, capsys: pytest.CaptureFixtu
         (["--shadow", "maybe"], "invalid choice"),
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line(three: Settings, arguments: list[str], said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_arguments_are_refused_in_one_line(three: Settings, arguments: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
         main(arguments)
-    assert versions.standing(three).tags == {}
+    assert versions.registry_state(three).tags == {}
 
 
 def test_without_a_model_it_says_what_to_do(settings: Settings):
@@ -254,5 +256,5 @@ def test_without_a_model_it_says_what_to_do(settings: Settings):
 def test_help_teaches(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         promote.main(["--help"])
-    told = capsys.readouterr().out
-    assert "--rollback" in told and "examples:" in told and "every replica" in told
+    help_text = capsys.readouterr().out
+    assert "--rollback" in help_text and "examples:" in help_text and "every replica" in help_text

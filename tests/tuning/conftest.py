@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.small import Place
+from tests.tuning.small import Workspace
 from tuning.record.journal import Journal, Trial
 
 
@@ -15,7 +15,7 @@ from tuning.record.journal import Journal, Trial
 class Finished:
     """A sweep that has ended. text: what it printed."""
 
-    place: Place
+    workspace: Workspace
     text: str
     journal: Journal
 
@@ -25,13 +25,13 @@ class Finished:
 
     @property
     def outdir(self) -> Path:
-        return self.place.folder / "sweep"
+        return self.workspace.folder / "sweep"
 
 
 @pytest.fixture(scope="session")
 def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Eight trials, two at once; nobody may change it."""
-    place = Place.make(tmp_path_factory.mktemp("finished"))
-    text = place.run(place.command("--trials", "8"))
-    (journal,) = place.journals()
-    return Finished(place, text, journal)
+    workspace = Workspace.make(tmp_path_factory.mktemp("finished"))
+    text = workspace.run(workspace.command("--trials", "8"))
+    (journal,) = workspace.journals()
+    return Finished(workspace, text, journal)

@@ -72,13 +72,13 @@ def windows(n: int = 3000, *, n_folds: int = 1, with_labels: bool = True, base: 
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """A user's folder with data, configuration and space, and the state that sweeps leave."""
 
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path, n: int = 3000) -> Place:
+    def make(cls, folder: Path, n: int = 3000) -> Workspace:
         frame = simulation.transactions(n, seed=5, fraud_rate=0.03)
         frame.to_csv(folder / "data.csv", index=False)
         frame.drop(columns="is_fraud").to_csv(folder / "unlabelled.csv", index=False)
@@ -102,8 +102,8 @@ class Place:
 
     def journals(self) -> list[Journal]:
         """Journals of all sweeps, oldest first."""
-        orders = sorted(self.settings.state.glob("sweeps/*/sweep.json"), key=lambda path: path.stat().st_mtime)
-        return [Journal(path.parent) for path in orders]
+        requests = sorted(self.settings.state.glob("sweeps/*/sweep.json"), key=lambda path: path.stat().st_mtime)
+        return [Journal(path.parent) for path in requests]
 
 
 def main_of(argv: list[str]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from tuning.record.journal import Journal
 
 BEGAN = 1_700_000_000.0
-ORDER = {
+REQUEST = {
     "id": "cards-1",
     "created": BEGAN,
     "data": "data/cards.csv",
@@ -30,7 +30,7 @@ def new_journal(root: Path, sweep_id: str = "cards-1") -> Journal:
     folder = root / "sweeps" / sweep_id
     folder.mkdir(parents=True)
     journal = Journal(folder)
-    journal.write_order({**ORDER, "id": sweep_id})
+    journal.write_request({**REQUEST, "id": sweep_id})
     return journal
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tuning.small import SETTINGS, SPACE, Place
+from tests.tuning.small import SETTINGS, SPACE, Workspace
 from tuning.record.journal import Journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.drill]
@@ -30,10 +30,10 @@ EPOCHS = 24
 class Driver:
     """The command in a process of its own, and everything that descends from it."""
 
-    def __init__(self, place: Place, argv: list[str]) -> None:
-        self.place, self._log = place, place.folder / "log.txt"
-        settings = place.settings
-        environment = {**os.environ, "FRAUD_ROOT": str(place.folder), "FRAUD_STATE": str(settings.state)}
+    def __init__(self, workspace: Workspace, argv: list[str]) -> None:
+        self.workspace, self._log = workspace, workspace.folder / "log.txt"
+        settings = workspace.settings
+        environment = {**os.environ, "FRAUD_ROOT": str(workspace.folder), "FRAUD_STATE": str(settings.state)}
         environment["MLFLOW_TRACKING_URI"] = settings.tracking_uri
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
@@ -74,9 +74,9 @@ class Driver:
 
 
 @contextmanager
-def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
+def driver(workspace: Workspace, argv: list[str]) -> Iterator[Driver]:
     """Run the command; what it started is gone afterwards."""
-    started = Driver(place, argv)
+    started = Driver(workspace, argv)
     try:
         yield started
     finally:
@@ -89,81 +89,81 @@ def driver(place: Place, argv: list[str]) -> Iterator[Driver]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    found = Place.make(tmp_path, n=6000)
-    (found.folder / "slow.yaml").write_text(SLOW)
-    (found.folder / "config.yaml").write_text(json.dumps({**SETTINGS, "head": {"use": "never"}}))
-    return found
+def workspace(tmp_path: Path) -> Workspace:
+    made = Workspace.make(tmp_path, n=6000)
+    (made.folder / "slow.yaml").write_text(SLOW)
+    (made.folder / "config.yaml").write_text(json.dumps({**SETTINGS, "head": {"use": "never"}}))
+    return made
 
 
-def journal_of(place: Place) -> Journal | None:
-    found = place.journals()
-    return found[0] if found else None
+def journal_of(workspace: Workspace) -> Journal | None:
+    journals = workspace.journals()
+    return journals[0] if journals else None
 
 
-def numbers(place: Place, event: str) -> list[int]:
+def numbers(workspace: Workspace, event: str) -> list[int]:
     """Of the trials that such an event tells of, in order, repeated ones repeatedly."""
-    journal = journal_of(place)
+    journal = journal_of(workspace)
     return [line["number"] for line in journal.events() if line["event"] == event] if journal else []
 
 
-def check_whole(place: Place, trials: int) -> None:
+def check_complete(workspace: Workspace, trials: int) -> None:
     """All trials have ended, each once; report and configuration are there."""
-    assert sorted(numbers(place, "ended")) == list(range(1, trials + 1))
-    journal = journal_of(place)
+    assert sorted(numbers(workspace, "ended")) == list(range(1, trials + 1))
+    journal = journal_of(workspace)
     assert journal is not None
     assert all(trial.status in ("finished", "stopped") for trial in journal.trials().values())
-    assert {path.name for path in (place.folder / "sweep").iterdir()} == {"sweep_report.html", "best.yaml", "plots"}
+    assert {path.name for path in (workspace.folder / "sweep").iterdir()} == {"sweep_report.html", "best.yaml", "plots"}
     assert not (journal.path / "tune").exists()
 
 
-def test_a_killed_driver_loses_nothing(place: Place):
-    command = place.command("--trials", "6", "--scheduler", "none", space="slow.yaml")
-    with driver(place, command) as first:
-        first.wait_for("half of the trials", lambda: len(numbers(place, "ended")) >= 3)
+def test_a_killed_driver_loses_nothing(workspace: Workspace):
+    command = workspace.command("--trials", "6", "--scheduler", "none", space="slow.yaml")
+    with driver(workspace, command) as first:
+        first.wait_for("half of the trials", lambda: len(numbers(workspace, "ended")) >= 3)
         first.process.kill()
         first.process.wait()
-    before = numbers(place, "ended")
+    before = numbers(workspace, "ended")
     assert 3 <= len(before) < 6, "the driver was killed too late for this test to say anything"
-    unfinished = sorted(set(numbers(place, "started")) - set(before))
-    assert not (place.folder / "sweep" / "best.yaml").exists()
+    unfinished = sorted(set(numbers(workspace, "started")) - set(before))
+    assert not (workspace.folder / "sweep" / "best.yaml").exists()
 
-    journal = journal_of(place)
+    journal = journal_of(workspace)
     assert journal is not None
     with (journal.path / "trials.jsonl").open("a") as file:
         file.write('{"event": "ru')  # a kill may come in the middle of a line
-    started = len(numbers(place, "started"))
-    with driver(place, ["--resume", journal.sweep_id]) as second:
+    started = len(numbers(workspace, "started"))
+    with driver(workspace, ["--resume", journal.sweep_id]) as second:
         code, text = second.finish()
         assert code == 0, second.log
     assert "won with average precision" in text
-    check_whole(place, 6)
-    assert numbers(place, "ended")[: len(before)] == before
-    again = numbers(place, "started")[started:]
+    check_complete(workspace, 6)
+    assert numbers(workspace, "ended")[: len(before)] == before
+    again = numbers(workspace, "started")[started:]
     assert not set(again) & set(before), "what had ended is not run again"
     assert set(unfinished) <= set(again[:2]), "what the kill cut off comes first, two at once"
 
-    runs = runs_of(place)
+    runs = runs_of(workspace)
     assert len(runs) == 6 + 1 and set(runs.values()) == {"FINISHED"}
 
 
-def runs_of(place: Place) -> dict[str, str]:
+def runs_of(workspace: Workspace) -> dict[str, str]:
     """Status of every run by its name; a name twice is an error."""
     from mlflow import MlflowClient
 
-    settings = place.settings
+    settings = workspace.settings
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name(settings.experiment).experiment_id])
-    found = {run.info.run_name: run.info.status for run in runs}
-    assert len(found) == len(runs), f"a trial has two runs: {[run.info.run_name for run in runs]}"
-    return found
+    statuses = {run.info.run_name: run.info.status for run in runs}
+    assert len(statuses) == len(runs), f"a trial has two runs: {[run.info.run_name for run in runs]}"
+    return statuses
 
 
-def test_a_killed_trial_goes_on_and_ctrl_c_leaves_a_sweep_to_go_on_with(place: Place):
-    command = place.command("--trials", "4", "--scheduler", "none", "--no-mlflow", space="slow.yaml")
-    with driver(place, command) as first:
-        first.wait_for("a rung of trial 4, the slow one", lambda: 4 in numbers(place, "rung"))
-        journal = journal_of(place)
+def test_a_killed_trial_resumes_and_ctrl_c_leaves_a_resumable_sweep(workspace: Workspace):
+    command = workspace.command("--trials", "4", "--scheduler", "none", "--no-mlflow", space="slow.yaml")
+    with driver(workspace, command) as first:
+        first.wait_for("a rung of trial 4, the slow one", lambda: 4 in numbers(workspace, "rung"))
+        journal = journal_of(workspace)
         assert journal is not None
         worker = int(journal.trials()[4].worker.rsplit("/", 1)[1])
         assert worker in {child.pid for child in first.family()}
@@ -171,23 +171,25 @@ def test_a_killed_trial_goes_on_and_ctrl_c_leaves_a_sweep_to_go_on_with(place: P
         reported = len(journal.trials()[4].rungs)
         first.wait_for("a rung after the kill", lambda: len(journal.trials()[4].rungs) > reported)
         assert not journal.trials()[4].worker.endswith(f"/{worker}")
-        assert "the process of trial 4 died; it goes on from what it kept" in first.log
+        assert "the process of trial 4 died; it resumes from its checkpoint" in first.log
         first.family()
         first.process.send_signal(signal.SIGINT)
         code, _ = first.finish()
         assert code == 130, first.log
-        assert f"interrupted; go on with: python -m tuning.sweep --resume {journal.sweep_id}" in first.log
+        assert f"interrupted; resume with: python -m tuning.sweep --resume {journal.sweep_id}" in first.log
         assert first.left() == [], "no process of ours stays behind"
-    assert sorted(numbers(place, "ended")) == [1, 2, 3], "interrupted too late for this test to say anything"
+    assert sorted(numbers(workspace, "ended")) == [1, 2, 3], "interrupted too late for this test to say anything"
     assert journal.events()[-1]["status"] == "KILLED"
     before = {line.get("worker") for line in journal.events()}
 
-    with driver(place, ["--resume", journal.sweep_id]) as second:
+    with driver(workspace, ["--resume", journal.sweep_id]) as second:
         code, _ = second.finish()
         assert code == 0, second.log
-    check_whole(place, 4)
+    check_complete(workspace, 4)
     assert journal.trials()[4].result["epochs"] == EPOCHS
-    told = [epoch["epoch"] for line in journal.events() if line.get("number") == 4 for epoch in line.get("epochs", [])]
-    assert told == list(range(1, EPOCHS + 1)), "twice killed, and every epoch is told once"
+    epochs = [
+        epoch["epoch"] for line in journal.events() if line.get("number") == 4 for epoch in line.get("epochs", [])
+    ]
+    assert epochs == list(range(1, EPOCHS + 1)), "twice killed, and every epoch is told once"
     resumed = [line for line in journal.events() if line["event"] == "rung" and line["number"] == 4][-1]
     assert resumed["worker"] not in before, "the third process ended it"

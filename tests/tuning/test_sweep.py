@@ -12,9 +12,9 @@ import pytest
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, FraudError
 from fraud.training.config import TrainConfig
-from ray_jobs.train.order import read_order
+from ray_jobs.train.request import read_request
 from tests.tuning.conftest import Finished
-from tests.tuning.small import SETTINGS, SPACE, THRESHOLDS, Place, main_of
+from tests.tuning.small import SETTINGS, SPACE, THRESHOLDS, Workspace, main_of
 from tuning.record.journal import Journal
 from tuning.record.results import Results, running_at_once
 
@@ -24,12 +24,12 @@ ABSURD = SPACE.replace("lr: {log: [1e-3, 1e-2]}", "lr: {choice: [0.003, 1e30]}")
 
 
 @pytest.fixture
-def place(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> Place:
+def workspace(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A folder of its own; the environment leads there."""
-    found = Place.make(tmp_path, n=2000)
-    monkeypatch.setenv("FRAUD_ROOT", str(found.folder))
-    monkeypatch.setenv("FRAUD_STATE", str(found.settings.state))
-    return found
+    made = Workspace.make(tmp_path, n=2000)
+    monkeypatch.setenv("FRAUD_ROOT", str(made.folder))
+    monkeypatch.setenv("FRAUD_STATE", str(made.settings.state))
+    return made
 
 
 def ended(journal: Journal) -> list[int]:
@@ -83,12 +83,14 @@ def test_its_report_and_configuration_are_there(finished: Finished):
 
 def test_the_training_command_takes_its_configuration(finished: Finished, monkeypatch: pytest.MonkeyPatch):
     command = finished.text.splitlines()[-1].removeprefix("train it: python -m ray_jobs.train ").split()
-    order = read_order([*command, "--outdir", str(finished.place.folder / "artifacts")], finished.place.settings)
-    assert order.config == TrainConfig.load(str(finished.outdir / "best.yaml"))
-    assert order.config.forest_weight is not None and order.config.seed == SETTINGS["seed"]
+    request = read_request(
+        [*command, "--outdir", str(finished.workspace.folder / "artifacts")], finished.workspace.settings
+    )
+    assert request.config == TrainConfig.load(str(finished.outdir / "best.yaml"))
+    assert request.config.forest_weight is not None and request.config.seed == SETTINGS["seed"]
 
 
-def test_nothing_but_the_journal_is_kept(finished: Finished):
+def test_only_the_journal_remains(finished: Finished):
     left = {path.name for path in finished.journal.path.iterdir()}
     assert left == {"sweep.json", "trials.jsonl", "trials", "winner.json", "mlflow.json", "result"}
     files = {path.name for path in (finished.journal.path / "trials").glob("*/*")}
@@ -98,7 +100,7 @@ def test_nothing_but_the_journal_is_kept(finished: Finished):
 def test_mlflow_has_one_parent_and_a_child_a_trial(finished: Finished):
     from mlflow import MlflowClient
 
-    settings = finished.place.settings
+    settings = finished.workspace.settings
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     experiment = client.get_experiment_by_name(settings.experiment)
     runs = client.search_runs([experiment.experiment_id])
@@ -107,12 +109,12 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(finished: Finished):
     assert len(parents) == 1 and parents[0].info.status == "FINISHED"
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert sorted(run.info.run_name for run in children) == sorted(f"{t.detector} {t.number}" for t in finished.trials)
-    told = {run.info.run_name: run for run in children}
+    child_runs = {run.info.run_name: run for run in children}
     for trial in finished.trials:
-        run = told[f"{trial.detector} {trial.number}"]
+        run = child_runs[f"{trial.detector} {trial.number}"]
         assert run.info.status == "FINISHED"
         assert run.data.metrics["objective"] == pytest.approx(trial.result["objective"])
-    network = told["autoencoder 2"].info.run_id
+    network = child_runs["autoencoder 2"].info.run_id
     assert [metric.step for metric in client.get_metric_history(network, "validation_error")] == [1, 2, 3]
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
     assert {"plots", "best.yaml", "sweep_report.html"} <= names
@@ -121,68 +123,70 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(finished: Finished):
 # Other sweeps
 
 
-def test_four_forests_at_half_a_cpu_on_two_folds_with_two_objectives(place: Place):
+def test_four_forests_at_half_a_cpu_on_two_folds_with_two_objectives(workspace: Workspace):
     more = ["--detector", "forest", "--folds", "2", "--objectives", "ap,cost", "--cpus-per-trial", "0.5", "--no-mlflow"]
-    code, text = main_of(place.command("--trials", "6", "--scheduler", "none", *more))
+    code, text = main_of(workspace.command("--trials", "6", "--scheduler", "none", *more))
     assert code == 0 and text.startswith("Forest ")
-    (journal,) = place.journals()
+    (journal,) = workspace.journals()
     trials = list(journal.trials().values())
     assert [trial.detector for trial in trials] == ["forest"] * 6 and all(t.status == "finished" for t in trials)
     assert at_once(journal) == 4 and len({trial.worker for trial in trials}) == 4
     for trial in trials:
         assert trial.result["fits"] == 2 and len(trial.result["candidates"][-1]["by_fold"]) == 2
         assert trial.result["scoring_cost"] > 0
-    order = journal.read_order()
-    assert order["objectives"] == ["average_precision", "scoring_cost"] and order["folds"] == 2
-    config = TrainConfig.load(str(place.folder / "sweep" / "best.yaml"))
-    assert config.autoencoder == TrainConfig.load(str(place.folder / "config.yaml")).autoencoder
+    request = journal.read_request()
+    assert request["objectives"] == ["average_precision", "scoring_cost"] and request["folds"] == 2
+    config = TrainConfig.load(str(workspace.folder / "sweep" / "best.yaml"))
+    assert config.autoencoder == TrainConfig.load(str(workspace.folder / "config.yaml")).autoencoder
     best = max(trials, key=lambda trial: trial.result["objective"])
-    found = json.loads((journal.path / "winner.json").read_text())
-    assert found["winner"]["forest"] == best.number and found["pairs"] == []
-    assert found["winner"]["objective"] == pytest.approx(best.result["objective"])
+    winner = json.loads((journal.path / "winner.json").read_text())
+    assert winner["winner"]["forest"] == best.number and winner["pairs"] == []
+    assert winner["winner"]["objective"] == pytest.approx(best.result["objective"])
     if best.params:
         assert config.forest.max_samples == best.params["forest.max_samples"]
         chosen = best.result["candidates"][best.result["best"]]["settings"]
         assert config.forest.n_estimators == chosen["forest.n_estimators"]
-    assert not (place.settings.state / "mlflow.db").exists(), "--no-mlflow"
+    assert not (workspace.settings.state / "mlflow.db").exists(), "--no-mlflow"
 
 
-def test_without_labels_the_objective_is_named_and_no_threshold_chosen(place: Place, caplog: pytest.LogCaptureFixture):
-    code, text = main_of(place.command("--trials", "4", "--no-mlflow", data="unlabelled.csv"))
+def test_without_labels_the_objective_is_named_and_no_threshold_chosen(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+):
+    code, text = main_of(workspace.command("--trials", "4", "--no-mlflow", data="unlabelled.csv"))
     assert code == 0 and "synthetic" in text.lower()
-    (journal,) = place.journals()
-    assert journal.read_order()["objective_name"] == "synthetic_average_precision"
-    assert "no labelled frauds to judge by: the objective is synthetic_average_precision" in caplog.text
+    (journal,) = workspace.journals()
+    assert journal.read_request()["objective_name"] == "synthetic_average_precision"
+    assert "no labelled frauds: the objective is synthetic_average_precision" in caplog.text
     assert all(trial.result["thresholds"] is None for trial in journal.trials().values())
     assert json.loads((journal.path / "winner.json").read_text())["grid"] is None
-    config = TrainConfig.load(str(place.folder / "sweep" / "best.yaml"))
+    config = TrainConfig.load(str(workspace.folder / "sweep" / "best.yaml"))
     assert config.threshold == TrainConfig().threshold
-    assert (place.folder / "sweep" / "sweep_report.html").exists()
+    assert (workspace.folder / "sweep" / "sweep_report.html").exists()
 
 
 @pytest.mark.drill
-def test_the_time_budget_leaves_a_sweep_that_can_be_gone_on_with(place: Place):
-    code, text = main_of(place.command("--trials", "4", "--time-budget", "0.5s", "--no-mlflow"))
+def test_the_time_budget_leaves_a_resumable_sweep(workspace: Workspace):
+    code, text = main_of(workspace.command("--trials", "4", "--time-budget", "0.5s", "--no-mlflow"))
     assert code == 0
-    (journal,) = place.journals()
+    (journal,) = workspace.journals()
     before = journal.events()
     done = ended(journal)
-    assert len(done) < 4 and f"{len(done)} of 4 trials ended; go on with: python -m tuning.sweep --resume" in text
+    assert len(done) < 4 and f"{len(done)} of 4 trials ended; resume with: python -m tuning.sweep --resume" in text
     code, text = main_of(["--resume", re.search(r"--resume (\S+)", text)[1], "--trials", "5", "--outdir", "more"])
-    assert code == 0 and "go on with" not in text
-    assert (place.folder / "more" / "best.yaml").exists() and str(place.folder / "more") in text
+    assert code == 0 and "resume with" not in text
+    assert (workspace.folder / "more" / "best.yaml").exists() and str(workspace.folder / "more") in text
     assert sorted(ended(journal)) == [1, 2, 3, 4, 5], "and none that had ended ran again"
     assert journal.events()[: len(before)] == before
     assert [event["event"] for event in journal.events()].count("opened") == 2
 
 
 @pytest.mark.drill
-def test_a_trial_that_fails_says_why_and_the_rest_goes_on(place: Place):
-    (place.folder / "absurd.yaml").write_text(ABSURD)
-    command = place.command("--trials", "6", "--detector", "autoencoder", "--no-mlflow", space="absurd.yaml")
+def test_a_failed_trial_logs_its_reason_and_the_others_continue(workspace: Workspace):
+    (workspace.folder / "absurd.yaml").write_text(ABSURD)
+    command = workspace.command("--trials", "6", "--detector", "autoencoder", "--no-mlflow", space="absurd.yaml")
     code, _ = main_of(command)
     assert code == 0
-    (journal,) = place.journals()
+    (journal,) = workspace.journals()
     trials = list(journal.trials().values())
     is_absurd = {trial.number: trial.params.get("autoencoder.lr") == 1e30 for trial in trials}
     assert set(is_absurd.values()) == {True, False}, "the seed draws both"
@@ -190,7 +194,7 @@ def test_a_trial_that_fails_says_why_and_the_rest_goes_on(place: Place):
         assert (trial.status == "failed") == is_absurd[trial.number]
         if trial.status == "failed":
             assert trial.result is None and "lower autoencoder.lr" in trial.reason
-    assert "lower autoencoder.lr" in (place.folder / "sweep" / "sweep_report.html").read_text()
+    assert "lower autoencoder.lr" in (workspace.folder / "sweep" / "sweep_report.html").read_text()
 
     # --retry-failed runs just these again, to the same end
     code, _ = main_of(["--resume", journal.sweep_id, "--retry-failed"])
@@ -199,47 +203,47 @@ def test_a_trial_that_fails_says_why_and_the_rest_goes_on(place: Place):
     assert sorted(again) == [number for number, absurd in is_absurd.items() if absurd]
 
 
-def test_when_every_trial_fails_there_is_one_clear_error(place: Place):
-    command = place.command("--trials", "1", "--detector", "autoencoder", "--no-mlflow")
+def test_when_every_trial_fails_there_is_one_clear_error(workspace: Workspace):
+    command = workspace.command("--trials", "1", "--detector", "autoencoder", "--no-mlflow")
     with pytest.raises(FraudError, match=r"no trial gave a result.*lower autoencoder\.lr") as raised:
         main_of([*command, "--set", "autoencoder.lr=1e30"])
     assert "\n" not in str(raised.value)
-    (journal,) = place.journals()
+    (journal,) = workspace.journals()
     assert journal.events()[-1]["status"] == "FAILED"
-    assert not (place.folder / "sweep" / "best.yaml").exists()
+    assert not (workspace.folder / "sweep" / "best.yaml").exists()
 
 
 # What is refused before any work
 
 
 def test_changed_data_are_refused(finished: Finished, tmp_path: Path):
-    place = Place(tmp_path)
-    shutil.copytree(finished.journal.path, place.settings.state / "sweeps" / "x")
-    journal = Journal(place.settings.state / "sweeps" / "x")
+    workspace = Workspace(tmp_path)
+    shutil.copytree(finished.journal.path, workspace.settings.state / "sweeps" / "x")
+    journal = Journal(workspace.settings.state / "sweeps" / "x")
     changed = tmp_path / "data.csv"
-    lines = (finished.place.folder / "data.csv").read_text().splitlines(keepends=True)
+    lines = (finished.workspace.folder / "data.csv").read_text().splitlines(keepends=True)
     changed.write_text("".join([*lines[:-1]]))
-    journal.write_order({**journal.read_order(), "id": "x", "data": str(changed)})
+    journal.write_request({**journal.read_request(), "id": "x", "data": str(changed)})
     before = journal.events()
-    with pytest.raises(ConfigError, match=r"--resume x: .*data.csv is not what this sweep began with \(fingerprint"):
-        place.run(["--resume", "x"])
+    with pytest.raises(ConfigError, match=r"--resume x: .*data.csv has changed since this sweep started \(fingerprint"):
+        workspace.run(["--resume", "x"])
     assert journal.events() == before
 
 
 def test_two_drivers_at_once_are_refused(finished: Finished):
-    root = finished.place.settings.state / "sweeps"
+    root = finished.workspace.settings.state / "sweeps"
     with (
         exclusive(root / f"{finished.journal.sweep_id}.lock", wait=False),
         pytest.raises(ConfigError, match=r"is running already .*wait for it or stop it"),
     ):
-        finished.place.run(["--resume", finished.journal.sweep_id])
+        finished.workspace.run(["--resume", finished.journal.sweep_id])
 
 
 def test_an_unknown_sweep_is_refused_with_the_known_ones(finished: Finished):
     with pytest.raises(ConfigError, match=f"no sweep 'nobody' .*the newest are {finished.journal.sweep_id}"):
-        finished.place.run(["--resume", "nobody"])
+        finished.workspace.run(["--resume", "nobody"])
     with pytest.raises(ConfigError, match="is not a valid name"):
-        finished.place.run(["--resume", "../x"])
+        finished.workspace.run(["--resume", "../x"])
 
 
 @pytest.mark.parametrize(
@@ -250,6 +254,6 @@ def test_an_unknown_sweep_is_refused_with_the_known_ones(finished: Finished):
         (["--folds", "60"], "ask for fewer folds"),
     ],
 )
-def test_what_can_never_run_is_refused_at_once(place: Place, more: list[str], words: str):
+def test_what_can_never_run_is_refused_at_once(workspace: Workspace, more: list[str], words: str):
     with pytest.raises(FraudError, match=words):
-        place.run(place.command(*more, "--no-mlflow"))
+        workspace.run(workspace.command(*more, "--no-mlflow"))

@@ -20,7 +20,7 @@ from deploy import processes
 from deploy.local import services
 from fraud.registry import runs as tracking
 from fraud.settings import Settings
-from tests.tuning.sweeps import ORDER, detector_of, events_of, new_journal, status_of
+from tests.tuning.sweeps import REQUEST, detector_of, events_of, new_journal, status_of
 from tuning import tracking as sweep_tracking
 from tuning.record import run_content
 from tuning.record.journal import Journal
@@ -130,14 +130,14 @@ def wait_for_children(settings: Settings, count: int) -> None:
     raise AssertionError("the children do not appear")
 
 
-def check_whole(settings: Settings, numbers: range, parent_status: str = "FINISHED") -> None:
+def check_complete(settings: Settings, numbers: range, parent_status: str = "FINISHED") -> None:
     """Everything of these trials is in MLflow, and nothing of it twice."""
     parents, children = runs_of(settings)
     assert [parent.info.status for parent in parents] == [parent_status]
     assert sorted(map(int, children)) == list(numbers) and {len(runs) for runs in children.values()} == {1}
-    wanted = run_content.SweepContent()
+    expected = run_content.SweepContent()
     for number in numbers:
-        wanted.add(events_of(number, status_of(number)))
+        expected.add(events_of(number, status_of(number)))
     for number in numbers:
         (run,) = children[str(number)]
         end = status_of(number)
@@ -146,9 +146,9 @@ def check_whole(settings: Settings, numbers: range, parent_status: str = "FINISH
         assert run.info.status == ("FAILED" if end == "failed" else "FINISHED") and run.data.tags["outcome"] == end
         assert run.data.params["features.scaling"] == "robust" and len(run.data.params) == 2
         assert (run.info.start_time, run.info.end_time) == tuple(
-            int(1000 * (ORDER["created"] + 100 * number + seconds)) for seconds in (0, 50)
+            int(1000 * (REQUEST["created"] + 100 * number + seconds)) for seconds in (0, 50)
         )
-        points = wanted.points(number)
+        points = expected.points(number)
         assert set(run.data.metrics) == {point.key for point in points}
         for key in run.data.metrics:
             history = client(settings).get_metric_history(run.info.run_id, key)
@@ -175,14 +175,14 @@ def test_a_sweep_of_40_trials(settings: Settings, journal: Journal, tmp_path: Pa
     )
     tracker.log_folder(tmp_path)
     assert tracker.finish("FINISHED")
-    check_whole(settings, range(1, 41))
+    check_complete(settings, range(1, 41))
     (parent,), children = runs_of(settings)
     assert parent.info.run_name == "sweep cards" and parent.data.tags["sweep"] == "cards-1"
     assert parent.data.params["config.forest.n_estimators"] == "100" and "space" not in parent.data.params
     assert parent.data.metrics["best_autoencoder_objective"] == 0.4 and parent.data.metrics["winner_objective"] == 0.6
     best = client(settings).get_metric_history(parent.info.run_id, "best_forest_objective")
     assert [point.value for point in best] == sorted(point.value for point in best) and len(best) > 10
-    artifacts = {found.path for found in client(settings).list_artifacts(parent.info.run_id)}
+    artifacts = {file.path for file in client(settings).list_artifacts(parent.info.run_id)}
     assert artifacts == {"plots", "sweep_report.html", "space.yaml"}
     assert children["5"][0].data.tags["end"] == "the scheduler stopped it at epoch 9"
     assert children["7"][0].data.tags["end"] == "NaN loss" and children["7"][0].info.status == "FAILED"
@@ -203,17 +203,17 @@ def test_a_server_that_goes_away_and_a_driver_that_is_killed(
     for number in range(12, 21):  # the sweep goes on
         append(journal, tracker, events_of(number, status_of(number)))
         time.sleep(0.3)
-    assert caplog.text.count("the sweep goes on") == 1
+    assert caplog.text.count("the sweep continues") == 1
     server.start()
     wait_for_children(settings, 20)
     killed(tracker)
-    assert caplog.text.count("MLflow answers again") == 1 and caplog.text.count("the sweep goes on") == 1
+    assert caplog.text.count("MLflow answers again") == 1 and caplog.text.count("the sweep continues") == 1
 
     server.kill()  # away when the next driver starts
     tracker = started(settings, journal)
     # What had not ended goes on, and repeats a rung that the killed driver had written down, at another time.
     begin, _, repeated, *rest = events_of(10, status_of(10))
-    later = {"time": ORDER["created"] + 9999}
+    later = {"time": REQUEST["created"] + 9999}
     epochs = [epoch | later for epoch in repeated["epochs"]]
     append(journal, tracker, [begin | later, repeated | later | {"epochs": epochs, "objective": 0.3}, *rest])
     for number in range(21, 41):
@@ -221,7 +221,7 @@ def test_a_server_that_goes_away_and_a_driver_that_is_killed(
     time.sleep(1)
     server.start()
     assert tracker.finish("FINISHED")
-    check_whole(settings, range(1, 41))
+    check_complete(settings, range(1, 41))
 
 
 def test_runs_that_nobody_noted_are_taken_over(settings: Settings, journal: Journal):
@@ -235,7 +235,7 @@ def test_runs_that_nobody_noted_are_taken_over(settings: Settings, journal: Jour
     tracker = started(settings, journal)
     append(journal, tracker, [events_of(2)[0], *events_of(2)[2:]])
     assert tracker.finish("FINISHED")
-    check_whole(settings, range(1, 3))
+    check_complete(settings, range(1, 3))
 
 
 def test_a_run_made_twice_is_deleted(settings: Settings, journal: Journal):
@@ -244,12 +244,12 @@ def test_a_run_made_twice_is_deleted(settings: Settings, journal: Journal):
     wait_for_children(settings, 1)
     # As if the server had made the run, and its answer had been lost.
     (parent,), _ = runs_of(settings)
-    tags = run_content.identity("cards-1", ORDER) | {"trial": "1"}
+    tags = run_content.identity("cards-1", REQUEST) | {"trial": "1"}
     tracking.start_run(settings, "forest 1", tags, parent=tracking.Run(settings, parent.info.run_id))
     stranger = tracking.start_run(settings, "somebody else's", {"sweep": "cards-1", "sweep_created": "other"})
     assert tracker.finish("FINISHED")
     stranger.delete()  # it was left alone, or this would fail
-    check_whole(settings, range(1, 2))
+    check_complete(settings, range(1, 2))
 
 
 def test_an_interrupted_sweep_goes_on_in_the_same_runs(settings: Settings, journal: Journal):
@@ -267,7 +267,7 @@ def test_an_interrupted_sweep_goes_on_in_the_same_runs(settings: Settings, journ
         time.sleep(0.1)
     append(journal, tracker, events_of(2)[2:])
     assert tracker.finish("FINISHED")
-    check_whole(settings, range(1, 3))
+    check_complete(settings, range(1, 3))
 
 
 def test_one_refused_trial_holds_up_no_other(settings: Settings, journal: Journal, caplog: pytest.LogCaptureFixture):
@@ -301,9 +301,9 @@ def test_without_mlflow_the_rest_can_be_copied_later(
     monkeypatch.setenv("FRAUD_EXPERIMENT", settings.experiment)
     for _ in range(2):  # the second time there is nothing to do
         assert sweep_tracking.main(["--sweep", "cards-1", "--outdir", str(tmp_path)]) == 0
-        check_whole(settings, range(1, 4))
+        check_complete(settings, range(1, 4))
     (parent,), _ = runs_of(settings)
-    assert "best.yaml" in {found.path for found in client(settings).list_artifacts(parent.info.run_id)}
+    assert "best.yaml" in {file.path for file in client(settings).list_artifacts(parent.info.run_id)}
 
 
 def test_another_store_gets_everything(settings: Settings, journal: Journal, caplog: pytest.LogCaptureFixture):
@@ -315,8 +315,8 @@ def test_another_store_gets_everything(settings: Settings, journal: Journal, cap
     tracker = started(settings, journal)
     append(journal, tracker, [events_of(2)[0], *events_of(2)[2:]])
     assert tracker.finish("FINISHED")
-    assert "writing all anew" in caplog.text
-    check_whole(settings, range(1, 3))
+    assert "copying everything again" in caplog.text
+    check_complete(settings, range(1, 3))
 
 
 @pytest.mark.slow
@@ -330,8 +330,10 @@ def test_a_driver_killed_while_it_copies(settings: Settings, journal: Journal):
         "SweepTracker(Settings.from_environment(), Journal(pathlib.Path(sys.argv[1]))).start(); time.sleep(120)"
     )
     tracking.find_runs(settings, {"sweep": "none"})  # makes the tables, which two processes must not do at once
-    place = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "FRAUD_EXPERIMENT": settings.experiment}
-    driver = subprocess.Popen([sys.executable, "-c", code, str(journal.path)], cwd=ROOT, env={**os.environ, **place})
+    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "FRAUD_EXPERIMENT": settings.experiment}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, str(journal.path)], cwd=ROOT, env={**os.environ, **environment}
+    )
     try:
         wait_for_children(settings, 12)
     finally:
@@ -339,4 +341,4 @@ def test_a_driver_killed_while_it_copies(settings: Settings, journal: Journal):
         driver.wait()
     assert len(runs_of(settings)[1]) < 100
     assert started(settings, journal).finish("FINISHED")
-    check_whole(settings, range(1, 101))
+    check_complete(settings, range(1, 101))

@@ -1,1 +1,1 @@
-"""What a sweep leaves on disk, and what it looks like in MLflow."""
+"""A sweep's journal on disk, its results, and its MLflow content."""

@@ -1,11 +1,11 @@
 """A sweep's folder on disk: enough to resume after a kill, to write the report, and to fill MLflow later.
 
 <state>/sweeps/<id>.lock            locked by the driver that runs the sweep
-<state>/sweeps/<id>/sweep.json      the order: data and its fingerprint, schema, configuration, space, options
-<state>/sweeps/<id>/trials.jsonl    what happened to every trial, one line an event, on disk before the next step
+<state>/sweeps/<id>/sweep.json      the request: data and its fingerprint, schema, configuration, space, options
+<state>/sweeps/<id>/trials.jsonl    every trial's events, one line each, flushed before the next step
 <state>/sweeps/<id>/trials/0007/    checkpoints of trial 7: its state after each rung, the scores of its best
 
-Only the driver writes the first two; each trial writes its own folder. All is JSON, arrays and tensors: no pickle.
+Only the driver writes sweep.json and trials.jsonl; each trial writes its own folder. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 from fraud.data.locks import HeldElsewhereError, exclusive
 from fraud.errors import ConfigError, DataError
 
-ORDER, EVENTS, TRIALS, WINNER = "sweep.json", "trials.jsonl", "trials", "winner.json"
+REQUEST, EVENTS, TRIALS, WINNER = "sweep.json", "trials.jsonl", "trials", "winner.json"
 Detector = Literal["forest", "autoencoder"]
 Status = Literal["running", "finished", "stopped", "failed"]
 
@@ -31,11 +31,11 @@ Status = Literal["running", "finished", "stopped", "failed"]
 class Trial:
     """One trial, read from the events.
 
-    number: 1, 2, ...; params: dotted settings, as the space names them; worker: "node/pid" of the process that ran it
-    last; started, ended: seconds since 1970 (of its last attempt); status: "running" means it has not ended: it runs,
-    or its driver was killed. "stopped" means early, by the scheduler. reason: why it ended, in words.
-    rungs: what it reported after each rung: {"step", "time", "objective", "epochs": [...]}, repeated ones once.
-    result: what it ended with, see DetectorTrial._result.
+    number: 1, 2, ...; params: dotted settings, named as in the space; worker: "node/pid" of its last process;
+    started, ended: seconds since 1970, of its last attempt; status: "running" also after its driver was killed,
+    "stopped" means early, by the scheduler; reason: why it ended, as text.
+    rungs: one report per rung, without repeats: {"step", "time", "objective", "epochs": [...]}.
+    result: see DetectorTrial._result.
     """
 
     number: int
@@ -72,22 +72,22 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def write_order(self, order: Mapping[str, Any]) -> None:
-        """Write the order atomically."""
-        draft = self.path / f".{ORDER}"
-        draft.write_text(json.dumps(order, indent=1))
-        draft.replace(self.path / ORDER)
+    def write_request(self, request: Mapping[str, Any]) -> None:
+        """Write the request atomically."""
+        draft = self.path / f".{REQUEST}"
+        draft.write_text(json.dumps(request, indent=1))
+        draft.replace(self.path / REQUEST)
 
-    def read_order(self) -> dict[str, Any]:
-        """The saved order. Raises ConfigError when it is missing or damaged."""
+    def read_request(self) -> dict[str, Any]:
+        """The saved request. Raises ConfigError when it is missing or damaged."""
         try:
-            order: dict[str, Any] = json.loads((self.path / ORDER).read_text())
+            request: dict[str, Any] = json.loads((self.path / REQUEST).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"sweep {self.sweep_id!r} cannot be resumed: {self.path / ORDER} is missing or damaged ({error}); "
+                f"sweep {self.sweep_id!r} cannot be resumed: {self.path / REQUEST} is missing or damaged ({error}); "
                 "start a new sweep"
             ) from None
-        return order
+        return request
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event and flush it to disk. Raises DataError when that fails."""
@@ -100,7 +100,7 @@ class Journal:
         except OSError as error:
             raise DataError(
                 f"the journal of sweep {self.sweep_id!r} cannot be written ({error}): free some space in "
-                f"{self.path.parent}, then go on with --resume {self.sweep_id}"
+                f"{self.path.parent}, then resume with --resume {self.sweep_id}"
             ) from error
 
     def mend(self) -> None:
@@ -166,8 +166,8 @@ def folder_of(root: Path, sweep_id: str) -> Path:
 def locked_journal(root: Path, sweep_id: str, *, must_exist: bool) -> Iterator[Journal]:
     """Open a sweep's journal under its lock. Raises ConfigError: unknown or malformed id, or another driver runs it."""
     folder = folder_of(root, sweep_id)
-    if must_exist and not (folder / ORDER).exists():
-        known = sorted(path.parent.name for path in root.glob(f"*/{ORDER}"))[-5:]
+    if must_exist and not (folder / REQUEST).exists():
+        known = sorted(path.parent.name for path in root.glob(f"*/{REQUEST}"))[-5:]
         raise ConfigError(
             f"no sweep {sweep_id!r} in {root}: " + (f"the newest are {', '.join(known)}" if known else "there is none")
         )

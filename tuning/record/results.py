@@ -20,7 +20,7 @@ _LEVEL_ONE_STEP = {"autoencoder": "autoencoder.epochs", "forest": "forest.n_esti
 class Candidate:
     """One judged variant of a trial's fit. settings: the trial's and the variant's own, dotted.
 
-    scoring_cost: multiply-adds and node visits a row. is_best: the one that the trial stands for.
+    scoring_cost: multiply-adds and node visits per row. is_best: the trial's result is this candidate's.
     """
 
     trial: int
@@ -33,7 +33,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial's stay on a worker; start, end: seconds since 1970. outcome: a trial's status, or "lost" by a kill."""
+    """One run of a trial on a worker. start, end: seconds since 1970. outcome: a trial's status, or "lost" (killed)."""
 
     trial: int
     detector: str
@@ -45,22 +45,22 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Results:
-    """The journal at one instant. order: sweep.json. winner: winner.json, None before the sweep's end."""
+    """The journal at one instant. request: sweep.json. winner: winner.json, None before the sweep's end."""
 
     sweep_id: str
-    order: Mapping[str, Any]
+    request: Mapping[str, Any]
     events: tuple[Mapping[str, Any], ...]
     winner: Mapping[str, Any] | None
 
     @classmethod
     def read(cls, journal: Journal) -> Results:
-        """Read what is there now; a sweep may be writing. Raises ConfigError when sweep.json is missing or damaged."""
-        order = journal.read_order()
+        """Read the journal; its sweep may be running. Raises ConfigError when sweep.json is missing or damaged."""
+        request = journal.read_request()
         try:
             winner = json.loads((journal.path / WINNER).read_text())
-        except (OSError, ValueError):  # not there yet, or half written
+        except (OSError, ValueError):  # missing, or half written
             winner = None
-        return cls(journal.sweep_id, order, tuple(journal.events()), winner)
+        return cls(journal.sweep_id, request, tuple(journal.events()), winner)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -70,12 +70,12 @@ class Results:
     @cached_property
     def objective(self) -> str:
         """The objective's name in words."""
-        return str(self.order["objective_name"]).replace("_", " ")
+        return str(self.request["objective_name"]).replace("_", " ")
 
     @property
     def has_labels(self) -> bool:
-        """Whether frauds decided, and not a stand-in that needs none."""
-        return self.order["objective_name"] == "average_precision"
+        """Whether real labels judge the trials."""
+        return self.request["objective_name"] == "average_precision"
 
     @cached_property
     def state(self) -> str:
@@ -93,7 +93,7 @@ class Results:
 
     @cached_property
     def detectors(self) -> tuple[str, ...]:
-        """The detectors of the trials started, in the order of every picture."""
+        """The detectors of the started trials, in the order of the pictures."""
         present = {trial.detector for trial in self.trials}
         return (*(d for d in DETECTORS if d in present), *sorted(present - set(DETECTORS)))
 
@@ -115,10 +115,10 @@ class Results:
         """Epochs, or trees, of a trial that runs to its end; None if unknown."""
         section, key = _LEVEL_ONE_STEP[detector].split(".")
         try:
-            space = yaml.safe_load(self.order["space"] or "")
+            space = yaml.safe_load(self.request["space"] or "")
         except yaml.YAMLError:
             space = None
-        for raw in (space, self.order["config"]):
+        for raw in (space, self.request["config"]):
             part = raw.get(section) if isinstance(raw, Mapping) else None
             value = part.get(key) if isinstance(part, Mapping) else None
             if isinstance(value, Mapping):
@@ -128,10 +128,9 @@ class Results:
         return None
 
     def saved(self, detector: str) -> tuple[int, int]:
-        """(run, saved): epochs or trees of all ended trials, and those that early stops by the scheduler spared.
+        """(run, saved): epochs or trees that all ended trials ran, and that early stopping saved.
 
-        Trials that failed count for neither. What is saved is the most it can be: a network's own patience might have
-        ended it before the last epoch too.
+        Failed trials are not counted. `saved` is an upper bound: a network might have ended early by itself.
         """
         key = "epochs" if detector == "autoencoder" else "trees"
         run = saved = 0
@@ -156,22 +155,22 @@ class Results:
     @cached_property
     def now(self) -> float:
         """The time of the last event, seconds since 1970."""
-        return max((event["time"] for event in self.events if "time" in event), default=self.order["created"])
+        return max((event["time"] for event in self.events if "time" in event), default=self.request["created"])
 
     @cached_property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Who ran what when, by start; a trial that a kill cut short has one more."""
+        """All attempts by start; a trial has a further one after each kill."""
         return tuple(sorted(_attempts(self.events, self.now), key=lambda attempt: attempt.start))
 
     @cached_property
     def clock(self) -> Clock:
-        """The sweep's own time."""
-        return Clock.of(float(self.order["created"]), self.attempts)
+        """The sweep's working time."""
+        return Clock.of(float(self.request["created"]), self.attempts)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Time during which the sweep worked: long pauses between two drivers are left out.
+    """The time in which the sweep ran, without long pauses between drivers.
 
     pieces: (start, end), seconds since 1970, in order.
     """
@@ -180,7 +179,7 @@ class Clock:
 
     @classmethod
     def of(cls, created: float, attempts: tuple[Attempt, ...]) -> Clock:
-        """Count from `created`; a pause is a minute, and a tenth of the work, in which nothing ran."""
+        """Count from `created`. A pause is longer than a minute and than a tenth of the work, with no trial running."""
         pause = max(60.0, 0.1 * sum(attempt.end - attempt.start for attempt in attempts))
         pieces = [(created, created)]
         for attempt in attempts:
@@ -202,7 +201,7 @@ class Clock:
 
     @property
     def pauses(self) -> tuple[float, ...]:
-        """Where pauses were cut out, in seconds of work."""
+        """Seconds of work at which a pause was cut out."""
         return tuple(self.seconds(start) for start, _ in self.pieces[1:])
 
 
@@ -222,7 +221,7 @@ def running_at_once(attempts: tuple[Attempt, ...], clock: Clock) -> list[tuple[f
 
 
 def objective_of(trial: Trial) -> float:
-    """What a judged trial stands for."""
+    """A judged trial's objective."""
     assert trial.result is not None
     return float(trial.result["objective"])
 
@@ -254,7 +253,7 @@ def _attempts(events: tuple[Mapping[str, Any], ...], now: float) -> Iterator[Att
     last = 0.0
     for event in events:
         number, kind = event.get("number", 0), event["event"]
-        if kind == "opened":  # what an earlier driver left running ran until its last word at least
+        if kind == "opened":  # trials of an earlier driver ran at least until its last event
             for lost in list(running):
                 yield ended(lost, last, "lost")
         elif kind == "started":

@@ -1,7 +1,7 @@
 """The MLflow content of a sweep and its trials: names, tags, parameters, points. Computed from the journal; no calls.
 
-Every point carries the time of its event and is the first of its metric at its step. So the same journal always gives
-the same list, the list only grows at its end, and "the first 12 were copied" says exactly what is missing.
+Every point has the time of its event, and a metric has one point per step. So the same journal always gives the same
+list, which only grows at its end: the number of copied points determines what is missing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from fraud.registry.runs import Point
 from tuning.record.journal import Trial, fold
 
 SWEEP, CREATED, TRIAL = "sweep", "sweep_created", "trial"  # tags that identify runs
-SPACE = "space"  # of the order: a text, which is an artifact rather than a parameter
+SPACE = "space"  # this text of the request becomes an artifact, not a parameter
 _OUTCOME = ("objective", "scoring_cost", "seconds", "fits", "epochs", "trees", "combinations", "memory_mib")
 _MAX_NAME = 250
 
 
 class SweepContent:
-    """What MLflow should hold of a sweep after the events added so far."""
+    """The MLflow content of a sweep after the events added so far."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ class SweepContent:
         return len(self._events)
 
     def add(self, events: Sequence[dict[str, Any]]) -> None:
-        """Take the journal's next events."""
+        """Add the journal's next events."""
         for event in events:
             if event["event"] == "started":
                 self._points.setdefault(event["number"], [])
@@ -61,7 +61,7 @@ class SweepContent:
         return self._points[number]
 
     def _add_once(self, number: int, points: Iterator[Point]) -> None:
-        # After a kill a trial may repeat what its driver has recorded already.
+        # After a kill a trial may repeat reports that are in the journal already.
         for point in points:
             if (point.key, point.step) not in self._known[number]:
                 self._known[number].add((point.key, point.step))
@@ -76,14 +76,14 @@ class SweepContent:
             self.parent_points.append(Point(name, objective, self._ended, milliseconds(event["time"])))
 
 
-def parent_name(order: Mapping[str, Any]) -> str:
+def parent_name(request: Mapping[str, Any]) -> str:
     """The parent run's name."""
-    return f"sweep {order['schema']}"
+    return f"sweep {request['schema']}"
 
 
-def identity(sweep_id: str, order: Mapping[str, Any]) -> dict[str, str]:
+def identity(sweep_id: str, request: Mapping[str, Any]) -> dict[str, str]:
     """Tags that every run of this sweep carries and no other run does."""
-    return {SWEEP: sweep_id, CREATED: repr(order["created"])}
+    return {SWEEP: sweep_id, CREATED: repr(request["created"])}
 
 
 def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -106,7 +106,7 @@ def tags(trial: Trial, run_status: str) -> dict[str, str]:
     if run_status == "RUNNING":
         return {"outcome": "running"}
     if run_status == "KILLED":
-        return {"outcome": "interrupted", "end": "the sweep was interrupted; resuming it goes on with this trial"}
+        return {"outcome": "interrupted", "end": "the sweep was interrupted; resuming it continues this trial"}
     named = {"outcome": trial.status, "end": trial.reason, "worker": trial.worker}
     if trial.result and trial.result.get("candidates"):
         chosen = trial.result["candidates"][trial.result["best"]]["settings"]
@@ -118,13 +118,13 @@ def tags(trial: Trial, run_status: str) -> dict[str, str]:
 
 
 def winner_points(winner: Mapping[str, Any], time_ms: int) -> list[Point]:
-    """The parent's last points: the objectives of the winner and of what it is compared with (winner.json)."""
+    """The parent's last points: the objectives of winner and baseline (winner.json)."""
     values = {name: (winner.get(name) or {}).get("objective") for name in ("winner", "baseline")}
     return [Point(f"{name}_objective", value, 0, time_ms) for name, value in values.items() if _is_number(value)]
 
 
 def milliseconds(seconds: float) -> int:
-    """Seconds since 1970 as MLflow counts time."""
+    """Seconds since 1970 as milliseconds, MLflow's unit."""
     return int(seconds * 1000)
 
 

@@ -12,14 +12,14 @@ from fraud.cli import check_outdir
 from fraud.data import tables
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
-from tuning.order import BEST, PLOTS
-from tuning.order import REPORT as PAGE
-from tuning.record.journal import ORDER, Journal
+from tuning.record.journal import REQUEST, Journal
 from tuning.record.results import Results, objective_of
 from tuning.report import plots, run_plots, threshold_plot
 from tuning.report.importance import Importances, importances
 from tuning.report.page import page
 from tuning.report.verdict import headline
+from tuning.request import BEST, PLOTS
+from tuning.request import REPORT as PAGE
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 def write(journal: Journal, outdir: Path) -> Path:
     """Write `outdir`/sweep_report.html and `outdir`/plots/*.png; returns the page's path.
 
-    Reads the journal only, so the sweep may be running. Where a picture cannot be drawn yet, an older one of that name
-    is deleted and the page says why. Raises ConfigError when the order is missing or damaged.
+    Reads only the journal, so the sweep may be running. If a picture cannot be drawn yet, its old file is deleted and
+    the page says why. Raises ConfigError when the request is missing or damaged.
     """
     results = Results.read(journal)
     shares, missing = _importances(results)
@@ -72,7 +72,7 @@ def _importances(results: Results) -> tuple[dict[str, Importances], str]:
     for detector in results.detectors:
         own = [(trial.params, objective_of(trial)) for trial in results.sampled(detector)]
         try:
-            shares[detector] = importances(own, results.order["seed"])
+            shares[detector] = importances(own, results.request["seed"])
         except DataError as error:
             missing.append(f"{detector}: {error}")
     return shares, "; ".join(missing)
@@ -80,8 +80,8 @@ def _importances(results: Results) -> tuple[dict[str, Importances], str]:
 
 def find(root: Path, sweep_id: str | None) -> Journal:
     """The journal of a sweep, by default the newest; takes no lock. Raises ConfigError that lists the sweeps."""
-    orders = sorted(root.glob(f"*/{ORDER}"), key=lambda path: path.stat().st_mtime)
-    known = [path.parent.name for path in orders]
+    requests = sorted(root.glob(f"*/{REQUEST}"), key=lambda path: path.stat().st_mtime)
+    known = [path.parent.name for path in requests]
     if not known:
         raise ConfigError(f"there is no sweep in {root}: start one with python -m tuning.sweep, or set FRAUD_STATE")
     if sweep_id is None:
@@ -94,14 +94,14 @@ def find(root: Path, sweep_id: str | None) -> Journal:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tuning.report",
-        description="Draw a sweep again from its journal: one HTML page and its pictures. It reads only, so it may be "
-        "called while the sweep runs, after a kill, or years later; nothing is fitted.",
+        description="Write a sweep's report from its journal: one HTML page and its pictures. Works while the sweep "
+        "runs and after a kill; fits nothing.",
         epilog="examples:\n"
         "  python -m tuning.report --outdir artifacts/sweep\n"
         "  python -m tuning.report --sweep handbook-0712-1530 --outdir artifacts/sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sweep", metavar="ID", help="which one, as --resume takes it (default: the newest)")
+    parser.add_argument("--sweep", metavar="ID", help="the sweep's id (default: the newest)")
     parser.add_argument("--outdir", required=True, help=f"folder for {PAGE} and {PLOTS}/")
     return parser
 

@@ -41,10 +41,10 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]], seed: int) ->
 
     if len(trials) < FEWEST_TRIALS:
         raise DataError(
-            f"importance needs {FEWEST_TRIALS} judged trials with settings of their own, and there are {len(trials)}"
+            f"importance needs {FEWEST_TRIALS} judged trials with sampled settings, and there are {len(trials)}"
         )
     if len({objective for _, objective in trials}) == 1:
-        raise DataError("all trials are equally good, so no setting can be called important")
+        raise DataError("all trials have the same objective, so no setting is important")
     shared = set(trials[0][0]).intersection(*(params for params, _ in trials))
     everywhere = {key for params, _ in trials for key in params}
     columns = {}
@@ -53,7 +53,7 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]], seed: int) ->
         if len({json.dumps(value, sort_keys=True) for value in values}) > 1:
             columns[key] = _column(values)
     if not columns:
-        raise DataError("no setting that all trials have varies between them")
+        raise DataError("no setting common to all trials varies")
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # without its message about a new study
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
@@ -95,7 +95,7 @@ def _column(values: list[Any]) -> tuple[Any, list[Any]]:
 
 
 def is_scale(values: Sequence[Any]) -> bool:
-    """Whether all are numbers on one scale: no yes or no, and not counts mixed with shares (forest.max_samples)."""
+    """Whether all are numbers on one scale: no booleans, and no mix of counts and shares (forest.max_samples)."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return False
     counts = any(isinstance(value, int) and value > 1 for value in values)
@@ -103,5 +103,5 @@ def is_scale(values: Sequence[Any]) -> bool:
 
 
 def is_log(low: float, high: float) -> bool:
-    """Whether values between these ends are better compared by their logarithm."""
+    """Whether a logarithmic scale suits this range."""
     return low > 0 and high / low > _LOG_FROM

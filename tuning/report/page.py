@@ -1,4 +1,4 @@
-"""The sweep's page: what won and by how much on the first screen, then how it was found and what every trial did."""
+"""The sweep's page: the winner on the first screen, then the search and every trial."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def page(
         winner=_winner(results), next_step=_next_step(results, best_yaml), notes=_notes(importances, note),
         variants=_variants(results), front=_front(results), thresholds=_thresholds(results),
         peak_mib=max(((trial.result or {}).get("memory_mib") or 0 for trial in results.trials), default=0),
-        trials=_trials(results), most_rows=_MOST_ROWS, config=json.dumps(results.order["config"], indent=1),
+        trials=_trials(results), most_rows=_MOST_ROWS, config=json.dumps(results.request["config"], indent=1),
     )  # fmt: skip
 
 
@@ -69,8 +69,8 @@ def _next_step(results: Results, best_yaml: Path) -> dict[str, str]:
             "text": f"{best_yaml.name} is written when the sweep ends. To continue the sweep:",
             "command": f"python -m tuning.sweep --resume {shlex.quote(results.sweep_id)}",
         }
-    order = results.order
-    parts = ["--data", order["data"], "--schema", order["schema"], "--config", best_yaml]
+    request = results.request
+    parts = ["--data", request["data"], "--schema", request["schema"], "--config", best_yaml]
     return {
         "text": "Train it on all rows before the test window, and judge it on that window for the first time:",
         "command": shlex.join(["python", "-m", "ray_jobs.train", *(str(part) for part in parts)]),
@@ -84,7 +84,7 @@ def _notes(importances: Mapping[str, Importances], note: str) -> list[str]:
 
 
 def _variants(results: Results) -> list[tuple[str, str, str, str]]:
-    """What settings that need no fit are worth: each value against the others of the same fit."""
+    """Rows for settings that need no fit: each value against the others of the same fit."""
     rows = []
     keys = dict.fromkeys(key for c in results.candidates for key in c.settings if key != "autoencoder.epochs")
     params = {trial.number: trial.params for trial in results.judged}
@@ -153,7 +153,7 @@ def _trials(results: Results) -> list[dict[str, Any]]:
 def _trial(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
     result = trial.result or {}
     steps, unit = result.get("epochs") or result.get("trees"), "epoch" if result.get("epochs") else "tree"
-    base = "" if trial.params else "the configuration given: "
+    base = "" if trial.params else "base configuration: "
     return {
         "name": f"{trial.detector} {trial.number}", "status": trial.status, "reason": trial.reason,
         "is_chosen": is_chosen, "settings": base + _settings(trial.detector, best_settings(trial)),

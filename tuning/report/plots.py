@@ -1,8 +1,6 @@
-"""The pictures of what a sweep found: best so far, parallel coordinates, importance, Pareto front.
+"""Plots of a sweep's results: best so far, parallel coordinates, importance, Pareto front.
 
-Each takes the sweep's `Results`, writes one PNG with the finding as its title and returns its path. DataError says why
-there is nothing to draw. tuning/report/run_plots.py shows how the sweep ran, tuning/report/threshold_plot.py the
-threshold rules.
+Each writes one PNG with the finding as its title and returns its path. Raises DataError when there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -61,8 +59,8 @@ def best_so_far(results: Results, path: str | Path) -> Path:
         values = np.array([objective_of(trial) for _, trial in own])
         colour, best = style.colour_of(detector, results.detectors), np.maximum.accumulate(values)
         spent = [clock.seconds(trial.ended or results.now) / divisor for _, trial in own]
-        order = [float(n) for n, _ in own]
-        for axes, x, end in zip(panels, (order, spent), ends, strict=True):
+        positions = [float(n) for n, _ in own]
+        for axes, x, end in zip(panels, (positions, spent), ends, strict=True):
             axes.plot(x, values, "o", color=colour, alpha=0.35, markersize=4.5, markeredgewidth=0)
             label = f"{detector}  {best[-1]:.3f}"
             axes.step([*x, max(end, x[-1])], [*best, best[-1]], where="post", color=colour, linewidth=2, label=label)
@@ -181,7 +179,7 @@ def importance(importances: Mapping[str, Importances], path: str | Path) -> Path
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that no other beats in objective at the same or lower cost, cheapest first."""
+    """The Pareto front of objective and scoring cost, cheapest first."""
     best: list[Candidate] = []
     for one in sorted((c for c in candidates if c.scoring_cost is not None), key=_cheapest_first):
         if not best or one.objective > best[-1].objective:
@@ -248,7 +246,7 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of the values on their own axis, and its ticks (height, text)."""
     known = [value for value in values if value is not None]
-    if known and is_scale(known) and len(known) < len(values):  # trials without the setting lie below the scale
+    if known and is_scale(known) and len(known) < len(values):  # trials without the setting are drawn below the scale
         heights, ticks = _axis(known)
         rest = iter(heights)
         lifted = [0.0 if value is None else 0.15 + 0.85 * next(rest) for value in values]
@@ -269,14 +267,14 @@ def _axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
         heights = ((at - first) / span).tolist() if high > low else [0.5] * len(values)
         return heights, ticks if high > low else [(0.5, plain(low))]
     texts = [json.dumps(value, sort_keys=True) for value in values]
-    order = sorted(set(texts), key=lambda text: (weight(text), text))
-    step = 1 / max(len(order) - 1, 1)
-    room = min(0.3 * step, 0.08)  # the lines of a category lie side by side, so that the eye can follow one
+    request = sorted(set(texts), key=lambda text: (weight(text), text))
+    step = 1 / max(len(request) - 1, 1)
+    room = min(0.3 * step, 0.08)  # spread the lines of a category, so that each can be followed
     heights = []
     for index, text in enumerate(texts):
         same = [i for i, other in enumerate(texts) if other == text]
-        heights.append(order.index(text) * step + room * ((same.index(index) + 0.5) / len(same) - 0.5))
-    labels = [(i * step, "none" if text == "null" else plain(json.loads(text), 14)) for i, text in enumerate(order)]
+        heights.append(request.index(text) * step + room * ((same.index(index) + 0.5) / len(same) - 0.5))
+    labels = [(i * step, "none" if text == "null" else plain(json.loads(text), 14)) for i, text in enumerate(request)]
     return heights, labels[:: max(1, -(-len(labels) // 14))]
 
 

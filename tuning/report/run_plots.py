@@ -1,4 +1,4 @@
-"""The pictures of how a sweep ran: which worker ran which trial when, and the learning curve of each trial."""
+"""Plots of a sweep's run: the timeline of its workers, and each trial's learning curve."""
 
 from __future__ import annotations
 
@@ -168,10 +168,10 @@ def learning_curves(results: Results, path: str | Path) -> Path:
 
 
 def stopping(results: Results) -> str:
-    """How many trials were stopped early and what that saved, in a sentence."""
+    """A sentence on early stopping: trials stopped, epochs saved."""
     stopped = [trial for trial in results.trials if trial.status == "stopped"]
     if not stopped:
-        why = " (no scheduler)" if results.order["scheduler"] == "none" else ""
+        why = " (no scheduler)" if results.request["scheduler"] == "none" else ""
         return f"No trial was stopped early{why}"
     parts = []
     for detector, unit in (("autoencoder", "epochs"), ("forest", "trees")):

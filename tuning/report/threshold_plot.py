@@ -31,8 +31,8 @@ class _Block:
     def of(cls, policy: str, points: Sequence[Mapping[str, Any]]) -> _Block:
         by_cell = {(_key(point["setting"]), point["contamination"]): point for point in points}
         values = {_key(point["setting"]): [v for _, v in sorted(point["setting"].items())] for point in points}
-        order = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
-        return cls(policy, order, by_cell)
+        request = sorted(values, key=lambda text: [(isinstance(v, str), weight(json.dumps(v))) for v in values[text]])
+        return cls(policy, request, by_cell)
 
     @property
     def label(self) -> str:
@@ -123,7 +123,7 @@ def _rows(blocks: Sequence[_Block], columns: int) -> list[list[tuple[int, _Block
     for block in blocks:
         for row in rows:
             last, before = row[-1]
-            first = last + before.width + 2  # the row's labels, "0.50%", stand at its left end only
+            first = last + before.width + 2  # only the first block of a row has row labels, "0.50%"
             if first + block.width <= columns:
                 row.append((first, block))
                 break

@@ -1,4 +1,4 @@
-"""What a sweep found, in the words that a reader meets first: a headline, the figures in tiles, and findings."""
+"""The first section of a sweep's page: headline, tiles and findings."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _WORDS = {
 
 
 def headline(results: Results) -> str:
-    """What the sweep found, in a sentence."""
+    """The result in one sentence."""
     winner, baseline = _winner_and_baseline(results)
-    ended, planned = sum(trial.has_ended for trial in results.trials), results.order["trials"]
+    ended, planned = sum(trial.has_ended for trial in results.trials), results.request["trials"]
     if winner.get("objective") is not None:
         name = winner_name(winner).capitalize()
         text = f"{name} won with {results.objective} {winner['objective']:.3f} on validation"
@@ -52,7 +52,7 @@ def headline(results: Results) -> str:
 
 
 def findings(results: Results) -> list[tuple[str, str]]:
-    """(level, sentence): what a reader must know beside the headline, the worst first."""
+    """(level, sentence) of each finding, the worst first."""
     warnings, good = [], []
     winner, baseline = _winner_and_baseline(results)
     failed = [trial for trial in results.trials if trial.status == "failed"]
@@ -75,7 +75,7 @@ def findings(results: Results) -> list[tuple[str, str]]:
         warnings.append(f"Only {count(len(results.judged), 'trial')} judged: most of the space is untried")
     record = results.winner or {}
     note = (record.get("grid") or {}).get("note")
-    notes = [*(results.order.get("warnings") or ()), *(record.get("warnings") or ()), *([note] if note else ())]
+    notes = [*(results.request.get("warnings") or ()), *(record.get("warnings") or ()), *([note] if note else ())]
     warnings += [str(text) for text in dict.fromkeys(notes)]
     if any(trial.status == "stopped" for trial in results.trials):
         good.append(stopping(results))
@@ -90,10 +90,11 @@ def verdict(results: Results) -> dict[str, Any]:
     texts = findings(results)
     worst = texts[0][0] if texts else "ok"
     level = "unknown" if results.winner is None and worst != "bad" else worst
-    order = results.order
+    request = results.request
     facts = (
-        f"Sweep {results.sweep_id}, schema {order['schema']}, data {order['data']}: {_detectors(order['detector'])}, "
-        f"seed {order['seed']}, {count(order['folds'], 'validation fold')}, {_resources(order)}"
+        f"Sweep {results.sweep_id}, schema {request['schema']}, data {request['data']}: "
+        f"{_detectors(request['detector'])}, seed {request['seed']}, {count(request['folds'], 'validation fold')}, "
+        f"{_resources(request)}"
     )
     has_stopped = any(trial.status == "stopped" for trial in results.trials)
     return {
@@ -114,7 +115,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
         tiles.append((fixed(objective_of(best)), results.objective, f"{best.detector} {best.number}"))
     counts: Counter[str] = Counter(trial.status for trial in results.trials)
     note = ", ".join(f"{counts[key]} {word}" for key, (_, word) in OUTCOMES.items() if counts[key])
-    tiles.append((f"{sum(t.has_ended for t in results.trials)} of {results.order['trials']}", "trials ended", note))
+    tiles.append((f"{sum(t.has_ended for t in results.trials)} of {results.request['trials']}", "trials ended", note))
     run, saved = results.saved("autoencoder")
     if saved:
         tiles.append((f"{saved / (run + saved):.0%}", "of the epochs saved", f"{run:,} run, {saved:,} not"))
@@ -146,26 +147,26 @@ def _reasons(trials: Sequence[Trial]) -> str:
 
 
 def winner_name(winner: Mapping[str, Any]) -> str:
-    """The pair, or the one detector that won, with trial numbers."""
+    """The winning pair or detector, with trial numbers."""
     parts = [f"{name} {winner[name]}" for name in ("forest", "autoencoder") if winner.get(name) is not None]
     return " with ".join(parts) or "the configuration chosen"
 
 
 def baseline_name(baseline: Mapping[str, Any]) -> str:
     """What the winner is compared with."""
-    return str(baseline.get("what") or "the configuration given")
+    return str(baseline.get("what") or "the base configuration")
 
 
 def _detectors(name: str) -> str:
     return "both detectors" if name == "both" else f"{name} only"
 
 
-def _resources(order: Mapping[str, Any]) -> str:
-    gpus = f", {order['gpus_per_trial']:g} GPU" if order.get("gpus_per_trial") else ""
-    most = f", at most {order['max_concurrent']} at once" if order.get("max_concurrent") else ""
-    return f"{order['cpus_per_trial']:g} CPU a trial{gpus}{most}"
+def _resources(request: Mapping[str, Any]) -> str:
+    gpus = f", {request['gpus_per_trial']:g} GPU" if request.get("gpus_per_trial") else ""
+    most = f", at most {request['max_concurrent']} at once" if request.get("max_concurrent") else ""
+    return f"{request['cpus_per_trial']:g} CPU a trial{gpus}{most}"
 
 
 def count(number: int, thing: str) -> str:
-    """A number of things."""
+    """The number with its noun, e.g. "3 trials"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

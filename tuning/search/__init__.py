@@ -1,1 +1,1 @@
-"""One sweep at work: which trial comes next, what a trial does, who wins."""
+"""The search: sampling, trials, early stopping, choosing the winner."""

@@ -1,8 +1,7 @@
-"""The two fits of a search, each grown rung by rung, and every candidate that a rung gives without a further fit.
+"""The two fits of a search, advanced rung by rung, and the candidates that each rung gives.
 
-A forest grows by groups of trees and is judged at every size it passes; a network is judged at every rung of epochs
-under every kind of score. Both are the fits that a training does: a training with a candidate's settings and the
-same seed and data makes the same detector.
+A forest grows by groups of trees and is judged at every size. A network is judged at every rung of epochs with every
+kind of score. A training with a candidate's settings, seed and data gives the same detector.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from tuning.search.shared import Task
 class Candidate:
     """One detector that a fit gives. settings: dotted, beyond those that the fit was made with.
 
-    by_fold: its objective in each fold; scoring_cost: multiply-adds and node visits a row. scores: float64 (n_judged,)
-    of each fold, higher is more suspicious; None when it was read from disk.
+    by_fold: its objective in each fold; scoring_cost: multiply-adds and node visits per row. scores: float64
+    (n_judged,) of each fold, higher is more suspicious; None when it was read from disk.
     """
 
     settings: dict[str, Any]
@@ -41,7 +40,7 @@ class Candidate:
         return float(np.mean(self.by_fold))
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the scores, JSON-ready."""
+        """As JSON types, without the scores."""
         return {
             "settings": self.settings, "objective": self.objective, "by_fold": self.by_fold,
             "scoring_cost": self.scoring_cost,
@@ -61,7 +60,7 @@ class Fit(Protocol):
 
     @property
     def reason(self) -> str:
-        """Why it finished, empty before."""
+        """Why it finished; empty before."""
 
     @property
     def is_finished(self) -> bool:
@@ -98,7 +97,7 @@ class ForestFit:
         return f"all {self.step} trees" if self.is_finished else ""
 
     def advance(self, seconds: float) -> list[Candidate] | None:
-        """Grow to the next size; `seconds` is not used, as that takes only seconds."""
+        """Grow to the next size, which takes only seconds: `seconds` is ignored."""
         size = next(size for size in self._sizes if size > self.step)
         config = dataclasses.replace(self._config.forest, n_estimators=size)
         groups, rest = divmod(size, forest.TREES_A_GROUP)
@@ -120,7 +119,7 @@ class ForestFit:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Does nothing, see `state`."""
 
     def _path_lengths(self, task: Task, config: ForestConfig, group: int) -> np.ndarray:
         """Path lengths of the judged rows summed over one group's trees, float64 (n_judged,)."""

@@ -1,7 +1,7 @@
-"""Early stopping: asynchronous successive halving for each detector among its own kind.
+"""Early stopping: one asynchronous successive halving scheduler per detector.
 
-Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020 (ASHA), as Ray Tune has it. Trees and
-epochs are different resources and the detectors' objectives differ, so each detector has a scheduler of its own.
+Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020 (ASHA), as Ray Tune implements it.
+Trees and epochs are different resources and the objectives differ, so each detector has its own scheduler.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class HalvingByDetector(FIFOScheduler):
             self._remember(trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a new trial in."""
+        """Register a new trial."""
         if scheduler := self._of(trial):
             scheduler.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
+        """Whether the trial continues or stops."""
         scheduler = self._of(trial)
         if scheduler is None or result.get("objective") is None:
             return str(TrialScheduler.CONTINUE)
@@ -58,12 +58,12 @@ class HalvingByDetector(FIFOScheduler):
         return str(action)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The trial came to its own end; its last objective counts for the others."""
+        """The trial finished; its last objective counts for the others."""
         if (scheduler := self._of(trial)) and result.get("objective") is not None:
             scheduler.on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """The trial was taken away before it ran."""
+        """The trial was removed before it ran."""
         if scheduler := self._of(trial):
             scheduler.on_trial_remove(tune_controller, trial)
 
@@ -71,7 +71,7 @@ class HalvingByDetector(FIFOScheduler):
         return self._schedulers.get(trial.config["detector"]) if trial.config["params"] else None
 
     def _remember(self, trial: Trial) -> None:
-        """Let a trial of an earlier driver go through the rungs again."""
+        """Replay the rungs of an earlier driver's trial."""
         again = SimpleNamespace(
             trial_id=f"earlier-{trial.number}", config={"detector": trial.detector, "params": trial.params}
         )

@@ -1,4 +1,4 @@
-"""A Tune callback: writes what happens to every trial into the journal, then into MLflow and the console."""
+"""A Tune callback that writes trial events to the journal, then to MLflow and the console."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class JournalCallback(tune.Callback):
     """Writes each event to the journal first.
 
-    halving: knows which trials it stopped, and why. when_ended: called after each trial's end is in the journal.
+    halving: has the reasons of stopped trials. when_ended: called after each trial's end is in the journal.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class JournalCallback(tune.Callback):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks, threads and open files cannot be pickled, and nothing is read back."""
+        """Empty: Tune pickles its callbacks but never reads them back, and threads cannot be pickled."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

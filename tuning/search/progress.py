@@ -16,7 +16,7 @@ _SECONDS_A_TABLE = 20.0
 
 
 class Progress:
-    """Follows the trials of one driver. objective_name: what they are judged by."""
+    """Logs the trials of one driver. objective_name: what they are judged by."""
 
     def __init__(self, n_trials: int, objective_name: str, known: Mapping[int, Trial]) -> None:
         self._n_trials, self._objective_name = n_trials, objective_name
@@ -73,5 +73,5 @@ class Progress:
             logger.info(
                 "%5d  %-11s %6d %10s %8.0f  %s", number, row["detector"], row["step"],
                 "-" if objective is None else f"{objective:.4f}", self._table_at - row["since"],
-                settings_text(row["params"]) or "as given",
+                settings_text(row["params"]) or "base configuration",
             )  # fmt: skip

@@ -1,8 +1,8 @@
 """Which trial comes next: forests and autoencoders in turn, each sampled by an Optuna study of its own.
 
 Tune's OptunaSearch was not used: one study over both detectors would starve the weaker one, and its state is a pickle.
-Here a study is rebuilt from the journal, and its sampler is seeded by the trial's number: with one trial at a time, a
-sweep that was killed and resumed asks for the same trials as one that was not.
+Here a study is rebuilt from the journal, and its sampler is seeded by the trial's number. So with one trial at a time,
+a killed and resumed sweep runs the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STARTUP_TRIALS = 6
 
 
 class TurnsSearch(Searcher):
-    """Suggests {"number", "detector", "params"}; what an earlier driver left unfinished comes first.
+    """Suggests {"number", "detector", "params"}; unfinished trials of an earlier driver come first.
 
     known: trials by number, from the journal; should_retry: run those that failed again.
     The first trial of each detector has no params: it is the sweep's base configuration.

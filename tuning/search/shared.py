@@ -1,4 +1,4 @@
-"""What all trials share: the windows, transformed once for each preprocessing, in Ray's object store."""
+"""Data that all trials share through Ray's object store: the windows, transformed once per preprocessing."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Shared:
-    """What every trial reads. tasks: {key of a preprocessing: one reference to a Task per fold}.
+    """Data and settings that every trial reads. tasks: {key of a preprocessing: one reference to a Task per fold}.
 
     days: length of the newest validation window, None without times. amounts: {column: float64 (n_validation,)} of the
-    newest fold, for thresholds that charge a missed fraud its amount. has_labels: whether the objective is that of real
-    labels.
+    newest fold, for policies that count a missed fraud's amount. has_labels: whether real labels judge the trials.
     """
 
     base: TrainConfig
@@ -100,7 +99,7 @@ def _task(fold: Fold, config: TrainConfig, judged_by_labels: bool) -> Task:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings in a few words: their last names and values."""
+    """Settings as short text: last part of each name, and value."""
     return ", ".join(f"{name.rsplit('.', 1)[-1]} {_short(value)}" for name, value in settings.items())
 
 

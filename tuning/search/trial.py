@@ -1,4 +1,4 @@
-"""One trial: an actor that fits one detector rung by rung, judges it and reports."""
+"""One trial: an actor that fits one detector rung by rung, judges it and reports the result."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class DetectorTrial(tune.Trainable):
 
 
 def rungs_of(epochs: int) -> tuple[int, ...]:
-    """Epochs after which a network is judged: the most it trains, and thirds of that down to two epochs or more."""
+    """Epochs after which a network is judged: the maximum, and thirds of it down to two or more."""
     rungs = [epochs]
     while rungs[0] // REDUCTION >= 2:
         rungs.insert(0, rungs[0] // REDUCTION)

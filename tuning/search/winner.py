@@ -1,7 +1,7 @@
-"""The end of a sweep: pair the best forests and autoencoders, give the pair its head, judge every threshold on it.
+"""Choose a sweep's winner: pair the best forests and autoencoders, fit the head, judge every threshold.
 
-The result is a complete TrainConfig; `ray_jobs.train` with it on the same data makes the detector that was
-judged here. Only the windows before the test window are read.
+The result is a complete TrainConfig. `ray_jobs.train` with it on the same data trains the detector that was judged
+here. The test window is not read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tuning.search.shared import Shared, Task, key_of
 
 logger = logging.getLogger(__name__)
 
-# Pairs that every weight is tried on, at some milliseconds per weight.
+# Every weight is tried on this many pairs, some milliseconds each.
 MOST_PAIRS = 24
 # Each of this many best autoencoders is paired with this many best forests, grown again on its preprocessing if needed.
 FINALISTS = 3
@@ -92,7 +92,7 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
         )
     if not trials:
         reasons = sorted({trial.reason for trial in journal.trials().values() if trial.status == "failed"})
-        raise FraudError(f"no trial gave a result, so there is nothing to choose: {'; '.join(reasons)[:500]}")
+        raise FraudError(f"no trial gave a result, so there is no winner: {'; '.join(reasons)[:500]}")
     entries["forest"] += _forests_for(entries["autoencoder"], entries["forest"], shared, cpus)
     pairs = _pairs(entries["forest"], entries["autoencoder"], shared)
     best = max(entries["forest"] + entries["autoencoder"], key=lambda entry: entry.objective)
@@ -112,7 +112,7 @@ def choose(journal: Journal, windows: Sequence[Fold], shared: Shared, cpus: floa
     document = {
         "pairs": [pair.to_dict() for pair in pairs],
         "winner": {**first, "settings": changed(shared.base, config)},
-        "baseline": {"objective": baseline[0].objective, "what": "the configuration given"} if baseline else None,
+        "baseline": {"objective": baseline[0].objective, "what": "the base configuration"} if baseline else None,
         "grid": None if grid is None else grid.to_dict(),
     }
     draft = journal.path / f".{WINNER}"
@@ -168,7 +168,7 @@ def _forests_for(autoencoders: Sequence[Entry], forests: Sequence[Entry], shared
             missing[name], numbers[name] = config, trees
     if not missing:
         return []
-    logger.info("%d forests are grown again for the preprocessing of the best autoencoders", len(missing))
+    logger.info("refitting %d forests for the preprocessing of the best autoencoders", len(missing))
     task = ray.remote(num_cpus=cpus)(_grow)
     grown = ray.get([task.remote(shared.tasks[key_of(config)], config) for config in missing.values()])
     return [
@@ -199,7 +199,7 @@ def _of_base(trials: Sequence[Trial]) -> set[int]:
 def _pairs(forests: Sequence[Entry], autoencoders: Sequence[Entry], shared: Shared) -> list[Pair]:
     """The most promising pairs, each with its best weight, best first, and the base configuration's."""
     alike = [(f, a) for f, a in itertools.product(forests, autoencoders) if f.preprocessing == a.preprocessing]
-    # The best of each detector may not be transformed alike, so pairs are ranked by what they bring together.
+    # The best of both detectors may differ in preprocessing, so pairs are ranked by both objectives.
     alike.sort(key=lambda pair: sum(w * o for w, o in zip((0.1, 1.0), sorted(e.objective for e in pair), strict=True)))
     alike.reverse()
     base_pair = [pair for pair in alike[MOST_PAIRS:] if pair[0].config == shared.base == pair[1].config]
@@ -208,7 +208,7 @@ def _pairs(forests: Sequence[Entry], autoencoders: Sequence[Entry], shared: Shar
 
 
 def _weigh(f: Entry, a: Entry, shared: Shared) -> Pair:
-    """Try every weight of the space: the nearest to one half among equals."""
+    """Choose the best weight of the space; among equals, the nearest to one half."""
     folds_of = _tasks(f.config, shared)
     evidences = []
     for fold, task in enumerate(folds_of):
@@ -252,7 +252,7 @@ def _gets_head(fold: Fold, config: TrainConfig) -> bool:
 
 
 def _deciding_scores(fold: Fold, config: TrainConfig, cpus: float) -> np.ndarray:
-    """Fit the winner once and, where it gets one, its head: the scores of the validation rows that will decide."""
+    """Fit the winner with its head; return its final scores of the validation rows."""
     chosen = dataclasses.replace(config, head=dataclasses.replace(config.head, refit=False))
     matrices = folds.matrices(fold, chosen)
     network = ray.remote(num_cpus=cpus)(_fit_network).remote(matrices, chosen)

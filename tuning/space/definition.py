@@ -1,4 +1,4 @@
-"""The search space of a sweep: what a trial samples, what one fit covers at no cost, the configuration of a trial.
+"""The search space of a sweep, and the configuration of a trial.
 
 The YAML is described in docs/sweeps.md; tuning/space/reader.py reads it.
 """
@@ -17,13 +17,13 @@ from tuning.record.journal import Detector
 from tuning.space.values import Parameter
 
 ARCHITECTURE = ("depth", "width", "latent")
-# What one fit covers: trees are grown in groups, a network passes through every epoch and is scored in every way.
+# Settings whose values one fit covers: forest sizes, epochs, and kinds of score.
 COVERED = ("forest.n_estimators", "autoencoder.epochs", "autoencoder.score", "autoencoder.components")
 
 
 @dataclass(frozen=True)
 class Space:
-    """A search space that has been checked.
+    """A checked search space.
 
     name: of its file; text: the YAML. settings: the features.*, forest.* and autoencoder.* settings that a fit takes,
     the fixed ones too. forest_sizes: numbers of trees, ascending; score_kinds: {"autoencoder.score": ..} with
@@ -42,21 +42,21 @@ class Space:
     judge: ThresholdConfig
 
     def parameters_of(self, detector: Detector) -> tuple[Parameter, ...]:
-        """What a trial of this detector samples: settings of the features and its own with more than one value.
+        """The settings that a trial of this detector samples: of features and detector, with more than one value.
 
-        Raises ConfigError when that is nothing.
+        Raises ConfigError when there is none.
         """
         sampled = tuple(p for p in self.settings if not p.is_fixed and p.name.split(".")[0] in ("features", detector))
         if not sampled:
             other = "forest" if detector == "autoencoder" else "autoencoder"
             raise ConfigError(
-                f"{self.name}: nothing to search for the {detector}, one fit covers all that is named: give a setting "
-                f"of {detector!r} or 'features' several values, or sweep with --detector {other}"
+                f"{self.name}: nothing to search for the {detector}, one fit covers every setting named: give a "
+                f"setting of {detector!r} or 'features' several values, or sweep with --detector {other}"
             )
         return sampled
 
     def preprocessings(self, detector: Detector) -> tuple[dict[str, Any], ...]:
-        """Every combination of the features' sampled settings, dotted; one empty one when nothing is sampled."""
+        """Every combination of the features' sampled settings, dotted; one empty one if none is sampled."""
         sampled = [p for p in self.parameters_of(detector) if p.name.startswith("features.")]
         combinations = itertools.product(*(p.choices for p in sampled))
         return tuple({p.name: value for p, value in zip(sampled, chosen, strict=True)} for chosen in combinations)
@@ -65,7 +65,7 @@ class Space:
         """The configuration of a trial: `base`, the space's fixed values, then `params`.
 
         params: dotted settings of the configuration, and autoencoder.depth, width and latent, which become `hidden`.
-        Of what one fit covers and `params` leave open, it takes the largest forest, all epochs, the first score kind.
+        Settings that one fit covers default to the largest forest, all epochs, and the first kind of score.
         Raises ConfigError for a setting unknown or out of range.
         """
         values: dict[str, Any] = {p.name: p.choices[0] for p in self.settings if p.is_fixed}

@@ -12,7 +12,7 @@ from fraud.configuration import Loader
 from fraud.errors import ConfigError, closest
 
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
-_DEEPEST = 3  # a list in a list in a form is as deep as a value goes
+_DEEPEST = 3  # a list in a list in a form
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Node:
                 near = closest(name, known) or f": use one of {', '.join(known)}"
                 raise child.error(f"unknown key{near}")
             if name in children:
-                raise child.error(f"given twice, first in line {children[name].line}: keep one")
+                raise child.error(f"set twice, first in line {children[name].line}: keep one")
             children[name] = child
         return children
 
@@ -64,7 +64,7 @@ class Node:
         if not isinstance(self.yaml, yaml.ScalarNode):
             raise self.error("expected a value, got a mapping or a list that is nested too deeply")
         if self.yaml.tag not in _SCALARS:
-            raise self.error(f"{self.yaml.value!r} is a {self.yaml.tag.rsplit(':')[-1]}; quote it to make it a text")
+            raise self.error(f"{self.yaml.value!r} is a {self.yaml.tag.rsplit(':')[-1]}; quote it to make it text")
         try:
             return Loader("").construct_object(self.yaml)
         except (yaml.YAMLError, ValueError, KeyError):

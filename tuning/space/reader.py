@@ -76,21 +76,21 @@ def read(text: str, name: str, base: TrainConfig) -> Space:
 def _setting(node: Node, section: str, allowed: Allowed) -> Parameter:
     if node.name == "forest.contamination":
         raise node.error(
-            "moves no score, it only moves the cut: name it under threshold, contamination: {choice: [0.001, 0.01]}"
+            "changes no score, only the threshold: put it under threshold, contamination: {choice: [0.001, 0.01]}"
         )
     only_choices = _ONLY_CHOICES.get(section) or _ONLY_CHOICES.get(node.name, "")
     return forms.parameter(node, allowed, only_choices=only_choices)
 
 
 def _check_architecture(settings: dict[str, Parameter], nodes: dict[str, Node]) -> None:
-    """Refuse shapes that cannot be built and settings of the shape that would do nothing."""
+    """Refuse impossible shapes, and shape settings without effect."""
     depth, width, latent = (settings.get(f"autoencoder.{key}") for key in ARCHITECTURE)
     named = [parameter for parameter in (depth, width, latent) if parameter]
     if not named:
         return
     if "autoencoder.hidden" in settings:
         also = " and ".join(parameter.name.split(".")[1] for parameter in named)
-        raise nodes["autoencoder.hidden"].error(f"says the same as {also} (line {named[0].line}): keep one of the two")
+        raise nodes["autoencoder.hidden"].error(f"sets the same as {also} (line {named[0].line}): keep one of the two")
     if not depth or not latent:
         missing = "depth" if not depth else "latent"
         raise nodes[named[0].name].error(f"has no effect without {missing}: depth, width and latent go together")
@@ -132,7 +132,7 @@ def _score_kinds(
                 f"has no effect without the score 'density', and the scores are {', '.join(kinds)}: remove it"
             )
     if rows and not rows.is_fixed:
-        raise nodes[rows.name].error("it limits how long a fit takes and is not searched: give one number")
+        raise nodes[rows.name].error("only limits the time of a fit and is not searched: give one number")
     counts = components.choices if components else (base.autoencoder.components,)
     return tuple(
         {"autoencoder.score": kind} | ({"autoencoder.components": count} if kind == "density" else {})
@@ -146,7 +146,7 @@ def _epochs(settings: dict[str, Parameter], nodes: dict[str, Node], base: TrainC
     if name not in settings:
         return base.autoencoder.epochs
     if not settings[name].is_fixed:
-        raise nodes[name].error("give the most, one number: training passes through every smaller one")
+        raise nodes[name].error("give one number, the most epochs: training passes through every smaller number")
     return int(settings[name].choices[0])
 
 

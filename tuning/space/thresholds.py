@@ -17,7 +17,7 @@ JUDGES = ("f_beta", "best_f1", "cost")
 
 
 def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig:
-    """The policy whose optimum compares the combinations; not named: the base's own if it has one, else best F1."""
+    """The policy whose optimum compares the combinations. Default: the base's if it has an optimum, else best F1."""
     node = None if threshold is None else _parts(threshold).get("judge")
     if node is None:
         return (
@@ -31,7 +31,9 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
         raise node.error(f"names no policy: use one of {', '.join(JUDGES)}")
     policy = settings.pop("policy")
     if policy.value() not in JUDGES:
-        raise policy.error(f"{policy.shown()} has no optimum to compare thresholds by: use one of {', '.join(JUDGES)}")
+        raise policy.error(
+            f"{policy.shown()} has no optimum, so it cannot compare thresholds: use one of {', '.join(JUDGES)}"
+        )
     for key, setting in settings.items():
         if setting.is_mapping:
             raise setting.error("a judge does not vary: give one value")
@@ -41,7 +43,7 @@ def read_judge(threshold: Node | None, base: ThresholdConfig) -> ThresholdConfig
 
 
 def read_thresholds(threshold: Node | None, base: ThresholdConfig) -> tuple[ThresholdConfig, ...]:
-    """Every combination; the base's policy alone when none is named.
+    """Every combination; without policies in the file, the base's only.
 
     Raises ConfigError with the line: a setting that the policy does not take, more than LARGEST combinations.
     """

@@ -1,4 +1,4 @@
-"""The forms in which a search space gives values, read and checked one by one: choice, ranges, grids, a bare value."""
+"""Read the values of a setting: choice, range, grid or a single value."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def values(node: Node, allowed: Allowed) -> tuple[Any, ...]:
         ends = _exactly(content, 2, "[low, high]")
         steps = node.mapping(("steps", form)).get("steps")
         if steps is None:
-            raise content.error(f"every value is tried here: say how many, {{{form}: [low, high], steps: 20}}")
+            raise content.error(
+                f"every value is tried here: add the number of steps, {{{form}: [low, high], steps: 20}}"
+            )
         count = steps
     n_steps: int = _value(count, _WHOLE)
     if not 2 <= n_steps <= LARGEST_GRID:

@@ -1,1 +1,1 @@
-"""What is measured beside ours, each as its own documentation writes it; started by benchmarks.serving.servers."""
+"""The peers, each written as in its own documentation; started by benchmarks.serving.servers."""

@@ -1,4 +1,4 @@
-"""BentoML: a service with our engine, as its documentation writes one: typed API methods, one worker.
+"""BentoML: a service with our engine, written as in its documentation: typed API methods, one worker.
 
 bentoml serve benchmarks.serving.peers.bento:Scorer
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bentoml
 
-from benchmarks.serving.peers import engine as held
+from benchmarks.serving.peers import shared_engine
 from benchmarks.serving.peers.transaction import Answer, Answers, Transaction
 
 
@@ -16,14 +16,12 @@ class Scorer:
     """Scores transactions."""
 
     def __init__(self) -> None:
-        self.engine = held.load()
+        self.engine = shared_engine.load()
 
     @bentoml.api(route="/score")
     async def score(self, transaction: Transaction, /) -> Answer:
-        """One."""
-        return Answer.model_construct(**held.score(self.engine, transaction.__dict__))
+        return Answer.model_construct(**shared_engine.score(self.engine, transaction.__dict__))
 
     @bentoml.api(route="/score/batch")
     async def score_batch(self, transactions: list[Transaction], /) -> Answers:
-        """Many."""
-        return Answers.model_construct(**held.score_rows(self.engine, [row.__dict__ for row in transactions]))
+        return Answers.model_construct(**shared_engine.score_rows(self.engine, [row.__dict__ for row in transactions]))

@@ -1,4 +1,4 @@
-"""LitServe: an API with our engine, as its documentation writes one; one worker, one API server.
+"""LitServe: an API with our engine, written as in its documentation; one worker, one API server.
 
 python -m benchmarks.serving.peers.lit PORT
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.serving.peers import engine as held
+from benchmarks.serving.peers import shared_engine
 
 
 class Scorer(litserve.LitAPI):
@@ -18,11 +18,11 @@ class Scorer(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the engine."""
-        self.engine = held.load()
+        self.engine = shared_engine.load()
 
     def predict(self, x: Any) -> dict[str, Any]:
         """Score."""
-        return held.score_rows(self.engine, x) if isinstance(x, list) else held.score(self.engine, x)
+        return shared_engine.score_rows(self.engine, x) if isinstance(x, list) else shared_engine.score(self.engine, x)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import mlflow
 import pandas as pd
 
-from benchmarks.serving.peers import engine as held
+from benchmarks.serving.peers import shared_engine
 
 
 class EngineModel(mlflow.pyfunc.PythonModel):
@@ -18,12 +18,12 @@ class EngineModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         """Load the engine."""
-        self.engine = held.load()
+        self.engine = shared_engine.load()
 
     def predict(self, context: mlflow.pyfunc.PythonModelContext, model_input: pd.DataFrame) -> pd.DataFrame:
         """Score every row."""
         if len(model_input) == 1:
-            return pd.DataFrame([held.score(self.engine, model_input.iloc[0].to_dict())])
+            return pd.DataFrame([shared_engine.score(self.engine, model_input.iloc[0].to_dict())])
         return self.engine.score_frame(model_input)[["score", "is_fraud"]]
 
 

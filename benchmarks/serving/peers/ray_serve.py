@@ -1,4 +1,4 @@
-"""The FastAPI app with our engine as a Ray Serve ingress deployment, all settings Serve's own.
+"""The FastAPI app with our engine as a Ray Serve ingress deployment, with Serve's default settings.
 
 serve deploy, with import_path benchmarks.serving.peers.ray_serve:app
 """
@@ -14,5 +14,5 @@ from benchmarks.serving.peers import fastapi_engine
 
 
 def app(arguments: Mapping[str, str]) -> Application:
-    """Build the application; `arguments` are none."""
+    """Build the application; `arguments` is unused."""
     return serve.deployment(name="Scorer")(serve.ingress(fastapi_engine.create)()).bind()

@@ -1,8 +1,8 @@
-"""What most people write: FastAPI with plain routes, pandas, scikit-learn's scaler and forest, a torch autoencoder.
+"""The common implementation: FastAPI with plain routes, pandas, scikit-learn's scaler and forest, a torch autoencoder.
 
 uvicorn --factory benchmarks.serving.peers.seed_style:create
 
-The models are fitted when it starts, on the rows that ours were: loading pickles of them would say the same.
+The models are fitted at start, on the training rows of ours; loading pickles would give the same speed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = list(Transaction.model_fields)
 
 
 class Model:
-    """The fitted parts. score: half the forest's, half the reconstruction error's, each by its range in training."""
+    """Forest and autoencoder. score: mean of both, each scaled by its training range."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ class Model:
 
 
 def create() -> FastAPI:
-    """The app around the fitted models."""
+    """Fit the models and build the app."""
     app, model = FastAPI(), Model(pd.read_parquet(os.environ[ROWS]))
 
     @app.post("/score")

@@ -1,4 +1,4 @@
-"""The pydantic model that one writes by hand for the default schema."""
+"""Hand-written pydantic models for the default schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Transaction(BaseModel):
 
 
 class Answer(BaseModel):
-    """Its score."""
+    """Score of one transaction."""
 
     score: float
     is_fraud: bool
@@ -26,7 +26,7 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """The scores of many."""
+    """Scores of several transactions."""
 
     score: list[float]
     is_fraud: list[bool]

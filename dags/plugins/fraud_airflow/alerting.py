@@ -1,4 +1,4 @@
-"""Tell people when a task has failed for good or a run is late: a Ray job of monitoring.alerts, else a log line."""
+"""Alert when a task has failed for good or a run is late: by a Ray job of monitoring.alerts, else by a log line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from fraud_airflow.day_zone import VARIABLE, day_zone
+from fraud_airflow.job_lifecycle import finish
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
-from fraud_airflow.watching import finish
 
 logger = logging.getLogger(__name__)
 
@@ -19,36 +19,36 @@ LONGEST_TEXT = 600  # characters
 
 
 def task_failed(context: Any) -> None:
-    """For on_failure_callback: an alert of the kind that `kind_of` says."""
+    """Airflow's on_failure_callback: submit an alert."""
     ti, reason = context["ti"], context.get("exception")
     text = f"run {ti.run_id}, try {ti.try_number}: {_cut(str(reason or 'no reason given').strip())}"
-    finish(tell(kind_of(ti.task_id, reason), f"{ti.dag_id}.{ti.task_id}", text))
+    finish(submit_alert(kind_of(ti.task_id, reason), f"{ti.dag_id}.{ti.task_id}", text))
 
 
 def kind_of(task_id: str, reason: object) -> str:
-    """missing_data where a task waited for data in vain, which alone of its failures is hopeless; else job_failure."""
-    in_vain = task_id.startswith("await_") and isinstance(reason, AirflowFailException)
-    return "missing_data" if in_vain else "job_failure"
+    """The alert's kind: missing_data if an await_ task timed out (its only hopeless failure), else job_failure."""
+    has_no_data = task_id.startswith("await_") and isinstance(reason, AirflowFailException)
+    return "missing_data" if has_no_data else "job_failure"
 
 
 async def deadline_missed(dag_id: str, limit: str, context: Any = None) -> None:
-    """For a DeadlineAlert; runs in the triggerer, with the run as Airflow's REST interface would give it.
+    """Callback of a DeadlineAlert. Runs in the triggerer; context["dag_run"] is the run as in Airflow's REST API.
 
-    Airflow calls it for a run that failed in time too, and for one that a person marked as succeeded.
+    Airflow also calls it for a run that failed in time, and for one that a person marked as succeeded.
     """
     run = (context or {}).get("dag_run") or {}
     run_id, state = run.get("dag_run_id", ""), run.get("state", "")
     if state == "success":
         logger.info("run %s of %s was marked as succeeded before its deadline", run_id, dag_id)
         return
-    await tell("job_failure", dag_id, f"run {run_id} is {state or 'not done'} {limit} after its interval began")
+    await submit_alert("job_failure", dag_id, f"run {run_id} is {state or 'not done'} {limit} after its interval began")
 
 
-async def tell(kind: str, subject: str, text: str) -> None:
-    """Submit the alert as a Ray job and do not wait for it; a log line where Ray takes none."""
+async def submit_alert(kind: str, subject: str, text: str) -> None:
+    """Submit the alert as a Ray job without waiting for it. If Ray refuses, log it."""
     command = ["python", "-m", "monitoring.alerts", "--kind", kind, "--subject", subject]
     command += ["--severity", "critical", "--text", text]
-    # The same alert twice, as when a callback is repeated, is one job.
+    # A repeated callback submits the same id, so there is one job.
     job_id = f"alert.{hashlib.sha256(' '.join(command).encode()).hexdigest()[:16]}"
     address = os.environ.get("FRAUD_RAY_ADDRESS") or "http://127.0.0.1:8265"
     try:
@@ -61,9 +61,10 @@ async def tell(kind: str, subject: str, text: str) -> None:
 
 
 def job_environment() -> dict[str, Any]:
-    """The runtime environment of every job: FRAUD_RAY_WORKING_DIR, a URI of the code where Ray's image has none.
+    """The runtime environment of every job.
 
-    Jobs are told whose days the DAGs mean, so that they stop where their schema means others.
+    working_dir: FRAUD_RAY_WORKING_DIR, a URI of the code, if Ray's image does not contain it. FRAUD_DAY_ZONE is passed
+    on, so that a job stops if its schema has another day zone.
     """
     where = os.environ.get("FRAUD_RAY_WORKING_DIR")
     return {"env_vars": {VARIABLE: day_zone()}, **({"working_dir": where} if where else {})}

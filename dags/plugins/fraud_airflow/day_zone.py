@@ -1,4 +1,4 @@
-"""The time zone in which the DAGs' days begin: FRAUD_DAY_ZONE, an IANA name; UTC without it."""
+"""The time zone of the DAGs' days: FRAUD_DAY_ZONE, an IANA name (default: UTC)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VARIABLE = "FRAUD_DAY_ZONE"
 
 
 def day_zone() -> str:
-    """The zone's name. Raises ValueError for one that this machine does not know."""
+    """The zone's name. Raises ValueError for an unknown zone."""
     name = os.environ.get(VARIABLE) or "UTC"
     try:
         zoneinfo.ZoneInfo(name)
@@ -19,6 +19,6 @@ def day_zone() -> str:
 
 
 def day_of(instant: str) -> str:
-    """A template's expression for the day of an instant, which is itself an expression."""
+    """The template expression for the day of `instant`, itself a template expression."""
     zone = day_zone()
     return f"{instant} | ds" if zone == "UTC" else f"{instant}.astimezone(macros.dateutil.tz.gettz({zone!r})) | ds"

@@ -1,4 +1,4 @@
-"""Ray's Jobs REST interface, asynchronous: submit, look, stop, follow the log."""
+"""Asynchronous client of Ray's Jobs REST API: submit, look up, stop, follow the log."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import aiohttp
 
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 REQUEST_TIMEOUT_S = 30.0
-# A stopped job that never started is ended by Ray as soon as it starts (its issue 58353), if what was told still runs
-# then. End what would start it; without that name it has ended.
+# Ray ends a stopped job that has not started only when it starts (Ray issue 58353), and only if the process that got
+# the stop request still runs then. This script kills the actor that would start the job. No such actor: it has ended.
 END_PENDING = (
     "import contextlib, sys, ray; from ray.dashboard.modules.job import common; ray.init()\n"
     "with contextlib.suppress(ValueError):\n"
@@ -27,21 +27,21 @@ END_PENDING = (
 
 
 class RayJobsError(Exception):
-    """Ray refused a request, and asking again would not help."""
+    """Ray refused a request. A retry would not help."""
 
 
 class RayUnreachableError(RayJobsError):
-    """Nobody answered, or only a gateway or a starting Ray did: worth asking again."""
+    """No answer, or an answer of a gateway or of a Ray that still starts. Retry."""
 
 
 class JobUnknownError(RayJobsError):
-    """Ray has no job of that name."""
+    """Ray does not know the job."""
 
 
 def token() -> str | None:
-    """Ray's token, from RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names; None where neither is set.
+    """Ray's token, from RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH; None if neither is set.
 
-    Raises RayJobsError when the file cannot be read.
+    Raises RayJobsError if the file cannot be read.
     """
     if direct := os.environ.get("RAY_AUTH_TOKEN"):
         return direct.strip()
@@ -55,16 +55,16 @@ def token() -> str | None:
 
 
 class RayJobs:
-    """A connection to the Jobs interface at `address`, the URL of Ray's dashboard; use it with `async with`."""
+    """A session with the Jobs API. address: URL of Ray's dashboard. Use it with `async with`."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> RayJobs:
-        held = token()
+        bearer = token()
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {held}"} if held else {},
+            headers={"Authorization": f"Bearer {bearer}"} if bearer else {},
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         )
         return self
@@ -78,13 +78,10 @@ class RayJobs:
     async def submit(
         self, job_id: str, command: Sequence[str], *, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
     ) -> bool:
-        """Submit `command` as job `job_id`. Returns False where a job of that name is there already.
-
-        A request whose answer was lost can be sent again: the name decides, never a second job starts.
-        """
+        """Submit `command` as job `job_id`. Idempotent: returns False if the job exists already."""
         body = {
             "submission_id": job_id,
-            # Ray starts it in a shell. A stop in that moment would end the shell, and leave what it just started.
+            # Ray starts it in a shell. Without exec, a stop could end the shell but not the command it just started.
             "entrypoint": f"exec {shlex.join(command)}",
             "runtime_env": dict(runtime_env),
             "metadata": dict(metadata),
@@ -97,10 +94,10 @@ class RayJobs:
         raise self._refusal(status, answer)
 
     async def look(self, job_id: str) -> dict[str, Any]:
-        """What Ray says of a job: "status", "message", "driver_exit_code" and more. Raises JobUnknownError.
+        """The job as Ray reports it: "status", "message", "driver_exit_code" and more. Raises JobUnknownError.
 
-        A head that came back with its state from Redis calls a job RUNNING whose driver died with the one before,
-        until it has another job to start. Such a job is FAILED here.
+        A head that restored its state from Redis reports a job as RUNNING although its driver died with the old head,
+        until it starts another job. This method reports such a job as FAILED.
         """
         status, answer = await self._ask("GET", f"/api/jobs/{job_id}")
         if status == 404:
@@ -108,20 +105,20 @@ class RayJobs:
         if status != 200:
             raise self._refusal(status, answer)
         with contextlib.suppress(ValueError):
-            found = json.loads(answer)
-            if isinstance(found, dict) and "status" in found:
-                node = found.get("driver_node_id")
-                if found["status"] == "RUNNING" and node and await self._is_dead(node):
-                    found |= {"status": "FAILED", "message": f"the node of its driver, {node}, is dead"}
-                return found
-        raise RayUnreachableError(f"{self.address} answered something else than a job")
+            job = json.loads(answer)
+            if isinstance(job, dict) and "status" in job:
+                node = job.get("driver_node_id")
+                if job["status"] == "RUNNING" and node and await self._is_dead(node):
+                    job |= {"status": "FAILED", "message": f"the node of its driver, {node}, is dead"}
+                return job
+        raise RayUnreachableError(f"{self.address} answered, but not with a job")
 
     async def stop(self, job_id: str, *, patience_s: float) -> bool:
-        """Stop a job and wait until it has ended, at most `patience_s`. Returns whether it has.
+        """Stop a job and wait for its end, at most `patience_s`. Returns whether it has ended.
 
-        Ray sends SIGTERM, and SIGKILL after 3 s. A job that has not started waits on, to be ended when it starts; the
-        process that remembers this may not live so long. So the wish is repeated, and a job that still waits after
-        half of the patience is ended by a job of ours, which outlives us: it waits as long as the other does.
+        Ray sends SIGTERM, and SIGKILL after 3 s. It ends a PENDING job only when the job starts, and may forget the
+        request before. So the request is repeated. If the job is still PENDING after half of `patience_s`, this
+        submits another job that ends it (see END_PENDING) and outlives this process.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -144,9 +141,9 @@ class RayJobs:
             await asyncio.sleep(0.5)
 
     async def log(self, job_id: str, *, skip: int = 0, quiet_s: float = 20.0) -> AsyncIterator[str]:
-        """The job's log from character `skip` on, as it grows, in pieces; ends with the job.
+        """Stream the job's log in pieces, from character `skip`, until the job ends.
 
-        An empty piece: nothing was written for `quiet_s`. Raises RayUnreachableError when the connection breaks.
+        Yields an empty piece after `quiet_s` without output. Raises RayUnreachableError if the connection breaks.
         """
         assert self._session is not None
         url = f"{self.address}/api/jobs/{job_id}/logs/tail"
@@ -195,6 +192,6 @@ class RayJobs:
                 "for Airflow's scheduler, workers and triggerer to the one that Ray was started with"
             )
         reason = answer.strip().splitlines()[-1][:500] if answer.strip() else "no reason given"
-        # A dashboard whose agent is not up yet, as after a restart of Ray's head, answers 500.
+        # After a restart of Ray's head, the dashboard answers 500 until its agent is up.
         kind = RayUnreachableError if status >= 500 and "agent" in answer.lower() else RayJobsError
         return kind(f"{self.address} answered {status}: {reason}")

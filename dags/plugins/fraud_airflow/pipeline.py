@@ -1,7 +1,7 @@
-"""What the three DAGs share: settings, the commands of a day, and how a task retries, times out and tells.
+"""Shared by the three DAGs: settings, the tasks of a day, retries, timeouts and failure alerts.
 
-Every setting is an environment variable FRAUD_X of the process that parses, and an Airflow variable fraud_x above it,
-which counts from the next task on. Schedules, being part of the DAG, are environment variables only.
+A setting is an environment variable FRAUD_X of the DAG processor. An Airflow variable fraud_x overrides it from the
+next task on. Schedules are part of the DAG, so they are environment variables only.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ DEFAULTS = {
     "await_hours": "6",
     "other_days": "",
 }
-# The day of a scheduled run is that in which its interval began; that of a run by hand, its parameter or yesterday.
+# The day of a scheduled run: the start of its interval. Of a manual run: its parameter, else yesterday.
 DAY = (
     f"(params.date or ({day_of('dag_run.data_interval_start')} if dag_run.data_interval_start"
     f" else macros.ds_add({day_of('dag_run.run_after')}, -1)))"
 )
-# The morning on which a retraining looks at the world.
+# The day of a retraining: it uses what was known that morning.
 AS_OF = f"(params.date or ({day_of('dag_run.run_after')}))"
 
 
 def environment(name: str) -> str:
-    """A setting as the environment has it."""
+    """A setting's value in the environment, else its default."""
     return os.environ.get(f"FRAUD_{name.upper()}") or DEFAULTS[name]
 
 
 def setting(name: str, day: str | None = None) -> str:
-    """A setting as a template, with {date} replaced by what the expression `day` gives."""
+    """A setting as a template. day: template expression that replaces {date}."""
     value = f"var.value.get('fraud_{name}', {environment(name)!r})"
     return "{{ " + (f"{value}.replace('{{date}}', {day})" if day else value) + " }}"
 
 
 def flag(option: str, name: str) -> str:
-    """`option` with a setting, or nothing where that is empty."""
+    """A template for `option=setting`; renders to nothing if the setting is empty."""
     value = f"var.value.get('fraud_{name}', {environment(name)!r})"
     return "{{ " + f"'{option}=' ~ {value} if {value} else ''" + " }}"
 
@@ -74,13 +74,13 @@ def below(name: str, rest: str) -> str:
 
 
 def schedule(name: str, default: str) -> str | None:
-    """A cron line from the environment; the words none and off mean: by hand only."""
+    """The cron line in environment variable `name`; None (manual runs only) if it is empty, "none" or "off"."""
     line = os.environ.get(name, default).strip()
     return None if line.lower() in ("", "none", "off") else line
 
 
 def task_defaults(pool: str = POOL) -> dict[str, Any]:
-    """For every task: two retries after 2 and 4 minutes, at most 3 h, told when the last one fails."""
+    """Defaults of every task: two retries after 2 and 4 minutes, 3 h timeout, an alert when the last try fails."""
     return {
         "owner": "fraud",
         "pool": pool,
@@ -94,10 +94,10 @@ def task_defaults(pool: str = POOL) -> dict[str, Any]:
 
 
 def due(dag_id: str, hours: float) -> DeadlineAlert | None:
-    """An alert when a run has not ended `hours` after its logical date, the beginning of its interval.
+    """Alert if a run has not ended `hours` after its logical date, the start of its interval.
 
-    Not after it was queued: Airflow 3.3 cannot clear a task of such a DAG (its issue 70368). None with
-    FRAUD_DEADLINES=off, which `airflow dags test` needs: Airflow 3.3.2 cannot end a run there that has a deadline.
+    Does not count from queueing: Airflow 3.3 cannot clear a task of such a DAG (Airflow issue 70368). None with
+    FRAUD_DEADLINES=off, which `airflow dags test` needs: Airflow 3.3.2 cannot end a test run that has a deadline.
     """
     if os.environ.get("FRAUD_DEADLINES", "").lower() == "off":
         return None
@@ -115,14 +115,14 @@ def job(task_id: str, module: str, *arguments: str, **more: Any) -> RayJobOperat
 
 
 def value_of(expression: str) -> str:
-    """A template of one expression."""
+    """The template that renders `expression`."""
     return "{{ " + expression + " }}"
 
 
 def score(day: str, *more: str, **options: Any) -> RayJobOperator:
-    """Score a day into its partition; done already, it verifies that and does nothing.
+    """Score a day into its partition. If that exists already, only verify it.
 
-    It begins with the history of the day before, of which missing days are made from the daily data.
+    Starts from the history of the day before; missing history days are built from the daily data.
     """
     paths = ["--data", setting("daily_data", day), "--out", setting("scored"), "--date", value_of(day)]
     paths += ["--history-data", setting("history_data")]
@@ -131,15 +131,21 @@ def score(day: str, *more: str, **options: Any) -> RayJobOperator:
     return job("score", "ray_jobs.score", *paths, *more, **outlet, **options)
 
 
+def ingest_labels() -> RayJobOperator:
+    """Ingest new label files, if there are any."""
+    arguments = ["ingest", setting("label_files"), "--allow-empty", "--schema", setting("schema")]
+    return job("labels", "ray_jobs.labels", *arguments)
+
+
 def volume(day: str, **options: Any) -> RayJobOperator:
-    """Judge how many rows the day has, and how many are flagged or refused."""
+    """Judge the day's numbers of rows, flagged rows and refused rows."""
     out = below("reports", f"volume/{value_of(day)}.json")
     arguments = ["--scored", setting("scored"), "--date", value_of(day), "--out", out]
     return job("volume", "monitoring.volume", *arguments, **options)
 
 
 def drift(day: str, **options: Any) -> RayJobOperator:
-    """Compare the day with the reference that the champion keeps."""
+    """Compare the day with the champion's reference."""
     current = below("scored", f"date={value_of(day)}")
     arguments = ["--model", "champion", "--cur", current, "--out", below("reports", f"drift/{value_of(day)}.html")]
     return job("drift", "monitoring.drift", *arguments, **options)

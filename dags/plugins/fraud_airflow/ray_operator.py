@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from fraud_airflow.job_lifecycle import JobRequest, Outcome, finish, follow, submission_id, submit, take_over
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
 from fraud_airflow.ray_trigger import RayJobTrigger
-from fraud_airflow.watching import JobRequest, Outcome, finish, follow, submission_id, submit, take_over
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
     from airflow.sdk.types import TaskInstanceKey
 
 JOB_KEY, LINK_KEY = "ray_job_id", "ray_job_link"
-# What Airflow resumes a task with whose trigger ended without an event.
+# Airflow's values when it resumes a task whose trigger ended without an event.
 FAILED, TIMED_OUT = "__fail__", "Trigger timeout"
 MOST_EARLIER_TRIES = 10
 # Airflow kills a task process 5 s after its SIGTERM; a trigger may take 30 s to stop its job.
@@ -28,7 +28,7 @@ KILL_PATIENCE_S, STOP_PATIENCE_S = 4.0, 25.0
 
 
 class RayJobLink(BaseOperatorLink):
-    """The button "Ray job" of a task: its page in Ray's dashboard."""
+    """The "Ray job" button of a task: opens the job in Ray's dashboard."""
 
     @property
     def name(self) -> str:
@@ -37,26 +37,26 @@ class RayJobLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """Where execute() leaves the address, as soon as there is a job."""
+        """The XCom key under which execute() stores the address."""
         return LINK_KEY
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address again, when the task process ends."""
+        """Read the address from XCom."""
         return str(ti_key.xcom_pull(key=LINK_KEY, task_ids=ti_key.task_id, map_indexes=ti_key.map_index) or "")  # type: ignore[attr-defined]
 
 
 class RayJobOperator(BaseOperator):
     """Run a command as a Ray job and follow it to its end, deferred to the triggerer unless deferrable=False.
 
-    command: the job's command line, an argument an item; templated, and what renders to nothing is left out.
+    command: the job's command line as a list; templated. Items that render to "" are dropped.
     address: URL of Ray's dashboard; templated (default: FRAUD_RAY_ADDRESS, else http://127.0.0.1:8265). The token
-        comes from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH of the process that asks, and goes nowhere else.
-    runtime_env: Ray's, such as {"working_dir": URI, "env_vars": {...}}; templated.
-    hopeless_exit_codes: exit codes of the command after which a retry would be pointless.
-    outlet_extra: what the task's asset events say; templated.
-    poll_s: seconds between looks at a quiet job. unreachable_s: how long Ray may stay silent, on end.
+        comes from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH of the calling process and is not stored.
+    runtime_env: Ray's runtime environment, e.g. {"working_dir": URI, "env_vars": {...}}; templated.
+    hopeless_exit_codes: exit codes of the command that make a retry pointless.
+    outlet_extra: extra of the task's asset events; templated.
+    poll_s: seconds between polls of a quiet job. unreachable_s: longest time without an answer from Ray.
 
-    Returns {"job_id": ..., "last_lines": the end of the job's log, so that a later task may see what was decided}.
+    Returns {"job_id": ..., "last_lines": end of the job's log, for later tasks}.
     """
 
     template_fields: Sequence[str] = ("command", "address", "runtime_env", "outlet_extra")
@@ -90,7 +90,7 @@ class RayJobOperator(BaseOperator):
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or take over the one that is there, and wait for it; deferred, the trigger does both."""
+        """Start the job or take over an earlier try's job, and wait for it. If deferred, the trigger does both."""
         ti = context["ti"]
 
         def name(try_number: int) -> str:
@@ -98,7 +98,7 @@ class RayJobOperator(BaseOperator):
                 ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, try_number
             )
 
-        # A clear raises max_tries by what was tried already, so this counts from the last clear.
+        # A clear raises max_tries by the number of earlier tries, so this counts from the last clear.
         tries_since_clear = ti.try_number - ((ti.max_tries or 0) - (self.retries or 0))
         before = range(ti.try_number - 1, max(0, ti.try_number - 1 - MOST_EARLIER_TRIES), -1)
         earlier = finish(self._take_over([name(number) for number in before], tries_since_clear > 1))
@@ -115,13 +115,13 @@ class RayJobOperator(BaseOperator):
             )
         if order.command:
             finish(self._submit(order))
-        if self._is_killed:  # while the job was on its way to Ray
+        if self._is_killed:  # during the submission
             self.on_kill()
-            raise AirflowException(f"killed; Ray job {order.job_id} was told to stop")
+            raise AirflowException(f"killed; sent a stop request to Ray job {order.job_id}")
         return self.execute_complete(context, finish(self._follow(order.job_id)).as_event())
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return what the job left, or raise AirflowException with the end of its log and the driver's exit code."""
+        """Return the job's id and last lines, or raise AirflowException with them and the driver's exit code."""
         outcome = Outcome(**event)
         if outcome.status == "SUCCEEDED":
             for outlet in self.outlets or ():
@@ -133,7 +133,7 @@ class RayJobOperator(BaseOperator):
         raise (AirflowFailException if outcome.exit_code in self.hopeless_exit_codes else AirflowException)(text)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow does; a job whose task timed out, or whose trigger broke in the last try, is stopped first."""
+        """Stop the job if its task timed out or the trigger of the last try failed, then resume as Airflow does."""
         if next_method == FAILED:
             ti = context["ti"]
             is_last_try = ti.try_number > (ti.max_tries or 0)
@@ -144,7 +144,7 @@ class RayJobOperator(BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Stop the job: Airflow was told to end the task process, or the task ran out of time in it."""
+        """Stop the job. Airflow calls this when it ends the task process or the task times out in it."""
         self._is_killed = True
         if self._job_id:
             self.log.info("stopping Ray job %s", self._job_id)
@@ -174,6 +174,6 @@ class RayJobOperator(BaseOperator):
 
         try:
             if not finish(stop()):
-                self.log.warning("Ray job %s was told to stop, but has not ended yet", job_id)
+                self.log.warning("Ray job %s got a stop request, but has not ended yet", job_id)
         except RayJobsError as error:
             self.log.error("Ray job %s could not be stopped: %s", job_id, error)

@@ -1,4 +1,4 @@
-"""The deferred half of a Ray task: the triggerer submits the job and follows it, no worker is held."""
+"""The deferred part of a Ray task: the triggerer submits and follows the job, so it occupies no worker."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from fraud_airflow.job_lifecycle import JobRequest, Outcome, follow, submit
 from fraud_airflow.jobs_api import RayJobs, RayJobsError, RayUnreachableError
-from fraud_airflow.watching import JobRequest, Outcome, follow, submit
 
 SUBMIT_PATIENCE_S, STOP_PATIENCE_S = 10.0, 25.0
-# What stops jobs: a loop forgets a task that nobody holds.
+# Running stop tasks. An event loop keeps only weak references to its tasks.
 _stopping: set[asyncio.Task[None]] = set()
 
 
 class RayJobTrigger(BaseTrigger):
     """Submit a Ray job, follow it to its end and report its Outcome.
 
-    It is submitted here and not by the task's process: what happens to a task before a triggerer took its trigger
-    reaches neither of them, and the job would run on. Its arguments go to Airflow's database, so the token is not
-    among them: the triggerer reads it itself.
+    The trigger submits, not the task's process: if the task is killed before a triggerer takes the trigger, neither is
+    notified and an already submitted job would run on. Airflow stores the arguments in its database, so they do not
+    contain the token; the triggerer reads it itself.
 
-    address: URL of Ray's dashboard. order: the fields of an JobRequest. poll_s: seconds between looks at a quiet job.
-    unreachable_s: how long Ray may stay silent, on end.
+    address: URL of Ray's dashboard. order: fields of a JobRequest. poll_s: seconds between polls of a quiet job.
+    unreachable_s: longest time without an answer from Ray.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RayJobTrigger(BaseTrigger):
         self._submission: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """What a triggerer needs to make this trigger again."""
+        """The class path and arguments from which a triggerer recreates this trigger."""
         return (
             "fraud_airflow.ray_trigger.RayJobTrigger",
             {
@@ -51,11 +51,11 @@ class RayJobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Submit and follow the job. A triggerer that was restarted begins here again and finds it by its id."""
+        """Submit and follow the job. A restarted triggerer runs this again and finds the job by its id."""
         job_id = self.order.job_id
         try:
             if self.order.command:
-                # A request on its way is not broken off: on_kill must know whether there is a job.
+                # Do not cancel a running request: on_kill must know whether the job exists.
                 self._submission = asyncio.create_task(self._submit())
                 await asyncio.shield(self._submission)
             self.log.info("following Ray job %s", job_id)
@@ -69,8 +69,8 @@ class RayJobTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the job: somebody marked or cleared the task. Airflow does not call this when a triggerer ends.
 
-        Airflow 3.3 means to give this 30 s, but cancels it after one, when it cancels the trigger once more: so the
-        stopping is a task of its own, which on_kill waits for as long as it may.
+        Airflow 3.3 documents 30 s for this, but cancels it after 1 s, when it cancels the trigger again. So the stop
+        runs in a task of its own, and on_kill waits for it as long as Airflow allows.
         """
         task = asyncio.create_task(self._stop())
         _stopping.add(task)
@@ -78,9 +78,9 @@ class RayJobTrigger(BaseTrigger):
         await asyncio.shield(task)
 
     async def _stop(self) -> None:
-        """Stop the job, unless its task waits for it.
+        """Stop the job, unless its task still waits for it.
 
-        Airflow calls on_kill by mistake too, in a triggerer that hung, lost its triggers to another one, and woke up.
+        Airflow also calls on_kill by mistake: in a triggerer that hung and meanwhile lost its triggers to another one.
         """
         job_id = self.order.job_id
         if await self._is_still_waited_for():
@@ -96,7 +96,7 @@ class RayJobTrigger(BaseTrigger):
         except RayJobsError as error:
             self.log.error("Ray job %s could not be stopped: %s", job_id, error)
         else:
-            self.log.info("Ray job %s %s", job_id, "is stopped" if ended else "was told to stop")
+            self.log.info("Ray job %s %s", job_id, "is stopped" if ended else "got a stop request")
 
     async def _submit(self) -> None:
         async with RayJobs(self.address) as jobs:
@@ -116,8 +116,8 @@ class RayJobTrigger(BaseTrigger):
                 run_ids=[task.run_id],
                 map_index=task.map_index,
             )
-        except Exception as error:  # noqa: BLE001 - Airflow's word, "somebody acted on the task", stands then
+        except Exception as error:  # noqa: BLE001 - then trust Airflow that somebody acted on the task
             self.log.warning("the state of the task is unknown: %s", error)
             return False
-        found = {str(state) for by_task in states.values() for state in by_task.values()}
-        return bool(found & {"deferred", "running"})
+        task_states = {str(state) for by_task in states.values() for state in by_task.values()}
+        return bool(task_states & {"deferred", "running"})

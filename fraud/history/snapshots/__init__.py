@@ -1,1 +1,1 @@
-"""The history of every day in files: what each day added, chained by manifests."""
+"""Daily snapshots of entity history: one set of files per day, chained by manifests."""

@@ -1,4 +1,4 @@
-"""Which days of history there are, whether they follow one another, and how a day is added, changed and removed."""
+"""The days of history: list them, check their chain, add, change and remove a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fraud.data.partitions import MANIFEST, folder_of
 from fraud.days import Zone
 from fraud.errors import DataError, ObjectStoreError
 from fraud.history.definition import EntityPlan, plans
-from fraud.history.snapshots.manifest import Day
+from fraud.history.snapshots.manifest import DayManifest
 from fraud.history.snapshots.segments import Part
 from fraud.schema import Schema
 from fraud.schema.zone import zone_of
@@ -32,16 +32,16 @@ class Catalog:
     def __init__(self, url: str, schema: Schema) -> None:
         self.url, self.schema, self.plans = url.rstrip("/"), schema, plans(schema)
         self._zone_name = zone_of(schema).name
-        self._manifests: dict[tuple[str, dt.date], Day] = {}
+        self._manifests: dict[tuple[str, dt.date], DayManifest] = {}
         self._indexes: dict[str, pa.Table] = {}
 
     @classmethod
     def open(cls, settings: Settings, schema: Schema) -> Self:
-        """Those below FRAUD_HISTORY."""
+        """The catalog at FRAUD_HISTORY."""
         return cls(settings.history, schema)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: no cache."""
+        """Pickle without the caches."""
         return {**self.__dict__, "_manifests": {}, "_indexes": {}}
 
     @property
@@ -50,15 +50,13 @@ class Catalog:
         return Zone(self._zone_name)
 
     def memory_days(self, plan: EntityPlan) -> int:
-        """How many days back a day's rows can look."""
+        """Number of earlier days that a day's rows can read."""
         return -(-plan.memory // 86_400_000_000) + 1
 
     @property
     def longest_memory_days(self) -> int:
         """The largest `memory_days` of the plans."""
         return max(self.memory_days(plan) for plan in self.plans)
-
-    # Which days are there.
 
     def days(self) -> list[dt.date]:
         """Days that every plan has, ascending. Raises ObjectStoreError."""
@@ -68,23 +66,23 @@ class Catalog:
         for plan in self.plans:
             folder = f"{root}/{plan.fingerprint}"
             names = filesystem.glob(f"{folder}/date=*/{MANIFEST}") if filesystem.exists(folder) else []
-            there = {dt.date.fromisoformat(name.rpartition("/")[0].rpartition("date=")[2]) for name in names}
-            common = there if common is None else common & there
+            of_plan = {dt.date.fromisoformat(name.rpartition("/")[0].rpartition("date=")[2]) for name in names}
+            common = of_plan if common is None else common & of_plan
         return sorted(common or ())
 
     def newest_day(self, through: dt.date | None = None) -> dt.date | None:
-        """The newest day, `through` at the latest, up to which the history is whole; None without one."""
+        """The newest day, at most `through`, up to which the history is complete; None if there is none."""
         self._manifests.clear()
         for day in reversed(self.days()):
-            if (through is None or day <= through) and self.break_before(day) is None:
+            if (through is None or day <= through) and self.gap_before(day) is None:
                 return day
         return None
 
-    def break_before(self, day: dt.date) -> str | None:
-        """Why the history up to the end of `day` is not whole, in words; None where it is.
+    def gap_before(self, day: dt.date) -> str | None:
+        """Why the history up to the end of `day` is incomplete; None if it is complete.
 
-        Whole: as far back as the plans remember, or to the day on which the history begins, every day is there and
-        fits the day before.
+        Complete: every day exists and matches the chain hash of the day before, back to the first day of the history or
+        as far as the plans read.
         """
         for plan in self.plans:
             later = self.read(plan, day)
@@ -101,8 +99,8 @@ class Catalog:
                 later = earlier
         return None
 
-    def begins(self, day: dt.date) -> dt.date:
-        """The first day that the history up to the end of `day`, which is whole, goes back to."""
+    def first_day(self, day: dt.date) -> dt.date:
+        """The first day of the complete history that ends with `day`."""
         first = day
         for plan in self.plans:
             back = day
@@ -114,12 +112,12 @@ class Catalog:
         return first
 
     def chain_of(self, day: dt.date) -> str:
-        """One hash for the history of all plans up to the end of `day`; it changes when any of its days does."""
+        """Hash of the history of all plans up to the end of `day`; changes with any of its days."""
         chains = [manifest.chain for plan in self.plans if (manifest := self.read(plan, day)) is not None]
         return hashlib.sha256(" ".join(chains).encode()).hexdigest()
 
-    def read(self, plan: EntityPlan, day: dt.date) -> Day | None:
-        """The manifest of a day; None where there is none. Raises DataError for one that was altered."""
+    def read(self, plan: EntityPlan, day: dt.date) -> DayManifest | None:
+        """The manifest of a day; None if it does not exist. Raises DataError if it was altered."""
         known = self._manifests.get((plan.fingerprint, day))
         if known is not None:
             return known
@@ -132,10 +130,10 @@ class Catalog:
             raise
         except OSError:
             return None
-        manifest = Day.from_json(content, path)
+        manifest = DayManifest.from_json(content, path)
         if (manifest.plan, manifest.day, manifest.zone) != (plan.fingerprint, day, self._zone_name):
             raise DataError(
-                f"{path} is of plan {manifest.plan}, day {manifest.day}, zone {manifest.zone}, and not of "
+                f"{path} belongs to plan {manifest.plan}, day {manifest.day}, zone {manifest.zone}, not to "
                 f"{plan.fingerprint}, {day}, {self._zone_name}: it was moved, or the zone changed; build it again"
             )
         self._manifests[plan.fingerprint, day] = manifest
@@ -150,19 +148,20 @@ class Catalog:
         sources: Mapping[str, Sequence[Any]] | None = None,
         own_labels: bool = False,
     ) -> list[dt.date]:
-        """Make a day count: its parts, of each plan. Returns the later days whose history changes by it, which are
-        linked to it anew: what was scored on them used the older history.
+        """Write the manifests of a day and relink the later days. Returns the later days whose history changed: their
+        scores used the old history.
 
-        own_labels: the parts carry the data's own labels; a day that once did goes on so (`Snapshots.write_part`).
+        parts: one list per plan. own_labels: the parts carry the data's own labels; once True for a day, it stays True
+        (`Snapshots.write_part`).
 
-        Raises DataError where earlier days are there but not the one before, which would leave a gap.
+        Raises DataError if earlier days exist but the day before is missing (a gap).
         """
         self._manifests.clear()
         follows = all(self.read(plan, day - _DAY) is not None for plan in self.plans)
         before = [] if follows else [earlier for earlier in self.days() if earlier < day]
         if before and (day - before[-1]).days <= self.longest_memory_days:
             raise DataError(
-                f"the history ends on {before[-1]} and {day} comes after a gap: build the days between "
+                f"the history ends on {before[-1]}, before a gap to {day}: build the days between "
                 f"(python -m ray_jobs.history build --through {day - _DAY} --data ...)"
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
@@ -170,7 +169,7 @@ class Catalog:
         for plan, plan_parts in zip(self.plans, parts, strict=True):
             old = self.read(plan, day)
             previous = self.read(plan, day - _DAY)
-            manifest = Day(
+            manifest = DayManifest(
                 day=day, plan=plan.fingerprint, zone=self._zone_name, previous=previous.chain if previous else "",
                 parts=tuple(plan_parts), made_by=made_by,
                 own_labels=own_labels or (old is not None and old.own_labels), sources=sources or {}, created=now,
@@ -181,7 +180,7 @@ class Catalog:
         return later if is_changed else []
 
     def _link(self, day: dt.date) -> list[dt.date]:
-        """Give the days after `day`, one after the other, the chain hash of the day before them."""
+        """Update the chain hashes of the days after `day`; return those whose history changed."""
         linked = []
         for plan in self.plans:
             before, back = self.read(plan, day), 1
@@ -195,13 +194,13 @@ class Catalog:
                 back += 1
         return sorted(set(linked))
 
-    def replace_parts(self, plan: EntityPlan, day: Day, parts: Sequence[Part]) -> None:
-        """Let a day of one plan consist of other parts; later days are linked to it anew."""
+    def replace_parts(self, plan: EntityPlan, day: DayManifest, parts: Sequence[Part]) -> None:
+        """Replace the parts of a plan's day and relink the later days."""
         self._write(plan, replace(day, parts=tuple(parts)))
         self._link(day.day)
 
     def drop(self, day: dt.date) -> int:
-        """Remove a day of every plan, the manifest first; return how many bytes went."""
+        """Remove a day of every plan, the manifest first; return the bytes freed."""
         filesystem, freed = None, 0
         for plan in self.plans:
             filesystem, root = filesystems.of(self._folder(plan, day))
@@ -216,7 +215,7 @@ class Catalog:
         return freed
 
     def begin_at(self, day: dt.date) -> None:
-        """Let the history begin on `day`: what was before it has been dropped. Later days keep their chain."""
+        """Mark `day` as the first day of the history, after earlier days were dropped; relink the later days."""
         for plan in self.plans:
             manifest = self.read(plan, day)
             if manifest is not None and manifest.previous:
@@ -224,9 +223,9 @@ class Catalog:
         self._link(day)
 
     def tidy(self, day: dt.date, *, older_than_s: float = 3600.0) -> None:
-        """Remove files of a day that its manifest does not name: what a killed or a replaced run left.
+        """Remove files of a day that its manifest does not name: leftovers of killed or replaced runs.
 
-        older_than_s: younger ones stay, which another job may be about to publish.
+        older_than_s: younger files stay, because another job may be about to publish them.
         """
         latest = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
         for plan in self.plans:
@@ -238,11 +237,11 @@ class Catalog:
             for path in filesystem.find(root):
                 if path.rpartition("/")[2] in named:
                     continue
-                with suppress(FileNotFoundError):  # another job renamed its draft
+                with suppress(FileNotFoundError):  # another job renamed its temporary file
                     if older_than_s <= 0 or filesystem.modified(path) < latest:
                         filesystem.rm_file(path)
 
-    def _write(self, plan: EntityPlan, manifest: Day) -> None:
+    def _write(self, plan: EntityPlan, manifest: DayManifest) -> None:
         tables.write_text(manifest.to_json(), f"{self._folder(plan, manifest.day)}/{MANIFEST}")
         self._manifests[plan.fingerprint, manifest.day] = manifest
 

@@ -1,12 +1,12 @@
-"""The history of every day, kept below FRAUD_HISTORY: what a replay of everything up to a day's end would remember.
+"""The stored history at the end of each day, below FRAUD_HISTORY. Equals a replay of everything up to that day's end.
 
-    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/_manifest.json     counts, sources, chain; made last
-    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/events-....parquet what that day added (segments.py)
+    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/_manifest.json     counts, sources, chain; written last
+    <FRAUD_HISTORY>/<plan fingerprint>/date=2026-01-31/events-....parquet transactions of that day (segments.py)
 
-A snapshot is a day's manifest and those before it, as far back as the plan remembers: a day costs what a day holds,
-and a corrected day is written again alone. Each manifest carries the chain hash of the day before, so that a changed
-day is noticed by every later one. Labels are not in it: which frauds were known at a moment comes from the label store
-(`fraud.labels.store`), and from the data's own labels where a training brought them.
+A snapshot is a day's manifest and the earlier manifests within the plan's memory. A day's files hold that day only, so
+a corrected day is rewritten alone. Each manifest holds the chain hash of the day before, so a change is visible in
+every later day. Labels are not part of a snapshot: known frauds come from the label store (`fraud.labels.store`), and
+from the data's own labels if a training brought them.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from fraud.data import filesystems
 from fraud.data import tables as data
 from fraud.errors import DataError, ObjectStoreError
 from fraud.history.definition import EntityPlan
-from fraud.history.known import label_intervals
+from fraud.history.label_intervals import label_intervals
 from fraud.history.records import long_hashes, records_of
 from fraud.history.snapshots import segments
 from fraud.history.snapshots.catalog import ALL, Catalog
-from fraud.history.snapshots.manifest import Day
+from fraud.history.snapshots.manifest import DayManifest
 from fraud.history.snapshots.partition import partition_of
 from fraud.history.snapshots.segments import ENTITY, IS_FRAUD, Part
-from fraud.history.state import FRAUD_RECORD, HistoryState, KnownFrauds, count_kept, frauds_that_matter, starts_of
+from fraud.history.state import FRAUD_RECORD, HistoryState, KnownFrauds, count_per_group, frauds_that_matter, starts_of
 
 _DAY = dt.timedelta(days=1)
 _EARLIEST, _LATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 class Snapshots(Catalog):
-    """What is remembered at the end of each day of a catalog."""
+    """The stored history at the end of each day of a catalog."""
 
     def states(self, through: dt.date, labels: pd.DataFrame | None = None) -> tuple[HistoryState, ...]:
-        """What is remembered at the end of `through`, one state for each plan, with the frauds that are known now.
+        """The state of each plan at the end of `through`, with the frauds known at that time.
 
-        labels: as LabelStore.read or LabelStore.ledger gives them. Raises DataError for a file that was altered.
+        labels: from LabelStore.read or LabelStore.ledger. Raises DataError if a file was altered.
         """
         frauds = self.known_frauds(through, labels)
         return tuple(
@@ -54,9 +54,9 @@ class Snapshots(Catalog):
         )
 
     def events(self, i: int, through: dt.date, partition: tuple[int, int] = ALL) -> HistoryState:
-        """The transactions that plan number `i` remembers at the end of `through`, without frauds.
+        """The state of plan number `i` at the end of `through`, without frauds.
 
-        partition: of the entities (fraud.history.snapshots.partition), which bounds the memory. Raises DataError.
+        partition: read only these entities (fraud.history.snapshots.partition), to bound memory. Raises DataError.
         """
         plan = self.plans[i]
         tables = []
@@ -77,26 +77,26 @@ class Snapshots(Catalog):
         order = order[times[order] >= self.zone.end_of(through) - plan.memory]
         codes = codes[order]
         ends = np.searchsorted(codes, codes, side="right")
-        order = order[np.arange(len(order)) >= ends - plan.kept]
+        order = order[np.arange(len(order)) >= ends - plan.store_capacity]
         events = np.empty(len(order), dtype=plan.record)
         for name in plan.record.names or ():
             events[name] = table[name].to_numpy()[order]
-        there, counts = np.unique(entities.indices.to_numpy()[order], return_counts=True)
-        keys = np.asarray(entities.dictionary.take(pa.array(there)).to_pylist(), dtype=object)
+        present, counts = np.unique(entities.indices.to_numpy()[order], return_counts=True)
+        keys = np.asarray(entities.dictionary.take(pa.array(present)).to_pylist(), dtype=object)
         nothing = np.zeros(len(keys) + 1, dtype=np.int64)
         return HistoryState(keys, events, starts_of(counts), np.empty(0, FRAUD_RECORD), nothing)
 
     def remembered_rows(self, plan: EntityPlan, through: dt.date) -> int:
-        """How many transactions the days that a plan remembers at the end of `through` hold."""
+        """Number of transactions in the days that a plan reads at the end of `through`."""
         return sum(day.rows for day in self._remembered_days(plan, through))
 
     def known_frauds(
         self, through: dt.date, labels: pd.DataFrame | None, *, since: dt.date | None = None
     ) -> tuple[KnownFrauds, ...]:
-        """The frauds among the transactions remembered at the end of `through`, one for each plan.
+        """The frauds among the transactions stored at the end of `through`, one per plan.
 
-        The label store's word counts from the moment it was known; until there is one, the data's own label does.
-        labels: LabelStore.ledger, or None. since: also those that were remembered at the end of that earlier day.
+        A label of the label store counts from the time it was known; before the first one, the data's own label counts.
+        labels: LabelStore.ledger, or None. since: include transactions stored at the end of that earlier day.
         Raises DataError.
         """
         intervals = label_intervals(labels)
@@ -117,9 +117,9 @@ class Snapshots(Catalog):
         return tuple(frauds)
 
     def find(self, ids: Sequence[str], through: dt.date | None = None) -> pd.DataFrame:
-        """Transactions by id: "id", "time" (datetime64[us]) and the entity columns whose frauds are counted.
+        """Find transactions by id: "id", "time" (datetime64[us]) and the entity columns whose frauds are counted.
 
-        Ids that are in no remembered day are left out. Raises DataError.
+        Ids outside the stored days are left out. Raises DataError.
         """
         texts = np.asarray(list(dict.fromkeys(ids)), dtype=object)
         hashes = long_hashes(texts) if len(texts) else np.empty(0, dtype=np.uint64)
@@ -151,10 +151,10 @@ class Snapshots(Catalog):
     def write_part(
         self, i: int, day: dt.date, rows: pd.DataFrame, partition: tuple[int, int] = ALL, *, own_labels: bool = False
     ) -> Part:
-        """Write the files of a day's canonical rows for plan number `i`. They do not count before `publish` names them.
+        """Write the files of a day's canonical rows for plan number `i`. Unused until `publish` names them.
 
-        own_labels: the rows' own label column counts. Without it, what the day's data said of its labels before goes
-        on to count. Raises DataError where the files cannot be written.
+        own_labels: the rows' own label column counts; False: keep the own labels that the day has already. Raises
+        DataError if the files cannot be written.
         """
         plan = self.plans[i]
         before = None if own_labels else self.read(plan, day)
@@ -163,10 +163,10 @@ class Snapshots(Catalog):
         self.write_files(plan, day, contents)
         return part
 
-    def tell_frauds(self, day: dt.date, rows: pd.DataFrame) -> int:
-        """Mark transactions of a day as frauds by the data's own labels; return how many were not marked yet.
+    def mark_frauds(self, day: dt.date, rows: pd.DataFrame) -> int:
+        """Mark transactions of a day as frauds by the data's own labels; return the number of new marks.
 
-        rows: canonical, frauds only; those that the day does not hold are passed over. Raises DataError.
+        rows: canonical, frauds only; rows not in the day are ignored. Raises DataError.
         """
         most = 0
         for plan in self.plans:
@@ -198,12 +198,12 @@ class Snapshots(Catalog):
         return most
 
     def write_files(self, plan: EntityPlan, day: dt.date, contents: Mapping[str, bytes]) -> None:
-        """Write files of a day, {name: content}; they count once a manifest names them. Raises DataError."""
+        """Write files of a day, {name: content}; they have no effect until a manifest names them. Raises DataError."""
         for name, content in contents.items():
             data.write(f"{self._folder(plan, day)}/{name}", partial(_put, content))
 
     def check_files(self, day: dt.date) -> None:
-        """Read every file of a day. Raises DataError for the first that is not as its manifest says."""
+        """Verify every file of a day against its manifest. Raises DataError for the first mismatch."""
         for plan in self.plans:
             manifest = self.read(plan, day)
             if manifest is None:
@@ -213,9 +213,9 @@ class Snapshots(Catalog):
                     if part.file(kind) is not None:
                         self.table(plan, manifest, part, kind)
 
-    def _remembered_days(self, plan: EntityPlan, through: dt.date, since: dt.date | None = None) -> list[Day]:
-        """The days up to `through` that the plan can look at from the end of it (or of `since`), oldest first."""
-        days: list[Day] = []
+    def _remembered_days(self, plan: EntityPlan, through: dt.date, since: dt.date | None = None) -> list[DayManifest]:
+        """The days that the plan reads at the end of `through` (and of `since`), oldest first."""
+        days: list[DayManifest] = []
         for back in range(self.memory_days(plan) + max(0, (through - (since or through)).days)):
             manifest = self.read(plan, through - back * _DAY)
             if manifest is None:
@@ -228,7 +228,7 @@ class Snapshots(Catalog):
     def table(
         self,
         plan: EntityPlan,
-        day: Day,
+        day: DayManifest,
         part: Part,
         kind: str,
         columns: list[str] | None = None,
@@ -236,7 +236,7 @@ class Snapshots(Catalog):
     ) -> pa.Table:
         """A part's "events" or "ids"; groups: some row groups of the events.
 
-        Raises DataError where the file is missing, altered or cut short.
+        Raises DataError if the file is missing, altered or truncated.
         """
         name = part.file(kind)
         assert name is not None
@@ -245,7 +245,7 @@ class Snapshots(Catalog):
         filesystem, path = filesystems.of(url)
         try:
             if kind == "ids" and "file" in filesystem.protocol:
-                # A look-up touches a few pages of it: the machine's cache holds it, and not each replica's memory.
+                # A look-up reads a few pages. Mapped, all replicas share them in the page cache.
                 content = pa.memory_map(path).read_buffer()
             else:
                 with filesystem.open(path, "rb") as file:
@@ -253,20 +253,20 @@ class Snapshots(Catalog):
         except ObjectStoreError:
             raise
         except OSError as error:
-            raise DataError(f"{url} cannot be read ({error}): {_AGAIN}") from None
+            raise DataError(f"{url} cannot be read ({error}): {_REMEDY}") from None
         if content.size != size or hashlib.sha256(content).hexdigest() != sha256:
-            raise DataError(f"{url} does not match its manifest (altered or cut short): {_AGAIN}")
+            raise DataError(f"{url} does not match its manifest (altered or truncated): {_REMEDY}")
         return segments.decode(content, kind, columns, groups)
 
-    def _index(self, plan: EntityPlan, day: Day, part: Part) -> pa.Table:
+    def _index(self, plan: EntityPlan, day: DayManifest, part: Part) -> pa.Table:
         name = part.file("ids")
         assert name is not None
         if name not in self._indexes:
             self._indexes[name] = self.table(plan, day, part, "ids")
         return self._indexes[name]
 
-    def _own_frauds(self, plan: EntityPlan, day: Day, part: Part) -> KnownFrauds:
-        """Frauds by the data's own labels. A day that brought none is not read."""
+    def _own_frauds(self, plan: EntityPlan, day: DayManifest, part: Part) -> KnownFrauds:
+        """Frauds of the data's own labels. A day without own labels is not read."""
         if not day.own_labels or not part.rows:
             return KnownFrauds.join(())
         table = self.table(plan, day, part, "events", [ENTITY, "time", "id", IS_FRAUD])
@@ -274,13 +274,13 @@ class Snapshots(Catalog):
         return _always(_transactions(rows))
 
 
-_AGAIN = "run `python -m ray_jobs.history build` with the daily data to make the day again"
+_REMEDY = "run `python -m ray_jobs.history build` with the daily data to rebuild the day"
 
 
 def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, moment: int) -> HistoryState:
-    """The state with the frauds that are known at `moment` (microseconds since 1970) and can still matter.
+    """Add the frauds that are known at `moment` (microseconds since 1970) and can still have an effect.
 
-    state: one without frauds, whose entities may lack some of the frauds'.
+    state: without frauds. Entities of frauds that it lacks are added.
     """
     known = frauds.take((frauds.known_from <= moment) & (moment < frauds.known_until))
     keys = pd.Index(state.keys, dtype=object)
@@ -292,7 +292,7 @@ def with_frauds(state: HistoryState, plan: EntityPlan, frauds: KnownFrauds, mome
     records["time"], records["id"] = known.times[order], known.ids[order]
     starts = starts_of(np.bincount(owners, minlength=len(keys)))
     matter = frauds_that_matter(records["time"], starts, plan, moment)
-    starts = starts_of(count_kept(matter, starts))
+    starts = starts_of(count_per_group(matter, starts))
     event_starts = np.concatenate([state.starts, np.full(len(new), state.starts[-1], dtype=np.int64)])
     return HistoryState(np.asarray(keys, dtype=object), state.events, event_starts, records[matter], starts)
 
@@ -306,7 +306,7 @@ def _of_partition(table: pa.Table, partition: tuple[int, int]) -> pa.Table:
 
 
 def _transactions(rows: pa.Table) -> KnownFrauds:
-    """Transactions of an index or of events, as frauds of no moment yet."""
+    """The rows of an ids or events table as KnownFrauds, with empty intervals."""
     n = len(rows)
     return KnownFrauds(
         segments.entity_texts(rows), rows["time"].to_numpy(), rows["id"].to_numpy(), np.zeros(n, np.int64),
@@ -320,7 +320,7 @@ def _always(transactions: KnownFrauds) -> KnownFrauds:
 
 
 def partitions_for(rows: Iterable[int], of_rows: int) -> int:
-    """A power of two, so that partitions of different days lie in one another: parts of about `of_rows` rows."""
+    """Number of partitions of about `of_rows` rows: a power of two, so that partitions of different days nest."""
     return 1 << max(0, (sum(rows) - 1) // of_rows).bit_length()
 
 

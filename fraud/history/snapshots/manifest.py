@@ -1,4 +1,4 @@
-"""The manifest of one day's history: what the day added, where it came from, and how it follows the day before."""
+"""The manifest of one day's history: its files, its sources, and its link to the day before."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Day:
-    """A day of one plan: its manifest.
+class DayManifest:
+    """One day of one plan.
 
-    previous: the chain hash of the day before; empty where the history begins. sources: the files that the rows came
-    from, {name: [bytes, modified]}. made_by: train, score or build. own_labels: whether the rows' own label column
-    counts.
+    previous: chain hash of the day before; empty for the first day. sources: files of the rows,
+    {name: [bytes, modified]}. made_by: train, score or build. own_labels: whether the rows' own label column counts.
     """
 
     day: dt.date
@@ -47,7 +46,7 @@ class Day:
 
     @property
     def chain(self) -> str:
-        """SHA-256 over the day before, the day and its rows."""
+        """Chain hash: SHA-256 of `previous`, the day and its rows."""
         content = f"{self.previous} {self.plan} {self.zone} {self.day} {self.rows} {self.fingerprint}"
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -62,8 +61,8 @@ class Day:
         return json.dumps(plain, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: bytes, path: str) -> Day:
-        """Read a manifest. Raises DataError where it is none, or does not fit itself."""
+    def from_json(cls, text: bytes, path: str) -> DayManifest:
+        """Read a manifest. Raises DataError if it is malformed or its hashes do not match."""
         try:
             plain = json.loads(text)
             if plain["format"] != FORMAT:
@@ -75,7 +74,7 @@ class Day:
                 created=plain["created"],
             )  # fmt: skip
             if (day.chain, day.fingerprint) != (plain["chain"], plain["fingerprint"]):
-                raise DataError(f"{path} was altered: its hashes do not fit its content; build it again")
+                raise DataError(f"{path} was altered: its hashes do not match its content; build it again")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path} is no manifest of a day's history ({error}); build it again") from None
+            raise DataError(f"{path} is not a manifest of a day's history ({error}); build it again") from None
         return day

@@ -1,12 +1,11 @@
-"""What one day adds to the history of one entity column, as files: its transactions by entity, and where an id is.
+"""The files of one day of one entity column: transactions by entity, and an index by id.
 
-    events-<hash>.parquet   entity, time, id, what the plan remembers of a transaction, whether it is labelled fraud
+    events-<hash>.parquet   entity, time, id, the columns of the plan, whether the row is labelled fraud
     ids-<hash>.arrow        64-bit hash of the id (ascending), time, entity; only for plans that count frauds
 
-A file holds one partition of the entities (fraud.history.snapshots.partition), or all of them; its row groups divide
-them, so that who wants a 64th of the entities reads a 64th of a large day. Files are named by their content, so that
-two jobs which write the same day do not disturb each other. A manifest (fraud.history.snapshots.manifest) says which
-count.
+A file holds one partition of the entities (fraud.history.snapshots.partition), or all of them. Its row groups divide
+the entities further, so that reading 1/64 of the entities reads 1/64 of a large day. File names are content hashes, so
+two jobs can write the same day at once. The manifest (fraud.history.snapshots.manifest) names the valid files.
 """
 
 from __future__ import annotations
@@ -33,10 +32,11 @@ _MOST_GROUPS, _GROUP_ROWS = 64, 8_000
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One partition of a day: counts and the names, sizes and hashes of its files.
+    """One partition of a day: its row counts, and the names, sizes and hashes of its files.
 
-    partition: (p, n): entities of partition p of n. groups: rows of each group of the events file: group j holds the
-    entities of partition p + n j of n len(groups). sums: `fingerprint_of` its rows. files: {name: (bytes, SHA-256)}.
+    partition: (p, n): entities of partition p of n. groups: number of rows of each row group of the events file; group
+    j holds the entities of partition p + n * j of n * len(groups). sums: `fingerprint_of` the rows. files:
+    {name: (bytes, SHA-256)}.
     """
 
     partition: tuple[int, int]
@@ -67,18 +67,18 @@ class Part:
         )
 
     def file(self, kind: str) -> str | None:
-        """The name of its file of a kind, "events" or "ids"."""
+        """Name of the "events" or "ids" file; None if there is none."""
         return next((name for name in self.files if name.startswith(f"{kind}-")), None)
 
     def groups_of(self, partition: tuple[int, int]) -> tuple[list[int], bool]:
-        """Row groups of the events file that can hold entities of a partition, and whether they hold no others."""
+        """Row groups of the events file that can hold entities of `partition`, and whether they hold only those."""
         (p, n), (q, m) = self.partition, partition
         finer = n * len(self.groups)
         common = int(np.gcd(finer, m))
         chosen = [j for j in range(len(self.groups)) if (p + n * j) % common == q % common and self.groups[j]]
         # Groups without a row are not in the file.
-        places = np.cumsum([0, *(rows > 0 for rows in self.groups)])
-        return [int(places[j]) for j in chosen], common == m
+        positions = np.cumsum([0, *(rows > 0 for rows in self.groups)])
+        return [int(positions[j]) for j in chosen], common == m
 
 
 def encode(
@@ -90,11 +90,9 @@ def encode(
     own_labels: bool,
     frauds: KnownFrauds | None = None,
 ) -> tuple[Part, dict[str, bytes]]:
-    """The files of canonical rows, {name: content}, and what a manifest says of them. Rows without the entity have no
-    history.
+    """Encode canonical rows as files. Returns their Part and {name: content}. Rows without the entity are dropped.
 
-    own_labels: the rows' own label column says which were frauds. frauds: transactions that are frauds by an earlier
-    word of the data.
+    own_labels: the rows' own label column marks frauds. frauds: transactions already marked as frauds by the data.
     """
     rows = rows[rows[plan.column].notna()]
     keys = np.asarray(rows[plan.column].astype(str), dtype=object)
@@ -127,13 +125,13 @@ def encode(
 
 
 def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, int]) -> tuple[Part, dict[str, bytes]]:
-    """The files of tables "events" and perhaps "ids", {name: content}, and what a manifest says of them."""
+    """Encode the tables "events" and, if present, "ids". Returns their Part and {name: content}."""
     files, contents = {}, {}
     tables["events"], groups = _grouped(tables["events"], partition)
     for kind, table in tables.items():
         sink = pa.BufferOutputStream()
         if kind == "events":
-            # As texts: a group would be written with the dictionary of all groups.
+            # As text: with a dictionary column, each row group would store the dictionary of all groups.
             table = table.set_column(0, ENTITY, pc.cast(table[ENTITY], pa.string()))
             with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=[ENTITY]) as file:
                 for start, rows in zip(np.cumsum([0, *groups]), groups, strict=False):
@@ -156,7 +154,7 @@ def pack(tables: dict[str, pa.Table], plan: EntityPlan, partition: tuple[int, in
 
 
 def _grouped(events: pa.Table, partition: tuple[int, int]) -> tuple[pa.Table, list[int]]:
-    """The events by the group of their entity, and how many each group has."""
+    """The events ordered by row group, and the number of rows of each group."""
     n_groups = 1
     while n_groups < _MOST_GROUPS and len(events) >= 2 * n_groups * _GROUP_ROWS:
         n_groups *= 2
@@ -174,7 +172,7 @@ def _grouped(events: pa.Table, partition: tuple[int, int]) -> tuple[pa.Table, li
 def decode(
     content: pa.Buffer, kind: str, columns: list[str] | None = None, groups: list[int] | None = None
 ) -> pa.Table:
-    """The table of a file, `ENTITY` as a dictionary; groups: row groups to read. Raises pyarrow.ArrowException."""
+    """Read a file, with `ENTITY` as a dictionary; groups: row groups to read. Raises pyarrow.ArrowException."""
     if kind == "events":
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=[ENTITY])
         return file.read(columns) if groups is None else file.read_row_groups(groups, columns)
@@ -183,9 +181,9 @@ def decode(
 
 
 def look_up(index: pa.Table, hashes: np.ndarray) -> tuple[np.ndarray, pa.Table]:
-    """Which of the id hashes (uint64, ascending, distinct) an ids file holds, by position, and their rows."""
-    there = index[ID_HASH].to_numpy()
-    first, last = np.searchsorted(there, hashes, side="left"), np.searchsorted(there, hashes, side="right")
+    """Look up id hashes (uint64, ascending, distinct) in an ids table: positions in `hashes`, and the matching rows."""
+    stored = index[ID_HASH].to_numpy()
+    first, last = np.searchsorted(stored, hashes, side="left"), np.searchsorted(stored, hashes, side="right")
     counts = last - first
     position = np.repeat(np.arange(len(hashes)), counts)
     return position, index.take(pa.array(positions_of(first, counts)))

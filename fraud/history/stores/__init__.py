@@ -1,1 +1,1 @@
-"""Where the live history is kept: in this process, on this node, or in Redis."""
+"""Stores of the live history: in this process, on this node, or in Redis."""

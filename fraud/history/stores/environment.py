@@ -1,8 +1,8 @@
-"""One LMDB file that all processes of a machine share: opened once a process, synced, looked after when it breaks.
+"""An LMDB file shared by all processes of a machine: opened once per process, synced regularly, replaced when damaged.
 
-A commit is a write to the page cache: a process that is killed loses nothing, a power cut at most what came after the
-last sync, `SYNC_S`. LMDB allows one opening a process, and its writers wait for one another (a lock that the operating
-system passes on when its holder dies).
+A commit writes to the page cache. A killed process loses nothing; a power cut loses at most the commits since the last
+sync (`SYNC_S`). LMDB allows one open environment per process and one writer at a time. The operating system releases
+the write lock when its holder dies.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fraud.errors import StoreError
 logger = logging.getLogger(__name__)
 
 SYNC_S = 1.0
-# Address space, not memory nor disk: the file grows as it is filled.
+# Address space only: the file grows with its content.
 LARGEST_BYTES = 256 << 30
 _READERS = 1024
 _FILE, _LOCKS, _BOOT_MARK = "data.mdb", "lock.mdb", "boot"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-# Reads every page; a damaged one may end the process, which must not be ours.
+# Reads every page. Runs in a subprocess, because a damaged page may crash it.
 _CHECK = """
 import lmdb, sys
 with lmdb.open(sys.argv[1], readonly=True, lock=False, map_size=int(sys.argv[2])) as env, env.begin() as txn:
@@ -42,9 +42,9 @@ _opening = threading.Lock()
 
 
 def shared(folder: Path) -> Environment:
-    """The environment in `folder`, one for all stores of this process; `Environment.close` for each call.
+    """The environment in `folder`, shared by all stores of this process. Call `Environment.close` once per call.
 
-    Raises StoreError where it cannot be opened.
+    Raises StoreError if it cannot be opened.
     """
     name = str(folder.resolve())
     with _opening:
@@ -55,7 +55,7 @@ def shared(folder: Path) -> Environment:
 
 
 class Environment:
-    """An open file. users: stores of this process that use it; made by `shared`. Safe to share between threads."""
+    """An open LMDB file, created by `shared`. users: number of stores that use it. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.users = folder, 0
@@ -67,17 +67,17 @@ class Environment:
         self._thread.start()
 
     def write(self, work: Callable[[Any], T]) -> T:
-        """Do `work` with a transaction that is kept whole or, where it raises, not at all. Raises StoreError."""
-        found = self._try(work, write=True)
+        """Run `work` in a write transaction; an exception rolls it back. Raises StoreError."""
+        result = self._try(work, write=True)
         self._is_dirty.set()
-        return found
+        return result
 
     def read(self, work: Callable[[Any], T]) -> T:
-        """Do `work` with a transaction that sees one moment and hinders nobody. Raises StoreError."""
+        """Run `work` in a read transaction: a consistent snapshot, without blocking writers. Raises StoreError."""
         return self._try(work, write=False)
 
     def sync(self) -> None:
-        """Return once everything written is on the disk. Raises StoreError."""
+        """Force all commits to disk. Raises StoreError."""
         import lmdb
 
         self._is_dirty.clear()
@@ -87,10 +87,10 @@ class Environment:
             self._is_dirty.set()
             raise self._failure(error) from error
 
-    def look_after(self) -> bool:
-        """Free what killed readers hold; return whether the file is no longer the one that was opened.
+    def recover(self) -> bool:
+        """Free the slots of dead readers. If the file was replaced or removed, open the current one and return True.
 
-        Then what is at its place, or a new one, is opened. Raises StoreError.
+        Raises StoreError.
         """
         import lmdb
 
@@ -106,7 +106,7 @@ class Environment:
         return not is_same
 
     def close(self) -> None:
-        """One user fewer; the last one closes the file, on the disk."""
+        """Release one use; the last one syncs and closes the file."""
         with _opening:
             self.users -= 1
             if self.users > 0:
@@ -126,7 +126,7 @@ class Environment:
 
         try:
             with self._env.begin(write=write) as transaction:
-                found = work(transaction)
+                result = work(transaction)
         except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
             failure = self._failure(error)
             self._reopen(is_suspect=True)
@@ -136,15 +136,15 @@ class Environment:
         if self._is_failing:
             logger.info("the live history in %s can be used again", self.folder)
             self._is_failing = False
-        return found
+        return result
 
     def _failure(self, error: Exception) -> StoreError:
-        """What to raise; said in the log once an outage."""
+        """The error to raise. Logs once per outage."""
         import lmdb
 
         remedy = "check the disk's free space and the folder's rights"
         if isinstance(error, lmdb.MapFullError):
-            remedy = f"it holds {LARGEST_BYTES >> 30} GiB, the most there is: use FRAUD_HISTORY_URL=redis://..."
+            remedy = f"it reached its limit of {LARGEST_BYTES >> 30} GiB: use FRAUD_HISTORY_URL=redis://..."
         message = f"the live history in {self.folder} failed ({type(error).__name__}: {error}); {remedy}"
         if not self._is_failing:
             logger.warning("%s. Until it works, rows are scored with the model's own history", message)
@@ -157,7 +157,7 @@ class Environment:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with exclusive(self.folder / "open.lock"):
-                self._set_aside_if_damaged(is_suspect)
+                self._quarantine_if_damaged(is_suspect)
                 env = lmdb.open(
                     str(self.folder), map_size=LARGEST_BYTES, mode=0o600, max_readers=_READERS,
                     sync=False, metasync=False, writemap=False, readahead=False, max_spare_txns=8,
@@ -170,13 +170,13 @@ class Environment:
                 "that this user may write, or set FRAUD_HISTORY_URL to another store"
             ) from error
 
-    def _set_aside_if_damaged(self, is_suspect: bool) -> None:
-        """Read the whole file where it may be damaged; move it away where it is. Nobody else opens it meanwhile."""
+    def _quarantine_if_damaged(self, is_suspect: bool) -> None:
+        """Check a possibly damaged file by reading all of it, and rename it if damaged. The caller holds the lock."""
         path, mark = self.folder / _FILE, self.folder / _BOOT_MARK
         boot = _BOOT.read_text(encoding="utf-8").strip() if _BOOT.exists() else ""
-        # Only a machine that stopped can have lost pages; a process that was killed cannot.
+        # Pages can be lost only if the machine stopped, not if a process was killed.
         has_restarted = mark.exists() and mark.read_text(encoding="utf-8").strip() != boot
-        if path.exists() and (is_suspect or has_restarted or not _begins_like_one(path)):
+        if path.exists() and (is_suspect or has_restarted or not _is_lmdb_file(path)):
             command = [sys.executable, "-c", _CHECK, str(self.folder), str(LARGEST_BYTES)]
             try:
                 is_sound = subprocess.run(command, capture_output=True, timeout=_CHECK_S, check=False).returncode == 0
@@ -186,11 +186,11 @@ class Environment:
                 aside = self.folder / f"damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.mdb"
                 path.rename(aside)
                 (self.folder / _LOCKS).unlink(missing_ok=True)
-                logger.error("the live history in %s is damaged: it begins anew, the file is kept as %s", path, aside)
+                logger.error("the live history in %s is damaged: moved to %s, starting an empty one", path, aside)
         mark.write_text(boot, encoding="utf-8")
 
     def _reopen(self, *, is_suspect: bool = False) -> None:
-        """Open what is at the file's place now. Raises StoreError."""
+        """Close the file and open the one that is at its path now. Raises StoreError."""
         import lmdb
 
         with self._guard:
@@ -208,11 +208,11 @@ class Environment:
             try:
                 self.sync()
             except StoreError:
-                time.sleep(SYNC_S)  # said in the log already
+                time.sleep(SYNC_S)  # logged already
 
 
-def _begins_like_one(path: Path) -> bool:
-    """Whether a file has the magic number of LMDB in its first page, or is empty."""
+def _is_lmdb_file(path: Path) -> bool:
+    """Whether a file is empty or has LMDB's magic number in its first page."""
     with path.open("rb") as file:
         head = file.read(24)
     return not head or head[16:20] == (0xBEEFC0DE).to_bytes(4, sys.byteorder)

@@ -1,4 +1,4 @@
-"""The state store in this process: one bytes object an entity, for a single replica, a test or a back-test.
+"""State store in process memory: one bytes object per entity, for a single replica, a test or a back-test.
 
 An entity costs its key, its records and about 140 bytes; benchmarks/bench_history.py measures it.
 """
@@ -18,31 +18,31 @@ from fraud.errors import StoreError
 from fraud.history.definition import FRAUD_RECORD, EntityPlan
 from fraud.history.state import HistoryState, from_arrays, is_sound, to_arrays
 from fraud.history.stores.records import NEVER, Records, time_of, without
-from fraud.history.stores.store import Remembered, Visit
+from fraud.history.stores.store import StoredRecords, Visit
 
-_PART = 200  # entities entered at a time, so that a request waits for no more
+_PART = 200  # entities entered per lock, to bound the wait of requests
 
 
 class MemoryStore:
-    """A live history in a dict. Safe to share between threads; `save` and `load` carry it over a restart.
+    """A live history in a dict. Thread-safe. `save` and `load` preserve it over a restart.
 
-    states: what to begin with, one for each plan; default nothing.
+    states: initial history, one per plan; default: empty.
     """
 
     def __init__(self, plans: Sequence[EntityPlan], states: Sequence[HistoryState] = ()) -> None:
         self._lock = threading.Lock()
         self._logs = [_Logs(plan) for plan in plans]
         self._values: dict[str, bytes] = {}
-        self.loaded: tuple[str, ...] = ()  # fingerprints of the plans that a saved file went on
+        self.loaded: tuple[str, ...] = ()  # fingerprints of the plans restored from a saved file
         for logs, state in zip(self._logs, states, strict=False):
             logs.add(state, after=NEVER)
 
-    def exchange(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def exchange(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateStore."""
         with self._lock:
             return [self._logs[visit.plan].exchange(visit.key, visit.record) for visit in visits]
 
-    def peek(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def peek(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateReader."""
         with self._lock:
             return [self._logs[visit.plan].remembered(visit.key) for visit in visits]
@@ -97,41 +97,41 @@ class MemoryStore:
             self._values[name] = value
 
     def lease(self, name: str, seconds: float) -> bool:
-        """See LiveStore: nobody shares it."""
+        """See LiveStore: always granted, the store is not shared."""
         return True
 
     def release(self, name: str) -> None:
         """See LiveStore."""
 
     def maintain(self) -> list[str]:
-        """See LiveStore: there is nothing to do."""
+        """See LiveStore: nothing to do."""
         return []
 
     def erase(self, plan: int, key: str) -> bool:
         """See LiveStore."""
         with self._lock:
-            logs, was_there = self._logs[plan], any(self._logs[plan].remembered(key))
+            logs, existed = self._logs[plan], any(self._logs[plan].remembered(key))
             logs.events.put(key, b"")
             logs.frauds.put(key, b"")
-        return was_there
+        return existed
 
     def close(self) -> None:
         """See LiveStore."""
 
     def states(self) -> tuple[HistoryState, ...]:
-        """What is remembered now, one state for each plan."""
+        """The current history, one state per plan."""
         with self._lock:
             contents = [(logs.plan, logs.events.items(), logs.frauds.items()) for logs in self._logs]
         return tuple(_state(*content) for content in contents)
 
     @property
     def n_entities(self) -> int:
-        """Entities with an event, over all plans."""
+        """Number of entities with an event, over all plans."""
         return sum(len(logs.events.items()) for logs in self._logs)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the keys and records that are kept, without Python's own overhead."""
+        """Bytes of all keys and records, without Python's overhead."""
         return sum(
             len(key) + len(records)
             for logs in self._logs
@@ -140,7 +140,7 @@ class MemoryStore:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, in place of the one that is there once it is complete."""
+        """Write the history to a safetensors file, atomically."""
         from safetensors.numpy import save_file
 
         path = Path(path)
@@ -149,17 +149,17 @@ class MemoryStore:
         fingerprints = json.dumps([logs.plan.fingerprint for logs in self._logs])
         try:
             save_file(to_arrays(self.states()), draft, metadata={"plans": fingerprints})
-            os.chmod(draft, 0o600)  # noqa: PTH101 - who paid where is nobody else's business
+            os.chmod(draft, 0o600)  # noqa: PTH101 - the file holds personal data
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path, plans: Sequence[EntityPlan], states: Sequence[HistoryState] = ()) -> MemoryStore:
-        """Go on from a saved store, with those events of `states`, a model's own history, that are newer than it.
+        """Restore a saved store, and add the events of `states` (a model's own history) that are newer.
 
-        A plan that the file does not have, after a change of the schema, begins with `states`. Raises StoreError when
-        the file is damaged.
+        A plan missing in the file, after a schema change, starts with `states`. Raises StoreError if the file is
+        damaged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -169,16 +169,16 @@ class MemoryStore:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             matching = {plan.fingerprint: plan for plan in plans}
             known = [(i, matching[f]) for i, f in enumerate(saved_plans) if f in matching]
-            found = {plan.fingerprint: _numbered(arrays, i, plan) for i, plan in known}
+            saved = {plan.fingerprint: _numbered(arrays, i, plan) for i, plan in known}
         except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); delete it to begin with the model's history") from error
+            raise StoreError(f"{path} cannot be read ({error}); delete it to start with the model's history") from error
         store = cls(plans)
-        store.loaded = tuple(found)
+        store.loaded = tuple(saved)
         for i, (logs, plan) in enumerate(zip(store._logs, plans, strict=True)):
-            state, after = found.get(plan.fingerprint), NEVER
+            state, after = saved.get(plan.fingerprint), NEVER
             if state is not None:
                 if not is_sound(state, plan):
-                    raise StoreError(f"{path} is damaged; delete it to begin with the model's history")
+                    raise StoreError(f"{path} is damaged; delete it to start with the model's history")
                 logs.add(state, after=NEVER)
                 after = NEVER if state.last_time is None else state.last_time
             if states:
@@ -187,15 +187,15 @@ class MemoryStore:
 
 
 class _Generations:
-    """Entities' records in two dicts, those used of late and before: what stays idle for long falls away whole."""
+    """Records by entity in two dicts, recently used and older ones: rotating them drops all idle entities at once."""
 
     def __init__(self) -> None:
         self.young: dict[str, bytes] = {}
         self.old: dict[str, bytes] = {}
 
     def get(self, key: str) -> bytes:
-        found = self.young.get(key)
-        return found if found is not None else self.old.get(key, b"")
+        records = self.young.get(key)
+        return records if records is not None else self.old.get(key, b"")
 
     def put(self, key: str, records: bytes) -> None:
         if self.old:
@@ -205,7 +205,7 @@ class _Generations:
         else:
             self.young.pop(key, None)
 
-    def turn(self) -> None:
+    def rotate(self) -> None:
         self.old, self.young = self.young, {}
 
     def items(self) -> dict[str, bytes]:
@@ -213,21 +213,21 @@ class _Generations:
 
 
 class _Logs:
-    """One plan's events and frauds of every entity, each entity's in order of time."""
+    """One plan's events and frauds by entity, sorted by time."""
 
     def __init__(self, plan: EntityPlan) -> None:
         self.plan = plan
         self.events, self.frauds = _Generations(), _Generations()
         self._records = Records(plan)
-        self.newest = self._turned = NEVER
+        self.newest = self._rotated_at = NEVER
 
-    def remembered(self, key: str) -> Remembered:
-        return Remembered(self.events.get(key), self.frauds.get(key))
+    def remembered(self, key: str) -> StoredRecords:
+        return StoredRecords(self.events.get(key), self.frauds.get(key))
 
-    def exchange(self, key: str, record: bytes) -> Remembered:
+    def exchange(self, key: str, record: bytes) -> StoredRecords:
         remembered = self.remembered(key)
         self.events.put(key, self._records.insert(remembered.events, record))
-        self._see(time_of(record))
+        self._advance(time_of(record))
         return remembered
 
     def add(self, state: HistoryState, *, after: int) -> None:
@@ -237,7 +237,7 @@ class _Logs:
             for key, start, stop in zip(state.keys.tolist(), state.starts[:-1], state.starts[1:], strict=True):
                 if stop > start:
                     self.events.young[key] = blob[start * width : stop * width]
-            self.newest = self._turned = NEVER if state.last_time is None else state.last_time
+            self.newest = self._rotated_at = NEVER if state.last_time is None else state.last_time
         else:
             owners = np.repeat(np.arange(len(state.keys)), np.diff(state.starts))
             for i in np.flatnonzero(state.events["time"] > after):
@@ -246,38 +246,38 @@ class _Logs:
             self.merge_frauds(state, row)
 
     def merge(self, state: HistoryState, row: int) -> bool:
-        """Enter what a state remembers of one entity and this does not; return whether that was anything."""
+        """Merge one entity of a state; return whether anything changed."""
         key, before = state.keys[row], self.events.get(state.keys[row])
         records = state.events[state.starts[row] : state.starts[row + 1]]
         after = self._records.merge(before, records.tobytes())
         if after != before:
             self.events.put(key, after)
-            self._see(int(records["time"][-1]))
+            self._advance(int(records["time"][-1]))
         return bool(self.merge_frauds(state, row)) or after != before
 
     def merge_frauds(self, state: HistoryState, row: int) -> int:
-        """Enter the frauds of one entity; return how many were new."""
+        """Merge the frauds of one entity; return the number of new ones."""
         frauds = state.frauds[state.fraud_starts[row] : state.fraud_starts[row + 1]]
         return sum(self.learn_fraud(state.keys[row], fraud.tobytes(), True) for fraud in frauds)
 
     def learn_fraud(self, key: str, record: bytes, is_fraud: bool) -> bool:
-        """Enter or remove a fraud; return whether that changed anything."""
+        """Add or remove a fraud; return whether anything changed."""
         before = self.frauds.get(key)
         after = self._records.with_fraud(before, record, self.newest) if is_fraud else without(before, record)
         if after != before:
             self.frauds.put(key, after)
         return after != before
 
-    def _see(self, time: int) -> None:
+    def _advance(self, time: int) -> None:
         if time > self.newest:
             self.newest = time
-            if self._turned == NEVER:
-                self._turned = time
-            if time - self._turned >= self.plan.memory:
-                # What was idle for a whole memory by the second turn cannot matter any more.
-                self.events.turn()
-                self.frauds.turn()
-                self._turned = time
+            if self._rotated_at == NEVER:
+                self._rotated_at = time
+            if time - self._rotated_at >= self.plan.memory:
+                # Entities idle for two rotations are older than the memory: they have no effect any more.
+                self.events.rotate()
+                self.frauds.rotate()
+                self._rotated_at = time
 
 
 def _parts(n: int) -> Iterator[range]:
@@ -287,13 +287,13 @@ def _parts(n: int) -> Iterator[range]:
 def _state(plan: EntityPlan, events: dict[str, bytes], frauds: dict[str, bytes]) -> HistoryState:
     keys = list(dict.fromkeys([*events, *frauds]))
     logs = [[log.get(key, b"") for key in keys] for log in (events, frauds)]
-    found = np.empty(len(keys), dtype=object)
-    found[:] = keys
+    key_array = np.empty(len(keys), dtype=object)
+    key_array[:] = keys
     parts: list[np.ndarray] = []
     for log, dtype in zip(logs, (plan.record, FRAUD_RECORD), strict=True):
         parts.append(np.frombuffer(b"".join(log), dtype=dtype))
         parts.append(np.cumsum([0, *(len(records) // dtype.itemsize for records in log)]).astype(np.int64))
-    return HistoryState(found, *parts)
+    return HistoryState(key_array, *parts)
 
 
 def _numbered(arrays: dict[str, np.ndarray], i: int, plan: EntityPlan) -> HistoryState:

@@ -1,8 +1,8 @@
-"""The state store of one machine: an LMDB file that every replica on it reads and writes. Survives them all.
+"""State store of one machine: an LMDB file that all replicas on it share, and that survives their restarts.
 
-An exchange is one transaction: read, insert by time, trim, put; some tens of microseconds. A key is a letter (e:
-events, f: frauds, v: named values, p: plans), then the plan's fingerprint and the entity, so that a new model version
-that remembers the same goes on with the live history. Only for a local disk: LMDB's locks do not work over a network.
+An exchange is one transaction (read, insert by time, trim, put) of some tens of microseconds. A key is a letter (e:
+events, f: frauds, v: named values, p: plans), the plan's fingerprint and the entity. So a new model version with the
+same plan continues the live history. Local disks only: LMDB's locks do not work over a network.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fraud.history.definition import DAY, FRAUD_RECORD, EntityPlan
 from fraud.history.state import HistoryState
 from fraud.history.stores.environment import Environment, shared
 from fraud.history.stores.records import NEVER, Records, split, time_of, without
-from fraud.history.stores.store import Remembered, Visit
+from fraud.history.stores.store import StoredRecords, Visit
 
 _EVENTS, _FRAUDS, _VALUES, _PLANS = b"e", b"f", b"v", b"p"
 _PRINT_BYTES = 6
 _LONGEST_KEY = 400  # bytes of an entity's name; LMDB takes 511 in all
-# A transaction keeps other replicas waiting: some milliseconds are enough.
+# A write transaction blocks other replicas: keep it to some milliseconds.
 _SEED_ENTITIES, _VISITS, _SWEPT = 100, 500, 2_000
-_BREATH_S = 0.001  # LMDB's lock is not fair: whoever takes it again at once starves the others
+_YIELD_S = 0.001  # LMDB's lock is not fair: retaking it at once would starve the other writers
 _PAUSE_S = 1.0
 _NUMBER, _PLAN_USE = struct.Struct("<q"), struct.Struct("<qqq")
 _BEAT, _NEWEST = "beat", "newest"
@@ -38,9 +38,9 @@ T = TypeVar("T")
 
 
 class NodeStore:
-    """A live history that the processes of a machine share. Safe to share between threads.
+    """A live history shared by the processes of a machine. Thread-safe.
 
-    folder: of the file, made if it is missing. Opened when it is first used; closed by `close`.
+    folder: of the file; created if missing. Opened on first use, closed by `close`.
     """
 
     def __init__(self, folder: Path, plans: Sequence[EntityPlan]) -> None:
@@ -53,17 +53,17 @@ class NodeStore:
         self._leases: dict[str, int] = {}
         self._swept = b""
 
-    def exchange(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def exchange(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateStore."""
 
-        def work(transaction: Any) -> list[Remembered]:
-            found = []
+        def work(transaction: Any) -> list[StoredRecords]:
+            results = []
             for plan, key, record in visits:
                 name = self._name(_EVENTS, plan, key)
                 remembered = self._remembered(transaction, plan, key, transaction.get(name, b""))
                 transaction.put(name, self._records[plan].insert(remembered.events, record))
-                found.append(remembered)
-            return found
+                results.append(remembered)
+            return results
 
         if not visits:
             return []
@@ -71,10 +71,10 @@ class NodeStore:
         self._newest = max(self._newest, time_of(visits[0].record))
         return remembered
 
-    def peek(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def peek(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateReader."""
 
-        def work(transaction: Any) -> list[Remembered]:
+        def work(transaction: Any) -> list[StoredRecords]:
             return [
                 self._remembered(transaction, plan, key, transaction.get(self._name(_EVENTS, plan, key), b""))
                 for plan, key, _ in visits
@@ -157,8 +157,8 @@ class NodeStore:
             os.close(file)
 
     def maintain(self) -> list[str]:
-        """See LiveStore: frees what the dead hold, sweeps a few idle entities, and looks whether time goes on."""
-        losses = ["was removed"] if self.look_after() else []
+        """See LiveStore: frees dead readers, removes some idle entities, detects a restored old copy."""
+        losses = ["was removed"] if self.recover() else []
         self._keep_newest()
         now = time.time_ns() // 1000
 
@@ -177,9 +177,9 @@ class NodeStore:
         self._sweep(now)
         return losses
 
-    def look_after(self) -> bool:
-        """Free what killed readers hold; whether the file was removed, and another is used now. Raises StoreError."""
-        return self._env().look_after()
+    def recover(self) -> bool:
+        """See Environment.recover."""
+        return self._env().recover()
 
     def erase(self, plan: int, key: str) -> bool:
         """See LiveStore."""
@@ -211,13 +211,13 @@ class NodeStore:
             return self._environment
 
     def _in_parts(self, items: Sequence[T] | range, size: int, enter: Callable[[Any, Any], bool]) -> int:
-        """Do `enter` with every item, some of them a transaction; return how many changed something."""
+        """Run `enter` for every item, `size` items per transaction; return the number of changes."""
         changed = 0
         for start in range(0, len(items), size):
             part = items[start : start + size]
             changed += self._env().write(partial(_enter_all, enter, part))
             if start + size < len(items):
-                time.sleep(_BREATH_S)
+                time.sleep(_YIELD_S)
         return changed
 
     def _merge(self, plan: int, state: HistoryState, transaction: Any, row: int) -> bool:
@@ -239,9 +239,9 @@ class NodeStore:
             _put(transaction, name, after)
         return bool(after != before)
 
-    def _remembered(self, transaction: Any, plan: int, key: str, events: bytes) -> Remembered:
+    def _remembered(self, transaction: Any, plan: int, key: str, events: bytes) -> StoredRecords:
         keeps_frauds = self._plans[plan].keeps_frauds
-        return Remembered(events, transaction.get(self._name(_FRAUDS, plan, key), b"") if keeps_frauds else b"")
+        return StoredRecords(events, transaction.get(self._name(_FRAUDS, plan, key), b"") if keeps_frauds else b"")
 
     def _name(self, kind: bytes, plan: int, key: str) -> bytes:
         entity = key.encode(errors="surrogatepass")
@@ -250,14 +250,14 @@ class NodeStore:
         return kind + self._prints[plan] + entity
 
     def _keep_newest(self) -> None:
-        """Tell the others the newest event that this process has seen, and hear theirs."""
+        """Exchange the time of the newest event with the other processes."""
         known = self.newest
         if known is not None and known > (_NUMBER.unpack(self.get(_NEWEST) or _NUMBER.pack(NEVER))[0]):
             self.put(_NEWEST, _NUMBER.pack(known))
         self._newest = NEVER if known is None else known
 
     def _sweep(self, now: int) -> None:
-        """Look at some keys, from where the last call ended, and remove the entities that are idle."""
+        """Check the next `_SWEPT` keys and remove idle entities. Continues where the last call ended."""
         if self._newest == NEVER:
             return
         uses = dict(zip(self._prints, [(plan.memory, plan.record.itemsize, now) for plan in self._plans], strict=True))
@@ -275,23 +275,23 @@ class NodeStore:
             width = FRAUD_RECORD.itemsize if is_fraud else width
             return len(records) < width or time_of(records[-width:]) < self._newest - memory
 
-        def look(transaction: Any) -> tuple[list[bytes], bytes]:
+        def scan(transaction: Any) -> tuple[list[bytes], bytes]:
             idle: list[bytes] = []
             cursor = transaction.cursor()
-            is_there = cursor.set_range(self._swept) if self._swept else cursor.first()
+            has_key = cursor.set_range(self._swept) if self._swept else cursor.first()
             for _ in range(_SWEPT):
-                name = cursor.key() if is_there else b""
-                if not is_there or name[:1] not in (_EVENTS, _FRAUDS):
+                name = cursor.key() if has_key else b""
+                if not has_key or name[:1] not in (_EVENTS, _FRAUDS):
                     return idle, b""
                 if is_idle(transaction, name, cursor.value()):
                     idle.append(name)
-                is_there = cursor.next()
-            return idle, bytes(cursor.key()) if is_there else b""
+                has_key = cursor.next()
+            return idle, bytes(cursor.key()) if has_key else b""
 
         def remove(transaction: Any, name: bytes) -> bool:
             return is_idle(transaction, name, transaction.get(name, b"")) and bool(transaction.delete(name))
 
-        idle, self._swept = self._env().read(look)
+        idle, self._swept = self._env().read(scan)
         self._in_parts(idle, _VISITS, remove)
 
 
@@ -305,7 +305,7 @@ def _frauds_of(state: HistoryState, row: int) -> list[bytes]:
 
 
 def _put(transaction: Any, name: bytes, value: bytes) -> None:
-    """Keep a value; an empty one is none."""
+    """Put a value; an empty value deletes the key."""
     if value:
         transaction.put(name, value)
     else:

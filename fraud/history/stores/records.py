@@ -1,7 +1,6 @@
-"""The records of one entity as bytes, in order of time: what the stores that keep bytes in this process share.
+"""Operations on the records of one entity: bytes, sorted by time.
 
-A process (fraud.history.stores.memory) and a node (fraud.history.stores.node) keep the same bytes by the same rules, so
-that a transaction gets the same features from either.
+Shared by fraud.history.stores.memory and fraud.history.stores.node, so that both give a transaction the same features.
 """
 
 from __future__ import annotations
@@ -17,14 +16,18 @@ _TIME = struct.Struct("<q")
 
 
 class Records:
-    """The rules of one plan: what is kept of an entity's events and frauds, and in which order."""
+    """Insertion and trimming rules of one plan's events and frauds."""
 
     def __init__(self, plan: EntityPlan) -> None:
         self.plan = plan
-        self._width, self._most, self._memory = plan.record.itemsize, plan.kept * plan.record.itemsize, plan.memory
+        self._width, self._most, self._memory = (
+            plan.record.itemsize,
+            plan.store_capacity * plan.record.itemsize,
+            plan.memory,
+        )
 
     def insert(self, events: bytes, record: bytes) -> bytes:
-        """The events with one more, in its place by time; the oldest go where there are too many."""
+        """Insert a record by time; drop the oldest events over capacity."""
         time, width = time_of(record), self._width
         end = len(events)
         while end and _TIME.unpack_from(events, end - width)[0] > time:
@@ -32,25 +35,25 @@ class Records:
         return self._trimmed(events[:end] + record + events[end:])
 
     def merge(self, events: bytes, older: bytes) -> bytes:
-        """The events with those of `older`, by time, that they do not have: an id once, a record without id once.
+        """Merge the events of `older` by time, without duplicates: by id, or by the whole record if it has no id.
 
-        older: in order of time; of two events of one time the one of `older` comes first.
+        older: sorted by time. At equal times the events of `older` come first.
         """
         if not events:
             return self._trimmed(older) if older else older
-        here, others = (np.frombuffer(blob, self.plan.record) for blob in (events, older))
-        is_new = ~np.isin(others["id"], here["id"])
-        nameless = np.flatnonzero(others["id"] == 0)
-        if len(nameless):
-            there = {record.tobytes() for record in here[here["id"] == 0]}
-            is_new[nameless] = [others[i].tobytes() not in there for i in nameless.tolist()]
+        own, others = (np.frombuffer(blob, self.plan.record) for blob in (events, older))
+        is_new = ~np.isin(others["id"], own["id"])
+        without_id = np.flatnonzero(others["id"] == 0)
+        if len(without_id):
+            existing = {record.tobytes() for record in own[own["id"] == 0]}
+            is_new[without_id] = [others[i].tobytes() not in existing for i in without_id.tolist()]
         if not is_new.any():
             return events
-        together = np.concatenate([others[is_new], here])
+        together = np.concatenate([others[is_new], own])
         return self._trimmed(together[np.argsort(together["time"], kind="stable")].tobytes())
 
     def with_fraud(self, frauds: bytes, record: bytes, newest: int) -> bytes:
-        """The frauds with one more, each once; those that can no longer matter at `newest`, microseconds, go."""
+        """Add a fraud, without duplicates; drop frauds that have no effect any more at `newest` (microseconds)."""
         known = split(frauds, FRAUD_RECORD.itemsize)
         if record in known:
             return frauds
@@ -71,7 +74,7 @@ class Records:
 
 
 def without(records: bytes, record: bytes) -> bytes:
-    """The records less the last copy of one; as they are where there is none."""
+    """Remove the last copy of `record`; unchanged if there is none."""
     width = len(record)
     for start in range(len(records) - width, -1, -width):
         if records[start : start + width] == record:
@@ -80,10 +83,10 @@ def without(records: bytes, record: bytes) -> bytes:
 
 
 def split(records: bytes, width: int) -> list[bytes]:
-    """The single records."""
+    """Split into records of `width` bytes."""
     return [records[start : start + width] for start in range(0, len(records), width)]
 
 
 def time_of(record: bytes) -> int:
-    """When it happened, microseconds since 1970."""
+    """Time of a record, microseconds since 1970."""
     return int(_TIME.unpack_from(record)[0])

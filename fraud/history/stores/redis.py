@@ -1,9 +1,9 @@
-"""The state store in Redis, for several replicas and across restarts. See docs/history.md on how to run it safely.
+"""State store in Redis, shared by replicas on several machines. See docs/history.md on how to run it safely.
 
-Of each entity a LIST of records in order of time, and a ZSET of frauds by time, in keys named `NAMESPACE:PLAN:e:ENTITY`
-and `NAMESPACE:PLAN:f:ENTITY`, where PLAN is EntityPlan.fingerprint: a new model version that remembers the same goes on
-with the live history. Both expire when idle; named values (`NAMESPACE:v:NAME`) do not. A request is one script call,
-one round trip.
+Per entity: a LIST of records sorted by time, key `NAMESPACE:PLAN:e:ENTITY`, and a ZSET of frauds by time, key
+`NAMESPACE:PLAN:f:ENTITY`. PLAN is EntityPlan.fingerprint, so a new model version with the same plan continues the live
+history. Both expire when idle; named values (`NAMESPACE:v:NAME`) do not. A request is one script call and one round
+trip.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from fraud.history.definition import DAY, EntityPlan
 from fraud.history.state import HistoryState
 from fraud.history.stores import redis_scripts
 from fraud.history.stores.records import NEVER, time_of
-from fraud.history.stores.store import Remembered, Visit
+from fraud.history.stores.store import StoredRecords, Visit
 
 if TYPE_CHECKING:
     import redis
 
 logger = logging.getLogger(__name__)
 
-# After a failure no request tries, and waits, for this long.
+# After a failure, requests fail at once for this long.
 _PAUSE_SECONDS = 1.0
-# Work beside requests may wait longer for an answer, in portions that keep Redis busy for milliseconds.
+# Background work has a longer timeout, and runs in batches that keep Redis busy for milliseconds only.
 _LONG_SECONDS, _SEED_ENTITIES, _SEED_BYTES, _VISITS = 30.0, 1_000, 1_000_000, 1_000
 _BEAT, _NEWEST = "beat", "newest"
 T = TypeVar("T")
 
 
 class RedisStore:
-    """A live history that replicas share. Safe to share between threads.
+    """A live history shared by replicas. Thread-safe. Connects on first use.
 
-    url: redis://, rediss:// (TLS) or unix://, with the password in it; namespace: whose history it is, so that two
-    models do not mix; timeout_ms: longest wait for an answer, and for a connection.
-    Raises ConfigError if the URL is none. Connects when it is first used.
+    url: redis://, rediss:// (TLS) or unix://, including the password. namespace: key prefix, one per model.
+    timeout_ms: of a request and of connecting. Raises ConfigError if the URL is invalid.
     """
 
     def __init__(
@@ -59,10 +58,10 @@ class RedisStore:
         self._refused = (redis.exceptions.NoPermissionError, redis.exceptions.ResponseError)
         try:
             parts = urlsplit(url)
-            self._place = f"{parts.scheme}://{parts.hostname or parts.path}:{parts.port or 6379}"  # no password in it
+            self._address = f"{parts.scheme}://{parts.hostname or parts.path}:{parts.port or 6379}"  # no password in it
             self._connect = lambda seconds: redis.Redis.from_url(
                 url, socket_timeout=seconds, socket_connect_timeout=min(seconds, 5.0),
-                # A connection that a restart of Redis has closed is worth one try more, a late answer is not.
+                # Retry once if a restart of Redis closed the connection; never after a timeout.
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )  # fmt: skip
             self._client: redis.Redis = self._connect(timeout_ms / 1e3)
@@ -70,26 +69,26 @@ class RedisStore:
             raise ConfigError("FRAUD_HISTORY_URL is not a Redis URL; write redis://:PASSWORD@HOST:6379/0") from None
         self._plans, self._namespace = list(plans), namespace
         self._prefixes = [f"{namespace}:{plan.fingerprint}:" for plan in plans]
-        self._lives = [round((plan.memory + DAY) / 1e6) for plan in plans]
+        self._ttls = [round((plan.memory + DAY) / 1e6) for plan in plans]
         self._shas: dict[str, str] = {}
-        self._patient: redis.Redis = self._connect(_LONG_SECONDS)
+        self._background: redis.Redis = self._connect(_LONG_SECONDS)
         self._token, self._leases = secrets.token_hex(8), set[str]()
         self._newest, self._beat, self._evicted = NEVER, 0, -1
         self._maintaining = threading.Lock()
         self._closed_until = 0.0
         self._is_failing = False
 
-    def exchange(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def exchange(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateStore."""
         arguments: list[Any] = []
         for plan, _, record in visits:
-            arguments += (record, self._plans[plan].kept, self._lives[plan])
+            arguments += (record, self._plans[plan].store_capacity, self._ttls[plan])
         remembered = self._remembered(visits, arguments)
         if visits:
             self._newest = max(self._newest, time_of(visits[0].record))
         return remembered
 
-    def peek(self, visits: Sequence[Visit]) -> list[Remembered]:
+    def peek(self, visits: Sequence[Visit]) -> list[StoredRecords]:
         """See StateReader."""
         return self._remembered(visits, [])
 
@@ -102,17 +101,17 @@ class RedisStore:
 
     def learn_fraud(self, visits: Sequence[Visit], *, is_fraud: bool) -> None:
         """See StateStore."""
-        client = self._client if len(visits) < 10 else self._patient
+        client = self._client if len(visits) < 10 else self._background
         for start in range(0, len(visits), _VISITS):
             pipeline = client.pipeline(transaction=False)
             for plan, key, record in visits[start : start + _VISITS]:
                 name = self._frauds(plan, key)
                 if is_fraud:
-                    when, most = time_of(record), 4 * self._plans[plan].kept
+                    when, most = time_of(record), 4 * self._plans[plan].store_capacity
                     pipeline.zadd(name, {record: when})
                     pipeline.zremrangebyscore(name, "-inf", when - 2 * self._plans[plan].memory)
                     pipeline.zremrangebyrank(name, 0, -most - 1)
-                    pipeline.expire(name, self._lives[plan])
+                    pipeline.expire(name, self._ttls[plan])
                 else:
                     pipeline.zrem(name, record)
             self._try(pipeline.execute)
@@ -145,34 +144,35 @@ class RedisStore:
 
     def get(self, name: str) -> bytes | None:
         """See LiveStore."""
-        value: bytes | None = self._try(lambda: self._patient.get(self._value(name)))  # type: ignore[assignment]
+        value: bytes | None = self._try(lambda: self._background.get(self._value(name)))  # type: ignore[assignment]
         return value
 
     def put(self, name: str, value: bytes | None) -> None:
         """See LiveStore."""
         key = self._value(name)
-        self._try(lambda: self._patient.delete(key) if value is None else self._patient.set(key, value))
+        self._try(lambda: self._background.delete(key) if value is None else self._background.set(key, value))
 
     def lease(self, name: str, seconds: float) -> bool:
         """See LiveStore."""
-        held = self._run(self._patient, redis_scripts.LEASE, [self._value(f"lease {name}")],
+        is_holder = self._run(self._background, redis_scripts.LEASE, [self._value(f"lease {name}")],
                          [self._token, round(seconds * 1e3)])  # fmt: skip
-        if held:
+        if is_holder:
             self._leases.add(name)
-        return bool(held)
+        return bool(is_holder)
 
     def release(self, name: str) -> None:
         """See LiveStore."""
         self._leases.discard(name)
-        self._run(self._patient, redis_scripts.RELEASE, [self._value(f"lease {name}")], [self._token])
+        self._run(self._background, redis_scripts.RELEASE, [self._value(f"lease {name}")], [self._token])
 
     def check_eviction(self) -> str | None:
-        """Refuse a Redis that may evict: it would forget cards, and nobody would know.
+        """Refuse a Redis that may evict keys: it would lose cards silently.
 
-        Returns a warning where Redis does not say. Raises ConfigError where it may evict, StoreError where it is away.
+        Returns a warning if the policy cannot be read. Raises ConfigError if Redis may evict, StoreError if it does not
+        answer.
         """
         try:
-            about = self._try(lambda: self._patient.info("memory"))
+            about = self._try(lambda: self._background.info("memory"))
             limit, policy = int(about["maxmemory"]), str(about["maxmemory_policy"])
         except (KeyError, ValueError):
             return self._unknown_policy()
@@ -183,24 +183,24 @@ class RedisStore:
             raise
         if limit > 0 and policy != "noeviction":
             raise ConfigError(
-                f"Redis at {self._place} has maxmemory-policy {policy} with maxmemory {limit:,}: a full one would "
-                "forget cards, and score their next transactions as new ones. Set `maxmemory-policy noeviction` "
+                f"Redis at {self._address} has maxmemory-policy {policy} with maxmemory {limit:,}: when full, it drops "
+                "cards, and their next transactions are scored without history. Set `maxmemory-policy noeviction` "
                 "(CONFIG SET maxmemory-policy noeviction, and in redis.conf), then start again"
             )
         return None
 
     def maintain(self) -> list[str]:
-        """See LiveStore: whether Redis evicted entities or went back in time (a restored or promoted copy)."""
+        """See LiveStore: reports evicted entities, and a Redis with older data (a restored or promoted copy)."""
         with self._maintaining:
             losses = []
             self._keep_newest()
             key, seen = self._value(_BEAT), self._beat
-            beat = int(self._run(self._patient, redis_scripts.BEAT, [key], [seen]))
+            beat = int(self._run(self._background, redis_scripts.BEAT, [key], [seen]))
             if beat < seen:
                 losses.append("went back in time" if beat else "was emptied")
             self._beat = max(beat, seen) + 1
             try:
-                evicted = int(self._try(lambda: self._patient.info("stats"))["evicted_keys"])
+                evicted = int(self._try(lambda: self._background.info("stats"))["evicted_keys"])
             except (StoreError, KeyError, ValueError):
                 self._closed_until = 0.0
                 return losses
@@ -212,22 +212,22 @@ class RedisStore:
     def erase(self, plan: int, key: str) -> bool:
         """See LiveStore."""
         names = [self._events(plan, key), self._frauds(plan, key)]
-        return bool(self._try(lambda: self._patient.delete(*names)))
+        return bool(self._try(lambda: self._background.delete(*names)))
 
     def ping(self) -> None:
         """Raise StoreError unless Redis answers."""
         self._try(self._client.ping)
 
     def close(self) -> None:
-        """Close the connections, and let others lead."""
-        with suppress(StoreError):  # a lease that is not given back ends by itself
+        """Release the leases and close the connections."""
+        with suppress(StoreError):  # an unreleased lease expires
             for name in list(self._leases):
                 self.release(name)
         self._client.close()
-        self._patient.close()
+        self._background.close()
 
     def _portions(self, plan: int, state: HistoryState) -> Iterator[range]:
-        """The entities of a state in portions of bounded size, so that other requests to Redis do not wait long."""
+        """Split the entities of a state into batches of bounded size, so that other requests do not wait long."""
         width = self._plans[plan].record.itemsize
         ends, start, n = np.cumsum(np.diff(state.starts) * width), 0, len(state.keys)
         while start < n:
@@ -238,29 +238,29 @@ class RedisStore:
             start = stop
 
     def _enter(self, plan: int, state: HistoryState, rows: range, *, with_events: bool) -> list[int]:
-        """Enter what is not there; of each entity the number of new frauds or, with events, whether it changed."""
+        """Add missing records. Returns per entity whether it changed; without events, its number of new frauds."""
         width = self._plans[plan].record.itemsize
         names: list[bytes] = []
-        arguments: list[Any] = [width, self._plans[plan].kept, self._lives[plan], 4 * self._plans[plan].kept,
-                                int(with_events)]  # fmt: skip
+        capacity = self._plans[plan].store_capacity
+        arguments: list[Any] = [width, capacity, self._ttls[plan], 4 * capacity, int(with_events)]
         for row in rows:
             frauds = state.frauds[state.fraud_starts[row] : state.fraud_starts[row + 1]].tobytes()
             events = state.events[state.starts[row] : state.starts[row + 1]].tobytes() if with_events else b""
             if frauds or events:
                 names += [self._events(plan, str(state.keys[row])), self._frauds(plan, str(state.keys[row]))]
                 arguments += [events, frauds]
-        found: list[int] = self._run(self._patient, redis_scripts.ENTER, names, arguments) if names else []
-        return found
+        changes: list[int] = self._run(self._background, redis_scripts.ENTER, names, arguments) if names else []
+        return changes
 
     def _keep_newest(self) -> None:
-        """Tell the others the newest event that this process has seen, and hear theirs."""
-        newest = self._run(self._patient, redis_scripts.LARGEST, [self._value(_NEWEST)], [self._newest])
+        """Exchange the time of the newest event with the other processes."""
+        newest = self._run(self._background, redis_scripts.LARGEST, [self._value(_NEWEST)], [self._newest])
         self._newest = max(self._newest, int(newest))
 
     def _unknown_policy(self) -> str:
         return (
-            f"Redis at {self._place} does not say whether it may evict (its INFO is not permitted): see to it that its "
-            "maxmemory-policy is noeviction, or cards are forgotten without a word"
+            f"maxmemory-policy of Redis at {self._address} cannot be read (this user may not run INFO): "
+            "make sure that it is noeviction, or Redis drops cards silently"
         )
 
     def _value(self, name: str) -> str:
@@ -272,12 +272,12 @@ class RedisStore:
     def _frauds(self, plan: int, key: str) -> bytes:
         return f"{self._prefixes[plan]}f:{key}".encode(errors="surrogatepass")
 
-    def _remembered(self, visits: Sequence[Visit], arguments: Sequence[Any]) -> list[Remembered]:
+    def _remembered(self, visits: Sequence[Visit], arguments: Sequence[Any]) -> list[StoredRecords]:
         if not visits:
             return []
         keys = [name for plan, key, _ in visits for name in (self._events(plan, key), self._frauds(plan, key))]
-        found = self._run(self._client, redis_scripts.EXCHANGE, keys, arguments)
-        return [Remembered(found[i], found[i + 1]) for i in range(0, len(found), 2)]
+        blobs = self._run(self._client, redis_scripts.EXCHANGE, keys, arguments)
+        return [StoredRecords(blobs[i], blobs[i + 1]) for i in range(0, len(blobs), 2)]
 
     def _run(self, client: redis.Redis, script: str, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
         def call() -> Any:
@@ -290,19 +290,21 @@ class RedisStore:
         return self._try(call)
 
     def _try(self, call: Callable[[], T]) -> T:
-        """Call Redis; a failure is a StoreError, and closes the way for a moment. Said in the log once an outage."""
+        """Call Redis. A failure raises StoreError, stops calls for `_PAUSE_SECONDS` and is logged once an outage."""
         if time.monotonic() < self._closed_until:
-            raise StoreError(f"Redis at {self._place} failed a moment ago")
+            raise StoreError(f"Redis at {self._address} failed a moment ago")
         try:
-            found = call()
+            result = call()
         except self._errors as error:
             self._closed_until = time.monotonic() + _PAUSE_SECONDS
-            said = f"Redis at {self._place} failed ({type(error).__name__}: {str(error)[:120]}); check that it runs"
+            message = (
+                f"Redis at {self._address} failed ({type(error).__name__}: {str(error)[:120]}); check that it runs"
+            )
             if not self._is_failing:
-                logger.warning("%s. Until it answers, rows are scored with the model's own history", said)
+                logger.warning("%s. Until it answers, rows are scored with the model's own history", message)
             self._is_failing = True
-            raise StoreError(said) from error
+            raise StoreError(message) from error
         if self._is_failing:
-            logger.info("Redis at %s answers again", self._place)
+            logger.info("Redis at %s answers again", self._address)
             self._is_failing = False
-        return found
+        return result

@@ -1,4 +1,4 @@
-"""What runs inside Redis, each atomically: reading and remembering, entering what is not there, leases and beats."""
+"""Lua scripts that run atomically in Redis: exchange records, add missing records, leases and the beat counter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ local function push(key, records, first)
     end
 end
 """
-# KEYS: events and frauds of each visit. ARGV: of each its record, most events to keep, seconds to live; none to read.
-# The records come back as one string: the client would take a microsecond for each element of a list.
+# KEYS: events and frauds of each visit. ARGV: per visit its record, capacity, seconds to live; empty to read only.
+# Records are returned as one string: the client needs a microsecond per element of a list.
 EXCHANGE = (
     _RECORDS
     + """
@@ -24,44 +24,44 @@ for i = 1, #KEYS / 2 do
     out[2 * i - 1] = table.concat(records)
     out[2 * i] = table.concat(redis.call('ZRANGE', KEYS[2 * i], 0, -1))
     if #ARGV > 0 then
-        local record, kept = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1])
-        local place, time = #records, time_of(record)
-        while place > 0 and time_of(records[place]) > time do place = place - 1 end
-        if place == 0 then redis.call('DEL', events)
-        elseif place < #records then redis.call('LTRIM', events, 0, place - 1) end
+        local record, capacity = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1])
+        local slot, time = #records, time_of(record)
+        while slot > 0 and time_of(records[slot]) > time do slot = slot - 1 end
+        if slot == 0 then redis.call('DEL', events)
+        elseif slot < #records then redis.call('LTRIM', events, 0, slot - 1) end
         redis.call('RPUSH', events, record)
-        push(events, records, place + 1)
-        if #records + 1 > kept then redis.call('LTRIM', events, -kept, -1) end
+        push(events, records, slot + 1)
+        if #records + 1 > capacity then redis.call('LTRIM', events, -capacity, -1) end
         redis.call('EXPIRE', events, ARGV[3 * i])
     end
 end
 return out
 """
 )
-# KEYS: events and frauds of each entity. ARGV: bytes a record, most events, seconds to live, most frauds, 1 with events
-# and 0 with frauds alone, then of each entity its events, oldest first, and frauds, as strings. What is there stays;
-# of one time the events that are entered come first. Returns of each entity whether it changed, or its new frauds.
+# Adds missing records. KEYS: events, frauds of each entity. ARGV: record size, capacity, time to live (s), fraud limit,
+# 1 with events or 0 with frauds only; then per entity its events, oldest first, and its frauds, as strings. At equal
+# times the added events come first. Returns per entity whether it changed, or its number of new frauds.
 ENTER = (
     _RECORDS
     + """
-local width, kept, life, most = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local width, capacity, life, most = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local out = {}
 for i = 1, #KEYS / 2 do
     local events, frauds, blob, changed = KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i + 4], 0
-    local here, there, new = redis.call('LRANGE', events, 0, -1), {}, {}
-    if #blob == 0 then here = {} end
-    for _, record in ipairs(here) do
+    local stored, known, new = redis.call('LRANGE', events, 0, -1), {}, {}
+    if #blob == 0 then stored = {} end
+    for _, record in ipairs(stored) do
         local id = string.sub(record, 9, 12)
-        there[id == '\\0\\0\\0\\0' and record or id] = true
+        known[id == '\\0\\0\\0\\0' and record or id] = true
     end
     for start = 1, #blob, width do
         local record = string.sub(blob, start, start + width - 1)
         local id = string.sub(record, 9, 12)
-        if not there[id == '\\0\\0\\0\\0' and record or id] then new[#new + 1] = record end
+        if not known[id == '\\0\\0\\0\\0' and record or id] then new[#new + 1] = record end
     end
     if #new > 0 then
         local merged, k = {}, 1
-        for _, record in ipairs(here) do
+        for _, record in ipairs(stored) do
             while k <= #new and time_of(new[k]) <= time_of(record) do
                 merged[#merged + 1] = new[k]
                 k = k + 1
@@ -70,7 +70,7 @@ for i = 1, #KEYS / 2 do
         end
         for rest = k, #new do merged[#merged + 1] = new[rest] end
         redis.call('DEL', events)
-        push(events, merged, math.max(1, #merged - kept + 1))
+        push(events, merged, math.max(1, #merged - capacity + 1))
         redis.call('EXPIRE', events, life)
         changed = 1
     end
@@ -89,7 +89,7 @@ end
 return out
 """
 )
-# KEYS: a lease. ARGV: who asks, milliseconds. Returns 1 for its holder, whose time begins anew.
+# Acquires or renews a lease. KEYS: the lease. ARGV: caller's token, milliseconds. Returns 1 if the caller holds it.
 LEASE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -97,13 +97,13 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1"
-# KEYS: a counter. ARGV: what the caller last saw of it. Returns what it was; then it is beyond both.
+# Increments a counter. KEYS: counter. ARGV: the caller's last value. Returns the old value; the new one exceeds both.
 BEAT = """
 local beat = tonumber(redis.call('GET', KEYS[1]) or '0')
 redis.call('SET', KEYS[1], string.format('%.0f', math.max(beat, tonumber(ARGV[1])) + 1))
 return beat
 """
-# KEYS: a number. ARGV: another. Keeps and returns the larger, as text: Lua's own numbers would round it.
+# Stores and returns the larger of KEYS[1] and ARGV[1], as text because Lua numbers would round it.
 LARGEST = """
 local known = redis.call('GET', KEYS[1])
 if not known or tonumber(known) < tonumber(ARGV[1]) then

@@ -1,4 +1,4 @@
-"""The store that the replicas of a service share, as the settings name it."""
+"""Open the live history store named by the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fraud.settings import Settings
 
 
 def open_shared(settings: Settings, plans: Sequence[EntityPlan]) -> NodeStore | RedisStore | None:
-    """The store of FRAUD_HISTORY_URL; None for memory, which each replica keeps to itself. Raises ConfigError."""
+    """The store of FRAUD_HISTORY_URL; None for `memory`, which is not shared. Raises ConfigError."""
     if settings.history_url == "memory":
         return None
     if settings.history_url == "node":

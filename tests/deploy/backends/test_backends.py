@@ -59,19 +59,19 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    with running() as found:
-        yield found
+    with running() as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)
 def shared(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The settings that lead to the servers, which all run, in the environment."""
     servers.start(lambda _: None)
-    told = servers.environment()
-    for name, value in told.items():
+    variables = servers.environment()
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     S3.clear_instance_cache()
-    return told
+    return variables
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_mlflow_keeps_its_tables_in_postgresql_its_files_in_s3_and_no_secret_in_
     mlflow: Settings, server: tuple[str, Path], models: dict[str, Path], shared: dict[str, str], servers: Servers
 ):
     version = register(mlflow, models["transactions"])
-    found = source.from_registry(mlflow, "champion")
-    assert found.bundle.sha256 == version.sha256 == bundle.load(models["transactions"]).sha256
+    champion = source.from_registry(mlflow, "champion")
+    assert champion.bundle.sha256 == version.sha256 == bundle.load(models["transactions"]).sha256
     stored = [key for key in keys_below(shared["FRAUD_MLFLOW_ARTIFACTS"]) if key.endswith("/arrays.safetensors")]
     assert len(stored) == 1
     assert not list(server[1].rglob("mlflow.db")) and not list(server[1].rglob("*.safetensors"))
@@ -154,9 +154,9 @@ def test_serving_goes_on_without_s3_postgresql_and_redis(
     """What cannot be written waits on this machine, and is in S3 as soon as that is back."""
     register(replace(mlflow, model_name="cards"), models["handbook"])
     row = {"TX_DATETIME": "2018-09-01T10:15:00", "CUSTOMER_ID": 5, "TERMINAL_ID": "3", "TX_AMOUNT": 57.1}
-    told = {**os.environ, "FRAUD_MODE": "dev", "FRAUD_MODEL_NAME": "cards", "FRAUD_MODEL_POLL_S": "1"}
-    told |= {"FRAUD_DECISIONS": f"{shared['FRAUD_DECISIONS']}/outage"}
-    replica = Replica(told)
+    variables = {**os.environ, "FRAUD_MODE": "dev", "FRAUD_MODEL_NAME": "cards", "FRAUD_MODEL_POLL_S": "1"}
+    variables |= {"FRAUD_DECISIONS": f"{shared['FRAUD_DECISIONS']}/outage"}
+    replica = Replica(variables)
     asked: list[str] = []
 
     def ask() -> dict[str, Any]:
@@ -177,16 +177,16 @@ def test_serving_goes_on_without_s3_postgresql_and_redis(
             ask()
     finally:
         replica.close()
-    assert sorted(ids_in(told["FRAUD_DECISIONS"])) == asked
+    assert sorted(ids_in(variables["FRAUD_DECISIONS"])) == asked
 
 
 def ids_in(url: str) -> list[str]:
     filesystem, _ = filesystems.of(url)
-    found: list[str] = []
+    ids: list[str] = []
     for key in keys_below(url):
         with filesystem.open(key) as file:
-            found += [row["TRANSACTION_ID"] for row in pq.read_table(file)["inputs"].to_pylist()]
-    return found
+            ids += [row["TRANSACTION_ID"] for row in pq.read_table(file)["inputs"].to_pylist()]
+    return ids
 
 
 def test_a_log_in_s3_waits_for_its_store_and_is_read_by_monitoring(
@@ -246,8 +246,8 @@ def test_a_day_in_s3_is_whole_or_not_there_and_scored_once(
         thread.start()
     for thread in threads:
         thread.join()
-    told = capsys.readouterr().out
-    assert told.count("3,000 scored") == 2 and told.count("already scored, verified") == 1
+    output = capsys.readouterr().out
+    assert output.count("3,000 scored") == 2 and output.count("already scored, verified") == 1
     assert len(tables.read(out)) == 3_000
     assert not [key for key in keys_below(f"{out}/_locks") if key.endswith(".lock")]
 
@@ -273,17 +273,17 @@ def test_snapshots_in_s3_are_built_found_erased_and_pruned(shared: dict[str, str
     run("build", *pattern)
     snapshots = Snapshots(shared["FRAUD_HISTORY"], schema)
     assert snapshots.newest_day() == last
-    assert run("build", *pattern).startswith(f"{snapshots.url}: 0 days made, 0 changed, 0 as before")
+    assert run("build", *pattern).startswith(f"{snapshots.url}: 0 days built, 0 rebuilt, 0 unchanged")
     row = rows.iloc[-1]
-    found = snapshots.find([str(row["TRANSACTION_ID"])])
-    assert found["TERMINAL_ID"].tolist() == [str(row["TERMINAL_ID"])]
+    matches = snapshots.find([str(row["TRANSACTION_ID"])])
+    assert matches["TERMINAL_ID"].tolist() == [str(row["TERMINAL_ID"])]
     customer = str(row["CUSTOMER_ID"])
     run("erase", "--entity", f"CUSTOMER_ID={customer}")
     run("verify")
     assert customer not in Snapshots(snapshots.url, schema).events(0, last).keys
-    kept = snapshots.longest_memory_days
-    run("prune", "--keep-days", str(kept))
-    assert len(Snapshots(snapshots.url, schema).days()) == kept
+    memory_days = snapshots.longest_memory_days
+    run("prune", "--keep-days", str(memory_days))
+    assert len(Snapshots(snapshots.url, schema).days()) == memory_days
 
 
 def test_a_lease_that_was_taken_over_is_noticed_before_anything_is_published(
@@ -344,9 +344,9 @@ def test_what_is_wrong_with_s3_is_one_line(
     tables.write_text("a\n1\n", f"{shared['FRAUD_STORE']}/there.csv")
     monkeypatch.setenv(variable, value)
     S3.clear_instance_cache()
-    with pytest.raises(ObjectStoreError, match=words) as told:
+    with pytest.raises(ObjectStoreError, match=words) as raised:
         mlflow_server.environment(Settings.from_environment())
-    assert secret not in str(told.value) and "\n" not in str(told.value)
+    assert secret not in str(raised.value) and "\n" not in str(raised.value)
     if variable != "FRAUD_MLFLOW_ARTIFACTS":
         for use in (lambda url: tables.write_text("x", url), tables.read, lambda url: tables.load(url, SCHEMA)):
             with pytest.raises(FraudError, match=words):
@@ -367,23 +367,23 @@ def test_what_is_wrong_with_s3_is_one_line(
 )
 def test_what_is_wrong_with_postgresql_is_one_line(change: Any, words: str, shared: dict[str, str]):
     wrong = change(shared["FRAUD_MLFLOW_BACKEND"])
-    with pytest.raises(ConfigError, match=words) as told:
+    with pytest.raises(ConfigError, match=words) as raised:
         mlflow_server.environment(Settings.from_environment(), {**os.environ, "FRAUD_MLFLOW_BACKEND": wrong})
-    text = str(told.value)
+    text = str(raised.value)
     assert "FRAUD_MLFLOW_BACKEND" in text and "never-shown" not in text and "\n" not in text
     assert wrong.split(":")[2].split("@")[0] not in text
 
 
 def test_a_password_may_stay_in_a_file(shared: dict[str, str], tmp_path: Path):
-    user, _, place = shared["FRAUD_MLFLOW_BACKEND"].removeprefix("postgresql://").partition("@")
+    user, _, location = shared["FRAUD_MLFLOW_BACKEND"].removeprefix("postgresql://").partition("@")
     name, password = user.split(":")
-    host, database = place.split("/")
+    host, database = location.split("/")
     passwords = tmp_path / "pgpass"
     passwords.write_text(f"{host}:{database}:{name}:{password}\n")
     passwords.chmod(0o600)
-    env = {**os.environ, "FRAUD_MLFLOW_BACKEND": f"postgresql://{name}@{place}", "PGPASSFILE": str(passwords)}
-    found = mlflow_server.environment(Settings.from_environment(), env)
-    assert found["PGPASSFILE"] == str(passwords) and password not in found["MLFLOW_BACKEND_STORE_URI"]
+    env = {**os.environ, "FRAUD_MLFLOW_BACKEND": f"postgresql://{name}@{location}", "PGPASSFILE": str(passwords)}
+    variables = mlflow_server.environment(Settings.from_environment(), env)
+    assert variables["PGPASSFILE"] == str(passwords) and password not in variables["MLFLOW_BACKEND_STORE_URI"]
 
 
 def test_only_mlflow_s_server_is_told_the_databases(shared: dict[str, str]):

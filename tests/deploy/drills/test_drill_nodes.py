@@ -13,7 +13,7 @@ from deploy.drills.cluster import wait_until
 from deploy.drills.node_head import head, job_status, submit
 from deploy.drills.node_jobs import FILES, score, sweep
 from deploy.drills.node_serving import serve
-from deploy.drills.raylets import Nodes, drill_nodes
+from deploy.drills.ray_nodes import Nodes, drill_nodes
 from deploy.local.services import CODE
 
 pytestmark = [pytest.mark.ray, pytest.mark.drill]
@@ -21,39 +21,39 @@ pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    if lacking := hosts.why_not():
+    if lacking := hosts.missing_requirement():
         pytest.skip(lacking)
     with drill_nodes() as started:
         yield started
 
 
 def test_scoring_outlives_its_worker_node(nodes: Nodes):
-    found = score(nodes)
-    assert min(found["actors"]) >= 1 and found["parts_at_kill"] < FILES
-    assert found["is_equal"] and found["rows_scored"] == found["rows"]
+    result = score(nodes)
+    assert min(result["actors"]) >= 1 and result["parts_at_kill"] < FILES
+    assert result["is_equal"] and result["rows_scored"] == result["rows"]
 
 
 def test_a_sweep_outlives_its_worker_node(nodes: Nodes):
-    found = sweep(nodes)
-    assert found["killed_trials"] and found["ended_at_kill"] < found["trials"]
-    assert found["ended"] == list(range(1, found["trials"] + 1)) and not found["failed"] and found["best_is_there"]
+    result = sweep(nodes)
+    assert result["killed_trials"] and result["ended_at_kill"] < result["trials"]
+    assert result["ended"] == list(range(1, result["trials"] + 1)) and not result["failed"] and result["best_is_there"]
 
 
 def test_serving_outlives_its_worker_node(nodes: Nodes):
-    found = serve(nodes)
-    assert found["undisturbed"]["failed"] == 0
-    assert found["killed"]["requests"] > 100
-    assert found["killed"]["failed"] <= 2, "those that were under way on the dead node"
-    assert found["mended"]["failed"] == 0
+    result = serve(nodes)
+    assert result["undisturbed"]["failed"] == 0
+    assert result["killed"]["requests"] > 100
+    assert result["killed"]["failed"] <= 2, "those that were under way on the dead node"
+    assert result["mended"]["failed"] == 0
 
 
 def test_serving_outlives_the_head_and_the_next_head_knows_it(nodes: Nodes):
-    found = head(nodes)
-    assert found["undisturbed"]["failed"] == 0
-    assert found["without_head"]["requests"] > 100 and found["without_head"]["failed"] == 0
-    assert found["with_new_head"]["failed"] <= 2, "those under way while HAProxy learns the new replica"
-    assert found["same_replica"], "the worker's replica should not notice"
-    assert (found["job_after"], found["lost_job_after_another"]) == ("SUCCEEDED", "FAILED")
+    result = head(nodes)
+    assert result["undisturbed"]["failed"] == 0
+    assert result["without_head"]["requests"] > 100 and result["without_head"]["failed"] == 0
+    assert result["with_new_head"]["failed"] <= 2, "those under way while HAProxy learns the new replica"
+    assert result["same_replica"], "the worker's replica should not notice"
+    assert (result["job_after"], result["lost_job_after_another"]) == ("SUCCEEDED", "FAILED")
 
 
 def test_airflow_sees_that_a_job_died_with_the_head(nodes: Nodes, monkeypatch: pytest.MonkeyPatch):

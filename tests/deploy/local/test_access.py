@@ -26,17 +26,17 @@ def test_a_public_address_without_keys_is_refused_before_anything_starts(state: 
     monkeypatch.setenv("FRAUD_HOST", "0.0.0.0")
     with pytest.raises(ConfigError, match=r"listen on 0.0.0.0.*no API key.*FRAUD_API_KEY_FILE"):
         main(["up"])
-    assert processes.ours(state) == [] and not (state / "log").exists()
+    assert processes.find(state) == [] and not (state / "log").exists()
 
 
 def test_with_keys_it_is_a_warning(state: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FRAUD_HOST", "192.0.2.7")
     monkeypatch.setenv("FRAUD_API_KEY_HASHES", "0" * 64)
     stack = Stack(Settings.from_environment())
-    assert "others reach it" in access.check(stack.environment())
-    assert access.reached_at() == "192.0.2.7"
+    assert "a public address" in access.check(stack.environment())
+    assert access.local_address() == "192.0.2.7"
     monkeypatch.setenv("FRAUD_HOST", "0.0.0.0")
-    assert access.reached_at() == "127.0.0.1"
+    assert access.local_address() == "127.0.0.1"
     monkeypatch.delenv("FRAUD_HOST")
     assert access.check(stack.environment()) == ""
 
@@ -52,14 +52,14 @@ def test_the_first_start_makes_a_token_that_only_we_can_read_and_a_leaked_one_is
     path.chmod(0o644)
     with pytest.raises(ConfigError, match=r"mode 0644.*new token"):
         main(["up"])
-    assert processes.ours(state) == []
+    assert processes.find(state) == []
 
 
 def test_rays_session_lies_in_a_folder_that_is_closed_to_others(tmp_path: Path):
     folder = tmp_path / "session"
     folder.mkdir(mode=0o777)
     (folder / "left.txt").touch()
-    assert access.own_folder(folder) == folder
+    assert access.make_private_folder(folder) == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and not list(folder.iterdir())
 
 
@@ -68,7 +68,7 @@ def test_a_strangers_folder_in_its_place_is_refused(tmp_path: Path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "session").symlink_to(tmp_path / "theirs")
     with pytest.raises(ConfigError, match="cannot be removed"):
-        access.own_folder(tmp_path / "session")
+        access.make_private_folder(tmp_path / "session")
 
 
 def test_the_state_folder_is_ours_alone(state: Path, monkeypatch: pytest.MonkeyPatch):

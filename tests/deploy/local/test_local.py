@@ -35,8 +35,8 @@ def settings_for(tmp_path: Path) -> Settings:
     return Settings.from_environment({"FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": "state", "FRAUD_MODE": "dev"})
 
 
-def demo_for(settings: Settings, said: list[str], *arguments: str) -> Demo:
-    return Demo.from_arguments(parser().parse_args(["demo", *arguments]), settings, said.append)
+def demo_for(settings: Settings, messages: list[str], *arguments: str) -> Demo:
+    return Demo.from_arguments(parser().parse_args(["demo", *arguments]), settings, messages.append)
 
 
 @contextmanager
@@ -89,29 +89,29 @@ def test_a_ray_that_others_reach_is_noticed(tmp_path: Path, status: int, host: s
     ):
         assert process.stdout is not None and process.stdout.readline() == b"x\n"
         ray = processes.Service(name="ray", pid=process.pid, started=0.0, log="", ports={"dashboard": port})
-        assert re.search(reason, services.open_to_others(Stack(settings, {"ray": ray})))
+        assert re.search(reason, services.find_exposure(Stack(settings, {"ray": ray})))
         process.kill()
 
 
 def listening(state: Path) -> dict[str, set[str]]:
     """{name of one of our processes: addresses it listens on}."""
-    found: dict[str, set[str]] = {}
-    for process in processes.ours(state):
+    ports: dict[str, set[str]] = {}
+    for process in processes.find(state):
         with suppress(psutil.NoSuchProcess):  # HAProxy is replaced at a reload
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN:
-                    found.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
-    return found
+                    ports.setdefault(process.name(), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
+    return ports
 
 
 def haproxies(state: Path, config: str) -> list[psutil.Process]:
     """Those that run with a configuration of this name, oldest first."""
-    found = []
-    for process in processes.ours(state):
+    result = []
+    for process in processes.find(state):
         with suppress(psutil.NoSuchProcess):
             if process.name() == "haproxy" and any(part.endswith(config) for part in process.cmdline()):
-                found.append((process.create_time(), process))
-    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
+                result.append((process.create_time(), process))
+    return [process for _, process in sorted(result, key=lambda pair: pair[0])]
 
 
 def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
@@ -141,14 +141,14 @@ def test_another_schema_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_answer_of_score_decides(tmp_path: Path):
-    said: list[str] = []
-    demo = demo_for(settings_for(tmp_path), said)
+    messages: list[str] = []
+    demo = demo_for(settings_for(tmp_path), messages)
     answer = '{"score": 0.97, "reasons": [{"text": "amount 9 is above the usual 3"}]}'
     with answering(200, answer) as port:
         demo.stack = Stack(demo.settings, serve_port=port)
         demo._score_one(SEED_REQUEST)
-    assert any(answer in line for line in said)
-    assert any("because: amount 9 is above the usual 3" in line for line in said)
+    assert any(answer in line for line in messages)
+    assert any("because: amount 9 is above the usual 3" in line for line in messages)
     with answering(422, "amount: not a number") as port:
         demo.stack = Stack(demo.settings, serve_port=port)
         with pytest.raises(StackError, match="422: amount: not a number"):
@@ -156,13 +156,13 @@ def test_the_answer_of_score_decides(tmp_path: Path):
 
 
 def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path):
-    settings, said = settings_for(tmp_path), []
+    settings, messages = settings_for(tmp_path), []
     settings.state.mkdir()
     command = [sys.executable, "-c", "raise SystemExit('the disk is full')"]
     service = processes.start("mlflow", command, state=settings.state, environment=dict(os.environ), ports={})
     with pytest.raises(StackError, match="mlflow ended"):
-        services.wait(Stack(settings, {"mlflow": service}), "mlflow", lambda: False, said.append)
-    assert "the disk is full" in "\n".join(said)
+        services.wait(Stack(settings, {"mlflow": service}), "mlflow", lambda: False, messages.append)
+    assert "the disk is full" in "\n".join(messages)
 
 
 def test_status_and_down_of_nothing(
@@ -177,7 +177,7 @@ def test_status_and_down_of_nothing(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    settings, said = settings_for(tmp_path), []
+    settings, messages = settings_for(tmp_path), []
     environment = {**os.environ, "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(settings.state)}
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 
@@ -210,13 +210,13 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         assert services.ask_ray(stack, "/api/jobs/")[0] == 200
 
         # A job runs on Ray with our folder as its root; one that fails stops the demo with the job's own reason.
-        demo = demo_for(settings, said)
+        demo = demo_for(settings, messages)
         demo.stack = stack
         demo._job("make some", "ray_jobs.generate", "--rows", "20", "--out", "data/some.csv")
         assert len((tmp_path / "data" / "some.csv").read_text().splitlines()) == 21
         with pytest.raises(StackError, match=r"step 'make wrong' failed: error: .*\.csv"):
             demo._job("make wrong", "ray_jobs.generate", "--rows", "20", "--out", "data/some.pdf")
-        assert "some.pdf" in "\n".join(said)
+        assert "some.pdf" in "\n".join(messages)
 
         # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
         port = processes.free_port(8123)
@@ -247,7 +247,7 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         (settings.state / "local.json").write_text("{")
         stopped = local("down")
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-        assert processes.ours(settings.state) == []
+        assert processes.find(settings.state) == []
         assert services.ask(stack.url("mlflow") + "/health")[0] == 0
         assert bystander.poll() is None
         assert local("status").returncode == 1

@@ -78,8 +78,8 @@ def writer(folder: Path, name: str, n: int) -> subprocess.Popen[str]:
 def seen(store: NodeStore, **values: object) -> dict[str, float]:
     """The features of a row that is not remembered."""
     history = OnlineHistory(SCHEMA)
-    found = history.read(history.visits(row("asks", **values), NOW + HOUR, number), store)
-    return dict(zip(feature_names(SCHEMA), found.tolist(), strict=True))
+    features = history.read(history.visits(row("asks", **values), NOW + HOUR, number), store)
+    return dict(zip(feature_names(SCHEMA), features.tolist(), strict=True))
 
 
 def test_rows_one_by_one_get_the_features_of_a_batch(folder: Path, stores: list[NodeStore], rng: np.random.Generator):
@@ -96,11 +96,11 @@ def test_cards_row_by_row_equal_the_batch_over_seeding_and_a_restart(folder: Pat
     first = opened(folder, stores, schema)
     assert first.seed(states) == sum(len(state.keys) for state in states)
     assert first.seed(states) == 0, "twice is as once"
-    found = one_by_one(rows.iloc[1500:3000], schema, first)
+    features = one_by_one(rows.iloc[1500:3000], schema, first)
     first.close()
     second = opened(folder, stores, schema)
-    found = np.vstack([found, one_by_one(rows.iloc[3000:], schema, second)])
-    np.testing.assert_array_equal(found, expected[1500:])
+    features = np.vstack([features, one_by_one(rows.iloc[3000:], schema, second)])
+    np.testing.assert_array_equal(features, expected[1500:])
     assert (folder / "data.mdb").stat().st_mode & 0o077 == 0, "for our own eyes only"
 
 
@@ -108,11 +108,11 @@ def assert_late_records_join(store: LiveStore, rng: np.random.Generator) -> None
     """Live rows come first, what was before them later: as after an emptied store is begun anew."""
     rows = random_rows(rng, 600, days=20).sort_values("time", kind="stable").drop_duplicates("time")
     n = len(rows) // 2
-    _, whole = replay(rows, SCHEMA)
+    _, complete = replay(rows, SCHEMA)
     _, earlier = replay(rows.iloc[: n + 20], SCHEMA)  # 20 of them are in both
     one_by_one(rows.iloc[n:], SCHEMA, store)
     store.seed(earlier)
-    for plan, state in enumerate(whole):
+    for plan, state in enumerate(complete):
         for i, key in enumerate(state.keys.tolist()):
             events, frauds = store.peek([Visit(plan, key, b"")])[0]
             capacity = plans(SCHEMA)[plan].capacity * state.events.itemsize
@@ -122,7 +122,7 @@ def assert_late_records_join(store: LiveStore, rng: np.random.Generator) -> None
             assert frauds.endswith(known) or not plans(SCHEMA)[plan].keeps_frauds
 
 
-def test_late_entered_records_take_their_place_and_ids_count_once(
+def test_late_records_are_inserted_by_time_and_ids_count_once(
     folder: Path, stores: list[NodeStore], rng: np.random.Generator
 ):
     assert_late_records_join(opened(folder, stores), np.random.default_rng(1))
@@ -210,9 +210,9 @@ def test_idle_entities_are_swept_in_small_steps(folder: Path, stores: list[NodeS
     monkeypatch.setattr("fraud.history.stores.node._SWEPT", 10)
     store, history = opened(folder, stores), OnlineHistory(SCHEMA)
     for i in range(40):
-        given = row(f"{i}", card=f"idle {i}", shop=f"idle {i}")
-        history.exchange(history.visits(given, NOW, number), store)
-        history.learn_fraud(given, NOW, store)
+        request = row(f"{i}", card=f"idle {i}", shop=f"idle {i}")
+        history.exchange(history.visits(request, NOW, number), store)
+        history.learn_fraud(request, NOW, store)
     history.exchange(history.visits(row("new"), NOW + 30 * DAY, number), store)
 
     def remembered() -> int:
@@ -228,7 +228,7 @@ def test_idle_entities_are_swept_in_small_steps(folder: Path, stores: list[NodeS
 
 
 @pytest.mark.parametrize("spoil", ["cut", "noise", "other"])
-def test_a_damaged_file_is_said_put_aside_and_begun_anew(
+def test_a_damaged_file_is_logged_renamed_and_replaced(
     folder: Path, stores: list[NodeStore], spoil: str, caplog: pytest.LogCaptureFixture
 ):
     store, history = opened(folder, stores), OnlineHistory(SCHEMA)

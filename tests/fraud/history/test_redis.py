@@ -104,8 +104,8 @@ def test_cards_row_by_row_equal_the_batch_over_seeding_and_a_new_connection(serv
     first, second = opened(server, schema), opened(server, schema)
     assert first.seed(states) == sum(len(state.keys) for state in states)
     assert second.seed(states) == 0, "one replica seeds"
-    found = [one_by_one(rows.iloc[1500:3000], schema, first), one_by_one(rows.iloc[3000:], schema, second)]
-    np.testing.assert_array_equal(np.vstack(found), expected[1500:])
+    features = [one_by_one(rows.iloc[1500:3000], schema, first), one_by_one(rows.iloc[3000:], schema, second)]
+    np.testing.assert_array_equal(np.vstack(features), expected[1500:])
 
 
 def test_replicas_that_start_together_seed_each_entity_once(
@@ -129,7 +129,7 @@ def test_replicas_that_start_together_seed_each_entity_once(
 
 def test_two_replicas_at_once_lose_and_double_nothing(server: Server) -> None:
     schema = replace(SCHEMA, history_events=2000)
-    history, found = OnlineHistory(schema), plans(schema)
+    history, entity_plans = OnlineHistory(schema), plans(schema)
 
     def replica(n: int) -> None:
         store = opened(server, schema)
@@ -145,11 +145,11 @@ def test_two_replicas_at_once_lose_and_double_nothing(server: Server) -> None:
     for thread in threads:
         thread.join()
     (events, _), (theirs, _) = opened(server, schema).peek(history.visits(row("new"), NOW, number))
-    ids = np.frombuffer(events, dtype=found[0].record)["id"]
-    assert len(ids) == 600 == len(set(ids.tolist())) == len(theirs) // found[1].record.itemsize
+    ids = np.frombuffer(events, dtype=entity_plans[0].record)["id"]
+    assert len(ids) == 600 == len(set(ids.tolist())) == len(theirs) // entity_plans[1].record.itemsize
 
 
-def test_late_rows_and_late_entered_records_take_their_place(server: Server, rng: np.random.Generator) -> None:
+def test_late_rows_and_late_records_are_inserted_by_time(server: Server, rng: np.random.Generator) -> None:
     assert_late_records_join(opened(server), rng)
     history, store = OnlineHistory(SCHEMA), opened(server, namespace="late")
     for minutes in (5, 1, 3, 9, 2):
@@ -165,7 +165,7 @@ def test_logs_are_trimmed_and_expire(server: Server) -> None:
         history.learn_fraud(row(f"t{i}"), NOW + i, store)
     client, plan = server.client(), plans(SCHEMA)[0]
     (key,) = client.scan_iter(f"fraud:{plan.fingerprint}:e:ann")
-    assert client.llen(key) == plan.kept
+    assert client.llen(key) == plan.store_capacity
     lives = [client.ttl(name) for name in client.scan_iter("fraud:*:[ef]:*")]
     assert len(lives) == 3 and all(8 * 86_400 - 60 < life <= 10 * 86_400 for life in lives)
 
@@ -195,20 +195,20 @@ def test_an_outage_is_answered_with_the_models_own_history_and_ends(
     detector = card_detector.detector
     store = RedisStore(server.url, plans(detector.schema), timeout_ms=2000)
     engine, alone = Engine(detector, store=store), Engine(detector)
-    given = card_detector.rows.iloc[-1].to_dict() | {"TRANSACTION_ID": "new", "TX_DATETIME": "2025-06-01T12:00:00"}
-    assert engine.score_row(given).is_history_live
+    request = card_detector.rows.iloc[-1].to_dict() | {"TRANSACTION_ID": "new", "TX_DATETIME": "2025-06-01T12:00:00"}
+    assert engine.score_row(request).is_history_live
     server.stop()
     with caplog.at_level(logging.WARNING):
-        answers = [engine.score_row(given) for _ in range(5)]
+        answers = [engine.score_row(request) for _ in range(5)]
     assert all(not answer.is_history_live for answer in answers)
-    assert {answer.score for answer in answers} == {alone.score_row(given).score}
-    said = [record.message for record in caplog.records if "Redis" in record.message]
-    assert len(said) == 1 and f"127.0.0.1:{server.port}" in said[0] and PASSWORD not in caplog.text
+    assert {answer.score for answer in answers} == {alone.score_row(request).score}
+    messages = [record.message for record in caplog.records if "Redis" in record.message]
+    assert len(messages) == 1 and f"127.0.0.1:{server.port}" in messages[0] and PASSWORD not in caplog.text
     with pytest.raises(StoreError):
-        engine.learn_fraud(given)
+        engine.learn_fraud(request)
     server.start()
     monkeypatch.setattr(store, "_closed_until", 0.0)  # as after a second
-    assert engine.score_row(given).is_history_live
+    assert engine.score_row(request).is_history_live
 
 
 def test_a_redis_that_hangs_is_not_waited_for() -> None:
@@ -224,7 +224,7 @@ def test_a_redis_that_hangs_is_not_waited_for() -> None:
             history.exchange(visits, store)
 
 
-def test_a_wrong_password_and_a_wrong_url_are_told_without_showing_them(server: Server) -> None:
+def test_errors_about_password_and_url_do_not_show_them(server: Server) -> None:
     wrong = RedisStore(server.url.replace(PASSWORD, "secret-guess"), plans(SCHEMA))
     with pytest.raises(StoreError) as caught:
         wrong.ping()

@@ -39,8 +39,8 @@ def spread(known: np.ndarray) -> float:
 def distance(a: pd.Series, b: pd.Series) -> float:
     """By the spherical law of cosines, which is not what the kernel uses."""
     one, two = (
-        np.radians(np.array([place["latitude"], place["longitude"]], dtype=np.float32).astype(np.float64))
-        for place in (a, b)
+        np.radians(np.array([point["latitude"], point["longitude"]], dtype=np.float32).astype(np.float64))
+        for point in (a, b)
     )
     cosine = math.sin(one[0]) * math.sin(two[0]) + math.cos(one[0]) * math.cos(two[0]) * math.cos(one[1] - two[1])
     return EARTH_RADIUS_KM * math.acos(max(-1.0, min(1.0, cosine)))
@@ -48,7 +48,7 @@ def distance(a: pd.Series, b: pd.Series) -> float:
 
 def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
     """Row i's features by name, recomputed from the rows before it. rows: in order of time."""
-    row, now, found = rows.iloc[i], rows["time"].iloc[i], {}
+    row, now, features = rows.iloc[i], rows["time"].iloc[i], {}
     amount = float(np.float32(row["amount"]))
     mine = before(rows, i, "card", capacity)
     times, categories = mine["time"].to_numpy(), mine["category"].to_numpy(dtype=object)
@@ -57,30 +57,30 @@ def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
         inside = times >= (now - length).to_datetime64()
         known = amounts[inside & ~np.isnan(amounts)]
         mean = known.mean() if len(known) else 0.0
-        found[f"count by card ({window})"] = inside.sum()
-        found[f"amount sum by card ({window})"] = known.sum()
-        found[f"amount mean by card ({window})"] = mean
-        found[f"amount std by card ({window})"] = known.std(ddof=1) if len(known) > 1 else 0.0
-        found[f"amount max by card ({window})"] = known.max() if len(known) else 0.0
-        found[f"amount ratio by card ({window})"] = amount / mean if mean else amount * 0.0 + 1.0
+        features[f"count by card ({window})"] = inside.sum()
+        features[f"amount sum by card ({window})"] = known.sum()
+        features[f"amount mean by card ({window})"] = mean
+        features[f"amount std by card ({window})"] = known.std(ddof=1) if len(known) > 1 else 0.0
+        features[f"amount max by card ({window})"] = known.max() if len(known) else 0.0
+        features[f"amount ratio by card ({window})"] = amount / mean if mean else amount * 0.0 + 1.0
         if len(known):
             deviation = math.sqrt((spread(known) + SPREAD_PRIOR * mean**2) / (len(known) + SPREAD_PRIOR))
-            found[f"amount zscore by card ({window})"] = (amount - mean) / max(deviation, 1e-9)
+            features[f"amount zscore by card ({window})"] = (amount - mean) / max(deviation, 1e-9)
         else:
-            found[f"amount zscore by card ({window})"] = amount * 0.0
+            features[f"amount zscore by card ({window})"] = amount * 0.0
         if window != "1h":
             seen = {category for category in categories[inside] if pd.notna(category)}
-            found[f"category distinct by card ({window})"] = len(seen)
-            found[f"category first_seen by card ({window})"] = float(
+            features[f"category distinct by card ({window})"] = len(seen)
+            features[f"category first_seen by card ({window})"] = float(
                 pd.notna(row["category"]) and row["category"] not in seen
             )
     last = mine.iloc[-1] if len(mine) and mine["time"].iloc[-1] >= now - MEMORY["card"] else None
     age = MEMORY["card"] if last is None else now - last["time"]
     far = 0.0 if last is None else distance(row, last)
     far = 0.0 if math.isnan(far) else far
-    found["time_since_last by card"] = age.total_seconds()
-    found["distance_from_last by card"] = far
-    found["speed_from_last by card"] = far / max(age.total_seconds() / 3600, 1 / 60)
+    features["time_since_last by card"] = age.total_seconds()
+    features["distance_from_last by card"] = far
+    features["speed_from_last by card"] = far / max(age.total_seconds() / 3600, 1 / 60)
     old = before(rows, i, "shop", len(rows))
     times, is_fraud = old["time"].to_numpy(), (old["fraud"] == 1).to_numpy(dtype=bool)
     known_since = (now - DELAY).to_datetime64()
@@ -89,10 +89,10 @@ def by_hand(rows: pd.DataFrame, i: int, capacity: int) -> dict[str, float]:
         begin = (now - DELAY - length).to_datetime64()
         n_frauds = int((frauds >= begin).sum())
         inside = (theirs >= begin) & (theirs < known_since)
-        found[f"count by shop ({window})"] = (theirs >= (now - length).to_datetime64()).sum()
-        found[f"frauds by shop ({window})"] = n_frauds
-        found[f"risk by shop ({window})"] = n_frauds / (max(inside.sum(), n_frauds) + 1)
-    return found
+        features[f"count by shop ({window})"] = (theirs >= (now - length).to_datetime64()).sum()
+        features[f"frauds by shop ({window})"] = n_frauds
+        features[f"risk by shop ({window})"] = n_frauds / (max(inside.sum(), n_frauds) + 1)
+    return features
 
 
 def check(rows: pd.DataFrame, schema: Schema = SCHEMA) -> np.ndarray:
@@ -153,12 +153,12 @@ def test_without_a_delay_a_row_does_not_see_its_own_label(rng: np.random.Generat
 def test_stopping_and_going_on_changes_nothing(rng: np.random.Generator, parts: int, capacity: int) -> None:
     schema = replace(SCHEMA, history_events=capacity)
     rows = random_rows(rng, 600, fraud_rate=0.5).sort_values("time", kind="stable")
-    whole, _ = replay(rows, schema)
-    states, found = (), []
+    at_once, _ = replay(rows, schema)
+    states, stacked = (), []
     for part in np.array_split(np.arange(len(rows)), parts):
         features, states = replay(rows.iloc[part], schema, states)
-        found.append(features)
-    np.testing.assert_array_equal(np.vstack(found), whole)
+        stacked.append(features)
+    np.testing.assert_array_equal(np.vstack(stacked), at_once)
     assert all(len(state.events) <= len(state.keys) * (capacity + 8) for state in states)
 
 
@@ -187,17 +187,17 @@ def test_reading_without_learning_sees_the_states_alone(rng: np.random.Generator
         np.testing.assert_array_equal(features[i], alone[0])
 
 
-def test_late_rows_take_their_place_after_a_state(rng: np.random.Generator) -> None:
+def test_late_rows_are_inserted_by_time_into_a_state(rng: np.random.Generator) -> None:
     """Rows older than the state's newest read what was before them, and are read by those after them."""
     schema = replace(SCHEMA, history_events=500)
     rows = random_rows(rng, 200, days=6, fraud_rate=0.0).drop_duplicates("time").sort_values("time", kind="stable")
     late = rows.index.isin(rows.index[50:150:3])
     expected = pd.DataFrame(replay(rows, schema)[0], index=rows.index)
     _, states = replay(rows[~late], schema)
-    found, after = replay(rows[late], schema, states)
-    np.testing.assert_array_equal(found, expected[late].to_numpy())
-    _, whole = replay(rows, schema)
-    for ours, theirs in zip(after, whole, strict=True):
+    features, after = replay(rows[late], schema, states)
+    np.testing.assert_array_equal(features, expected[late].to_numpy())
+    _, complete = replay(rows, schema)
+    for ours, theirs in zip(after, complete, strict=True):
         ours_by_key, theirs_by_key = (
             {key: s.events[s.starts[i] : s.starts[i + 1]].tobytes() for i, key in enumerate(s.keys)}
             for s in (ours, theirs)
@@ -221,7 +221,7 @@ def test_a_missing_card_has_no_history_and_leaves_none(rng: np.random.Generator)
     assert len(states[0].keys) == 0 and len(states[1].keys) == 3
 
 
-def test_names_say_what_and_for_how_long() -> None:
+def test_names_contain_statistic_and_window() -> None:
     names = feature_names(SCHEMA)
     assert names[0] == "count by card (1h)" and names[3] == "amount sum by card (1h)"
     assert len(names) == len(set(names)) == len(feature_columns(SCHEMA)) == len(feature_transforms(SCHEMA)) == 34

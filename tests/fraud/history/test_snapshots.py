@@ -124,7 +124,7 @@ def fingerprint_of_day(tmp_path: Path, rows: pd.DataFrame, days: np.ndarray) -> 
     return again.read(again.plans[0], dt.date(2026, 1, 3)).fingerprint
 
 
-def test_the_datas_own_labels_count_until_the_store_says_otherwise(tmp_path: Path) -> None:
+def test_own_labels_count_until_the_store_has_a_label(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(8), 400, days=6, fraud_rate=0.5).sort_values("time", kind="stable")
     snapshots = Snapshots(str(tmp_path), SCHEMA)
     leave_all(snapshots, rows, own_labels=True)
@@ -138,15 +138,15 @@ def test_the_datas_own_labels_count_until_the_store_says_otherwise(tmp_path: Pat
     assert len(states[1].frauds) > 0
 
 
-def test_a_later_training_tells_frauds_of_days_that_were_there(tmp_path: Path) -> None:
+def test_a_later_training_marks_frauds_of_existing_days(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(14), 300, days=3, fraud_rate=0.3).sort_values("time", kind="stable")
     snapshots, day = Snapshots(str(tmp_path), SCHEMA), dt.date(2026, 1, 2)
     leave_all(snapshots, rows)
     chain = snapshots.chain_of(dt.date(2026, 1, 3))
     frauds = rows[(rows["fraud"] == 1) & (days_of(rows, SCHEMA) == np.datetime64(day))]
     assert len(snapshots.known_frauds(dt.date(2026, 1, 3), None)[1]) == 0
-    assert snapshots.tell_frauds(day, frauds) == len(frauds) > 0
-    assert snapshots.tell_frauds(day, frauds) == 0
+    assert snapshots.mark_frauds(day, frauds) == len(frauds) > 0
+    assert snapshots.mark_frauds(day, frauds) == 0
     known = snapshots.known_frauds(dt.date(2026, 1, 3), None)[1]
     assert sorted(known.times) == sorted(microseconds_since_epoch(frauds["time"]))
     assert snapshots.chain_of(dt.date(2026, 1, 3)) == chain, "the transactions are the same"
@@ -172,12 +172,12 @@ def test_a_gap_is_refused_and_a_missing_day_breaks_the_history(tmp_path: Path) -
     rows = random_rows(np.random.default_rng(10), 300, days=5).sort_values("time", kind="stable")
     snapshots, days = Snapshots(str(tmp_path), SCHEMA), days_of(rows, SCHEMA)
     leave(snapshots, FIRST, rows[days == np.datetime64(FIRST)])
-    with pytest.raises(DataError, match="2026-01-03 comes after a gap: build the days between"):
+    with pytest.raises(DataError, match="before a gap to 2026-01-03: build the days between"):
         leave(snapshots, FIRST + 2 * DAY, rows[days == np.datetime64("2026-01-03")])
     leave(snapshots, FIRST + DAY, rows[days == np.datetime64("2026-01-02")])
     leave(snapshots, FIRST + 2 * DAY, rows[days == np.datetime64("2026-01-03")])
     snapshots.drop(FIRST + DAY)
-    assert "2026-01-02 is missing" in str(snapshots.break_before(FIRST + 2 * DAY))
+    assert "2026-01-02 is missing" in str(snapshots.gap_before(FIRST + 2 * DAY))
     assert snapshots.newest_day() == FIRST
 
 
@@ -203,14 +203,14 @@ def test_an_altered_or_foreign_snapshot_is_refused(tmp_path: Path) -> None:
         Snapshots(str(tmp_path), SCHEMA).read(snapshots.plans[0], dt.date(2026, 1, 3))
 
 
-def test_ids_are_found_with_their_entities(tmp_path: Path) -> None:
+def test_find_returns_ids_with_their_entities(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(12), 300, days=4).sort_values("time", kind="stable")
     snapshots = Snapshots(str(tmp_path), SCHEMA)
     leave_all(snapshots, rows)
     some = rows.iloc[[3, 150, 299]]
-    found = snapshots.find([*some["id"], "nobody"]).set_index("id").loc[some["id"]]
-    assert found["shop"].tolist() == some["shop"].tolist()
-    assert found["time"].tolist() == some["time"].tolist()
+    transactions = snapshots.find([*some["id"], "nobody"]).set_index("id").loc[some["id"]]
+    assert transactions["shop"].tolist() == some["shop"].tolist()
+    assert transactions["time"].tolist() == some["time"].tolist()
 
 
 def test_what_a_killed_run_left_is_tidied(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ class Desk:
         self.history = OnlineHistory(schema)
 
     def see(self, name: str, now: int, **values: object) -> dict[str, float]:
-        given = row(name, **values)
-        found = self.history.exchange(self.history.visits(given, now, number), self.store)
-        return dict(zip(feature_names(self.schema), found.tolist(), strict=True))
+        request = row(name, **values)
+        features = self.history.exchange(self.history.visits(request, now, number), self.store)
+        return dict(zip(feature_names(self.schema), features.tolist(), strict=True))
 
     def events(self, plan: int = 0) -> int:
         return len(self.store.states()[plan].events)
@@ -55,9 +55,9 @@ def desk() -> Desk:
     return Desk()
 
 
-def copied(store: MemoryStore, found: tuple[EntityPlan, ...], path: Path) -> MemoryStore:
+def copied(store: MemoryStore, entity_plans: tuple[EntityPlan, ...], path: Path) -> MemoryStore:
     store.save(path)
-    return MemoryStore.load(path, found)
+    return MemoryStore.load(path, entity_plans)
 
 
 @pytest.mark.parametrize("capacity", [1, 12, 300])
@@ -82,11 +82,11 @@ def test_a_month_of_cards_row_by_row_equals_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_published_transactions_row_by_row_equal_the_batch() -> None:
-    found = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
-    if not found:
+    files = sorted(Settings.from_environment().shared_data.glob("handbook*.parquet"))
+    if not files:
         pytest.skip("no handbook*.parquet in FRAUD_SHARED_DATA")
     schema = Schema.load("handbook")
-    rows = validate(next(tables.iter_frames(str(found[0]), 200_000)), schema).rows
+    rows = validate(next(tables.iter_frames(str(files[0]), 200_000)), schema).rows
     expected, _ = replay(rows, schema)
     np.testing.assert_array_equal(one_by_one(rows, schema, MemoryStore(plans(schema))), expected)
 
@@ -94,11 +94,11 @@ def test_the_published_transactions_row_by_row_equal_the_batch() -> None:
 def test_a_restart_and_the_models_own_history_change_nothing(rng: np.random.Generator, tmp_path: Path) -> None:
     rows = random_rows(rng, 900, days=60).sort_values("time", kind="stable")
     expected, _ = replay(rows, SCHEMA)
-    found = plans(SCHEMA)
+    entity_plans = plans(SCHEMA)
     _, states = replay(rows.iloc[:300], SCHEMA)
-    store = MemoryStore(found, states)
+    store = MemoryStore(entity_plans, states)
     middle = one_by_one(rows.iloc[300:600], SCHEMA, store)
-    store = copied(store, found, tmp_path / "saved")
+    store = copied(store, entity_plans, tmp_path / "saved")
     end = one_by_one(rows.iloc[600:], SCHEMA, store)
     np.testing.assert_array_equal(np.vstack([middle, end]), expected[300:])
 
@@ -111,9 +111,9 @@ def test_the_snapshot_reads_as_a_batch_that_learns_nothing(rng: np.random.Genera
     history, snapshot = OnlineHistory(SCHEMA), Snapshot(states)
     times = microseconds_since_epoch(newer["time"])
     plain = newer.astype(object).where(newer.notna(), None)
-    for i, given in enumerate(plain.to_dict("records")):
+    for i, request in enumerate(plain.to_dict("records")):
         now = int(times[i])
-        np.testing.assert_array_equal(history.read(history.visits(given, now, number), snapshot), expected[i])
+        np.testing.assert_array_equal(history.read(history.visits(request, now, number), snapshot), expected[i])
 
 
 def test_a_late_row_reads_its_own_past_and_joins_it(desk: Desk) -> None:
@@ -138,22 +138,22 @@ def test_a_retry_gets_the_same_answer_and_counts_once(desk: Desk) -> None:
 
 def test_rows_without_an_id_are_never_taken_for_repeats(desk: Desk) -> None:
     for _ in range(3):
-        found = desk.see("x", NOW, id=None)
-    assert found["count by card (1d)"] == 2
+        features = desk.see("x", NOW, id=None)
+    assert features["count by card (1d)"] == 2
 
 
 def test_a_missing_card_has_no_history_and_leaves_none(desk: Desk) -> None:
     desk.see("a", NOW)
-    found = desk.see("b", NOW + HOUR, card=None)
-    assert found["count by card (7d)"] == 0 and found["count by shop (7d)"] == 1
+    features = desk.see("b", NOW + HOUR, card=None)
+    assert features["count by card (7d)"] == 0 and features["count by shop (7d)"] == 1
     assert (desk.events(0), desk.events(1)) == (1, 2)
 
 
-def test_only_the_newest_events_are_kept(desk: Desk) -> None:
+def test_only_the_newest_events_are_stored(desk: Desk) -> None:
     for i in range(200):
-        found = desk.see(f"t{i}", NOW + i)
-    assert found["count by card (7d)"] == SCHEMA.history_events
-    assert desk.events() == plans(SCHEMA)[0].kept == SCHEMA.history_events + 8
+        features = desk.see(f"t{i}", NOW + i)
+    assert features["count by card (7d)"] == SCHEMA.history_events
+    assert desk.events() == plans(SCHEMA)[0].store_capacity == SCHEMA.history_events + 8
 
 
 def test_old_events_and_idle_cards_vanish(desk: Desk) -> None:
@@ -172,8 +172,8 @@ def test_a_fraud_counts_once_its_delay_is_over_and_once_only(desk: Desk) -> None
     for _ in range(3):
         desk.history.learn_fraud(row("a"), NOW, desk.store)
     assert desk.see("b", NOW + 2 * DAY)["frauds by shop (7d)"] == 0
-    found = desk.see("c", NOW + 2 * DAY + 1)
-    assert found["frauds by shop (7d)"] == 1 and found["risk by shop (7d)"] == 0.5
+    features = desk.see("c", NOW + 2 * DAY + 1)
+    assert features["frauds by shop (7d)"] == 1 and features["risk by shop (7d)"] == 0.5
     assert desk.see("d", NOW + 10 * DAY)["frauds by shop (7d)"] == 0, "out of the window"
     desk.history.learn_fraud(row("a"), NOW, desk.store, is_fraud=False)
     assert desk.see("e", NOW + 2 * DAY + 2)["frauds by shop (7d)"] == 0
@@ -206,13 +206,13 @@ def test_disordered_and_doubled_records_read_as_sorted_single_ones(rng: np.rando
 
     class Shuffled(MemoryStore):
         def exchange(self, visits: list[Visit]) -> list:  # type: ignore[override, type-arg]
-            found = []
+            results = []
             for visit, remembered in zip(visits, super().exchange(visits), strict=True):
                 width = len(visit.record)
                 records = [remembered.events[k : k + width] for k in range(0, len(remembered.events), width)]
                 doubled = [*records, *records[: len(records) // 2]]
-                found.append(remembered._replace(events=b"".join(rng.permutation(np.array(doubled, dtype=object)))))
-            return found
+                results.append(remembered._replace(events=b"".join(rng.permutation(np.array(doubled, dtype=object)))))
+            return results
 
     rows = random_rows(rng, 500).drop_duplicates("time")
     expected, _ = replay(rows, SCHEMA)
@@ -238,8 +238,8 @@ def test_a_changed_plan_begins_with_the_models_history(rng: np.random.Generator,
     store.save(tmp_path / "saved")
     other = replace(SCHEMA, history_events=33)
     _, states = replay(rows.head(3), other)
-    found = MemoryStore.load(tmp_path / "saved", plans(other), states).states()
-    assert [len(state.events) for state in found] == [len(state.events) for state in states]
+    loaded = MemoryStore.load(tmp_path / "saved", plans(other), states).states()
+    assert [len(state.events) for state in loaded] == [len(state.events) for state in states]
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-8] + b"\xff" * 8])

@@ -17,7 +17,7 @@ import pytest
 
 from fraud.history.label_feed import LabelFeed, LabelFollower
 from fraud.history.online import OnlineHistory
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.days import Snapshots
 from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.node import NodeStore
@@ -130,11 +130,11 @@ def test_an_oracle_daily_batches_and_requests_agree_on_every_row(live: Live, tmp
             live.restart()
         live.morning(start)
         schema = live.schema
-        wanted = expected[schema][days == day]
+        expected_day = expected[schema][days == day]
         if n:
             by_day = score_day(live.snapshots, today, of_day, labels.ledger())
-            np.testing.assert_allclose(by_day, wanted, rtol=1e-9, atol=1e-6, err_msg=f"daily batch, {today}")
-        np.testing.assert_allclose(live.day(of_day), wanted, rtol=1e-9, atol=1e-6, err_msg=f"live, {today}")
+            np.testing.assert_allclose(by_day, expected_day, rtol=1e-9, atol=1e-6, err_msg=f"daily batch, {today}")
+        np.testing.assert_allclose(live.day(of_day), expected_day, rtol=1e-9, atol=1e-6, err_msg=f"live, {today}")
         leave(live.snapshots, today, of_day, n=1 + n % 3)
         of_day.drop(columns="fraud").to_parquet(tmp_path / "daily" / f"{today}.parquet", index=False)
     assert live.schema is LONGER and (expected[LONGER] != 0).any()

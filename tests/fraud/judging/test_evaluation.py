@@ -78,27 +78,27 @@ def sections(scored: Scored, plan: Plan = PLAN) -> dict:
 
 def test_a_perfect_and_a_random_score(good: Scored, rng: np.random.Generator):
     perfect = replace(good, scores={"perfect": good.labels * 0.9, "random": rng.random(6_000)}, threshold=0.5)
-    found = evaluation.ranking(perfect, PLAN)
-    best, chance = found["scores"]["perfect"], found["scores"]["random"]
+    section = evaluation.ranking(perfect, PLAN)
+    best, chance = section["scores"]["perfect"], section["scores"]["random"]
     assert best["average_precision"] == {"value": 1.0, "interval": (1.0, 1.0)} and best["roc_auc"]["value"] == 1.0
     low, high = chance["roc_auc"]["interval"]
     assert low < 0.5 < high
-    assert chance["average_precision"]["value"] == pytest.approx(found["base_rate"], abs=0.02)
-    at = found["points"][0]["figures"]
+    assert chance["average_precision"]["value"] == pytest.approx(section["base_rate"], abs=0.02)
+    at = section["points"][0]["figures"]
     assert at["recall"]["value"] == at["precision"]["value"] == at["amount_recall"]["value"] == 1.0
     assert at["cost"]["value"] == 5.0 * at["alerts"]["value"] and at["false_positive_rate"]["value"] == 0.0
 
 
-def test_budgets_are_kept_and_money_is_counted(good: Scored):
-    found = {point["name"]: point["figures"] for point in evaluation.ranking(good, PLAN)["points"]}
-    assert found["budget"]["alerts"]["value"] == 60 and found["daily"]["alerts"]["value"] == 20 * 14
+def test_budgets_limit_alerts_and_money_is_counted(good: Scored):
+    figures = {point["name"]: point["figures"] for point in evaluation.ranking(good, PLAN)["points"]}
+    assert figures["budget"]["alerts"]["value"] == 60 and figures["daily"]["alerts"]["value"] == 20 * 14
     top = np.argsort(-good.main)[:60]
     fraud, money = good.labels == 1, good.rows["amount"].to_numpy()
-    assert found["budget"]["recall"]["value"] == pytest.approx(fraud[top].sum() / fraud.sum())
+    assert figures["budget"]["recall"]["value"] == pytest.approx(fraud[top].sum() / fraud.sum())
     caught = money[top][fraud[top]].sum() / money[fraud].sum()
-    assert found["budget"]["amount_recall"]["value"] == pytest.approx(caught)
-    low, high = found["budget"]["recall"]["interval"]
-    assert low < found["budget"]["recall"]["value"] < high
+    assert figures["budget"]["amount_recall"]["value"] == pytest.approx(caught)
+    low, high = figures["budget"]["recall"]["interval"]
+    assert low < figures["budget"]["recall"]["value"] < high
 
 
 def test_unlabelled_rows_are_left_out(good: Scored):
@@ -111,18 +111,18 @@ def test_unlabelled_rows_are_left_out(good: Scored):
 
 
 def test_the_cheapest_threshold_is_the_cheapest_and_the_curve_knows_no_alerts(good: Scored):
-    found = evaluation.cost(good, PLAN)
+    section = evaluation.cost(good, PLAN)
     fraud, money = good.labels == 1, good.rows["amount"].to_numpy()
 
     def total(value: float) -> float:
         alerted = good.main >= value
         return 5.0 * alerted.sum() + money[fraud & ~alerted].sum()
 
-    assert found["at_threshold"]["cost"] == pytest.approx(total(0.4))
-    assert found["without_alerts"] == pytest.approx(money[fraud].sum())
-    assert found["cheapest"]["cost"] == pytest.approx(min(total(value) for value in good.main[fraud]))
-    low, high = found["cheapest"]["interval"]
-    assert low <= found["cheapest"]["threshold"] <= high
+    assert section["at_threshold"]["cost"] == pytest.approx(total(0.4))
+    assert section["without_alerts"] == pytest.approx(money[fraud].sum())
+    assert section["cheapest"]["cost"] == pytest.approx(min(total(value) for value in good.main[fraud]))
+    low, high = section["cheapest"]["interval"]
+    assert low <= section["cheapest"]["threshold"] <= high
     flat = evaluation.cost(replace(good, amount=None), Plan(resamples=40, fraud_cost=80.0))
     assert flat["without_alerts"] == 80.0 * fraud.sum() and flat["missed_fraud"] == 80.0
     with pytest.raises(ConfigError, match="--fraud-cost 5 is not above --alert-cost 5"):
@@ -138,11 +138,11 @@ def test_cards_are_known_only_after_the_label_delay():
     assert not evaluation.known_compromised(days, cards, labels, 7.0, since).any()
 
 
-def test_card_precision_leaves_out_known_cards_and_says_what_is_attainable(good: Scored):
+def test_card_precision_leaves_out_known_cards_and_reports_the_attainable_value(good: Scored):
     best = replace(good, scores={"perfect": (good.labels == 1).astype(float)})
-    found = evaluation.daily_precision(best, PLAN)
-    assert found["unit"] == "card" and len(found["days"]) == 14 and found["by_day"]
-    assert found["mean"]["value"] == pytest.approx(found["attainable"]) and found["mean"]["interval"]
+    section = evaluation.daily_precision(best, PLAN)
+    assert section["unit"] == "card" and len(section["days"]) == 14 and section["by_day"]
+    assert section["mean"]["value"] == pytest.approx(section["attainable"]) and section["mean"]["interval"]
     known = np.isin(good.rows["card"], good.rows["card"][good.labels == 1])
     none = evaluation.daily_precision(replace(best, known=known), PLAN)
     assert none["rows_left_out"] == known.sum() and none["mean"]["value"] == 0.0 == none["attainable"]
@@ -151,15 +151,15 @@ def test_card_precision_leaves_out_known_cards_and_says_what_is_attainable(good:
 
 
 def test_a_calibrated_score_holds_and_one_that_moved_does_not(good: Scored):
-    found = slices.rarity(good)
-    assert [level["holds"] for level in found["scores"]["joined"][:3]] == [True, True, True]
-    assert found["scores"]["joined"][0]["observed"] == pytest.approx(0.1, abs=0.02)
-    assert found["scores"]["joined"][-1]["score"] == 0.4
+    section = slices.rarity(good)
+    assert [level["holds"] for level in section["scores"]["joined"][:3]] == [True, True, True]
+    assert section["scores"]["joined"][0]["observed"] == pytest.approx(0.1, abs=0.02)
+    assert section["scores"]["joined"][-1]["score"] == 0.4
     moved = replace(good, scores={"joined": np.minimum(good.main + 0.12, 0.99)})
     assert [level["holds"] for level in slices.rarity(moved)["scores"]["joined"][1:3]] == [False, False]
-    said = conclusions.conclude(sections(moved), PLAN)["findings"]
-    assert any("no longer calibrated" in finding["text"] for finding in said)
-    assert any(finding["section"] == "calibration" for finding in said)
+    findings = conclusions.conclude(sections(moved), PLAN)["findings"]
+    assert any("no longer calibrated" in finding["text"] for finding in findings)
+    assert any(finding["section"] == "calibration" for finding in findings)
 
 
 def test_reliability_counts_every_labelled_row_once(good: Scored):
@@ -172,10 +172,12 @@ def test_reliability_counts_every_labelled_row_once(good: Scored):
 def test_a_planted_weak_segment_is_named_and_the_others_are_not(good: Scored):
     score = good.main.copy()
     score[(good.rows["channel"] == "shop").to_numpy() & (good.labels == 1)] = 0.01
-    found = slices.segments(replace(good, scores={"joined": score}), PLAN)
-    weak = {(c["column"], part["name"]): part["weak"] for c in found["columns"] for part in c["parts"] if part["weak"]}
+    section = slices.segments(replace(good, scores={"joined": score}), PLAN)
+    weak = {
+        (c["column"], part["name"]): part["weak"] for c in section["columns"] for part in c["parts"] if part["weak"]
+    }
     assert list(weak) == [("channel", "shop")] and "finds 0% of its" in weak["channel", "shop"]
-    by = {column["column"]: column for column in found["columns"]}
+    by = {column["column"]: column for column in section["columns"]}
     assert set(by) == {"channel", "abroad", "amount"} and len(by["amount"]["parts"]) == 4
     for column in by.values():
         assert sum(part["figures"]["rows"] for part in column["parts"]) == 6_000
@@ -186,8 +188,8 @@ def test_a_planted_bad_week_and_a_long_list_of_levels(good: Scored, rng: np.rand
     score = good.main.copy()
     late = (good.rows["when"] >= pd.Timestamp("2026-01-12")).to_numpy()
     score[late & (good.labels == 1)] = 0.01
-    found = slices.stability(replace(good, scores={"joined": score}), PLAN)
-    assert found["step"] == "day" and [part["name"] for part in found["parts"] if part["weak"]] == [
+    section = slices.stability(replace(good, scores={"joined": score}), PLAN)
+    assert section["step"] == "day" and [part["name"] for part in section["parts"] if part["weak"]] == [
         "2026-01-12", "2026-01-13", "2026-01-14"
     ]  # fmt: skip
     cards = slices.segments(good, replace(PLAN, segments=("card",)))["columns"][0]["parts"]
@@ -200,13 +202,13 @@ def test_a_planted_bad_week_and_a_long_list_of_levels(good: Scored, rng: np.rand
 def test_weeks_cover_a_long_window(rng: np.random.Generator):
     rows = shop(rng, 3_000, days=40)
     scored = Scored(SCHEMA, rows, {"joined": rng.random(3_000)}, rows["fraud"].to_numpy(), 0.9)
-    found = slices.stability(scored, PLAN)
-    assert found["step"] == "week" and len(found["parts"]) == 6
-    assert sum(part["figures"]["rows"] for part in found["parts"]) == 3_000
+    section = slices.stability(scored, PLAN)
+    assert section["step"] == "week" and len(section["parts"]) == 6
+    assert sum(part["figures"]["rows"] for part in section["parts"]) == 3_000
 
 
 @pytest.mark.parametrize("case", ["unlabelled", "no fraud", "all fraud", "no time", "few", "one row"])
-def test_every_section_comes_out_of_any_window_and_says_what_is_missing(good: Scored, case: str):
+def test_every_window_gives_every_section_or_its_missing_reason(good: Scored, case: str):
     n = len(good.labels)
     if case == "few":
         scored = good.at(np.arange(n) < 120)
@@ -217,19 +219,19 @@ def test_every_section_comes_out_of_any_window_and_says_what_is_missing(good: Sc
         scored = replace(good, schema=schema, rows=good.rows.drop(columns=["when", "card"]), card=None)
     else:
         scored = replace(good, labels=np.full(n, {"unlabelled": -1, "no fraud": 0, "all fraud": 1}[case], np.int8))
-    found = sections(scored)
-    verdict = conclusions.conclude(found, PLAN)
-    json.dumps(evaluation.plain({**found, "verdict": verdict}), allow_nan=False)
+    evaluated = sections(scored)
+    verdict = conclusions.conclude(evaluated, PLAN)
+    json.dumps(evaluation.plain({**evaluated, "verdict": verdict}), allow_nan=False)
     if case in ("unlabelled", "no fraud", "all fraud", "one row"):
         assert verdict["level"] == "unknown" and "No verdict" in verdict["headline"]
         for name in ("ranking", "card_precision", "cost"):
-            assert found[name]["missing"]
+            assert evaluated[name]["missing"]
     if case == "unlabelled":
         assert "wait until labels arrive" in verdict["headline"]
-        assert found["rarity"]["unlabelled"] and found["stability"]["parts"], "volume and rarity need no labels"
+        assert evaluated["rarity"]["unlabelled"] and evaluated["stability"]["parts"], "volume and rarity need no labels"
     if case == "no time":
-        assert "timestamp" in found["stability"]["missing"]
-        assert not found["card_precision"]["by_day"] and len(found["ranking"]["points"]) == 2
+        assert "timestamp" in evaluated["stability"]["missing"]
+        assert not evaluated["card_precision"]["by_day"] and len(evaluated["ranking"]["points"]) == 2
     if case == "few":
         assert any("wide" in finding["text"] for finding in verdict["findings"])
 
@@ -240,9 +242,9 @@ def test_the_verdict_follows_the_findings(good: Scored, rng: np.random.Generator
     learnt = conclusions.conclude(sections(good), PLAN, ["10 of the judged rows lie in the train window"])
     assert learnt["level"] == "bad" and learnt["findings"][0]["section"] == "rows"
     noise = replace(good, scores={"joined": rng.random(6_000), "right": good.main}, threshold=0.5)
-    said = conclusions.conclude(sections(noise), PLAN, (), {"alert_rate": 0.01})
-    texts = " | ".join(finding["text"] for finding in said["findings"])
-    assert said["level"] == "bad" and "no better than alerting at random" in texts
+    verdict = conclusions.conclude(sections(noise), PLAN, (), {"alert_rate": 0.01})
+    texts = " | ".join(finding["text"] for finding in verdict["findings"])
+    assert verdict["level"] == "bad" and "no better than alerting at random" in texts
     assert "more than no alerts at all" in texts and "right alone ranks better" in texts
     assert "1% where it was chosen" in texts
 
@@ -252,7 +254,7 @@ def test_plain_is_strict_json():
     assert evaluation.plain(odd) == {"nan": None, "inf": None, "3": 4, "t": [True, None], "a": [1.0, 1.0]}
 
 
-def test_the_amount_is_found_by_name():
+def test_the_amount_column_is_detected_by_name():
     def named(*names: str) -> Schema:
         return Schema(name="x", columns=tuple(Column(name=name, kind="numeric") for name in names))
 

@@ -29,7 +29,7 @@ def figure(value: float) -> dict:
     return {"value": value, "interval": (value - 0.1, value + 0.1)}
 
 
-def test_rarity_says_whether_the_score_holds(tmp_path: Path, drawn):
+def test_rarity_title_states_whether_the_score_is_calibrated(tmp_path: Path, drawn):
     def level(expected: float, observed: float, holds: bool | None) -> dict:
         low, high = observed / 2, observed * 2 + 1e-4
         return {"expected": expected, "observed": observed, "rows": int(observed * 1e4), "interval": (low, high),

@@ -26,19 +26,21 @@ def champion(rng: np.random.Generator) -> Scored:
 
 def test_a_better_model_is_called_better_and_the_other_way_round_worse(champion: Scored):
     better = replace(champion, scores={"joined": champion.main + 0.4 * champion.labels})
-    found = compare(better, champion, PLAN, NAMES)
-    ap = found["figures"]["average_precision"]
-    assert found["verdict"] == "better" and found["text"].startswith("challenger is better than champion: +0.")
+    comparison = compare(better, champion, PLAN, NAMES)
+    ap = comparison["figures"]["average_precision"]
+    assert comparison["verdict"] == "better" and comparison["text"].startswith(
+        "challenger is better than champion: +0."
+    )
     assert 0 < ap["interval"][0] < ap["difference"] < ap["interval"][1]
-    assert set(found["figures"]) >= {"recall_at_budget", "amount_recall_at_budget", "cost_at_threshold"}
+    assert set(comparison["figures"]) >= {"recall_at_budget", "amount_recall_at_budget", "cost_at_threshold"}
     back = compare(champion, better, PLAN, NAMES)
     assert back["verdict"] == "worse" and back["figures"]["average_precision"]["difference"] == -ap["difference"]
 
 
-def test_noise_cannot_be_told_apart_and_the_same_model_not_at_all(champion: Scored, rng: np.random.Generator):
+def test_noise_and_identical_models_are_alike(champion: Scored, rng: np.random.Generator):
     shaken = replace(champion, scores={"joined": champion.main + rng.normal(size=4_000) * 0.002})
-    found = compare(shaken, champion, PLAN, NAMES)
-    assert found["verdict"] == "alike" and "cannot be told apart on" in found["text"]
+    comparison = compare(shaken, champion, PLAN, NAMES)
+    assert comparison["verdict"] == "alike" and "cannot be told apart on" in comparison["text"]
     same = compare(champion, champion, PLAN, NAMES)["figures"]["average_precision"]
     assert same["difference"] == 0.0 and same["interval"] == (0.0, 0.0), "the resamples are not paired"
 
@@ -49,26 +51,28 @@ def test_disagreement_counts_and_shows_the_widest_gaps(champion: Scored):
     labels = champion.labels.copy()
     labels[0] = -1
     bold = replace(champion, scores={"joined": score}, labels=labels)
-    found = compare(bold, replace(champion, labels=labels), PLAN, NAMES)["disagreement"]
-    assert sum(found[cell]["rows"] for cell in ("both", "only_ours", "only_theirs", "neither")) == 4_000
-    assert found["only_ours"]["rows"] == (champion.main[:30] < 1).sum() and found["only_theirs"]["rows"] == 0
-    assert len(found["rows"]) == MOST_ROWS
-    first = found["rows"][0]
+    section = compare(bold, replace(champion, labels=labels), PLAN, NAMES)["disagreement"]
+    assert sum(section[cell]["rows"] for cell in ("both", "only_ours", "only_theirs", "neither")) == 4_000
+    assert section["only_ours"]["rows"] == (champion.main[:30] < 1).sum() and section["only_theirs"]["rows"] == 0
+    assert len(section["rows"]) == MOST_ROWS
+    first = section["rows"][0]
     assert first["row"] - 7 == np.argmin(champion.main[:30]) and first["ours"] == 9.0
     assert set(first["values"]) == {"amount"}, "the label is told apart from the columns"
 
 
 def test_without_labels_the_disagreement_still_comes(champion: Scored):
     labels = np.full(4_000, -1, np.int8)
-    found = compare(replace(champion, labels=labels), replace(champion, labels=labels), PLAN, NAMES)
-    assert "no row of this window has a label" in found["missing"] and found["disagreement"]["both"]["rows"] > 0
+    comparison = compare(replace(champion, labels=labels), replace(champion, labels=labels), PLAN, NAMES)
+    assert (
+        "no row of this window has a label" in comparison["missing"] and comparison["disagreement"]["both"]["rows"] > 0
+    )
 
 
 def test_what_a_feature_group_is_worth_is_paired(rng: np.random.Generator):
     labels = (rng.random(3_000) < 0.05).astype(np.int8)
-    whole = rng.random(3_000) + labels
-    scores = {"all": whole, "useless": whole.copy(), "needed": rng.random(3_000)}
-    found = paired_average_precision(labels, scores, "all", n=40, seed=1, clusters=None)
-    assert found["useless"]["worth"] == 0.0 and found["useless"]["worth_interval"] == (0.0, 0.0)
-    low, high = found["needed"]["worth_interval"]
-    assert 0.3 < low < found["needed"]["worth"] < high
+    all_groups = rng.random(3_000) + labels
+    scores = {"all": all_groups, "useless": all_groups.copy(), "needed": rng.random(3_000)}
+    worths = paired_average_precision(labels, scores, "all", n=40, seed=1, clusters=None)
+    assert worths["useless"]["worth"] == 0.0 and worths["useless"]["worth_interval"] == (0.0, 0.0)
+    low, high = worths["needed"]["worth_interval"]
+    assert 0.3 < low < worths["needed"]["worth"] < high

@@ -138,7 +138,7 @@ def test_threshold_cost_charges_amounts_and_leaves_unknown_rows_out(window, tmp_
     assert "a missed fraud its amount" in _texts(drawn[0])
 
 
-def test_threshold_curves_say_what_the_threshold_yields(window, tmp_path, drawn):
+def test_threshold_curves_state_the_precision_and_recall_of_the_threshold(window, tmp_path, drawn):
     labels, scores = window
     chosen = choose(scores["joined"], labels, ThresholdConfig(), window={})
     _check_png(plots.threshold_curves(labels, scores, tmp_path / "c.png", threshold=chosen.value), columns=3)

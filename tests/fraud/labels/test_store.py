@@ -25,9 +25,9 @@ def labels(rows: list[tuple[str, bool, str]], source: str = "analyst") -> pd.Dat
 
 
 def checked(path: Path, *, known_at: dt.datetime | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    found = list(check(str(path), HANDBOOK, source="analyst", known_at=known_at, now=DAY))
-    kept, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
-    return kept, refused
+    pieces = list(check(str(path), HANDBOOK, source="analyst", known_at=known_at, now=DAY))
+    labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*pieces, strict=True))
+    return labels, refused
 
 
 def test_the_newest_label_of_an_id_holds_as_of_any_moment(tmp_path: Path):
@@ -53,7 +53,7 @@ def test_of_two_labels_of_one_moment_the_one_ingested_later_holds(tmp_path: Path
     assert (again.new, again.changed, again.same) == (0, 0, 1) and store.has("a") and not store.has("b")
 
 
-def test_others_files_in_the_store_are_told(tmp_path: Path):
+def test_foreign_files_in_the_store_raise(tmp_path: Path):
     labels([("7", True, "2026-01-03")]).drop(columns="source").to_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="are not labels"):
         LabelStore(str(tmp_path)).read()
@@ -65,20 +65,20 @@ def test_wrong_rows_go_to_quarantine_and_the_good_ones_stay(tmp_path: Path):
         "TRANSACTION_ID,TX_FRAUD,known_at,note\n007,1,2026-01-02T10:00:00+02:00,ok\n,1,2026-01-02T10:00Z,no id\n"
         "8,maybe,2026-01-02T10:00Z,x\n9,,2026-01-02T10:00Z,x\n10,0,,x\n11,0,2026-01-11T00:00Z,x\n12,false,soon,x\n"
     )
-    kept, refused = checked(path)
-    assert kept["id"].tolist() == ["007", "10"] and kept["is_fraud"].tolist() == [True, False]
-    assert kept["known_at"].tolist() == [pd.Timestamp("2026-01-02 08:00"), pd.Timestamp("2026-01-10")]
+    labels, refused = checked(path)
+    assert labels["id"].tolist() == ["007", "10"] and labels["is_fraud"].tolist() == [True, False]
+    assert labels["known_at"].tolist() == [pd.Timestamp("2026-01-02 08:00"), pd.Timestamp("2026-01-10")]
     assert sorted(refused["row"]) == [1, 2, 3, 5, 6]
-    told = refused.set_index("row")
-    assert told.loc[5, "reason"].startswith("is in the future") and told.loc[5, "raw_id"] == "11"
-    assert told.loc[2, "value"] == "maybe" and told["column"].to_dict()[6] == "known_at"
+    by_row = refused.set_index("row")
+    assert by_row.loc[5, "reason"].startswith("is in the future") and by_row.loc[5, "raw_id"] == "11"
+    assert by_row.loc[2, "value"] == "maybe" and by_row["column"].to_dict()[6] == "known_at"
 
 
-def test_plain_names_do_and_the_time_may_be_given_for_all(tmp_path: Path):
+def test_plain_column_names_work_and_one_time_may_apply_to_all(tmp_path: Path):
     path = tmp_path / "verdicts.parquet"
     pd.DataFrame({"id": ["1", "2"], "is_fraud": [True, False]}).to_parquet(path)
-    kept, refused = checked(path, known_at=dt.datetime(2026, 1, 5, tzinfo=dt.timezone(dt.timedelta(hours=1))))
-    assert kept["known_at"].tolist() == [pd.Timestamp("2026-01-04 23:00")] * 2 and not len(refused)
+    labels, refused = checked(path, known_at=dt.datetime(2026, 1, 5, tzinfo=dt.timezone(dt.timedelta(hours=1))))
+    assert labels["known_at"].tolist() == [pd.Timestamp("2026-01-04 23:00")] * 2 and not len(refused)
 
 
 def test_a_file_without_labels_and_a_schema_without_ids_are_refused(tmp_path: Path):
@@ -94,11 +94,11 @@ def test_a_drawn_sheet_comes_back_with_its_ids_as_they_were(tmp_path: Path):
     sheet = tmp_path / "sheet.csv"
     tables.write_csv(pd.DataFrame({"id": ["=1+1", "7"], "is_fraud": [1, 0]}), str(sheet))
     assert "'=1+1" in sheet.read_text()
-    kept, refused = checked(sheet)
-    assert kept["id"].tolist() == ["=1+1", "7"] and not len(refused)
+    labels, refused = checked(sheet)
+    assert labels["id"].tolist() == ["=1+1", "7"] and not len(refused)
 
 
-def test_the_store_is_where_the_environment_says(tmp_path: Path):
+def test_the_environment_sets_the_store(tmp_path: Path):
     settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path)})
     assert LabelStore.from_environment(settings, {}).url == str(tmp_path / "var/labels")
     assert LabelStore.from_environment(settings, {"FRAUD_LABELS": "s3://b/l"}).url == "s3://b/l"

@@ -29,11 +29,11 @@ def _arrays(rows: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=150, deadline=None)
 def test_average_precision_and_auc_equal_scikit_learn_with_ties(rows):
     labels, scores = _arrays(rows)
-    found = measures.evaluate(labels, scores)
-    assert found["average_precision"] == pytest.approx(average_precision_score(labels, scores))
-    assert found["roc_auc"] == pytest.approx(roc_auc_score(labels, scores))
-    assert found["average_precision"] == pytest.approx(measures.average_precision(labels, scores))
-    assert found["roc_auc"] == pytest.approx(measures.roc_auc(labels, scores))
+    figures = measures.evaluate(labels, scores)
+    assert figures["average_precision"] == pytest.approx(average_precision_score(labels, scores))
+    assert figures["roc_auc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert figures["average_precision"] == pytest.approx(measures.average_precision(labels, scores))
+    assert figures["roc_auc"] == pytest.approx(measures.roc_auc(labels, scores))
 
 
 @given(windows.filter(lambda rows: len(rows) <= 7), st.integers(1, 7))
@@ -61,10 +61,10 @@ def test_recall_at_budget_counts_a_group_of_ties_by_its_share():
 
 
 def test_amount_recall_counts_the_money_and_not_the_frauds():
-    found = measures.evaluate([1, 1, 0, 0], [0.9, 0.1, 0.5, 0.4], budget=0.25, k=1, amounts=[30, 10, -5, np.nan])
-    assert found["recall_at_budget"] == 0.5
-    assert found["amount_recall_at_budget"] == 0.75
-    assert found["precision_at_1"] == 1.0
+    figures = measures.evaluate([1, 1, 0, 0], [0.9, 0.1, 0.5, 0.4], budget=0.25, k=1, amounts=[30, 10, -5, np.nan])
+    assert figures["recall_at_budget"] == 0.5
+    assert figures["amount_recall_at_budget"] == 0.75
+    assert figures["precision_at_1"] == 1.0
 
 
 def test_rows_with_an_unknown_label_are_left_out():
@@ -104,8 +104,8 @@ def test_settings_out_of_range_are_refused(options):
 
 
 def test_at_threshold_counts_ties_at_the_threshold_as_alerts():
-    found = measures.at_threshold([1, 0, 1, 0, -1], [0.9, 0.5, 0.5, 0.1, 0.7], 0.5)
-    assert found == {"alerts": 4, "alert_rate": 0.8, "precision": 2 / 3, "recall": 1.0, "f1": 0.8}
+    figures = measures.at_threshold([1, 0, 1, 0, -1], [0.9, 0.5, 0.5, 0.1, 0.7], 0.5)
+    assert figures == {"alerts": 4, "alert_rate": 0.8, "precision": 2 / 3, "recall": 1.0, "f1": 0.8}
     assert measures.at_threshold([1, 0], [0.9, 0.5], 2.0) == {"alerts": 0, "alert_rate": 0, "recall": 0, "f1": 0}
     assert measures.at_threshold(None, [0.9, 0.5], 0.6) == {"alerts": 1, "alert_rate": 0.5}
     with pytest.raises(DataError, match="no scores"):
@@ -118,16 +118,16 @@ def test_largest_count_is_exact_where_floating_point_is_not():
 
 def _handbook_card_precision(labels, scores, cards, days, k):
     """The handbook's own loop, without ties."""
-    found, precisions = set(), []
+    detected, precisions = set(), []
     for day in sorted(set(days)):
         by_card = {}
         for row in np.flatnonzero(np.asarray(days) == day):
-            if cards[row] not in found:
+            if cards[row] not in detected:
                 score, fraud = by_card.get(cards[row], (-1.0, 0))
                 by_card[cards[row]] = (max(score, scores[row]), max(fraud, labels[row]))
         top = sorted(by_card, key=lambda card: -by_card[card][0])[:k]
         compromised = [card for card in top if by_card[card][1] == 1]
-        found.update(compromised)
+        detected.update(compromised)
         precisions.append(len(compromised) / k)
     return np.mean(precisions)
 
@@ -142,7 +142,7 @@ def test_card_precision_equals_the_handbook_loop():
     assert measures.card_precision_at_k(labels, scores, cards.astype(str), dates, k=30) == pytest.approx(expected)
 
 
-def test_card_precision_drops_found_and_known_cards_and_shares_ties():
+def test_card_precision_drops_detected_and_known_cards_and_shares_ties():
     labels, cards, days = [1, 0, 1, 0], ["a", "b", "a", "b"], [1, 1, 2, 2]
     # "a" is found on day 1, so on day 2 only "b" is left.
     assert measures.card_precision_at_k(labels, [0.9, 0.1, 0.9, 0.1], cards, days, k=1) == 0.5

@@ -7,7 +7,7 @@ import pytest
 
 from fraud.errors import ConfigError, DataError
 from fraud.metrics import measures
-from fraud.metrics.resampling import WeightedRanking, draws, interval, weightings, wilson
+from fraud.metrics.resampling import WeightedRanking, interval, measure_resamples, resample_weights, wilson
 
 
 @pytest.fixture
@@ -48,22 +48,24 @@ def test_one_class_cannot_be_ranked_and_a_resample_without_a_fraud_is_undefined(
 
 def test_rows_of_a_card_are_drawn_together():
     cards = np.repeat(np.arange(50), 4)
-    for weights in weightings(200, 20, seed=1, clusters=cards):
+    for weights in resample_weights(200, 20, seed=1, clusters=cards):
         assert (weights.reshape(50, 4) == weights.reshape(50, 4)[:, :1]).all() and weights.sum() == 200
     with pytest.raises(ConfigError, match="at least 1"):
-        list(weightings(10, 0, seed=1))
+        list(resample_weights(10, 0, seed=1))
 
 
 def test_drawing_cards_widens_the_interval_of_frauds_that_stand_together(rng: np.random.Generator):
     cards = np.repeat(np.arange(200), 20)
     bad = rng.random(200) < 0.1
     labels = bad[cards].astype(np.int8)
-    found = rng.random(200) < 0.5  # a card's frauds are found together or not at all
-    scores = rng.random(4_000) + np.where(labels & found[cards], 2.0, 0.0)
+    is_detected = rng.random(200) < 0.5  # a card's frauds are found together or not at all
+    scores = rng.random(4_000) + np.where(labels & is_detected[cards], 2.0, 0.0)
     ranked = WeightedRanking(labels, scores)
 
     def width(clusters: np.ndarray | None) -> float:
-        _, drawn = draws(lambda w: {"r": ranked.count(w).above(1.5)["recall"]}, weightings(4_000, 100, 0, clusters))
+        _, drawn = measure_resamples(
+            lambda w: {"r": ranked.count(w).above(1.5)["recall"]}, resample_weights(4_000, 100, 0, clusters)
+        )
         low, high = interval(drawn["r"]) or (0.0, 0.0)
         return high - low
 
@@ -78,8 +80,8 @@ def test_same_seed_same_resamples_and_pairing_narrows_a_difference(tied, rng: np
     def measure(weights):
         return {"a": a.count(weights).average_precision(), "b": b.count(weights).average_precision()}
 
-    _, drawn = draws(measure, weightings(2_000, 60, seed=3))
-    _, again = draws(measure, weightings(2_000, 60, seed=3))
+    _, drawn = measure_resamples(measure, resample_weights(2_000, 60, seed=3))
+    _, again = measure_resamples(measure, resample_weights(2_000, 60, seed=3))
     np.testing.assert_array_equal(drawn["a"], again["a"])
     assert np.std(drawn["a"] - drawn["b"]) < np.std(drawn["a"]) / 3
 

@@ -33,14 +33,14 @@ def test_a_run_keeps_what_is_logged(settings: Settings, store: Path, tmp_path: P
     run.log_text("name: x", "schema.yaml")
     run.log_dataset(name="transactions", path="data/x.csv", fingerprint="ab" * 32, columns={"amount": "double"}, rows=9)
     run.finish()
-    found = client(settings).get_run(run.run_id)
-    assert found.info.status == "FINISHED" and found.info.run_name == "a training"
-    assert len(found.data.params) == 150 and found.data.params["part.149"] == "149"
-    assert found.data.metrics == {"joined_average_precision": 0.5, "validation_error": 0.5}
-    assert found.data.tags["colour"] == "red"
+    logged = client(settings).get_run(run.run_id)
+    assert logged.info.status == "FINISHED" and logged.info.run_name == "a training"
+    assert len(logged.data.params) == 150 and logged.data.params["part.149"] == "149"
+    assert logged.data.metrics == {"joined_average_precision": 0.5, "validation_error": 0.5}
+    assert logged.data.tags["colour"] == "red"
     assert [m.step for m in client(settings).get_metric_history(run.run_id, "validation_error")] == [1, 2]
     assert {a.path for a in client(settings).list_artifacts(run.run_id)} == {"plots", "schema.yaml"}
-    (dataset,) = [given.dataset for given in found.inputs.dataset_inputs]
+    (dataset,) = [dataset_input.dataset for dataset_input in logged.inputs.dataset_inputs]
     assert dataset.digest == ("ab" * 32)[:36]
     assert json.loads(dataset.source) == {"uri": "data/x.csv"} and json.loads(dataset.profile) == {"num_rows": 9}
     assert (store.parent / "mlartifacts" / settings.experiment / run.run_id / "artifacts" / "plots" / "a.png").exists()
@@ -56,27 +56,27 @@ def test_a_run_can_be_continued(settings: Settings):
     assert tracking.continue_run(settings, "0" * 32) is None
 
 
-def test_more_than_one_call_takes_arrives_whole_and_a_repeated_point_once(settings: Settings):
+def test_logging_is_split_into_calls_and_repeated_points_are_stored_once(settings: Settings):
     points = [tracking.Point("error", 1 / step, step, 1000 * step) for step in range(1, 1701)]
     run = tracking.start_run(settings, "large")
     for _ in range(2):
         run.log(
             parameters={f"p{i}": "x" * 7000 for i in range(120)}, points=points, tags={f"t{i}": i for i in range(230)}
         )
-    found = client(settings).get_run(run.run_id).data
-    assert len(found.params) == 120 and found.tags["t229"] == "229"
+    data = client(settings).get_run(run.run_id).data
+    assert len(data.params) == 120 and data.tags["t229"] == "229"
     history = client(settings).get_metric_history(run.run_id, "error")
     assert sorted((m.key, m.value, m.step, m.timestamp) for m in history) == sorted(points)
 
 
-def test_children_are_found_by_their_tags(settings: Settings):
+def test_find_runs_filters_children_by_tags(settings: Settings):
     assert tracking.find_runs(settings, {"sweep": "a"}) == []  # not even the experiment is there
     parent = tracking.start_run(settings, "sweep", {"sweep": "a"}, started_ms=1000)
     child = tracking.start_run(settings, "forest 1", {"sweep": "a", "trial": 1}, parent=parent, started_ms=2000)
     tracking.start_run(settings, "sweep", {"sweep": "b"})
-    found = tracking.find_runs(settings, {"sweep": "a"})
-    assert [run_id for run_id, _ in found] == [parent.run_id, child.run_id]
-    assert found[1][1]["mlflow.parentRunId"] == parent.run_id and found[1][1]["trial"] == "1"
+    runs = tracking.find_runs(settings, {"sweep": "a"})
+    assert [run_id for run_id, _ in runs] == [parent.run_id, child.run_id]
+    assert runs[1][1]["mlflow.parentRunId"] == parent.run_id and runs[1][1]["trial"] == "1"
     child.finish("FAILED", 5000)
     info = client(settings).get_run(child.run_id).info
     assert (info.status, info.start_time, info.end_time) == ("FAILED", 2000, 5000)
@@ -119,7 +119,7 @@ def test_many_processes_can_create_one_store_at_once():
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
 
 
-def test_a_store_whose_artifacts_need_a_server_is_told_before_the_work(settings: Settings):
+def test_artifacts_that_need_a_server_raise_before_the_work(settings: Settings):
     """As `make up` leaves one: its server made the experiment, and now it is down."""
     tracking.start_run(replace(settings, experiment="another"), "makes the tables")
     client(settings).create_experiment(settings.experiment, artifact_location="mlflow-artifacts:/1")

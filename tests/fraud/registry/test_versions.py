@@ -124,7 +124,7 @@ def test_an_error_of_mlflow_is_not_taken_for_an_absent_alias(
         assert versions.version_of("nobody", settings) is None, "the model's own list of aliases says so"
 
 
-def test_unknown_references_say_what_is_missing(settings: Settings, bundles: list[Path]):
+def test_errors_of_unknown_references_name_what_is_missing(settings: Settings, bundles: list[Path]):
     with pytest.raises(RegistryError, match="no alias 'champion'"):
         versions.fetch("champion", settings)
     registered(settings, bundles[0])
@@ -160,22 +160,25 @@ def test_unreachable_store_serves_the_last_copy_with_a_warning(
         versions.fetch("champion", down)
 
 
-def test_one_look_tells_champion_challenger_and_tags(settings: Settings, bundles: list[Path]):
-    assert versions.standing(settings) == versions.Standing(None, None, {})
+def test_registry_state_returns_champion_challenger_and_tags(settings: Settings, bundles: list[Path]):
+    assert versions.registry_state(settings) == versions.RegistryState(None, None, {})
     first, second = (registered(settings, folder) for folder in bundles)
     versions.set_tag(settings, "threshold", "x", version=1)
-    found = versions.standing(settings)
-    assert found.champion is not None and found.challenger is not None
-    assert (found.champion.number, found.champion.sha256, found.champion.tags["threshold"]) == (1, first.sha256, "x")
-    assert (found.challenger.number, found.challenger.sha256, found.tags) == (2, second.sha256, {})
-    assert versions.fetch_version(found.challenger, settings).name == "2"
-    assert versions.standing(settings, 2).champion == found.challenger
-    assert versions.standing(settings, 9).champion is None and versions.standing(settings, "nobody").champion is None
-    assert versions.standing(settings, with_idle_challenger=False).challenger is None
+    state = versions.registry_state(settings)
+    assert state.champion is not None and state.challenger is not None
+    assert (state.champion.number, state.champion.sha256, state.champion.tags["threshold"]) == (1, first.sha256, "x")
+    assert (state.challenger.number, state.challenger.sha256, state.tags) == (2, second.sha256, {})
+    assert versions.fetch_version(state.challenger, settings).name == "2"
+    assert versions.registry_state(settings, 2).champion == state.challenger
+    assert (
+        versions.registry_state(settings, 9).champion is None
+        and versions.registry_state(settings, "nobody").champion is None
+    )
+    assert versions.registry_state(settings, with_idle_challenger=False).challenger is None
     for key, value in (("shadow", "on"), ("shadow", "maybe"), ("canary_share", "0.1")):
         versions.set_tag(settings, key, value)
-        assert versions.standing(settings, with_idle_challenger=False).challenger == found.challenger
+        assert versions.registry_state(settings, with_idle_challenger=False).challenger == state.challenger
         versions.set_tag(settings, key, None)
     versions.set_tag(settings, "threshold", None, version=1)
-    champion = versions.standing(settings).champion
+    champion = versions.registry_state(settings).champion
     assert champion is not None and "threshold" not in champion.tags

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fraud.settings.__main__ import PAGE
-from fraud.settings.elsewhere import PipelineSettings, SchedulerSettings
+from fraud.settings.external import PipelineSettings, SchedulerSettings
 from fraud.settings.page import GROUPS, names, page
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def constants(path: str) -> dict[str, object]:
     }
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_page_matches_the_code() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m fraud.settings --write`"
 
 
@@ -104,7 +104,7 @@ def test_the_dags_defaults_are_those_of_the_page() -> None:
     }
 
 
-def test_the_dags_read_every_setting_that_the_page_says_they_read() -> None:
+def test_the_dags_read_every_setting_listed_for_them() -> None:
     """With the page's default beside the name, wherever the reader has one."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "dags").rglob("*.py")))
     for field, variable in SchedulerSettings.variables().values():

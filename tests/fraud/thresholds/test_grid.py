@@ -46,20 +46,24 @@ def _one_by_one(scores, labels, config, judge, days, amounts):
     middle = (frauds[frauds.size // 2 - 1] + frauds[frauds.size // 2] + 1) // 2
     first, second = slice(0, middle), slice(middle, None)
     judged, alerts, hits, called = [], 0, 0, 0
-    for here, there in ((first, second), (second, first)):
+    for train, test in ((first, second), (second, first)):
         chosen = choose(
-            scores[here], labels[here], config, window={}, days=days * scores[here].size / scores.size, resamples=0,
-            amounts=amounts[here] if config.amount_column else None,
+            scores[train], labels[train], config, window={}, days=days * scores[train].size / scores.size, resamples=0,
+            amounts=amounts[train] if config.amount_column else None,
         )  # fmt: skip
-        found = measure(
-            scores[there], labels[there], chosen.value, judge, amounts=amounts[there] if judge.amount_column else None
+        figures = measure(
+            scores[test],
+            labels[test],
+            chosen.value,
+            judge,
+            amounts=amounts[test] if judge.amount_column else None,
         )
-        known = (labels[there] >= 0).sum()
-        judged.append(_figure(judge, found) * (1000 / known if judge.policy == "cost" else 1))
-        decided = scores[there] >= chosen.value
+        known = (labels[test] >= 0).sum()
+        judged.append(_figure(judge, figures) * (1000 / known if judge.policy == "cost" else 1))
+        decided = scores[test] >= chosen.value
         alerts += decided.sum()
-        hits += (decided & (labels[there] == 1)).sum()
-        called += (decided & (labels[there] >= 0)).sum()
+        hits += (decided & (labels[test] == 1)).sum()
+        called += (decided & (labels[test] >= 0)).sum()
     return np.mean(judged), alerts / scores.size, hits / called if called else None, hits / frauds.size
 
 
@@ -72,11 +76,11 @@ def test_equals_choosing_and_measuring_one_by_one(judge):
         judged, alert_rate, precision, recall = _one_by_one(scores, labels, point.config, judge, 9.0, amounts)
         assert point.judged == pytest.approx(judged)
         assert (point.alert_rate, point.precision, point.recall) == (alert_rate, precision, recall)
-        whole = choose(
+        on_all_rows = choose(
             scores, labels, point.config, window={}, days=9.0, resamples=0,
             amounts=amounts if point.config.amount_column else None,
         )  # fmt: skip
-        assert point.value == whole.value
+        assert point.value == on_all_rows.value
     assert grid.points[grid.best].judged == max(point.judged for point in grid.points)
 
 
@@ -92,7 +96,7 @@ def test_a_cut_is_never_judged_where_it_was_chosen():
     ).achieved["f1"]  # fmt: skip
 
 
-def test_few_frauds_are_judged_in_sample_and_the_note_says_so():
+def test_few_frauds_are_judged_in_sample_with_a_note():
     labels, scores, _ = _window(400, rate=0.03)
     assert 0 < (labels == 1).sum() < 2 * FRAUDS_A_HALF
     grid = evaluate(scores, labels, CONFIGS[:8], BEST_F1)
@@ -170,7 +174,7 @@ def test_mistakes_are_named():
     with pytest.raises(ConfigError, match="alerts_per_day=20 needs the window's length"):
         evaluate(scores, labels, CONFIGS, BEST_F1, amounts=amounts)
     for configs, judge in (([COST], BEST_F1), ([BEST_F1], COST)):
-        with pytest.raises(ConfigError, match="amount_column='amount' is set and no amounts"):
+        with pytest.raises(ConfigError, match="amount_column='amount' is set but there are no amounts"):
             evaluate(scores, labels, configs, judge)
     with pytest.raises(DataError, match="at least one transaction"):
         evaluate([], [], [BEST_F1], BEST_F1)

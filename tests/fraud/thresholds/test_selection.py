@@ -134,14 +134,14 @@ def test_contamination_is_a_limit_under_every_policy(rows, contamination, policy
         assert chosen.value == free.value
     # The best of the cuts that are left.
     within = [value for value in _every_cut(scores) if (scores >= value).mean() <= contamination]
-    found = [measure(scores, labels, value, config) for value in within]
+    measured = [measure(scores, labels, value, config) for value in within]
     if config.policy == "f_beta":
-        assert chosen.achieved["f_beta"] == pytest.approx(max(figures["f_beta"] for figures in found))
+        assert chosen.achieved["f_beta"] == pytest.approx(max(figures["f_beta"] for figures in measured))
     if config.policy == "cost":
-        assert chosen.achieved["cost"] == pytest.approx(min(figures["cost"] for figures in found))
+        assert chosen.achieved["cost"] == pytest.approx(min(figures["cost"] for figures in measured))
     if config.policy == "precision_at_least":
-        reachable = min(0.3, max(figures.get("precision", 0.0) for figures in found))
-        enough = [figures["recall"] for figures in found if figures.get("precision", 0.0) >= reachable]
+        reachable = min(0.3, max(figures.get("precision", 0.0) for figures in measured))
+        enough = [figures["recall"] for figures in measured if figures.get("precision", 0.0) >= reachable]
         assert chosen.achieved["recall"] == pytest.approx(max(enough))
 
 
@@ -190,7 +190,7 @@ def test_policies_that_need_labels_name_the_remedy(policy):
     assert choose([0.1, 0.9], [1, 1], config, window=WINDOW).achieved["recall"] == 1.0
 
 
-def test_a_budget_works_without_labels_and_says_what_it_can():
+def test_a_budget_works_without_labels():
     chosen = choose(np.arange(100) / 100, None, ThresholdConfig(policy="alert_budget", budget=0.05), window=WINDOW)
     assert chosen.value == 0.95
     assert chosen.achieved == {"alerts": 5, "alert_rate": 0.05}
@@ -268,9 +268,9 @@ def test_the_interval_counts_tied_rows_alike_when_frauds_are_most_of_the_window(
 
 def test_measure_on_a_later_window_counts_the_cost_of_the_same_matrix():
     config = ThresholdConfig(policy="cost", cost_false_positive=5, cost_false_negative=100, cost_true_positive=1)
-    found = measure([0.9, 0.7, 0.4, 0.2], [1, 0, 1, -1], 0.5, config, days=2.0)
-    assert found["cost"] == 1 + 5 + 100 and found["cost_without_alerts"] == 200
-    assert found["alerts_per_day"] == 1.0 and found["precision"] == 0.5
+    figures = measure([0.9, 0.7, 0.4, 0.2], [1, 0, 1, -1], 0.5, config, days=2.0)
+    assert figures["cost"] == 1 + 5 + 100 and figures["cost_without_alerts"] == 200
+    assert figures["alerts_per_day"] == 1.0 and figures["precision"] == 0.5
     with_amounts = measure([0.9, 0.7, 0.4, 0.2], [1, 0, 1, -1], 0.5, config, amounts=[30, 0, 10, 0])
     assert with_amounts["cost"] == 1 + 5 + 10 and with_amounts["amount_recall"] == 0.75
 

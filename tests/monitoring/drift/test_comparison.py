@@ -37,62 +37,62 @@ def with_scores(frame: pd.DataFrame, shift: float = 0.0) -> pd.DataFrame:
 def test_json_contract(tmp_path: Path):
     old = write(transactions(3_000, seed=1), tmp_path / "old.csv")
     new = write(transactions(2_000, seed=2, drift=2.0), tmp_path / "new.parquet")
-    found = json.loads(json.dumps(compare(old, new, SCHEMA).found, allow_nan=False))
-    assert found["verdict"] == "drift"
-    assert "device_score" in found["reason"] and "columns changed strongly" in found["reason"]
-    assert found["reference"]["rows"] == 3_000 and found["current"]["usable_rows"] == 2_000
-    assert found["schema"]["name"] == "transactions" and not found["schema"]["guessed"]
-    assert found["score"] is None and any("score drift was not judged" in line for line in found["warnings"])
-    columns = {column["column"]: column for column in found["columns"]}
+    document = json.loads(json.dumps(compare(old, new, SCHEMA).document, allow_nan=False))
+    assert document["verdict"] == "drift"
+    assert "device_score" in document["reason"] and "columns changed strongly" in document["reason"]
+    assert document["reference"]["rows"] == 3_000 and document["current"]["usable_rows"] == 2_000
+    assert document["schema"]["name"] == "transactions" and not document["schema"]["guessed"]
+    assert document["score"] is None and any("score drift was not judged" in line for line in document["warnings"])
+    columns = {column["column"]: column for column in document["columns"]}
     assert list(columns) == [column.name for column in SCHEMA.features]
     device = columns["device_score"]
     assert device["drifted"] is True and device["test"] == "Kolmogorov-Smirnov + PSI"
     assert device["statistics"]["psi"] > device["thresholds"]["psi"]["drift"]
-    assert device["p_value"] <= device["p_value_adjusted"] < found["limits"]["alpha"]
+    assert device["p_value"] <= device["p_value_adjusted"] < document["limits"]["alpha"]
     assert columns["country_mismatch"]["test"] == "chi-square + PSI"
     assert columns["distance"]["drifted"] is False
     assert device["missing"]["level"] == "ok"
 
 
 def test_no_drift_is_ok_and_says_so(tmp_path: Path):
-    found = compare(
+    document = compare(
         write(transactions(3_000, seed=1), tmp_path / "a.csv"),
         write(transactions(3_000, seed=2), tmp_path / "b.csv"),
         SCHEMA,
-    ).found
-    assert found["verdict"] == "ok"
-    assert found["reason"] == "no column of 5 changed by more than the limits"
-    assert found["sampling"]["stated"] == "Every usable row was tested."
+    ).document
+    assert document["verdict"] == "ok"
+    assert document["reason"] == "no column of 5 changed by more than the limits"
+    assert document["sampling"]["stated"] == "Every usable row was tested."
 
 
 def test_refused_rows_are_counted_and_can_be_the_drift(tmp_path: Path):
     broken = transactions(3_000, seed=2).astype(object)
     broken.loc[:299, "amount"] = "n/k"
-    found = compare(
+    document = compare(
         write(transactions(3_000, seed=1), tmp_path / "a.csv"), write(broken, tmp_path / "b.csv"), SCHEMA
-    ).found
-    assert found["current"]["refused_rows"] == 300 and found["current"]["usable_rows"] == 2_700
-    assert found["verdict"] == "drift" and "efused rows 0.00% → 10.00%" in found["reason"]
-    assert found["quality"]["refused"]["level"] == "drift"
-    assert any("300 × 'amount' is not a number" in line for line in found["quality"]["told"])
+    ).document
+    assert document["current"]["refused_rows"] == 300 and document["current"]["usable_rows"] == 2_700
+    assert document["verdict"] == "drift" and "efused rows 0.00% → 10.00%" in document["reason"]
+    assert document["quality"]["refused"]["level"] == "drift"
+    assert any("300 × 'amount' is not a number" in line for line in document["quality"]["told"])
 
 
 def test_score_drift_of_scored_tables(tmp_path: Path):
     old = write(with_scores(transactions(3_000, seed=1)), tmp_path / "old.parquet")
     calm = write(with_scores(transactions(2_900, seed=2)), tmp_path / "calm.parquet")
     wild = write(with_scores(transactions(3_000, seed=3), shift=0.15), tmp_path / "wild.parquet")
-    quiet = compare(old, calm, SCHEMA).found
+    quiet = compare(old, calm, SCHEMA).document
     assert quiet["verdict"] == "ok" and quiet["score"]["drifted"] is False
     assert quiet["current"]["models"] == ["3"] and quiet["warnings"] == []
-    found = compare(old, wild, SCHEMA).found
-    assert found["verdict"] == "drift" and "The score changed strongly" in found["reason"]
-    assert {c["column"] for c in found["score"]["columns"]} == {
+    document = compare(old, wild, SCHEMA).document
+    assert document["verdict"] == "drift" and "The score changed strongly" in document["reason"]
+    assert {c["column"] for c in document["score"]["columns"]} == {
         "score",
         "forest_score",
         "autoencoder_score",
         "alert rate",
     }
-    assert [c["level"] for c in found["columns"]] == ["ok"] * 5, "the label and the scores are no features"
+    assert [c["level"] for c in document["columns"]] == ["ok"] * 5, "the label and the scores are no features"
 
 
 def test_a_training_reference_with_bare_scores_compares_with_a_scored_day(tmp_path: Path):
@@ -100,17 +100,17 @@ def test_a_training_reference_with_bare_scores_compares_with_a_scored_day(tmp_pa
     scores = with_scores(frame)[["score", "forest_score", "autoencoder_score"]]
     reference = write(pd.concat([frame, scores.reset_index(drop=True)], axis=1), tmp_path / "reference.parquet")
     day = write(with_scores(transactions(2_500, seed=2)), tmp_path / "day.parquet")
-    found = compare(reference, day, SCHEMA).found
-    assert found["verdict"] == "ok" and len(found["score"]["columns"]) == 3
+    document = compare(reference, day, SCHEMA).document
+    assert document["verdict"] == "ok" and len(document["score"]["columns"]) == 3
 
 
 def test_rows_refused_by_scoring_count_as_refused(tmp_path: Path):
     old = write(with_scores(transactions(3_000, seed=1)), tmp_path / "old.parquet")
     new = write(with_scores(transactions(2_500, seed=2)), tmp_path / "new.parquet")
     tables.write_text(json.dumps({"rows": {"quarantined": 500}}), f"{new}.manifest.json")
-    found = compare(old, new, SCHEMA).found
-    assert found["current"]["rows"] == 3_000 and found["current"]["refused_rows"] == 500
-    assert found["verdict"] == "drift"
+    document = compare(old, new, SCHEMA).document
+    assert document["current"]["rows"] == 3_000 and document["current"]["refused_rows"] == 500
+    assert document["verdict"] == "drift"
 
 
 def test_times_give_a_window_and_entities_a_share_but_no_test(tmp_path: Path):
@@ -118,26 +118,26 @@ def test_times_give_a_window_and_entities_a_share_but_no_test(tmp_path: Path):
     half = len(frame) // 2
     strangers = frame.iloc[half:].copy()
     strangers["CUSTOMER_ID"] = strangers["CUSTOMER_ID"].astype(str) + "x"
-    found = compare(
+    document = compare(
         write(frame.iloc[:half], tmp_path / "a.parquet"),
         write(strangers, tmp_path / "b.parquet"),
         Schema.load("handbook"),
-    ).found
-    assert [column["column"] for column in found["columns"]] == ["TX_AMOUNT"]
-    assert found["reference"]["window"]["end"] < found["current"]["window"]["end"]
-    entities = {entity["column"]: entity for entity in found["entities"]}
+    ).document
+    assert [column["column"] for column in document["columns"]] == ["TX_AMOUNT"]
+    assert document["reference"]["window"]["end"] < document["current"]["window"]["end"]
+    entities = {entity["column"]: entity for entity in document["entities"]}
     assert entities["CUSTOMER_ID"]["unseen_rows_share"] == entities["CUSTOMER_ID"]["unseen_entities_share"] == 1.0
     assert entities["TERMINAL_ID"]["unseen_rows_share"] < 0.5
-    assert found["verdict"] == "ok", "new customers alone are no drift"
+    assert document["verdict"] == "ok", "new customers alone are no drift"
 
 
 def test_schema_is_guessed_from_the_reference_without_its_limits(tmp_path: Path):
     new = transactions(3_000, seed=2)
     new.loc[:999, "device_score"] = 7.0  # impossible by the shipped schema, a drift by a guessed one
-    found = compare(write(transactions(3_000, seed=1), tmp_path / "a.csv"), write(new, tmp_path / "b.csv")).found
-    assert found["schema"]["guessed"] is True
-    assert found["current"]["refused_rows"] == 0
-    assert {c["column"] for c in found["columns"] if c["drifted"]} == {"device_score"}
+    document = compare(write(transactions(3_000, seed=1), tmp_path / "a.csv"), write(new, tmp_path / "b.csv")).document
+    assert document["schema"]["guessed"] is True
+    assert document["current"]["refused_rows"] == 0
+    assert {c["column"] for c in document["columns"] if c["drifted"]} == {"device_score"}
 
 
 def test_samples_are_seeded_and_stated(tmp_path: Path):
@@ -145,20 +145,20 @@ def test_samples_are_seeded_and_stated(tmp_path: Path):
         write(transactions(5_000, seed=1), tmp_path / "a.csv"),
         write(transactions(900, seed=2), tmp_path / "b.csv"),
     )
-    found = [compare(old, new, SCHEMA, sample=1_000, seed=s).found for s in (7, 7, 8)]
-    assert found[0]["sampling"]["reference_rows"] == 1_000 and found[0]["sampling"]["current_rows"] == 900
-    assert "1,000 reference and 900 current rows, seed 7" in found[0]["sampling"]["stated"]
-    assert found[0]["columns"] == found[1]["columns"] != found[2]["columns"]
-    assert found[0]["reference"]["usable_rows"] == 5_000
+    documents = [compare(old, new, SCHEMA, sample=1_000, seed=s).document for s in (7, 7, 8)]
+    assert documents[0]["sampling"]["reference_rows"] == 1_000 and documents[0]["sampling"]["current_rows"] == 900
+    assert "1,000 reference and 900 current rows, seed 7" in documents[0]["sampling"]["stated"]
+    assert documents[0]["columns"] == documents[1]["columns"] != documents[2]["columns"]
+    assert documents[0]["reference"]["usable_rows"] == 5_000
 
 
 def test_too_few_rows_are_never_called_ok(tmp_path: Path):
-    found = compare(
+    document = compare(
         write(transactions(3_000, seed=1), tmp_path / "a.csv"),
         write(transactions(20, seed=2), tmp_path / "b.csv"),
         SCHEMA,
-    ).found
-    assert found["verdict"] == "warning" and "too few rows" in found["reason"]
+    ).document
+    assert document["verdict"] == "warning" and "too few rows" in document["reason"]
 
 
 def test_bad_input_is_one_line(tmp_path: Path):

@@ -61,7 +61,7 @@ class Made:
     folder: Path
     code: int
     html: str
-    found: dict
+    document: dict
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             str(folder / "schema.yaml"),
         ]
     )
-    found = json.loads(out.with_suffix(".json").read_text())
-    return Made(out.parent, code, out.read_text(encoding="utf-8"), found)
+    document = json.loads(out.with_suffix(".json").read_text())
+    return Made(out.parent, code, out.read_text(encoding="utf-8"), document)
 
 
 def test_page_and_verdict_are_written_whole(made: Made):
     assert made.code == drift.DRIFT_EXIT_CODE
     assert sorted(path.name for path in made.folder.iterdir()) == ["drift.html", "drift.json"]
-    assert made.found["verdict"] == "drift"
-    moved = {column["column"] for column in made.found["columns"] if column["drifted"]}
+    assert made.document["verdict"] == "drift"
+    moved = {column["column"] for column in made.document["columns"] if column["drifted"]}
     assert moved >= {HOSTILE, "amount"} and not moved & {"gap", "empty", "same", "flag", "shop"}
 
 
@@ -115,7 +115,7 @@ def test_hostile_names_and_levels_are_dead_text(made: Made):
     assert "</script><script>document" not in made.html and "<img src=x" not in made.html
     assert "&lt;/script&gt;&lt;script&gt;document.title=" in made.html, "the reader still sees the name"
     assert "new &lt;b&gt;.parquet" in made.html and "new <b>" not in made.html
-    assert HOSTILE in {column["column"] for column in made.found["columns"]}, "JSON keeps names as they are"
+    assert HOSTILE in {column["column"] for column in made.document["columns"]}, "JSON keeps names as they are"
 
 
 def test_plain_labels():
@@ -125,7 +125,7 @@ def test_plain_labels():
 
 def test_a_changed_evidently_page_is_noticed(made: Made):
     with pytest.raises(ValueError, match="Evidently"):
-        page(made.found, "<html><div>no head</div></html>")
+        page(made.document, "<html><div>no head</div></html>")
 
 
 @pytest.mark.browser

@@ -52,28 +52,28 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_weekdays_and_weekends_never_alarm_and_drift_still_does(reference: str, tmp_path: Path):
     for day in range(14, 28):
         tables.write_parquet(week(day, 1), str(tmp_path / "day.parquet"))
-        found = compare(reference, str(tmp_path / "day.parquet"), SCHEMA).found
-        assert found["verdict"] == "ok", (day, found["reason"])
-        assert found["own_variation"] == {"block_days": 1, "blocks": 14}
+        document = compare(reference, str(tmp_path / "day.parquet"), SCHEMA).document
+        assert document["verdict"] == "ok", (day, document["reason"])
+        assert document["own_variation"] == {"block_days": 1, "blocks": 14}
     tables.write_parquet(week(28, 1, shift=0.8), str(tmp_path / "day.parquet"))
-    found = compare(reference, str(tmp_path / "day.parquet"), SCHEMA).found
-    assert found["verdict"] == "drift" and [c["column"] for c in found["columns"] if c["drifted"]] == ["other"]
-    raised = {c["column"]: c["thresholds"]["psi"]["warning"] for c in found["columns"]}
+    document = compare(reference, str(tmp_path / "day.parquet"), SCHEMA).document
+    assert document["verdict"] == "drift" and [c["column"] for c in document["columns"] if c["drifted"]] == ["other"]
+    raised = {c["column"]: c["thresholds"]["psi"]["warning"] for c in document["columns"]}
     assert raised["other"] == 0.1 and raised["amount"] > 0.15
 
 
 def test_a_whole_week_is_compared_with_whole_weeks(reference: str, tmp_path: Path):
     tables.write_parquet(week(14, 7), str(tmp_path / "week.parquet"))
-    found = compare(reference, str(tmp_path / "week.parquet"), SCHEMA).found
-    assert found["verdict"] == "ok" and found["own_variation"] is None, "two weeks are too few to vary"
+    document = compare(reference, str(tmp_path / "week.parquet"), SCHEMA).document
+    assert document["verdict"] == "ok" and document["own_variation"] is None, "two weeks are too few to vary"
 
 
 def test_chance_is_taken_off_and_odd_days_excuse_nothing():
     frame = week(0, 28, a_day=200)
-    found = own_variation(frame, "time", KINDS, 1.0, DriftLimits())
-    assert found is not None and found.blocks == 28
-    assert found.columns["other"].psi < 0.03 and found.columns["other"].ks < 0.05
-    assert found.columns["is_weekend"].multiplied and not found.columns["other"].multiplied
+    variation = own_variation(frame, "time", KINDS, 1.0, DriftLimits())
+    assert variation is not None and variation.blocks == 28
+    assert variation.columns["other"].psi < 0.03 and variation.columns["other"].ks < 0.05
+    assert variation.columns["is_weekend"].multiplied and not variation.columns["other"].multiplied
     odd = frame.assign(other=frame["other"] + 2.0 * (frame["time"] < np.datetime64("2026-01-07")))
     assert own_variation(odd, "time", KINDS, 1.0, DriftLimits()).columns["other"].psi < 0.1
     assert own_variation(week(0, 4), "time", KINDS, 1.0, DriftLimits()) is None, "too few days"
@@ -82,6 +82,6 @@ def test_chance_is_taken_off_and_odd_days_excuse_nothing():
 def test_blocks_are_days_of_the_zone():
     frame = week(0, 28, a_day=200)
     local = frame.assign(time=frame["time"] - pd.Timedelta(hours=9))  # days of Tokyo
-    found = own_variation(local, "time", KINDS, 1.0, DriftLimits(), Zone("Asia/Tokyo"))
-    assert found == own_variation(frame, "time", KINDS, 1.0, DriftLimits())
-    assert found != own_variation(local, "time", KINDS, 1.0, DriftLimits())
+    variation = own_variation(local, "time", KINDS, 1.0, DriftLimits(), Zone("Asia/Tokyo"))
+    assert variation == own_variation(frame, "time", KINDS, 1.0, DriftLimits())
+    assert variation != own_variation(local, "time", KINDS, 1.0, DriftLimits())

@@ -39,54 +39,54 @@ def levels(old: pd.DataFrame, new: pd.DataFrame) -> dict[str, str]:
 @pytest.mark.parametrize("rows", [300, 2_000, 20_000])
 def test_no_alarm_between_two_seeds(rows: int):
     for seed in range(8):
-        found = levels(transactions(rows, seed=seed), transactions(rows, seed=100 + seed))
-        assert set(found.values()) == {"ok"}, (seed, found)
+        result = levels(transactions(rows, seed=seed), transactions(rows, seed=100 + seed))
+        assert set(result.values()) == {"ok"}, (seed, result)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_injected_drift_is_found_in_the_columns_that_moved(seed: int):
-    found = levels(transactions(5_000, seed=seed), transactions(5_000, seed=50 + seed, drift=2.0))
-    assert found["device_score"] == found["amount"] == found["hour"] == "drift"
-    assert found["distance"] == found["country_mismatch"] == "ok"
+    result = levels(transactions(5_000, seed=seed), transactions(5_000, seed=50 + seed, drift=2.0))
+    assert result["device_score"] == result["amount"] == result["hour"] == "drift"
+    assert result["distance"] == result["country_mismatch"] == "ok"
 
 
 def test_a_tiny_shift_of_a_huge_sample_is_significant_and_still_ok():
     rng = np.random.default_rng(0)
-    found = one(rng.normal(size=200_000), rng.normal(0.03, 1, 200_000), "numeric")
-    assert found.findings[0].p_adjusted < 1e-6
-    assert found.level == "ok"
+    result = one(rng.normal(size=200_000), rng.normal(0.03, 1, 200_000), "numeric")
+    assert result.findings[0].p_adjusted < 1e-6
+    assert result.level == "ok"
 
 
 def test_a_large_effect_in_a_handful_of_rows_is_not_yet_drift():
     rng = np.random.default_rng(0)
-    found = one(rng.normal(size=12), rng.normal(0.7, 1, 12), "numeric")
-    assert found.findings[0].effects["psi"] > 0.25
-    assert found.level == "ok"
+    result = one(rng.normal(size=12), rng.normal(0.7, 1, 12), "numeric")
+    assert result.findings[0].effects["psi"] > 0.25
+    assert result.level == "ok"
 
 
 def test_half_a_standard_deviation_is_drift_by_both_measures():
     rng = np.random.default_rng(0)
-    found = one(rng.normal(size=50_000), rng.normal(0.55, 1, 50_000), "numeric")
-    effects = found.findings[0].effects
-    assert found.drifted and effects["psi"] > 0.25 and effects["ks"] > 0.2
-    assert "median" in found.change
+    result = one(rng.normal(size=50_000), rng.normal(0.55, 1, 50_000), "numeric")
+    effects = result.findings[0].effects
+    assert result.drifted and effects["psi"] > 0.25 and effects["ks"] > 0.2
+    assert "median" in result.change
 
 
 def test_missing_values_are_a_change_of_their_own():
     rng = np.random.default_rng(0)
     values = rng.normal(size=5_000)
     gaps = np.where(rng.random(5_000) < 0.2, np.nan, rng.normal(size=5_000))
-    found = one(values, gaps, "numeric")
-    assert found.level == "drift"
-    assert found.findings[0].level == "ok", "the values that are there did not move"
-    assert found.decisive.what == "missing" and "missing 0.00% → " in found.change
+    result = one(values, gaps, "numeric")
+    assert result.level == "drift"
+    assert result.findings[0].level == "ok", "the values that are there did not move"
+    assert result.decisive.what == "missing" and "missing 0.00% → " in result.change
 
 
 def test_new_categories_are_named_and_expected_ones_are_forgiven():
     rng = np.random.default_rng(0)
     tail = [f"m{i}" for i in range(3_000)]
-    found = one(rng.choice(tail, 4_000), rng.choice(tail, 4_000), "categorical")
-    unseen = found.findings[2]
+    result = one(rng.choice(tail, 4_000), rng.choice(tail, 4_000), "categorical")
+    unseen = result.findings[2]
     assert unseen.effects["share"] > 0.1, "a long tail always brings values the reference lacked"
     assert unseen.level == "ok"
     fresh = one(
@@ -97,9 +97,9 @@ def test_new_categories_are_named_and_expected_ones_are_forgiven():
 
 def test_a_rare_flag_that_triples_is_a_warning_though_its_psi_is_small():
     rng = np.random.default_rng(0)
-    found = one((rng.random(10_000) < 0.02) * 1.0, (rng.random(10_000) < 0.06) * 1.0, "boolean")
-    assert found.findings[0].effects["psi"] < 0.1
-    assert found.level == "warning" and found.change.startswith("yes 1.9% → ")
+    result = one((rng.random(10_000) < 0.02) * 1.0, (rng.random(10_000) < 0.06) * 1.0, "boolean")
+    assert result.findings[0].effects["psi"] < 0.1
+    assert result.level == "warning" and result.change.startswith("yes 1.9% → ")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_rare_flag_that_triples_is_a_warning_though_its_psi_is_small():
     ],
 )
 def test_constant_and_empty_columns(old: list, new: list, kind: str, level: str):
-    found = one(old, new, kind)
-    assert found.level == level
-    assert found.to_dict()["drifted"] is (level == "drift")
+    result = one(old, new, kind)
+    assert result.level == level
+    assert result.to_dict()["drifted"] is (level == "drift")
 
 
 def adjusted_together(p_values: np.ndarray) -> np.ndarray:

@@ -36,15 +36,15 @@ def judged(alerts: pd.DataFrame, is_seen: pd.Series) -> list[DayPrecision]:
 
 @pytest.mark.parametrize("offset", [0.0, 0.6])
 def test_the_interval_holds_the_truth_on_nine_days_of_ten(offset: float):
-    held, widths = [], []
+    covered, widths = [], []
     for seed in range(3):
         alerts = world(seed, offset=offset)
         truth = alerts.groupby("day")["truth"].mean()
         top_half = alerts.groupby("day")["score"].rank(pct=True) > 0.5
-        found = [day for day in judged(alerts, top_half) if day.low is not None and day.high is not None]
-        held += [day.low - 1e-9 <= truth[day.day] <= day.high + 1e-9 for day in found]
-        widths += [day.high - day.low for day in found]
-    assert len(held) == 120 and np.mean(held) >= 0.9
+        estimated = [day for day in judged(alerts, top_half) if day.low is not None and day.high is not None]
+        covered += [day.low - 1e-9 <= truth[day.day] <= day.high + 1e-9 for day in estimated]
+        widths += [day.high - day.low for day in estimated]
+    assert len(covered) == 120 and np.mean(covered) >= 0.9
     assert np.mean(widths) < 0.5, "an interval that says nothing would hold everything"
 
 
@@ -60,18 +60,18 @@ def test_looking_at_the_highest_scores_first_does_not_flatter():
 
 def test_a_day_whose_alerts_are_all_labelled_is_counted():
     alerts = world(1, offset=0.0)
-    found = judged(alerts, pd.Series(True, index=alerts.index))
-    counted = [day for day in found if day.is_mature]
-    assert len(counted) == 33 and len(found) == 40
+    days = judged(alerts, pd.Series(True, index=alerts.index))
+    counted = [day for day in days if day.is_mature]
+    assert len(counted) == 33 and len(days) == 40
     truth = alerts.groupby("day")["truth"].mean()
     assert all(day.precision == day.low == day.high == truth[day.day] for day in counted)
-    assert [day.share_labelled for day in found[-7:]] == [0.0] * 7
+    assert [day.share_labelled for day in days[-7:]] == [0.0] * 7
 
 
 def test_too_few_labels_give_no_estimate():
     alerts = world(2, offset=0.0)
-    found = judged(alerts, pd.Series(alerts.index < 15))
-    assert {day.precision for day in found if not day.labelled} == {None}
+    days = judged(alerts, pd.Series(alerts.index < 15))
+    assert {day.precision for day in days if not day.labelled} == {None}
     assert by_day(alerts[:0].assign(label=np.nan), as_of=AS_OF, delay_days=DELAY) == []
 
 
@@ -103,9 +103,11 @@ def test_alerts_that_were_drawn_speak_for_a_day_that_is_unlike_the_days_before()
     labelled = alerts.assign(label=alerts["truth"].where(is_mature | is_drawn))
     truth = alerts.groupby("day")["truth"].mean()
 
-    def held(given: pd.DataFrame) -> list[bool]:
-        found = by_day(given, as_of=AS_OF, delay_days=DELAY)[-5:]
-        return [day.low <= truth[day.day] <= day.high for day in found if day.low is not None and day.high is not None]
+    def covers(known: pd.DataFrame) -> list[bool]:
+        estimated = by_day(known, as_of=AS_OF, delay_days=DELAY)[-5:]
+        return [
+            day.low <= truth[day.day] <= day.high for day in estimated if day.low is not None and day.high is not None
+        ]
 
-    assert sum(held(labelled.assign(is_drawn=is_drawn))) >= 4
-    assert sum(held(alerts.assign(label=alerts["truth"].where(is_mature)))) <= 2, "by the score alone it cannot know"
+    assert sum(covers(labelled.assign(is_drawn=is_drawn))) >= 4
+    assert sum(covers(alerts.assign(label=alerts["truth"].where(is_mature)))) <= 2, "by the score alone it cannot know"

@@ -57,14 +57,14 @@ def test_only_flagged_rows_count_and_only_labels_known_by_then(scored: Path, tmp
     store = LabelStore(str(tmp_path / "labels"))
     label(store, 0, 4, START + dt.timedelta(days=11))
     label(store, 4, 2, START + dt.timedelta(days=13))
-    found, unseen = judge(alerts, store, as_of=(START + dt.timedelta(days=12)).date(), delay_days=7)
-    assert [day.labelled for day in found] == [A_DAY] * 4 + [0] * 8
-    assert [day.precision for day in found[:4]] == [0.5] * 4
-    assert all(day.low is not None and day.low <= 0.5 <= day.high for day in found[4:])
-    assert [day.is_mature for day in found] == [True] * 5 + [False] * 7
+    days, missed = judge(alerts, store, as_of=(START + dt.timedelta(days=12)).date(), delay_days=7)
+    assert [day.labelled for day in days] == [A_DAY] * 4 + [0] * 8
+    assert [day.precision for day in days[:4]] == [0.5] * 4
+    assert all(day.low is not None and day.low <= 0.5 <= day.high for day in days[4:])
+    assert [day.is_mature for day in days] == [True] * 5 + [False] * 7
     later, _ = judge(alerts, store, as_of=(START + dt.timedelta(days=14)).date(), delay_days=7)
     assert [day.labelled for day in later] == [A_DAY] * 6 + [0] * 6
-    assert judge(alerts, store, as_of=START.date(), delay_days=7) == ([], None) and unseen is None
+    assert judge(alerts, store, as_of=START.date(), delay_days=7) == ([], None) and missed is None
 
 
 def test_the_command_tells_each_day_and_writes_json(
@@ -75,8 +75,8 @@ def test_the_command_tells_each_day_and_writes_json(
     label(LabelStore(str(tmp_path / "var/labels")), 0, 5, START + dt.timedelta(days=11))
     command = ["--decisions", "scored", "--schema", "handbook", "--as-of", "2026-01-13", "--out", "p.json"]
     assert main(command) == 0
-    told = capsys.readouterr().out
-    assert "2026-01-01        20        20      10      50.0%  counted\n" in told and "labels still come" in told
+    output = capsys.readouterr().out
+    assert "2026-01-01        20        20      10      50.0%  counted\n" in output and "labels still come" in output
     content = json.loads((tmp_path / "p.json").read_text())
     assert content["as_of"] == "2026-01-13" and content["label_delay_days"] == 7 and len(content["days"]) == DAYS
     assert content["days"][0] == {

@@ -69,7 +69,7 @@ def transactions(seed: int = 1) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """The data, and the bundles made from them by name."""
 
     folder: Path
@@ -88,11 +88,11 @@ class Place:
             if relabel is not None:
                 frame["is_fraud"] = np.asarray(relabel(frame)).astype(int)
             rows = validate(frame, schema).rows
-            detector, found = fitting.fit_locally(rows, schema, config)
+            detector, evaluation = fitting.fit_locally(rows, schema, config)
             windows = [dataclasses.asdict(window) for window in fitting.prepare(rows, schema, config).windows]
             plain = json.loads(json.dumps(config.to_dict()))
             fingerprint = tables.fingerprint(str(self.data)) if relabel is None else None
-            bundle.save(target, detector, metrics=found.metrics, data_fingerprint=fingerprint, windows=windows,
+            bundle.save(target, detector, metrics=evaluation.metrics, data_fingerprint=fingerprint, windows=windows,
                         config=plain)  # fmt: skip
         return target
 
@@ -109,10 +109,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("gate")
     transactions().to_parquet(folder / "labelled.parquet", index=False)
-    return Place(folder)
+    return Workspace(folder)
 
 
 @pytest.fixture
@@ -134,13 +134,13 @@ def register(settings: Settings, *folders: Path) -> None:
         run.finish()
 
 
-def judged(settings: Settings, place: Place, *more: str) -> dict:
+def judged(settings: Settings, workspace: Workspace, *more: str) -> dict:
     out = settings.locate("gate/record.json")
     arguments = [
         "challenger",
         "--gate",
         "--data",
-        str(place.data),
+        str(workspace.data),
         "--out",
         out,
         "--by",
@@ -157,24 +157,26 @@ def passed(document: dict) -> dict[str, bool | None]:
     return {check["name"]: check["passed"] for check in document["checks"]}
 
 
-def test_a_better_model_is_promoted_in_writing(place: Place, settings: Settings, capsys: pytest.CaptureFixture[str]):
-    register(settings, place.weak(), place.good())
-    found = judged(settings, place)
-    assert found["decision"] == "promoted" and not found["failed"] and None not in passed(found).values()
+def test_a_better_model_is_promoted_in_writing(
+    workspace: Workspace, settings: Settings, capsys: pytest.CaptureFixture[str]
+):
+    register(settings, workspace.weak(), workspace.good())
+    record = judged(settings, workspace)
+    assert record["decision"] == "promoted" and not record["failed"] and None not in passed(record).values()
     assert versions.champion_version(settings) == 2
-    told = capsys.readouterr().out
-    assert told.startswith("promoted: version 2, in place of 1") and "better: average precision" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("promoted: version 2, in place of 1") and "better: average precision" in printed
     # Rows that neither learnt from: the challenger's test window, which begins a label's delay after validation.
-    windows = {window["name"]: window for window in found["challenger"]["windows"]}
+    windows = {window["name"]: window for window in record["challenger"]["windows"]}
     assert (
-        windows["validation"]["end"] < found["window"]["start"] and found["window"]["rows"] == windows["test"]["rows"]
+        windows["validation"]["end"] < record["window"]["start"] and record["window"]["rows"] == windows["test"]["rows"]
     )
-    assert found["data"]["fingerprint"] == tables.fingerprint(str(place.data)) and found["by"] == "ann"
-    entry = promotion.champions(versions.standing(settings).tags)[-1]
+    assert record["data"]["fingerprint"] == tables.fingerprint(str(workspace.data)) and record["by"] == "ann"
+    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
     assert entry.version == 2 and entry.by == "ann" and entry.reason.startswith("gate: average precision")
-    version = versions.standing(settings).champion
+    version = versions.registry_state(settings).champion
     assert json.loads(version.tags["gate"])["decision"] == "promoted"
-    with runs.answers(settings, "looking") as client:
+    with runs.mlflow_client(settings, "looking") as client:
         run = client.get_run(version.run_id)
         names = [file.path for file in client.list_artifacts(version.run_id, "gate")]
     assert run.data.tags["gate_decision"] == "promoted" and run.data.tags["gate_by"] == "ann"
@@ -184,146 +186,153 @@ def test_a_better_model_is_promoted_in_writing(place: Place, settings: Settings,
     assert "Version 2 is champion, in place of version 1" in page and "money caught within the budget" in page
 
     # The same again: nothing is judged, and the record stays.
-    assert judged(settings, place) == found and "already champion" in capsys.readouterr().out
+    assert judged(settings, workspace) == record and "already champion" in capsys.readouterr().out
 
 
-def test_an_equal_model_is_refused(place: Place, settings: Settings):
-    register(settings, place.good(), place.bundle("twin", seed=8))
-    found = judged(settings, place)
-    assert found["decision"] == "refused" and found["failed"] == ["better"] and versions.champion_version(settings) == 1
-    assert json.loads(versions.standing(settings).challenger.tags["gate"])["failed"] == ["better"]
+def test_an_equal_model_is_refused(workspace: Workspace, settings: Settings):
+    register(settings, workspace.good(), workspace.bundle("twin", seed=8))
+    record = judged(settings, workspace)
+    assert (
+        record["decision"] == "refused" and record["failed"] == ["better"] and versions.champion_version(settings) == 1
+    )
+    assert json.loads(versions.registry_state(settings).challenger.tags["gate"])["failed"] == ["better"]
 
 
-def test_a_worse_model_is_refused_and_an_override_says_who_and_why(place: Place, settings: Settings):
-    register(settings, place.good(), place.weak())
-    assert {"better", "nothing worse"} <= set(judged(settings, place)["failed"])
+def test_a_worse_model_is_refused_and_an_override_says_who_and_why(workspace: Workspace, settings: Settings):
+    register(settings, workspace.good(), workspace.weak())
+    assert {"better", "nothing worse"} <= set(judged(settings, workspace)["failed"])
     assert versions.champion_version(settings) == 1
     with pytest.raises(ConfigError, match="--reason"):
-        judged(settings, place, "--override")
+        judged(settings, workspace, "--override")
     reason = "the champion leaks a field <script>"
-    found = judged(settings, place, "--override", "--reason", reason)
-    assert found["decision"] == "promoted" and found["override"]["by"] == "ann"
-    assert "better" in found["override"]["failed"] and found["override"]["reason"] == reason
+    record = judged(settings, workspace, "--override", "--reason", reason)
+    assert record["decision"] == "promoted" and record["override"]["by"] == "ann"
+    assert "better" in record["override"]["failed"] and record["override"]["reason"] == reason
     assert versions.champion_version(settings) == 2
-    entry = promotion.champions(versions.standing(settings).tags)[-1]
+    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
     assert entry.by == "ann" and entry.reason.startswith(f"override: {reason} (failed: better")
     page = Path(settings.locate("gate/record.html")).read_text()
     assert "in spite of failed checks" in page and "&lt;script&gt;" in page and "<script" not in page
 
 
-def test_a_model_trained_on_turned_labels_is_refused(place: Place, settings: Settings):
+def test_a_model_trained_on_turned_labels_is_refused(workspace: Workspace, settings: Settings):
     def turned(frame: pd.DataFrame) -> pd.Series:
         """The frauds' labels are taken away and given to as many of the dearest other rows."""
         others = frame[frame["is_fraud"] == 0]["amount"].nlargest(int(frame["is_fraud"].sum())).index
         return frame.index.isin(others)
 
-    register(settings, place.weak(), place.bundle("turned", turned))
-    assert "better" in judged(settings, place)["failed"] and versions.champion_version(settings) == 1
+    register(settings, workspace.weak(), workspace.bundle("turned", turned))
+    assert "better" in judged(settings, workspace)["failed"] and versions.champion_version(settings) == 1
 
 
-def test_a_model_trained_on_far_more_frauds_than_there_are_is_refused(place: Place, settings: Settings):
+def test_a_model_trained_on_far_more_frauds_than_there_are_is_refused(workspace: Workspace, settings: Settings):
     def many(frame: pd.DataFrame) -> pd.Series:
         """Attackers swamp the analysts: every fifth row is called fraud."""
         return (frame["is_fraud"] == 1) | (np.arange(len(frame)) % 5 == 0)
 
-    register(settings, place.weak(), place.bundle("many", many))
-    found = judged(settings, place)
-    assert "labels" in found["failed"] and versions.champion_version(settings) == 1
-    assert "are labelled fraud" in next(check["text"] for check in found["checks"] if check["name"] == "labels")
+    register(settings, workspace.weak(), workspace.bundle("many", many))
+    record = judged(settings, workspace)
+    assert "labels" in record["failed"] and versions.champion_version(settings) == 1
+    assert "are labelled fraud" in next(check["text"] for check in record["checks"] if check["name"] == "labels")
 
 
-def test_judging_labels_that_were_turned_are_noticed(place: Place, settings: Settings, tmp_path: Path):
+def test_judging_labels_that_were_turned_are_noticed(workspace: Workspace, settings: Settings, tmp_path: Path):
     """Who turns the labels that are judged by cannot have a model promoted that learnt them."""
     frame = transactions()
     frame["is_fraud"] = np.where(frame["time"] > "2026-02-05", 1 - frame["is_fraud"], frame["is_fraud"])
     frame.to_parquet(tmp_path / "labelled.parquet", index=False)
-    register(settings, place.good(), place.bundle("twin", seed=8))
-    found = judged(settings, Place(tmp_path))
-    told = next(check for check in found["checks"] if check["name"] == "labels")
-    assert told["passed"] is False and "contradict the champion" in told["text"]
+    register(settings, workspace.good(), workspace.bundle("twin", seed=8))
+    record = judged(settings, Workspace(tmp_path))
+    labels = next(check for check in record["checks"] if check["name"] == "labels")
+    assert labels["passed"] is False and "contradict the champion" in labels["text"]
 
 
-def test_a_model_that_forgets_a_segment_is_refused(place: Place, settings: Settings):
+def test_a_model_that_forgets_a_segment_is_refused(workspace: Workspace, settings: Settings):
     """Better on the whole, and blind on the web."""
-    web = place.bundle("web", lambda frame: frame["is_fraud"] * (frame["channel"] == "web"))
-    shop = place.bundle("shop", lambda frame: frame["is_fraud"] * (frame["channel"] == "shop"))
+    web = workspace.bundle("web", lambda frame: frame["is_fraud"] * (frame["channel"] == "web"))
+    shop = workspace.bundle("shop", lambda frame: frame["is_fraud"] * (frame["channel"] == "shop"))
     register(settings, web, shop)
     more = ["--budget", "0.05", "--calibration-factor", "100"]
-    found = judged(settings, place, *more, "--segment", "channel")
-    assert found["failed"] == ["segments"] and versions.champion_version(settings) == 1
-    told = next(check for check in found["checks"] if check["name"] == "segments")
-    assert "channel web" in told["text"] and "channel shop" not in told["text"]
-    assert judged(settings, place, *more, "--segment", "amount")["decision"] == "promoted"
+    record = judged(settings, workspace, *more, "--segment", "channel")
+    assert record["failed"] == ["segments"] and versions.champion_version(settings) == 1
+    segments = next(check for check in record["checks"] if check["name"] == "segments")
+    assert "channel web" in segments["text"] and "channel shop" not in segments["text"]
+    assert judged(settings, workspace, *more, "--segment", "amount")["decision"] == "promoted"
 
 
-def test_a_narrower_schema_is_refused_unless_allowed(place: Place, settings: Settings):
-    register(settings, place.weak(), place.bundle("narrow", schema=schema_with(maximum=100_000)))
-    found = judged(settings, place)
-    assert found["failed"] == ["schema"] and "amount must be at most 100000" in found["checks"][0]["text"]
-    assert judged(settings, place, "--schema-change", "allow")["decision"] == "promoted"
+def test_a_narrower_schema_is_refused_unless_allowed(workspace: Workspace, settings: Settings):
+    register(settings, workspace.weak(), workspace.bundle("narrow", schema=schema_with(maximum=100_000)))
+    record = judged(settings, workspace)
+    assert record["failed"] == ["schema"] and "amount must be at most 100000" in record["checks"][0]["text"]
+    assert judged(settings, workspace, "--schema-change", "allow")["decision"] == "promoted"
 
 
-def test_too_few_frauds_are_no_evidence(place: Place, settings: Settings, tmp_path: Path):
-    register(settings, place.weak(), place.good())
-    found = judged(settings, place, "--start", "2026-02-27")
-    assert "enough evidence" in found["failed"] and "not enough evidence" in found["checks"][1]["text"]
-    assert "better" not in passed(found) and versions.champion_version(settings) == 1
+def test_too_few_frauds_are_no_evidence(workspace: Workspace, settings: Settings, tmp_path: Path):
+    register(settings, workspace.weak(), workspace.good())
+    record = judged(settings, workspace, "--start", "2026-02-27")
+    assert "enough evidence" in record["failed"] and "not enough evidence" in record["checks"][1]["text"]
+    assert "better" not in passed(record) and versions.champion_version(settings) == 1
     early = tmp_path / "early.parquet"
     transactions().query("time < '2026-02-01'").to_parquet(early, index=False)
-    none = judged(settings, replace(place, folder=place.folder), "--data", str(early))
-    assert none["failed"] == ["enough evidence"] and "neither model learnt from" in none["checks"][1]["text"]
+    none = judged(settings, replace(workspace, folder=workspace.folder), "--data", str(early))
+    assert none["failed"] == ["enough evidence"] and "a model was trained on every row" in none["checks"][1]["text"]
     some = transactions().assign(is_fraud=lambda f: f["is_fraud"].where(f.index % 2 == 0))
     some.to_parquet(tmp_path / "some.parquet", index=False)
-    assert "must be labelled" in judged(settings, place, "--data", str(tmp_path / "some.parquet"))["checks"][1]["text"]
+    assert (
+        "must be labelled" in judged(settings, workspace, "--data", str(tmp_path / "some.parquet"))["checks"][1]["text"]
+    )
 
 
-def test_rows_that_a_model_learnt_from_are_never_judged(place: Place, settings: Settings):
-    register(settings, place.weak(), place.good())
-    windows = {w["name"]: w for w in bundle.load(place.good()).manifest["windows"]}
-    found = judged(settings, place, "--start", "2026-01-01")
-    learnt = windows["train"]["rows"] + windows["validation"]["rows"]
-    assert found["window"]["rows"] == ROWS - learnt and f"less {learnt:,} rows" in found["window"]["source"]
+def test_training_rows_are_never_judged(workspace: Workspace, settings: Settings):
+    register(settings, workspace.weak(), workspace.good())
+    windows = {w["name"]: w for w in bundle.load(workspace.good()).manifest["windows"]}
+    record = judged(settings, workspace, "--start", "2026-01-01")
+    training_rows = windows["train"]["rows"] + windows["validation"]["rows"]
+    assert (
+        record["window"]["rows"] == ROWS - training_rows
+        and f"less {training_rows:,} rows" in record["window"]["source"]
+    )
 
 
-def test_golden_rows_must_not_be_lost(place: Place, settings: Settings, tmp_path: Path):
+def test_golden_rows_must_not_be_lost(workspace: Workspace, settings: Settings, tmp_path: Path):
     golden = transactions(seed=5).query("channel == 'web'")
     golden.to_parquet(tmp_path / "golden.parquet", index=False)
-    web = place.bundle("web", lambda frame: frame["is_fraud"] * (frame["channel"] == "web"))
-    shop = place.bundle("shop", lambda frame: frame["is_fraud"] * (frame["channel"] == "shop"))
+    web = workspace.bundle("web", lambda frame: frame["is_fraud"] * (frame["channel"] == "web"))
+    shop = workspace.bundle("shop", lambda frame: frame["is_fraud"] * (frame["channel"] == "shop"))
     register(settings, web, shop)
-    found = judged(settings, place, "--golden", str(tmp_path / "golden.parquet"))
-    assert "golden rows" in found["failed"]
+    record = judged(settings, workspace, "--golden", str(tmp_path / "golden.parquet"))
+    assert "golden rows" in record["failed"]
 
 
-def test_a_first_champion_needs_what_can_be_judged_alone(place: Place, settings: Settings):
-    register(settings, place.good())
-    told = judged(settings, place)  # registered while there was no champion: it is champion, and no challenger
-    assert told["decision"] == "promoted" and told["already_champion"]
-    register(settings, place.weak())
+def test_a_first_champion_needs_what_can_be_judged_alone(workspace: Workspace, settings: Settings):
+    register(settings, workspace.good())
+    first = judged(settings, workspace)  # registered while there was no champion: it is champion, and no challenger
+    assert first["decision"] == "promoted" and first["already_champion"]
+    register(settings, workspace.weak())
     versions.remove_alias("champion", settings)
-    found = judged(settings, place, "--min-frauds", "100000")
-    assert found["failed"] == ["enough evidence"] and versions.champion_version(settings) is None
-    found = judged(settings, place)
-    assert found["decision"] == "promoted" and passed(found)["better than chance"] is True
-    assert versions.champion_version(settings) == 2 and found["champion"] is None
+    record = judged(settings, workspace, "--min-frauds", "100000")
+    assert record["failed"] == ["enough evidence"] and versions.champion_version(settings) is None
+    record = judged(settings, workspace)
+    assert record["decision"] == "promoted" and passed(record)["better than chance"] is True
+    assert versions.champion_version(settings) == 2 and record["champion"] is None
 
 
-def test_two_gates_at_once_leave_one_consistent_champion(place: Place, settings: Settings):
-    register(settings, place.weak(), place.bundle("twin", seed=8), place.good())
+def test_two_gates_at_once_leave_one_consistent_champion(workspace: Workspace, settings: Settings):
+    register(settings, workspace.weak(), workspace.bundle("twin", seed=8), workspace.good())
     requests = [
-        judge.Request(reference="3", data=str(place.data), by=by, plan={"resamples": 50}, limits=PATIENT,
+        judge.GateRequest(reference="3", data=str(workspace.data), by=by, plan={"resamples": 50}, limits=PATIENT,
                      out=settings.locate(f"gate/{by}.json"))
         for by in ("ann", "bob")
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda request: judge.decide(request, settings), requests))
-    assert [one["decision"] for one in found] == ["promoted"] * 2 and versions.champion_version(settings) == 3
-    entries = promotion.champions(versions.standing(settings).tags)
+        records = list(pool.map(lambda request: judge.decide(request, settings), requests))
+    assert [one["decision"] for one in records] == ["promoted"] * 2 and versions.champion_version(settings) == 3
+    entries = promotion.champions(versions.registry_state(settings).tags)
     assert [entry.version for entry in entries] == [1, 3], "moved once"
 
 
-def test_a_champion_that_changed_while_it_was_judged_is_left_alone(place: Place, settings: Settings):
-    register(settings, place.weak(), place.bundle("twin", seed=8), place.good())
+def test_a_champion_that_changed_while_it_was_judged_is_left_alone(workspace: Workspace, settings: Settings):
+    register(settings, workspace.weak(), workspace.bundle("twin", seed=8), workspace.good())
     assert main(["2", "--reason", "by hand"]) == 0
     move = promotion.Promotion(version=3, time=promotion.now(), by="ann")
     with pytest.raises(RegistryError, match="moved to version 2 meanwhile"):
@@ -331,23 +340,23 @@ def test_a_champion_that_changed_while_it_was_judged_is_left_alone(place: Place,
     assert versions.champion_version(settings) == 2
 
 
-def test_a_slow_model_is_refused(place: Place, settings: Settings):
-    register(settings, place.weak(), place.good())
-    assert judged(settings, place, "--latency-budget-ms", "0.0001")["failed"] == ["latency"]
+def test_a_slow_model_is_refused(workspace: Workspace, settings: Settings):
+    register(settings, workspace.weak(), workspace.good())
+    assert judged(settings, workspace, "--latency-budget-ms", "0.0001")["failed"] == ["latency"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["challenger", "--gate"], "needs --data"),
         (["--gate", "--data", "x.parquet"], "needs a version"),
         (["challenger", "--data", "x.parquet"], "belongs to --gate"),
         (["challenger", "--gate", "--data", "x.parquet", "--better", "f1"], "--better .*one of average_precision"),
         (["challenger", "--gate", "--data", "x.parquet", "--margin", "2"], r"--margin 2\.0 must be a number in"),
-        (["challenger", "--gate", "--data", "x.parquet", "--out", "x.html"], "ending in .json"),
+        (["challenger", "--gate", "--data", "x.parquet", "--out", "x.html"], "must end in .json"),
         (["challenger", "--gate", "--data", "x.parquet", "--override", "--reason", "x"], "needs --by"),
     ],
 )
-def test_mistakes_are_told_in_one_line(settings: Settings, arguments: list[str], told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_arguments_are_refused_in_one_line(settings: Settings, arguments: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
         main(arguments)

@@ -15,7 +15,7 @@ from fraud.data.simulation import cards
 from fraud.data.splits import SplitConfig
 from fraud.detectors.features import raw_features
 from fraud.errors import DataError
-from fraud.history.snapshots.building import build
+from fraud.history.snapshots.build import build
 from fraud.history.snapshots.days import Snapshots
 from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, SOURCE, LabelStore
 from fraud.schema import Schema, validate
@@ -75,7 +75,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: tuple, ray_se
     first = pd.Timestamp(days[0])
     training = rows[rows["TX_DATETIME"] < first]
     training.to_parquet(tmp_path / "training.parquet", index=False)
-    carried = train_history.leave(detector, training, str(tmp_path / "training.parquet"), settings, in_bundle=False)
+    carried = train_history.write_snapshots(
+        detector, training, str(tmp_path / "training.parquet"), settings, in_bundle=False
+    )
     assert not any(len(state.events) for state in carried.history), "the bundle carries nobody's transactions"
     windows = [{"name": "train", "start": str(training["TX_DATETIME"].min()), "end": str(first)}]
     bundle.save(tmp_path / "bundle", carried, windows=windows)

@@ -12,7 +12,7 @@ import pytest
 
 from fraud.history.definition import feature_names, plans
 from fraud.history.replay import replay
-from fraud.history.snapshots.beginning import Beginning
+from fraud.history.snapshots.replay_start import ReplayStart
 from fraud.history.state import HistoryState, is_sound
 from fraud.schema import Column, History, Schema, validate
 from fraud.scoring import scored
@@ -136,9 +136,9 @@ def test_a_state_is_gone_on_from(ray_session: None, rows: pd.DataFrame, small_pi
     expected, after = replay(later, SCHEMA, before)
     asked = []
 
-    def begin(oldest: int) -> Beginning:
+    def begin(oldest: int) -> ReplayStart:
         asked.append(oldest)
-        return Beginning(states=before)
+        return ReplayStart(states=before)
 
     found, back = shuffled(later, partitions=4, begin=begin)
     np.testing.assert_array_equal(back[feature_names(SCHEMA)].to_numpy(), expected)

@@ -118,7 +118,7 @@ def test_killed_worker_then_killed_driver_lose_an_epoch_each_at_most(tmp_path: P
     first = reported(isolated_state)
     assert first[-1] < EPOCHS, "the driver was killed too late for this test to say anything"
     assert len(first) - len(set(first)) <= 1, "a killed worker costs one epoch at most"
-    assert "worker 0 failed, going on from the last checkpoint" in (tmp_path / "log.txt").read_text()
+    assert "worker 0 failed, resuming from the last checkpoint" in (tmp_path / "log.txt").read_text()
     lose_last_report(isolated_state)
     ((run_id, status),) = runs(settings)
     assert status == "RUNNING" and not (tmp_path / "artifacts" / "bundle").exists()

@@ -27,7 +27,7 @@ from fraud.training import fitting
 from fraud.training.config import TrainConfig, configure, from_mapping
 from ray_jobs.train import command as train
 from ray_jobs.train import resume, tracking
-from ray_jobs.train.order import TrainingRequest, read_order
+from ray_jobs.train.request import TrainingRequest, read_request
 
 pytestmark = pytest.mark.ray
 
@@ -45,7 +45,7 @@ def small_config(**changes: object) -> TrainConfig:
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where the trainings of this module happen: one MLflow store, labelled and unlabelled data."""
 
     settings: Settings
@@ -53,11 +53,11 @@ class Place:
     unlabelled: Path
     folder: Path
 
-    def order(self, outdir: str, **changes) -> TrainingRequest:
+    def request(self, outdir: str, **changes) -> TrainingRequest:
         path = self.folder / outdir
         path.mkdir(exist_ok=True)
-        order = TrainingRequest(data=str(self.labelled), schema=SCHEMA, outdir=path, config=small_config())
-        return replace(order, **changes)
+        request = TrainingRequest(data=str(self.labelled), schema=SCHEMA, outdir=path, config=small_config())
+        return replace(request, **changes)
 
     def client(self):
         from mlflow import MlflowClient
@@ -66,7 +66,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("train")
     frame = simulation.transactions(3000, seed=7, fraud_rate=0.03).astype({"amount": object, "hour": object})
     frame.loc[11, "amount"] = "many"
@@ -76,41 +76,41 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     state = folder / "state"
     environment = {"FRAUD_ROOT": str(folder), "FRAUD_STATE": str(state)}
     settings = Settings.from_environment(environment)
-    return Place(settings, folder / "labelled.csv", folder / "unlabelled.csv", folder)
+    return Workspace(settings, folder / "labelled.csv", folder / "unlabelled.csv", folder)
 
 
 @pytest.fixture(scope="module")
-def champion(place: Place, ray_session: None) -> tuple[TrainingRequest, str]:
+def champion(workspace: Workspace, ray_session: None) -> tuple[TrainingRequest, str]:
     """The first training: what was ordered and what it answered."""
-    order = place.order("champion")
-    return order, train.train(order, place.settings)
+    request = workspace.request("champion")
+    return request, train.train(request, workspace.settings)
 
 
-def test_artifacts_are_complete(place: Place, champion: tuple[TrainingRequest, str]):
+def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRequest, str]):
     import torch
 
-    order, text = champion
-    names = {path.name for path in order.outdir.iterdir()}
+    request, text = champion
+    names = {path.name for path in request.outdir.iterdir()}
     tables = {"quarantine.parquet", "reference.parquet"}
     assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *tables}
-    loaded = bundle.load(order.outdir / "bundle")
-    weights = torch.load(order.outdir / "ae.pt", weights_only=True)
+    loaded = bundle.load(request.outdir / "bundle")
+    weights = torch.load(request.outdir / "ae.pt", weights_only=True)
     first = next(value for key, value in weights.items() if key.endswith("weight")).numpy().T.ravel()
     np.testing.assert_array_equal(first, loaded.detector.autoencoder.weights[: first.size])
-    assert json.loads((order.outdir / "threshold.json").read_text())["value"] == loaded.detector.threshold.value
+    assert json.loads((request.outdir / "threshold.json").read_text())["value"] == loaded.detector.threshold.value
 
-    refused = pd.read_parquet(order.outdir / "quarantine.parquet")
+    refused = pd.read_parquet(request.outdir / "quarantine.parquet")
     assert refused["row"].tolist() == [11, 12] and refused["column"].tolist() == ["amount", "hour"]
-    reference = pd.read_parquet(order.outdir / "reference.parquet")
+    reference = pd.read_parquet(request.outdir / "reference.parquet")
     again = Engine(loaded.detector).score_frame(reference[[c.name for c in SCHEMA.columns]])
     assert loaded.detector.head is not None and len(reference) == 750, "the test window"
     for name in ("score", "forest_score", "autoencoder_score", "head_score"):
         np.testing.assert_array_equal(reference[name], again[name])
-    assert loaded.manifest["reference_sha256"] == fraud_reference.sha256(order.outdir / "reference.parquet")
-    plots = {path.name for path in (order.outdir / "plots").iterdir()}
+    assert loaded.manifest["reference_sha256"] == fraud_reference.sha256(request.outdir / "reference.parquet")
+    plots = {path.name for path in (request.outdir / "plots").iterdir()}
     assert {"pr_curve.png", "roc_curve.png", "score_histogram.png", "loss_curve.png", "threshold_cost.png"} <= plots
 
-    content = json.loads((order.outdir / "metrics.json").read_text())
+    content = json.loads((request.outdir / "metrics.json").read_text())
     assert content["rows"] == 2998 and content["quarantined"] == 2
     assert content["bundle_sha256"] == loaded.sha256
     assert [epoch["number"] for epoch in content["epochs"]] == [1, 2, 3]
@@ -125,29 +125,31 @@ def test_artifacts_are_complete(place: Place, champion: tuple[TrainingRequest, s
         "joined",
         "average precision",
         "version 1 as champion",
-        str(order.outdir),
+        str(request.outdir),
     ):
         assert words in text
 
 
-def test_ray_changes_no_score(place: Place, champion: tuple[TrainingRequest, str]):
-    order, _ = champion
-    rows = data.load(order.data, SCHEMA).rows
-    local, evaluation = fitting.fit_locally(rows, SCHEMA, order.config)
-    mine = Engine(bundle.load(order.outdir / "bundle").detector).score_frame(rows)
+def test_ray_changes_no_score(workspace: Workspace, champion: tuple[TrainingRequest, str]):
+    request, _ = champion
+    rows = data.load(request.data, SCHEMA).rows
+    local, evaluation = fitting.fit_locally(rows, SCHEMA, request.config)
+    mine = Engine(bundle.load(request.outdir / "bundle").detector).score_frame(rows)
     theirs = Engine(local).score_frame(rows)
     np.testing.assert_allclose(mine["score"], theirs["score"], atol=1e-6)
     np.testing.assert_allclose(mine["autoencoder_score"], theirs["autoencoder_score"], atol=1e-6)
-    found = json.loads((order.outdir / "metrics.json").read_text())["metrics"]["joined"]["average_precision"]
-    assert found == pytest.approx(evaluation.metrics["joined"]["average_precision"], abs=1e-6)
+    average_precision = json.loads((request.outdir / "metrics.json").read_text())["metrics"]["joined"][
+        "average_precision"
+    ]
+    assert average_precision == pytest.approx(evaluation.metrics["joined"]["average_precision"], abs=1e-6)
 
 
-def test_mlflow_has_the_whole_training(place: Place, champion: tuple[TrainingRequest, str]):
-    order, _ = champion
-    client, settings = place.client(), place.settings
+def test_mlflow_has_the_complete_training(workspace: Workspace, champion: tuple[TrainingRequest, str]):
+    request, _ = champion
+    client, settings = workspace.client(), workspace.settings
     version = client.get_model_version_by_alias(settings.model_name, "champion")
     run = client.get_run(version.run_id)
-    content = json.loads((order.outdir / "metrics.json").read_text())
+    content = json.loads((request.outdir / "metrics.json").read_text())
     assert run.info.status == "FINISHED"
     assert run.data.metrics["joined_average_precision"] == content["metrics"]["joined"]["average_precision"]
     named = {
@@ -162,56 +164,56 @@ def test_mlflow_has_the_whole_training(place: Place, champion: tuple[TrainingReq
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]
     assert [m.value for m in history] == [epoch["validation_error"] for epoch in content["epochs"]]
-    assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(order.data)[:36]
+    assert run.inputs.dataset_inputs[0].dataset.digest == data.fingerprint(request.data)[:36]
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"bundle", "plots", "schema.yaml", "metrics.json", "reference.parquet"} <= artifacts
     opened = open_model(str(version.version), settings)
     fetched, reference = opened.folder, fraud_reference.locate(opened, settings)
-    assert reference.read_bytes() == (order.outdir / "reference.parquet").read_bytes()
-    opened = open_model(str(order.outdir / "bundle"), settings)
-    assert fraud_reference.locate(opened, settings) == order.outdir / "reference.parquet"
+    assert reference.read_bytes() == (request.outdir / "reference.parquet").read_bytes()
+    opened = open_model(str(request.outdir / "bundle"), settings)
+    assert fraud_reference.locate(opened, settings) == request.outdir / "reference.parquet"
     assert bundle.load(fetched).sha256 == content["bundle_sha256"]
     assert not list((settings.state / "training").glob("training-*/")), "a complete training leaves nothing to resume"
 
 
 def test_no_labels_and_no_mlflow_until_the_second_try(
-    place: Place,
+    workspace: Workspace,
     champion: tuple[TrainingRequest, str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
     """Without labels: an alert budget. Without MLflow: the artifacts stay, and the next try registers them."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    order = place.order("unlabelled", data=str(place.unlabelled))
+    request = workspace.request("unlabelled", data=str(workspace.unlabelled))
     with pytest.raises(RegistryError, match="artifacts are complete"):
-        train.train(order, replace(place.settings, tracking_uri="http://127.0.0.1:9"))
-    threshold = json.loads((order.outdir / "threshold.json").read_text())
+        train.train(request, replace(workspace.settings, tracking_uri="http://127.0.0.1:9"))
+    threshold = json.loads((request.outdir / "threshold.json").read_text())
     assert threshold["policy"] == "alert_budget"
-    sha256 = bundle.load(order.outdir / "bundle").sha256
+    sha256 = bundle.load(request.outdir / "bundle").sha256
 
     with caplog.at_level("INFO"):
-        text = train.train(order, place.settings)
+        text = train.train(request, workspace.settings)
     assert "from epoch 3 of at most 3" in caplog.text and "epoch 1/3" not in caplog.text
     assert "version 2 as challenger" in text and "average precision" not in text
-    assert versions.champion_version(place.settings) == 1
-    content = json.loads((order.outdir / "metrics.json").read_text())
+    assert versions.champion_version(workspace.settings) == 1
+    content = json.loads((request.outdir / "metrics.json").read_text())
     assert content["metrics"]["joined"].keys() == {"alert_rate"}
     assert 0 < content["metrics"]["joined"]["alert_rate"] < 0.05
-    assert {path.name for path in (order.outdir / "plots").iterdir()} == {"loss_curve.png", "score_histogram.png"}
+    assert {path.name for path in (request.outdir / "plots").iterdir()} == {"loss_curve.png", "score_histogram.png"}
     run_id = content["registry"]["run_id"]
-    assert len(place.client().get_metric_history(run_id, "autoencoder_train_error")) == 3
+    assert len(workspace.client().get_metric_history(run_id, "autoencoder_train_error")) == 3
     assert sha256  # the first try's bundle was whole
 
 
 @pytest.mark.drill
-def test_two_workers_train_one_model(place: Place, champion: tuple[TrainingRequest, str]):
+def test_two_workers_train_one_model(workspace: Workspace, champion: tuple[TrainingRequest, str]):
     single, _ = champion
-    order = place.order("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))
-    text = train.train(order, place.settings)
-    assert "registered" not in text and versions.version_of("challenger", place.settings) != 3
+    request = workspace.request("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))
+    text = train.train(request, workspace.settings)
+    assert "registered" not in text and versions.version_of("challenger", workspace.settings) != 3
     errors = [
         [epoch["validation_error"] for epoch in json.loads((folder / "metrics.json").read_text())["epochs"]]
-        for folder in (single.outdir, order.outdir)
+        for folder in (single.outdir, request.outdir)
     ]
     assert len(errors[1]) == 3
     np.testing.assert_allclose(errors[1], errors[0], rtol=0.1)  # other noise, other split of each batch
@@ -257,39 +259,39 @@ def test_training_makes_do_with_what_others_leave(ray_session: None):
 class TestMistakes:
     """Each answer is one line that says what to do; none waits for something that will not happen."""
 
-    def refused(self, place: Place, kind: type[FraudError], words: str, **changes: object) -> None:
-        order = place.order("mistakes", should_register=False, **changes)
+    def refused(self, workspace: Workspace, kind: type[FraudError], words: str, **changes: object) -> None:
+        request = workspace.request("mistakes", should_register=False, **changes)
         with pytest.raises(kind, match=words) as caught:
-            train.train(order, place.settings)
+            train.train(request, workspace.settings)
         assert "\n" not in str(caught.value)
-        assert list(order.outdir.iterdir()) == []
-        assert not list((place.settings.state / "training").glob("training-*/"))
+        assert list(request.outdir.iterdir()) == []
+        assert not list((workspace.settings.state / "training").glob("training-*/"))
 
-    def table(self, place: Place, frame: pd.DataFrame) -> str:
-        path = place.folder / "mistake.csv"
+    def table(self, workspace: Workspace, frame: pd.DataFrame) -> str:
+        path = workspace.folder / "mistake.csv"
         frame.to_csv(path, index=False)
         return str(path)
 
-    def test_more_workers_than_cpus(self, place: Place, ray_session: None):
-        self.refused(place, ConfigError, r"--workers 3 is more than the 2 CPUs.*use at most 2", workers=3)
+    def test_more_workers_than_cpus(self, workspace: Workspace, ray_session: None):
+        self.refused(workspace, ConfigError, r"--workers 3 is more than the 2 CPUs.*use at most 2", workers=3)
 
-    def test_gpu_without_a_gpu(self, place: Place, ray_session: None):
-        self.refused(place, ConfigError, "has 0: use --no-gpu", use_gpu=True)
+    def test_gpu_without_a_gpu(self, workspace: Workspace, ray_session: None):
+        self.refused(workspace, ConfigError, "has 0: use --no-gpu", use_gpu=True)
 
-    def test_missing_file(self, place: Place):
-        self.refused(place, DataError, "does not exist", data=str(place.folder / "labeled.csv"))
+    def test_missing_file(self, workspace: Workspace):
+        self.refused(workspace, DataError, "does not exist", data=str(workspace.folder / "labeled.csv"))
 
-    def test_all_fraud(self, place: Place, ray_session: None):
-        frame = pd.read_csv(place.labelled).drop(index=[11, 12]).assign(is_fraud=1)
-        self.refused(place, DataError, "labelled fraud", data=self.table(place, frame))
+    def test_all_fraud(self, workspace: Workspace, ray_session: None):
+        frame = pd.read_csv(workspace.labelled).drop(index=[11, 12]).assign(is_fraud=1)
+        self.refused(workspace, DataError, "labelled fraud", data=self.table(workspace, frame))
 
-    def test_one_row(self, place: Place, ray_session: None):
-        frame = pd.read_csv(place.labelled).head(1)
-        self.refused(place, DataError, "part is empty", data=self.table(place, frame))
+    def test_one_row(self, workspace: Workspace, ray_session: None):
+        frame = pd.read_csv(workspace.labelled).head(1)
+        self.refused(workspace, DataError, "part is empty", data=self.table(workspace, frame))
 
-    def test_one_normal_row(self, place: Place, ray_session: None):
+    def test_one_normal_row(self, workspace: Workspace, ray_session: None):
         frame = simulation.transactions(40, seed=1).assign(is_fraud=[0] + [1] * 24 + [0] * 15)
-        self.refused(place, DataError, "needs at least 2 rows to fit, got 1", data=self.table(place, frame))
+        self.refused(workspace, DataError, "needs at least 2 rows to fit, got 1", data=self.table(workspace, frame))
 
     def test_fewer_rows_than_workers(self, tmp_path: Path):
         from ray_jobs.train import fits
@@ -299,11 +301,11 @@ class TestMistakes:
         with pytest.raises(ConfigError, match="--workers 3 for 2 training rows"):
             fits.fit_autoencoder(matrices, AutoencoderConfig(), 1, resources, folder, lambda line: None)
 
-    def test_the_same_training_twice_at_once(self, place: Place, ray_session: None):
-        order = place.order("mistakes", should_register=False)
-        name = resume.name_of(data.fingerprint(order.data), order.schema, order.config, order.workers)
-        with exclusive(place.settings.state / "training" / f"{name}.lock"):
-            self.refused(place, ConfigError, r"running already \(process \d+ on .* since")
+    def test_the_same_training_twice_at_once(self, workspace: Workspace, ray_session: None):
+        request = workspace.request("mistakes", should_register=False)
+        name = resume.name_of(data.fingerprint(request.data), request.schema, request.config, request.workers)
+        with exclusive(workspace.settings.state / "training" / f"{name}.lock"):
+            self.refused(workspace, ConfigError, r"running already \(process \d+ on .* since")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -315,24 +317,24 @@ class TestMistakes:
             (["--workers", "0"], "give 1 or more"),
             (["--outdir", "s3://bucket/x"], "must be a local folder"),
             (["--outdir", "labelled.csv/x"], "cannot be written"),
-            (["--outdir", "photos"], r"holds something else \(cat.jpg\)"),
+            (["--outdir", "photos"], r"holds other files \(cat.jpg\)"),
             (["--schema", "transaction"], "did you mean 'transactions'"),
         ],
     )
-    def test_command_line(self, place: Place, arguments: list[str], words: str):
-        (place.folder / "photos").mkdir(exist_ok=True)
-        (place.folder / "photos" / "cat.jpg").touch()
+    def test_command_line(self, workspace: Workspace, arguments: list[str], words: str):
+        (workspace.folder / "photos").mkdir(exist_ok=True)
+        (workspace.folder / "photos" / "cat.jpg").touch()
         with pytest.raises(FraudError, match=words):
-            read_order(["--data", "labelled.csv", *arguments], place.settings)
+            read_request(["--data", "labelled.csv", *arguments], workspace.settings)
 
     def test_a_training_learns_in_the_zone_that_the_environment_names(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("FRAUD_DAY_ZONE", "Europe/Berlin")
         settings = Settings.from_environment()
         with pytest.raises(ConfigError, match="write `day_zone: Europe/Berlin` into the schema and train with it"):
-            read_order(["--data", "cards.parquet", "--schema", "handbook"], settings)
-        assert read_order(["--data", "labelled.csv"], settings).schema.name == "transactions", "which has no days"
+            read_request(["--data", "cards.parquet", "--schema", "handbook"], settings)
+        assert read_request(["--data", "labelled.csv"], settings).schema.name == "transactions", "which has no days"
 
 
 def test_overrides_replace_settings_in_order():
@@ -374,25 +376,25 @@ def test_a_checkpoint_that_is_cut_short_is_passed_over(tmp_path: Path):
 
 @pytest.mark.parametrize(("raised", "status"), [(DataError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_training_that_ends_early_leaves_no_running_run(
-    place: Place, tmp_path: Path, raised: type[BaseException], status: str
+    workspace: Workspace, tmp_path: Path, raised: type[BaseException], status: str
 ):
-    checked = data.load(str(place.labelled), SCHEMA)
-    order = place.order("early")
+    checked = data.load(str(workspace.labelled), SCHEMA)
+    request = workspace.request("early")
     with resume.training_folder(tmp_path, "training-x") as folder:
-        tracker = tracking.Tracker(place.settings, folder)
+        tracker = tracking.Tracker(workspace.settings, folder)
         with pytest.raises(raised), tracking.ended(tracker):
-            tracker.start(order, "ab" * 32, checked)
+            tracker.start(request, "ab" * 32, checked)
             raise raised
         assert folder.run_id is not None
-        assert place.client().get_run(folder.run_id).info.status == status
+        assert workspace.client().get_run(folder.run_id).info.status == status
 
     with resume.training_folder(tmp_path, "training-x") as folder:  # the same order again goes on with the same run
         run_id = folder.run_id
-        tracking.Tracker(place.settings, folder).start(order, "ab" * 32, checked)
-        assert folder.run_id == run_id and place.client().get_run(run_id).info.status == "RUNNING"
+        tracking.Tracker(workspace.settings, folder).start(request, "ab" * 32, checked)
+        assert folder.run_id == run_id and workspace.client().get_run(run_id).info.status == "RUNNING"
 
         folder.new_attempt()
-        tracking.discard(folder, place.settings)  # --restart
-        assert place.client().get_run(run_id).info.status == "KILLED"
+        tracking.discard(folder, workspace.settings)  # --restart
+        assert workspace.client().get_run(run_id).info.status == "KILLED"
         assert list(folder.path.iterdir()) == []
     assert not folder.path.exists()

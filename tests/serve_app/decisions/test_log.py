@@ -145,7 +145,7 @@ def test_every_column_may_be_left_out(tmp_path: Path):
     [
         ({"FRAUD_DECISIONS_HASH": "CUSTOMER_ID"}, "FRAUD_DECISIONS_KEY"),
         ({"FRAUD_DECISIONS_HASH": "CUSTOMER_ID", "FRAUD_DECISIONS_KEY": "short"}, "FRAUD_DECISIONS_KEY"),
-        ({"FRAUD_DECISIONS_OMIT": "A", "FRAUD_DECISIONS_HASH": "A", "FRAUD_DECISIONS_KEY": KEY}, "keep it in one"),
+        ({"FRAUD_DECISIONS_OMIT": "A", "FRAUD_DECISIONS_HASH": "A", "FRAUD_DECISIONS_KEY": KEY}, "name it in one"),
         ({"FRAUD_DECISIONS_FSYNC": "often"}, "'often' is unknown"),
         ({"FRAUD_DECISIONS_QUEUE": "0"}, "FRAUD_DECISIONS_QUEUE='0'"),
         ({"FRAUD_DECISIONS": "nowhere://bucket"}, "nowhere"),

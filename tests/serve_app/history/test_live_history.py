@@ -166,7 +166,7 @@ def test_frauds_that_a_training_left_in_snapshots_reach_a_history_that_runs(dete
     of_day = rows[rows["TX_DATETIME"].dt.date == day]
     terminal = Visit(1, str(of_day["TERMINAL_ID"].iloc[0]), b"")
     assert history.store is not None and not history.store.peek([terminal])[0].frauds
-    assert snapshots.tell_frauds(day, of_day.iloc[:1]) == 1
+    assert snapshots.mark_frauds(day, of_day.iloc[:1]) == 1
     later = history.successor(carries_nothing)
     assert later.store is history.store and len(history.store.peek([terminal])[0].frauds) == 12
     later.close()
@@ -275,7 +275,7 @@ def test_a_redis_that_does_not_say_its_policy_is_warned_of(
     )  # fmt: skip
     url = f"redis://app:secret@127.0.0.1:{redis_server.port}/0"
     history = opened(detector, tmp_path, url)
-    assert "does not say whether it may evict" in caplog.text and not history.is_behind
+    assert "maxmemory-policy of Redis" in caplog.text and not history.is_behind
     history.close()
 
 

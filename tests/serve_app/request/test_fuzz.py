@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from benchmarks.fuzz import attacks, bodies, keys
-from benchmarks.fuzz.cases import Cases, Found
+from benchmarks.fuzz.cases import Cases, Tally
 from benchmarks.fuzz.server import Target, serving
 from fraud.scoring import bundle
 from serve_app.app import create_app
@@ -51,10 +51,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def generated(app: FastAPI, key: str, n: int, example: dict[str, Any]) -> Found:
+def generated(app: FastAPI, key: str, n: int, example: dict[str, Any]) -> Tally:
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers={"X-API-Key": key})
     cases = Cases(schema, key)
-    cases.know_bodies({bodies.NDJSON: bodies.lines(example), bodies.ARROW: bodies.streams(example)})
+    cases.register_bodies({bodies.NDJSON: bodies.lines(example), bodies.ARROW: bodies.streams(example)})
     return cases.run(n)
 
 
@@ -71,7 +71,7 @@ def test_every_generated_request_is_answered_as_the_openapi_document_says(
 
 
 def test_raw_bodies_are_scored_or_refused(target: Target, example: dict[str, Any]):
-    report = Found()
+    report = Tally()
     bodies.run(target, example, 150, report)
     assert not report.failures, report.failures
     assert report.n == 150 and {"200", "422"} <= set(report.statuses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fraud.registry.runs import Point
-from tests.tuning.sweeps import ORDER, events_of
+from tests.tuning.sweeps import REQUEST, events_of
 from tuning.record import run_content
 from tuning.record.run_content import SweepContent
 
@@ -16,7 +16,7 @@ def content_of(*events) -> SweepContent:
 
 def test_points_of_an_autoencoder_have_the_times_of_their_epochs():
     points = content_of(*events_of(2)).points(2)
-    began = ORDER["created"] + 200
+    began = REQUEST["created"] + 200
     errors = [point for point in points if point.key == "validation_error"]
     assert errors == [Point("validation_error", 2 / e, e, int(1000 * (began + e))) for e in range(1, 10)]
     assert [(p.step, p.value) for p in points if p.key == "rung_objective"] == [(6, 0.2), (9, 0.1 * 3)]
@@ -34,12 +34,12 @@ def test_points_of_an_autoencoder_have_the_times_of_their_epochs():
 
 def test_a_repeated_rung_adds_no_point_and_the_list_only_grows():
     events = events_of(2)
-    whole = content_of(*events).points(2)
+    points = content_of(*events).points(2)
     again = [{**events[0], "time": 9e9}, {**events[2], "time": 9e9, "objective": 0.9}]
     content = content_of(*events[:3])
     before = list(content.points(2))
     content.add([*again, *events[3:]])
-    assert content.points(2) == whole and content.points(2)[: len(before)] == before
+    assert content.points(2) == points and content.points(2)[: len(before)] == before
     assert content.n_events == len(events) + 2
 
 
@@ -73,5 +73,5 @@ def test_parameters_are_flat_and_named_as_mlflow_allows():
 def test_tags_name_the_settings_that_one_fit_covered():
     (trial,) = content_of(*events_of(4)).trials()
     best = trial.result["candidates"][trial.result["best"]]["settings"]
-    said = run_content.tags(trial, "FINISHED")
-    assert said["outcome"] == "finished" and said["settings"] == ", ".join(f"{k}={v}" for k, v in best.items()) != ""
+    tags = run_content.tags(trial, "FINISHED")
+    assert tags["outcome"] == "finished" and tags["settings"] == ", ".join(f"{k}={v}" for k, v in best.items()) != ""

@@ -41,17 +41,17 @@ AGAIN = {
 class Sweep:
     """Writes a journal as a driver and its trials do."""
 
-    def __init__(self, root: Path, sweep_id: str = "handbook-0712", **order: Any) -> None:
+    def __init__(self, root: Path, sweep_id: str = "handbook-0712", **request: Any) -> None:
         (root / sweep_id).mkdir(parents=True)
         self.journal = Journal(root / sweep_id)
         self.random = random.Random(3)
-        self.journal.write_order(
+        self.journal.write_request(
             {
                 "id": sweep_id, "created": CREATED, "data": "data/handbook.parquet", "fingerprint": "ab" * 16,
                 "schema": "handbook", "config": TrainConfig().to_dict(), "space": SPACE, "trials": 40,
                 "detector": "both", "seed": 7, "objectives": ["average_precision"],
                 "objective_name": "average_precision", "folds": 1, "scheduler": "asha", "cpus_per_trial": 0.5,
-                "gpus_per_trial": 0, "max_concurrent": 4, "time_budget_s": None, **order,
+                "gpus_per_trial": 0, "max_concurrent": 4, "time_budget_s": None, **request,
             }
         )  # fmt: skip
         self.event("opened", CREATED)
@@ -155,7 +155,7 @@ class Sweep:
         ]
         chosen = {**pairs[0], "settings": {"autoencoder.lr": 0.0021, "forest.n_estimators": 200}}
         record = {
-            "pairs": pairs, "winner": chosen, "baseline": {"objective": 0.541, "what": "the configuration given"},
+            "pairs": pairs, "winner": chosen, "baseline": {"objective": 0.541, "what": "the base configuration"},
             "grid": grid, **changes,
         }  # fmt: skip
         (self.journal.path / "winner.json").write_text(json.dumps(record))
@@ -216,16 +216,16 @@ def shown(path: Path) -> str:
     return re.sub(r"<style>.*?</style>|data:image/png;base64,[^\"]*", "", text, flags=re.DOTALL)
 
 
-def test_a_whole_sweep_has_every_picture_and_says_what_won(full_sweep):
+def test_a_complete_sweep_has_every_picture_and_names_the_winner(full_sweep):
     _, out = full_sweep
     assert {path.stem for path in (out / "plots").iterdir()} == ALL
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (out / "plots").iterdir())
     text = shown(out / report.PAGE)
     assert text.count("<img") == len(ALL) and "Not available" not in text
     won = "Forest 1 with autoencoder 2 won with average precision 0.613 on validation, 0.072 more than the"
-    assert f"<h1>{won} configuration given (0.541).</h1>" in text
+    assert f"<h1>{won} base configuration (0.541).</h1>" in text
     assert "1 of 40 trials failed: out of memory: 2,310 MiB of 2,048" in text
-    assert "the configuration given: n_estimators 200" in text or "the configuration given: n_estimators 300" in text
+    assert "base configuration: n_estimators 200" in text or "base configuration: n_estimators 300" in text
     assert "40 of 40" in text and "autoencoder 40" in text
     assert "<script" not in text and not re.search(r"(src|href)=\"(?!#|\")", text), "self-contained"
 
@@ -304,7 +304,7 @@ def test_one_trial(tmp_path: Path):
     sweep.forest(1, CREATED + 5)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
     assert "Best so far: forest 1 with average precision 0." in text and "Only 1 trial judged" in text
-    assert "forest: importance needs 10 judged trials with settings of their own, and there are 0" in text
+    assert "forest: importance needs 10 judged trials with sampled settings, and there are 0" in text
     assert "forest only" in text and "--resume handbook-0712" in text
 
 
@@ -313,9 +313,9 @@ def test_only_forests_and_a_winner_of_one_detector(tmp_path: Path):
     for number in range(1, 13):
         sweep.forest(number, CREATED + 8 * number)
     alone = {"forest": 4, "autoencoder": None, "weight": None, "objective": 0.51, "settings": {}}
-    sweep.winner(pairs=[], winner=alone, baseline={"objective": 0.508, "what": "the configuration given"}, grid=None)
+    sweep.winner(pairs=[], winner=alone, baseline={"objective": 0.508, "what": "the base configuration"}, grid=None)
     text = shown(report.write(sweep.journal, tmp_path / "out"))
-    assert "Forest 4 won with average precision 0.510 on validation; no better than the configuration given" in text
+    assert "Forest 4 won with average precision 0.510 on validation; no better than the base configuration" in text
     assert "too small to rely on" in text and "autoencoder" not in text.split("The search space")[0]
     assert "parallel_coordinates_autoencoder" not in {p.stem for p in (tmp_path / "out" / "plots").iterdir()}
 
@@ -401,9 +401,9 @@ def test_importance_finds_what_moves_the_objective_and_counts_trials():
     result = importances(trials, seed=1)
     assert next(iter(result.shares)) == "lr" and result.shares["lr"] > 0.8 and set(result.shares) == {"lr", "hidden"}
     assert result.left_out == ("some",) and result.trials == 24 and result == importances(trials, seed=1)
-    with pytest.raises(DataError, match="needs 10 judged trials with settings of their own, and there are 9"):
+    with pytest.raises(DataError, match="needs 10 judged trials with sampled settings, and there are 9"):
         importances(trials[:9], seed=1)
-    with pytest.raises(DataError, match="equally good"):
+    with pytest.raises(DataError, match="same objective"):
         importances([(params, 0.5) for params, _ in trials], seed=1)
     many = importances(trials * 9, seed=1)
     assert many.method == "PED-ANOVA" and next(iter(many.shares)) == "lr"
@@ -430,7 +430,7 @@ def test_command_without_a_sweep_or_into_a_foreign_folder(isolated_state: Path, 
         report.main(["--outdir", str(tmp_path / "out")])
     Sweep(isolated_state / "sweeps")
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds other files"):
         report.main(["--outdir", str(tmp_path)])
 
 

@@ -45,12 +45,12 @@ def earlier(number: int, objectives: list[float], detector: str = "autoencoder",
     return Trial(number, detector, {"lr": number}, time.time(), status=status, rungs=rungs)
 
 
-def test_a_trial_among_the_worst_two_thirds_is_stopped_and_told_why():
+def test_a_trial_among_the_worst_two_thirds_is_stopped_with_the_reason():
     halving = new()
     trials = [trial_of(n) for n in range(1, 5)]
     begin(halving, *trials)
-    said = [report(halving, trial, 2, value) for trial, value in zip(trials, (0.9, 0.1, 0.5, 0.95), strict=True)]
-    assert said == [CONTINUE, STOP, STOP, CONTINUE]
+    decisions = [report(halving, trial, 2, value) for trial, value in zip(trials, (0.9, 0.1, 0.5, 0.95), strict=True)]
+    assert decisions == [CONTINUE, STOP, STOP, CONTINUE]
     assert halving.stopped == {
         2: "after 2 epochs not among the best 1 in 3 so far", 3: "after 2 epochs not among the best 1 in 3 so far",
     }  # fmt: skip
@@ -78,16 +78,16 @@ def test_detectors_are_not_compared_with_each_other():
     assert report(halving, weak, 2, 0.01) == CONTINUE
 
 
-def test_the_configuration_given_always_runs_to_the_end():
+def test_the_base_configuration_always_runs_to_the_end():
     halving = new()
     trials = [trial_of(n) for n in (3, 4, 5)]
-    given = SimpleNamespace(trial_id="given", config={"number": 1, "detector": "autoencoder", "params": {}})
-    begin(halving, *trials, given)
+    base_trial = SimpleNamespace(trial_id="given", config={"number": 1, "detector": "autoencoder", "params": {}})
+    begin(halving, *trials, base_trial)
     for trial in trials:
         report(halving, trial, 2, 0.9)
-    assert [report(halving, given, step, 0.0) for step in (2, 6, 18)] == [CONTINUE] * 3
-    halving.on_trial_complete(None, given, {"step": 18, "objective": 0.0})
-    halving.on_trial_remove(None, given)
+    assert [report(halving, base_trial, step, 0.0) for step in (2, 6, 18)] == [CONTINUE] * 3
+    halving.on_trial_complete(None, base_trial, {"step": 18, "objective": 0.0})
+    halving.on_trial_remove(None, base_trial)
     assert halving.stopped == {}
 
 

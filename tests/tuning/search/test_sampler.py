@@ -20,9 +20,9 @@ N = 24
 
 
 def new(known: Mapping[int, Trial] | None = None, n: int = N, **changes: Any) -> TurnsSearch:
-    given = {"detectors": ["forest", "autoencoder"], "seed": 7, "objectives": ["average_precision"], **changes}
-    detectors = given.pop("detectors")
-    return TurnsSearch(space(), detectors, n_trials=n, known=known or {}, **given)
+    arguments = {"detectors": ["forest", "autoencoder"], "seed": 7, "objectives": ["average_precision"], **changes}
+    detectors = arguments.pop("detectors")
+    return TurnsSearch(space(), detectors, n_trials=n, known=known or {}, **arguments)
 
 
 def result_of(params: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -38,21 +38,21 @@ def result_of(params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def run(search: TurnsSearch, most: int = 10**6) -> list[dict[str, Any]]:
     """Run trials one at a time."""
-    found = []
-    while len(found) < most and (suggested := search.suggest(f"id{len(found)}")) != Searcher.FINISHED:
-        found.append(suggested)
+    suggestions = []
+    while len(suggestions) < most and (suggested := search.suggest(f"id{len(suggestions)}")) != Searcher.FINISHED:
+        suggestions.append(suggested)
         result = result_of(suggested["params"])
-        told = {"result": result} if result else {"failed": "too bad"}
-        search.on_trial_complete(f"id{len(found) - 1}", told)
-    return found
+        outcome = {"result": result} if result else {"failed": "too bad"}
+        search.on_trial_complete(f"id{len(suggestions) - 1}", outcome)
+    return suggestions
 
 
 def journal_of(suggested: list[dict[str, Any]], unfinished: int = 0) -> dict[int, Trial]:
     """The trials as a journal gives them; the last ones were cut off by a kill."""
     trials = {}
-    for place, one in enumerate(suggested):
+    for index, one in enumerate(suggested):
         result = result_of(one["params"])
-        is_running = place >= len(suggested) - unfinished
+        is_running = index >= len(suggested) - unfinished
         status = "running" if is_running else "finished" if result else "failed"
         trials[one["number"]] = Trial(
             one["number"], one["detector"], one["params"], time.time(), status=status,
@@ -66,7 +66,7 @@ def undisturbed() -> list[dict[str, Any]]:
     return run(new())
 
 
-def test_detectors_take_turns_and_begin_with_the_configuration_given(undisturbed: list[dict[str, Any]]):
+def test_detectors_take_turns_and_begin_with_the_base_configuration(undisturbed: list[dict[str, Any]]):
     assert [one["number"] for one in undisturbed] == list(range(1, N + 1))
     assert [one["detector"] for one in undisturbed] == ["forest", "autoencoder"] * (N // 2)
     assert [one["params"] for one in undisturbed[:2]] == [{}, {}]
@@ -117,8 +117,8 @@ def test_failed_trials_are_run_again_only_when_asked(undisturbed: list[dict[str,
 
 def test_the_search_learns():
     """After the random trials it draws nearer to the best learning rate."""
-    found = [one["params"]["autoencoder.lr"] for one in run(new(detectors=["autoencoder"], n=40))[1:]]
-    away = np.abs(np.log10(found) + 2.5)
+    learning_rates = [one["params"]["autoencoder.lr"] for one in run(new(detectors=["autoencoder"], n=40))[1:]]
+    away = np.abs(np.log10(learning_rates) + 2.5)
     assert np.median(away[20:]) < np.median(away[:STARTUP_TRIALS]) / 2
 
 
@@ -131,16 +131,18 @@ def test_lists_stay_lists(undisturbed: list[dict[str, Any]]):
 
 def test_two_objectives_make_a_front_and_resume_alike():
     objectives = ["average_precision", "scoring_cost"]
-    found = run(new(objectives=objectives))
+    suggestions = run(new(objectives=objectives))
     search = new(objectives=objectives)
     run(search)
     front = search._studies["autoencoder"].best_trials
     costs = [trial.values[1] for trial in front]
     assert search._studies["autoencoder"].directions[1].name == "MINIMIZE"
     assert min(costs) == min(
-        result_of(one["params"])["scoring_cost"] for one in found if one["detector"] == "autoencoder" and one["params"]
+        result_of(one["params"])["scoring_cost"]
+        for one in suggestions
+        if one["detector"] == "autoencoder" and one["params"]
     )
-    assert run(new(journal_of(found[:17]), objectives=objectives)) == found[17:]
+    assert run(new(journal_of(suggestions[:17]), objectives=objectives)) == suggestions[17:]
 
 
 def test_more_trials_go_on_where_the_last_ended(undisturbed: list[dict[str, Any]]):

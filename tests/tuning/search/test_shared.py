@@ -16,8 +16,8 @@ WIDER = SPACE.replace("clip: {choice: [5, 10]}", "clip: {choice: [5, 10]}\n  sca
 
 
 def test_each_preprocessing_is_there_once_that_of_the_configuration_first():
-    found = preprocessings(space(WIDER), BASE, ["forest", "autoencoder"])
-    settings = [(config.features.clip, config.features.scaling) for config in found]
+    configs = preprocessings(space(WIDER), BASE, ["forest", "autoencoder"])
+    settings = [(config.features.clip, config.features.scaling) for config in configs]
     assert settings[0] == (BASE.features.clip, BASE.features.scaling)
     assert sorted(settings) == sorted({*settings, *((c, s) for c in (5.0, 10.0) for s in ("standard", "robust"))})
     other = dataclasses.replace(BASE, features=dataclasses.replace(BASE.features, clip=7.5))
@@ -39,13 +39,13 @@ def test_objects_put_are_preprocessings_times_folds(ray_session: None, monkeypat
     count, put = [], ray.put
     monkeypatch.setattr(ray, "put", lambda value: count.append(type(value)) or put(value))
     configs = preprocessings(space(WIDER), BASE, ["forest", "autoencoder"])
-    found = windows(n_folds=2)
-    tasks = put_tasks(found, configs)
+    prepared = windows(n_folds=2)
+    tasks = put_tasks(prepared, configs)
     assert count == [Task] * (len(configs) * 2)
     assert sorted(tasks) == sorted(key_of(config) for config in configs)
 
     task = ray.get(tasks[key_of(configs[1])][1])
-    expected = folds.matrices(found[1], configs[1])
+    expected = folds.matrices(prepared[1], configs[1])
     for name in ("x_fit", "x_trimmed", "x_validation", "labels"):
         np.testing.assert_array_equal(getattr(task.matrices, name), getattr(expected, name))
     np.testing.assert_array_equal(task.x_judged, expected.x_validation)
@@ -59,9 +59,9 @@ def test_objects_put_are_preprocessings_times_folds(ray_session: None, monkeypat
 def test_without_labels_artificial_outliers_are_judged_by(ray_session: None):
     import ray
 
-    found = windows(with_labels=False)
-    assert not has_frauds(found)
-    task = ray.get(put_tasks(found, [BASE])[key_of(BASE)][0])
+    unlabelled = windows(with_labels=False)
+    assert not has_frauds(unlabelled)
+    task = ray.get(put_tasks(unlabelled, [BASE])[key_of(BASE)][0])
     n = len(task.matrices.x_validation)
     np.testing.assert_array_equal(task.x_judged[:n], task.matrices.x_validation)
     assert not task.labels[:n].any() and task.labels[n:].all() and len(task.labels) > n
@@ -82,7 +82,7 @@ def test_one_fold_without_frauds_makes_the_objective_label_free_in_all(ray_sessi
     assert len(first.labels) > len(one.raw_validation)
 
 
-def test_amounts_are_given_to_the_policies_that_ask_for_them():
+def test_policies_that_use_amounts_get_them():
     amounts = {"amount": np.arange(3.0)}
     shared = Shared(BASE, space(), {}, None, amounts, True, "", "cpu", 1)
     cost = ThresholdConfig(policy="cost", amount_column="amount")

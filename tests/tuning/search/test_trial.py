@@ -34,8 +34,8 @@ Share = Callable[..., Shared]
 def share(ray_session: None, tmp_path: Path) -> Share:
     def made(n_folds: int = 1, *, with_labels: bool = True, text: str = SPACE) -> Shared:
         searched: Space = space(text)
-        found = windows(n_folds=n_folds, with_labels=with_labels)
-        tasks = put_tasks(found, preprocessings(searched, BASE, ["forest", "autoencoder"]))
+        prepared = windows(n_folds=n_folds, with_labels=with_labels)
+        tasks = put_tasks(prepared, preprocessings(searched, BASE, ["forest", "autoencoder"]))
         return Shared(BASE, searched, tasks, 1.0, {}, with_labels, str(tmp_path / "trials"), "cpu", 1)
 
     return made
@@ -49,10 +49,10 @@ def trial_of(shared: Shared, detector: str, params: dict[str, Any], number: int 
 
 
 def steps_of(trial: DetectorTrial) -> list[dict[str, Any]]:
-    told = [trial.step()]
-    while not told[-1]["done"]:
-        told.append(trial.step())
-    return told
+    reports = [trial.step()]
+    while not reports[-1]["done"]:
+        reports.append(trial.step())
+    return reports
 
 
 def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -60,9 +60,9 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
     fit_trees, post_init = forest.fit_trees, autoencoder.Training.__post_init__
 
-    def fit(*given: Any) -> Any:
-        begun.append(f"group {given[3]}")
-        return fit_trees(*given)
+    def fit(*arguments: Any) -> Any:
+        begun.append(f"group {arguments[3]}")
+        return fit_trees(*arguments)
 
     def init(training: Any) -> None:
         begun.append("network")
@@ -91,24 +91,24 @@ def test_a_trial_makes_one_fit_a_fold_whatever_it_covers(share: Share, monkeypat
 
 def test_what_a_trial_reports(share: Share):
     shared = share(text=SIX_EPOCHS)
-    told = steps_of(trial_of(shared, "autoencoder", NETWORK))
-    assert [one["step"] for one in told] == [2, 6] and [one["done"] for one in told] == [False, True]
-    assert [epoch["epoch"] for one in told for epoch in one["epochs"]] == [1, 2, 3, 4, 5, 6]
-    assert told[0]["reason"] == "" and told[1]["reason"] == "all 6 epochs"
-    result = told[1]["result"]
-    json.dumps(told, allow_nan=False)
+    reports = steps_of(trial_of(shared, "autoencoder", NETWORK))
+    assert [one["step"] for one in reports] == [2, 6] and [one["done"] for one in reports] == [False, True]
+    assert [epoch["epoch"] for one in reports for epoch in one["epochs"]] == [1, 2, 3, 4, 5, 6]
+    assert reports[0]["reason"] == "" and reports[1]["reason"] == "all 6 epochs"
+    result = reports[1]["result"]
+    json.dumps(reports, allow_nan=False)
     assert [one["settings"] for one in result["candidates"]] == [
         {"autoencoder.epochs": epochs, "autoencoder.score": kind} for epochs in (2, 6) for kind in ("whitened", "mse")
     ]
     objectives = [one["objective"] for one in result["candidates"]]
-    assert result["objective"] == max(objectives) == objectives[result["best"]] == told[1]["objective"]
+    assert result["objective"] == max(objectives) == objectives[result["best"]] == reports[1]["objective"]
     assert (result["epochs"], result["trees"]) == (6, None) and result["memory_mib"] > 10
-    kept = read_scores(Path(shared.folder) / "0003")
-    assert len(kept) == BEST and result["best"] in kept
+    saved = read_scores(Path(shared.folder) / "0003")
+    assert len(saved) == BEST and result["best"] in saved
 
-    told = steps_of(trial_of(shared, "forest", FOREST, 4))
-    assert [one["step"] for one in told] == [25, 50] and all(one["epochs"] == [] for one in told)
-    assert (told[1]["result"]["epochs"], told[1]["result"]["trees"]) == (None, 50)
+    reports = steps_of(trial_of(shared, "forest", FOREST, 4))
+    assert [one["step"] for one in reports] == [25, 50] and all(one["epochs"] == [] for one in reports)
+    assert (reports[1]["result"]["epochs"], reports[1]["result"]["trees"]) == (None, 50)
 
 
 def test_its_thresholds_are_those_of_the_grid(share: Share):
@@ -125,14 +125,14 @@ def test_its_thresholds_are_those_of_the_grid(share: Share):
     }  # fmt: skip
 
 
-def test_the_configuration_given_is_fitted_as_it_is(share: Share):
+def test_the_base_configuration_is_fitted_as_it_is(share: Share):
     shared = share()
-    found = folds.matrices(windows()[0], BASE)
+    matrices = folds.matrices(windows()[0], BASE)
     result = steps_of(trial_of(shared, "forest", {}, 1))[-1]["result"]
-    scores = forest.fit(found.x_fit, BASE.forest, BASE.seed).score(found.x_validation)
+    scores = forest.fit(matrices.x_fit, BASE.forest, BASE.seed).score(matrices.x_validation)
     (candidate,) = result["candidates"]
     assert candidate["settings"] == {"forest.n_estimators": 30}
-    assert candidate["objective"] == pytest.approx(measures.average_precision(found.labels, scores))
+    assert candidate["objective"] == pytest.approx(measures.average_precision(matrices.labels, scores))
     result = steps_of(trial_of(shared, "autoencoder", {}, 2))[-1]["result"]
     (candidate,) = result["candidates"]
     assert candidate["settings"] == {
@@ -150,9 +150,11 @@ def test_without_labels_no_threshold_is_judged(share: Share):
 def test_an_error_that_is_no_number_ends_the_trial_with_its_remedy(share: Share):
     shared = share()
     trial = trial_of(shared, "autoencoder", {**NETWORK, "autoencoder.lr": 1e30})
-    told = steps_of(trial)
-    assert told[-1]["done"] and "result" not in told[-1]
-    assert told[-1]["failed"].startswith("autoencoder error became") and "lower autoencoder.lr" in told[-1]["failed"]
+    reports = steps_of(trial)
+    assert reports[-1]["done"] and "result" not in reports[-1]
+    assert (
+        reports[-1]["failed"].startswith("autoencoder error became") and "lower autoencoder.lr" in reports[-1]["failed"]
+    )
 
     trial.reset_config({"number": 4, "detector": "forest", "params": FOREST})
     assert steps_of(trial)[-1]["result"]["trees"] == 50, "its process goes on with the next trial"
@@ -163,8 +165,8 @@ def test_any_error_becomes_one_line(share: Share, monkeypatch: pytest.MonkeyPatc
         raise MemoryError("cannot allocate\n  80 GiB")
 
     monkeypatch.setattr(NetworkFit, "advance", fail)
-    (told,) = steps_of(trial_of(share(), "autoencoder", NETWORK))
-    assert told["failed"] == "MemoryError: cannot allocate 80 GiB" and "worker" in told
+    (report,) = steps_of(trial_of(share(), "autoencoder", NETWORK))
+    assert report["failed"] == "MemoryError: cannot allocate 80 GiB" and "worker" in report
 
 
 @pytest.mark.parametrize(("detector", "params"), [("autoencoder", NETWORK), ("forest", FOREST)])
@@ -179,7 +181,9 @@ def test_a_trial_whose_process_died_ends_as_if_it_had_not(
         assert [one["step"] for one in again] == [6], "it goes on after the rung that it had reached"
         assert [epoch["epoch"] for epoch in again[0]["epochs"]] == [1, 2, 3, 4, 5, 6], "and tells what was perhaps lost"
     strip = {"seconds", "memory_mib", "thresholds"}
-    one, other = ({k: v for k, v in told[-1]["result"].items() if k not in strip} for told in (undisturbed, again))
+    one, other = (
+        {k: v for k, v in reports[-1]["result"].items() if k not in strip} for reports in (undisturbed, again)
+    )
     assert one == other
     first, second = (read_scores(Path(shared.folder) / f"{number:04d}") for number in (3, 4))
     assert _same(first, second)
@@ -188,10 +192,10 @@ def test_a_trial_whose_process_died_ends_as_if_it_had_not(
 def test_a_process_that_died_after_its_last_rung_has_nothing_left_to_fit(share: Share, monkeypatch: pytest.MonkeyPatch):
     shared = share()
     before = steps_of(trial_of(shared, "autoencoder", NETWORK))[-1]["result"]
-    monkeypatch.setattr(autoencoder.Training, "run_epoch", lambda *given: pytest.fail("an epoch was run again"))
-    (told,) = steps_of(trial_of(shared, "autoencoder", NETWORK))
-    assert told["done"] and told["result"]["objective"] == before["objective"]
+    monkeypatch.setattr(autoencoder.Training, "run_epoch", lambda *_: pytest.fail("an epoch was run again"))
+    (report,) = steps_of(trial_of(shared, "autoencoder", NETWORK))
+    assert report["done"] and report["result"]["objective"] == before["objective"]
 
 
 def _same(one: dict[int, Sequence[np.ndarray]], other: dict[int, Sequence[np.ndarray]]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[place], other[place]) for place in one)
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def found(finished: Finished) -> dict:
+def document(finished: Finished) -> dict:
     return json.loads((finished.journal.path / "winner.json").read_text())
 
 
@@ -35,28 +35,28 @@ def config(finished: Finished) -> TrainConfig:
 @pytest.fixture(scope="module")
 def trained(finished: Finished, config: TrainConfig) -> tuple[Detector, fitting.Prepared, fitting.Evaluation]:
     """What the winner's configuration trains."""
-    rows = validate(tables.load(str(finished.place.folder / "data.csv"), SCHEMA).rows, SCHEMA).rows
+    rows = validate(tables.load(str(finished.workspace.folder / "data.csv"), SCHEMA).rows, SCHEMA).rows
     prepared = fitting.prepare(rows, SCHEMA, config)
     return *fitting.fit_locally(rows, SCHEMA, config), prepared
 
 
-def test_training_the_winner_gives_the_objective_that_was_told(
-    found: dict, config: TrainConfig, trained: tuple, finished: Finished
+def test_training_the_winner_gives_the_reported_objective(
+    document: dict, config: TrainConfig, trained: tuple, finished: Finished
 ):
     detector, _, prepared = trained
     fold = fitting.Fold.of(prepared)
     evidence = Engine(detector).evidence(fold.raw_validation)
     joint = evidence[:, 2]
-    assert detector.calibration.forest_weight == config.forest_weight == found["winner"]["weight"]
+    assert detector.calibration.forest_weight == config.forest_weight == document["winner"]["weight"]
     objective = measures.average_precision(fold.validation_labels, joint)
-    assert objective == pytest.approx(found["winner"]["objective"], abs=1e-9)
-    assert found["winner"]["objective"] >= max(trial.result["objective"] for trial in finished.trials) - 1e-9, (
+    assert objective == pytest.approx(document["winner"]["objective"], abs=1e-9)
+    assert document["winner"]["objective"] >= max(trial.result["objective"] for trial in finished.trials) - 1e-9, (
         "joined it is no worse than either alone: the weights 0 and 1 are among those tried"
     )
 
 
-def test_its_threshold_is_the_best_of_the_grid(found: dict, config: TrainConfig, trained: tuple):
-    points, best = found["grid"]["points"], found["grid"]["points"][found["grid"]["best"]]
+def test_its_threshold_is_the_best_of_the_grid(document: dict, config: TrainConfig, trained: tuple):
+    points, best = document["grid"]["points"], document["grid"]["points"][document["grid"]["best"]]
     assert len(points) == THRESHOLDS and best["judged"] == max(p["judged"] for p in points if p["judged"] is not None)
     assert config.threshold.policy == best["policy"] and config.threshold.contamination == best["contamination"]
     detector, evaluation, _ = trained
@@ -65,21 +65,21 @@ def test_its_threshold_is_the_best_of_the_grid(found: dict, config: TrainConfig,
     assert alerts == pytest.approx(best["alert_rate"], abs=1e-9)
 
 
-def test_pairs_come_best_first_and_the_configuration_given_is_the_baseline(found: dict, finished: Finished):
-    objectives = [pair["objective"] for pair in found["pairs"]]
+def test_pairs_come_best_first_and_the_base_configuration_is_the_baseline(document: dict, finished: Finished):
+    objectives = [pair["objective"] for pair in document["pairs"]]
     assert objectives == sorted(objectives, reverse=True) and len(objectives) > 4
-    assert found["winner"]["objective"] == objectives[0]
+    assert document["winner"]["objective"] == objectives[0]
     detectors = {trial.number: trial.detector for trial in finished.trials}
-    for pair in found["pairs"]:
+    for pair in document["pairs"]:
         assert (detectors[pair["forest"]], detectors[pair["autoencoder"]]) == ("forest", "autoencoder")
         assert pair["weight"] in (0, 0.25, 0.5, 0.75, 1)
-    given = next(pair for pair in found["pairs"] if (pair["forest"], pair["autoencoder"]) == (1, 2))
-    assert found["baseline"] == {"objective": given["objective"], "what": "the configuration given"}
+    base_pair = next(pair for pair in document["pairs"] if (pair["forest"], pair["autoencoder"]) == (1, 2))
+    assert document["baseline"] == {"objective": base_pair["objective"], "what": "the base configuration"}
 
 
-def test_the_settings_named_are_those_that_changed(found: dict, config: TrainConfig):
+def test_the_settings_named_are_those_that_changed(document: dict, config: TrainConfig):
     before, after = BASE.flat(), config.flat()
-    settings = found["winner"]["settings"]
+    settings = document["winner"]["settings"]
     assert settings and set(settings) == {name for name in after if after[name] != before[name]}
     assert all(list(value) == list(after[name]) if isinstance(value, list) else value == after[name]
                for name, value in settings.items())  # fmt: skip

@@ -77,17 +77,17 @@ autoencoder:
   noise: 0.25
 """
     )
-    found = {p.name: p for p in (*space.parameters_of("forest"), *space.parameters_of("autoencoder"))}
-    assert found["forest.max_samples"].choices == ("auto", 256, 0.5)
-    assert [type(choice) for choice in found["forest.max_samples"].choices] == [str, int, float]
-    uniform, log = found["forest.max_features"], found["autoencoder.lr"]
+    parameters = {p.name: p for p in (*space.parameters_of("forest"), *space.parameters_of("autoencoder"))}
+    assert parameters["forest.max_samples"].choices == ("auto", 256, 0.5)
+    assert [type(choice) for choice in parameters["forest.max_samples"].choices] == [str, int, float]
+    uniform, log = parameters["forest.max_features"], parameters["autoencoder.lr"]
     assert (uniform.kind, uniform.low, uniform.high, uniform.log) == ("float", 0.5, 1.0, False)
     assert (log.kind, log.low, log.high, log.log, log.line) == ("float", 5e-4, 0.005, True, 6)
-    whole, log_whole = found["autoencoder.batch_size"], found["autoencoder.patience"]
-    assert (whole.kind, whole.low, whole.high, whole.log) == ("int", 64, 512, False)
-    assert (log_whole.kind, log_whole.log) == ("int", True)
-    assert found["autoencoder.hidden"].choices == ([16, 8], [4])
-    assert "autoencoder.noise" not in found  # one value: nothing to sample
+    integer, log_integer = parameters["autoencoder.batch_size"], parameters["autoencoder.patience"]
+    assert (integer.kind, integer.low, integer.high, integer.log) == ("int", 64, 512, False)
+    assert (log_integer.kind, log_integer.log) == ("int", True)
+    assert parameters["autoencoder.hidden"].choices == ([16, 8], [4])
+    assert "autoencoder.noise" not in parameters  # one value: nothing to sample
 
 
 def test_a_trial_is_base_then_fixed_values_then_params() -> None:
@@ -194,8 +194,8 @@ threshold:
 def test_contamination_multiplies_the_thresholds() -> None:
     policies = "{f_beta: {beta: {choice: [1, 2]}}, best_f1: }"
     space = read(f"threshold: {{contamination: {{choice: [null, 0.01, 0.1]}}, policies: {policies}}}")
-    found = [(config.policy, config.contamination) for config in space.thresholds]
-    assert found == [(policy, share) for policy in ("f_beta", "f_beta", "best_f1") for share in (None, 0.01, 0.1)]
+    pairs = [(config.policy, config.contamination) for config in space.thresholds]
+    assert pairs == [(policy, share) for policy in ("f_beta", "f_beta", "best_f1") for share in (None, 0.01, 0.1)]
     assert space.judge.contamination is None
     base = dataclasses.replace(BASE, threshold=ThresholdConfig(policy="f_beta", beta=2.0, contamination=0.03))
     inherited = read("threshold: {policies: {best_f1: {}, f_beta: {}}}", base)
@@ -205,8 +205,8 @@ def test_contamination_multiplies_the_thresholds() -> None:
 
 def test_settings_of_a_policy_that_are_not_named_come_from_the_base() -> None:
     base = dataclasses.replace(BASE, threshold=ThresholdConfig(policy="alert_budget", alerts_per_day=40, budget=0.2))
-    kept = read("threshold: {policies: {alert_budget: {}}}", base)
-    assert kept.thresholds[0].alerts_per_day == 40
+    from_base = read("threshold: {policies: {alert_budget: {}}}", base)
+    assert from_base.thresholds[0].alerts_per_day == 40
     # A budget that is searched must not be hidden behind the base's alerts a day.
     searched = read("threshold: {policies: {alert_budget: {budget: {choice: [0.1, 0.3]}}}}", base)
     assert [(c.budget, c.alerts_per_day) for c in searched.thresholds] == [(0.1, None), (0.3, None)]
@@ -226,7 +226,7 @@ ERRORS = [
     # structure
     ("\nforrest: {}", 2, "unknown key; did you mean 'forest'"),
     ("forest:\n  max_sample: 5", 2, "forest.max_sample: unknown key; did you mean 'max_samples'"),
-    ("forest:\n  bootstrap: true\n  bootstrap: false", 3, "given twice, first in line 2"),
+    ("forest:\n  bootstrap: true\n  bootstrap: false", 3, "set twice, first in line 2"),
     ("forest:", 1, "forest: is empty"),
     ("forest: 5", 1, "forest: is not a mapping"),
     ("- forest", 1, "is not a mapping"),
@@ -277,7 +277,7 @@ ERRORS = [
     ("forest: {max_samples: {choice: [all]}}", 1, "'all' must be a whole number of 1 or more, a number"),
     ("autoencoder: {hidden: {choice: [[16, 0]]}}", 1, "[16, 0] must be a list of whole numbers of 1 or more"),
     # impossible or idle
-    ("forest:\n  contamination: {choice: [0.1]}", 2, "moves no score, it only moves the cut: name it under threshold"),
+    ("forest:\n  contamination: {choice: [0.1]}", 2, "changes no score, only the threshold: put it under threshold"),
     ("forest: {n_estimators: {choice: [30, 100]}}", 1, "30 is not a multiple of 25"),
     ("forest: {n_estimators: {choice: [0, 100]}}", 1, "0 must be a whole number of 1 or more"),
     (
@@ -294,8 +294,8 @@ ERRORS = [
     ("autoencoder:\n  score: mse\n  components: {choice: [3]}", 3, "no effect without the score 'density'"),
     ("autoencoder:\n  score: mse\n  mixture_rows: 500", 3, "no effect without the score 'density'"),
     ("autoencoder: {score: density, mixture_rows: {choice: [50, 90]}}", 1, "give one number"),
-    ("autoencoder: {epochs: {choice: [3, 9]}}", 1, "give the most, one number"),
-    ("autoencoder: {epochs: {int: [3, 9]}}", 1, "give the most, one number"),
+    ("autoencoder: {epochs: {choice: [3, 9]}}", 1, "give one number, the most epochs"),
+    ("autoencoder: {epochs: {int: [3, 9]}}", 1, "give one number, the most epochs"),
     ("forest_weight: {choice: [0.5, 1.5]}", 1, "1.5 must be a number in [0, 1]"),
     ("forest_weight: {grid: [0, 1]}", 1, "[low, high, count] belongs here, not a list of 2"),
     ("forest_weight: {grid: [0, 1, 1]}", 1, "1 steps: give 2 to 5,000"),
@@ -304,7 +304,7 @@ ERRORS = [
     ("threshold:\n  policies: {f_bata: {}}", 2, "did you mean 'f_beta'"),
     ("threshold:\n  policies:\n    f_beta: {budget: 0.1}", 3, "no effect: policy 'f_beta' takes beta"),
     ("threshold:\n  policies:\n    best_f1: {beta: 2}", 3, "no effect: policy 'best_f1' takes no setting"),
-    ("threshold:\n  policies:\n    f_beta:\n      beta: {log: [0.25, 4]}", 4, "say how many, {log: [low, high], steps"),
+    ("threshold:\n  policies:\n    f_beta:\n      beta: {log: [0.25, 4]}", 4, "steps, {log: [low, high], steps"),
     ("threshold:\n  policies:\n    f_beta:\n      beta: {choice: [1,\n        0]}", 5, "0 must be a finite number"),
     ("threshold:\n  policies:\n    f_beta: {beta: {log: [0.25, 4], steps: 1e9}}", 3, "must be a whole number"),
     ("threshold:\n  policies:\n    f_beta: {beta: {log: [0.25, 4], steps: 1000000000}}", 3, "give 2 to 5,000"),
@@ -316,7 +316,7 @@ ERRORS = [
         3,
         "must be above cost_true_negative",
     ),
-    ("threshold:\n  judge: {policy: alert_budget}", 2, "has no optimum to compare thresholds by"),
+    ("threshold:\n  judge: {policy: alert_budget}", 2, "has no optimum, so it cannot compare thresholds"),
     ("threshold:\n  judge: {beta: 2}", 2, "names no policy"),
     ("threshold:\n  judge: {policy: best_f1, beta: 2}", 2, "no effect"),
     ("threshold:\n  judge: {policy: f_beta, beta: {choice: [1, 2]}}", 2, "a judge does not vary"),

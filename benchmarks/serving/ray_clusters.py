@@ -1,4 +1,4 @@
-"""Two Rays with Serve on them: ours with HAProxy as `make up` starts it, and one with all of Serve's defaults."""
+"""Two Ray Serve clusters: ours with HAProxy, started as by `make up`, and one with Serve's defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.serving.place import Place
+from benchmarks.serving.sandbox import Sandbox
 from cluster import ingress
 from deploy.processes import free_port
 from fraud.errors import DataError
@@ -25,52 +25,52 @@ DEPLOY_TIMEOUT_S = 180.0
 OBJECT_STORE_BYTES = 500_000_000
 
 
-def start_ours(place: Place, environment: Mapping[str, str], replicas: int) -> None:
-    """Deploy serve_app/config.yaml behind HAProxy, with another port, number of replicas and the bundle's folder."""
+def start_ours(sandbox: Sandbox, environment: Mapping[str, str], replicas: int) -> None:
+    """Deploy serve_app/config.yaml behind HAProxy; overrides port, number of replicas and bundle."""
     folder = Path(tempfile.mkdtemp(prefix="bench-ha-"))
-    place.processes.folders.append(folder)
-    found = ingress.environment(
+    sandbox.processes.folders.append(folder)
+    variables = ingress.environment(
         folder,
-        metrics_port=free_port(place.port + 20),
-        stats_port=free_port(place.port + 30),
+        metrics_port=free_port(sandbox.port + 20),
+        stats_port=free_port(sandbox.port + 30),
         replica_port=REPLICA_PORT,
     )
-    if not found:
-        raise DataError("there is no HAProxy here: ours would be measured behind Serve's own proxy")
+    if not variables:
+        raise DataError("HAProxy is missing: ours would be measured behind Serve's own proxy")
     config = yaml.safe_load((ROOT / "serve_app/config.yaml").read_text())
     (application,) = config["applications"]
-    application["args"] = {"bundle": str(place.material.bundle)}
+    application["args"] = {"bundle": str(sandbox.workload.bundle)}
     application["deployments"][0]["num_replicas"] = replicas
-    config["http_options"]["port"] = place.port
-    _start(place, {**found, **environment})
-    _deploy(place, config)
+    config["http_options"]["port"] = sandbox.port
+    _start(sandbox, {**variables, **environment})
+    _deploy(sandbox, config)
 
 
-def start_defaults(place: Place, replicas: int) -> None:
-    """Deploy the plain app behind Serve's own proxy; only the port and the number of replicas are chosen."""
+def start_defaults(sandbox: Sandbox, replicas: int) -> None:
+    """Deploy the plain app behind Serve's own proxy; overrides only port and number of replicas."""
     deployment = {"name": "Scorer", "num_replicas": replicas}
     application = {"name": "fraud", "import_path": "benchmarks.serving.peers.ray_serve:app", "route_prefix": "/"}
-    options = {"host": "127.0.0.1", "port": place.port}
-    _start(place, {})
-    _deploy(place, {"http_options": options, "applications": [{**application, "deployments": [deployment]}]})
+    options = {"host": "127.0.0.1", "port": sandbox.port}
+    _start(sandbox, {})
+    _deploy(sandbox, {"http_options": options, "applications": [{**application, "deployments": [deployment]}]})
 
 
-def _start(place: Place, environment: Mapping[str, str]) -> None:
-    """As deploy/local/services.py does: on loopback, with a token, 4 logical CPUs at least."""
-    scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # its sockets' paths may have 107 characters
-    place.processes.folders.append(scratch)
-    token = place.folder / "token"
+def _start(sandbox: Sandbox, environment: Mapping[str, str]) -> None:
+    """Start Ray as deploy/local/services.py does: on loopback, with a token, at least 4 logical CPUs."""
+    scratch = Path(tempfile.mkdtemp(prefix="bench-ray-"))  # short: socket paths are limited to 107 bytes
+    sandbox.processes.folders.append(scratch)
+    token = sandbox.folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    ports = {name: free_port(place.port + 100 + 20 * i) for i, name in enumerate(_PORTS)}
-    (place.folder / "dashboard").write_text(f"http://127.0.0.1:{ports['dashboard']}")
+    ports = {name: free_port(sandbox.port + 100 + 20 * i) for i, name in enumerate(_PORTS)}
+    (sandbox.folder / "dashboard").write_text(f"http://127.0.0.1:{ports['dashboard']}")
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
     command += ["--num-cpus", str(max(4, os.cpu_count() or 1)), "--temp-dir", str(scratch)]
     command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0"]
     command += ["--port", str(ports["gcs"]), "--ray-client-server-port", str(ports["client"])]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(ports["dashboard"])]
     command += ["--dashboard-agent-listen-port", str(ports["agent"])]
-    place.start(
+    sandbox.start(
         *command,
         **environment,
         RAY_AUTH_MODE="token",
@@ -85,17 +85,17 @@ def _start(place: Place, environment: Mapping[str, str]) -> None:
 _PORTS = ("gcs", "client", "dashboard", "agent", "autoscaler", "metrics")
 
 
-def _deploy(place: Place, config: Mapping[str, Any]) -> None:
-    """What `serve deploy` does, through the same interface, and wait until it runs. Raises DataError."""
+def _deploy(sandbox: Sandbox, config: Mapping[str, Any]) -> None:
+    """Deploy through the API of `serve deploy` and wait until the application runs. Raises DataError if it does not."""
     began, state = time.monotonic(), "no answer"
-    is_told = False
+    is_deployed = False
     while time.monotonic() - began < DEPLOY_TIMEOUT_S:
-        place.processes.check()
+        sandbox.processes.check()
         try:
-            if not is_told:
-                _ask(place, "PUT", config)
-                is_told = True
-            applications = _ask(place, "GET").get("applications", {})
+            if not is_deployed:
+                _ask(sandbox, "PUT", config)
+                is_deployed = True
+            applications = _ask(sandbox, "GET").get("applications", {})
         except (OSError, ValueError) as error:
             state = str(error)
         else:
@@ -109,10 +109,10 @@ def _deploy(place: Place, config: Mapping[str, Any]) -> None:
     raise DataError(f"the application is not running after {DEPLOY_TIMEOUT_S:.0f} s: {state}")
 
 
-def _ask(place: Place, method: str, content: object = None) -> Any:
-    token = (place.folder / "token").read_text()
+def _ask(sandbox: Sandbox, method: str, content: object = None) -> Any:
+    token = (sandbox.folder / "token").read_text()
     request = urllib.request.Request(
-        (place.folder / "dashboard").read_text() + "/api/serve/applications/",
+        (sandbox.folder / "dashboard").read_text() + "/api/serve/applications/",
         data=None if content is None else json.dumps(content).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         method=method,

@@ -1,4 +1,4 @@
-"""Forget an entity: take it out of every day's snapshot."""
+"""Erase an entity from every day's snapshot."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from fraud.errors import ConfigError
 from fraud.history.definition import EntityPlan, hashed
 from fraud.history.snapshots import segments
 from fraud.history.snapshots.days import Snapshots
-from fraud.history.snapshots.manifest import Day
+from fraud.history.snapshots.manifest import DayManifest
 from fraud.history.snapshots.segments import ENTITY
 
 
 def erase(snapshots: Snapshots, column: str, value: str) -> list[str]:
-    """Remove what is remembered of the entity `column`=`value`; return what was done, a line each.
+    """Remove the entity `column`=`value`; return a report line per plan.
 
-    Its own transactions go. Where it is a value that another entity remembers as a 32-bit hash (`of`), the hash becomes
-    that of a missing value. Raises ConfigError for a column that no history is kept of, DataError, StoreError.
+    Its own transactions are deleted. Where another entity's history stores it as a 32-bit hash (`of`), the hash becomes
+    that of a missing value. Raises ConfigError for a column without history, DataError, StoreError.
     """
     named = {plan.column for plan in snapshots.plans} | {name for plan in snapshots.plans for name in plan.others}
     if column not in named or not value:
         raise ConfigError(
-            f"--entity {column}={value}: give COLUMN=VALUE with a column that history is kept of: "
-            f"{', '.join(sorted(named))}"
+            f"--entity {column}={value}: give COLUMN=VALUE with a column that has history: {', '.join(sorted(named))}"
         )
     lines = []
     for plan in snapshots.plans:
@@ -35,11 +34,11 @@ def erase(snapshots: Snapshots, column: str, value: str) -> list[str]:
         if plan.column == column:
             lines.append(f"snapshots by {plan.column}: {rows:,} transactions of {value} removed from {days} days")
         elif column in plan.others:
-            lines.append(f"snapshots by {plan.column}: {rows:,} transactions no longer tell {column} {value}")
+            lines.append(f"snapshots by {plan.column}: {column} {value} removed from {rows:,} transactions")
     return lines
 
 
-def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: Day, column: str, value: str) -> int:
+def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: DayManifest, column: str, value: str) -> int:
     parts, changed = [], 0
     for part in day.parts:
         tables = {kind: snapshots.table(plan, day, part, kind) for kind in ("events", "ids") if part.file(kind)}
@@ -51,9 +50,9 @@ def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: Day, column: str, va
             tables = {kind: _without_unused(table) for kind, table in remaining.items()}
         elif column in plan.others:
             name = f"hash {column}"
-            is_it = pc.equal(events[name], pa.scalar(hashed(value), pa.uint32()))
-            rows = pc.sum(is_it).as_py() or 0
-            hashes = pc.if_else(is_it, pa.scalar(0, pa.uint32()), events[name])
+            matches = pc.equal(events[name], pa.scalar(hashed(value), pa.uint32()))
+            rows = pc.sum(matches).as_py() or 0
+            hashes = pc.if_else(matches, pa.scalar(0, pa.uint32()), events[name])
             tables["events"] = events.set_column(events.column_names.index(name), name, hashes)
         changed += rows
         if rows:
@@ -67,6 +66,6 @@ def _erase_day(snapshots: Snapshots, plan: EntityPlan, day: Day, column: str, va
 
 
 def _without_unused(table: pa.Table) -> pa.Table:
-    """The table with a dictionary of those entities only that still have a row."""
+    """The table with unused entities removed from its dictionary."""
     texts = pa.chunked_array([pa.array(segments.entity_texts(table), pa.string())])
     return table.set_column(table.column_names.index(ENTITY), ENTITY, texts.dictionary_encode())

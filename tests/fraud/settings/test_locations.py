@@ -40,7 +40,7 @@ def test_an_unknown_mode_is_named() -> None:
         Settings.from_environment({"FRAUD_MODE": "development"})
 
 
-def test_telemetry_is_off_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_is_off_unless_the_user_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in TELEMETRY_OFF:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
@@ -53,14 +53,14 @@ def test_the_commit_comes_from_the_environment_or_git(monkeypatch: pytest.Monkey
     monkeypatch.setenv("GIT_COMMIT", "abc")
     assert git_commit() == "abc"
     monkeypatch.delenv("GIT_COMMIT")
-    found = git_commit()
-    assert found is None or len(found) == 40
+    commit = git_commit()
+    assert commit is None or len(commit) == 40
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "line"),
     [
         ("return 0", 0, ""),
         ("return 3", 3, ""),
@@ -68,8 +68,8 @@ def test_the_commit_comes_from_the_environment_or_git(monkeypatch: pytest.Monkey
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
     ],
 )
-def test_a_command_ends_with_one_line_and_a_code(body: str, code: int, said: str) -> None:
+def test_a_command_ends_with_one_line_and_a_code(body: str, code: int, line: str) -> None:
     imports = "from fraud.cli import run_command\nfrom fraud.errors import DataError"
     program = f"{imports}\ndef main(argv):\n    {body}\nrun_command(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (code, said)
+    assert (done.returncode, done.stderr) == (code, line)

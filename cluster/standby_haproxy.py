@@ -1,21 +1,22 @@
-"""A second HAProxy on Serve's port, so that a killed one refuses nobody.
+"""Run a second HAProxy on Serve's port, so that no connection is refused when Serve's HAProxy dies.
 
-Serve notices a dead HAProxy after three health checks and needs seconds more to start another; until then every
-connection would be refused. The kernel spreads connections over all who listen on a port with SO_REUSEPORT, and as soon
-as one dies over the others, so a second HAProxy with the same routes takes them. The wrapper of `cluster.ingress` calls
-this before every start and reload of Serve's HAProxy:
+Serve notices a dead HAProxy after three health checks and needs seconds more to start another. The kernel spreads
+connections over all processes that listen on a port with SO_REUSEPORT, and skips dead ones. So a second HAProxy with
+the same routes takes over at once. The wrapper of `cluster.ingress` calls this module before every start and reload of
+Serve's HAProxy:
 
-    python -m cluster.standby HAPROXY CONFIG METRICS STATS MANAGER PID ARGUMENT...
+    python -m cluster.standby_haproxy HAPROXY CONFIG METRICS STATS MANAGER PID ARGUMENT...
 
-HAPROXY: the program. CONFIG: what Serve wrote, which is edited first (`cluster.haproxy_template`). METRICS, STATS:
-ports of HAProxy's own pages. MANAGER: process id of Serve's actor. PID, ARGUMENT: process id and arguments of its
-HAProxy. A keeper stays behind, which runs the second HAProxy and has it read new routes. When Ray has ended, or no
-manager has lived for LINGER_S, it ends, and takes with it a HAProxy that a killed manager left: it would share the port
-with the next Ray's.
+HAPROXY: the program. CONFIG: the file that Serve wrote; it is edited first (`cluster.haproxy_template`). METRICS,
+STATS: ports of HAProxy's own pages. MANAGER: process id of Serve's proxy actor. PID, ARGUMENT: process id and arguments
+of its HAProxy.
 
-The keeper looks at the listening sockets of both after every start and reload. Where one is not in the configuration
-it kills both and leaves the reason in REFUSAL, and every later start fails with it. A Ray that is started anew
-uses another folder.
+The first call starts a keeper process. It runs the second HAProxy and reloads it when routes change. It ends when Ray
+has ended, or LINGER_S after the last manager died. It then also ends a HAProxy that a killed manager left behind, which
+would share the port with the next Ray's.
+
+After every start and reload the keeper checks the listening sockets of both. If one is not in the configuration, it
+kills both and writes the reason to REFUSAL, and every later start fails with it. A restarted Ray uses another folder.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from fraud.errors import LibraryChangedError
 LINGER_S = 45.0
 KEEP = "--keep"
 REFUSAL = "refused"
-_PORTS = "main.ports"  # what the configuration of both HAProxies names
+_PORTS = "main.ports"  # file with the listeners that the configuration names
 _LOOK_S = 1.0
 _SOON_S = 0.05
 _RELOAD_S = 20.0
@@ -51,7 +52,7 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Edit CONFIG, give the second HAProxy its routes, and see that it runs. Returns 1 where HAProxy must not start."""
+    """Edit CONFIG, pass the routes to the second HAProxy and start its keeper. Returns 1 if HAProxy must not start."""
     if arguments[0] == KEEP:
         return _Keeper(arguments[1], Path(arguments[2])).run()
     try:
@@ -68,27 +69,27 @@ def _before_start(
     if (refusal := folder / REFUSAL).exists():
         sys.stderr.write(refusal.read_text(encoding="utf-8"))
         return 1
-    config = haproxy_template.closed(path.read_text(encoding="utf-8"), metrics_port, stats_port)
+    config = haproxy_template.harden(path.read_text(encoding="utf-8"), metrics_port, stats_port)
     _write(path, config)
     if arguments[:1] == ["-c"]:  # HAProxy only checks its configuration
         return 0
-    alone = haproxy_template.routes_alone(config)
+    alone = haproxy_template.standby_config(config)
     _write(folder / "standby.manager", f"{manager} {_parent(manager)}")
     _end_orphan(folder, manager)
-    _write(folder / _PORTS, json.dumps(sorted(haproxy_template.asked_for(config))))
+    _write(folder / _PORTS, json.dumps(sorted(haproxy_template.configured_listeners(config))))
     _write(folder / "main.pid", str(pid))
     keeper = _keeper(folder)
     is_new = keeper and "-sf" not in arguments
     if is_new and not haproxy_template.has_routes(config) and haproxy_template.has_routes(copy.read_text("utf-8")):
-        # Serve's actor is new and learns the routes in a moment; till then its HAProxy would answer 404.
-        _write(path, haproxy_template.without_entrance(config))
+        # A new proxy actor does not know the routes yet: its HAProxy would answer 404. The second one answers alone.
+        _write(path, haproxy_template.without_serve_port(config))
         return 0
     _write(copy, alone)
     if keeper:
         os.kill(keeper, signal.SIGHUP)
     else:
         subprocess.Popen(
-            [sys.executable, "-m", "cluster.standby", KEEP, binary, str(folder)],
+            [sys.executable, "-m", "cluster.standby_haproxy", KEEP, binary, str(folder)],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -99,23 +100,23 @@ def _before_start(
 
 
 class _Keeper:
-    """Keeps one HAProxy, master and worker, running. folder: of its configuration."""
+    """Keep the second HAProxy (master and worker) running. folder: holds its configuration."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         self._socket = str(folder / "standby.sock")
         self._command = [binary, "-W", "-db", "-f", str(folder / "standby.cfg"), "-S", f"{self._socket},mode,600"]
         self._folder = folder
         self._main = 0  # process id of Serve's HAProxy
-        self._is_checked = False  # whether both were seen to listen where they should, since the last start or reload
+        self._is_checked = False  # both listen as configured, since the last start or reload
 
     def run(self) -> int:
-        """Until no manager lives, or SIGTERM."""
+        """Run until no manager lives, Ray ends, or SIGTERM. Returns the exit code."""
         awaited = {signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
         lock = os.open(self._folder / "standby.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another was quicker
+        except BlockingIOError:  # another keeper runs
             if keeper := _keeper(self._folder):
                 os.kill(keeper, signal.SIGHUP)
             return 0
@@ -144,26 +145,27 @@ class _Keeper:
             if _lives(manager):
                 last_seen = time.monotonic()
         _end_orphan(self._folder, None)
-        process.send_signal(signal.SIGUSR1)  # what is being answered is answered
+        process.send_signal(signal.SIGUSR1)  # finishes open requests
         with suppress(subprocess.TimeoutExpired):
             process.wait(LINGER_S)
         return 0
 
     def _check(self, process: subprocess.Popen[bytes]) -> str:
-        """What listens where nobody asked; "" where nothing does. process: the master of the second HAProxy."""
+        """Describe listeners that are not configured; "" for none. process: the master of the second HAProxy."""
         main = _main(self._folder)
         self._is_checked &= main == self._main
         self._main = main
         if self._is_checked:
             return ""
-        asked: set[Listener] = set()
-        with suppress(FileNotFoundError):  # it is written before the configuration
-            asked |= {Listener(*entry) for entry in json.loads((self._folder / _PORTS).read_text(encoding="utf-8"))}
+        configured: set[Listener] = set()
+        with suppress(FileNotFoundError):  # not written yet
+            entries = json.loads((self._folder / _PORTS).read_text(encoding="utf-8"))
+            configured |= {Listener(*entry) for entry in entries}
         workers = _children(process.pid)
         sockets = [_listeners(pid) for pid in (main, *workers) if pid and _lives(pid)]
         self._is_checked = bool(workers) and all(sockets)
-        if unasked := sorted(set().union(*sockets) - asked):
-            return f"has a HAProxy that listens on {', '.join(map(str, unasked))}, which was not asked for"
+        if unexpected := sorted(set().union(*sockets) - configured):
+            return f"has a HAProxy that listens on {', '.join(map(str, unexpected))}, which is not in its configuration"
         return ""
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -178,9 +180,9 @@ class _Keeper:
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
 
     def _reload(self) -> bool:
-        """Whether the master took the order to start a worker with the new routes; one that still starts does not.
+        """Ask the master to start a worker with the new routes. Returns False while the master still starts.
 
-        Its socket and not SIGUSR2, which a starting master loses.
+        Uses the master's socket, because a starting master loses SIGUSR2.
         """
         answer = b""
         with suppress(OSError), socket.socket(socket.AF_UNIX) as master:
@@ -200,7 +202,7 @@ def _end_with_parent() -> None:
 
 
 def _keeper(folder: Path) -> int | None:
-    """The process that keeps the second HAProxy running, where there is one."""
+    """The process id of the running keeper, or None."""
     try:
         lock = os.open(folder / "standby.lock", os.O_RDWR)
     except OSError:
@@ -225,7 +227,7 @@ def _parent(pid: int) -> int:
 
 
 def _end_orphan(folder: Path, manager: int | None) -> None:
-    """Have the HAProxy of another manager, which was killed, answer what it has and end: it gets no new routes."""
+    """Let the HAProxy of another, killed manager finish its requests and end: it gets no new routes."""
     with suppress(OSError):
         main = _main(folder)
         if _is_ours(main, folder) and _parent(main) != manager:
@@ -233,14 +235,14 @@ def _end_orphan(folder: Path, manager: int | None) -> None:
 
 
 def _main(folder: Path) -> int:
-    """The process id of Serve's HAProxy; 0 where none is known."""
+    """The process id of Serve's HAProxy; 0 if unknown."""
     with suppress(OSError, ValueError):
         return int((folder / "main.pid").read_text(encoding="utf-8"))
     return 0
 
 
 def _is_ours(pid: int, folder: Path) -> bool:
-    """Whether the process was started with a configuration of this folder. Raises OSError where there is no process."""
+    """Whether the process was started with a configuration of this folder. Raises OSError if there is no process."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return any(str(folder / name).encode() in command for name in ("haproxy.cfg", "standby.cfg"))
 

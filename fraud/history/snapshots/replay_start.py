@@ -1,4 +1,4 @@
-"""Where the replay of some rows begins: what is remembered before them, and which frauds were known at which moment."""
+"""The start of a replay: the stored history before the rows, and which frauds were known when."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.days import Zone
-from fraud.history.known import LabelIntervals
+from fraud.history.label_intervals import LabelIntervals
 from fraud.history.records import long_hashes, record_hashes
 from fraud.history.snapshots.days import Snapshots
 from fraud.history.snapshots.partition import partition_of, split
@@ -18,13 +18,12 @@ from fraud.history.state import HistoryState, KnownFrauds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """What a replay begins with.
+class ReplayStart:
+    """The start of a replay.
 
-    states: what is remembered, of each plan; empty: nothing. snapshots, through: instead of them, the end of a day.
-    frauds: those of the remembered transactions, of each plan; None: the rows' own labels count, as in a training.
-    labels: of the rows themselves. has_earlier_days: rows of earlier days that come along are there already, unless
-    they are late.
+    states: one per plan; empty: no history. snapshots, through: instead of `states`, the history at the end of a day.
+    frauds: of the stored transactions, one per plan; None: the rows' own labels count, as in training.
+    labels: of the rows themselves. has_earlier_days: rows of earlier days are in the history already, unless late.
     """
 
     states: tuple[HistoryState, ...] = ()
@@ -34,8 +33,8 @@ class Beginning:
     labels: LabelIntervals | None = None
     has_earlier_days: bool = False
 
-    def divided(self, i: int, n: int) -> list[BeginningPart]:
-        """The beginning of each of n partitions of plan number `i`; snapshots are read where a part is used."""
+    def split(self, i: int, n: int) -> list[ReplayStartPart]:
+        """The start of each of n partitions of plan number `i`. A part reads its snapshots when it is used."""
         states: Sequence[HistoryState | None] = split(self.states[i], n) if self.states else [None] * n
         frauds: list[KnownFrauds | None] = [None] * n
         if self.frauds is not None:
@@ -43,7 +42,7 @@ class Beginning:
             owner = partition_of(of_plan.keys, np.zeros(len(of_plan), dtype=np.int64), n)
             frauds = [of_plan.take(owner == p) for p in range(n)]
         return [
-            BeginningPart(
+            ReplayStartPart(
                 state=states[p], snapshots=self.snapshots, through=self.through, plan=i, partition=(p, n),
                 frauds=frauds[p], has_earlier_days=self.has_earlier_days,
             )
@@ -52,8 +51,8 @@ class Beginning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeginningPart:
-    """The beginning of one partition of one plan. See `Beginning`."""
+class ReplayStartPart:
+    """The start of one partition of one plan. See `ReplayStart`."""
 
     state: HistoryState | None
     snapshots: Snapshots | None
@@ -64,7 +63,7 @@ class BeginningPart:
     has_earlier_days: bool
 
     def remembered(self) -> HistoryState | None:
-        """What is remembered; None: nothing. Raises DataError where a snapshot was altered."""
+        """The stored history; None: no history. Raises DataError if a snapshot was altered."""
         if self.snapshots is not None and self.through is not None:
             return self.snapshots.events(self.plan, self.through, self.partition)
         return self.state
@@ -73,9 +72,9 @@ class BeginningPart:
 def frauds_of_rows(
     known: KnownFrauds, labels: LabelIntervals | None, keys: np.ndarray, records: np.ndarray, ids: np.ndarray | None
 ) -> KnownFrauds:
-    """Known frauds and those among the rows that are scored, each once.
+    """`known` and the labelled frauds among the rows, without duplicates.
 
-    keys: the rows' entities, None or NaN for a row without; records: EntityPlan.record; ids: their ids as texts.
+    keys: the rows' entities, None or NaN if missing; records: EntityPlan.record; ids: their ids as texts.
     """
     if labels is None or ids is None or not len(labels.id_hashes):
         return known
@@ -91,9 +90,9 @@ def frauds_of_rows(
 
 
 def is_new(keys: np.ndarray, records: np.ndarray, state: HistoryState) -> np.ndarray:
-    """Which rows a state does not remember yet: bool (n_rows,). keys, records: as for `frauds_of_rows`.
+    """Which rows are not in the state: bool (n_rows,). keys, records: as for `frauds_of_rows`.
 
-    A row is known by entity, time and id; by all that is remembered of it where it has no id.
+    Rows are identified by entity, time and id; without an id, by the whole record.
     """
     remembered = np.repeat(state.keys, np.diff(state.starts))
     return ~np.isin(_identities(keys, records), _identities(remembered, state.events))
@@ -107,6 +106,6 @@ def _identities(keys: np.ndarray, records: np.ndarray) -> np.ndarray:
 
 
 def day_starts(times: np.ndarray, zone: Zone) -> np.ndarray:
-    """The first moment of each time's day: int64 (n,), microseconds since 1970; times: the same."""
+    """The first instant of each time's day. times, result: int64 (n,), microseconds since 1970."""
     days, codes = np.unique(zone.day_of(times), return_inverse=True)
     return np.array([zone.start_of(day.astype(dt.date)) for day in days], dtype=np.int64)[codes]

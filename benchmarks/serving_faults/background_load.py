@@ -1,4 +1,4 @@
-"""Load that goes on while something happens: wrk in rounds, one after the other, in a thread."""
+"""Load in the background: a thread runs wrk in rounds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROUND_S = 10.0
 _REFUSED_PAUSE_S = 0.05
 
 
-class Pressure:
-    """Drives /score until it is stopped. loads: the rounds that ended."""
+class BackgroundLoad:
+    """Loads /score until stopped. loads: results of the finished rounds."""
 
     def __init__(self, rig: Rig, rate: float | None, round_s: float = ROUND_S, connections: int = CONNECTIONS) -> None:
         self.loads: list[Load] = []
@@ -33,27 +33,26 @@ class Pressure:
         self._thread = threading.Thread(target=self._drive, name="load")
 
     def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def stop(self) -> dict[str, Any]:
-        """End with the round that goes on; returns the figures of all."""
+        """Stop after the current round; returns the summary of all rounds."""
         self._over.set()
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        return figures(self.loads)
+        return summarize(self.loads)
 
     @property
     def requests(self) -> int:
-        """Answered in the rounds that ended."""
+        """Answers in the finished rounds."""
         return sum(load.requests for load in self.loads)
 
     def _drive(self) -> None:
         try:
             while not self._over.is_set():
                 try:
-                    self.loads.append(once(self._rig, self._round_s, self._rate, self._connections))
+                    self.loads.append(drive_once(self._rig, self._round_s, self._rate, self._connections))
                 except DataError as error:
                     if "unable to connect" not in str(error):
                         raise
@@ -64,9 +63,9 @@ class Pressure:
 
 
 @contextmanager
-def pressure(rig: Rig, rate: float | None) -> Iterator[Pressure]:
-    """Load while the block runs, beginning three seconds before it and ending after it."""
-    load = Pressure(rig, rate)
+def background_load(rig: Rig, rate: float | None) -> Iterator[BackgroundLoad]:
+    """Load while the block runs; starts three seconds before it."""
+    load = BackgroundLoad(rig, rate)
     load.start()
     try:
         time.sleep(3)
@@ -75,13 +74,13 @@ def pressure(rig: Rig, rate: float | None) -> Iterator[Pressure]:
         load.stop()
 
 
-def once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
-    """One run of wrk."""
+def drive_once(rig: Rig, seconds: float, rate: float | None = None, connections: int = CONNECTIONS) -> Load:
+    """Run wrk once."""
     return drive(rig.url, rig.bodies, connections=connections, seconds=seconds, rate=rate)
 
 
-def figures(loads: Sequence[Load]) -> dict[str, Any]:
-    """Sums of the counts; median and worst of the rounds' latencies."""
+def summarize(loads: Sequence[Load]) -> dict[str, Any]:
+    """Summarize rounds: sums of the counts, median and worst latencies."""
     statuses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     for load in loads:
@@ -100,16 +99,16 @@ def figures(loads: Sequence[Load]) -> dict[str, Any]:
     }
 
 
-def peak(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
-    """Median rate of so many rounds at full speed, requests a second, after one that warms up."""
-    once(rig, 3)
-    return statistics.median(once(rig, seconds).rate for _ in range(rounds))
+def peak_rate(rig: Rig, seconds: float = ROUND_S, rounds: int = 3) -> float:
+    """Median rate of `rounds` rounds at full speed, requests per second, after a warm-up."""
+    drive_once(rig, 3)
+    return statistics.median(drive_once(rig, seconds).rate for _ in range(rounds))
 
 
-def cpu_seconds(found: dict[str, list[psutil.Process]]) -> dict[str, float]:
-    """What the processes have used of the CPU, user and system, by name; HAProxy's earlier processes included."""
+def cpu_seconds(parts: dict[str, list[psutil.Process]]) -> dict[str, float]:
+    """User and system CPU seconds of the processes, by name of the part."""
     used = {}
-    for name, group in found.items():
+    for name, group in parts.items():
         used[name] = 0.0
         for process in group:
             try:

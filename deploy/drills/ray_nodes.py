@@ -1,6 +1,6 @@
-"""Two Ray nodes on drill hosts, the head's state in a real Redis: started as cluster.yaml says, killed, started again.
+"""Two Ray nodes on drill hosts, started with the commands of cluster.yaml, with the head's state in Redis.
 
-Without `ray up`: nobody but the drill starts a dead node again, so that what its death costs can be seen.
+Without `ray up`, only the drill restarts a dead node, so the cost of its death can be measured.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import yaml
 
 from deploy import processes
 from deploy.backends.servers import binary
-from deploy.drills.cluster import inhabitants, wait_until
+from deploy.drills.cluster import host_processes, wait_until
 from deploy.drills.hosts import CODE, DrillError, Host, Hosts, drill_hosts
 
 PACKAGES = ("fraud", "cluster", "ray_jobs", "tuning", "serve_app", "monitoring", "deploy")
 REDIS_PORT, SERVE_PORT = 16379, 8000
-CPUS = 2  # of each node, whatever the machine has
+CPUS = 2  # per node, independent of the machine
 
 
 @dataclass
 class Nodes:
-    """Two nodes that run.
+    """Two running nodes.
 
-    port: where this machine reaches the head's dashboard; serve_ports: the ingress of head and worker; key: of /score.
+    port: the head's dashboard on this machine; serve_ports: the ingresses of head and worker; key: API key of /score.
     """
 
     hosts: Hosts
@@ -58,15 +58,15 @@ class Nodes:
 
     @property
     def folder(self) -> Path:
-        """FRAUD_ROOT of the nodes, as this machine sees it; on the nodes it is /srv/fraud."""
+        """The nodes' FRAUD_ROOT (/srv/fraud), as a path on this machine."""
         return self.hosts.shared / "fraud"
 
     def start(self, host: Host) -> None:
-        """`ray start` with the command of cluster.yaml. Raises DrillError with what it said."""
+        """Run the `ray start` command of cluster.yaml. Raises DrillError with its output."""
         config = yaml.safe_load((CODE / "cluster.yaml").read_text(encoding="utf-8"))
         role = "head" if host is self.head else "worker"
         command = config[f"{role}_start_ray_commands"][-1].replace("$RAY_HEAD_IP", self.head.address)
-        # No autoscaler; and a Redis, as the comment in cluster.yaml says.
+        # No autoscaler, but Redis, as the comment in cluster.yaml describes.
         command = command.replace(
             "--autoscaling-config=~/ray_bootstrap_config.yaml", '--redis-password="$(cat ~/.fraud-redis-password)"'
         )
@@ -75,11 +75,11 @@ class Nodes:
             raise DrillError(f"ray start on {host.name}: {(done.stdout + done.stderr)[:9000]}")
 
     def kill(self, host: Host) -> None:
-        """SIGKILL everything of Ray on a host at once, its workers too, as the machine's end would."""
-        ours = [process for process in inhabitants(host) if not _is_shell(process)]
+        """SIGKILL all Ray processes of a host at once, as when the machine dies."""
+        ours = [process for process in host_processes(host) if not _is_shell(process)]
         for process in ours:
             with suppress(psutil.NoSuchProcess):
-                process.suspend()  # none of them shall see another one die
+                process.suspend()  # so that none sees another one die
         for process in ours:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -87,7 +87,7 @@ class Nodes:
         self.is_worker_dead |= host is self.worker
 
     def alive(self) -> set[str]:
-        """Addresses of the nodes that the head takes for alive; none while it does not answer."""
+        """Addresses of the nodes that the head reports as alive; empty while it does not answer."""
         status, text = self.ask("/nodes?view=summary")
         if status != 200:
             return set()
@@ -95,19 +95,19 @@ class Nodes:
         return {node["ip"] for node in summary if node["raylet"].get("state") == "ALIVE"}
 
     def wait_for(self, n_nodes: int) -> float:
-        """Wait until so many nodes are alive; returns the seconds it took."""
+        """Wait until `n_nodes` nodes are alive; returns the seconds waited."""
         return wait_until(lambda: len(self.alive()) == n_nodes, f"{n_nodes} nodes", pause_s=0.2)
 
-    def mend(self) -> None:
-        """Start the worker node again where it is dead."""
+    def restart_worker(self) -> None:
+        """Restart the worker node if it is dead, and wait for both nodes."""
         if self.is_worker_dead:
-            self.wait_for(1)  # the head takes a dead node for alive for some 20 s
+            self.wait_for(1)  # the head notices a dead node after about 20 s
             self.start(self.worker)
             self.is_worker_dead = False
         self.wait_for(2)
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> tuple[int, str]:
-        """Ask the head's dashboard with the token. Returns (status, text), status 0 for no answer."""
+        """Send a request with the token to the head's dashboard. Returns (status, text), status 0 without an answer."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             data=None if body is None else json.dumps(body).encode(),
@@ -122,16 +122,16 @@ class Nodes:
         except OSError as error:
             return 0, str(error)
 
-    def begin(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
-        """Run a driver on the head, joined to this cluster; what it says goes to a file of this machine."""
+    def run_driver(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start a driver on the head, connected to this cluster. log: file on this machine for its output."""
         line = f"cd /srv/fraud && RAY_ADDRESS=auto exec {shlex.join(command)}"
-        given = [*self.hosts.ssh_command(self.head), f"bash -lc {shlex.quote('. ~/.bashrc; ' + line)}"]
+        arguments = [*self.hosts.ssh_command(self.head), f"bash -lc {shlex.quote('. ~/.bashrc; ' + line)}"]
         with log.open("wb") as output:
-            return subprocess.Popen(given, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _is_shell(process: psutil.Process) -> bool:
-    """Whether it belongs to the host rather than to Ray: the first process and sshd."""
+    """Whether the process belongs to the host (its first process, sshd) and not to Ray."""
     with suppress(psutil.NoSuchProcess):
         return process.name() in ("sshd", "sshd-session", "sshd-auth", "unshare")
     return False
@@ -139,7 +139,7 @@ def _is_shell(process: psutil.Process) -> bool:
 
 @contextmanager
 def drill_nodes() -> Iterator[Nodes]:
-    """Two nodes and a Redis; all gone afterwards. Raises ConfigError where there is no redis-server."""
+    """Start two nodes and a Redis; end them afterwards. Raises ConfigError without redis-server."""
     redis = binary("redis-server")
     with drill_hosts(("head", "worker")) as hosts:
         password = secrets.token_hex(16)
@@ -165,7 +165,7 @@ def _ports() -> tuple[int, tuple[int, int]]:
 
 
 def _install(nodes: Nodes, redis_password: str) -> None:
-    """What `ray up` brings to a node, in the folder that they share."""
+    """Install what `ray up` would copy to a node, in the shared folder."""
     hosts = nodes.hosts
     code = hosts.shared / "ray-fraud"
     for package in PACKAGES:
@@ -194,7 +194,7 @@ def _write_private(path: Path, text: str) -> None:
 
 @contextmanager
 def _redis(program: str, hosts: Hosts, password: str) -> Iterator[None]:
-    """A Redis that both nodes reach; its settings by standard input, so that no command line holds the password."""
+    """A Redis that both nodes reach. It reads its settings from stdin, so no command line has the password."""
     lines = f'bind {hosts.gateway}\nport {REDIS_PORT}\nrequirepass {password}\nsave ""\ndir {hosts.folder}\n'
     with (hosts.folder / "redis.log").open("wb") as log:
         process = subprocess.Popen(
@@ -212,7 +212,7 @@ def _redis(program: str, hosts: Hosts, password: str) -> Iterator[None]:
 
 @contextmanager
 def _tunnel(nodes: Nodes, host: Host, ports: Mapping[int, int]) -> Iterator[None]:
-    """Ports of this machine's loopback that lead to those of a host's; they stay while its Ray is dead."""
+    """Forward ports of this machine's loopback ({here: there}) to a host. The tunnel survives its Ray."""
     command = nodes.hosts.ssh_command(host)
     command[1:1] = ["-N", "-o", "ExitOnForwardFailure=yes"]
     for here, there in ports.items():

@@ -1,4 +1,4 @@
-"""Settings that are read where `fraud` cannot be imported; a test compares them with their readers."""
+"""Settings read by programs that cannot import `fraud` (DAGs, compose). A test compares them with their readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONNECTION = "the dag-processor, the workers, the triggerer"
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class PipelineSettings(SettingsGroup):
-    """What the DAGs do. An Airflow variable of the same name in lower case stands above it, from the next task on."""
+    """Settings of the DAGs. An Airflow variable of the same name in lower case overrides one, from the next task on."""
 
     TITLE: ClassVar[str] = "Airflow: the DAGs"
     READERS: ClassVar[str] = "the dag-processor"
@@ -21,9 +21,7 @@ class PipelineSettings(SettingsGroup):
     daily_data: Annotated[str, Variable(name="FRAUD_DAILY_DATA", meaning="a day's transactions")] = (
         "data/daily/{date}.parquet"
     )
-    history_data: Annotated[str, Variable(name="FRAUD_HISTORY_DATA", meaning="what is trained on")] = (
-        "data/daily/*.parquet"
-    )
+    history_data: Annotated[str, Variable(name="FRAUD_HISTORY_DATA", meaning="training data")] = "data/daily/*.parquet"
     label_files: Annotated[str, Variable(name="FRAUD_LABEL_FILES", meaning="files of new labels")] = (
         "labels/incoming/*.csv"
     )
@@ -49,14 +47,14 @@ class PipelineSettings(SettingsGroup):
         str,
         Variable(
             name="FRAUD_OTHER_DAYS",
-            meaning="skip: rows of a neighbouring day in a day's file are left out; without it they stop the run",
+            meaning="skip: leave out rows of a neighbouring day in a day's file; empty: such rows stop the run",
         ),
     ] = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class SchedulerSettings(SettingsGroup):
-    """When the DAGs run, and how they reach Ray."""
+    """Schedules of the DAGs, and their connection to Ray."""
 
     TITLE: ClassVar[str] = "Airflow: schedules and Ray"
     READERS: ClassVar[str] = "the dag-processor"
@@ -70,7 +68,7 @@ class SchedulerSettings(SettingsGroup):
     retries: Annotated[str, Variable(name="FRAUD_RETRIES", meaning="retries of a task", unit="retries")] = "2"
     retry_delay_s: Annotated[
         str,
-        Variable(name="FRAUD_RETRY_DELAY_S", meaning="time until the first retry; then twice as long", unit="seconds"),
+        Variable(name="FRAUD_RETRY_DELAY_S", meaning="delay before the first retry, then doubled", unit="seconds"),
     ] = "120"
     deadlines: Annotated[
         str, Variable(name="FRAUD_DEADLINES", meaning="off: no deadline alerts, which `airflow dags test` needs")
@@ -82,7 +80,7 @@ class SchedulerSettings(SettingsGroup):
         str,
         Variable(
             name="FRAUD_RAY_DASHBOARD",
-            meaning="the same for a browser, where that needs another",
+            meaning="URL of Ray's dashboard for a browser, if it differs",
             default="`FRAUD_RAY_ADDRESS`",
             readers=_CONNECTION,
         ),
@@ -91,7 +89,7 @@ class SchedulerSettings(SettingsGroup):
         str,
         Variable(
             name="FRAUD_RAY_WORKING_DIR",
-            meaning="URI of a zip with our code, where Ray's image has none",
+            meaning="URI of a zip with our code, if Ray's image does not contain it",
             readers=_CONNECTION,
         ),
     ] = ""
@@ -99,7 +97,7 @@ class SchedulerSettings(SettingsGroup):
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class ImageSettings(SettingsGroup):
-    """What compose, Grafana and the test of the image read."""
+    """Settings of compose, Grafana and the image test."""
 
     TITLE: ClassVar[str] = "Images and dashboards"
     READERS: ClassVar[str] = "deploy/compose.yaml"

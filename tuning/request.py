@@ -1,4 +1,4 @@
-"""A sweep's order, from the command line or from the journal of a sweep that is resumed."""
+"""A sweep's request, from the command line or from the journal of a sweep that is resumed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from fraud.schema import Schema
 from fraud.schema.zone import agreed
 from fraud.settings import Settings
 from fraud.training.config import TrainConfig, configure, from_mapping
-from tuning.record.journal import ORDER, Detector, Journal, folder_of
+from tuning.record.journal import REQUEST, Detector, Journal, folder_of
 from tuning.space import reader
 from tuning.space.definition import Space
 
 REPORT, BEST, PLOTS = "sweep_report.html", "best.yaml", "plots"
 DETECTORS: tuple[Detector, ...] = ("forest", "autoencoder")
 OBJECTIVES = {"ap": ("average_precision",), "ap,cost": ("average_precision", "scoring_cost")}
-_FIXED = ("data", "schema_yaml", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
-_ORDERED = (
+_FIXED_KEYS = ("data", "schema_yaml", "config", "space", "detector", "folds", "seed", "objectives", "scheduler")
+_NEW_SWEEP_FLAGS = (
     "name", "data", "schema", "config", "space", "detector", "folds", "seed", "set", "objectives", "scheduler",
 )  # fmt: skip
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -41,9 +41,9 @@ class SweepRequest:
     """One sweep, checked; paths are absolute.
 
     detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
-    once, None for as many as the CPUs give. time_budget_s: of this call; a resumed sweep has its own. should_retry:
-    failed trials too. created: seconds since 1970. fingerprint: of the data, and objective_name: what trials are judged
-    by, known once it was read.
+    once, None for as many as the CPUs allow. time_budget_s: of this call; a resumed sweep has its own. should_retry:
+    run failed trials again. created: seconds since 1970. fingerprint: of the data; objective_name: what trials are
+    judged by; both are known once the data are read.
     """
 
     sweep_id: str
@@ -69,7 +69,7 @@ class SweepRequest:
     objective_name: str = "average_precision"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, for the journal."""
+        """As JSON types, for the journal."""
         plain = {
             name: getattr(self, name)
             for name in (
@@ -104,23 +104,23 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a sweep. changes: new values of the order's fields; None keeps the old value.
+    """Resume a sweep. changes: new values of the request's fields; None keeps the old value.
 
-    should_retry: also run the failed trials again.
+    should_retry: run failed trials again.
     """
 
     sweep_id: str
     changes: dict[str, Any]
     should_retry: bool
 
-    def applied_to(self, order: SweepRequest) -> SweepRequest:
-        """The order with the changes. Raises ConfigError when it asks for fewer trials than before."""
+    def applied_to(self, request: SweepRequest) -> SweepRequest:
+        """The request with the changes. Raises ConfigError for fewer trials than before."""
         trials = self.changes["trials"]
-        if trials is not None and trials < order.trials:
-            raise ConfigError(f"--trials {trials} is fewer than the {order.trials} this sweep was started with")
+        if trials is not None and trials < request.trials:
+            raise ConfigError(f"--trials {trials} is fewer than the {request.trials} this sweep was started with")
         changed = {name: value for name, value in self.changes.items() if value is not None}
         # The budget is for one call: with the old one, a sweep that used it up would stop at once.
-        return dataclasses.replace(order, **{"time_budget_s": None, **changed}, should_retry=self.should_retry)
+        return dataclasses.replace(request, **{"time_budget_s": None, **changed}, should_retry=self.should_retry)
 
 
 def read_command(argv: Sequence[str] | None, settings: Settings) -> SweepRequest | Resume:
@@ -151,36 +151,36 @@ def read_command(argv: Sequence[str] | None, settings: Settings) -> SweepRequest
         "should_track": False if arguments.no_mlflow else None,
     }
     if arguments.resume:
-        if named := [name for name in _ORDERED if getattr(arguments, name) not in (None, [])]:
+        if named := [name for name in _NEW_SWEEP_FLAGS if getattr(arguments, name) not in (None, [])]:
             raise ConfigError(
-                f"--resume {arguments.resume} goes on with the sweep as it was ordered: leave out --{named[0]}, or "
-                "start a new sweep"
+                f"--resume {arguments.resume} continues the sweep with its original settings: leave out --{named[0]}, "
+                "or start a new sweep"
             )
         return Resume(arguments.resume, changes, arguments.retry_failed)
     if arguments.retry_failed and not arguments.name:
         raise ConfigError("--retry-failed runs the failed trials of an earlier sweep again: name it with --resume")
-    order = _new(arguments, settings, changes)
-    folder = folder_of(settings.state / "sweeps", order.sweep_id)
-    if arguments.name is None or not (folder / ORDER).exists():
-        return order
-    recorded = Journal(folder).read_order()
-    for key, value in json.loads(json.dumps(order.to_dict())).items():
-        if key in _FIXED and value != recorded.get(key):
+    request = _new(arguments, settings, changes)
+    folder = folder_of(settings.state / "sweeps", request.sweep_id)
+    if arguments.name is None or not (folder / REQUEST).exists():
+        return request
+    recorded = Journal(folder).read_request()
+    for key, value in json.loads(json.dumps(request.to_dict())).items():
+        if key in _FIXED_KEYS and value != recorded.get(key):
             raise ConfigError(
-                f"--name {order.sweep_id}: that sweep was started with another {key}: repeat the original, or use "
+                f"--name {request.sweep_id}: that sweep was started with another {key}: repeat the original, or use "
                 "another name"
             )
-    return Resume(order.sweep_id, changes, arguments.retry_failed)
+    return Resume(request.sweep_id, changes, arguments.retry_failed)
 
 
 def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str, Any]) -> SweepRequest:
     if not arguments.data:
-        raise ConfigError("--data is missing: name the transactions to learn from, or --resume a sweep")
+        raise ConfigError("--data is missing: name the transactions to train on, or --resume a sweep")
     config = configure(arguments.config and settings.locate_yaml(arguments.config), arguments.seed, arguments.set)
     space = reader.load(arguments.space and settings.locate(arguments.space), config)
     detectors = DETECTORS if arguments.detector in (None, "both") else (arguments.detector,)
     for detector in detectors:
-        space.parameters_of(detector)  # raises where there is nothing to search
+        space.parameters_of(detector)  # raises if there is nothing to search
     schema = Schema.load(settings.locate_yaml(arguments.schema or "transactions"))
     agreed(schema, settings.day_zone)
     generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -213,9 +213,9 @@ def _seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tuning.sweep",
-        description="Search IsolationForest, autoencoder, their join and the decision threshold in parallel trials on "
-        "Ray, every trial in MLflow. Writes a report and best.yaml, which `python -m ray_jobs.train --config` takes. "
-        "Ctrl-C, a kill or the time budget leave a sweep that --resume goes on with. The test window is not touched.",
+        description="Tune IsolationForest, autoencoder, their weights and the threshold in parallel trials on Ray, "
+        "with every trial in MLflow. Writes a report and best.yaml for `python -m ray_jobs.train --config`. After "
+        "Ctrl-C, a kill or the time budget, --resume continues the sweep. The sweep never reads the test window.",
         epilog="examples:\n"
         "  python -m tuning.sweep --data data/transactions.csv --trials 40\n"
         "  python -m tuning.sweep --data cards.parquet --schema my.yaml --config handbook --time-budget 15m\n"
@@ -226,22 +226,22 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", help="CSV or Parquet: a file, folder, glob or URL")
     add("--schema", help="shipped name or YAML file (default transactions)")
-    add("--config", help="shipped name or YAML file to start from: split, head, what the space leaves out")
+    add("--config", help="base configuration, shipped name or YAML file: everything that the space does not set")
     add("--space", help="YAML file of the search space (default tuning/spaces/default.yaml; docs/sweeps.md)")
     add("--trials", type=int, help="trials, both detectors together (default 40); with --resume: the new total")
     add("--detector", choices=["forest", "autoencoder", "both"], help="what to search (default both)")
-    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as the CPUs give)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as the CPUs allow)")
     add("--cpus-per-trial", type=float, metavar="F", help="CPU share of a trial (default 1)")
     add("--gpus-per-trial", type=float, metavar="F", help="GPU share of a trial (default 0)")
     add("--time-budget", metavar="T", help="stop after this long, e.g. 15m; the sweep can be resumed")
-    add("--objectives", choices=list(OBJECTIVES), help="average precision, or that against scoring cost (default ap)")
+    add("--objectives", choices=list(OBJECTIVES), help="average precision alone, or with scoring cost (default ap)")
     add("--scheduler", choices=["asha", "none"], help="stop weak trials early, or run all to the end (default asha)")
-    add("--folds", type=int, help="prequential folds that a trial is judged on (default 1: the validation window)")
-    add("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
+    add("--folds", type=int, help="prequential folds per trial (default 1: the validation window)")
+    add("--seed", type=int, help="random seed; replaces the configuration's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable")
     add("--outdir", help="folder for the report and best.yaml (default sweep)")
-    add("--no-mlflow", action="store_true", help="write the report only, leave MLflow alone")
-    add("--name", metavar="ID", help="the sweep's id; given again with the same order, the sweep goes on where it was")
-    add("--resume", metavar="ID", help="go on with a sweep that was stopped or killed")
-    add("--retry-failed", action="store_true", help="with --resume: run the failed trials again too")
+    add("--no-mlflow", action="store_true", help="write the report without MLflow")
+    add("--name", metavar="ID", help="the sweep's id; the same command again resumes the sweep")
+    add("--resume", metavar="ID", help="resume a sweep that was stopped or killed")
+    add("--retry-failed", action="store_true", help="with --resume: run failed trials again")
     return parser

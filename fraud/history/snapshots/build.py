@@ -1,4 +1,4 @@
-"""Days of history made from transactions: what is missing or has changed is read, the rest is left as it is."""
+"""Build days of history from transaction files. Only missing and changed days are written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _DAY = dt.timedelta(days=1)
 
 
 @dataclass
-class Built:
-    """What a build did.
+class BuildReport:
+    """Result of a build.
 
-    made, changed: days that were not there, or had other rows; same: days that were read again and had the same rows;
-    empty: days without a row between others; later: days that were scored with an older history of a changed day.
-    rows: that were read; refused: that do not fit the schema; outside: of days that were not asked for.
+    made: new days. changed: days whose rows changed. same: days read again without a change. empty: days without rows.
+    later: days that were scored with the old history of a changed day.
+    rows: rows read. refused: rows that violate the schema. outside: rows of days that were not requested.
     """
 
     made: list[dt.date] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Built:
 
 
 class DayWriter:
-    """Takes canonical rows of any days, in any order, and writes them day by day in bounded memory."""
+    """Collects canonical rows of any days in any order and writes them day by day, in bounded memory."""
 
     def __init__(self, snapshots: Snapshots, *, own_labels: bool) -> None:
         self._snapshots, self._own_labels = snapshots, own_labels
@@ -59,13 +59,15 @@ class DayWriter:
         self._parts: dict[dt.date, list[list[Part]]] = {}
         self._sources: dict[dt.date, dict[str, Sequence[Any]]] = {}
 
-    def add(self, rows: pd.DataFrame, *, source: Mapping[str, Sequence[Any]], wanted: Callable[[dt.date], bool]) -> int:
-        """Take the rows of the days that are wanted; return how many others there were. Raises DataError."""
+    def add(
+        self, rows: pd.DataFrame, *, source: Mapping[str, Sequence[Any]], is_requested: Callable[[dt.date], bool]
+    ) -> int:
+        """Add the rows of requested days; return the number of other rows. Raises DataError."""
         days = self._snapshots.zone.day_of(microseconds_since_epoch(rows[self._time]))
         rows, outside = rows[[name for name in self._columns if name in rows]], 0
         for day in np.unique(days):
             date, of_day = day.astype(dt.date), days == day
-            if not wanted(date):
+            if not is_requested(date):
                 outside += int(of_day.sum())
                 continue
             self._buffers.setdefault(date, []).append(rows[of_day])
@@ -76,11 +78,11 @@ class DayWriter:
 
     @property
     def days(self) -> list[dt.date]:
-        """The days that rows came for, ascending."""
+        """The days with rows, ascending."""
         return sorted({*self._buffers, *self._parts})
 
-    def publish(self, days: Iterable[dt.date], built: Built, *, made_by: str) -> None:
-        """Make days count, in order; one without rows becomes an empty day. Raises DataError."""
+    def publish(self, days: Iterable[dt.date], built: BuildReport, *, made_by: str) -> None:
+        """Publish the days in order; a day without rows becomes an empty day. Raises DataError."""
         snapshots = self._snapshots
         for day in days:
             self._flush(day)
@@ -123,53 +125,53 @@ def build(
     since: dt.date | None = None,
     own_labels: bool = False,
     allow_empty: bool = False,
-) -> Built:
-    """Make the days up to `through` that are missing, and those whose files have changed, from daily data.
+) -> BuildReport:
+    """Build the days up to `through` that are missing or whose files have changed.
 
-    path: a file, folder, glob or URL with the transactions of those days, perhaps of others too. since: the first day
-    to look at; default as far back as the plans remember. own_labels: the data's own label column says which were
-    frauds, until the label store says otherwise. allow_empty: `through` may be a day without a row.
-    Raises DataError: no row on `through`, a gap before the first day, nothing readable; SchemaError.
+    path: file, folder, glob or URL with the transactions; other days are ignored. since: first day; default: as far
+    back as the plans need. own_labels: the data's label column counts until the label store has a label.
+    allow_empty: `through` may be a day without rows.
+    Raises DataError (no row on `through`, a gap before the first day, no readable file) or SchemaError.
     """
     first = since or through - snapshots.longest_memory_days * _DAY
     if first > through:
         raise DataError(f"--since {first} is later than --through {through}: give an earlier day")
-    built, writer = Built(), DayWriter(snapshots, own_labels=own_labels)
+    built, writer = BuildReport(), DayWriter(snapshots, own_labels=own_labels)
     files = {name: stamp for name, stamp in sources_of(path).items() if _may_hold(snapshots, name, first, through)}
-    there = set(snapshots.days())
-    noted = _noted_sources(snapshots, there)
-    unread = [name for name, stamp in files.items() if noted.get(name) != stamp]
+    existing = set(snapshots.days())
+    recorded = _recorded_sources(snapshots, existing)
+    unread = [name for name, stamp in files.items() if recorded.get(name) != stamp]
     has_read: set[str] = set()
     _read(snapshots, writer, built, {name: files[name] for name in unread}, lambda day: first <= day <= through)
     has_read.update(unread)
-    # A day that is written again needs the rows of all its files, and a day that was dropped those of a known file.
-    again = {day for day in writer.days if day in there}
-    siblings = {name for day in again for name in _sources_of_day(snapshots, day) if name in files} - has_read
-    _read(snapshots, writer, built, {name: files[name] for name in sorted(siblings)}, lambda day: day in again)
-    missing = _missing(there | set(writer.days), first, through)
+    # A rewritten day needs the rows of all its files. A dropped day needs files that were read before.
+    rewritten = {day for day in writer.days if day in existing}
+    siblings = {name for day in rewritten for name in _sources_of_day(snapshots, day) if name in files} - has_read
+    _read(snapshots, writer, built, {name: files[name] for name in sorted(siblings)}, lambda day: day in rewritten)
+    missing = _missing(existing | set(writer.days), first, through)
     rest = [name for name in files if name not in has_read]
     if missing and rest:
         _read(snapshots, writer, built, {name: files[name] for name in rest}, lambda day: day in missing)
     days = writer.days
-    if through not in there and through not in days and not allow_empty:
+    if through not in existing and through not in days and not allow_empty:
         raise DataError(
-            f"{path} holds no row of {through}: its day has not ended or its file is missing; give the data of that "
-            f"day, or --allow-empty where nothing happened on it"
+            f"{path} holds no row of {through}: the day has not ended or its file is missing; give the data of that "
+            f"day, or --allow-empty if it had no transactions"
         )
-    earliest = min([*days, *(day for day in there if day >= first)], default=through)
-    gaps = [day for day in _range(earliest, through) if day not in there and day not in days]
+    earliest = min([*days, *(day for day in existing if day >= first)], default=through)
+    gaps = [day for day in _range(earliest, through) if day not in existing and day not in days]
     writer.publish(sorted([*days, *gaps]), built, made_by="build")
     for day in built.empty:
-        logger.warning("%s: no row; it counts as a day without transactions", day)
+        logger.warning("%s: no rows; stored as a day without transactions", day)
     return built
 
 
 def _read(
     snapshots: Snapshots,
     writer: DayWriter,
-    built: Built,
+    built: BuildReport,
     files: Mapping[str, Sequence[Any]],
-    wanted: Callable[[dt.date], bool],
+    is_requested: Callable[[dt.date], bool],
 ) -> None:
     for number, (name, stamp) in enumerate(files.items(), 1):
         before = built.rows
@@ -177,12 +179,12 @@ def _read(
             built.rows += len(checked.rows)
             built.refused += len(checked.quarantine)
             if len(checked.rows):
-                built.outside += writer.add(checked.rows, source={name: stamp}, wanted=wanted)
+                built.outside += writer.add(checked.rows, source={name: stamp}, is_requested=is_requested)
         logger.info("%d of %d files read: %s, %s rows", number, len(files), name, f"{built.rows - before:,}")
 
 
 def sources_of(path: str) -> dict[str, list[Any]]:
-    """The data files of a path, as URLs, with their size and when they were modified. Raises DataError."""
+    """The data files of a path: {URL: [size, modification stamp]}. Raises DataError."""
     with reading(path):
         filesystem, names = find(path)
         filesystem.invalidate_cache()
@@ -195,7 +197,7 @@ def sources_of(path: str) -> dict[str, list[Any]]:
 
 
 def _may_hold(snapshots: Snapshots, name: str, first: dt.date, through: dt.date) -> bool:
-    """Whether a file may have rows of these days, as far as a Parquet file's own statistics tell without reading it."""
+    """Whether a file may have rows of these days, by the statistics in its Parquet footer; True for other files."""
     timestamp, zone = snapshots.schema.timestamp, snapshots.zone
     if timestamp is None or timestamp.unit is not None or not name.endswith((".parquet", ".pq")):
         return True
@@ -222,13 +224,12 @@ def _sources_of_day(snapshots: Snapshots, day: dt.date) -> dict[str, list[Any]]:
     return {name: list(stamp) for manifest in manifests if manifest for name, stamp in manifest.sources.items()}
 
 
-def _noted_sources(snapshots: Snapshots, days: Iterable[dt.date]) -> dict[str, list[Any]]:
+def _recorded_sources(snapshots: Snapshots, days: Iterable[dt.date]) -> dict[str, list[Any]]:
     return {name: stamp for day in days for name, stamp in _sources_of_day(snapshots, day).items()}
 
 
-def _missing(there: set[dt.date], first: dt.date, through: dt.date) -> set[dt.date]:
-    """The days of the time asked for that neither are there nor have rows yet."""
-    return {day for day in _range(first, through) if day not in there}
+def _missing(existing: set[dt.date], first: dt.date, through: dt.date) -> set[dt.date]:
+    return {day for day in _range(first, through) if day not in existing}
 
 
 def _range(first: dt.date, last: dt.date) -> list[dt.date]:

@@ -1,4 +1,4 @@
-"""Our engine as any Python server would hold it: loaded once, called with plain rows. Imports no server."""
+"""Our engine for the peers: loaded once, called with plain rows. Imports no server."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ BUNDLE = "BENCHMARK_BUNDLE"  # environment variable: folder of the bundle
 
 
 def load() -> Engine:
-    """The engine of the bundle that the environment names, compiled."""
+    """Load the engine of the bundle in BENCHMARK_BUNDLE and compile it."""
     engine = Engine(bundle.load(os.environ[BUNDLE]).detector)
     engine.warm_up()
     return engine
 
 
 def columns(engine: Engine) -> list[str]:
-    """Names of a transaction's fields, in order."""
+    """Field names of a transaction, in order."""
     return [column.name for column in engine.schema.inputs]
 
 
 def score(engine: Engine, row: Mapping[str, object]) -> dict[str, Any]:
     """Score and decision of one transaction."""
-    found = engine.score_row(row)
-    return {"score": found.score, "is_fraud": bool(found.is_fraud), "threshold": engine.threshold.value}
+    result = engine.score_row(row)
+    return {"score": result.score, "is_fraud": bool(result.is_fraud), "threshold": engine.threshold.value}
 
 
 def score_rows(engine: Engine, rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
-    """Scores and decisions of many."""
+    """Scores and decisions of several transactions."""
     return score_frame(engine, pd.DataFrame(list(rows), columns=columns(engine), dtype=np.float64))
 
 
 def score_frame(engine: Engine, rows: pd.DataFrame) -> dict[str, Any]:
-    """Scores and decisions of a frame of numbers."""
-    found = engine.score_frame(rows)
+    """Scores and decisions of a numeric frame."""
+    scored = engine.score_frame(rows)
     return {
-        "score": found["score"].tolist(),
-        "is_fraud": found["is_fraud"].tolist(),
+        "score": scored["score"].tolist(),
+        "is_fraud": scored["is_fraud"].tolist(),
         "threshold": engine.threshold.value,
     }

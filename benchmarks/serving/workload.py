@@ -1,4 +1,4 @@
-"""What every server gets: one trained bundle, the rows it was trained on, and transactions it has not seen."""
+"""Input of every server: one trained bundle, its training rows, and unseen transactions to send."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ SINGLES, BATCHES, BATCH_ROWS, LOAD_SEED = 2000, 4, 1000, 8
 
 
 @dataclass(frozen=True)
-class Material:
-    """bundle, rows: folder and Parquet file below FRAUD_STATE. columns: a transaction's fields. transactions: to send.
+class Workload:
+    """Model, training rows and transactions.
 
-    scores: what the engine says of each of them, float64 (n,). is_fraud: their labels, bool (n,).
+    bundle: folder. rows: Parquet file of the training rows. columns: fields of a transaction. transactions: to send.
+    scores: the engine's scores of them, float64 (n,). is_fraud: their labels, bool (n,).
     """
 
     bundle: Path
@@ -34,18 +35,18 @@ class Material:
 
     @property
     def singles(self) -> list[dict[str, Any]]:
-        """For the requests of one transaction."""
+        """Transactions for single requests."""
         return self.transactions[:SINGLES]
 
     @property
     def batches(self) -> list[list[dict[str, Any]]]:
-        """For the requests of many."""
+        """Transactions for batch requests, BATCH_ROWS each."""
         starts = range(SINGLES, len(self.transactions), BATCH_ROWS)
         return [self.transactions[start : start + BATCH_ROWS] for start in starts]
 
 
-def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Material:
-    """Train where there is no bundle yet (a minute), and draw the transactions to send."""
+def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Workload:
+    """Load the bundle, training it first if missing (a minute), and draw the transactions to send."""
     from fraud.data.simulation import transactions
     from fraud.schema import Schema
     from fraud.schema.validation import validate
@@ -66,11 +67,11 @@ def prepare(settings: Settings, *, training_rows: int = TRAINING_ROWS) -> Materi
     names = [column.name for column in schema.inputs]
     sent = drawn[names].to_dict(orient="records")
     scores = Engine(loaded.detector).score_frame(checked)["score"].to_numpy()
-    return Material(folder / "bundle", rows, names, sent, scores, drawn["is_fraud"].to_numpy() == 1)
+    return Workload(folder / "bundle", rows, names, sent, scores, drawn["is_fraud"].to_numpy() == 1)
 
 
 def cache(settings: Settings) -> Path:
-    """The folder for what is kept between runs: the model, the peers' environments, compiled kernels."""
+    """Folder reused between runs: model, peers' environments, compiled kernels."""
     return settings.state / "benchmarks"
 
 

@@ -1,4 +1,4 @@
-"""Start a Ray job once, and follow it to its end: the same for a task process and for a trigger."""
+"""Start a Ray job once and follow it to its end. Used by task processes and triggers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from fraud_airflow.jobs_api import TERMINAL, JobUnknownError, RayJobs, RayUnreac
 
 LAST_LINES = 30
 LONGEST_LINE = 2_000  # characters
-MOST_LINES = 20_000  # of one job in the task's log; all of them are in Ray's
+MOST_LINES = 20_000  # of one job in the task's log; Ray's log has all lines
 LONGEST_ID = 180  # characters; a submission id becomes a file name with a prefix
 
 T = TypeVar("T")
 
 
 class Log(Protocol):
-    """What takes lines: Python's logger, or Airflow's."""
+    """Python's or Airflow's logger."""
 
     def info(self, message: str, /, *values: Any) -> Any:
-        """Take a line."""
+        """Log a line."""
 
     def warning(self, message: str, /, *values: Any) -> Any:
-        """Take a line that matters."""
+        """Log a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a job ended.
 
-    job_id: its submission id.
-    status: SUCCEEDED, FAILED or STOPPED; REFUSED: Ray did not take it; LOST: Ray no longer knows it; UNREACHABLE: Ray
-        was silent for too long.
+    job_id: submission id.
+    status: SUCCEEDED, FAILED or STOPPED; REFUSED: Ray rejected it; LOST: Ray no longer knows it; UNREACHABLE: Ray did
+        not answer for too long.
     message: Ray's reason.
-    exit_code: of the driver process, where it had one.
-    last_lines: the end of its log.
+    exit_code: of the driver process, if any.
+    last_lines: end of the log.
     """
 
     job_id: str
@@ -50,15 +50,15 @@ class Outcome:
     last_lines: list[str] = field(default_factory=list)
 
     def as_event(self) -> dict[str, Any]:
-        """Plain values, for Airflow's database."""
+        """The fields as plain values, for Airflow's database."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """A job to submit, or, without a command, one to follow only.
+    """A job to submit; without a command, a job only to follow.
 
-    job_id: its submission id. command: its command line. runtime_env, metadata: as Ray takes them.
+    job_id: submission id. command: command line. runtime_env, metadata: see Ray's Jobs API.
     """
 
     job_id: str
@@ -68,7 +68,7 @@ class JobRequest:
 
 
 def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> str:
-    """The one name of a task's job: the same for the same try, so that no second job can start for it."""
+    """The id of a try's job. The same try always gets the same id, so no second job can start for it."""
     parts = [dag_id, run_id, task_id, *([str(map_index)] if map_index >= 0 else []), f"try{try_number}"]
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", ".".join(parts))
     exact = hashlib.sha256("\0".join(map(str, (dag_id, run_id, task_id, map_index))).encode()).hexdigest()[:8]
@@ -76,7 +76,7 @@ def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, try_nu
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread: also from a signal handler, and where another loop runs already."""
+    """Run a coroutine in a thread and wait for it. Works in signal handlers and while another loop runs."""
     result: list[T] = []
     failure: list[BaseException] = []
 
@@ -89,14 +89,14 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
     thread = threading.Thread(target=target, name="ray-jobs", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.2)  # a join without an end would keep signals waiting
+        thread.join(0.2)  # a join without timeout would block signals
     if failure:
         raise failure[0]
     return result[0]
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], *, unreachable_s: float, log: Log, pause_s: float = 5.0) -> T:
-    """Ask again while Ray is unreachable, for at most `unreachable_s` on end. Raises RayUnreachableError after that."""
+    """Retry `ask` while Ray is unreachable. Raises RayUnreachableError after `unreachable_s`."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while True:
@@ -105,36 +105,36 @@ async def patiently(ask: Callable[[], Awaitable[T]], *, unreachable_s: float, lo
         except RayUnreachableError as error:
             if loop.time() - began > unreachable_s:
                 raise
-            log.warning("%s; asking again", error)
+            log.warning("%s; retrying", error)
             await asyncio.sleep(min(pause_s, unreachable_s))
 
 
 async def take_over(
     jobs: RayJobs, earlier: Sequence[str], *, is_retry: bool, unreachable_s: float, log: Log
 ) -> str | None:
-    """The id of a job of an earlier try that this try shall follow; None where it shall submit one of its own.
+    """The id of an earlier try's job to follow; None to submit a new one.
 
-    earlier: ids of the tries before, newest first. A retry takes over what the newest of them that Ray knows still
-    does, or its success: its task process died, not the job. Otherwise (the task was cleared) a job that still runs is
-    stopped, for a clear means: from the start.
+    earlier: ids of earlier tries, newest first; the newest that Ray knows counts. A retry takes over a job that runs or
+    succeeded: the task process died, not the job. After a clear (is_retry=False) a running job is stopped, because a
+    clear means a new start.
     """
     for other in earlier:
         try:
-            found = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
+            job = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
         except JobUnknownError:
             continue
-        if is_retry and found["status"] not in ("FAILED", "STOPPED"):
-            log.info("an earlier try's job %s is %s: following it instead of starting another", other, found["status"])
+        if is_retry and job["status"] not in ("FAILED", "STOPPED"):
+            log.info("an earlier try's job %s is %s: following it instead of starting another", other, job["status"])
             return other
-        if found["status"] not in TERMINAL:
-            log.info("stopping the job %s of before the clear", other)
+        if job["status"] not in TERMINAL:
+            log.info("stopping job %s, which was submitted before the clear", other)
             await jobs.stop(other, patience_s=30.0)
         break
     return None
 
 
 async def submit(jobs: RayJobs, order: JobRequest, *, unreachable_s: float, log: Log) -> None:
-    """Submit a job, unless it was before: the name decides, so to ask again never starts a second one."""
+    """Submit a job unless it exists already. Retries are safe: the id never starts a second job."""
 
     def ask() -> Awaitable[bool]:
         return jobs.submit(order.job_id, order.command, runtime_env=order.runtime_env, metadata=order.metadata)
@@ -146,16 +146,16 @@ async def submit(jobs: RayJobs, order: JobRequest, *, unreachable_s: float, log:
 
 
 async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: float, log: Log) -> Outcome:
-    """Copy a job's log into ours until it ends, through breaks of the connection. Holds its last lines only."""
+    """Copy a job's log into ours until the job ends. Survives lost connections. Keeps only the last lines in memory."""
     copied = _Copy(log)
     while True:
         try:
-            found = await patiently(lambda: jobs.look(job_id), unreachable_s=unreachable_s, log=log, pause_s=poll_s)
+            job = await patiently(lambda: jobs.look(job_id), unreachable_s=unreachable_s, log=log, pause_s=poll_s)
         except RayUnreachableError as error:
             return Outcome(job_id=job_id, status="UNREACHABLE", message=str(error), last_lines=copied.end())
         except JobUnknownError as error:
             return Outcome(job_id=job_id, status="LOST", message=str(error), last_lines=copied.end())
-        has_ended = found["status"] in TERMINAL
+        has_ended = job["status"] in TERMINAL
         try:
             async for piece in jobs.log(job_id, skip=copied.characters):
                 copied.add(piece)
@@ -167,17 +167,17 @@ async def follow(jobs: RayJobs, job_id: str, *, poll_s: float, unreachable_s: fl
         if has_ended:
             return Outcome(
                 job_id=job_id,
-                status=found["status"],
-                # Ray appends the log, which we have.
-                message=(found.get("message") or "").split(", last available logs")[0].strip()[:2000],
-                exit_code=found.get("driver_exit_code"),
+                status=job["status"],
+                # Ray appends the log, which is copied already.
+                message=(job.get("message") or "").split(", last available logs")[0].strip()[:2000],
+                exit_code=job.get("driver_exit_code"),
                 last_lines=copied.end(),
             )
         await asyncio.sleep(min(1.0, poll_s) if copied.is_new() else poll_s)
 
 
 class _Copy:
-    """A job's log on its way into ours: whole lines, the long ones cut, the last ones kept."""
+    """Copies a job's log into ours line by line. Cuts long lines and keeps the last ones."""
 
     def __init__(self, log: Log) -> None:
         self.characters = 0
@@ -189,15 +189,15 @@ class _Copy:
 
     def add(self, piece: str) -> None:
         self.characters += len(piece)
-        *whole, self._begun = (self._begun + piece).split("\n")
-        for line in whole:
+        *complete, self._begun = (self._begun + piece).split("\n")
+        for line in complete:
             self._put(line)
         if len(self._begun) > LONGEST_LINE:
             self._put(self._begun)
             self._begun = ""
 
     def is_new(self) -> bool:
-        """Whether anything came since the last question."""
+        """Whether text was added since the last call."""
         before, self._seen = self._seen, self.characters
         return self._seen > before
 

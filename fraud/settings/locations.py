@@ -1,4 +1,4 @@
-"""Where things are: folders, URLs and names that all parts share."""
+"""Folders, URLs and names shared by all parts."""
 
 from __future__ import annotations
 
@@ -37,22 +37,20 @@ def _day_zone(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Settings(SettingsGroup):
-    """Folders, URLs and names that all parts share."""
+    """Folders, URLs and names shared by all parts."""
 
-    TITLE: ClassVar[str] = "Places and names"
+    TITLE: ClassVar[str] = "Locations and names"
     READERS: ClassVar[str] = "everything"
 
     root: Annotated[
         Path,
-        Variable(
-            name="FRAUD_ROOT", meaning="folder that relative paths are relative to", default="the working directory"
-        ),
+        Variable(name="FRAUD_ROOT", meaning="base folder of relative paths", default="the working directory"),
     ]
     state: Annotated[
         Path,
         Variable(
             name="FRAUD_STATE",
-            meaning="folder of what we keep between runs: MLflow's database and files, logs, checkpoints, live history",
+            meaning="folder of persistent state: MLflow's database and files, logs, checkpoints, live history",
             default="`var` below `FRAUD_ROOT`",
         ),
     ]
@@ -74,7 +72,7 @@ class Settings(SettingsGroup):
         Literal["production", "dev"],
         Variable(
             name="FRAUD_MODE",
-            meaning="only dev serves without an API key; `make up` sets dev",
+            meaning="dev: serve without an API key; `make up` sets dev",
             readers="replicas of /score",
         ),
     ] = "production"
@@ -91,7 +89,7 @@ class Settings(SettingsGroup):
         str,
         Variable(
             name="FRAUD_STORE",
-            meaning="folder or URL below which the demo keeps data, scored rows and pages",
+            meaning="folder or URL of the demo's data, scored rows and pages",
             default="`FRAUD_ROOT`",
             readers="`make demo`",
         ),
@@ -110,8 +108,8 @@ class Settings(SettingsGroup):
         BeforeValidator(_history_url),
         Variable(
             name=HISTORY_URL,
-            meaning="where serving keeps the live entity history: node is a file that the replicas of a machine share, "
-            "memory is of one replica. A URL holds the password and is never shown nor logged",
+            meaning="store of the live entity history: node is a file shared by the replicas of a machine, memory is "
+            "private to a replica. A URL contains the password and is never shown or logged",
             accepts="node, memory, redis://..., rediss://... or unix://...",
             readers="replicas of /score",
             is_secret=True,
@@ -122,7 +120,7 @@ class Settings(SettingsGroup):
         Field(ge=1, le=60_000),
         Variable(
             name="FRAUD_HISTORY_TIMEOUT_MS",
-            meaning="longest wait of a request for Redis",
+            meaning="timeout of a request to Redis",
             unit="milliseconds",
             readers="replicas of /score",
         ),
@@ -132,7 +130,7 @@ class Settings(SettingsGroup):
         BeforeValidator(_day_zone),
         Variable(
             name="FRAUD_DAY_ZONE",
-            meaning="time zone of days where no schema says it",
+            meaning="time zone of days, unless a schema sets it",
             accepts="an IANA name such as Europe/Berlin",
             default="UTC",
         ),
@@ -142,9 +140,9 @@ class Settings(SettingsGroup):
     def from_environment(
         cls, environment: Mapping[str, str] | None = None, *, default_root: Path | None = None
     ) -> Settings:
-        """Read `environment` (default os.environ). Raises ConfigError naming a variable that is wrong.
+        """Read `environment` (default os.environ). Raises ConfigError naming the invalid variable.
 
-        default_root: what holds without FRAUD_ROOT; the working directory if None.
+        default_root: root without FRAUD_ROOT; default: the working directory.
         """
         texts = cls.texts(os.environ if environment is None else environment)
         root = Path(texts.get("root") or default_root or Path.cwd()).absolute()
@@ -161,18 +159,18 @@ class Settings(SettingsGroup):
 
     @property
     def live(self) -> Path:
-        """The folder of the live entity history that this machine keeps."""
+        """Folder of this machine's live entity history."""
         return self.state / "live" / self.model_name
 
     @property
     def models(self) -> Path:
-        """The folder of the versions that this machine fetched: of this model, as another one counts from 1 too."""
+        """Folder of the fetched versions of this model."""
         return self.state / "models" / self.model_name
 
     def locate(self, path: str) -> str:
-        """Make a relative local path absolute against `root`; leave absolute paths and URLs as they are.
+        """Make a relative local path absolute against `root`; absolute paths and URLs are returned unchanged.
 
-        Raises ConfigError where a relative path would land in Ray's temporary copy of the folder and be lost.
+        Raises ConfigError if a relative path would point into Ray's temporary copy of the folder, which is deleted.
         """
         if "://" in path or Path(path).is_absolute():
             return path
@@ -184,11 +182,11 @@ class Settings(SettingsGroup):
         return str(self.root / path)
 
     def stored(self, name: str) -> str:
-        """Where the demo keeps a file: below `store`, or `root`."""
+        """Path of a file of the demo: below `store`, or `root`."""
         return self.locate(f"{self.store}/{name}" if self.store else name)
 
     def locate_yaml(self, path_or_name: str) -> str:
-        """`locate` for what may be a YAML file or the name of a shipped one."""
+        """`locate` a YAML file; the name of a shipped one is returned unchanged."""
         return self.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name
 
 
@@ -198,7 +196,7 @@ def _located(path: str, root: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class DataStores(SettingsGroup):
-    """Folders or URLs of what several commands read and write. Empty: below FRAUD_STATE."""
+    """Folders or URLs shared by several commands. Empty: below FRAUD_STATE."""
 
     TITLE: ClassVar[str] = "Decisions and labels"
     READERS: ClassVar[str] = "replicas of /score, ray_jobs.labels, ray_jobs.train, ray_jobs.score, monitoring"
@@ -208,7 +206,7 @@ class DataStores(SettingsGroup):
         BeforeValidator(str.strip),
         Variable(
             name="FRAUD_DECISIONS",
-            meaning="folder or URL (s3://...) of the decision log; off: no decision is kept",
+            meaning="folder or URL (s3://...) of the decision log; off: no log",
             default="`decisions` below `FRAUD_STATE`",
             readers="replicas of /score, ray_jobs.labels, monitoring.performance",
         ),
@@ -223,9 +221,9 @@ class DataStores(SettingsGroup):
     ] = ""
 
     def decisions_url(self, settings: Settings) -> str:
-        """Where the decision log is."""
+        """Folder or URL of the decision log."""
         return settings.locate(self.decisions or str(settings.state / "decisions"))
 
     def labels_url(self, settings: Settings) -> str:
-        """Where the labels are."""
+        """Folder or URL of the labels."""
         return settings.locate(self.labels or str(settings.state / "labels"))

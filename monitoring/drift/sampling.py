@@ -1,9 +1,9 @@
-"""Read one side of a comparison in one pass and bounded memory: counts of all its rows, and a uniform sample of them.
+"""Read a file in one pass with bounded memory: totals over all rows, and a uniform sample.
 
-Every row gets a random key from the seed and the rows with the smallest keys are the sample (Efraimidis and Spirakis,
-2006, with equal weights), so that it depends on the seed and the rows' order alone, not on how a file is cut in pieces.
-Raw rows are all checked against the schema; rows that were scored were checked then, and of those the sample is checked
-again. Of Parquet that scoring wrote only the columns that are compared are read.
+Every row gets a random key from the seed; the rows with the smallest keys are the sample (Efraimidis and Spirakis,
+2006, with equal weights). So the sample depends only on the seed and the order of rows, not on file or batch sizes.
+Raw rows are all checked against the schema. Scoring has checked scored rows already, so only their sample is checked
+again. From scored Parquet, only the compared columns are read.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _VERSION = "model_version"
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two files.
+class SampledData:
+    """A file's totals and its sample.
 
-    sample: checked rows with the schema's columns, scores (some of `SCORES`) and `ALERTS`, 1 where flagged. usable:
-    good rows; refused: rows refused here, and before when the file was scored (refused_earlier). models: versions that
-    scored it. reasons: {(column, reason): refused rows}. window: first and last time. entities: {column: rows of each
-    value}, over all rows.
+    sample: valid rows with the schema's columns, scores (some of `SCORES`) and `ALERTS` (1.0 where flagged). usable:
+    valid rows; refused: rows refused here or by scoring (refused_earlier). models: model versions that scored the file.
+    reasons: {(column, reason): refused rows}. window: first and last timestamp. entities: {column: rows per value},
+    over all rows.
     """
 
     path: str
@@ -58,29 +58,29 @@ class Side:
 
     @property
     def total(self) -> int:
-        """Rows in the file, and those that scoring kept out of it."""
+        """Rows in the file plus rows that scoring refused."""
         return self.usable + self.refused
 
 
-def read_side(path: str, schema: Schema, threshold: Threshold | None, *, sample: int, seed: int) -> Side:
-    """Read raw data or what scoring wrote. threshold: says which scores are alerts, else the file does.
+def read_sampled(path: str, schema: Schema, threshold: Threshold | None, *, sample: int, seed: int) -> SampledData:
+    """Read raw data or scored tables. threshold: decides which scores are alerts; None uses the file's is_fraud.
 
-    Raises DataError (nothing to read, or no row fits the schema) or SchemaError (columns are missing).
+    Raises DataError (no data, or no row fits the schema) or SchemaError (columns are missing).
     """
     head = next(tables.iter_frames(path, rows=1))
     names = {column.name for column in schema.columns}
-    held = [name for name in SCORES if name in head.columns and name not in names]
+    scores = [name for name in SCORES if name in head.columns and name not in names]
     reader = _read_scored if scored.is_scored(head) else _read_raw
-    side = reader(path, schema, held, sample, seed)
-    if threshold is not None and "score" in held:
+    side = reader(path, schema, scores, sample, seed)
+    if threshold is not None and "score" in scores:
         flagged = threshold.decide(side.sample["score"].to_numpy())
         side = replace(side, sample=side.sample.assign(**{ALERTS: flagged.astype(np.float64)}))
     return side
 
 
 @dataclass
-class _Draw:
-    """The rows with the smallest keys so far, of pieces that come one after another."""
+class _Reservoir:
+    """Keeps the `size` rows with the smallest random keys of a stream of batches."""
 
     size: int
     rng: np.random.Generator
@@ -89,37 +89,37 @@ class _Draw:
     _limit: float = 1.0
 
     def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions among the next `rows` that may be drawn, and their keys."""
+        """Draw keys for the next `rows`; returns the positions that may be in the sample, and their keys."""
         keys = self.rng.random(rows)
         positions = np.flatnonzero(keys < self._limit)
         return positions, keys[positions]
 
     def keep(self, piece: Any, keys: np.ndarray) -> None:
-        """Keep rows at those positions; what later keys have beaten is dropped when it has become as much again."""
+        """Add the rows at those positions. Drops rows with too large keys once twice `size` rows are held."""
         self._pieces.append(piece)
         self._keys.append(keys)
         if sum(map(len, self._keys)) > 2 * self.size:
             self._limit = float(np.partition(np.concatenate(self._keys), self.size)[self.size])
-            for i, kept in enumerate(self._keys):
-                stay = np.flatnonzero(kept < self._limit)
-                taken = self._pieces[i]
-                self._pieces[i] = taken.take(stay) if isinstance(taken, pa.Table) else taken.iloc[stay]
-                self._keys[i] = kept[stay]
+            for i, piece_keys in enumerate(self._keys):
+                selected = np.flatnonzero(piece_keys < self._limit)
+                earlier = self._pieces[i]
+                self._pieces[i] = earlier.take(selected) if isinstance(earlier, pa.Table) else earlier.iloc[selected]
+                self._keys[i] = piece_keys[selected]
 
     def drawn(self) -> list[Any]:
-        """The sample, in pieces, in the order of the rows."""
+        """The sample as a list of batches, in the order of the rows."""
         keys = np.concatenate(self._keys) if self._keys else np.empty(0)
         limit = np.partition(keys, self.size)[self.size] if len(keys) > self.size else np.inf
-        stays = [np.flatnonzero(kept < limit) for kept in self._keys]
+        selections = [np.flatnonzero(piece_keys < limit) for piece_keys in self._keys]
         return [
-            piece.take(stay) if isinstance(piece, pa.Table) else piece.iloc[stay]
-            for piece, stay in zip(self._pieces, stays, strict=True)
+            piece.take(selected) if isinstance(piece, pa.Table) else piece.iloc[selected]
+            for piece, selected in zip(self._pieces, selections, strict=True)
         ]
 
 
 @dataclass
-class _Seen:
-    """What is known of all rows: the times' window, and how many rows each entity has."""
+class _Totals:
+    """Totals over all rows: time window, and rows per entity."""
 
     schema: Schema
     first: Any = None
@@ -132,12 +132,12 @@ class _Seen:
             self.last = high if self.last is None else max(self.last, high)
 
     def entity(self, name: str, counts: pd.Series) -> None:
-        kept = self.counts.setdefault(name, [])
-        kept.append(counts)
-        if len(kept) >= 16:
-            kept[:] = [_added(kept)]
+        pieces = self.counts.setdefault(name, [])
+        pieces.append(counts)
+        if len(pieces) >= 16:
+            pieces[:] = [_added(pieces)]
 
-    def found(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         window = None if self.first is None else (pd.Timestamp(self.first), pd.Timestamp(self.last))
         empty = pd.Series(dtype=np.int64)
         entities = {c.name: _added(self.counts.get(c.name, [])) if c.name in self.counts else empty
@@ -150,15 +150,15 @@ def _added(counts: Sequence[pd.Series]) -> pd.Series:
     return joined.groupby(level=0, sort=False).sum()
 
 
-def _read_raw(path: str, schema: Schema, held: Sequence[str], sample: int, seed: int) -> Side:
-    """Raw data, whose scores are more numbers beside the schema's columns."""
-    more = tuple(Column(name=name, kind="numeric", nullable=True) for name in held)
-    wanted = replace(schema, columns=schema.columns + more)
-    draw, seen, reasons = _Draw(sample, np.random.default_rng(seed)), _Seen(schema), Counter[Any]()
+def _read_raw(path: str, schema: Schema, scores: Sequence[str], sample: int, seed: int) -> SampledData:
+    """Read raw data. Scores are read as extra numeric columns."""
+    more = tuple(Column(name=name, kind="numeric", nullable=True) for name in scores)
+    extended = replace(schema, columns=schema.columns + more)
+    draw, totals, reasons = _Reservoir(sample, np.random.default_rng(seed)), _Totals(schema), Counter[Any]()
     warnings: list[str] = []
     usable = refused = 0
     example = ""
-    for checked in tables.iter_checked(path, wanted, chunk_rows=_BATCH):
+    for checked in tables.iter_checked(path, extended, chunk_rows=_BATCH):
         rows = checked.rows
         usable, refused = usable + len(rows), refused + len(checked.quarantine)
         warnings += checked.warnings
@@ -169,36 +169,36 @@ def _read_raw(path: str, schema: Schema, held: Sequence[str], sample: int, seed:
         draw.keep(rows.iloc[positions], keys)
         if schema.timestamp:
             times = rows[schema.timestamp.name]
-            seen.times(times.min(), times.max())
+            totals.times(times.min(), times.max())
         for entity in schema.entities:
-            seen.entity(entity.name, rows[entity.name].value_counts(sort=False))
+            totals.entity(entity.name, rows[entity.name].value_counts(sort=False))
     if not usable:
         raise DataError(f"{path}: none of {refused:,} rows fits schema {schema.name!r}; {example}")
-    return Side(
+    return SampledData(
         path, pd.concat(draw.drawn()), usable, refused, (), dict(reasons.most_common(_MOST_REASONS)),
-        tuple(dict.fromkeys(warnings)), **seen.found(),
+        tuple(dict.fromkeys(warnings)), **totals.summary(),
     )  # fmt: skip
 
 
-def _read_scored(path: str, schema: Schema, held: Sequence[str], sample: int, seed: int) -> Side:
-    """What batch scoring wrote, with its decisions."""
-    draw, seen, models = _Draw(sample, np.random.default_rng(seed)), _Seen(schema), set[str]()
-    places = {scored.name_of(column.name): column for column in schema.columns}
+def _read_scored(path: str, schema: Schema, scores: Sequence[str], sample: int, seed: int) -> SampledData:
+    """Read the output of batch scoring."""
+    draw, totals, models = _Reservoir(sample, np.random.default_rng(seed)), _Totals(schema), set[str]()
+    by_name = {scored.name_of(column.name): column for column in schema.columns}
     read = 0
-    for table in _tables(path, [*places, *held, "is_fraud", _VERSION]):
+    for table in _tables(path, [*by_name, *scores, "is_fraud", _VERSION]):
         read += len(table)
         models.update(str(version) for version in pc.unique(table[_VERSION]).to_pylist() if version is not None)
-        for place, column in places.items():
-            if place not in table.column_names:
+        for name, column in by_name.items():
+            if name not in table.column_names:
                 continue
             if column.kind == "timestamp":
-                ends = pc.min_max(table[place]).as_py()
-                seen.times(ends["min"], ends["max"])
+                ends = pc.min_max(table[name]).as_py()
+                totals.times(ends["min"], ends["max"])
             elif column.kind == "entity":
-                counted = pc.value_counts(table[place])
+                counted = pc.value_counts(table[name])
                 values = counted.field("values").cast(pa.string()).to_pylist()
                 counts = pd.Series(counted.field("counts").to_numpy(zero_copy_only=False), index=values)
-                seen.entity(column.name, counts[counts.index.notna()])
+                totals.entity(column.name, counts[counts.index.notna()])
         positions, keys = draw.take(len(table))
         draw.keep(table.take(positions), keys)
     frame = pa.concat_tables(draw.drawn(), promote_options="permissive").to_pandas()
@@ -210,23 +210,23 @@ def _read_scored(path: str, schema: Schema, held: Sequence[str], sample: int, se
         raise DataError(
             f"{path}: none of {len(frame):,} rows fits schema {schema.name!r}; {_example(checked.quarantine)}"
         )
-    beside = frame[list(held)].assign(**{ALERTS: frame["is_fraud"].astype(np.float64)})
-    # The sample speaks for the file: rows that were scored by this very schema are never refused here.
+    beside = frame[list(scores)].assign(**{ALERTS: frame["is_fraud"].astype(np.float64)})
+    # Estimated from the sample. Rows that were scored with the same schema are never refused here.
     refused = round(read * len(checked.quarantine) / len(frame))
     reasons = Counter(zip(checked.quarantine["column"], checked.quarantine["reason"], strict=True))
     earlier = _refused_by_scoring(path)
-    return Side(
+    return SampledData(
         path, checked.rows.join(beside, validate="one_to_one"), read - refused, refused + earlier,
-        tuple(sorted(models)), dict(reasons), checked.warnings, **seen.found(), refused_earlier=earlier,
+        tuple(sorted(models)), dict(reasons), checked.warnings, **totals.summary(), refused_earlier=earlier,
     )  # fmt: skip
 
 
 def _tables(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The files' rows in pieces, of the named columns those that are there."""
+    """Batches of the files' rows, with those of `columns` that exist."""
     with reading(path):
         filesystem, files = find(path)
     for name in files:
-        if not name.endswith((".parquet", ".pq")):  # a scored table that somebody turned into CSV
+        if not name.endswith((".parquet", ".pq")):  # a scored table converted to CSV
             for frame in tables.iter_frames(filesystem.unstrip_protocol(name), rows=_BATCH):
                 yield pa.Table.from_pandas(frame[[c for c in columns if c in frame]], preserve_index=False)
             continue
@@ -244,7 +244,7 @@ def _example(quarantine: pd.DataFrame) -> str:
 
 
 def _refused_by_scoring(path: str) -> int:
-    """Rows that batch scoring quarantined, by the manifest beside its output or in its partitions; 0 without one."""
+    """Rows that batch scoring quarantined, from the manifests of its output; 0 without a manifest."""
     try:
         return sum(int(manifest["rows"]["quarantined"]) for manifest in partitions.manifests(path))
     except (KeyError, TypeError, ValueError):

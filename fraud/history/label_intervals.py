@@ -1,4 +1,4 @@
-"""From labels to the moments between which a transaction was known as a fraud, so that a replay is true on any day."""
+"""The interval in which each transaction was a known fraud, from the labels, so that a replay of any day is correct."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LATEST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class LabelIntervals:
-    """Every label from the moment it became known until the next of its id did, sorted by id hash and moment.
+    """Every label with the time it became known and the time of the id's next label, sorted by id hash and time.
 
     id_hashes: uint64 (n,); known_from, known_until: int64 (n,) microseconds since 1970; is_fraud: bool (n,).
     """
@@ -27,7 +27,7 @@ class LabelIntervals:
     is_fraud: np.ndarray
 
     def of(self, hashes: np.ndarray, transactions: KnownFrauds) -> KnownFrauds:
-        """The transactions while they were known as frauds; hashes: uint64 (n,), of their ids."""
+        """The transactions with the intervals in which they were known frauds. hashes: uint64 (n,), of their ids."""
         first = np.searchsorted(self.id_hashes, hashes, side="left")
         counts = np.searchsorted(self.id_hashes, hashes, side="right") - first
         owner = np.repeat(np.arange(len(hashes)), counts)
@@ -36,7 +36,7 @@ class LabelIntervals:
         return replace(transactions.take(owner), known_from=self.known_from[at], known_until=self.known_until[at])
 
     def until_first_label(self, own: KnownFrauds, hashes: np.ndarray, labelled: KnownFrauds) -> KnownFrauds:
-        """Frauds by the data's own label, which counts until the store has one.
+        """Frauds of the data's own label, each ended where the label store's first label begins.
 
         hashes: of the ids of the labelled transactions.
         """
@@ -52,7 +52,7 @@ class LabelIntervals:
 
 
 def label_intervals(labels: pd.DataFrame | None) -> LabelIntervals:
-    """The intervals of labels, columns id, is_fraud, known_at; of two of one moment the later row counts.
+    """The intervals of labels, columns id, is_fraud, known_at. If two have the same time, the later row counts.
 
     labels: LabelStore.ledger, or None for no labels.
     """

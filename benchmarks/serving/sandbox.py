@@ -1,4 +1,4 @@
-"""Where a measured server runs."""
+"""The folder, port, environment and processes of a measured server."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.material import Material
 from benchmarks.serving.processes import Processes
+from benchmarks.serving.workload import Workload
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a server runs. folder: its own, empty; programs: of its environment; port: to listen on."""
+class Sandbox:
+    """Where a server runs. folder: its own, initially empty; programs: bin folder of its environment."""
 
     processes: Processes
-    material: Material
+    workload: Workload
     programs: Path
     folder: Path
     port: int
     environment: Mapping[str, str]
 
     def start(self, *command: str | Path, **environment: str) -> None:
-        """Start one of its programs."""
+        """Start a program of the environment in the folder."""
         program, *arguments = command
         self.processes.start([self.programs / program, *arguments], {**self.environment, **environment}, self.folder)

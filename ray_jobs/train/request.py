@@ -1,4 +1,4 @@
-"""What a training is asked to do: the command line, read and checked."""
+"""The command line of a training, read and checked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingRequest:
     should_bundle_history: bool = False
 
 
-def read_order(argv: Sequence[str] | None, settings: Settings) -> TrainingRequest:
+def read_request(argv: Sequence[str] | None, settings: Settings) -> TrainingRequest:
     """Read a command line. Raises ConfigError or SchemaError naming the flag, the key and the remedy."""
     arguments = _parser().parse_args(argv)
     if arguments.workers < 1:
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.train",
         description="Train IsolationForest and autoencoder on transactions, choose a threshold, evaluate on the newest "
-        "rows, write a bundle and register it in MLflow. Give the same command again and a killed training goes on.",
+        "rows, write a bundle and register it in MLflow. To resume a killed training, run the same command again.",
         epilog="examples:\n"
         "  python -m ray_jobs.train --data data/transactions.csv --schema transactions --outdir artifacts\n"
         "  python -m ray_jobs.train --data cards.parquet --schema handbook --config handbook --set seed=1\n"
@@ -66,17 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--outdir", default="artifacts", help="folder for the results (default artifacts)")
     parser.add_argument("--config", help="shipped name (handbook, ulb) or YAML file; without it, the defaults")
     parser.add_argument("--workers", type=int, default=1, help="workers of the autoencoder's training (default 1)")
-    parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=False, help="one GPU a worker")
-    parser.add_argument("--seed", type=int, help="seed of everything drawn; replaces the configuration's")
+    parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=False, help="one GPU per worker")
+    parser.add_argument("--seed", type=int, help="random seed; replaces the configuration's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting; repeatable"
     )
-    parser.add_argument("--no-register", action="store_true", help="write the artifacts only, leave MLflow alone")
+    parser.add_argument("--no-register", action="store_true", help="write the artifacts without MLflow")
     parser.add_argument(
         "--history-in-bundle",
         action="store_true",
-        help="the bundle carries its customers' transactions too, for a service that cannot read FRAUD_HISTORY, where "
-        "a training leaves a snapshot of each of its days",
+        help="also store the entity history in the bundle, for a service that cannot read the snapshots in "
+        "FRAUD_HISTORY; it contains customers' transactions",
     )
-    parser.add_argument("--restart", action="store_true", help="start anew instead of resuming a killed training")
+    parser.add_argument("--restart", action="store_true", help="start again instead of resuming a killed training")
     return parser
