@@ -42,8 +42,9 @@ from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from serve_app.decisions.log import DecisionLog
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.keeper import HistoryKeeper
+from serve_app.model.decided import decision_of
 from serve_app.model.state import ServedModel, load_model
 
 STRETCH_S, MARGIN = 5.0, 2_000
@@ -105,7 +106,7 @@ class Traffic:
                     "TX_AMOUNT": self._amounts[i],
                 }  # fmt: skip
                 answer = self._model.answer(row)
-                self._log.put(self._log.decision_of(self._model, row, answer))
+                self._log.put(decision_of(self._log, self._model, row, answer))
                 self.n += 1
             decided.value = self.n
         return (self.n - first) / took, (self.n - first) / (time.thread_time() - cpu)
@@ -117,13 +118,13 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     detector, _ = fitting.fit_locally(validate(cards(20_000, seed=1), schema).rows, schema, config)
     bundle.save(folder / "bundle", replace(detector, threshold=replace(detector.threshold, value=0.999)))
     settings = Settings.from_environment({"FRAUD_STATE": str(folder), "FRAUD_HISTORY_URL": url})
-    around = Surroundings.from_environment(settings, {"FRAUD_DECISIONS_QUEUE": "1000000"})
-    model = load_model(settings, folder=str(folder / "bundle"), around=around)
-    log, lags = DecisionLog(around.decisions, schema), Lags()
+    history_context = HistoryContext.from_environment(settings, {"FRAUD_DECISIONS_QUEUE": "1000000"})
+    model = load_model(settings, folder=str(folder / "bundle"), context=history_context)
+    log, lags = DecisionLog(history_context.decisions, schema), Lags()
     keeper = HistoryKeeper(lambda: [model.history], metrics=lags)
     context = multiprocessing.get_context("spawn")
     decided, is_flowing = context.Value(c_int64, 0), context.Value(c_int64, 0)
-    writer = context.Process(target=ingest, args=(around.labels.url, decided, is_flowing, rate))
+    writer = context.Process(target=ingest, args=(history_context.labels.url, decided, is_flowing, rate))
     writer.start()
     keeper.start()
     traffic = Traffic(model, log)
@@ -156,7 +157,7 @@ def measure(folder: Path, seconds: float, rate: int, url: str) -> dict[str, Any]
     }  # fmt: skip
     lags.lags, before = [], lags.applied
     many = min(100_000, traffic.n)
-    write_labels(around.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
+    write_labels(history_context.labels, [f"t{traffic.n - 1 - i}" for i in range(many)], "many")
     began = time.monotonic()
     while lags.applied < before + many and time.monotonic() - began < 120:
         time.sleep(0.1)

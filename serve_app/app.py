@@ -1,6 +1,6 @@
-"""The HTTP interface: a FastAPI app made around one loaded model. Routes parse, call and return.
+"""The HTTP interface: a FastAPI app for one loaded model. Routes parse, call and return.
 
-The app is made where it runs, once the model is loaded: it knows the request's schema then, and nothing is pickled.
+Each replica builds its app after loading the model, so the app knows the request schema and is never pickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve_app.scoring import Recorder, Scoring, json_response
 from serve_app.tracing import TracedRequests, TracedScoring, Tracing
 
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
-# The page loads nothing from anywhere: Swagger UI would fetch itself from a public CDN, and be blank without one.
+# The page loads nothing external. Swagger UI would load from a public CDN and stay blank without one.
 _DOCS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
@@ -77,10 +77,10 @@ def create_app(
     is_id_echoed: bool = False,
     with_reasons: bool = False,
 ) -> FastAPI:
-    """Make the app that serves `state.model` to holders of `keys`.
+    """Build the app that serves `state.model` to holders of `keys`.
 
-    recorder: what follows an answer; default only counts. tracing: where spans go, if anywhere. is_id_echoed: as for
-    `Guard`; with_reasons: as for `Scoring`.
+    recorder: runs after each answer; the default only updates metrics. tracing: exports spans; None disables tracing.
+    is_id_echoed: see `Guard`. with_reasons: see `Scoring`.
     """
     limits, metrics = limits or RequestLimits(), metrics or Metrics()
     recorder = recorder or Recorder(state, metrics)
@@ -106,10 +106,16 @@ def create_app(
         middleware=[*traced, guard],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
-    app.docs_url = "/docs"  # what Serve shows in its dashboard; the route is ours, below
+    app.docs_url = "/docs"  # shown in the Serve dashboard; `_add_status_routes` defines the route
     app.openapi = lambda: openapi(app, state, keys, limits)  # type: ignore[method-assign]
+    _add_scoring_routes(app, scoring, batch)
+    _add_status_routes(app, state, metrics)
+    return app
 
-    # Guard answers these three before the router comes to them: here they are written down for OpenAPI.
+
+def _add_scoring_routes(app: FastAPI, scoring: Scoring, batch: Batch) -> None:
+    """Declare the routes for OpenAPI. Guard answers these requests before they reach the router."""
+
     @app.post(
         "/score",
         response_model=Answer | FallbackAnswer,
@@ -137,6 +143,8 @@ def create_app(
         """Score one transaction and account for every column. It leaves no trace in any history."""
         return await scoring.explain(request.scope, request.receive)
 
+
+def _add_status_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
     @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"])
     async def model() -> Response:
         """Which model answers, what it expects, where its threshold comes from, how it did on its test window."""
@@ -150,10 +158,10 @@ def create_app(
     @app.get("/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"])
     async def readyz() -> Response:
         """Readiness: a model is loaded and scores. Needs no key."""
-        is_able, history = state.model.is_able(), state.model.history
+        can_score, history = state.model.can_score(), state.model.history
         detail = None if history is None else history.describe()
-        content = {"status": "ready" if is_able else "unable to score", **({"history": detail} if detail else {})}
-        return JSONResponse(content, 200 if is_able else 503)
+        content = {"status": "ready" if can_score else "unable to score", **({"history": detail} if detail else {})}
+        return JSONResponse(content, 200 if can_score else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse, responses={401: _ERRORS[401]}, tags=["health"])
     async def prometheus(request: Request) -> Response:
@@ -165,8 +173,6 @@ def create_app(
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
-
-    return app
 
 
 async def _answer_rejected(request: Request, error: Exception) -> Response:

@@ -1,12 +1,12 @@
-"""API keys: their SHA-256 hashes come from the environment or a file, the keys themselves are never stored.
+"""API keys. Only their SHA-256 hashes are stored, in the environment or in a file.
 
 FRAUD_API_KEY_HASHES   hashes, separated by commas
-FRAUD_API_KEY_FILE     a file with one key a line: its hash, its owner's name, and perhaps `rate=50` and `burst=100`
-                       (requests a second in each replica, and at once, in place of FRAUD_RATE_LIMIT; rate=0: no limit).
-                       A line that starts with # is ignored. Read again when it changes, within two seconds.
+FRAUD_API_KEY_FILE     a file with one key per line: its hash, its owner, and optionally `rate=50` and `burst=100`
+                       (requests per second and burst size in each replica; override FRAUD_RATE_LIMIT; rate=0: no
+                       limit). Lines that start with # are ignored. Changes are picked up within two seconds.
 
-Several keys are valid at once, so that one can be replaced without an outage: add the new one, let the caller change,
-take the old one out. A new key and its hash: `python -m serve_app.auth`.
+Several keys are valid at once. To rotate without an outage: add the new key, let the caller switch, remove the old one.
+`python -m serve_app.auth` prints a new key and its hash.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _SETTINGS = ("rate", "burst")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One accepted key. digest: its SHA-256, 32 bytes; name: whose it is, for logs; rate: requests/s in each replica,
-    0 = no limit, None = everybody's; burst: requests at once, 0 = one second's worth."""
+    """One accepted key. digest: SHA-256, 32 bytes; name: its owner, for logs; rate: requests/s in each replica, 0 = no
+    limit, None = the default limit; burst: requests at once, 0 = one second's worth."""
 
     digest: bytes
     name: str = ""
@@ -51,10 +51,10 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The accepted keys; without any, no key is asked for (dev mode only).
+    """The accepted keys. With none, requests need no key (dev mode only).
 
-    keys: those that stay (SHA-256 digests will do); file: more of them, from a file that is read again when it changes.
-    Raises ConfigError where the file cannot be read or a line of it is wrong; later on the old ones stay valid then.
+    keys: fixed keys or their SHA-256 digests; file: more keys, reloaded when the file changes. Raises ConfigError if
+    the file cannot be read or has an invalid line. A later reload that fails keeps the old keys.
     """
 
     def __init__(self, keys: Iterable[ApiKey | bytes] = (), *, file: Path | None = None) -> None:
@@ -66,7 +66,7 @@ class ApiKeys:
 
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str] | None = None) -> ApiKeys:
-        """Read the hashes. Raises ConfigError when one is malformed, or when there is none outside dev mode."""
+        """Read the hashes. Raises ConfigError if one is malformed, or if there is none outside dev mode."""
         named = KeySettings.from_environment(environment)
         keys = cls(
             (_key(line, API_KEY_HASHES) for line in named.hashes),
@@ -85,23 +85,23 @@ class ApiKeys:
         return bool(self._keys)
 
     def find(self, key: bytes | None) -> ApiKey | None:
-        """Which of our keys `key`, the header's value, is; takes the same time whichever it is. None: none of ours."""
+        """Look up `key`, the header's value, in constant time. None: unknown or missing."""
         if not self._is_watched:
             self._is_watched = True
             threading.Thread(target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True).start()
         digest = hashlib.sha256(key or b"").digest()
-        found = None
-        for known in self._keys:  # no early way out
+        match = None
+        for known in self._keys:  # no early return: constant time
             if hmac.compare_digest(digest, known.digest):
-                found = known
-        return found if key is not None else None
+                match = known
+        return match if key is not None else None
 
     def accepts(self, key: bytes | None) -> bool:
-        """Whether a request with `key` may pass."""
+        """Whether a request with `key` is allowed."""
         return not self.is_required or self.find(key) is not None
 
     def refresh(self) -> None:
-        """Read the file again if it has changed. What is wrong with it is logged, once, and the old keys stay."""
+        """Reload the file if it has changed. An invalid file is logged once and the old keys stay valid."""
         stamp = _stamp(self._file)
         if self._file is None or stamp == self._stamp:
             return
@@ -111,21 +111,21 @@ class ApiKeys:
         except ConfigError as error:
             logger.error("the API keys stay as they were: %s", error)
             return
-        if not keys and self._keys:  # to serve without a key is said at the start, not by emptying a file
-            logger.error("the API keys stay as they were: %s holds none any more", self._file)
+        if not keys and self._keys:  # emptying the file must not open the service
+            logger.error("the API keys stay as they were: %s holds no key", self._file)
             return
         self._keys = keys
         logger.info("read %s again: %d API keys are valid", self._file, len(keys))
 
 
 def new_key() -> tuple[str, str]:
-    """Draw a key of 256 random bits; return it and its SHA-256 hash in hex."""
+    """Generate a key of 256 random bits; return it and its SHA-256 hash in hex."""
     key = secrets.token_urlsafe(32)
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
 def _watch(reference: weakref.ref[ApiKeys]) -> None:
-    """Refresh keys for as long as anyone holds them."""
+    """Refresh the keys until they are garbage-collected."""
     while (keys := reference()) is not None:
         keys.refresh()
         del keys
@@ -133,12 +133,12 @@ def _watch(reference: weakref.ref[ApiKeys]) -> None:
 
 
 def _stamp(path: Path | None) -> tuple[int, ...] | None:
-    """What changes when the file does; None where it is not there."""
+    """Inode, size and change time of the file; None if it does not exist."""
     try:
-        found = path.stat() if path else None
+        status = path.stat() if path else None
     except OSError:
         return None
-    return (found.st_ino, found.st_size, found.st_ctime_ns) if found else None
+    return (status.st_ino, status.st_size, status.st_ctime_ns) if status else None
 
 
 def _read(path: Path) -> tuple[ApiKey, ...]:
@@ -152,27 +152,27 @@ def _read(path: Path) -> tuple[ApiKey, ...]:
 
 
 def _key(line: str, where: str) -> ApiKey:
-    """Read a hash and what follows it. Raises ConfigError, which does not repeat the line: it may be a key."""
+    """Parse one line. Raises ConfigError; its message never quotes the line, which may hold a key."""
     digest, *words = line.split()
     if not _HASH.fullmatch(digest):
         raise ConfigError(
             f"{where}: not a SHA-256 hash (64 hex digits); `python -m serve_app.auth` makes a key with its hash"
         )
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     names = []
     for word in words:
         name, mark, value = word.partition("=")
         if not mark:
             names.append(word)
         elif name in _SETTINGS:
-            found[name] = _rate(name, value, where)
-        else:  # not a part of the name: a limit that is misspelt would be no limit
-            raise ConfigError(f"{where}: {name[:20]!r} is no setting of a key; the settings are rate= and burst=")
+            limits[name] = _rate(name, value, where)
+        else:  # reject: a misspelt limit would be silently ignored
+            raise ConfigError(f"{where}: {name[:20]!r} is not a key setting; use rate= or burst=")
     return ApiKey(
         bytes.fromhex(digest),
         " ".join(names)[:_LONGEST_NAME] or digest[:8].lower(),
-        rate=found.get("rate"),
-        burst=found.get("burst", 0.0),
+        rate=limits.get("rate"),
+        burst=limits.get("burst", 0.0),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the decision log holds, in a few lines: decisions by version, and how champion and challenger compare.
+"""Summarises the decision log: decisions by version, and champion against challenger.
 
 python -m serve_app.decision_summary var/decisions
 python -m serve_app.decision_summary s3://bucket/decisions --since 2026-01-31
@@ -31,17 +31,17 @@ _COLUMNS = pa.schema(
 
 
 def read(url: str, since: dt.date | None = None, zone: Zone = UTC) -> pa.Table:
-    """The decisions below a folder or URL, without inputs and reasons; since: of this day in `zone` and later ones.
+    """Load the decisions under a folder or URL, without inputs and reasons. since: first day, in `zone`.
 
-    Raises DataError where there is none.
+    Raises DataError if there is none or the log cannot be read.
     """
     try:
         filesystem, root = filesystems.of(url)
         files = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS)
-        wanted = None
+        condition = None
         if since is not None:
-            wanted = ds.field("time") >= pa.scalar(zone.start_of(since), _COLUMNS.field("time").type)
-        table = files.to_table(filter=wanted)
+            condition = ds.field("time") >= pa.scalar(zone.start_of(since), _COLUMNS.field("time").type)
+        table = files.to_table(filter=condition)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise DataError(
             f"{url} cannot be read as a decision log ({error}); name the folder of FRAUD_DECISIONS"
@@ -53,7 +53,7 @@ def read(url: str, since: dt.date | None = None, zone: Zone = UTC) -> pa.Table:
 
 
 def summary(table: pa.Table) -> str:
-    """Decisions, flags and fallbacks by version and role; for each challenger, how its pairs fall."""
+    """Format decisions, flags and fallbacks by version and role, and the agreement with each challenger."""
     span = pc.min_max(table["time"]).as_py()
     lines = [f"{len(table):,} decisions, {span['min']:%Y-%m-%d %H:%M} to {span['max']:%Y-%m-%d %H:%M} UTC", ""]
     lines.append(f"{'version':<12}{'role':<10}{'decisions':>12}{'flagged':>10}{'share':>9}{'fallback':>10}")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Count the decisions of a decision log by version, and compare champion and challenger.",
         epilog="example: python -m serve_app.decision_summary var/decisions --since 2026-01-31",
     )
-    parser.add_argument("folder", help="what FRAUD_DECISIONS names, by default decisions/ below FRAUD_STATE")
+    parser.add_argument("folder", help="the value of FRAUD_DECISIONS; default: decisions/ in FRAUD_STATE")
     parser.add_argument(
         "--since",
         metavar="DATE",

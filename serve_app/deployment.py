@@ -1,10 +1,10 @@
-"""The Serve deployment: replicas that each load the model, make their own FastAPI app and score in their own process.
+"""The Ray Serve deployment. Each replica loads the model, builds its FastAPI app and scores in its own process.
 
     serve run serve_app.deployment:app                      the registry's champion
     serve run serve_app.deployment:app bundle=artifacts/bundle
-    serve deploy serve_app/config.yaml                      on a Ray that runs
+    serve deploy serve_app/config.yaml                      on a running Ray cluster
 
-Settings come from the environment of whoever deploys (docs/serving.md), then from the replica's own.
+Settings come from the environment of the deploying process (docs/serving.md), then from the replica's own.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from serve_app.replica import Replica, check
 
 logger = logging.getLogger(__name__)
 
-_OURS = ("FRAUD_", "MLFLOW_TRACKING_URI", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME")
-_CHECKS_OF_PORTS = 2  # before the first request, and one health check later for what Serve opens with a delay
+_FORWARDED = ("FRAUD_", "MLFLOW_TRACKING_URI", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME")
+_CHECKS_OF_PORTS = 2  # before the first request, and again one health check later, because Serve opens some ports late
 
 
 class Options(BaseModel):
-    """Arguments of the application. An unknown one is an error.
+    """Arguments of the application. Unknown arguments are an error.
 
-    bundle: folder of a bundle (FRAUD_BUNDLE); without one the registry is asked.
+    bundle: folder of a bundle (FRAUD_BUNDLE); default: load from the registry.
     model: alias or version in the registry (FRAUD_MODEL; default champion).
     """
 
@@ -57,28 +57,28 @@ class Options(BaseModel):
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     health_check_period_s=5,
     health_check_timeout_s=10,
-    graceful_shutdown_timeout_s=60,  # HAProxy's 30 s to forget it, what it still answers, the decisions and the history
-    max_constructor_retry_count=3,  # a wrong bundle or a missing key is said after seconds, not after twenty tries
-    logging_config=LoggingConfig(enable_access_log=False),  # a line a request, also on disk; ours is sampled
-    # Replicas wait most of the time; leave a small machine room for a training.
+    graceful_shutdown_timeout_s=60,  # 30 s until HAProxy drops it, plus open requests, decisions and history
+    max_constructor_retry_count=3,  # report a bad bundle or a missing key within seconds, not after twenty tries
+    logging_config=LoggingConfig(enable_access_log=False),  # a line per request, also on disk; ours is sampled
+    # Replicas are mostly idle; leave room for training on a small machine.
     ray_actor_options={"num_cpus": 0.25, "runtime_env": {"env_vars": direct.MIDDLEWARES}},
 )
 @serve.ingress()
 class Scorer:
-    """One replica. Its constructor raises, and so fails the deployment, without a sound bundle or an API key."""
+    """One replica. The constructor raises without a valid bundle or an API key, which fails the deployment."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        _log_into_the_replicas_log()
+        _log_where_serve_logs()
         self._checks_left = _CHECKS_OF_PORTS
-        self._use = scaling.Use()
-        place = serve.get_replica_context()
+        self._cpu_use = scaling.CpuUse()
+        context = serve.get_replica_context()
         everything = {**os.environ, **environment}
         try:
             self._ports = ray_private.ReplicaPorts()
             self._http_host = ray_private.serve_host()
             if warning := check_exposure(self._http_host, everything):
                 logger.warning("%s", warning)
-            self._replica = Replica(everything, replicas=place.world_size, nodes=_nodes(), is_id_echoed=True)
+            self._replica = Replica(everything, replicas=context.world_size, nodes=_nodes(), is_id_echoed=True)
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
             raise
@@ -89,13 +89,13 @@ class Scorer:
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve where replicas are scaled by `serve_app.scaling`."""
-        return {scaling.METRIC: self._use.share()}
+        """Called by Serve if `serve_app.scaling` sets the number of replicas."""
+        return {scaling.METRIC: self._cpu_use.share()}
 
     def check_health(self) -> None:
-        """Called by Serve; raising gets the replica replaced, and at the first call fails the deployment.
+        """Called by Serve. Raising replaces the replica; on the first call it fails the deployment.
 
-        The first call comes when Serve has started the replica's servers, and before any request.
+        The first call comes after Serve has started the replica's servers and before any request.
         """
         if self._checks_left:
             self._ports.check(self._http_host)
@@ -104,26 +104,26 @@ class Scorer:
         self._replica.check_health()
 
     def __del__(self) -> None:
-        """Called by Serve when the replica ends in order, after the last request."""
-        replica = getattr(self, "_replica", None)  # missing where the constructor raised
+        """Called by Serve on a graceful shutdown, after the last request."""
+        replica = getattr(self, "_replica", None)  # missing if the constructor raised
         if replica is not None:
             replica.close()
 
 
 def app(arguments: Mapping[str, str]) -> Application:
-    """Build the application for `serve run` and `serve deploy`; arguments: see Options.
+    """Build the application for `serve run` and `serve deploy`. arguments: see Options.
 
-    Raises ConfigError without an API key, BundleError for a folder that holds no sound bundle: here in one line, while
-    a replica's reason stands at the end of a traceback in `serve status`.
+    Raises ConfigError without an API key and BundleError for an invalid bundle folder. Checking here gives a one-line
+    error; an error in a replica is at the end of a traceback in `serve status`.
     """
     options = Options.model_validate(arguments)
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
     if options.bundle:
         environment["FRAUD_BUNDLE"] = options.bundle
     if options.model:
         environment["FRAUD_MODEL"] = options.model
     settings = check(environment)
-    # Relative paths mean the folder of whoever deploys, not the one a replica happens to run in.
+    # Resolve relative paths against the deploying process's folder, not the replica's.
     environment["FRAUD_ROOT"] = str(settings.root)
     if folder := ServedModelSettings.from_environment(environment).bundle:
         bundle.load(settings.locate(folder))
@@ -131,9 +131,9 @@ def app(arguments: Mapping[str, str]) -> Application:
 
 
 def check_exposure(host: str, environment: Mapping[str, str]) -> str:
-    """What to warn of when Serve listens on `host`.
+    """Return a warning, or "", for a Serve that listens on `host`.
 
-    Raises ConfigError where others reach it and Ray asks for no token, or /score for no key.
+    Raises ConfigError if other machines can reach it and Ray requires no token, or /score no key.
     """
     keys = ApiKeys.from_environment(Settings.from_environment(environment), environment)
     has_token = exposure.requires_token(environment)
@@ -141,14 +141,14 @@ def check_exposure(host: str, environment: Mapping[str, str]) -> str:
 
 
 def _nodes() -> int:
-    """How many nodes the cluster has."""
+    """The number of live nodes in the cluster."""
     import ray
 
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
-def _log_into_the_replicas_log() -> None:
-    """Send our records where Serve sends its own; without a handler all but the warnings would be lost."""
+def _log_where_serve_logs() -> None:
+    """Use Serve's log handlers and level. Without a handler, everything below WARNING would be lost."""
     serves = logging.getLogger("ray.serve")
     for name in ("serve_app", "fraud"):
         ours = logging.getLogger(name)

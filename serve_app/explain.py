@@ -1,4 +1,4 @@
-"""The whole account of one score: every column's contribution, which add up to the evidence, and what is typical."""
+"""Explains one score: the contribution of every column, their sum (the evidence) and the typical evidence."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from serve_app.request.problems import Rejected, problem
 
 
 def explain(model: ServedModel, transaction: dict[str, object]) -> dict[str, Any]:
-    """Score one canonical transaction without a trace; the content of models.Explanation. Raises Rejected (422)."""
+    """Score a canonical transaction without learning it; the content of models.Explanation. Raises Rejected (422)."""
     try:
-        found = model.engine.explain(transaction)
+        explanation = model.engine.explain(transaction)
     except DataError as error:
         raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
-    columns = [vars(reason) for reason in found.columns]
+    columns = [vars(reason) for reason in explanation.columns]
     return {
-        **model.content_of(found.answer, transaction),
+        **model.content_of(explanation.answer, transaction),
         "reasons": [column for column in columns if column["contribution"] > 0][:MOST_REASONS],
-        "evidence": found.evidence,
-        "typical_evidence": found.typical_evidence,
+        "evidence": explanation.evidence,
+        "typical_evidence": explanation.typical_evidence,
         "columns": columns,
     }

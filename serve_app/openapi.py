@@ -1,4 +1,4 @@
-"""The OpenAPI document of the model now served: what FastAPI makes of the routes, and what only we know."""
+"""The OpenAPI document of the served model: FastAPI's document of the routes, completed by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fraud.settings.serving import RequestLimits
 from serve_app.auth import HEADER, ApiKeys
 from serve_app.batch.endpoint import ARROW, NDJSON
 from serve_app.http.limits import DEADLINE_HEADER
-from serve_app.http.paths import open_paths
 from serve_app.model.state import State
+from serve_app.paths import open_paths
 from serve_app.request.models import example_of
 
 _PROBLEMS = {"application/json": {"schema": {"$ref": "#/components/schemas/Problems"}}}
@@ -22,7 +22,7 @@ _DEADLINE = {
     "schema": {"type": "string", "pattern": r"^-?\d{1,9}(\.\d{1,9})?$", "examples": ["50"]},
     "description": "Milliseconds from now in which scoring must have begun; past them the answer is the fallback.",
 }
-# What stands before every route may say of a request that needs a key.
+# Responses of `Guard` to requests that need a key.
 _BY_GUARD = {
     "401": "No valid API key.",
     "422": f"{DEADLINE_HEADER} is not a number of milliseconds.",
@@ -32,7 +32,7 @@ _BY_GUARD = {
 
 
 def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: RequestLimits) -> dict[str, Any]:
-    """The OpenAPI 3.1 document, with the request of /score as the model now served expects it."""
+    """The OpenAPI 3.1 document, with the request schema of the served model."""
     schema = state.model.engine.schema
     document = get_openapi(
         title=app.title,
@@ -56,7 +56,7 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: RequestLimits) ->
     for path, methods in paths.items():
         for method in methods.values() if path not in is_open else ():
             for status, description in _BY_GUARD.items():
-                # FastAPI writes the errors of a route that answers in text as text, too.
+                # For a text route, FastAPI also documents the errors as text.
                 method["responses"].setdefault(status, {"description": description})["content"] = _PROBLEMS
     if keys.is_required:
         components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}

@@ -1,6 +1,6 @@
-"""All that one replica is made of: the model and who watches it, the keys and limits, the log of decisions, the app.
+"""Assembles one replica: model, registry watcher, keys, limits, decision log, live history and app.
 
-It knows nothing of Ray Serve: `serve_app.deployment` gives it its place among the replicas, and a test needs none.
+Does not depend on Ray Serve, so tests can run it alone; `serve_app.deployment` runs it under Serve.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.decisions.log import DecisionLog
 from serve_app.decisions.settings import read_settings
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.keeper import HistoryKeeper
 from serve_app.history.live import LiveHistory
 from serve_app.http.access_log import AccessLog
 from serve_app.metrics.counters import Metrics
 from serve_app.model.shadow import Shadow
 from serve_app.model.state import State, load_model
-from serve_app.model.watch import PATIENCE, ModelWatcher
+from serve_app.model.watch import MLFLOW_TIMEOUTS, ModelWatcher
 from serve_app.scoring import Recorder
 from serve_app.tracing import Tracing
 
@@ -43,17 +43,17 @@ logger = logging.getLogger(__name__)
 
 
 class Replica:
-    """Loads the model and starts what runs beside it; `close` at the end.
+    """Loads the model and starts the background threads. Call `close` at the end.
 
-    environment: of the deployment. replicas, nodes: how many there are. is_id_echoed: the server in front sends
-    X-Request-ID back by itself. Raises FraudError without a sound bundle, an API key or sensible settings.
+    environment: of the deployment. replicas, nodes: of the service. is_id_echoed: the server in front already returns
+    X-Request-ID. Raises FraudError without a valid bundle, an API key or valid settings.
     """
 
     def __init__(
         self, environment: Mapping[str, str], *, replicas: int = 1, nodes: int = 1, is_id_echoed: bool = False
     ) -> None:
         settings = check(environment)
-        for name, value in PATIENCE.items():
+        for name, value in MLFLOW_TIMEOUTS.items():
             os.environ.setdefault(name, value)
         served = ServedModelSettings.from_environment(environment)
         self._with_reasons = served.reasons == "always"
@@ -64,16 +64,16 @@ class Replica:
         )
         folder, reference = served.bundle or None, served.model
         self._metrics = Metrics(settings.state / "serving" / "metrics")
-        around = Surroundings.from_environment(
+        context = HistoryContext.from_environment(
             settings, environment, replicas=replicas, nodes=nodes, metrics=self._metrics
         )
-        model = load_model(settings, folder=folder, reference=reference, around=around)
+        model = load_model(settings, folder=folder, reference=reference, context=context)
         self.state = State(model)
         self._is_id_echoed = is_id_echoed
         self._access_log = AccessLog.from_environment(environment, version=lambda: self.state.model.version)
         self._tracing = Tracing.from_environment(environment)
         self._metrics.set_model(model.version, model.sha256, model.loaded_at)
-        self._log = DecisionLog(around.decisions, model.engine.schema, metrics=self._metrics)
+        self._log = DecisionLog(context.decisions, model.engine.schema, metrics=self._metrics)
         self._shadow = Shadow(
             self.state, self._log.put, ShadowSettings.from_environment(environment), metrics=self._metrics
         )
@@ -81,7 +81,7 @@ class Replica:
         if folder is None:
             config = WatchSettings.from_environment(environment)
             self._watcher = ModelWatcher(
-                self.state, settings, reference=reference, config=config, metrics=self._metrics, around=around
+                self.state, settings, reference=reference, config=config, metrics=self._metrics, context=context
             )
             self._watcher.start()
         self._keeper = HistoryKeeper(
@@ -90,7 +90,7 @@ class Replica:
         self._keeper.start()
 
     def app(self) -> FastAPI:
-        """The app to serve."""
+        """Build the app."""
         return create_app(
             self.state,
             self._keys,
@@ -105,12 +105,12 @@ class Replica:
         )
 
     def check_health(self) -> None:
-        """Raise RuntimeError when the model no longer scores."""
-        if not self.state.model.is_able():
+        """Raise RuntimeError if the model no longer scores."""
+        if not self.state.model.can_score():
             raise RuntimeError("the engine no longer scores a typical transaction")
 
     def close(self) -> None:
-        """Stop what runs and keep what there is: decisions, counts, history."""
+        """Stop the threads; save decisions, metrics and history."""
         if self._watcher is not None:
             self._watcher.stop()
         self._keeper.stop()
@@ -124,13 +124,13 @@ class Replica:
             self._tracing.close()
 
     def _histories(self) -> list[LiveHistory | None]:
-        """Those of the champion and of the challenger."""
+        """The histories of the champion and the challenger."""
         challenger = self.state.challenger
         return [self.state.model.history, *([] if challenger is None else [challenger.history])]
 
 
 def check(environment: Mapping[str, str]) -> Settings:
-    """Read every setting, so that a mistake is said before anything is loaded. Raises ConfigError."""
+    """Read all settings, to report a mistake before loading anything. Raises ConfigError."""
     settings = Settings.from_environment(environment)
     ApiKeys.from_environment(settings, environment)
     read_settings(settings, environment)

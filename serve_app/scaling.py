@@ -1,7 +1,7 @@
-"""How many replicas to run: by the processor time that they use.
+"""Scales the number of replicas by their CPU time.
 
-Serve's own measure, `target_ongoing_requests`, does not see the load: a replica answers one request from its first byte
-to its last before it takes up the next, and what waits stands in its socket. Under 32 callers it counts one or two.
+Serve's own measure, `target_ongoing_requests`, does not see the load: a replica answers one request at a time, and the
+others wait in its socket. With 32 callers Serve counts one or two.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 METRIC = "busy"
 
 
-class Use:
-    """The share of one processor that this process uses, between two calls of `share`."""
+class CpuUse:
+    """Measures the share of one CPU that this process uses between two calls of `share`."""
 
     def __init__(self) -> None:
         self._cpu_s, self._at = time.process_time(), time.monotonic()
 
     def share(self) -> float:
-        """0 for idle, 1 for all of one processor, above it where threads beside the requests' work too."""
+        """0: idle; 1: one full CPU; more if background threads work too."""
         cpu_s, now = time.process_time(), time.monotonic()
         used, passed = cpu_s - self._cpu_s, now - self._at
         self._cpu_s, self._at = cpu_s, now
@@ -32,9 +32,9 @@ class Use:
 
 
 class ByUse:
-    """Autoscaling policy for Serve: so many replicas that each uses `target` of a processor. Raises ConfigError.
+    """Autoscaling policy for Serve: each replica should use the share `target` of a CPU. Raises ConfigError.
 
-    What a replica that has not reported yet will use is taken for the mean of the others.
+    A replica that has not reported yet counts with the mean of the others.
     """
 
     def __init__(self, target: float = 0.6) -> None:
@@ -43,7 +43,7 @@ class ByUse:
         self._target = float(target)
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """The number of replicas wanted; Serve applies its bounds and delays."""
+        """The target number of replicas. Serve applies its bounds and delays."""
         shares = list((context.aggregated_metrics or {}).get(METRIC, {}).values())
         if not shares:
             return context.target_num_replicas, {}

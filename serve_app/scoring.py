@@ -1,4 +1,4 @@
-"""POST /score and POST /explain: from the body to the answer, and what follows it."""
+"""POST /score and POST /explain: reads the request, scores it and records the decision."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from serve_app.decisions.log import DecisionLog
 from serve_app.explain import explain
 from serve_app.http.limits import Deadline, ExpectedTime
 from serve_app.metrics.counters import Metrics
+from serve_app.model.decided import block_of, decision_of
 from serve_app.model.fallback import fallback_answer
 from serve_app.model.part import ScoredPart
 from serve_app.model.shadow import Shadow
@@ -33,10 +34,10 @@ Content = dict[str, Any]
 
 
 class Recorder:
-    """What follows an answer: it is counted, kept, and remembered by the model that did not decide.
+    """Records answers: metrics, decision log, and the history of the model that did not decide.
 
-    Runs on the event loop, so it takes microseconds. log: keeps decisions; without one none is kept. shadow: has the
-    challenger score them while `State.shadow` is on; needs a log.
+    Runs on the event loop, so each call takes microseconds. log: the decision log; None: decisions are not logged.
+    shadow: scores decisions with the challenger while `State.shadow` is on; needs a log.
     """
 
     def __init__(
@@ -48,37 +49,40 @@ class Recorder:
         self._shadow = shadow
 
     def record(self, request: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content) -> None:
-        """One transaction was answered by `model`. request: the scope's "state"; must not be a what-if."""
+        """Record the answer of `model` to one transaction, not to a what-if. request: the scope's "state"."""
         request["model_version"] = model.version
         if answer.get("fallback") is None:
             self._metrics.observe_decision(answer["score"], answer["is_fraud"], model.version)
             if self._state.challenger is not None:
                 self._remember(model, [transaction])
-        self._keep(request, model, transaction, answer)
+        self._log_decision(request, model, transaction, answer)
 
     def record_part(self, request: dict[str, Any], scored: ScoredPart) -> None:
-        """The same for a part of a batch."""
+        """Record the answers to a part of a batch."""
         request["model_version"] = scored.model.version
         self._metrics.observe_decisions(scored.values["score"], scored.is_fraud, scored.model.version)
         if self._state.challenger is not None:
             self._remember(scored.model, scored.part.transactions)
         if self._log is None:
             return
-        if self._state.shadow and self._shadow is not None and self._shadow.is_wanted:
+        if self._state.shadow and self._shadow is not None and self._shadow.is_active:
             for transaction, answer in zip(scored.part.transactions, scored.contents, strict=True):
-                self._keep(request, scored.model, transaction, answer)
+                self._log_decision(request, scored.model, transaction, answer)
             return
         names = {"request_id": request["request_id"], "key_name": request["key_name"]}
-        self._log.put_block(self._log.block_of(scored, **names))
+        self._log.put_block(block_of(self._log, scored, **names))
 
     def is_behind(self) -> bool:
-        """Whether the log does not keep up, so that a batch should wait before its next part."""
+        """Whether the log is behind, so that a batch should wait before its next part."""
         return self._log is not None and self._log.is_behind()
 
-    def _keep(self, request: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content) -> None:
+    def _log_decision(
+        self, request: dict[str, Any], model: ServedModel, transaction: Transaction, answer: Content
+    ) -> None:
         if self._log is None:
             return
-        decision = self._log.decision_of(
+        decision = decision_of(
+            self._log,
             model,
             transaction,
             answer,
@@ -93,7 +97,7 @@ class Recorder:
             self._log.put(decision)
 
     def _remember(self, decided_by: ServedModel, transactions: Sequence[Transaction]) -> None:
-        """Enter transactions into the history of the model that did not decide, where it is another history."""
+        """Enter transactions into the history of the model that did not decide, unless both share it."""
         champion, challenger = self._state.model, self._state.challenger
         other = challenger if decided_by is champion else champion
         if challenger is None or other is None or other.history is None:
@@ -105,14 +109,16 @@ class Recorder:
             for transaction in transactions:
                 other.engine.remember(transaction, only)
         except (DataError, StoreError) as error:
-            logger.debug("version %s does not remember what %s decided: %s", other.version, decided_by.version, error)
+            logger.debug(
+                "version %s cannot learn a decision of version %s: %s", other.version, decided_by.version, error
+            )
 
 
 class Scoring:
-    """Answers single transactions with the model that `state` holds when the request comes.
+    """Answers single transactions with the model in `state` when the request arrives.
 
-    limits: the fallback, where scoring would end after the request's deadline. with_reasons: whether also those that
-    are not flagged come with reasons, where the request does not say.
+    limits: names the fallback for requests whose deadline would pass before scoring ends. with_reasons: default of the
+    query parameter `reasons`, which also gives reasons for transactions that are not flagged.
     """
 
     def __init__(
@@ -126,7 +132,7 @@ class Scoring:
         self._expected = ExpectedTime()
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
-        """The content of models.Answer. Raises Rejected."""
+        """Respond with models.Answer. Raises Rejected."""
         champion = self._state.model
         learn = flag_of(scope, "learn", default=True)
         only_flagged = not flag_of(scope, "reasons", default=self._with_reasons)
@@ -146,15 +152,15 @@ class Scoring:
         return json_response(answer)
 
     def choose(self, scope: Scope, champion: ServedModel, transaction: Transaction) -> ServedModel:
-        """Which model answers."""
+        """Choose the model that answers."""
         return self._state.choose(champion, transaction, scope["state"]["request_id"])
 
     def record(self, scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
-        """Hand over an answer that is no what-if."""
+        """Record an answer that is not a what-if."""
         self._recorder.record(scope["state"], model, transaction, answer)
 
     async def explain(self, scope: Scope, receive: Receive) -> Response:
-        """The content of models.Explanation; the transaction leaves no trace. Raises Rejected."""
+        """Respond with models.Explanation. Does not learn or log the transaction. Raises Rejected."""
         model = self._state.model
         answer = explain(model, await model.reader.read(scope, receive))
         check_numbers(answer)
@@ -162,7 +168,7 @@ class Scoring:
 
 
 def flag_of(scope: Scope, name: str, *, default: bool) -> bool:
-    """A boolean of the query. Raises Rejected (422)."""
+    """Read a boolean query parameter. Raises Rejected (422)."""
     if not scope["query_string"]:
         return default
     text = QueryParams(scope["query_string"]).get(name)
@@ -177,13 +183,13 @@ def flag_of(scope: Scope, name: str, *, default: bool) -> bool:
 
 
 def check_numbers(answer: Mapping[str, Any]) -> None:
-    """Raise ValueError for an engine that gives no number, which would be sent as null."""
+    """Raise ValueError if a score is not finite; JSON would encode it as null."""
     if not math.isfinite(answer["score"] + sum(part["contribution"] for part in answer["reasons"])):
         raise ValueError("the engine gives no number")
 
 
 def _plain(value: object) -> object:
-    """numpy's numbers as Python's."""
+    """Convert a NumPy scalar to a Python one."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be sent")
@@ -193,5 +199,5 @@ encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def json_response(content: object) -> Response:
-    """An answer of status 200."""
+    """Build a 200 response."""
     return Response(encode(content), media_type="application/json")

@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, where settings ask for them: a span for a request, and for /score what took its time.
+"""Optional OpenTelemetry traces: one span per request, and one per stage of /score.
 
-Sent by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT, in the background; a collector that is away costs its spans only.
-A caller's `traceparent` is continued. No header, no field and no score is in a span.
+Exports in the background by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT; if the collector is down, only spans are
+lost. Continues a caller's `traceparent`. Spans contain no header, field or score.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraud.settings.serving import TraceSettings
-from serve_app.http.paths import name_of, path_of
 from serve_app.model.state import ServedModel
+from serve_app.paths import name_of, path_of
 from serve_app.scoring import Content, Scoring, Transaction
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-MARKS = "fraud.trace"  # in the scope of a request: {name: time_ns}
-STAGES = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
+TIMESTAMPS = "fraud.trace"  # in the scope of a request: {name: time_ns}
+SPANS = (("read", "asked", "read"), ("score", "chosen", "scored"), ("record", "scored", "recorded"))
 _CALLERS = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Makes the spans. share: of requests that are traced, drawn by the trace's id, so that all services agree."""
+    """Creates the spans. share: of traced requests, sampled by trace id, so that all services agree."""
 
     def __init__(self, exporter: SpanExporter, *, share: float = 1.0, service: str = "fraud-score") -> None:
         from opentelemetry.sdk.resources import Resource
@@ -36,7 +36,7 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
-        # Not the process's own provider: MLflow has one, too.
+        # Not the global provider: MLflow uses one, too.
         self._provider = TracerProvider(
             sampler=TraceIdRatioBased(share),
             resource=Resource.create({"service.name": service}),
@@ -47,7 +47,7 @@ class Tracing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Tracing | None:
-        """None where no request is traced. Raises ConfigError."""
+        """Read the settings; None if tracing is off. Raises ConfigError."""
         settings = TraceSettings.from_environment(environment)
         if not settings.share:
             return None
@@ -57,14 +57,14 @@ class Tracing:
         return cls(exporter, share=settings.share, service=settings.service)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
     async def trace(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request by `app`, in a span."""
+        """Run `app` for one request, in a span."""
         path = name_of(path_of(scope))
         sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        marks = scope[MARKS] = {"asked": time.time_ns()}
+        marks = scope[TIMESTAMPS] = {"asked": time.time_ns()}
         span = self._tracer.start_span(
             f"{scope['method']} {path}",
             _CALLERS.extract(sent),
@@ -91,7 +91,7 @@ class Tracing:
             if status >= 500:
                 span.set_status(trace.StatusCode.ERROR)
             within = trace.set_span_in_context(span)
-            for stage, first, last in STAGES:
+            for stage, first, last in SPANS:
                 if first in marks and last in marks:
                     part = self._tracer.start_span(stage, within, start_time=marks[first])
                     part.end(marks[last])
@@ -99,24 +99,24 @@ class Tracing:
 
 
 class TracedScoring(Scoring):
-    """Scoring that notes in the request's scope when each stage of /score began and ended."""
+    """Scoring that stores the start and end time of each stage of /score in the scope."""
 
     def choose(self, scope: Scope, champion: ServedModel, transaction: Transaction) -> ServedModel:
-        """As `Scoring.choose`."""
+        """Like `Scoring.choose`."""
         _mark(scope, "read")
         model = super().choose(scope, champion, transaction)
         _mark(scope, "chosen")
         return model
 
     def record(self, scope: Scope, model: ServedModel, transaction: Transaction, answer: Content) -> None:
-        """As `Scoring.record`."""
+        """Like `Scoring.record`."""
         _mark(scope, "scored")
         super().record(scope, model, transaction, answer)
         _mark(scope, "recorded")
 
 
 class TracedRequests:
-    """ASGI middleware: each request in a span."""
+    """ASGI middleware that traces each request."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
@@ -130,4 +130,4 @@ class TracedRequests:
 
 
 def _mark(scope: Scope, name: str) -> None:
-    scope[MARKS][name] = time.time_ns()
+    scope[TIMESTAMPS][name] = time.time_ns()

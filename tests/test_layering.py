@@ -201,7 +201,15 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize(
-    ("lower", "upper"), [("ray_jobs.streaming", "ray_jobs.score"), ("serve_app.scoring", "serve_app.batch")]
+    ("lower", "upper"),
+    [
+        ("ray_jobs.streaming", "ray_jobs.score"),
+        ("serve_app.scoring", "serve_app.batch"),
+        ("serve_app.metrics", "serve_app.http"),
+        ("serve_app.decisions", "serve_app.history"),
+        ("serve_app.decisions", "serve_app.model"),
+        ("serve_app.history", "serve_app.model"),
+    ],
 )
 def test_what_a_package_uses_does_not_import_it(lower: str, upper: str):
     used = {other for name, path in MODULES.items() if f"{name}.".startswith(f"{upper}.") for other in arrows(path)}

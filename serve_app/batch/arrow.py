@@ -1,7 +1,7 @@
-"""Batches as an Arrow IPC stream: record batches with the schema's columns in, the scores as record batches out.
+"""Batches as an Arrow IPC stream: record batches with the schema's columns in, record batches with scores out.
 
-The stream comes from outside. Refused are compressed and dictionary-encoded ones, which can grow without limit, columns
-of other types than the schema's kinds, and what Arrow's own full validation finds wrong.
+The stream is untrusted. Rejected are compressed or dictionary-encoded streams (they can expand without limit), columns
+of the wrong type, and whatever fails Arrow's full validation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from serve_app.batch.json import too_many
 from serve_app.model.part import Part, ScoredPart, check_time
 from serve_app.model.state import ServedModel
 from serve_app.request.fields import remedy_of
-from serve_app.request.problems import MOST_PROBLEMS, Rejected, about_extra, problem
+from serve_app.request.problems import MOST_PROBLEMS, Rejected, describe_unknown_field, problem
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 _REMEDY = "send record batches as pyarrow.ipc.new_stream writes them, without compression"
@@ -31,7 +31,7 @@ _MOST_COLUMNS, _MOST_BATCHES = 10_000, 1_000
 
 
 class ArrowRows:
-    """The rows of an Arrow stream, and the answer as another. Raises Rejected (413, 422)."""
+    """Reads rows from an Arrow stream and writes the answer as one. Raises Rejected (413, 422)."""
 
     media_type = MEDIA_TYPE
 
@@ -43,7 +43,7 @@ class ArrowRows:
     def __len__(self) -> int:
         return self._table.num_rows
 
-    async def take(self, start: int, stop: int) -> Part:
+    async def read(self, start: int, stop: int) -> Part:
         """Check the rows from `start` to `stop`."""
         schema, size = self._model.engine.schema, stop - start
         piece = self._table.slice(start, size)
@@ -54,25 +54,27 @@ class ArrowRows:
                 columns[column.name], faults = read_column(column, piece[column.name].combine_chunks())
             else:
                 columns[column.name], faults = array_of(column, [None] * size), {}
-            for place, told in faults.items():
-                rejected.setdefault(place, []).append(told)
+            for row, fault in faults.items():
+                rejected.setdefault(row, []).append(fault)
         if schema.history and schema.timestamp:
-            for place in np.flatnonzero(np.isnat(columns[schema.timestamp.name])).tolist():
-                rejected.setdefault(place, self._without_time(columns, place))
+            for row in np.flatnonzero(np.isnat(columns[schema.timestamp.name])).tolist():
+                rejected.setdefault(row, self._time_problems(columns, row))
         if not rejected:
             return Part(columns, range(size), {})
         good = np.ones(size, dtype=bool)
         good[list(rejected)] = False
-        kept = {name: values[good] for name, values in columns.items()}
-        return Part(kept, np.flatnonzero(good).tolist(), {place: tuple(told) for place, told in rejected.items()})
+        good_columns = {name: values[good] for name, values in columns.items()}
+        return Part(
+            good_columns, np.flatnonzero(good).tolist(), {row: tuple(problems) for row, problems in rejected.items()}
+        )
 
     def add(self, start: int, scored: ScoredPart) -> None:
-        """Put the answers to a part behind those to the rows before it; a rejected row has an error and no score."""
+        """Append the answers of a part. A rejected row has an error and no score."""
         part, size = scored.part, scored.part.size
         missing = None
         if part.rejected:
             missing = np.ones(size, dtype=bool)
-            missing[part.places] = False
+            missing[part.positions] = False
         columns: dict[str, pa.Array] = {}
         for name, values in scored.values.items():
             columns[name] = _spread(values, missing, pa.float64())
@@ -81,28 +83,32 @@ class ArrowRows:
         is_live = scored.is_history_live if history is None else scored.is_history_live & (not history.is_behind)
         columns["is_history_live"] = _spread(is_live, missing, pa.bool_())
         columns["is_id_seen_before"] = _spread(scored.is_changed, missing, pa.bool_())
-        errors = {place: "; ".join(_told(problem) for problem in told) for place, told in part.rejected.items()}
-        told_of = [errors.get(place) for place in range(size)] if errors else None
-        columns["error"] = pa.nulls(size, pa.string()) if told_of is None else pa.array(told_of, pa.string())
+        errors = {
+            row: "; ".join(_message_of(problem) for problem in problems) for row, problems in part.rejected.items()
+        }
+        messages = [errors.get(row) for row in range(size)] if errors else None
+        columns["error"] = pa.nulls(size, pa.string()) if messages is None else pa.array(messages, pa.string())
         if scored.reasons is not None:
-            told = dict(zip(part.places, scored.reasons, strict=True))
-            listed = [[vars(reason) for reason in told[i]] if i in told else None for i in range(size)]
+            reasons_by_row = dict(zip(part.positions, scored.reasons, strict=True))
+            listed = [
+                [vars(reason) for reason in reasons_by_row[i]] if i in reasons_by_row else None for i in range(size)
+            ]
             columns["reasons"] = pa.array(listed, pa.list_(_REASON))
         self._columns.append(columns)
 
     def answer(self, summary: dict[str, Any]) -> bytes:
-        """The whole answer; the summary, the threshold too, is in the metadata of the stream's schema."""
-        told = summary | {"threshold": self._model.engine.threshold.value}
+        """The complete response body. The summary and the threshold are in the schema metadata."""
+        metadata = summary | {"threshold": self._model.engine.threshold.value}
         sink = pa.BufferOutputStream()
         first = pa.table(self._columns[0]) if self._columns else pa.table({"error": pa.array([], pa.string())})
-        schema = first.schema.with_metadata({name: str(value) for name, value in told.items()})
+        schema = first.schema.with_metadata({name: str(value) for name, value in metadata.items()})
         with pa.ipc.new_stream(sink, schema) as writer:
             for columns in self._columns:
                 writer.write_table(pa.table(columns, schema=schema))
         return sink.getvalue().to_pybytes()
 
-    def _without_time(self, columns: dict[str, np.ndarray], place: int) -> list[dict[str, Any]]:
-        one = {name: values[place : place + 1] for name, values in columns.items()}
+    def _time_problems(self, columns: dict[str, np.ndarray], row: int) -> list[dict[str, Any]]:
+        one = {name: values[row : row + 1] for name, values in columns.items()}
         (transaction,) = Part(one, [0], {}).transactions
         try:
             check_time(self._model, transaction)
@@ -112,14 +118,14 @@ class ArrowRows:
 
 
 def read_stream(body: bytes, schema: Schema, limit: int) -> pa.Table:
-    """Read a stream of at most `limit` rows whose columns have the right names and types. Raises Rejected."""
+    """Read a stream of at most `limit` rows and check its column names and types. Raises Rejected."""
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
         first = messages.read_next_message()
         if first.type != "schema":
             raise _not_arrow(f"it begins with a {first.type}")
-        found = pa.ipc.read_schema(first)
-        _check_columns(found, schema)
+        stream_schema = pa.ipc.read_schema(first)
+        _check_columns(stream_schema, schema)
         batches: list[pa.RecordBatch] = []
         n_rows = 0
         for message in _rest(messages):
@@ -129,13 +135,13 @@ def read_stream(body: bytes, schema: Schema, limit: int) -> pa.Table:
                 raise _not_arrow(f"it has more than {_MOST_BATCHES:,} record batches")
             if _is_compressed(message):
                 raise _not_arrow("it is compressed")
-            batch = pa.ipc.read_record_batch(message, found)
+            batch = pa.ipc.read_record_batch(message, stream_schema)
             n_rows += batch.num_rows
             if n_rows > limit:
                 raise too_many(limit)
             batch.validate(full=True)
             batches.append(batch)
-        return pa.Table.from_batches(batches, found)
+        return pa.Table.from_batches(batches, stream_schema)
     except (EOFError, StopIteration):
         raise _not_arrow("it is empty") from None
     except (pa.ArrowException, OSError, ValueError, struct.error) as error:
@@ -150,35 +156,37 @@ def _rest(messages: Any) -> Any:
             return
 
 
-def _check_columns(found: pa.Schema, schema: Schema) -> None:
-    """Raise Rejected for columns that are missing, unknown, twice there or of another type, a problem for each."""
-    if len(found.names) > _MOST_COLUMNS:
+def _check_columns(stream_schema: pa.Schema, schema: Schema) -> None:
+    """Raise Rejected with one problem per column that is missing, unknown, repeated or of the wrong type."""
+    if len(stream_schema.names) > _MOST_COLUMNS:
         raise _not_arrow(f"it has more than {_MOST_COLUMNS:,} columns")
-    given = dict.fromkeys(found.names)
+    sent_names = dict.fromkeys(stream_schema.names)
     known = {column.name: column for column in schema.inputs}
     problems = [
         problem("repeated_field", "the column is given twice", "send it once", field=name)
-        for name in given
-        if name in known and found.names.count(name) > 1
+        for name in sent_names
+        if name in known and stream_schema.names.count(name) > 1
     ]
     for column in schema.inputs:
-        if column.name not in given and not column.nullable:
-            near = closest(column.name, [name for name in given if name not in known])
+        if column.name not in sent_names and not column.nullable:
+            near = closest(column.name, [name for name in sent_names if name not in known])
             message = f"this column is required{near.replace('; did you mean ', '; is it what you called ')}"
             problems.append(problem("missing", message, remedy_of(column), field=column.name))
-        elif column.name in given and (told := wrong_type(column, found.types[found.names.index(column.name)])):
-            problems.append(told)
-    for name in [name for name in given if name not in known][:MOST_PROBLEMS]:
-        problems.append(problem("extra_forbidden", *about_extra(name, schema, given), field=name))
+        elif column.name in sent_names and (
+            fault := wrong_type(column, stream_schema.types[stream_schema.names.index(column.name)])
+        ):
+            problems.append(fault)
+    for name in [name for name in sent_names if name not in known][:MOST_PROBLEMS]:
+        problems.append(problem("extra_forbidden", *describe_unknown_field(name, schema, sent_names), field=name))
     if problems:
         raise Rejected(422, *problems[:MOST_PROBLEMS])
 
 
 def _is_compressed(message: Any) -> bool:
-    """Whether a record batch says how it is compressed; pyarrow does not tell, and unpacks without a limit.
+    """Whether a record batch is compressed. pyarrow does not expose this, and decompresses without a limit.
 
-    The metadata is a FlatBuffer that Arrow has checked (format/Message.fbs): the third field of a Message is its
-    header, the fourth of a RecordBatch its compression.
+    The metadata is a FlatBuffer that Arrow has validated (format/Message.fbs): field 3 of a Message is its header,
+    field 4 of a RecordBatch its compression.
     """
     data = message.metadata.to_pybytes()
     header = _field_of(data, struct.unpack_from("<I", data)[0], 2)
@@ -186,16 +194,16 @@ def _is_compressed(message: Any) -> bool:
 
 
 def _field_of(data: bytes, table: int, index: int) -> int | None:
-    """Where the field with this index of a FlatBuffer's table is; None where it has none."""
+    """Offset of field `index` of a FlatBuffer table; None if it is absent."""
     entries = table - struct.unpack_from("<i", data, table)[0]
     if 4 + 2 * index >= struct.unpack_from("<H", data, entries)[0]:
         return None
-    place = struct.unpack_from("<H", data, entries + 4 + 2 * index)[0]
-    return table + place if place else None
+    offset = struct.unpack_from("<H", data, entries + 4 + 2 * index)[0]
+    return table + offset if offset else None
 
 
 def _spread(values: np.ndarray, missing: np.ndarray | None, kind: pa.DataType) -> pa.Array:
-    """The values in their places, null in the others."""
+    """The values at the rows that are not `missing`, null elsewhere."""
     if missing is None:
         return pa.array(values, kind)
     spread = np.zeros(len(missing), dtype=values.dtype)
@@ -203,7 +211,7 @@ def _spread(values: np.ndarray, missing: np.ndarray | None, kind: pa.DataType) -
     return pa.array(spread, kind, mask=missing)
 
 
-def _told(problem: dict[str, Any]) -> str:
+def _message_of(problem: dict[str, Any]) -> str:
     return f"{problem['msg']} ({problem['remedy']})"
 
 

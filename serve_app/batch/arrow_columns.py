@@ -1,7 +1,6 @@
-"""Checks typed Arrow columns against a schema, a column at a time, with the verdicts of `serve_app.request.fields`.
+"""Validates Arrow columns against a schema, with the same errors as a single request.
 
-Vectorised comparisons accept what is right. What is wrong goes through the check of a single request, value by value,
-so that a batch gives the same errors.
+Vectorised comparisons accept valid values. Invalid ones go one by one through the check of `serve_app.request.fields`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Problem = dict[str, Any]
 
 
 def wrong_type(column: Column, kind: pa.DataType) -> Problem | None:
-    """What is wrong with the type of a whole column, or None."""
+    """The problem with the Arrow type of a column, or None."""
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     fits = {
@@ -39,7 +38,7 @@ def wrong_type(column: Column, kind: pa.DataType) -> Problem | None:
 
 
 def read_column(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
-    """Return canonical values (`fraud.schema.values.array_of`) (anything in a row at fault), and the faults."""
+    """Return canonical values (see `fraud.schema.values.array_of`; undefined in invalid rows) and {row: problem}."""
     if pa.types.is_null(values.type):
         return _read_values(column, values)
     if column.kind in ("numeric", "boolean"):
@@ -60,7 +59,7 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     missing = _missing(values)
     unit = values.type.unit if pa.types.is_timestamp(values.type) else "D"
     ticks = values.cast(pa.int32() if unit == "D" else pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    # Compared in the unit of the column: seconds of the year 292,277,026,596 do not fit into microseconds.
+    # Compare in the unit of the column: the year 292,277,026,596 fits into seconds but not into microseconds.
     first, last = (limit.astype(f"M8[{unit}]").astype(np.int64) for limit in (EARLIEST, LATEST))
     inside = (ticks >= first) & (ticks < last)
     times = np.where(inside, ticks, 0).astype(np.int64).astype(f"M8[{unit}]").astype("M8[us]")
@@ -76,7 +75,7 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
 
 
 def _read_values(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int, Problem]]:
-    """Text, whole numbers as text, times as text and times as numbers: each distinct value is checked once."""
+    """Text, integers as text, and times as text or numbers. Checks each distinct value once."""
     check = check_of(column)
     encoded = pc.dictionary_encode(values, null_encoding="encode")
     canonical: list[Any] = []

@@ -1,7 +1,7 @@
 """POST /score/batch: many transactions in one request, answered row by row in the format of the request.
 
-The work is cut into parts of about ten milliseconds, and the event loop runs between them, so that single requests do
-not wait for a batch. Threads would not do: the engine's loops hold the interpreter's lock, and with it the event loop.
+A batch is processed in parts of about 10 ms with the event loop running in between, so single requests do not wait for
+it. Threads would not help: the engine's loops hold the GIL and would block the event loop.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ _LARGEST_PART = 4096
 
 
 class Rows(Protocol):
-    """The rows of one request in one format, and the answer in the same; see batch_json.TextRows."""
+    """The rows of one request and its response, both in the format of the request."""
 
     media_type: str
 
     def __len__(self) -> int: ...
 
-    async def take(self, start: int, stop: int) -> Part:
-        """Read the rows from `start` to `stop`; what takes long lets other requests through."""
+    async def read(self, start: int, stop: int) -> Part:
+        """Read rows `start` to `stop`. Yields to other requests if it takes long."""
 
     def add(self, start: int, scored: ScoredPart) -> None:
-        """Put the answers to a part behind those to the rows before it."""
+        """Append the answers of a part."""
 
     def answer(self, summary: dict[str, Any]) -> bytes:
-        """The whole answer."""
+        """The complete response body."""
 
 
 class Batch:
-    """Answers batches with the model that `state` holds when the request comes, one batch at a time."""
+    """Answers batches, one at a time, with the model in `state` when the request arrives."""
 
     def __init__(self, state: State, recorder: Recorder, limits: BatchLimits | None = None) -> None:
         self._state = state
         self._recorder = recorder
         self._limits = limits or BatchLimits()
-        self._turn = asyncio.Lock()  # single requests share the event loop with one batch, not with thirty
-        self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `PART_S` last time
+        self._turn = asyncio.Lock()  # single requests compete with one batch at most
+        self._sizes: dict[tuple[str, bool], int] = {}  # rows that took `PART_S` in the last batch
 
     async def score(self, scope: Scope, receive: Receive) -> Response:
-        """The content of models.BatchAnswers, or the same in the other formats. Raises Rejected (413, 415, 422)."""
+        """Respond with models.BatchAnswers, or its NDJSON or Arrow form. Raises Rejected (413, 415, 422)."""
         model = self._state.model
         learn, with_reasons = flag_of(scope, "learn", default=True), flag_of(scope, "reasons", default=False)
         headers = Headers(scope=scope)
@@ -67,18 +67,18 @@ class Batch:
             rows = await self._rows(model, body, media_type)
             n_scored, waited_s = 0, 0.0
             async for start, stop in self._parts(len(rows), model, (media_type, with_reasons)):
-                part = await rows.take(start, stop)
+                part = await rows.read(start, stop)
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
                 rows.add(start, scored)
                 if learn:
                     self._recorder.record_part(scope["state"], scored)
                     waited_s += await self._wait(_LONGEST_WAIT_S - waited_s)
-                n_scored += len(part.places)
+                n_scored += len(part.positions)
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)
 
     async def _wait(self, longest_s: float) -> float:
-        """Wait while the decision log is behind, and return how many seconds that was."""
+        """Wait while the decision log is behind, at most `longest_s`; return the seconds waited."""
         began = time.perf_counter()
         while self._recorder.is_behind():
             if time.perf_counter() - began >= longest_s:
@@ -95,34 +95,34 @@ class Batch:
 
             return ArrowRows(model, body, limit)
         elements = elements_of(body, limit, len(model.engine.schema.inputs))
-        pieces = elements if isinstance(elements, list) else await _all(elements)
+        pieces = elements if isinstance(elements, list) else await _collect(elements)
         return TextRows(model, pieces, "application/json", is_array=True)
 
     async def _parts(self, n_rows: int, model: ServedModel, kind: tuple[str, bool]) -> AsyncIterator[tuple[int, int]]:
-        """Cut rows into parts that take about `PART_S` each, and let other requests through after each of them."""
-        # A row with history may wait for a store: that counts. Otherwise waiting is for other threads and processes,
-        # and smaller parts, each of which costs a millisecond, would make it longer.
+        """Split rows into parts that take about `PART_S` each. Yields to other requests after each part."""
+        # With history, waiting for the store counts, so use wall time. Without, waiting is only for other threads and
+        # processes; smaller parts cost a millisecond each and would make it worse, so use CPU time.
         clock, smallest = (time.perf_counter, 64) if model.engine.schema.history else (time.thread_time, 512)
         start, size = 0, max(smallest, self._sizes.get(kind, smallest))
         while start < n_rows:
             began = clock()
-            stop = n_rows if n_rows - start < 1.5 * size else start + size  # a small rest costs nearly as much
+            stop = n_rows if n_rows - start < 1.5 * size else start + size  # no tiny last part: it costs nearly as much
             yield start, stop
             took = max(clock() - began, 1e-6)
-            if stop - start >= size:  # a rest says little: what every part costs, however small, hides what a row does
+            if stop - start >= size:  # ignore a short last part: its fixed cost dominates
                 fitting = min(int((stop - start) * PART_S / took), 4 * size)
                 size = self._sizes[kind] = max(smallest, min(_LARGEST_PART, fitting))
             start = stop
             await asyncio.sleep(0)
 
 
-async def _all(pieces: Iterator[bytes]) -> list[bytes]:
-    found = []
+async def _collect(pieces: Iterator[bytes]) -> list[bytes]:
+    collected = []
     for piece in pieces:
-        found.append(piece)
-        if len(found) % _LARGEST_PART == 0:
+        collected.append(piece)
+        if len(collected) % _LARGEST_PART == 0:
             await asyncio.sleep(0)
-    return found
+    return collected
 
 
 def _media_type(headers: Headers) -> str:

@@ -1,4 +1,4 @@
-"""Batches as text: a JSON array, or a JSON object a line (NDJSON). Every row is read as POST /score reads its body."""
+"""Batches as a JSON array or NDJSON. Each row is parsed like the body of POST /score."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from serve_app.request.problems import Rejected, problem
 from serve_app.request.reader import too_large
 from serve_app.scoring import encode
 
-# Problems in one answer, about half a MiB of them; a row may have twenty, and 10,000 rows would make 50 MiB.
-_MOST_TOLD = 2_000
+# Problems in one response, about 0.5 MiB. Unlimited, 10,000 rows with 20 problems each would make 50 MiB.
+_MOST_REPORTED = 2_000
 _SPACE = re.compile(r"[ \t\r\n]*")
 _pieces: Callable[[bytes], list[Any]] = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class TextRows:
-    """The rows of a batch as text, and the answer in the same form.
+    """The rows of a JSON or NDJSON batch, and the response in the same format.
 
     pieces: the bytes of each row; media_type: of request and answer.
     """
@@ -35,74 +35,74 @@ class TextRows:
         self._pieces = pieces
         self._is_array = is_array
         self._out: list[bytes] = []
-        self._n_told = 0
+        self._n_reported = 0
         self.media_type = media_type
 
     def __len__(self) -> int:
         return len(self._pieces)
 
-    async def take(self, start: int, stop: int) -> Part:
-        """Read the rows from `start` to `stop`. A wrong one takes a hundred times as long as a good one: others may
-        have their turn between two of them."""
+    async def read(self, start: int, stop: int) -> Part:
+        """Read rows `start` to `stop`. Yields to other requests between slow rows: an invalid row takes 100 times as
+        long as a valid one."""
         schema = self._model.engine.schema
         pieces = list(map(bytes, self._pieces[start:stop]))
         columns = self._model.reader.parse_many(pieces)
         if columns is not None and not (schema.history and schema.timestamp and None in columns[schema.timestamp.name]):
             arrays = {column.name: array_of(column, columns[column.name]) for column in schema.inputs}
             return Part(arrays, range(len(pieces)), {})
-        transactions, places, rejected = [], [], {}
+        transactions, positions, rejected = [], [], {}
         until = time.perf_counter() + PART_S
-        for place, piece in enumerate(pieces):
+        for row, piece in enumerate(pieces):
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + PART_S
             try:
                 transactions.append(self._read(piece))
-                places.append(place)
+                positions.append(row)
             except Rejected as error:
-                rejected[place] = self._told(error.problems)
-        return Part(columns_of(schema, transactions), places, rejected, transactions)
+                rejected[row] = self._reported(error.problems)
+        return Part(columns_of(schema, transactions), positions, rejected, transactions)
 
     def add(self, start: int, scored: ScoredPart) -> None:
-        """Put the answers to a part that began at row `start` behind those to the rows before it."""
+        """Append the answers of a part that began at row `start`."""
         part = scored.part
         answers = scored.answers()
         if part.rejected:
-            told = {place: {"row": start + place, "detail": problems} for place, problems in part.rejected.items()}
-            told |= zip(part.places, answers, strict=True)
-            answers = [told[place] for place in range(part.size)]
+            by_row = {row: {"row": start + row, "detail": problems} for row, problems in part.rejected.items()}
+            by_row |= zip(part.positions, answers, strict=True)
+            answers = [by_row[row] for row in range(part.size)]
         self._out += map(encode, answers)
 
     def answer(self, summary: dict[str, Any]) -> bytes:
-        """The whole answer. summary: what is told of all rows together; NDJSON has no place for it."""
+        """The complete response body. summary: totals of the batch, left out in NDJSON."""
         if not self._is_array:
             return b"\n".join([*self._out, b""])
         return b'{"results":[' + b",".join(self._out) + b"]," + encode(summary)[1:]
 
-    def _told(self, problems: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        """All problems of a row; once a batch has had very many, the first one of a row, without a suggestion."""
-        if self._n_told >= _MOST_TOLD:
+    def _reported(self, problems: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        """The problems of a row to report: all of them, or only the first once a batch exceeds _MOST_REPORTED."""
+        if self._n_reported >= _MOST_REPORTED:
             return problems[:1]
-        self._n_told += len(problems)
+        self._n_reported += len(problems)
         return problems
 
     def _read(self, piece: bytes) -> dict[str, object]:
         reader = self._model.reader
         if len(piece) > reader.limit:
             raise too_large(reader.limit, "one transaction")
-        transaction = reader.parse(piece, suggest=self._n_told < _MOST_TOLD)
+        transaction = reader.parse(piece, suggest=self._n_reported < _MOST_REPORTED)
         check_time(self._model, transaction)
         return transaction
 
 
 def too_many(limit: int) -> Rejected:
-    """The 413 for a batch of more than `limit` rows."""
+    """The 413 for a batch with more than `limit` rows."""
     remedy = f"send at most {limit:,} transactions at a time"
     return Rejected(413, problem("too_many_rows", f"the body holds more than {limit:,} transactions", remedy))
 
 
 def lines_of(body: bytes, limit: int) -> list[bytes]:
-    """The lines of an NDJSON body that are not blank. Raises Rejected (413, 422)."""
+    """The non-blank lines of an NDJSON body. Raises Rejected (413, 422)."""
     body = body.strip()
     if not body:
         raise _empty("one transaction a line")
@@ -112,13 +112,13 @@ def lines_of(body: bytes, limit: int) -> list[bytes]:
 
 
 def elements_of(body: bytes, limit: int, n_fields: int) -> list[bytes] | Iterator[bytes]:
-    """The bytes of each element of a JSON array, which may be broken inside. Raises Rejected (413, 422).
+    """The bytes of each element of a JSON array; elements may be invalid. Raises Rejected (413, 422).
 
-    n_fields: of a transaction. What is not plain JSON, such as NaN, is divided by Python's own parser, step by step.
+    n_fields: of a transaction. Bodies that are not strict JSON (NaN, for example) are split lazily by Python's parser.
     """
     if not body.strip():
         raise _empty("an array of transactions")
-    # msgspec makes an object of each element, and a small body could hold millions; a transaction has few commas.
+    # msgspec creates an object per element, and a small body could hold millions. Transactions have few commas.
     if body.count(b",") <= 2 * limit * (n_fields + 1):
         try:
             pieces = _pieces(body)
@@ -136,41 +136,41 @@ def _elements_slowly(body: bytes, limit: int) -> Iterator[bytes]:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        told = problem("json_invalid", f"the body is not UTF-8 at byte {error.start}", "encode it as UTF-8")
-        raise Rejected(422, told) from None
+        entry = problem("json_invalid", f"the body is not UTF-8 at byte {error.start}", "encode it as UTF-8")
+        raise Rejected(422, entry) from None
     parse = json.JSONDecoder(parse_int=float).raw_decode
-    place, n = _after_space(text, 0), 0
-    if not text.startswith("[", place):
+    position, n = _after_space(text, 0), 0
+    if not text.startswith("[", position):
         raise Rejected(422, problem("array_type", "the body is not an array", remedy))
-    place = _after_space(text, place + 1)
-    while n or not text.startswith("]", place):
+    position = _after_space(text, position + 1)
+    while n or not text.startswith("]", position):
         if n == limit:
             raise too_many(limit)
         try:
-            end = place + parse(text[place : place + _LONGEST_ELEMENT])[1]
+            end = position + parse(text[position : position + _LONGEST_ELEMENT])[1]
         except (json.JSONDecodeError, RecursionError) as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
             raise Rejected(422, problem("json_invalid", f"the body is not JSON at row {n}: {why}", remedy)) from None
-        yield text[place:end].encode()
+        yield text[position:end].encode()
         n += 1
-        place = _after_space(text, end)
-        if text.startswith("]", place):
+        position = _after_space(text, end)
+        if text.startswith("]", position):
             break
-        if not text.startswith(",", place):
+        if not text.startswith(",", position):
             raise Rejected(422, problem("json_invalid", f"the body is not JSON after row {n - 1}", remedy))
-        place = _after_space(text, place + 1)
-    if _after_space(text, place + 1) < len(text):
+        position = _after_space(text, position + 1)
+    if _after_space(text, position + 1) < len(text):
         raise Rejected(422, problem("json_invalid", "the body goes on after the array", remedy))
 
 
-# A longer element is refused whatever it holds, and looking for its end would keep other requests waiting.
+# A longer element is rejected anyway, and searching for its end would block other requests.
 _LONGEST_ELEMENT = 256 * 1024
 
 
-def _after_space(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
-    return found.end() if found else place
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
-def _empty(wanted: str) -> Rejected:
-    return Rejected(422, problem("json_invalid", "the body is empty", f"send {wanted}"))
+def _empty(expected: str) -> Rejected:
+    return Rejected(422, problem("json_invalid", "the body is empty", f"send {expected}"))

@@ -1,4 +1,4 @@
-"""From a journal of decisions to Parquet files, one below date=YYYY-MM-DD/ for each day in it (UTC)."""
+"""Converts a decision journal to Parquet files, one per UTC day, in date=YYYY-MM-DD/."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ import pyarrow.parquet as pq
 from fraud.data import filesystems, tables
 from serve_app.decisions.rows import INPUTS, blocks_of, table_schemas
 
-_BLOCK = 8 << 20  # bytes; no line may be longer, and a transaction of a thousand columns is a megabyte at most
+_BLOCK = 8 << 20  # bytes, the longest possible line; a transaction with a thousand columns has 1 MB at most
 
 
 class UnreadableJournalError(Exception):
-    """A journal is no journal: its first line is missing, or its lines do not fit it."""
+    """The journal has no header line, or its lines do not match the header."""
 
 
 def publish(journal: Path, url: str, name: str) -> tuple[int, int]:
-    """Write the decisions of `journal` to date=.../NAME.parquet below `url`; return how many, and lines skipped.
+    """Write the decisions of `journal` to date=.../NAME.parquet under `url`; return (decisions, skipped lines).
 
-    Readers see a file whole or not at all. Written twice, as after a crash, it replaces itself. A line that is cut
-    short is skipped. The journal is left as it is. Raises UnreadableJournalError, or DataError where `url` cannot be
-    written.
+    Atomic and idempotent: a retry after a crash replaces the file. Truncated lines are skipped. The journal is not
+    changed. Raises UnreadableJournalError, or DataError if `url` cannot be written.
     """
     table, skipped = read(journal)
     _make_private(url)
     days = pc.cast(table["time"], pa.date32())
-    there = sorted(pc.unique(days).to_pylist())
-    for day in there:
-        part = table if len(there) == 1 else table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
+    dates = sorted(pc.unique(days).to_pylist())
+    for day in dates:
+        part = table if len(dates) == 1 else table.filter(pc.equal(days, pa.scalar(day, pa.date32())))
         _write(part, f"{url.rstrip('/')}/date={day or dt.date(1970, 1, 1)}/{name}.parquet")
     return len(table), skipped
 
 
 def read(journal: Path) -> tuple[pa.Table, int]:
-    """The decisions of a journal, and how many of its lines are cut short. Raises UnreadableJournalError."""
+    """The decisions of a journal and the number of truncated lines. Raises UnreadableJournalError."""
     content = journal.read_bytes()
     start = content.find(b"\n") + 1
     schemas = _schemas(journal, content[:start])
@@ -53,27 +52,27 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         return pa.concat_tables([_parsed(pa.py_buffer(singles), *schemas), in_blocks]), skipped
     except pa.ArrowInvalid:
         pass
-    whole = []
+    complete = []
     for line in singles.split(b"\n"):
         if _is_json(line):
-            whole.append(line)
+            complete.append(line)
         elif line:
             skipped += 1
     try:
-        return pa.concat_tables([_parsed(pa.py_buffer(b"\n".join(whole)), *schemas), in_blocks]), skipped
+        return pa.concat_tables([_parsed(pa.py_buffer(b"\n".join(complete)), *schemas), in_blocks]), skipped
     except pa.ArrowInvalid as error:
-        raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
+        raise UnreadableJournalError(f"{journal}: its lines do not match its header ({error})") from None
 
 
 def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Table, int]:
-    """What was asked by the decisions of a journal from byte `start` (0: all) to its last whole line, and its end.
+    """Read the inputs of a journal's decisions from byte `start` (0: all) on; return them and the end offset.
 
-    names: the inputs that are read, a column each where the journal has them. It may be written meanwhile. Lines that
-    are cut short are left out. Raises UnreadableJournalError, OSError.
+    names: the input columns to read; those that the journal lacks are left out. The journal may still be written to.
+    Truncated lines are skipped. Raises UnreadableJournalError, OSError.
     """
     with journal.open("rb") as file:
         header = file.readline()
-        if not header.endswith(b"\n"):  # not even that is written yet
+        if not header.endswith(b"\n"):  # the header is not written yet
             return pa.table({}), start
         schemas = _schemas(journal, header)
         file.seek(max(start, len(header)))
@@ -83,7 +82,7 @@ def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Tab
     if INPUTS not in schemas[0].names:
         return pa.table({}), end
     singles, blocks, _ = blocks_of(lines, schemas[0])
-    # A decision has thirty more fields, which cost ten times as much as these.
+    # Parse the inputs only: the thirty other fields of a decision cost ten times as much.
     asked, as_sent = (_only(schema.field(INPUTS).type, names) for schema in schemas)
     try:
         parsed = _parsed(pa.py_buffer(singles), asked, as_sent)
@@ -92,19 +91,19 @@ def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Tab
         try:
             parsed = _parsed(pa.py_buffer(b"\n".join(good)), asked, as_sent)
         except pa.ArrowInvalid as error:
-            raise UnreadableJournalError(f"{journal}: its lines do not fit its first one ({error})") from None
+            raise UnreadableJournalError(f"{journal}: its lines do not match its header ({error})") from None
     chunks = [*parsed[INPUTS].chunks, *(_fields(block[INPUTS], asked.field(INPUTS).type) for block in blocks)]
     inputs = pa.chunked_array(chunks, asked.field(INPUTS).type)
     return pa.table({field.name: pc.struct_field(inputs, field.name) for field in inputs.type}), end
 
 
 def _only(inputs: pa.DataType, names: Collection[str]) -> pa.Schema:
-    """The schema of what is asked alone, with these columns."""
+    """The schema of the inputs alone, with these columns."""
     return pa.schema([pa.field(INPUTS, pa.struct([field for field in inputs if field.name in names]))])
 
 
 def _fields(inputs: pa.StructArray, kind: pa.DataType) -> pa.StructArray:
-    """Those of the fields that `kind` has, in its order."""
+    """Select the fields of `kind`, in its order."""
     return pa.StructArray.from_arrays([pc.struct_field(inputs, field.name) for field in kind], fields=list(kind))
 
 
@@ -112,7 +111,7 @@ def _schemas(journal: Path, header: bytes) -> tuple[pa.Schema, pa.Schema]:
     try:
         return table_schemas(header)
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableJournalError(f"{journal}: no first line that says what it holds ({error})") from None
+        raise UnreadableJournalError(f"{journal}: the header line is missing or invalid ({error})") from None
 
 
 def _is_json(line: bytes) -> bool:
@@ -125,7 +124,7 @@ def _is_json(line: bytes) -> bool:
 def _parsed(lines: pa.Buffer, schema: pa.Schema, as_sent: pa.Schema) -> pa.Table:
     if not lines.size:
         return schema.empty_table()
-    # Arrow parses without Python's lock, so that no request waits; one thread, because requests need the others.
+    # Arrow parses without the GIL, so no request waits. One thread: requests need the other cores.
     table = pj.read_json(
         pa.BufferReader(lines),
         read_options=pj.ReadOptions(use_threads=False, block_size=_BLOCK),
@@ -137,7 +136,7 @@ def _parsed(lines: pa.Buffer, schema: pa.Schema, as_sent: pa.Schema) -> pa.Table
 def _write(table: pa.Table, path: str) -> None:
     def put(stream: IO[bytes]) -> None:
         pq.write_table(table, stream, compression="zstd")
-        if isinstance(stream, io.BufferedWriter):  # the journal goes once the file is there, so it must be on the disk
+        if isinstance(stream, io.BufferedWriter):  # the journal is deleted next, so the file must be on disk
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -1,8 +1,8 @@
-"""The append-only files in which decisions wait to become Parquet, and who they belong to.
+"""Append-only journals that hold decisions until they become Parquet.
 
-Every writer has a folder of its own, `<host>-<process>-<random>/`, with numbered journals and a file `lock` that it
-holds as long as it lives; the operating system lets go of it however the process dies. So another process can tell a
-dead writer's journals from a live one's. A journal is one JSON document a line; the first says what the others hold.
+Each writer has a folder `<host>-<process>-<random>/` with numbered journals and a file `lock`. It holds the lock while
+it lives, and the operating system releases it when the process dies, so others can recover the journals of a dead
+writer. A journal has one JSON document per line; the first line is a header that describes the others.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SUFFIX = ".jsonl"
 
 
 class Journal:
-    """One journal that is being written. rows: decisions in it; size: bytes, always whole lines.
+    """A journal open for writing. rows: decisions in it; size: bytes, always complete lines.
 
-    Raises OSError where the file cannot be made or written; what was appended before stays whole.
+    Raises OSError if the file cannot be created or written. Lines appended before stay intact.
     """
 
     def __init__(self, path: Path, header: bytes) -> None:
@@ -40,22 +40,21 @@ class Journal:
             raise
 
     def append(self, lines: list[bytes], rows: int) -> None:
-        """Write lines that hold so many decisions, each ended by a newline: all, or where the disk is full none."""
+        """Write newline-terminated lines that hold `rows` decisions. All or nothing, even on a full disk."""
         self._write(b"".join(lines))
         self.rows += rows
 
     def sync(self) -> None:
-        """Return once everything written is on the disk."""
+        """Flush to disk (fdatasync)."""
         if not self.is_synced:
             os.fdatasync(self._file)
             self.is_synced = True
 
     def close(self) -> None:
-        """Write no more."""
         os.close(self._file)
 
     def _write(self, data: bytes) -> None:
-        if self._is_torn:  # ends the half line, which readers then skip
+        if self._is_torn:  # terminate the torn line; readers skip it
             data = b"\n" + data
         rest, done = memoryview(data), 0
         self.is_synced = False
@@ -73,15 +72,15 @@ class Journal:
 
 
 class WriterFolder:
-    """The folder of one live writer, held until `close`. name: unique to it. Raises OSError."""
+    """The locked folder of a live writer. name: unique. Raises OSError."""
 
     def __init__(self, root: Path) -> None:
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
         self.path = root / self.name
-        for folder in (root.parent, root):  # the mode is that of the last folder made
+        for folder in (root.parent, root):  # `mode` applies only to the last folder created
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Nobody may see the folder before its lock is held, or would take the writer for dead.
+        # Publish the folder only after locking it; others would consider the writer dead.
         draft = root / f".{self.name}"
         draft.mkdir(mode=0o700)
         try:
@@ -94,25 +93,25 @@ class WriterFolder:
         self._count = 0
 
     def next_path(self) -> Path:
-        """Where the next journal goes."""
+        """The path of the next journal."""
         self._count += 1
         return self.path / f"{self._count:06d}{SUFFIX}"
 
     def close(self) -> None:
-        """Let go of the folder, and remove it where no journal is left; one that is left is the next start's."""
+        """Release the folder; remove it if no journal is left. The next start recovers what is left."""
         _remove_if_empty(self.path)
         os.close(self._lock)
 
 
 @contextmanager
 def dead_writer(folder: Path) -> Iterator[list[Path]]:
-    """Give the journals of `folder`, oldest first, if its writer is dead, and hold it meanwhile; else none.
+    """Lock `folder` if its writer is dead and yield its journals, oldest first; else yield none.
 
-    The folder is removed at the end where no journal is left.
+    Removes the folder at the end if no journal is left.
     """
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
-    except OSError:  # another process has just finished with it, or somebody else's folder
+    except OSError:  # another process has just removed it, or it is not a writer's folder
         yield []
         return
     try:

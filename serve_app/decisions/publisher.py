@@ -1,4 +1,4 @@
-"""The thread that turns finished journals of decisions into Parquet, and those of dead processes first of all."""
+"""The thread that publishes finished journals as Parquet and recovers those of dead processes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Count = Callable[[str, int], None]
 
 
 class Publisher:
-    """Publishes journals below `url` in the order they are submitted, each until it works.
+    """Publishes journals under `url` in the order of submission. Retries each until it succeeds.
 
-    root: the folder of all writers' folders. count: called with ("retried" or "lost", number of decisions).
+    root: the parent of the writers' folders. count: called with ("retried" or "lost", number of decisions).
     """
 
     def __init__(self, url: str, root: Path, count: Count) -> None:
@@ -35,11 +35,11 @@ class Publisher:
         self._thread.start()
 
     def submit(self, journal: Path, rows: int) -> None:
-        """Take over a journal that nobody writes any more. Never waits."""
+        """Queue a closed journal. Never blocks."""
         self._submitted.put((journal, rows))
 
     def finish(self, deadline: float) -> None:
-        """Publish what was submitted; give up what does not work until `deadline`, in seconds of time.monotonic."""
+        """Publish what was submitted, until `deadline` (time.monotonic, seconds)."""
         self._deadline = deadline
         self._submitted.put(None)
         self._thread.join(max(0.0, deadline - time.monotonic()) + 1.0)
@@ -49,7 +49,7 @@ class Publisher:
         while True:
             try:
                 self._publish_all()
-            except Exception as error:  # noqa: BLE001 - whatever a store's client raises, the journal stays for another try
+            except Exception as error:  # noqa: BLE001 - whatever the store's client raises, the journal stays and is retried
                 if not has_failed:
                     logger.error("decisions cannot be written as Parquet (%s); the journals stay until they can", error)
                 self._count("retried", sum(rows for _, rows in self._waiting))
@@ -78,7 +78,7 @@ class Publisher:
             self._has_recovered = True
 
     def _publish_one(self, journal: Path, rows: int) -> int:
-        """Publish and remove one journal; returns how many decisions it held. An unreadable one is put aside."""
+        """Publish and remove one journal; return its number of decisions. An unreadable journal is set aside."""
         name = f"{journal.parent.name}-{journal.stem}"
         try:
             published, skipped = publish(journal, self._url, name)
@@ -88,20 +88,20 @@ class Publisher:
             return 0
         except UnreadableJournalError as error:
             aside = self._root / f"unreadable-{name}"
-            logger.error("%s; it is kept as %s", error, aside.name)
+            logger.error("%s; it is renamed to %s", error, aside.name)
             journal.rename(aside)
             self._count("lost", rows)
             return 0
         if skipped:
-            logger.warning("%s: %d lines were cut short and are skipped", journal.name, skipped)
+            logger.warning("%s: skipped %d truncated lines", journal.name, skipped)
             self._count("lost", skipped)
         journal.unlink()
         return published
 
     def _recover(self) -> None:
-        """Publish what writers left that are dead."""
+        """Publish the journals of dead writers."""
         for folder in writer_folders(self._root):
             with dead_writer(folder) as journals:
-                found = sum(self._publish_one(journal, 0) for journal in journals)
+                published = sum(self._publish_one(journal, 0) for journal in journals)
             if journals:
-                logger.info("published %d decisions that a stopped process left", found)
+                logger.info("published %d decisions that a stopped process left", published)

@@ -1,4 +1,4 @@
-"""Transactions from the decision log, each file once: this machine's journals, then the Parquet files of all."""
+"""Reads transactions from the decision log: the journals of this machine, then all Parquet files, each once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TYPES = {"numeric": pa.float64(), "boolean": pa.float64(), "timestamp": pa.time
 
 
 class DecisionReader:
-    """Reads the columns `names` of the transactions that were decided on, from where the last call ended.
+    """Reads the columns `names` of the logged transactions. Each call continues where the last one ended.
 
-    Journals of other machines are read once they are Parquet, a minute later at most. Not to be shared by threads.
+    Decisions of other machines appear when they become Parquet, within a minute. Not thread-safe.
     """
 
     def __init__(self, settings: DecisionSettings, schema: Schema, names: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ class DecisionReader:
 
     @property
     def hidden(self) -> list[str]:
-        """Columns that the log leaves out or hashes, so that they cannot be read from it."""
+        """Requested columns that the log omits or hashes."""
         return [c.name for c in self._columns if c.name in (*self._settings.omitted, *self._settings.hashed)]
 
     @property
@@ -49,14 +49,13 @@ class DecisionReader:
         return self._settings.url is not None
 
     def read(self, since: dt.date | None = None) -> Iterator[pa.Table]:
-        """What was decided and not read yet: a table a file, the columns `names`; missing ones are null.
+        """Yield the unread transactions, one table per file, with the columns `names`; missing ones are null.
 
-        since: the first day (UTC) whose decisions are looked at, default all. Raises DataError where the log cannot be
-        reached.
+        since: first day (UTC) to read, default all. Raises DataError if the log cannot be read.
         """
         if not self.is_on:
             return
-        yield from self._journals()  # first: one that is published meanwhile is then among the files
+        yield from self._journals()  # journals first: one that is published meanwhile is then among the files
         try:
             yield from self._files(since)
         except (OSError, ValueError, ImportError, pa.ArrowException, FraudError) as error:
@@ -68,7 +67,7 @@ class DecisionReader:
         if not filesystem.exists(root):
             return
         folders = [path for path in filesystem.ls(root, detail=False) if "/date=" in path]
-        if since is not None:  # a request's time may be a little ahead of the clock by which it is filed
+        if since is not None:  # a request's time may be slightly ahead of its decision's day
             folders = [path for path in folders if path.rpartition("/date=")[2] >= (since - _DAY).isoformat()]
         for folder in sorted(folders):
             for path in sorted(filesystem.ls(folder, detail=False)):
@@ -79,7 +78,7 @@ class DecisionReader:
                 except FileNotFoundError:
                     continue
                 except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
-                    self._say(path, error)
+                    self._warn_once(path, error)
                     table = None
                 self._seen.add(path)
                 if table is not None:
@@ -89,14 +88,14 @@ class DecisionReader:
         file = ds.dataset(path, filesystem=filesystem, format="parquet")
         if INPUTS not in file.schema.names:
             return None
-        there = {field.name for field in file.schema.field(INPUTS).type}
-        fields = {c.name: ds.field(INPUTS, c.name) for c in self._columns if c.name in there}
+        logged = {field.name for field in file.schema.field(INPUTS).type}
+        fields = {c.name: ds.field(INPUTS, c.name) for c in self._columns if c.name in logged}
         return self._with_all(file.to_table(columns=fields), self._columns) if fields else None
 
     def _journals(self) -> Iterator[pa.Table]:
-        there = {path: None for folder in writer_folders(self._settings.journal) for path in folder.glob(f"*{SUFFIX}")}
-        self._offsets = {path: end for path, end in self._offsets.items() if path in there}
-        for path in sorted(there):
+        paths = {path: None for folder in writer_folders(self._settings.journal) for path in folder.glob(f"*{SUFFIX}")}
+        self._offsets = {path: end for path, end in self._offsets.items() if path in paths}
+        for path in sorted(paths):
             start = self._offsets.get(path, 0)
             try:
                 if path.stat().st_size <= start:
@@ -107,7 +106,7 @@ class DecisionReader:
             except FileNotFoundError:
                 continue
             except (OSError, UnreadableJournalError, pa.ArrowException) as error:
-                self._say(str(path), error)
+                self._warn_once(str(path), error)
 
     @staticmethod
     def _with_all(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
@@ -117,14 +116,14 @@ class DecisionReader:
              for name, kind in kinds}
         )  # fmt: skip
 
-    def _say(self, path: str, error: Exception) -> None:
+    def _warn_once(self, path: str, error: Exception) -> None:
         if path not in self._unreadable:
             self._unreadable.add(path)
-            logger.warning("decisions in %s are left out, they cannot be read (%s)", path, error)
+            logger.warning("decisions in %s cannot be read and are skipped (%s)", path, error)
 
 
 def frame_of(table: pa.Table, schema: Schema) -> pd.DataFrame:
-    """Decided transactions as fraud.schema.validation gives rows; those without a time are left out."""
+    """Convert a table to rows as fraud.schema.validation returns them. Drops rows without a time."""
     frame = table.to_pandas()
     for column in schema.columns:
         if column.name in frame:

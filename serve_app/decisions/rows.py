@@ -1,7 +1,7 @@
-"""Decisions, one or a block of them, and the two forms they are kept in: lines of a journal, rows of a Parquet table.
+"""Decision records and their two storage formats: journal lines and Parquet rows.
 
-A single decision is a JSON object in the journal. The decisions of a batch are one line together, because a line for
-each would cost more than their scores: an Arrow record batch in base64, and what is the same in all of them.
+A single decision is a JSON object in the journal. The decisions of a batch share one line, because one line each would
+cost more than scoring them: an Arrow record batch in base64, plus the values that all of them share.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from fraud.schema import Column, Schema
 from fraud.schema.values import since_epoch
 
 Role = Literal["champion", "canary"]
-# Kinds whose value the sentence of a reason never shows.
-_UNSPOKEN = ("entity", "id")
+# Kinds of columns whose values never appear in the text of a reason.
+_NEVER_IN_REASONS = ("entity", "id")
 
 
 @dataclass(slots=True, kw_only=True)
 class Decision:
-    """What was asked of a model and what it answered.
+    """One transaction and the model's answer to it.
 
     time_us: microseconds since 1970, UTC. inputs: {column: canonical value}. role: which of the two models decided.
-    score, is_fraud: None where `fallback` decided. scores: of each detector, {"forest_score": ...}. shadow_*: what the
-    challenger said of the same transaction; shadow_outcome: "scored", "shed", "failed", "late", or None where nobody
-    asked it.
+    score, is_fraud: None if `fallback` decided. scores: of each detector, {"forest_score": ...}. shadow_*: the
+    challenger's answer to the same transaction; shadow_outcome: "scored", "shed", "failed", "late", or None without
+    shadow scoring.
     """
 
     request_id: str
@@ -60,10 +60,10 @@ class Decision:
 
 @dataclass(slots=True, kw_only=True)
 class DecisionBlock:
-    """The decisions on some rows of one batch, n of them, all by the champion and none with a challenger's opinion.
+    """The decisions on n rows of one batch, all by the champion and without shadow scores.
 
-    What they share is as in `Decision`. columns: {"score", "is_fraud", "forest_score", ...: array (n,)}; inputs:
-    {column: canonical values (n,)}; reasons: of each row, or None; warnings: of each row.
+    Shared fields are as in `Decision`. columns: {"score", "is_fraud", "forest_score", ...: array (n,)}; inputs:
+    {column: canonical values (n,)}; reasons: per row, or None; warnings: per row.
     """
 
     request_id: str
@@ -96,17 +96,17 @@ _NUMBERS = ("threshold", "score", "shadow_score")
 _FLAGS = ("is_fraud", "shadow_is_fraud")
 _PLAIN = (*_TEXTS, *_NUMBERS, *_FLAGS)
 _plain_values = operator.attrgetter(*_PLAIN)
-_COUNT = pa.int64()  # of microseconds: what Arrow's JSON reader takes for a time, to be cast
+_COUNT = pa.int64()  # microseconds: Arrow's JSON reader needs integers, which are then cast to times
 _ARROW = {"double": pa.float64(), "string": pa.string(), "timestamp": pa.timestamp("us")}
 INPUTS = "inputs"
-_HEADER = "_inputs"  # the key of a journal's first line; no key of a decision
-_BLOCK = b'{"_block":"'  # how the line of a block begins; no decision's does
+_HEADER = "_inputs"  # the key of a journal's header line; no decision has it
+_BLOCK = b'{"_block":"'  # the start of a block's line; no decision starts like this
 
 
 def table_schemas(header: bytes) -> tuple[pa.Schema, pa.Schema]:
-    """The Arrow schema of a journal, from its first line, and that of its JSON, in which times are whole numbers.
+    """The Arrow schema of a journal, from its header line, and the schema of its JSON, in which times are integers.
 
-    Raises KeyError, TypeError or a MsgspecError where the line is none.
+    Raises KeyError, TypeError or a MsgspecError if the line is not a header.
     """
     types = msgspec.json.decode(header)[_HEADER]
     inputs = [(name, _ARROW[kind]) for name, kind in types.items()]
@@ -133,15 +133,15 @@ def _as_sent(kind: pa.DataType) -> pa.DataType:
 
 
 def blocks_of(lines: bytes, schema: pa.Schema) -> tuple[bytes, list[pa.RecordBatch], int]:
-    """Divide a journal's lines: those of single decisions, the blocks, and how many blocks are cut short."""
+    """Split a journal's lines into single decisions, blocks, and the number of truncated blocks."""
     singles, blocks, n_cut, start = [], [], 0, 0
-    while (place := lines.find(_BLOCK, start)) >= 0:
-        singles.append(lines[start:place])
-        end = lines.find(b"\n", place)
+    while (position := lines.find(_BLOCK, start)) >= 0:
+        singles.append(lines[start:position])
+        end = lines.find(b"\n", position)
         end = end if end >= 0 else len(lines)
         start = end + 1
         try:
-            blocks.append(_block_of(lines[place:end], schema))
+            blocks.append(_block_of(lines[position:end], schema))
         except (ValueError, TypeError, KeyError, OSError):  # pyarrow's errors and msgspec's are ValueErrors
             n_cut += 1
     return b"".join([*singles, lines[start:]]), blocks, n_cut
@@ -168,10 +168,10 @@ def _repeated(value: Any, kind: pa.DataType, n: int) -> pa.Array:
 
 
 class Encoder:
-    """Makes the journal's lines of decisions by one schema. header: the journal's first line.
+    """Encodes decisions of one schema as journal lines. header: the journal's first line.
 
-    omitted, hashed: columns whose value is left out, or replaced by its HMAC-SHA256 (64 hex digits) under `key`. What a
-    reason says of such a column's value goes with it.
+    omitted, hashed: columns that are dropped, or replaced by their HMAC-SHA256 (64 hex digits) under `key`. Their
+    values are also removed from the reasons.
     """
 
     def __init__(
@@ -184,26 +184,26 @@ class Encoder:
         self.header = msgspec.json.encode({_HEADER: types}) + b"\n"
         self._schema = table_schemas(self.header)[0]
         hidden = {*omitted, *hashed}
-        self._unsaid = [c.name for c in schema.inputs if c.name in hidden and c.kind not in _UNSPOKEN]
+        self._redacted = [c.name for c in schema.inputs if c.name in hidden and c.kind not in _NEVER_IN_REASONS]
         self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def line(self, decision: Decision) -> bytes:
-        """One line, ended by a newline. Raises TypeError or ValueError where a value is none of its column's."""
+        """One newline-terminated line. Raises TypeError or ValueError if a value does not fit its column."""
         row: dict[str, Any] = dict(zip(_PLAIN, _plain_values(decision), strict=True))
         row |= decision.scores
         row["time"] = decision.time_us
         row["reasons"] = [self._reason(reason) for reason in decision.reasons]
         row["warnings"] = decision.warnings
-        given, inputs = decision.inputs, {}
+        values, inputs = decision.inputs, {}
         for name, form in self._inputs:
-            value = given.get(name)
+            value = values.get(name)
             inputs[name] = None if value is None else form(value)
         if inputs:
             row[INPUTS] = inputs
         return self._encode(row) + b"\n"
 
     def block(self, block: DecisionBlock) -> bytes:
-        """One line, ended by a newline, for all decisions of a block. Raises as `line`."""
+        """One newline-terminated line for all decisions of a block. Raises like `line`."""
         n, schema = len(block), self._schema
         alike = {*_PLAIN, *registry.score_columns()} - block.columns.keys()
         same = {name: getattr(block, name, None) for name in sorted(alike)}
@@ -226,19 +226,19 @@ class Encoder:
     def _input(self, values: Any, is_hashed: bool, form: Callable[[Any], object], kind: pa.DataType, n: int) -> Any:
         if values is None:
             return pa.nulls(n, kind)
-        given = pa.array(values, from_pandas=True)  # NaN, NaT and NA are missing
+        array = pa.array(values, from_pandas=True)  # NaN, NaT and NA are missing
         if not is_hashed:
-            return given.cast(kind)
-        return pa.array([None if value is None else form(value) for value in given.to_pylist()], kind)
+            return array.cast(kind)
+        return pa.array([None if value is None else form(value) for value in array.to_pylist()], kind)
 
     def _reason(self, reason: Mapping[str, Any]) -> dict[str, Any]:
         column, value, typical, text = reason["column"], reason["value"], reason["typical"], reason["text"]
-        if self._unsaid and (column in self._unsaid or any(name in text for name in self._unsaid)):
+        if self._redacted and (column in self._redacted or any(name in text for name in self._redacted)):
             value = typical = text = None
         return {
             "column": column,
             "feature": reason["feature"],
-            "value": None if value is None else str(value),  # a number or a text, as one type
+            "value": None if value is None else str(value),  # numbers and texts as one type
             "typical": None if typical is None else str(typical),
             "contribution": reason["contribution"],
             "text": text,
@@ -246,7 +246,7 @@ class Encoder:
 
 
 def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType, n: int) -> pa.Array:
-    """Lists as an array; no lists at all, and only empty ones, which is the rule, as n empty ones at once."""
+    """Lists as an array of n lists. Fast for the usual case, in which all of them are empty."""
     if any(lists):
         return pa.array(lists, kind)
     return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), n + 1), pa.array([], kind.value_type), kind)
@@ -271,7 +271,7 @@ def _keyed(key: bytes) -> Callable[[object], str]:
 
 
 def _plain(value: Any) -> object:
-    """A NumPy number as Python's."""
+    """Convert a NumPy scalar to a Python one."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"a decision holds a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""What of the decision log's settings can be checked only with the data: the store's URL and the hidden columns."""
+"""Checks of the decision log's settings that need a filesystem or a schema: the URL and the hidden columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fraud.settings.serving import DECISIONS, HASH, OMIT, DecisionSettings
 
 
 def read_settings(settings: Settings, environment: Mapping[str, str]) -> DecisionSettings:
-    """Read the settings. Raises ConfigError, also where no filesystem of this machine reads the URL."""
+    """Read the settings. Raises ConfigError, also if no installed filesystem supports the URL."""
     decisions = DecisionSettings.from_environment(settings, environment)
     if decisions.url is not None:
         try:
@@ -25,7 +25,7 @@ def read_settings(settings: Settings, environment: Mapping[str, str]) -> Decisio
 
 
 def check_columns(decisions: DecisionSettings, schema: Schema) -> None:
-    """Raise ConfigError where a column to omit or hash is no input: misspelt, its card data would be written."""
+    """Raise ConfigError if a column to omit or hash is not an input. A typo would write card data."""
     names = [column.name for column in schema.inputs]
     for variable, hidden in ((OMIT, decisions.omitted), (HASH, decisions.hashed)):
         for name in hidden:

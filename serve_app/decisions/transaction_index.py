@@ -1,4 +1,4 @@
-"""Transactions by id, for labels that come later: those of the daily snapshots, and those decided since."""
+"""Finds transactions by id, so that labels can be matched: in the daily snapshots and the decisions since."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from serve_app.decisions.reader import DecisionReader
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS = 5_000_000  # decided transactions in memory, some 60 bytes each
-_SNAPSHOTS_S = 30.0  # between two looks for a newer snapshot
-_SMALL = 20_000  # tables of fewer rows are put together, so that they stay few
+MOST_ROWS = 5_000_000  # transactions in memory, about 60 bytes each
+_SNAPSHOTS_S = 30.0  # between two checks for a newer snapshot
+_SMALL = 20_000  # smaller tables are merged
 
 
 class TransactionIndex:
-    """When a transaction happened, and whose it was. Not to be shared by threads."""
+    """The time and the entities of transactions by id. Not thread-safe."""
 
     def __init__(self, settings: Settings, decisions: DecisionSettings, schema: Schema) -> None:
         assert schema.timestamp is not None and schema.id is not None
@@ -44,15 +44,17 @@ class TransactionIndex:
         self._day: dt.date | None = None
         self._chain = ""
         self._looked = -np.inf
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         if not self._reader.is_on:
-            self._say("decisions are not kept (FRAUD_DECISIONS=off): labels find the transactions of snapshots only")
+            self._warn_once(
+                "decisions are not kept (FRAUD_DECISIONS=off): labels find the transactions of snapshots only"
+            )
         elif self._reader.hidden:
             hidden = ", ".join(self._reader.hidden)
-            self._say(f"the decision log hides {hidden}: labels find the transactions of snapshots only")
+            self._warn_once(f"the decision log hides {hidden}: labels find the transactions of snapshots only")
 
     def refresh(self) -> list[str] | None:
-        """Read what is new; return the ids that came, or None where there is a newer snapshot: then any may have."""
+        """Read new decisions; return their ids, or None after a newer snapshot, which may add any id."""
         is_newer = self._look_for_snapshots()
         arrived: list[str] = []
         if self._reader.is_on and not self._reader.hidden:
@@ -66,18 +68,18 @@ class TransactionIndex:
         return None if is_newer else arrived
 
     def find(self, ids: Sequence[str]) -> pd.DataFrame:
-        """As Snapshots.find: "id", "time" and the entity columns whose frauds are counted; unknown ids are left out."""
-        wanted = pa.array(ids, pa.string())
-        parts = [table.filter(pc.is_in(table[self._id], value_set=wanted)) for table in self._tables]
+        """Return "id", "time" and the entity columns with fraud counts, like Snapshots.find. Skips unknown ids."""
+        id_array = pa.array(ids, pa.string())
+        parts = [table.filter(pc.is_in(table[self._id], value_set=id_array)) for table in self._tables]
         decided = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=[self._id])
         decided = decided.drop_duplicates(self._id).rename(columns={self._id: ID, self._time: "time"})
-        there = set(decided[ID])
-        rest = [each for each in ids if each not in there]
+        decided_ids = set(decided[ID])
+        rest = [each for each in ids if each not in decided_ids]
         if self._snapshots is None or self._day is None or not rest:
             return decided
         known = self._snapshots.find(rest, self._day)
-        found = [frame for frame in (decided, known) if len(frame)]
-        return pd.concat(found, ignore_index=True) if found else known
+        frames = [frame for frame in (decided, known) if len(frame)]
+        return pd.concat(frames, ignore_index=True) if frames else known
 
     def _look_for_snapshots(self) -> bool:
         if time.monotonic() - self._looked < _SNAPSHOTS_S:
@@ -88,7 +90,7 @@ class TransactionIndex:
             day = snapshots.newest_day()
             chain = snapshots.chain_of(day) if day is not None else ""
         except (FraudError, OSError) as error:
-            self._say(f"the daily snapshots cannot be read, so labels find decided transactions only ({error})")
+            self._warn_once(f"the daily snapshots cannot be read: labels match only logged decisions ({error})")
             return False
         is_newer = chain != self._chain
         if is_newer:
@@ -103,14 +105,14 @@ class TransactionIndex:
         return np.datetime64(oldest, "us").astype("M8[D]").astype(dt.date)
 
     def _ends(self) -> int:
-        """When the newest snapshot's day ends, microseconds since 1970."""
+        """End of the newest snapshot's day, microseconds since 1970."""
         assert self._day is not None
         return zone_of(self._schema).end_of(self._day)
 
     def _tidy(self) -> None:
-        """Put small tables together, and let go of what the snapshots hold and of what is too much."""
+        """Merge small tables; drop what the snapshots cover and what exceeds MOST_ROWS."""
         if self._day is not None:
-            # A day more than the snapshots need: a decided transaction may be missing in the day's own file.
+            # Keep one day more than needed: a logged transaction may be missing from that day's snapshot.
             oldest = pa.scalar(self._ends() - DAY, pa.int64()).cast(pa.timestamp("us"))
             self._tables = [t for t in self._tables if pc.max(t[self._time]).as_py() >= oldest.as_py()]
         small = [table for table in self._tables if len(table) < _SMALL]
@@ -119,12 +121,12 @@ class TransactionIndex:
             self._tables = [*large, pa.concat_tables(small).combine_chunks()]
         while sum(map(len, self._tables)) > MOST_ROWS and len(self._tables) > 1:
             del self._tables[0]
-            self._say(
+            self._warn_once(
                 f"more than {MOST_ROWS:,} transactions are decided since the newest snapshot: labels of the oldest "
                 "find them in snapshots only; build those daily (python -m ray_jobs.history build)"
             )
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
             logger.warning("%s", text)

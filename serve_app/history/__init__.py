@@ -1,1 +1,1 @@
-"""The live entity history of a replica: begun, kept up to date, told of labels."""
+"""The live entity history of a replica: bootstrap, maintenance and labels."""

@@ -1,4 +1,4 @@
-"""The thread of a replica that looks after its live histories: new labels every second, the stores every five."""
+"""The thread that maintains the live histories of a replica: labels every second, stores every five seconds."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LEASE_S = 10.0
 
 
 class LabelMetrics(Protocol):
-    """What is counted of labels."""
+    """The metrics of labels."""
 
     def observe_labels(self, applied: Applied) -> None:
-        """Labels were looked at."""
+        """Report one poll for labels."""
 
 
 class HistoryKeeper:
-    """Maintains the histories that `histories` names, and has them follow the labels.
+    """Maintains the histories that `histories` returns and applies new labels to them.
 
-    One replica of those who share a store follows for all, in a process of its own; a history in memory is followed in
-    this thread. poll_s: seconds between two looks at the labels.
+    For a shared store, one replica applies labels for all, in a separate process; for a history in memory, this thread
+    does. poll_s: seconds between two polls for labels; 0: never.
     """
 
     def __init__(
@@ -44,26 +44,26 @@ class HistoryKeeper:
     ) -> None:
         self._histories, self._poll_s, self._metrics = histories, poll_s, metrics
         self._following: dict[str, Following | LabelProcess] = {}
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._maintained = -math.inf
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look after them in a daemon thread."""
+        """Start the daemon thread."""
         self._thread = threading.Thread(target=self._run, name="history-keeper", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the thread, which may be in the middle of its work: wait for it at most so long."""
+        """End the thread; wait for it at most `timeout_s`."""
         self._has_ended.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
         for name in list(self._following):
             self._leave(name)
 
-    def look(self) -> None:
-        """Do now what is due. Never raises; what is wrong is logged once, and tried again."""
+    def poll(self) -> None:
+        """Do what is due. Never raises; an error is logged once and the work retried."""
         histories = [history for history in self._histories() if history is not None and history.store is not None]
         if time.monotonic() - self._maintained >= MAINTAIN_S:
             self._maintained = time.monotonic()
@@ -79,10 +79,10 @@ class HistoryKeeper:
 
     def _run(self) -> None:
         while not self._has_ended.wait(self._poll_s or MAINTAIN_S):
-            self.look()
+            self.poll()
 
     def _follow(self, history: LiveHistory) -> None:
-        """Have the labels applied that this history does not know yet, where this replica is the one to do so."""
+        """Apply new labels to this history, if this replica holds the lease."""
         store, schema, name = history.store, history.schema, history.labels_name
         assert store is not None
         if history.is_behind or schema.id is None or not any(plan.keeps_frauds for plan in history.plans):
@@ -93,11 +93,11 @@ class HistoryKeeper:
         following = self._following.get(name)
         if isinstance(store, MemoryStore):
             if not isinstance(following, Following) or following.store is not store:
-                following = self._following[name] = Following(store, schema, history.around)
-            self._tell(history, following.look())
+                following = self._following[name] = Following(store, schema, history.context)
+            self._record(history, following.poll())
             return
         if not isinstance(following, LabelProcess):
-            following = LabelProcess(schema, history.around, self._poll_s, lambda done: self._tell(history, done))
+            following = LabelProcess(schema, history.context, self._poll_s, lambda done: self._record(history, done))
             self._following[name] = following
         following.keep_alive()
 
@@ -106,14 +106,14 @@ class HistoryKeeper:
         if isinstance(following, LabelProcess):
             following.stop()
 
-    def _tell(self, history: LiveHistory, done: Applied | str) -> None:
-        """Count what was done; an error is logged once."""
+    def _record(self, history: LiveHistory, done: Applied | str) -> None:
+        """Update the metrics with a result; log an error once."""
         if isinstance(done, str):
-            if self._said.get(history.labels_name) != done:
-                logger.warning("labels do not reach the live history now, they are tried again: %s", done)
-            self._said[history.labels_name] = done
+            if self._logged.get(history.labels_name) != done:
+                logger.warning("labels do not reach the live history (retrying): %s", done)
+            self._logged[history.labels_name] = done
             return
-        self._said.pop(history.labels_name, None)
+        self._logged.pop(history.labels_name, None)
         if done.newest is not None:
             history.newest_label = max(history.newest_label or 0, done.newest)
         if self._metrics is not None:
@@ -123,10 +123,10 @@ class HistoryKeeper:
         try:
             work()
         except (FraudError, OSError) as error:
-            if self._said.get(what) != str(error):
-                self._said[what] = str(error)
-                logger.warning("%s: the live history is not looked after, it is tried again: %s", what, error)
-        except Exception:  # a bug in here must not end the following
-            if self._said.get(what) != "bug":
-                self._said[what] = "bug"
-                logger.exception("looking after the live history failed")
+            if self._logged.get(what) != str(error):
+                self._logged[what] = str(error)
+                logger.warning("%s: the live history is not maintained (retrying): %s", what, error)
+        except Exception:  # a bug must not end the thread
+            if self._logged.get(what) != "bug":
+                self._logged[what] = "bug"
+                logger.exception("maintaining the live history failed")

@@ -1,7 +1,7 @@
-"""Follows labels for a shared live history in a process of its own, so that requests do not wait for Python's lock.
+"""Applies labels to a shared live history in a separate process, so that requests do not wait for the GIL.
 
-The replica that leads starts it, reads what it did from its output, a JSON object a line, and ends it by closing its
-input; it ends by itself when the replica dies. It gives way to the replicas (nice 5).
+The replica that holds the lease starts the process and reads one JSON object per line from its output. Closing its
+input ends it, so it also ends when the replica dies. It runs at nice 5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fraud.schema import Schema
 from fraud.settings import Settings
 from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.transaction_index import TransactionIndex
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Following:
-    """A live history that follows labels: `look` applies what is new. Not to be shared by threads."""
+    """A live history and its label feed. `poll` applies new labels. Not thread-safe."""
 
-    def __init__(self, store: LiveStore, schema: Schema, around: Surroundings) -> None:
+    def __init__(self, store: LiveStore, schema: Schema, context: HistoryContext) -> None:
         self.store = store
-        self._feed = LabelFeed(around.labels)
-        self._index = TransactionIndex(around.settings, around.decisions, schema)
+        self._feed = LabelFeed(context.labels)
+        self._index = TransactionIndex(context.settings, context.decisions, schema)
         self._follower = LabelFollower(store, schema, self._feed, self._index.find)
         self._is_first = True
 
-    def look(self) -> Applied:
-        """Apply the labels that the history does not know yet. Raises FraudError; it is tried again next time then."""
+    def poll(self) -> Applied:
+        """Apply the labels that the history does not know yet. Raises FraudError; the next poll retries."""
         if isinstance(self.store, NodeStore):
             self.store.recover()
         self._feed.refresh(self._follower.oldest() - DAY)
@@ -60,27 +60,27 @@ class Following:
 
 
 class LabelProcess:
-    """Runs a `Following` in another process, and starts it again where it ends.
+    """Runs a `Following` in another process and restarts it if it ends.
 
-    told: called, in a thread, with what was done, or with the text of an error.
+    on_result: called from a thread with each result or error text.
     """
 
     def __init__(
-        self, schema: Schema, around: Surroundings, poll_s: float, told: Callable[[Applied | str], None]
+        self, schema: Schema, context: HistoryContext, poll_s: float, on_result: Callable[[Applied | str], None]
     ) -> None:
-        self._task = json.dumps(_described(schema, around, poll_s))
-        self._told = told
+        self._task = json.dumps(_described(schema, context, poll_s))
+        self._on_result = on_result
         self._process: subprocess.Popen[str] | None = None
         self._next_start = 0.0
 
     def keep_alive(self) -> None:
-        """Start the process where it does not run."""
+        """Start the process if it is not running."""
         if self._process is not None and self._process.poll() is None:
             return
         if time.monotonic() < self._next_start:
             return
         if self._process is not None:
-            self._told(f"the process that follows labels ended ({self._process.returncode}); it is started again")
+            self._on_result(f"the label process ended with status {self._process.returncode}; restarting it")
         self._next_start = time.monotonic() + _RESTART_S
         path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -96,7 +96,7 @@ class LabelProcess:
         threading.Thread(target=self._read, args=(process.stdout,), name="label-process", daemon=True).start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End it."""
+        """End the process."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -112,26 +112,26 @@ class LabelProcess:
     def _read(self, output: TextIO) -> None:
         for line in output:
             content = json.loads(line)
-            self._told(content["error"] if "error" in content else Applied(**content))
+            self._on_result(content["error"] if "error" in content else Applied(**content))
 
 
-def _described(schema: Schema, around: Surroundings, poll_s: float) -> dict[str, Any]:
+def _described(schema: Schema, context: HistoryContext, poll_s: float) -> dict[str, Any]:
     """All that the process needs, through a pipe: it may hold a password."""
-    settings, decisions = dataclasses.asdict(around.settings), around.decisions
+    settings, decisions = dataclasses.asdict(context.settings), context.decisions
     return {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
         "decisions": {
             "url": decisions.url, "journal": str(decisions.journal), "omitted": decisions.omitted,
             "hashed": decisions.hashed,
         },
-        "labels": around.labels.url, "schema": schema.to_dict(), "poll_s": poll_s,
+        "labels": context.labels.url, "schema": schema.to_dict(), "poll_s": poll_s,
     }  # fmt: skip
 
 
-def _surroundings(task: dict[str, Any]) -> Surroundings:
+def _context_of(task: dict[str, Any]) -> HistoryContext:
     settings, decisions = task["settings"], task["decisions"]
     paths = {name: Path(settings[name]) for name in ("root", "state", "shared_data")}
-    return Surroundings(
+    return HistoryContext(
         settings=Settings(**{**settings, **paths}),
         decisions=DecisionSettings(
             url=decisions["url"], journal=Path(decisions["journal"]), omitted=tuple(decisions["omitted"]),
@@ -147,19 +147,19 @@ def _end_with_the_replica() -> None:
 
 
 def main() -> int:
-    """Follow until the input ends."""
+    """Apply labels until the input ends."""
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_replica, name="replica-watcher", daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.nice(5)
-    around, schema = _surroundings(task), Schema.from_dict(task["schema"])
-    store = open_shared(around.settings, plans(schema))
-    assert store is not None, "a history in memory is followed in its own process"
-    following = Following(store, schema, around)
+    context, schema = _context_of(task), Schema.from_dict(task["schema"])
+    store = open_shared(context.settings, plans(schema))
+    assert store is not None, "the replica itself applies labels to a history in memory"
+    following = Following(store, schema, context)
     while True:
         began = time.monotonic()
         try:
-            content = dataclasses.asdict(following.look())
+            content = dataclasses.asdict(following.poll())
         except (FraudError, OSError) as error:
             content = {"error": str(error)}
         sys.stdout.write(json.dumps(content) + "\n")

@@ -1,1 +1,1 @@
-"""What stands before every route: keys, limits, the hot path, the access log."""
+"""ASGI middleware in front of all routes: keys, limits, the hot path, the access log."""

@@ -1,7 +1,7 @@
-"""One JSON object for a request, as the message of logger "serve_app.access"; never what was sent in it.
+"""The access log: one JSON object per request, as the message of logger "serve_app.access". Never logs request data.
 
-A share of the requests is logged. Answers of 400 and above always are, but of 401 and 429 ten a second: callers without
-a key must not fill the disk.
+Logs a sample of the requests and every response of 400 and above. 401 and 429 are limited to ten lines per second, so
+that callers without a key cannot fill the disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINES_A_SECOND, _LINES_AT_ONCE = 10.0, 50.0
 
 
 class AnsweredRequest(NamedTuple):
-    """path: known, or "other"; received, sent: bytes of the bodies; version: of the model that answered, if known."""
+    """A request to log. path: known, or "other"; received, sent: bytes of the bodies; version: of the model."""
 
     request_id: str
     method: str
@@ -37,7 +37,7 @@ class AnsweredRequest(NamedTuple):
 
 
 class AccessLog:
-    """Writes the log. sample: share of the requests, 0 to 1; version: says which model serves now."""
+    """Writes the log. sample: share of the requests, 0 to 1; version: returns the current model version."""
 
     def __init__(self, sample: float = 0.01, version: Callable[[], str] | None = None) -> None:
         self._sample = sample
@@ -47,11 +47,11 @@ class AccessLog:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], version: Callable[[], str] | None = None) -> AccessLog:
-        """Read the setting. Raises ConfigError where it is no share."""
+        """Read the setting. Raises ConfigError if it is not between 0 and 1."""
         return cls(AccessLogSettings.from_environment(environment).sample, version)
 
-    def wants(self, status: int) -> bool:
-        """Whether to log this request; asked once, when it was answered."""
+    def should_log(self, status: int) -> bool:
+        """Whether to log a request. Call once per request, after the response."""
         if status in _BURSTING:
             if self._bucket.wait_s(time.perf_counter()):
                 self._n_left_out += 1
@@ -59,7 +59,7 @@ class AccessLog:
             return True
         return status >= 400 or random.random() < self._sample
 
-    def note(self, request: AnsweredRequest) -> None:
+    def write(self, request: AnsweredRequest) -> None:
         """Log a request."""
         now = time.time()
         line: dict[str, Any] = {

@@ -1,5 +1,7 @@
-"""Stands before every route: request id, API key, rate limits, deadline, body timeout, counts and log; answers what is
-hot itself, and a failure of ours without the request's data."""
+"""Middleware in front of all routes: request id, API key, rate limits, deadline, body timeout, metrics, access log.
+
+Also answers the hot paths itself, and turns internal errors into a 500 without request data.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from serve_app.auth import HEADER, ApiKeys
 from serve_app.http.access_log import AccessLog, AnsweredRequest
 from serve_app.http.direct import IS_DIRECT
 from serve_app.http.limits import DEADLINE_HEADER, Deadline, RateLimiter
-from serve_app.http.paths import name_of, open_paths, path_of
 from serve_app.metrics.counters import Metrics
+from serve_app.paths import name_of, open_paths, path_of
 from serve_app.request.problems import Rejected, problem
 
 logger = logging.getLogger(__name__)
@@ -31,21 +33,21 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Scope, Receive], Awaitable[Response]]
 
 REQUEST_ID = "X-Request-ID"
-CLIENT_LEFT = 499  # never sent; what access logs write for it
+CLIENT_LEFT = 499  # never sent; logged if the client disconnected
 _KEY, _ID, _DEADLINE = (name.lower().encode() for name in (HEADER, REQUEST_ID, DEADLINE_HEADER))
 _AUTHORIZATION, _BEARER = b"authorization", b"Bearer "
 _READ = frozenset({_KEY, _ID, _DEADLINE, _AUTHORIZATION})
 _SOUND_ID = re.compile(rb"[!-~]{1,128}")
-_random = random.Random()  # names are unique, not secret: the system's generator costs a system call for each
+_random = random.Random()  # ids must be unique, not secret; the system generator costs a system call each
 
 
 class Guard:
-    """ASGI middleware. Only the open paths answer without a key; everything else, unknown paths included, answers 401.
+    """ASGI middleware. Without a key, only the open paths answer; all others, including unknown ones, return 401.
 
-    The scope's "state" gets request_id, key_name ("" without keys), arrived (time.perf_counter() at the start) and
-    deadline (serve_app.http.limits.Deadline); whoever answers may add model_version, for the log.
-    handlers: {path: handler} of the POST requests that are answered here; all others go on to `app`.
-    is_id_echoed: the server sends the caller's X-Request-ID back by itself, as Ray Serve does.
+    Adds to the scope's "state": request_id, key_name ("" without keys), arrived (time.perf_counter() at the start) and
+    deadline (serve_app.http.limits.Deadline). Handlers may add model_version, for the log.
+    handlers: {path: handler} for POST requests answered here; all others go to `app`.
+    is_id_echoed: the server already returns the caller's X-Request-ID, as Ray Serve does.
     """
 
     def __init__(
@@ -71,16 +73,16 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http":  # start-up, shutdown, and websockets, for which there is no route
+        if scope["type"] != "http":  # start-up, shutdown, and websockets, which have no route
             return await self._app(scope, receive, send)
         arrived = time.perf_counter()
         path, headers = path_of(scope), _headers(scope)
         request_id, is_theirs = _request_id(headers.get(_ID))
-        # A dict of our own: a server may hand out the same one again and again.
+        # A new dict: a server may reuse one for several requests.
         state = scope["state"] = {
             **scope.get("state", {}), "request_id": request_id, "key_name": "", "arrived": arrived,
         }  # fmt: skip
-        exchange = _Exchange(
+        io = _RequestIO(
             receive,
             send,
             header=None if is_theirs and self._is_id_echoed and IS_DIRECT not in scope else (_ID, request_id.encode()),
@@ -88,23 +90,23 @@ class Guard:
         )
         self._metrics.in_progress += 1
         try:
-            await self._pass_on(scope, path, headers, exchange)
+            await self._pass_on(scope, path, headers, io)
         except Rejected as error:
-            if exchange.status is None:
-                await error.response()(scope, exchange.receive, exchange.send)
-        except Exception as error:  # noqa: BLE001 - the last line of defence; its text may hold card data, so it is not logged
+            if io.status is None:
+                await error.response()(scope, io.receive, io.send)
+        except Exception as error:  # noqa: BLE001 - last resort; the text may hold card data, so it is not logged
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error(
                 "%s while answering %s, request %s:\n%s", type(error).__name__, name_of(path), request_id, frames
             )
-            if exchange.status is None:
-                await _failed().response()(scope, exchange.receive, exchange.send)
+            if io.status is None:
+                await _failed().response()(scope, io.receive, io.send)
         finally:
             self._metrics.in_progress -= 1
-            self._note(scope["method"], path, state, exchange)
+            self._note(scope["method"], path, state, io)
 
-    async def _pass_on(self, scope: Scope, path: str, headers: dict[bytes, bytes | None], exchange: _Exchange) -> None:
-        """Answer the request, or let the app answer it. Raises Rejected, of its own: 401, 429, 503, 422."""
+    async def _pass_on(self, scope: Scope, path: str, headers: dict[bytes, bytes | None], io: _RequestIO) -> None:
+        """Check the request and answer it, here or in the app. Raises Rejected (401, 422, 429, 503)."""
         if path not in self._open:
             state = scope["state"]
             key = None
@@ -117,32 +119,32 @@ class Guard:
                 raise _too_busy()
             if wait_s := self._limiter.wait_s(key, state["arrived"]):
                 raise _too_many(wait_s)
-            deadline = (headers[_DEADLINE] or b"") if _DEADLINE in headers else None  # empty: is refused
+            deadline = (headers[_DEADLINE] or b"") if _DEADLINE in headers else None  # b"" is rejected
             state["deadline"] = Deadline.of_request(self._limits, state["arrived"], deadline)
         handler = self._handlers.get(path) if scope["method"] == "POST" else None
         if handler is None:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(scope, io.receive, io.send)
         else:
-            response = await handler(scope, exchange.receive)
-            await response(scope, exchange.receive, exchange.send)
+            response = await handler(scope, io.receive)
+            await response(scope, io.receive, io.send)
 
-    def _note(self, method: str, path: str, state: dict[str, Any], exchange: _Exchange) -> None:
-        status = CLIENT_LEFT if exchange.status is None else exchange.status
+    def _note(self, method: str, path: str, state: dict[str, Any], io: _RequestIO) -> None:
+        status = CLIENT_LEFT if io.status is None else io.status
         seconds = time.perf_counter() - state["arrived"]
         self._metrics.observe_request(path, status, seconds)
         for kind in state.get("problems", ()):
             self._metrics.count_error(kind)
-        if not self._access_log.wants(status):
+        if not self._access_log.should_log(status):
             return
-        self._access_log.note(
+        self._access_log.write(
             AnsweredRequest(
                 request_id=state["request_id"],
                 method=method,
                 path=name_of(path),
                 status=status,
                 seconds=seconds,
-                received=exchange.received,
-                sent=exchange.sent,
+                received=io.received,
+                sent=io.sent,
                 key_name=state["key_name"],
                 version=state.get("model_version"),
             )
@@ -150,7 +152,7 @@ class Guard:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes | None]:
-    """The headers that this module reads; None for one that came twice."""
+    """The headers that this module reads; None for a repeated one."""
     headers: dict[bytes, bytes | None] = {}
     for name, value in scope["headers"]:
         if name in _READ:
@@ -159,13 +161,13 @@ def _headers(scope: Scope) -> dict[bytes, bytes | None]:
 
 
 def _key_of_prometheus(path: str, headers: dict[bytes, bytes | None]) -> bytes | None:
-    """Prometheus 2.42, Debian's, sends its credentials in Authorization only; no other path takes a key from there."""
+    """The Bearer key of a /metrics request. Prometheus 2.42 (Debian) supports credentials only in Authorization."""
     credentials = headers.get(_AUTHORIZATION) or b""
     return credentials.removeprefix(_BEARER) if path == "/metrics" and credentials.startswith(_BEARER) else None
 
 
 def _request_id(sent: bytes | None) -> tuple[str, bool]:
-    """The request's name, and whether the caller gave it: 1 to 128 visible ASCII characters, else one of ours."""
+    """The request id and whether it is the caller's: 1 to 128 visible ASCII characters, else generated here."""
     if sent is not None and _SOUND_ID.fullmatch(sent):
         return sent.decode("ascii"), True
     return f"{_random.getrandbits(128):032x}", False
@@ -194,11 +196,11 @@ def _failed() -> Rejected:
     return Rejected(500, problem("internal_error", "the service failed to answer", remedy))
 
 
-class _Exchange:
-    """The messages of one request: adds the request id, counts bytes, enforces the body timeout.
+class _RequestIO:
+    """Wraps `receive` and `send` of one request: adds the request id, counts bytes, enforces the body timeout.
 
-    header: sent with the answer, if any; body_until: moment by which the body must have ended, on the clock of
-    time.perf_counter(). status: of the answer, once it began; received, sent: bytes of the bodies so far.
+    header: added to the response, if any; body_until: deadline of the body, time.perf_counter() seconds.
+    status: of the response, once it has started; received, sent: bytes of the bodies so far.
     """
 
     __slots__ = ("_body_until", "_header", "_is_body_in", "_receive", "_send", "received", "sent", "status")
@@ -214,7 +216,7 @@ class _Exchange:
         self.received = self.sent = 0
 
     async def receive(self) -> Message:
-        """The server's next message. Raises Rejected (408) where the body does not end in time."""
+        """Receive the next message. Raises Rejected (408) if the body is late."""
         if self._is_body_in:
             return await self._receive()
         try:
@@ -228,8 +230,8 @@ class _Exchange:
         return message
 
     async def _in_time(self) -> Message:
-        """Await the next message, with a timer only where it is not there yet: a timer costs 8 us, and most bodies
-        have arrived with their headers. Raises TimeoutError."""
+        """Await the next message. Starts a timer, which costs 8 us, only if the message is not there yet; most bodies
+        arrive with their headers. Raises TimeoutError."""
         steps = self._receive().__await__()
         try:
             waits_for = next(steps)
@@ -239,7 +241,7 @@ class _Exchange:
             return await _Rest(steps, waits_for)
 
     async def send(self, message: Message) -> None:
-        """The app's next message."""
+        """Send a message of the app."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self._header is not None:
@@ -250,7 +252,7 @@ class _Exchange:
 
 
 class _Rest:
-    """The rest of a coroutine whose first step was made by hand. waits_for: what that step yielded."""
+    """Resumes a coroutine after its first step. waits_for: what that step yielded."""
 
     def __init__(self, steps: Generator[Any, Any, Message], waits_for: Any) -> None:
         self._steps, self._waits_for = steps, waits_for
@@ -261,7 +263,7 @@ class _Rest:
             while True:
                 try:
                     yield waits_for
-                except BaseException as error:  # noqa: BLE001 - the coroutine's to handle: a cancellation, as a rule
+                except BaseException as error:  # noqa: BLE001 - usually a cancellation, for the coroutine to handle
                     waits_for = self._steps.throw(error)
                 else:
                     waits_for = next(self._steps)

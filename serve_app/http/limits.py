@@ -1,4 +1,4 @@
-"""What a caller may ask of a replica: requests a second for each key, a deadline, and how long a body may take."""
+"""Rate limits per key, and request deadlines."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MILLISECONDS = re.compile(rb"-?\d{1,9}(\.\d{1,9})?")
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """at: moment on the clock of time.perf_counter(), in seconds."""
+    """When scoring must have begun. at: time.perf_counter() seconds."""
 
     at: float = math.inf
 
     @classmethod
     def of_request(cls, limits: RequestLimits, arrived: float, header: bytes | None) -> Deadline:
-        """When a request that arrived then must have begun to be scored; its header can only make that sooner.
+        """The deadline of a request that arrived at `arrived`. The header can only shorten the configured one.
 
-        Raises Rejected (422) where the header is no number of milliseconds.
+        Raises Rejected (422) if the header is not a number of milliseconds.
         """
         ends = [limits.deadline_ms] if limits.deadline_ms else []
         if header is not None:
@@ -40,11 +40,11 @@ class Deadline:
 
     @classmethod
     def from_scope(cls, scope: Mapping[str, Any]) -> Deadline:
-        """What Guard found for this request; without a Guard, a deadline that never passes."""
+        """The deadline that Guard set, or NEVER without a Guard."""
         return scope.get("state", {}).get("deadline", NEVER)
 
     def has_passed(self, needed_s: float = 0.0) -> bool:
-        """Whether it passes before something is done that takes `needed_s` seconds from now."""
+        """Whether it passes within `needed_s` seconds from now."""
         return time.perf_counter() + needed_s >= self.at
 
 
@@ -52,10 +52,10 @@ NEVER = Deadline()
 
 
 class ExpectedTime:
-    """How long scoring takes lately, in seconds: what a live history whose store is slow would do to a deadline.
+    """The expected duration of scoring, in seconds. A slow history store would make requests miss their deadlines.
 
-    An exponential average of what was observed, that halves every `half_life_s` while nothing is: after a while without
-    scoring, because it was expected to take too long, one request tries again. Not safe to share between threads.
+    An exponential moving average that halves every `half_life_s` without an observation, so that after a phase of
+    fallbacks one request tries scoring again. Not thread-safe.
     """
 
     def __init__(self, weight: float = 0.25, half_life_s: float = 1.0) -> None:
@@ -64,17 +64,17 @@ class ExpectedTime:
         self._observed = time.perf_counter()
 
     def observe(self, seconds: float) -> None:
-        """Scoring took this long."""
+        """Add a measured duration."""
         self._mean += self._weight * (seconds - self._mean)
         self._observed = time.perf_counter()
 
     def seconds(self) -> float:
-        """What to expect of the next."""
+        """The expected duration of the next call."""
         return self._mean * 0.5 ** ((time.perf_counter() - self._observed) / self._half_life)
 
 
 class TokenBucket:
-    """Lets `rate` a second pass, and `burst` at once (Turner 1986, "leaky bucket as a meter")."""
+    """Allows `rate` requests per second and bursts of `burst` (Turner 1986, "leaky bucket as a meter")."""
 
     __slots__ = ("_level", "_then", "burst", "rate")
 
@@ -83,7 +83,7 @@ class TokenBucket:
         self._level, self._then = self.burst, -math.inf
 
     def wait_s(self, now: float) -> float:
-        """Take a token and return 0, or return the seconds until there will be one. now: any clock that goes on."""
+        """Take a token and return 0, or return the seconds until the next one. now: any monotonic clock."""
         level = min(self.burst, self._level + (now - self._then) * self.rate)
         self._then = now
         if level < 1.0:
@@ -94,14 +94,14 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """A bucket for each key, of the key's own rate or else the one of `limits`."""
+    """One bucket per key, with the key's own rate or else that of `limits`."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._buckets: dict[bytes, TokenBucket] = {}
 
     def wait_s(self, key: ApiKey | None, now: float) -> float:
-        """0 where the holder of `key` may pass now, else the seconds until it may. None: whoever comes without keys."""
+        """0 if a request with `key` may pass now, else the seconds to wait. None: the service has no keys."""
         rate, burst = self._limits.rate, self._limits.burst
         if key is not None:
             rate, burst = rate if key.rate is None else key.rate, key.burst or (burst if key.rate is None else 0.0)

@@ -1,1 +1,1 @@
-"""What a replica counts, and the page that Prometheus reads."""
+"""The metrics of a replica and the page for Prometheus."""

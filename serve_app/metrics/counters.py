@@ -1,7 +1,7 @@
-"""What a replica counts, for Prometheus. A count is a dictionary entry under a lock: about a microsecond a request.
+"""The Prometheus metrics of a replica. Counting updates a dictionary under a lock: about 1 us per request.
 
-Once a second a thread writes the counts into the folder of all replicas (serve_app.metrics.files), where the replica
-that is asked for GET /metrics reads them. A replica that is killed loses the counts of its last second.
+Once a second a thread writes the counts to the folder of all replicas (serve_app.metrics.files), where the replica that
+answers GET /metrics reads them. A killed replica loses the counts of its last second.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fraud.history.label_feed import Applied
-from serve_app.http.paths import name_of
 from serve_app.metrics.files import Key, MetricsFolder, Totals
 from serve_app.metrics.page import LAGS_S, LATENCY_S, SCORES, page
+from serve_app.paths import name_of
 
 logger = logging.getLogger(__name__)
 
 MOST_SERIES = 2_000
 _INFO, _LOADED = "fraud_model_info", "fraud_model_loaded_timestamp_seconds"
-# There from the start, at zero: an alert on a series that does not exist yet never fires.
+# Exported as zero from the start: an alert on a missing series never fires.
 _FROM_ZERO: dict[str, tuple[str, ...]] = {
     "fraud_shadow": ("scored", "shed", "failed", "late"),
     "fraud_decision_records": ("written", "lost", "retried"),
@@ -37,10 +37,10 @@ _COUNTS_OF_HISTORY = ("fraud_history_losses", "fraud_history_caught_up", "fraud_
 
 
 class Metrics:
-    """The counts of one replica. Every method may be called from any thread, takes microseconds and never raises.
+    """The counts of one replica. All methods are thread-safe, take microseconds and never raise.
 
-    folder: where the replicas of this node put theirs together; without one, or where it cannot be written, this
-    replica answers for itself alone. flush_s: seconds between writes.
+    folder: shared by the replicas of this node; without it, or if it cannot be written, /metrics covers this replica
+    only. flush_s: seconds between writes.
     """
 
     def __init__(self, folder: Path | None = None, *, flush_s: float = 1.0) -> None:
@@ -54,11 +54,11 @@ class Metrics:
             self._totals.counters[name, ()] = 0
         for name, labels in _FROM_ZERO.items():
             self._totals.counters.update({(name, (label,)): 0 for label in labels})
-        self.in_progress = 0  # requests being answered; changed by the event loop alone, so without the lock
+        self.in_progress = 0  # open requests; only the event loop changes it, so it needs no lock
         self._has_changed = True
         self._is_failing = False
         self._end = threading.Event()
-        self._reader = ThreadPoolExecutor(1, "metrics-reader")  # starts a thread when it is first used
+        self._reader = ThreadPoolExecutor(1, "metrics-reader")  # starts its thread on first use
         self._folder: MetricsFolder | None = None
         self._writer: threading.Thread | None = None
         if folder is None:
@@ -66,88 +66,88 @@ class Metrics:
         try:
             self._folder = MetricsFolder(folder)
         except OSError as error:
-            logger.error("GET /metrics counts this replica alone: %s cannot be written (%s)", folder, error.strerror)
+            logger.error("GET /metrics covers this replica only: %s cannot be written (%s)", folder, error.strerror)
             return
         self.flush()
         self._writer = threading.Thread(target=self._flush_every, args=(flush_s,), name="metrics", daemon=True)
         self._writer.start()
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered. seconds: from its arrival to the last byte of the answer."""
+        """Count a request. seconds: from its arrival to the last byte of the response."""
         label = name_of(path)
         with self._lock:
             self._count(("fraud_requests", (label, str(status))))
             self._observe(("fraud_request_seconds", (label,)), LATENCY_S, seconds)
 
     def observe_decision(self, score: float, is_fraud: bool, version: str) -> None:
-        """A transaction was scored by model `version`."""
+        """Count a transaction scored by model `version`."""
         with self._lock:
             self._count(("fraud_decisions", (version, "true" if is_fraud else "false")))
             self._observe(("fraud_score", (version,)), SCORES, score)
 
     def observe_decisions(self, scores: np.ndarray, is_fraud: np.ndarray, version: str) -> None:
-        """Transactions, n of them, were scored by model `version`. scores: float64 (n,); is_fraud: bool (n,)."""
+        """Count n transactions scored by model `version`. scores: float64 (n,); is_fraud: bool (n,)."""
         n_flagged = int(is_fraud.sum())
-        places = np.bincount(np.searchsorted(SCORES, scores), minlength=len(SCORES) + 1).tolist()
+        bucket_counts = np.bincount(np.searchsorted(SCORES, scores), minlength=len(SCORES) + 1).tolist()
         with self._lock:
             for label, n in (("true", n_flagged), ("false", len(scores) - n_flagged)):
                 if n:
                     self._count(("fraud_decisions", (version, label)), n)
-            found = self._histogram(("fraud_score", (version,)), SCORES)
-            if found is not None:
-                for place, n in enumerate(places):
-                    found[place] += n
-                found[-1] += float(scores.sum())
+            histogram = self._histogram(("fraud_score", (version,)), SCORES)
+            if histogram is not None:
+                for bucket, n in enumerate(bucket_counts):
+                    histogram[bucket] += n
+                histogram[-1] += float(scores.sum())
 
     def count_error(self, kind: str) -> None:
-        """A caller was told a problem of this kind (Problem.type)."""
+        """Count a problem in a response. kind: Problem.type."""
         with self._lock:
             self._count(("fraud_errors", (kind,)))
 
     def count_fallback(self, decision: str) -> None:
-        """An answer carried "approve", "review" or "decline" in place of a score."""
+        """Count a fallback answer. decision: "approve", "review" or "decline"."""
         with self._lock:
             self._count(("fraud_fallbacks", (decision,)))
 
     def count_model_failure(self) -> None:
-        """A new model was not taken up."""
+        """Count a new model that could not be served."""
         with self._lock:
             self._count(("fraud_model_load_failures", ()))
 
     def count_shadow(self, outcome: str) -> None:
-        """A transaction was "scored" by the challenger, "shed", "failed" or "late"."""
+        """Count a shadow request. outcome: "scored", "shed", "failed" or "late"."""
         with self._lock:
             self._count(("fraud_shadow", (outcome,)))
 
     def count_decisions(self, outcome: str, n: int = 1) -> None:
-        """`n` records of the decision log were "written", "lost" or "retried"."""
+        """Count `n` records of the decision log. outcome: "written", "lost" or "retried"."""
         with self._lock:
             self._count(("fraud_decision_records", (outcome,)), n)
 
     def set_queue(self, depth: int, queue: str = "decisions") -> None:
-        """`depth` entries wait in a queue."""
+        """Set the number of entries in a queue."""
         with self._lock:
             self._set(("fraud_queue_depth", (queue,)), depth)
 
     def set_history(self, *, is_behind: bool, newest_event: int | None) -> None:
-        """How this replica's live history stands. newest_event: microseconds since 1970."""
+        """Set the state of the live history. newest_event: microseconds since 1970."""
         with self._lock:
             self._set(("fraud_history_behind", ()), int(is_behind))
             if newest_event is not None:
                 self._set(("fraud_history_newest_event_timestamp_seconds", ()), newest_event / 1e6)
 
     def count_history_loss(self) -> None:
-        """The live history was emptied, removed, evicted from, or went back in time."""
+        """Count a live history that was emptied, removed or evicted from, or that went back in time."""
         with self._lock:
             self._count(("fraud_history_losses", ()))
 
     def count_caught_up(self, n: int) -> None:
-        """`n` decisions entered the live history from the decision log."""
+        """Count `n` decisions that entered the live history from the decision log."""
         with self._lock:
             self._count(("fraud_history_caught_up", ()), n)
 
     def observe_labels(self, applied: Applied) -> None:
-        """Labels were applied to the live history."""
+        """Count labels that were applied to the live history."""
         with self._lock:
             self._count(("fraud_labels_applied", ()), applied.applied)
             self._count(("fraud_labels_too_old", ()), applied.too_old)
@@ -159,7 +159,7 @@ class Metrics:
                 self._set(key, max(applied.newest / 1e6, self._totals.gauges.get(key, 0.0)))
 
     def set_model(self, version: str, sha256: str, loaded_at: float) -> None:
-        """This replica serves this model now. loaded_at: seconds since 1970."""
+        """Set the model that this replica serves. loaded_at: seconds since 1970."""
         with self._lock:
             gauges = self._totals.gauges
             for key in [key for key in gauges if key[0] in (_INFO, _LOADED)]:
@@ -168,24 +168,24 @@ class Metrics:
             self._set((_LOADED, (version,)), loaded_at)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page of all replicas and its content type, in the format that an Accept header asks for."""
+        """Return the page for all replicas and its content type. accept: the Accept header."""
         with self._lock:
             totals = self._copy()
         if self._folder is not None:
             try:
                 totals.add(self._folder.others())
             except OSError as error:
-                self._tell_failure("read", error)
+                self._log_failure("read", error)
         return page(totals, accept)
 
     async def respond(self, request: Request) -> Response:
-        """Answer GET /metrics. Files are read in a thread, one scrape after the other: requests do not wait."""
+        """Answer GET /metrics. A thread reads the files, one scrape at a time, so that requests do not wait."""
         loop = asyncio.get_running_loop()
         body, content_type = await loop.run_in_executor(self._reader, self.render, request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
 
     def flush(self) -> None:
-        """Write what was counted since the last time where the other replicas read it."""
+        """Write the counts to the shared folder if they have changed."""
         with self._lock:
             if self._folder is None or not self._has_changed:
                 return
@@ -196,7 +196,7 @@ class Metrics:
             self._is_failing = False
         except OSError as error:
             self._has_changed = True
-            self._tell_failure("written", error)
+            self._log_failure("written", error)
 
     def close(self) -> None:
         """Write the last counts and end the threads."""
@@ -212,9 +212,9 @@ class Metrics:
         while not self._end.wait(seconds):
             self.flush()
 
-    def _tell_failure(self, done: str, error: OSError) -> None:
+    def _log_failure(self, done: str, error: OSError) -> None:
         if not self._is_failing:
-            logger.error("the metrics of all replicas cannot be %s (%s); tried again and again", done, error.strerror)
+            logger.error("the metrics of all replicas cannot be %s (%s); retrying", done, error.strerror)
         self._is_failing = True
 
     def _copy(self) -> Totals:
@@ -233,14 +233,14 @@ class Metrics:
         self._has_changed = True
 
     def _observe(self, key: Key, bounds: Sequence[float], value: float) -> None:
-        found = self._histogram(key, bounds)
-        if found is not None:
-            found[bisect_left(bounds, value)] += 1
-            found[-1] += value
+        histogram = self._histogram(key, bounds)
+        if histogram is not None:
+            histogram[bisect_left(bounds, value)] += 1
+            histogram[-1] += value
 
     def _histogram(self, key: Key, bounds: Sequence[float]) -> list[float] | None:
-        """Counts of each bucket, then the sum; None where there are too many series."""
-        found = self._totals.histograms.get(key)
-        if found is None and len(self._totals.histograms) < MOST_SERIES:
-            found = self._totals.histograms[key] = [0] * (len(bounds) + 1) + [0.0]
-        return found
+        """The counts per bucket, then the sum; None if there are too many series."""
+        histogram = self._totals.histograms.get(key)
+        if histogram is None and len(self._totals.histograms) < MOST_SERIES:
+            histogram = self._totals.histograms[key] = [0] * (len(bounds) + 1) + [0.0]
+        return histogram

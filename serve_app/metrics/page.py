@@ -1,4 +1,4 @@
-"""What the metrics are called, and the page that Prometheus reads: text or OpenMetrics, as it asks for."""
+"""Names of the metrics, and the page for Prometheus in text or OpenMetrics format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Upper bounds of buckets, both ends of what matters: an engine call takes 0.1 ms, a caller gives up after a second.
+# Upper bounds of buckets, from an engine call (0.1 ms) to the time-out of a caller (1 s).
 LATENCY_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 LAGS_S = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 600.0, 3600.0, 86400.0)
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -22,7 +22,7 @@ SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 @dataclass(frozen=True)
 class Family:
-    """One metric. buckets: upper bounds; those of a histogram, none of a counter or a gauge."""
+    """One metric. buckets: upper bounds, for histograms only."""
 
     name: str
     text: str
@@ -49,7 +49,7 @@ HISTOGRAMS = (
     Family("fraud_score", "Risk scores.", ("version",), SCORES),
     Family("fraud_label_lag_seconds", "From a label's ingestion until the live history knows it.", (), LAGS_S),
 )
-# Each is the sum over the replicas that live, except the one in NEWEST.
+# Summed over the live replicas, except those in `files.NEWEST`.
 GAUGES = (
     Family("fraud_replicas", "Replicas that live and are counted here."),
     Family("fraud_requests_in_progress", "Requests being answered."),
@@ -64,7 +64,7 @@ GAUGES = (
 
 
 def page(totals: Totals, accept: str = "") -> tuple[bytes, str]:
-    """Write `totals` as the Accept header asks; the body and its content type."""
+    """Render `totals` in the format of the Accept header; return body and content type."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 
@@ -75,7 +75,7 @@ def page(totals: Totals, accept: str = "") -> tuple[bytes, str]:
 
 
 class _Collector:
-    """Totals in the shape that prometheus_client writes. What has no family, from another version's file, is left."""
+    """Presents totals to prometheus_client. Skips metrics without a family, from files of another version."""
 
     def __init__(self, totals: Totals) -> None:
         self._totals = totals
@@ -85,25 +85,25 @@ class _Collector:
 
         for family in COUNTERS:
             counter = CounterMetricFamily(family.name, family.text, labels=family.labels)
-            for labels, value in _of(family, self._totals.counters):
+            for labels, value in _series_of(family, self._totals.counters):
                 counter.add_metric(labels, value)
             yield counter
         for family in GAUGES:
             gauge = GaugeMetricFamily(family.name, family.text, labels=family.labels)
-            for labels, value in _of(family, self._totals.gauges):
+            for labels, value in _series_of(family, self._totals.gauges):
                 gauge.add_metric(labels, value)
             yield gauge
         for family in HISTOGRAMS:
             histogram = HistogramMetricFamily(family.name, family.text, labels=family.labels)
-            for labels, found in _of(family, self._totals.histograms):
-                if len(found) == len(family.buckets) + 2:
+            for labels, values in _series_of(family, self._totals.histograms):
+                if len(values) == len(family.buckets) + 2:
                     bounds = [*(str(bound) for bound in family.buckets), "+Inf"]
-                    counts = list(accumulate(found[:-1]))
-                    histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), found[-1])
+                    counts = list(accumulate(values[:-1]))
+                    histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), values[-1])
             yield histogram
 
 
-def _of(family: Family, found: dict[tuple[str, tuple[str, ...]], T]) -> Iterator[tuple[Sequence[str], T]]:
-    for (name, labels), value in sorted(found.items(), key=lambda item: item[0]):
+def _series_of(family: Family, series: dict[tuple[str, tuple[str, ...]], T]) -> Iterator[tuple[Sequence[str], T]]:
+    for (name, labels), value in sorted(series.items(), key=lambda item: item[0]):
         if name == family.name and len(labels) == len(family.labels):
             yield labels, value

@@ -1,4 +1,4 @@
-"""The answer in place of a score, where the deadline has passed: what whoever runs the service decided beforehand."""
+"""The answer after the deadline has passed: a configured decision instead of a score."""
 
 from __future__ import annotations
 

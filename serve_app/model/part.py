@@ -1,4 +1,4 @@
-"""Scores the good rows of a part of a batch in one call, each as if it had come alone."""
+"""Scores the valid rows of a part of a batch in one call, with the same results as single requests."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from serve_app.request.problems import Rejected, problem
 
 Problems = tuple[dict[str, Any], ...]
 _BOTH = (True, False)
-PART_S = 0.010  # for so long a batch may keep other requests waiting
+PART_S = 0.010  # longest time that a batch blocks other requests
 
 
 class Part:
-    """Some neighbouring rows of a batch, checked.
+    """Consecutive validated rows of a batch.
 
-    columns: {input: canonical values (n_good,), see `array_of`} of the good ones; places: where each of them stands in
-    the part, from 0; rejected: the problems of each of the others; size: how many there are of both.
-    transactions: the good ones once more, as requests are read; made of `columns` when they are needed.
+    columns: {input: canonical values (n_valid,), see `array_of`} of the valid rows; positions: their index in the part,
+    from 0; rejected: {index: problems} of the invalid rows; size: number of all rows. transactions: the valid rows as
+    a request is read; derived from `columns` if not given.
     """
 
     def __init__(
         self,
         columns: dict[str, np.ndarray],
-        places: Sequence[int],
+        positions: Sequence[int],
         rejected: dict[int, Problems],
         transactions: list[dict[str, object]] | None = None,
     ) -> None:
         self.columns = columns
-        self.places = places
+        self.positions = positions
         self.rejected = rejected
-        self.size = len(places) + len(rejected)
+        self.size = len(positions) + len(rejected)
         if transactions is not None:
             self.transactions = transactions
 
@@ -56,10 +56,10 @@ class Part:
 
 @dataclass
 class ScoredPart:
-    """What the engine says of a part's good rows.
+    """The engine's results for the valid rows of a part.
 
-    values: {name of engine.score_names: float64 (n_good,)}; is_fraud, is_history_live, is_changed: bool (n_good,), see
-    RowScore; reasons: of each row, or None where nobody asked.
+    values: {name of engine.score_names: float64 (n_valid,)}; is_fraud, is_history_live, is_changed: bool (n_valid,),
+    see RowScore; reasons: per row, or None if not requested.
     """
 
     model: ServedModel
@@ -71,8 +71,8 @@ class ScoredPart:
     reasons: list[list[Reason]] | None
 
     def answers(self) -> Sequence[Any]:
-        """`contents`, as whatever JSON encodes to the same most quickly."""
-        n = len(self.part.places)
+        """Like `contents`, in whatever type encodes fastest to the same JSON."""
+        n = len(self.part.positions)
         if self.reasons is not None or not n:
             return self.contents
         columns: dict[str, Iterable[Any]] = {name: values.tolist() for name, values in self.values.items()}
@@ -86,7 +86,7 @@ class ScoredPart:
 
     @cached_property
     def warnings(self) -> Sequence[list[str]]:
-        """What each score had to do without, as in an answer."""
+        """The warnings of each row."""
         warnings = {(live, changed): self.model.warnings_of(live, changed) for live in _BOTH for changed in _BOTH}
         return [warnings[how] for how in zip(self.is_history_live.tolist(), self.is_changed.tolist(), strict=True)]
 
@@ -101,8 +101,8 @@ class ScoredPart:
 
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
-        """The content of models.BatchAnswer for each good row."""
-        contents = [self._content(row) for row in range(len(self.part.places))]
+        """The content of models.BatchAnswer for each valid row."""
+        contents = [self._content(row) for row in range(len(self.part.positions))]
         if self.reasons is not None:
             for content, reasons in zip(contents, self.reasons, strict=True):
                 content["reasons"] = [vars(reason) for reason in reasons]
@@ -111,17 +111,17 @@ class ScoredPart:
 
 @lru_cache(maxsize=16)
 def _record(names: tuple[str, ...]) -> Any:
-    """A type whose instances JSON takes for objects with these keys."""
+    """A type whose instances encode as JSON objects with these keys."""
     return msgspec.defstruct("Answer", names, gc=False)
 
 
 def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: bool) -> ScoredPart:
-    """Score the good rows. learn: they enter the live history, in their order. Raises ValueError where no number comes.
+    """Score the valid rows; the scores are bit-identical to those of /score.
 
-    A row's scores are those of `/score`, to the last bit.
+    learn: enter the rows into the live history, in order. Raises ValueError if a score is not finite.
     """
     engine = model.engine
-    if not part.places:
+    if not part.positions:
         nothing, no = np.empty(0), np.empty(0, dtype=bool)
         values = dict.fromkeys(engine.score_names, nothing)
         return ScoredPart(model, part, values, no, no, no, [] if with_reasons else None)
@@ -136,18 +136,18 @@ def score_part(model: ServedModel, part: Part, *, learn: bool, with_reasons: boo
 
 
 def columns_of(schema: Schema, transactions: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
-    """Canonical transactions, column by column."""
+    """Convert canonical transactions to columns."""
     return {c.name: array_of(c, [row[c.name] for row in transactions]) for c in schema.inputs}
 
 
 def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """As fraud.schema.validation.validate gives rows."""
+    """Convert columns to rows as fraud.schema.validation.validate returns them."""
     texts = {name: pd.array(values, dtype="str") for name, values in columns.items() if values.dtype.kind == "O"}
     return pd.DataFrame({**columns, **texts}, copy=False)
 
 
 def check_time(model: ServedModel, transaction: dict[str, object]) -> None:
-    """Raise Rejected, as /score does, for a transaction without the time that the entity history needs."""
+    """Raise Rejected, like /score, for a transaction that lacks the time that the entity history needs."""
     schema = model.engine.schema
     if schema.history and schema.timestamp and transaction[schema.timestamp.name] is None:
         try:

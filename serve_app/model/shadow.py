@@ -1,7 +1,7 @@
-"""Shadow scoring: the challenger scores what the champion decided, after the reply, and harms nothing.
+"""Shadow scoring: the challenger scores what the champion decided, after the response.
 
-One thread asks the challenger, at most half of its time, so that requests find the processor free; another sees to it
-that no decision waits for it longer than a bound. What cannot be scored in time is shed, and the decision kept without.
+One thread calls the challenger, at most half of the time, to leave the CPU to requests. Another bounds how long a
+decision waits for it. A decision that cannot be scored in time is logged without a shadow score.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STALE_SHARE = 0.4  # of the timeout: what has waited longer is shed, because the process or the challenger is behind
+_STALE_SHARE = 0.4  # of the timeout: decisions that have waited longer are shed
 
 
 class Models(Protocol):
-    """What is read of `serve_app.model.state.State`."""
+    """The part of `serve_app.model.state.State` that is used here."""
 
     model: ServedModel
     challenger: ServedModel | None
     shadow: bool
 
 
-class _Waiting:
-    """A decision that waits for its shadow score. Whoever gets `claim` first, and nobody else, completes it."""
+class _Pending:
+    """A decision that waits for its shadow score. Only the first caller of `claim` completes it."""
 
     __slots__ = ("_lock", "decision", "since", "transaction")
 
@@ -50,17 +50,17 @@ class _Waiting:
 
 @dataclass
 class _Worker:
-    """One thread that asks challengers. since: when its call began, 0 between calls."""
+    """A thread that calls challengers. since: start of the current call, 0 between calls."""
 
     model: ServedModel | None = None
     since: float = 0.0
 
 
 class Shadow:
-    """Has `models.challenger` score what `submit` brings while `models.shadow` is on, then puts the decision.
+    """Scores submitted decisions with `models.challenger` while `models.shadow` is on, then logs them.
 
-    put: DecisionLog.put. metrics: an object with count_shadow(outcome). A challenger that hangs keeps its thread, which
-    cannot be ended; no further one is started until another challenger takes its place.
+    put: DecisionLog.put. metrics: an object with count_shadow(outcome). A challenger that hangs blocks its thread,
+    which cannot be ended; a new thread starts only for a new challenger.
     """
 
     def __init__(
@@ -73,41 +73,41 @@ class Shadow:
     ) -> None:
         self._models, self._put, self._metrics = models, put, metrics
         self._settings = settings or ShadowSettings()
-        self._queue: deque[_Waiting] = deque()  # to be scored
-        self._open: deque[_Waiting] = deque()  # to be completed in time, oldest first
+        self._queue: deque[_Pending] = deque()  # to score
+        self._open: deque[_Pending] = deque()  # not completed yet, oldest first
         self._wake, self._closing = threading.Event(), threading.Event()
         self._worker: _Worker | None = None
         self._keeper: threading.Thread | None = None
         self._start_lock = threading.Lock()
-        self._told_of: object = None
-        self._told: set[str] = set()
+        self._logged_challenger: object = None
+        self._logged: set[str] = set()
         self._fits: tuple[object, object, bool] = (None, None, False)
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether the challenger is to score what the champion decides."""
+    def is_active(self) -> bool:
+        """Whether the challenger scores the champion's decisions."""
         models = self._models
         return models.shadow and models.challenger is not None and not self._closing.is_set()
 
     def submit(self, transaction: Mapping[str, object], decision: Decision) -> None:
-        """Keep a decision, with the challenger's score where there is one in time. Never waits, never raises.
+        """Log a decision, with the challenger's score if it comes in time. Never blocks, never raises.
 
-        What the challenger itself decided (canary), and a fallback, is kept as it is.
+        Logs fallbacks and the challenger's own decisions (canary) without a shadow score.
         """
-        if not self.is_wanted or decision.role != "champion" or decision.fallback is not None:
+        if not self.is_active or decision.role != "champion" or decision.fallback is not None:
             self._put(decision)
             return
         if (self._keeper is None and not self._start()) or self._hangs() or len(self._queue) >= self._settings.queue:
             self._complete(decision, "shed")
             return
-        waiting = _Waiting(transaction, decision)
+        waiting = _Pending(transaction, decision)
         self._open.append(waiting)
         self._queue.append(waiting)
         if not self._wake.is_set():
             self._wake.set()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Give the challenger `timeout` seconds more, then put every decision that still waits."""
+        """Give the challenger `timeout` more seconds, then log every pending decision."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -120,10 +120,10 @@ class Shadow:
         self._expire(float("inf"))
 
     def _start(self) -> bool:
-        """Start both threads; False where the system has none left."""
+        """Start both threads; False if the system has no thread left."""
         with self._start_lock:
             if self._keeper is None:
-                keeper = threading.Thread(target=self._keep, name="shadow-keeper", daemon=True)
+                keeper = threading.Thread(target=self._enforce_timeout, name="shadow-keeper", daemon=True)
                 try:
                     self._start_worker()
                     keeper.start()
@@ -134,7 +134,7 @@ class Shadow:
 
     def _start_worker(self) -> None:
         before, worker = self._worker, _Worker(self._models.challenger)
-        self._worker = worker  # before the thread starts, which ends where it is not the one
+        self._worker = worker  # set before the start: a thread ends if it is not the current worker
         try:
             threading.Thread(target=self._work, args=(worker,), name="shadow", daemon=True).start()
         except RuntimeError:
@@ -142,7 +142,7 @@ class Shadow:
             raise
 
     def _hangs(self) -> bool:
-        """Whether a call of the challenger takes longer than any decision may wait for it."""
+        """Whether a call of the challenger exceeds the timeout."""
         worker = self._worker
         since = 0.0 if worker is None else worker.since
         return since > 0.0 and time.monotonic() - since > self._settings.timeout_s
@@ -154,9 +154,9 @@ class Shadow:
             try:
                 self._metrics.count_shadow(outcome)
             except Exception:
-                logger.exception("the metric of the shadow cannot be counted")
+                logger.exception("cannot update the shadow metric")
 
-    # The thread that asks the challenger.
+    # The thread that calls the challenger.
 
     def _work(self, worker: _Worker) -> None:
         stale_s = self._settings.timeout_s * _STALE_SHARE
@@ -176,38 +176,37 @@ class Shadow:
                     self._complete(waiting.decision, "shed")
                 continue
             self._score(worker, waiting, began)
-            # Half of the time for the requests. Where they keep the processor busy, the call has waited for it, so the
-            # rest is longer: the shadow gives way by itself.
+            # Leave half of the time to requests. Under load the call takes longer, and so does this pause.
             time.sleep(min(time.monotonic() - began, 0.05))
 
-    def _score(self, worker: _Worker, waiting: _Waiting, began: float) -> None:
+    def _score(self, worker: _Worker, waiting: _Pending, began: float) -> None:
         champion, challenger = self._models.model, self._models.challenger
-        found = None
+        row_score = None
         if challenger is not None:
             worker.model, worker.since = challenger, began
             try:
                 if self._can_score(champion, challenger):
-                    # The replica has entered the transaction into every history that there is.
-                    found = challenger.engine.score_row(waiting.transaction, learn=False)
-            except Exception as error:  # noqa: BLE001 - whatever a challenger raises; its text may hold card data
-                self._tell(challenger, f"raises {type(error).__name__}")
+                    # The replica has already entered the transaction into all histories.
+                    row_score = challenger.engine.score_row(waiting.transaction, learn=False)
+            except Exception as error:  # noqa: BLE001 - a challenger may raise anything; the text may hold card data
+                self._log_once(challenger, f"raises {type(error).__name__}")
             finally:
                 worker.since = 0.0
         if not waiting.claim():
-            return  # too late: the keeper has put it
+            return  # too late: already logged
         decision = waiting.decision
         if challenger is None:
             self._put(decision)
             return
         decision.shadow_version = challenger.version
-        if found is None or found.score != found.score:
+        if row_score is None or row_score.score != row_score.score:
             self._complete(decision, "failed")
             return
-        decision.shadow_score, decision.shadow_is_fraud = found.score, bool(found.is_fraud)
+        decision.shadow_score, decision.shadow_is_fraud = row_score.score, bool(row_score.is_fraud)
         self._complete(decision, "scored")
 
     def _can_score(self, champion: ServedModel, challenger: ServedModel) -> bool:
-        """Whether the champion's transactions have what the challenger's schema asks for."""
+        """Whether the champion's transactions have all inputs of the challenger."""
         known_champion, known_challenger, fits = self._fits
         if known_champion is not champion or known_challenger is not challenger:
             kinds = {column.name: (column.kind, column.unit) for column in champion.engine.schema.inputs}
@@ -218,37 +217,39 @@ class Shadow:
             ]
             fits = not lacking
             if lacking:
-                self._tell(
-                    challenger, f"wants columns of which the requests have none or other ones: {', '.join(lacking)}"
+                self._log_once(
+                    challenger, f"needs columns that the requests lack or have with another kind: {', '.join(lacking)}"
                 )
             self._fits = (champion, challenger, fits)
         return fits
 
-    def _tell(self, challenger: ServedModel, what: str) -> None:
-        """Log a trouble once a challenger."""
-        if self._told_of is not challenger:
-            self._told_of, self._told = challenger, set()
-        if what not in self._told:
-            self._told.add(what)
+    def _log_once(self, challenger: ServedModel, what: str) -> None:
+        """Log a problem once per challenger."""
+        if self._logged_challenger is not challenger:
+            self._logged_challenger, self._logged = challenger, set()
+        if what not in self._logged:
+            self._logged.add(what)
             logger.error("challenger %s %s; its shadow scores are missing", challenger.version, what)
 
-    # The thread that keeps the bound.
+    # The thread that enforces the timeout.
 
-    def _keep(self) -> None:
+    def _enforce_timeout(self) -> None:
         timeout = self._settings.timeout_s
         while not self._closing.wait(min(0.05, timeout / 4.0)):
             self._expire(time.monotonic() - timeout)
             worker = self._worker
             if self._hangs() and worker is not None and worker.model is not self._models.challenger:
                 if self._models.challenger is not None:
-                    with suppress(RuntimeError):  # the system has no thread left; tried again
+                    with suppress(RuntimeError):  # no thread left; retried
                         self._start_worker()
-                        logger.warning("left the thread of a challenger that hangs, started one for the next")
+                        logger.warning(
+                            "abandoned the thread of a challenger that hangs; started one for the next challenger"
+                        )
             elif self._hangs() and worker is not None and worker.model is not None:
-                self._tell(worker.model, f"has not answered for {timeout:g} s")
+                self._log_once(worker.model, f"has not answered for {timeout:g} s")
 
     def _expire(self, before: float) -> None:
-        """Put the decisions that began to wait before a time, and have no shadow score yet."""
+        """Log the decisions that have been pending since before a time."""
         while self._open and self._open[0].since <= before:
             waiting = self._open.popleft()
             if waiting.claim():

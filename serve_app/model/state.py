@@ -1,4 +1,4 @@
-"""The model that a replica serves: its engine, its reader of requests, and what it says about itself."""
+"""The model that a replica serves: its engine, its request reader and its description."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fraud.scoring import bundle
 from fraud.scoring.engine import Engine
 from fraud.scoring.row_score import RowScore
 from fraud.settings import Settings
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.live import LiveHistory
 from serve_app.model import source
 from serve_app.model.canary import CanaryChoice
@@ -41,9 +41,9 @@ ID_SEEN_BEFORE = (
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One loaded bundle, ready to answer. name, version: in the model registry; sha256: of the bundle's manifest.
+    """A loaded bundle, ready to answer. name, version: in the model registry; sha256: of the bundle's manifest.
 
-    live_threshold: what the registry set in place of the bundle's threshold. loaded_at: seconds since 1970.
+    live_threshold: overrides the bundle's threshold, from the registry. loaded_at: seconds since 1970.
     """
 
     engine: Engine
@@ -66,10 +66,10 @@ class ServedModel:
         history: LiveHistory | None = None,
         live_threshold: LiveThreshold | None = None,
     ) -> ServedModel:
-        """Compile the engine, so that no request waits for it. version: default the start of the bundle's SHA-256.
+        """Build the model and warm up its engine. version: default the start of the bundle's SHA-256.
 
-        history: the live one; without it rows are read against the history as of the end of the training data.
-        Raises BundleError for a model that gives no scores.
+        history: the live history; without it, rows see the history at the end of the training data.
+        Raises BundleError for a model that does not score.
         """
         engine = Engine(loaded.detector, store=history.store if history else None)
         engine.warm_up()
@@ -80,7 +80,7 @@ class ServedModel:
         return model.with_threshold(live_threshold)
 
     def with_threshold(self, live_threshold: LiveThreshold | None) -> ServedModel:
-        """The same model deciding by another threshold; None: by the bundle's. Microseconds: nothing is loaded."""
+        """A copy with another threshold; None: the bundle's. Takes microseconds and loads nothing."""
         engine = copy.copy(self.engine)  # shares the arrays, the compiled calls and the history
         threshold = engine.detector.threshold
         engine.threshold = replace(threshold, value=live_threshold.value) if live_threshold else threshold
@@ -91,67 +91,68 @@ class ServedModel:
     ) -> dict[str, Any]:
         """Score one canonical transaction; the content of models.Answer. Raises Rejected (422).
 
-        learn: it enters the live history of its entities for the transactions after it. only_flagged: reasons are named
-        where the transaction is flagged, and only there.
+        learn: enter it into the live history of its entities. only_flagged: reasons only for a flagged transaction.
         """
         try:
-            found, reasons = self.engine.score_and_explain(
+            row_score, reasons = self.engine.score_and_explain(
                 transaction, top=MOST_REASONS, learn=learn, only_flagged=only_flagged
             )
         except DataError as error:
             raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
-        answer = self.content_of(found, transaction)
+        answer = self.content_of(row_score, transaction)
         answer["reasons"] = [vars(reason) for reason in reasons]
         return answer
 
-    def content_of(self, found: RowScore, transaction: Mapping[str, object]) -> dict[str, Any]:
-        """What is answered about a scored transaction, less the reasons."""
+    def content_of(self, row_score: RowScore, transaction: Mapping[str, object]) -> dict[str, Any]:
+        """The content of an answer, without the reasons."""
         content: dict[str, Any] = {
-            "score": found.score,
-            "is_fraud": bool(found.is_fraud),
+            "score": row_score.score,
+            "is_fraud": bool(row_score.is_fraud),
             "threshold": self.engine.threshold.value,
-            **{name: found.scores[name] for name in _ALWAYS},
+            **{name: row_score.scores[name] for name in _ALWAYS},
             "model_version": self.version,
-            "warnings": self.warnings_of(found.is_history_live, found.is_changed),
+            "warnings": self.warnings_of(row_score.is_history_live, row_score.is_changed),
         }
-        content |= found.scores
+        content |= row_score.scores
         if self.engine.schema.id is not None:
             content["id"] = transaction[self.engine.schema.id.name]
         return content
 
     def warnings_of(self, is_history_live: bool, is_changed: bool) -> list[str]:
-        """What a score had to do without."""
+        """The warnings of an answer."""
         if is_history_live and not is_changed and (self.history is None or not self.history.warnings):
             return []
         general = self.history.warnings if self.history is not None else ()
         return [*(() if is_history_live else (NO_LIVE_HISTORY,)), *general, *((ID_SEEN_BEFORE,) if is_changed else ())]
 
     def shares_history_with(self, other: ServedModel) -> bool:
-        """Whether both enter the same live history: the one that only watches must then not learn."""
+        """Whether both models enter the same live history, so that only one of them may learn."""
         return self.history is not None and other.history is not None and self.history.shares_with(other.history)
 
     @cached_property
     def canary(self) -> CanaryChoice:
-        """Says which transactions a challenger decides in this model's place."""
+        """Chooses the transactions that a challenger decides instead of this model."""
         return CanaryChoice(self.engine.schema)
 
-    def is_able(self) -> bool:
-        """Whether the engine still gives a number for a typical transaction."""
+    def can_score(self) -> bool:
+        """Whether the engine gives a finite score for a typical transaction."""
         typical = self.engine.detector.features.typical[None]
         return bool(np.isfinite(self.engine.score_raw(typical)).all())
 
     def _check(self) -> None:
-        """Answer a typical transaction, and the schema's example. Raises BundleError."""
-        if not self.is_able():
-            raise BundleError(f"bundle {self.sha256[:12]} scores a typical transaction as no number: train it again")
+        """Score a typical transaction and answer the schema's example. Raises BundleError."""
+        if not self.can_score():
+            raise BundleError(
+                f"bundle {self.sha256[:12]} gives no finite score for a typical transaction: train it again"
+            )
         try:
             transaction = self.reader.parse(json.dumps(example_of(self.engine.schema)).encode())
         except Rejected:
-            return  # the schema does not name an example for every column that must be there
+            return  # the schema lacks an example for a required column
         try:
             json.dumps(self.answer(transaction, learn=False, only_flagged=False), allow_nan=False)
         except (Rejected, ValueError):
-            what = f"bundle {self.sha256[:12]} has no answer to its schema's own example"
+            what = f"bundle {self.sha256[:12]} cannot answer its schema's own example"
             raise BundleError(f"{what}: train it again") from None
 
     def describe(self) -> dict[str, Any]:
@@ -174,7 +175,7 @@ class ServedModel:
         return _json_safe(described)
 
     def _describe_threshold(self) -> dict[str, Any]:
-        """The bundle's threshold with its provenance; under a live one, that one's, and the bundle's below it."""
+        """The threshold and its provenance. A live threshold includes the bundle's as "bundle"."""
         of_bundle = self.engine.detector.threshold.to_dict()
         if self.live_threshold is None:
             return of_bundle
@@ -183,11 +184,11 @@ class ServedModel:
 
 @dataclass
 class State:
-    """What the routes read. Whoever has a new model ready assigns it: the next request sees it, complete.
+    """The models that the routes use. Assigning a new model is atomic: the next request uses it.
 
-    A request takes one local reference of each, for they may change while it is answered. model: the champion.
-    challenger: a model that runs beside it. canary_share: share of the entities, 0 to 1, that the challenger answers.
-    shadow: whether the challenger scores what the champion answers.
+    The fields may change during a request, so a request reads each once. model: the champion. challenger: a model that
+    runs beside it. canary_share: share of entities, 0 to 1, that the challenger answers. shadow: whether the challenger
+    scores what the champion answers.
     """
 
     model: ServedModel
@@ -196,7 +197,7 @@ class State:
     shadow: bool = False
 
     def choose(self, champion: ServedModel, transaction: Mapping[str, object], request_id: str) -> ServedModel:
-        """The challenger for the entities of the canary share, where it reads the same inputs; else the champion."""
+        """The challenger for entities in the canary share, if both models have the same inputs; else the champion."""
         challenger, share = self.challenger, self.canary_share
         if challenger is None or share <= 0.0 or challenger.engine.schema.inputs != champion.engine.schema.inputs:
             return champion
@@ -204,49 +205,48 @@ class State:
 
 
 def load_model(
-    settings: Settings, *, folder: str | None = None, reference: str = "champion", around: Surroundings | None = None
+    settings: Settings, *, folder: str | None = None, reference: str = "champion", context: HistoryContext | None = None
 ) -> ServedModel:
-    """Load the bundle in `folder`, or the one that the registry's alias or version `reference` means, and open the live
-    history of its entities. around: what that is begun from; default what `settings` name.
+    """Load the bundle in `folder`, or the registry's alias or version `reference`, and open its live history.
 
-    Where the registry does not answer, or means a bundle that is not sound, the last good one is served, with a
-    warning. Raises BundleError (missing, altered, unknown format) or RegistryError (no such version, MLflow
-    unreachable) where there is none.
+    context: of the live history; default: from `settings`. If the registry is unreachable or has an invalid bundle,
+    loads the last good bundle with a warning. Without one, raises BundleError (missing, altered, unknown format) or
+    RegistryError (no such version, MLflow unreachable).
     """
-    around = around or Surroundings.from_environment(settings, {})
+    context = context or HistoryContext.from_environment(settings, {})
     if folder is not None:
-        return _opened(source.Found(bundle.load(settings.locate(folder))), around)
-    kept = source.LastGood(settings, reference)
+        return _served(source.LoadedBundle(bundle.load(settings.locate(folder))), context)
+    last_good = source.LastGood(settings, reference)
     try:
-        model = _opened(source.from_registry(settings, reference), around)
+        model = _served(source.from_registry(settings, reference), context)
     except (RegistryError, BundleError, SchemaError) as error:
-        last = kept.load()
+        last = last_good.load()
         if last is not None:
             logger.warning("%s; beginning with the last good model, version %s", error, last.version)
         elif isinstance(error, RegistryUnreachableError):
             last = source.from_cache(settings, reference)
         else:
             raise
-        return _opened(last, around)
-    kept.keep(model.version, model.sha256, model.live_threshold)
+        return _served(last, context)
+    last_good.save(model.version, model.sha256, model.live_threshold)
     return model
 
 
-def _opened(found: source.Found, around: Surroundings) -> ServedModel:
-    history = LiveHistory(found.bundle.detector, around)
+def _served(loaded: source.LoadedBundle, context: HistoryContext) -> ServedModel:
+    history = LiveHistory(loaded.bundle.detector, context)
     model = ServedModel.from_bundle(
-        found.bundle,
-        name=around.settings.model_name,
-        version=found.version,
+        loaded.bundle,
+        name=context.settings.model_name,
+        version=loaded.version,
         history=history,
-        live_threshold=found.live_threshold,
+        live_threshold=loaded.live_threshold,
     )
     logger.info("serving %s version %s, bundle %s", model.name, model.version, model.sha256[:12])
     return model
 
 
 def _json_safe(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by null."""
+    """Replace NaN and infinities, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {str(key): _json_safe(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

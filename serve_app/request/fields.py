@@ -1,7 +1,7 @@
-"""What a JSON value of each column may be: one check and one JSON schema a column, from the bundle's data contract.
+"""Validates JSON values: one check and one JSON schema per column, from the bundle's schema.
 
-The canonical values are those of `fraud.schema.values`. The wire is stricter than a file: numbers
-come as JSON numbers and not as text, because a quoted number is a caller's bug that should not stay hidden.
+Canonical values are those of `fraud.schema.values`. Requests are stricter than files: numbers must be JSON numbers,
+because a quoted number is a caller's bug.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Check = Callable[[object], object]
 
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
-# Longer than any id; without a limit one caller could fill the memory of the history, which keeps every entity.
+# Longer than any id. Unlimited, one caller could fill the history, which stores every entity.
 LONGEST_TEXT = 1024
 _LONGEST_SHOWN = 40
-# A character that str.strip leaves: what JSON Schema's \s means differs in these from one implementation to the next.
+# A character that str.strip keeps. Implementations of JSON Schema differ on whether \s includes these.
 _NO_BLANK = r"[^\s\u001c-\u001f\u0085]"
 _SHORTER = f"send at most {LONGEST_TEXT:,} characters"
 _FEW_CATEGORIES = 20
 
 
 def check_of(column: Column) -> Check:
-    """Return the function that turns a JSON value into the column's canonical one.
+    """Return the function that converts a JSON value to the column's canonical value.
 
-    numeric, boolean: float; categorical, entity, id: str; timestamp: naive UTC datetime; a missing one: None.
-    It raises a PydanticCustomError, whose context holds the remedy, when the value is none of these.
+    numeric, boolean: float; categorical, entity, id: str; timestamp: naive UTC datetime; missing: None.
+    It raises a PydanticCustomError, with the remedy in its context, for an invalid value.
     """
     check = {"numeric": _number, "boolean": _flag, "timestamp": _time}.get(column.kind, _text)(column)
 
@@ -75,7 +75,7 @@ def json_schema_of(column: Column) -> dict[str, Any]:
             schema["enum"].append(None)
     if types:
         schema["type"] = types[0] if len(types) == 1 else types
-    # Limits and lists are in the schema itself; what the words of the remedy add is the form.
+    # The schema itself has limits and categories; add the remedy's text only where it describes a format.
     form = "" if column.kind == "numeric" or "enum" in schema else f"{_upper_first(remedy_of(column))}."
     schema["description"] = f"{column.description} {form}".strip()
     if column.example is not None:
@@ -103,7 +103,7 @@ def remedy_of(column: Column) -> str:
 
 
 def _range_of(column: Column) -> str:
-    """The limits that the schema names; those that hold without being named are too far away to mention."""
+    """The limits that the schema sets; the default limits are too wide to mention."""
     low, high = (None if limit is None else _tidy(float(limit)) for limit in (column.minimum, column.maximum))
     if low is not None and high is not None:
         return f" from {low} to {high}"
@@ -115,12 +115,12 @@ def _upper_first(text: str) -> str:
 
 
 def refused(kind: str, problem: str, remedy: str) -> PydanticCustomError:
-    """Make the error that pydantic collects; `serve_app.request.problems` reads it back."""
+    """Build an error for pydantic; `serve_app.request.problems` converts it to a problem."""
     return PydanticCustomError(kind, "{problem}", {"problem": problem, "remedy": remedy})
 
 
 def shown(value: object) -> str:
-    """The value as the caller wrote it, cut short, for the caller's eyes only."""
+    """The value as JSON, truncated. For responses only: it may be card data."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
@@ -178,7 +178,7 @@ def _text(column: Column) -> Check:
             raise refused("string_too_long", f"the text has {len(text):,} characters", _SHORTER)
         if not text.isascii() and not _is_unicode(text):
             raise refused("string_unicode", "the text holds half of a surrogate pair", "send valid Unicode")
-        if text.endswith("0"):  # spares most texts the call
+        if text.endswith("0"):  # cheap test first
             text = without_decimals(text)
         if categories and text not in categories:
             near = closest(text[:_LONGEST_SHOWN], categories).lstrip("; ")
@@ -231,7 +231,7 @@ def _time(column: Column) -> Check:
 
 
 def outside_years(value: object) -> PydanticCustomError:
-    """The error for a time that no transaction can have."""
+    """The error for a time outside the supported years."""
     return refused(
         "out_of_range",
         f"{shown(value)} is outside the years {FIRST_YEAR} to {LAST_YEAR}",
@@ -240,10 +240,10 @@ def outside_years(value: object) -> PydanticCustomError:
 
 
 def outside_limits(refusal: Refusal, value: object) -> PydanticCustomError:
-    """The error for a time too far from the present, in the words of quarantine."""
+    """The error for a time too far from now, in the same words as quarantine."""
     return refused("out_of_range", f"{shown(value)} {refusal.problem}", refusal.remedy)
 
 
 def _tidy(number: float) -> int | float:
-    """Whole numbers as int, so that the documentation reads 0 and not 0.0."""
+    """Convert a whole number to int, so that the documentation shows 0 instead of 0.0."""
     return int(number) if number.is_integer() else number

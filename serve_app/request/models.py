@@ -1,4 +1,4 @@
-"""The shapes of requests and answers; the transaction's is made from the bundle's schema when it is loaded."""
+"""The models of requests and responses. The transaction's is built from the bundle's schema."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ class ModelInfo(BaseModel):
 
 
 def transaction_type(schema: Schema) -> TypeAdapter[dict[str, object]]:
-    """Make the validator of one transaction: a mapping with exactly the schema's inputs, nullable ones optional.
+    """Build the validator of a transaction: a mapping of exactly the schema's inputs; nullable ones are optional.
 
-    A TypedDict and not a model, because a column may be called anything: "class", "model_config", "Unnamed: 0".
+    A TypedDict instead of a model, because a column may have any name: "class", "model_config", "Unnamed: 0".
     """
     fields: dict[str, Any] = {column.name: _field(column) for column in schema.inputs}
-    make: Any = TypedDict  # type checkers want its fields written out
+    make: Any = TypedDict  # type checkers need literal fields
     transaction = make("Transaction", fields)
     transaction.__doc__ = f"{schema.description} One transaction by schema {schema.name!r}.".strip()
     transaction.__pydantic_config__ = ConfigDict(extra="forbid")
@@ -184,7 +184,7 @@ def transaction_type(schema: Schema) -> TypeAdapter[dict[str, object]]:
 
 
 def example_of(schema: Schema) -> dict[str, object]:
-    """One transaction made of the columns' examples, for the documentation; columns without one are left out."""
+    """A transaction of the columns' examples, for the documentation. Skips columns without one."""
     return {column.name: column.example for column in schema.inputs if column.example is not None}
 
 

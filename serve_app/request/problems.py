@@ -1,4 +1,4 @@
-"""Every answer that is not a success: FastAPI's `{"detail": [...]}` shape, each entry with the field and the remedy."""
+"""Error responses: FastAPI's `{"detail": [...]}` format, each entry with field and remedy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fraud.schema import Schema
 from serve_app.request.fields import remedy_of
 
 MOST_PROBLEMS = 20
-# Looking for what a name may have meant compares it with every other, letter by letter: enough for a mistake.
+# A suggestion compares the name with all others, letter by letter, so limit how many are searched.
 _MOST_SUGGESTIONS = 5
 _LONGEST_NAME = 80
 _MOST_NAMES = 30
 
 
 class Rejected(Exception):  # noqa: N818 - an answer, not a failure of ours
-    """A request that gets an HTTP error: its status code and problems; the text never holds the caller's data."""
+    """An HTTP error response: status code and problems. The exception text never holds request data."""
 
     def __init__(self, status: int, *problems: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"HTTP {status}: {', '.join(sorted({problem['type'] for problem in problems}))}")
@@ -31,7 +31,7 @@ class Rejected(Exception):  # noqa: N818 - an answer, not a failure of ours
         self.headers = headers
 
     def response(self) -> Response:
-        """The HTTP answer."""
+        """Build the response."""
         return problem_response(self.status, self.problems, self.headers)
 
 
@@ -50,12 +50,12 @@ def problem(kind: str, message: str, remedy: str, *, field: str | None = None, w
 def problem_response(
     status: int, problems: Sequence[dict[str, Any]], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """JSON answer `{"detail": problems}`."""
+    """Build the response `{"detail": problems}`."""
     return _ProblemResponse(problems, status, headers)
 
 
 class _ProblemResponse(Response):
-    """Leaves the kinds of its problems in the scope's "state", where Guard counts them."""
+    """Stores the kinds of its problems in the scope's "state", where Guard counts them."""
 
     def __init__(self, problems: Sequence[dict[str, Any]], status: int, headers: Mapping[str, str] | None) -> None:
         super().__init__(json.dumps({"detail": list(problems)}), status, dict(headers or {}), "application/json")
@@ -67,39 +67,41 @@ class _ProblemResponse(Response):
 
 
 def problems_of(
-    error: ValidationError, schema: Schema, given: Mapping[str, object], *, n_left_out: int = 0, suggest: bool = True
+    error: ValidationError, schema: Schema, fields: Mapping[str, object], *, n_left_out: int = 0, suggest: bool = True
 ) -> list[dict[str, Any]]:
-    """Translate pydantic's findings about one transaction; at most MOST_PROBLEMS of them.
+    """Convert pydantic's errors for one transaction to at most MOST_PROBLEMS problems.
 
-    n_left_out: how many unknown fields it was not shown; suggest: look for like names.
+    n_left_out: unknown fields that pydantic did not see; suggest: suggest similar names.
     """
-    found = []
+    entries = []
     known = {column.name for column in schema.inputs}
     most = _MOST_SUGGESTIONS if suggest else 0
     errors = error.errors(include_url=False, include_input=False)
-    # A missing field and an unknown one are often the same misspelling: the unknown names are what is left to claim.
-    unclaimed = [_short(name) for name in given if name not in known][:MOST_PROBLEMS]
-    for place, entry in enumerate(errors[:MOST_PROBLEMS]):
+    # A missing and an unknown field are often one misspelling, so suggest unknown names for missing fields.
+    unclaimed = [_short(name) for name in fields if name not in known][:MOST_PROBLEMS]
+    for index, entry in enumerate(errors[:MOST_PROBLEMS]):
         name = str(entry["loc"][0]) if entry["loc"] else None
         if name is None:
             message, remedy = "the name of a field is not valid Unicode", "send the names that GET /docs lists"
         elif entry["type"] == "missing":
-            near = closest(name, unclaimed) if place < most else ""
+            near = closest(name, unclaimed) if index < most else ""
             near = near.replace("; did you mean ", "; is it what you called ")
             message, remedy = f"this field is required{near}", remedy_of(schema.column(name))
         elif entry["type"] == "extra_forbidden":
-            message, remedy = about_extra(name, schema, given, suggest=place < most)
+            message, remedy = describe_unknown_field(name, schema, fields, suggest=index < most)
         else:
             message, remedy = entry["ctx"]["problem"], entry["ctx"]["remedy"]
-        found.append(problem(entry["type"], message, remedy, field=name))
-    n_untold = len(errors) - len(found) + n_left_out
-    if n_untold:
-        found.append(problem("too_many", f"{n_untold} more problems are not listed", "see GET /docs for the fields"))
-    return found
+        entries.append(problem(entry["type"], message, remedy, field=name))
+    n_omitted = len(errors) - len(entries) + n_left_out
+    if n_omitted:
+        entries.append(problem("too_many", f"{n_omitted} more problems are not listed", "see GET /docs for the fields"))
+    return entries
 
 
-def about_extra(name: str, schema: Schema, given: Mapping[str, object], *, suggest: bool = True) -> tuple[str, str]:
-    """What is wrong with a field that the schema's inputs do not have, and the remedy. suggest: look for a like one."""
+def describe_unknown_field(
+    name: str, schema: Schema, fields: Mapping[str, object], *, suggest: bool = True
+) -> tuple[str, str]:
+    """Return message and remedy for a field that is not an input. suggest: suggest similar names."""
     if schema.label is not None and name == schema.label.name:
         return "this is the label, which is what the score predicts", "leave it out"
     if name in schema.ignore:
@@ -107,7 +109,7 @@ def about_extra(name: str, schema: Schema, given: Mapping[str, object], *, sugge
     names = [column.name for column in schema.inputs]
     near = ""
     if suggest:
-        near = closest(_short(name), [known for known in names if known not in given]) or closest(_short(name), names)
+        near = closest(_short(name), [known for known in names if known not in fields]) or closest(_short(name), names)
     listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
     return f"schema {schema.name!r} has no such field", near.lstrip("; ") or f"the fields are {listed}"
 
@@ -117,5 +119,5 @@ def _short(name: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """A field name as the caller wrote it, cut short; half a surrogate pair cannot be sent back."""
+    """A field name, truncated and without lone surrogates, which cannot be encoded."""
     return _short(name).encode("utf-8", "replace").decode()

@@ -1,8 +1,8 @@
-"""From the bytes of a request to one canonical transaction, a quick and a careful way.
+"""Parses a request body into a canonical transaction, with a fast and a careful reader.
 
-`FastReader` takes what is plainly right and nothing else: msgspec parses the bytes into a record compiled from the
-schema, and checks types, ranges, required and unknown fields in C. Whatever it refuses, and whatever is merely unusual,
-the careful way reads again. Both give the same values; only the careful way gives errors.
+`FastReader` accepts only plainly valid bodies: msgspec parses the bytes into a record compiled from the schema and
+checks types, ranges, required and unknown fields in C. The careful reader parses everything else again. Both return the
+same values; only the careful reader reports errors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _LONGEST_WHOLE_NUMBER = 40
 _JSON_HEADER = "send the header Content-Type: application/json"
 _ABOUT_BODY = (b"content-type", b"content-encoding")
 _PLAIN_JSON = [(b"content-type", b"application/json")]
-# What msgspec cannot rename a field to, because JSON must escape it.
+# Characters that JSON must escape; msgspec cannot rename a field to a name with one.
 _ESCAPED = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
-# The careful way takes whole numbers of more digits as floats, which are no text.
+# The careful reader parses longer integers as floats, which are not valid text.
 _LARGEST_TEXT_NUMBER = 10 ** (_LONGEST_WHOLE_NUMBER - 1)
 
 
 class TransactionReader:
-    """Reads one transaction by a schema. limit: largest body in bytes."""
+    """Reads transactions of one schema. limit: largest body in bytes."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -54,20 +54,20 @@ class TransactionReader:
         return self.parse(await read_body(scope, receive, self.limit, "one transaction"))
 
     def parse(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
-        """The same from the body alone. Raises Rejected (422) naming every field at fault.
+        """Like `read`, from the body alone. Raises Rejected (422) with every invalid field.
 
-        suggest: look for names that a wrong one may have meant.
+        suggest: suggest similar names for unknown fields.
         """
         return self._fast.read(body) or self.parse_carefully(body, suggest=suggest)
 
     def parse_many(self, bodies: Sequence[bytes]) -> dict[str, Sequence[Any]] | None:
-        """{column: canonical values, one of each body}; None where not all of them are plainly right."""
+        """{column: canonical values, one per body}; None unless all bodies are plainly valid."""
         if not bodies or len(max(bodies, key=len)) > self.limit:
             return None
         return self._fast.read_many(bodies)
 
     def parse_carefully(self, body: bytes, *, suggest: bool = True) -> dict[str, object]:
-        """The same without the quick way, several times as slow: it decides what is an error, and says which."""
+        """Like `parse` without the fast reader: several times slower, but it reports the errors."""
         fields, n_left_out = self._without_excess(parse_object(body))
         try:
             values = self._type.validate_python(fields)
@@ -77,8 +77,8 @@ class TransactionReader:
         return {name: values.get(name) for name in self._names}
 
     def _without_excess(self, fields: dict[str, object]) -> tuple[dict[str, object], int]:
-        """Leave out unknown fields beyond those that an answer names, and say how many: pydantic would make an error of
-        each of thousands."""
+        """Drop unknown fields beyond those that a response lists; return the rest and the number dropped. Otherwise
+        pydantic would create thousands of errors."""
         unknown = [name for name in fields if name not in self._known]
         excess = set(unknown[MOST_PROBLEMS:])
         return {name: value for name, value in fields.items() if name not in excess} if excess else fields, len(excess)
@@ -87,12 +87,12 @@ class TransactionReader:
         """JSON schema of a transaction, for OpenAPI."""
         schema = self._type.json_schema()
         for field in schema["properties"].values():
-            field.pop("title", None)  # pydantic's guess at a nicer name ("Tx Amount") is not what a caller must send
+            field.pop("title", None)  # pydantic's derived title ("Tx Amount") is not the name to send
         return schema
 
 
 def check_content_type(headers: Headers) -> None:
-    """Refuse with 415 what does not call itself JSON, or is compressed: a small body could unpack to a huge one."""
+    """Raise Rejected (415) if the body is not declared as JSON, or is compressed and could expand without limit."""
     media_type = media_type_of(headers)
     if not is_json(media_type):
         raise wrong_media_type(media_type, _JSON_HEADER)
@@ -100,31 +100,31 @@ def check_content_type(headers: Headers) -> None:
 
 
 def media_type_of(headers: Headers) -> str:
-    """What the body calls itself, in lower case and without parameters; "" where the request does not say."""
+    """The media type, in lower case and without parameters; "" without a Content-Type."""
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def is_json(media_type: str) -> bool:
-    """Whether it is application/json or built on it, such as application/vnd.bank+json."""
+    """Whether it is application/json or derived from it, such as application/vnd.bank+json."""
     application, _, subtype = media_type.partition("/")
     return application == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 def wrong_media_type(media_type: str, remedy: str) -> Rejected:
-    """The 415 for a body that calls itself something else, or nothing."""
+    """The 415 for a wrong or missing media type."""
     called = f"the body calls itself {media_type[:80]!r}" if media_type else "the request names no Content-Type"
     return Rejected(415, problem("content_type", called, remedy, field="Content-Type", where="header"))
 
 
 def check_encoding(headers: Headers) -> None:
-    """Refuse a compressed body with 415."""
+    """Raise Rejected (415) for a compressed body."""
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         called, remedy = "compressed bodies are not read", "send the body as it is"
         raise Rejected(415, problem("content_encoding", called, remedy, field="Content-Encoding", where="header"))
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, what: str) -> bytes:
-    """Return the body. Raises Rejected (413) as soon as it is longer than `limit` bytes; what: may be so long."""
+    """Read the body. Raises Rejected (413) once it exceeds `limit` bytes. what: names its content in the remedy."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 15 or int(value) > limit):
             raise too_large(limit, what)
@@ -142,7 +142,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, what: str) -> by
 
 
 def parse_object(body: bytes) -> dict[str, object]:
-    """Parse one JSON object: UTF-8, no name twice. NaN and Infinity pass; the check of their field refuses them."""
+    """Parse one JSON object: UTF-8, no repeated names. Accepts NaN and Infinity; the field checks reject them."""
     if not body.strip():
         raise _not_json("the body is empty", "send one transaction as a JSON object")
     try:
@@ -171,7 +171,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _whole_number(text: str) -> int | float:
-    # Python refuses to read integers of thousands of digits; as a float they are simply out of range.
+    # Python refuses integers of thousands of digits; as floats they are simply out of range.
     return int(text) if len(text) <= _LONGEST_WHOLE_NUMBER else float(text)
 
 
@@ -180,16 +180,16 @@ def _not_json(message: str, remedy: str) -> Rejected:
 
 
 def too_large(limit: int, what: str) -> Rejected:
-    """The 413 for a body of more than `limit` bytes; what: may be so long, such as "one transaction"."""
+    """The 413 for a body of more than `limit` bytes. what: its content, such as "one transaction"."""
     remedy = f"send {what} of at most {limit:,} bytes"
     return Rejected(413, problem("body_too_large", f"the body is larger than {limit:,} bytes", remedy))
 
 
 class FastReader:
-    """Reads transactions of one schema that need no second look.
+    """Reads plainly valid transactions of one schema.
 
-    msgspec keeps the last of two fields of one name and says nothing. All values are scalars, and without a backslash
-    every quotation mark in the bytes begins or ends a name or a text, so their number shows whether a field came twice.
+    msgspec silently keeps the last of two fields with one name. Values are scalars, and without a backslash every
+    quotation mark in the bytes begins or ends a name or a text, so counting them detects a repeated field.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -208,7 +208,7 @@ class FastReader:
             self._decode_many = msgspec.json.Decoder(list[record]).decode  # type: ignore[valid-type]
 
     def read(self, body: bytes) -> dict[str, object] | None:
-        """Return {column: canonical value}, every input present, or None where the careful reader must look."""
+        """Return {column: canonical value} of all inputs, or None if the careful reader must decide."""
         if self._decode is None or b"\\" in body:
             return None
         n_quotes = self._n_quotes
@@ -230,11 +230,11 @@ class FastReader:
         return dict(zip(self._names, values, strict=True))
 
     def read_many(self, bodies: Sequence[bytes]) -> dict[str, Sequence[Any]] | None:
-        """Return {column: canonical values, one of each body}, or None where the careful reader must look at one.
+        """Return {column: canonical values, one per body}, or None if the careful reader must decide.
 
-        They are parsed together. That each is one transaction of its own follows from what each looks like: without
-        backslashes an even number of quotation marks keeps every text inside its body, and what then begins and ends
-        with a brace and holds no object inside another is one object or more; one, where all of them make so many.
+        Parses all bodies as one array. This is safe: without backslashes and with an even number of quotation marks, no
+        text spans two bodies; a body that begins and ends with a brace and has no nested object is one or more objects;
+        and if there are as many objects as bodies, each body is exactly one.
         """
         if self._decode_many is None or not all(body[:1] == b"{" and body[-1:] == b"}" for body in bodies):
             return None
@@ -259,7 +259,7 @@ class FastReader:
 
 
 def _is_plain(column: Column) -> bool:
-    """Whether what msgspec returns for the column is its canonical value already."""
+    """Whether msgspec already returns the column's canonical value."""
     return column.kind == "numeric" and not column.integer and not column.nullable
 
 
@@ -276,7 +276,7 @@ def _field(name: str, column: Column) -> tuple[Any, ...]:
 
 
 def _finish_of(column: Column) -> Check:
-    """What is left to do with a value that msgspec let pass; it raises ValueError for one that is not plainly right."""
+    """The function that converts a value from msgspec; it raises ValueError for one that is not plainly valid."""
     check = check_of(column)
 
     def whole_number(value: Any) -> object:
@@ -295,7 +295,7 @@ def _finish_of(column: Column) -> Check:
 
 
 def _finish_many_of(column: Column) -> Callable[[Sequence[Any], np.ndarray], Sequence[Any]]:
-    """The same for the values of many bodies. It corrects how many quotation marks each body has."""
+    """Like `_finish_of`, for the values of many bodies. Also updates the expected number of quotation marks."""
     finish = _finish_of(column)
 
     def finish_many(values: Sequence[Any], n_quotes: np.ndarray) -> Sequence[Any]:
@@ -308,7 +308,7 @@ def _finish_many_of(column: Column) -> Callable[[Sequence[Any], np.ndarray], Seq
             if not accepts(column, np.array(values)).all():
                 raise ValueError("not a whole number, or neither 0 nor 1")
             return values
-        if kinds in ({str}, {int}, {bool}):  # no two of them are equal that are not the same
+        if kinds in ({str}, {int}, {bool}):  # of one type, so equal values are identical
             finished = {value: finish(value) for value in set(values)}
             return list(map(finished.__getitem__, values))
         return [None if value is None or value is msgspec.UNSET else finish(value) for value in values]

@@ -71,10 +71,10 @@ def test_one_that_is_not_flagged_comes_with_reasons_where_they_are_asked_for(mod
     usual, always = (
         TestClient(create_app(State(lenient), ApiKeys(), with_reasons=is_always)) for is_always in (False, True)
     )
-    without, told = usual.post("/score", json=body).json(), usual.post("/score?reasons=true", json=body).json()
-    assert not told["is_fraud"] and told["reasons"]
-    assert without == {**told, "reasons": []}
-    assert always.post("/score", json=body).json() == told
+    without, with_reasons = usual.post("/score", json=body).json(), usual.post("/score?reasons=true", json=body).json()
+    assert not with_reasons["is_fraud"] and with_reasons["reasons"]
+    assert without == {**with_reasons, "reasons": []}
+    assert always.post("/score", json=body).json() == with_reasons
     assert always.post("/score?reasons=false", json=body).json() == without
     assert usual.post("/score?reasons=perhaps", json=body).status_code == 422
 
@@ -152,9 +152,9 @@ def test_any_bytes_get_a_422(client: TestClient, body: bytes):
 def one_problem(reply: Any, status: int) -> dict[str, Any]:
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/json"
-    (found,) = reply.json()["detail"]
-    assert found["remedy"]
-    return found
+    (entry,) = reply.json()["detail"]
+    assert entry["remedy"]
+    return entry
 
 
 def test_a_body_too_large_is_a_413_declared_or_not(client: TestClient):
@@ -170,16 +170,16 @@ def test_a_body_too_large_is_a_413_declared_or_not(client: TestClient):
 def test_another_content_type_is_a_415(client: TestClient, requests: Requests, content_type: str | None):
     headers = {} if content_type is None else {"Content-Type": content_type}
     body = json.dumps(dict(requests["transactions"])).encode()
-    found = one_problem(client.post("/score", content=body, headers=headers), 415)
-    assert "Content-Type: application/json" in found["remedy"]
+    entry = one_problem(client.post("/score", content=body, headers=headers), 415)
+    assert "Content-Type: application/json" in entry["remedy"]
 
 
 def test_json_by_other_names_is_read_and_compression_is_not(client: TestClient, requests: Requests):
     body = json.dumps(dict(requests["transactions"])).encode()
     for content_type in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.bank+json"):
         assert client.post("/score", content=body, headers={"Content-Type": content_type}).status_code == 200
-    found = one_problem(client.post("/score", content=body, headers={**JSON_TYPE, "Content-Encoding": "gzip"}), 415)
-    assert found["field"] == "Content-Encoding"
+    entry = one_problem(client.post("/score", content=body, headers={**JSON_TYPE, "Content-Encoding": "gzip"}), 415)
+    assert entry["field"] == "Content-Encoding"
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_shape(client: TestClient):

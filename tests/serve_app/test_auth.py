@@ -43,11 +43,11 @@ def test_several_keys_from_both_places_are_valid_at_once(tmp_path: Path):
         "FRAUD_API_KEY_FILE": "keys.txt",
         "FRAUD_ROOT": str(tmp_path),
     }
-    found = keys(environment)
+    accepted = keys(environment)
     for key in ("first", "second", "third", "fourth"):
-        assert found.accepts(key.encode())
+        assert accepted.accepts(key.encode())
     for key in (b"fifth", b"", b"First", hash_of("first").encode(), None):
-        assert not found.accepts(key)
+        assert not accepted.accepts(key)
     assert not keys({"FRAUD_MODE": "dev", **environment}).accepts(None)
 
 
@@ -74,13 +74,13 @@ def test_a_key_has_its_owners_name_and_may_have_its_own_rate(tmp_path: Path):
     file = tmp_path / "keys.txt"
     lines = ("a  payment gateway rate=50 burst=80", "b rate=0", "c")
     file.write_text("".join(f"{hash_of(line[0])}{line[1:]}\n" for line in lines))
-    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": f"{hash_of('d')} till rate=2"})
-    named = {key: found.find(key.encode()) for key in "abcd"}
+    accepted = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": f"{hash_of('d')} till rate=2"})
+    named = {key: accepted.find(key.encode()) for key in "abcd"}
     assert named["a"] == ApiKey(bytes.fromhex(hash_of("a")), "payment gateway", 50, 80)
     assert named["b"] == ApiKey(bytes.fromhex(hash_of("b")), hash_of("b")[:8], 0)
     assert named["c"] == ApiKey(bytes.fromhex(hash_of("c")), hash_of("c")[:8], None)
     assert named["d"] == ApiKey(bytes.fromhex(hash_of("d")), "till", 2)
-    assert found.find(b"e") is None and found.find(None) is None
+    assert accepted.find(b"e") is None and accepted.find(None) is None
 
 
 @pytest.mark.parametrize("setting", ["rate=fast", "rate=-1", "burst=nan", "rate=1e9", "rat=5"])
@@ -100,13 +100,13 @@ def replace_file(file: Path, *lines: str) -> None:
 def test_keys_are_rotated_without_a_restart(tmp_path: Path):
     file = tmp_path / "keys.txt"
     replace_file(file, f"{hash_of('old')} gateway")
-    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": hash_of("fixed")})
+    accepted = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_API_KEY_HASHES": hash_of("fixed")})
     replace_file(file, f"{hash_of('old')} gateway", f"{hash_of('new')} gateway")
-    found.refresh()
-    assert [found.accepts(key) for key in (b"old", b"new", b"fixed")] == [True, True, True]
+    accepted.refresh()
+    assert [accepted.accepts(key) for key in (b"old", b"new", b"fixed")] == [True, True, True]
     replace_file(file, f"{hash_of('new')} gateway")
-    found.refresh()
-    assert [found.accepts(key) for key in (b"old", b"new", b"fixed")] == [False, True, True]
+    accepted.refresh()
+    assert [accepted.accepts(key) for key in (b"old", b"new", b"fixed")] == [False, True, True]
 
 
 @pytest.mark.parametrize("broken", ["plain-key", "", "# all gone", None])
@@ -115,32 +115,32 @@ def test_a_file_that_breaks_keeps_the_old_keys_and_says_so_once(
 ):
     file = tmp_path / "keys.txt"
     replace_file(file, hash_of("old"))
-    found = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_MODE": "dev"})
+    accepted = keys({"FRAUD_API_KEY_FILE": str(file), "FRAUD_MODE": "dev"})
     file.unlink() if broken is None else replace_file(file, broken)
     for _ in range(3):
-        found.refresh()
-        assert found.is_required and found.accepts(b"old") and not found.accepts(b"else")
+        accepted.refresh()
+        assert accepted.is_required and accepted.accepts(b"old") and not accepted.accepts(b"else")
     assert caplog.text.count("stay as they were") == 1
     assert "plain-key" not in caplog.text
     replace_file(file, hash_of("new"))
-    found.refresh()
-    assert found.accepts(b"new") and not found.accepts(b"old")
+    accepted.refresh()
+    assert accepted.accepts(b"new") and not accepted.accepts(b"old")
 
 
 def test_the_file_is_watched_from_the_first_request_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("serve_app.auth.CHECK_SECONDS", 0.01)
     file = tmp_path / "keys.txt"
     replace_file(file, hash_of("old"))
-    found = keys({"FRAUD_API_KEY_FILE": str(file)})
-    assert found.accepts(b"old")
+    accepted = keys({"FRAUD_API_KEY_FILE": str(file)})
+    assert accepted.accepts(b"old")
     replace_file(file, hash_of("new"))
     waits = 0
-    while not found.accepts(b"new") and waits < 500:
+    while not accepted.accepts(b"new") and waits < 500:
         time.sleep(0.02)
         waits += 1
-    assert found.accepts(b"new") and not found.accepts(b"old")
-    gone = weakref.ref(found)
-    del found
+    assert accepted.accepts(b"new") and not accepted.accepts(b"old")
+    gone = weakref.ref(accepted)
+    del accepted
     while gone() is not None and waits < 1000:  # the thread does not keep them
         time.sleep(0.02)
         waits += 1

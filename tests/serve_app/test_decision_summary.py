@@ -32,12 +32,12 @@ def test_counts_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log.put(a_decision(23, time_us=NOON_US + DAY_US, is_fraud=False))
     log.close()
     assert main([str(settings.url)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("18 decisions, 2025-06-15 15:06 to 2025-06-16 15:06 UTC")
-    rows = [line.split() for line in told.splitlines() if line.startswith(("7 ", "8 "))]
+    output = capsys.readouterr().out
+    assert output.startswith("18 decisions, 2025-06-15 15:06 to 2025-06-16 15:06 UTC")
+    rows = [line.split() for line in output.splitlines() if line.startswith(("7 ", "8 "))]
     assert rows == [["7", "champion", "17", "6", "37.50%", "1"], ["8", "canary", "1", "1", "100.00%", "0"]]
-    assert "champion 7 beside challenger 8: 14 pairs (0 shed, 1 late, 0 failed)" in told
-    assert "both flag 3, neither 5, only the champion 2, only the challenger 4" in told
+    assert "champion 7 beside challenger 8: 14 pairs (0 shed, 1 late, 0 failed)" in output
+    assert "both flag 3, neither 5, only the champion 2, only the challenger 4" in output
     assert main([str(settings.url), "--since", "2025-06-16"]) == 0
     assert capsys.readouterr().out.startswith("1 decisions")
 

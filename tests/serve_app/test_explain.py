@@ -31,25 +31,25 @@ NAMES = ("transactions", "handbook", "mixed")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_columns_add_up_to_the_evidence(models: Models, clients: Clients, requests: Requests, name: str):
-    told = clients[name].post("/explain", json=dict(requests[name])).json()
-    Explanation.model_validate(told)
-    columns = told.pop("columns")
+    explanation = clients[name].post("/explain", json=dict(requests[name])).json()
+    Explanation.model_validate(explanation)
+    columns = explanation.pop("columns")
     assert {column["column"] for column in columns} == set(models[name].engine.explained_columns)
     contributions = [column["contribution"] for column in columns]
     assert contributions == sorted(contributions, reverse=True)
-    evidence, typical = told.pop("evidence"), told.pop("typical_evidence")
+    evidence, typical = explanation.pop("evidence"), explanation.pop("typical_evidence")
     assert sum(contributions) == pytest.approx(evidence - typical)
     alone = clients[name].post("/score", json=dict(requests[name])).json()
-    assert told == alone
+    assert explanation == alone
     assert columns[: len(alone["reasons"])] == alone["reasons"]
     raw = models[name].engine.encode_row(models[name].reader.parse(json.dumps(dict(requests[name])).encode()))
     assert models[name].engine.evidence(raw[None])[0, -1] == pytest.approx(evidence, abs=1e-3)
 
 
 def test_a_column_that_speaks_for_the_transaction_is_listed(client: TestClient, requests: Requests):
-    told = client.post("/explain", json={**requests["transactions"], "country_mismatch": 0, "amount": 30}).json()
-    assert min(column["contribution"] for column in told["columns"]) <= 0
-    assert all(column["text"] for column in told["columns"])
+    explanation = client.post("/explain", json={**requests["transactions"], "country_mismatch": 0, "amount": 30}).json()
+    assert min(column["contribution"] for column in explanation["columns"]) <= 0
+    assert all(column["text"] for column in explanation["columns"])
 
 
 def test_it_leaves_no_trace_and_refuses_as_score_does(bundles: dict[str, Path], requests: Requests, tmp_path: Path):
@@ -118,5 +118,5 @@ def test_a_missing_time_has_the_same_calendar_in_a_table_as_alone(models: Models
     rows["seconds"] = rows["seconds"].astype("datetime64[us]")
     for name in ("_score", "model_config", "is_new"):
         rows[name] = rows[name].astype(float)
-    found = raw_features(rows, engine.schema, engine.detector.features.categories, np.empty((1, 0)))[0]
-    np.testing.assert_array_equal(found, engine.encode_row(row))
+    features = raw_features(rows, engine.schema, engine.detector.features.categories, np.empty((1, 0)))[0]
+    np.testing.assert_array_equal(features, engine.encode_row(row))

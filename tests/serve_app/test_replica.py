@@ -19,8 +19,8 @@ from serve_app.replica import Replica
 
 @contextmanager
 def running(folder: Path, state: Path, **environment: str) -> Iterator[tuple[Replica, TestClient]]:
-    given = {"FRAUD_MODE": "dev", "FRAUD_STATE": str(state), "FRAUD_BUNDLE": str(folder), **environment}
-    replica = Replica(given)
+    variables = {"FRAUD_MODE": "dev", "FRAUD_STATE": str(state), "FRAUD_BUNDLE": str(folder), **environment}
+    replica = Replica(variables)
     try:
         with TestClient(replica.app()) as client:
             yield replica, client
@@ -47,14 +47,14 @@ def test_a_decision_is_answered_counted_and_kept(bundles: dict[str, Path], body:
         assert (rows.json()["scored"], rows.json()["rejected"]) == (1, 1)
         counted = client.get("/metrics").text
     assert 'fraud_requests_total{path="/score",status="200"} 2' in counted
-    kept = {row["request_id"]: row for row in decisions(tmp_path)}
-    assert set(kept) == {"payment-1", "batch-1"}, "what-ifs are no decisions"
-    found, said = kept["payment-1"], answer.json()
-    assert (found["score"], found["is_fraud"], found["version"]) == (
-        said["score"], said["is_fraud"], said["model_version"],
+    entries = {row["request_id"]: row for row in decisions(tmp_path)}
+    assert set(entries) == {"payment-1", "batch-1"}, "what-ifs are no decisions"
+    logged, content = entries["payment-1"], answer.json()
+    assert (logged["score"], logged["is_fraud"], logged["version"]) == (
+        content["score"], content["is_fraud"], content["model_version"],
     )  # fmt: skip
-    assert found["role"] == "champion" and found["shadow_outcome"] is None
-    assert {name: found["inputs"][name] for name in body} == body
+    assert logged["role"] == "champion" and logged["shadow_outcome"] is None
+    assert {name: logged["inputs"][name] for name in body} == body
 
 
 def test_a_challenger_watches_and_takes_its_share(bundles: dict[str, Path], body: dict[str, object], tmp_path: Path):
@@ -67,10 +67,10 @@ def test_a_challenger_watches_and_takes_its_share(bundles: dict[str, Path], body
         client.post("/score", json=body, headers={"X-Request-ID": "taken"})
         state.canary_share, state.shadow = 0.0, False
         client.post("/score", json=body, headers={"X-Request-ID": "alone"})
-    kept = {row["request_id"]: row for row in decisions(tmp_path)}
-    told = {name: (row["role"], row["shadow_outcome"]) for name, row in kept.items()}
-    assert told == {"watched": ("champion", "scored"), "taken": ("canary", None), "alone": ("champion", None)}
-    assert kept["watched"]["shadow_score"] == pytest.approx(kept["watched"]["score"])
+    rows = {row["request_id"]: row for row in decisions(tmp_path)}
+    outcomes = {name: (row["role"], row["shadow_outcome"]) for name, row in rows.items()}
+    assert outcomes == {"watched": ("champion", "scored"), "taken": ("canary", None), "alone": ("champion", None)}
+    assert rows["watched"]["shadow_score"] == pytest.approx(rows["watched"]["score"])
 
 
 def test_past_the_deadline_the_set_decision_is_given_and_kept(
@@ -82,8 +82,8 @@ def test_past_the_deadline_the_set_decision_is_given_and_kept(
         wrong = client.post("/score", json={**body, "unknown": 1})
     assert answer.status_code == 200 and wrong.status_code == 422
     assert (answer.json()["fallback"], answer.json()["score"], answer.json()["is_fraud"]) == ("decline", None, True)
-    (kept,) = decisions(tmp_path)
-    assert kept["fallback"] == "decline" and kept["score"] is None
+    (row,) = decisions(tmp_path)
+    assert row["fallback"] == "decline" and row["score"] is None
 
 
 def test_a_key_is_named_in_what_is_kept(bundles: dict[str, Path], body: dict[str, object], tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fraud.errors import ConfigError
-from serve_app.scaling import METRIC, ByUse, Use
+from serve_app.scaling import METRIC, ByUse, CpuUse
 
 CONFIG = Path(__file__).resolve().parents[2] / "serve_app" / "config.yaml"
 
@@ -35,7 +35,7 @@ def test_so_many_replicas_that_each_has_its_share():
 
 
 def test_use_is_that_since_the_last_call():
-    use = Use()
+    use = CpuUse()
     ends = time.process_time() + 0.1
     while time.process_time() < ends:
         pass

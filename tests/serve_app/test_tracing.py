@@ -65,10 +65,10 @@ def plain(span: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
-def ask(models: Any, settings: dict[str, str], path: str = "/score", **given: Any) -> int:
+def ask(models: Any, settings: dict[str, str], path: str = "/score", **arguments: Any) -> int:
     tracing = Tracing.from_environment(settings)
     client = TestClient(create_app(State(models["transactions"]), ApiKeys(), tracing=tracing))
-    status = client.post(path, **{"json": REQUESTS["transactions"], **given}).status_code
+    status = client.post(path, **{"json": REQUESTS["transactions"], **arguments}).status_code
     if tracing is not None:
         tracing.close()
     return status

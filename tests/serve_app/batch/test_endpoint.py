@@ -77,8 +77,8 @@ def varied(requests: Requests, name: str, n: int = 60) -> list[dict[str, object]
 
 def assert_same(answer: dict[str, Any], alone: dict[str, Any]) -> None:
     expected = {key: value for key, value in alone.items() if key in answer or key != "reasons"}
-    for found, told in zip(answer.get("reasons", ()), expected.pop("reasons", ()), strict=True):
-        assert (found["column"], found["text"]) == (told["column"], told["text"])
+    for reason, expected_reason in zip(answer.get("reasons", ()), expected.pop("reasons", ()), strict=True):
+        assert (reason["column"], reason["text"]) == (expected_reason["column"], expected_reason["text"])
     assert {key: answer[key] for key in expected} == expected
     assert set(answer) - {"reasons"} == set(expected)
 
@@ -111,18 +111,18 @@ def test_a_wrong_row_is_told_as_alone_and_hinders_no_other(clients: Clients, req
         reply = post(clients[name], body.encode(), kind)
         results = reply.json()["results"] if kind != NDJSON else [json.loads(line) for line in reply.text.splitlines()]
         assert results[0] == results[-1] and results[0]["score"] >= 0
-        assert results[1:-1] == [{"row": i, **told} for i, told in enumerate(alone, start=1)]
+        assert results[1:-1] == [{"row": i, **rejection} for i, rejection in enumerate(alone, start=1)]
 
 
 def test_rows_of_a_batch_are_history_for_those_after_them(bundles: dict[str, Path], requests: Requests, tmp_path: Path):
     rows = varied(requests, "handbook")
     answers = []
-    for place in ("one by one", "together", "arrow"):
-        settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path / place)})
+    for way_of_sending in ("one by one", "together", "arrow"):
+        settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path / way_of_sending)})
         client = TestClient(create_app(State(load_model(settings, folder=str(bundles["handbook"]))), ApiKeys()))
-        if place == "one by one":
+        if way_of_sending == "one by one":
             answers.append([client.post("/score", json=row).json()["score"] for row in rows])
-        elif place == "together":
+        elif way_of_sending == "together":
             assert post(client, list(rows), query="?learn=false").json()["results"][-1]["score"] != answers[0][-1]
             answers.append([result["score"] for result in post(client, list(rows)).json()["results"]])
         else:
@@ -152,8 +152,8 @@ def test_what_is_no_array_is_refused_whole(client: TestClient, body: bytes, kind
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_odd_elements_are_divided_where_they_end(elements: list[object]):
     body = json.dumps(elements, ensure_ascii=False).encode("utf-8", "replace")
-    found = [json.loads(bytes(piece)) for piece in elements_of(body, 1000, 1)]
-    assert repr(found) == repr(json.loads(body))
+    divided = [json.loads(bytes(piece)) for piece in elements_of(body, 1000, 1)]
+    assert repr(divided) == repr(json.loads(body))
 
 
 def test_limits_are_named(models: Models, requests: Requests):
@@ -166,8 +166,8 @@ def test_limits_are_named(models: Models, requests: Requests):
         post(client, [row] * 4), post(client, odd), post(client, b"[" + b"1," * 900 + b"1]"),
         post(client, b"\n".join([json.dumps(row).encode()] * 4), NDJSON), post(client, arrow([row] * 4), ARROW),
     ):  # fmt: skip
-        found = reply.json()["detail"][0]
-        assert (reply.status_code, found["type"], found["remedy"]) == (
+        entry = reply.json()["detail"][0]
+        assert (reply.status_code, entry["type"], entry["remedy"]) == (
             413, "too_many_rows", "send at most 3 transactions at a time",
         )  # fmt: skip
     reply = post(client, b"[" + b" " * 2000 + b"]")
@@ -266,8 +266,8 @@ def test_an_arrow_row_is_judged_as_alone(clients: Clients, data: Any):
     chosen = {name: data.draw(st.sampled_from(types)) for name, (_, types) in ARROW_COLUMNS.items()}
     rows = data.draw(st.lists(st.fixed_dictionaries({n: v for n, (v, _) in ARROW_COLUMNS.items()}), min_size=1))
     table = pa.table({name: pa.array([row[name] for row in rows]).cast(kind) for name, kind in chosen.items()})
-    found = table_of(post(clients["mixed"], stream(table), ARROW)).to_pylist()
-    for row, answer in zip(table.to_pylist(), found, strict=True):
+    answers = table_of(post(clients["mixed"], stream(table), ARROW)).to_pylist()
+    for row, answer in zip(table.to_pylist(), answers, strict=True):
         alone = clients["mixed"].post("/score", content=json.dumps(row), headers=JSON_TYPE)
         if alone.status_code == 200:
             assert answer["error"] is None
@@ -275,16 +275,16 @@ def test_an_arrow_row_is_judged_as_alone(clients: Clients, data: Any):
             assert answer["is_fraud"] is alone.json()["is_fraud"] and answer["is_history_live"]
         else:
             problems = alone.json()["detail"]
-            assert answer["error"] == "; ".join(f"{told['msg']} ({told['remedy']})" for told in problems)
+            assert answer["error"] == "; ".join(f"{entry['msg']} ({entry['remedy']})" for entry in problems)
             assert answer["score"] is None and answer["is_fraud"] is None
 
 
 def test_arrow_reasons_and_metadata(clients: Clients, requests: Requests):
     row = {name: float(value) for name, value in dict(requests["transactions"]).items()}  # type: ignore[arg-type]
-    found = table_of(post(clients["transactions"], arrow([row, {**row, "hour": 24.0}]), ARROW, "?reasons=true"))
+    table = table_of(post(clients["transactions"], arrow([row, {**row, "hour": 24.0}]), ARROW, "?reasons=true"))
     alone = clients["transactions"].post("/score", json=row).json()
-    assert found.schema.metadata[b"model_version"] == b"7" and found.schema.metadata[b"rejected"] == b"1"
-    first, second = found["reasons"].to_pylist()
+    assert table.schema.metadata[b"model_version"] == b"7" and table.schema.metadata[b"rejected"] == b"1"
+    first, second = table["reasons"].to_pylist()
     assert [reason["text"] for reason in first] == [reason["text"] for reason in alone["reasons"]] and second is None
     assert table_of(post(clients["transactions"], arrow([row])[:0] + stream(pa.table(
         {name: pa.array([], pa.float64()) for name in row})), ARROW)).num_rows == 0  # fmt: skip
@@ -304,9 +304,11 @@ def test_arrow_times(clients: Clients, requests: Requests, times: pa.Array):
     request = requests["handbook"]
     n = len(times)
     columns = {name: pa.array([value] * n) for name, value in request.items()}
-    found = table_of(post(clients["handbook"], stream(pa.table({**columns, "TX_DATETIME": times})), ARROW)).to_pylist()
-    assert found[0]["error"] is None
-    for time, answer in zip(times, found, strict=True):
+    answers = table_of(
+        post(clients["handbook"], stream(pa.table({**columns, "TX_DATETIME": times})), ARROW)
+    ).to_pylist()
+    assert answers[0]["error"] is None
+    for time, answer in zip(times, answers, strict=True):
         year = int(time.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).as_py() or 0) / 31_556_952 + 1970 if (
             not pa.types.is_string(times.type) and time.is_valid) else None  # fmt: skip
         text = None if not time.is_valid else str(time.as_py()) if year is None or 1 < year < 9000 else "0001-01-01"
@@ -327,8 +329,8 @@ def test_arrow_of_other_columns_or_types_is_refused(clients: Clients, requests: 
         (table.append_column("is_fraud", pa.array([1, 2, 3])), "is_fraud", "extra_forbidden"),
     ):  # fmt: skip
         reply = post(clients["transactions"], stream(odd), ARROW)
-        (found,) = reply.json()["detail"]
-        assert (reply.status_code, found["field"], found["type"]) == (422, field, kind) and found["remedy"]
+        (entry,) = reply.json()["detail"]
+        assert (reply.status_code, entry["field"], entry["type"]) == (422, field, kind) and entry["remedy"]
     nothing = table.set_column(0, "amount", pa.nulls(3))
     assert all(
         "null" in error
@@ -343,8 +345,8 @@ def test_arrow_that_cannot_be_trusted_is_refused(clients: Clients, requests: Req
     for body, why in ((b"", "empty"), (b"not arrow", ""), (packed, "compressed"), (good[: len(good) // 2], ""),
                       (b"\xff" * 1000, ""), (b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"a" * 50, "")):  # fmt: skip
         reply = post(clients["transactions"], body, ARROW)
-        (found,) = reply.json()["detail"]
-        assert (reply.status_code, found["type"]) == (422, "arrow_invalid") and why in found["msg"], body[:20]
+        (entry,) = reply.json()["detail"]
+        assert (reply.status_code, entry["type"]) == (422, "arrow_invalid") and why in entry["msg"], body[:20]
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
@@ -352,8 +354,8 @@ def test_arrow_that_cannot_be_trusted_is_refused(clients: Clients, requests: Req
 def test_a_damaged_arrow_stream_never_crashes(clients: Clients, changes: list[tuple[int, int]]):
     rows = [{"seconds": i, "class": "web", "_score": 1, "Unnamed: 0": "é", "is_new": True} for i in range(20)]
     body = bytearray(arrow(rows))
-    for place, value in changes:
-        body[place % len(body)] = value
+    for offset, value in changes:
+        body[offset % len(body)] = value
     assert post(clients["mixed"], bytes(body), ARROW).status_code in (200, 413, 422)
 
 
@@ -370,7 +372,7 @@ def test_a_batch_of_nothing_but_mistakes_stays_small_and_lets_others_through(mod
 
     async def read() -> tuple[Part, int]:
         turns = 0
-        task = asyncio.ensure_future(rows.take(0, 400))
+        task = asyncio.ensure_future(rows.read(0, 400))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -378,20 +380,20 @@ def test_a_batch_of_nothing_but_mistakes_stays_small_and_lets_others_through(mod
 
     part, turns = asyncio.run(read())
     assert turns > 3, "nobody else had a turn"
-    told = [len(part.rejected[place]) for place in range(400)]
-    assert told[0] == MOST_PROBLEMS + 1 and told[-1] == 1
-    assert sum(told) < 2_000 + 400 + MOST_PROBLEMS
+    n_problems = [len(part.rejected[row]) for row in range(400)]
+    assert n_problems[0] == MOST_PROBLEMS + 1 and n_problems[-1] == 1
+    assert sum(n_problems) < 2_000 + 400 + MOST_PROBLEMS
 
 
 @pytest.mark.parametrize("query", ["", "?reasons=true"])
 def test_a_batch_without_one_good_row_is_answered(clients: Clients, query: str):
     rows = [{"amount": "x"}] * 70
-    found = post(clients["transactions"], rows, query=query).json()
-    assert (found["scored"], found["rejected"], len(found["results"])) == (0, 70, 70)
-    told = table_of(
+    answer = post(clients["transactions"], rows, query=query).json()
+    assert (answer["scored"], answer["rejected"], len(answer["results"])) == (0, 70, 70)
+    table = table_of(
         post(clients["transactions"], arrow([{**dict.fromkeys(COLUMNS, 0.5), "hour": 99.0}] * 3), ARROW, query)
     )
-    assert told["score"].null_count == 3 and told["error"].null_count == 0
+    assert table["score"].null_count == 3 and table["error"].null_count == 0
 
 
 COLUMNS = ("amount", "hour", "distance", "device_score", "country_mismatch")

@@ -10,6 +10,7 @@ import pytest
 from serve_app.decisions.files import read
 from serve_app.decisions.log import DecisionLog
 from serve_app.decisions.rows import DecisionBlock, blocks_of
+from serve_app.model.decided import block_of, decision_of
 from serve_app.model.part import Part, ScoredPart, columns_of, score_part
 from serve_app.model.state import NO_LIVE_HISTORY, ServedModel
 from tests.serve_app.decision_cases import Counts, a_decision, eventually, ids_of, journals_of, rows_of, settings_of
@@ -46,18 +47,18 @@ def test_a_block_comes_out_as_its_decisions_would(
     scored = scored_of(model, part_of(model, requests, name))
     scored.is_history_live[0] = False
     environment = {**HIDDEN[name], "FRAUD_DECISIONS_KEY": "k" * 32} if hides else {}
-    found = []
+    variants = []
     for folder in (tmp_path / "together", tmp_path / "one by one"):
         settings = settings_of(folder, **environment)
         log = DecisionLog(settings, model.engine.schema)
         if folder.name == "together":
-            log.put_block(log.block_of(scored, request_id="r", key_name="gateway"))
+            log.put_block(block_of(log, scored, request_id="r", key_name="gateway"))
         else:
             for transaction, answer in zip(scored.part.transactions, scored.contents, strict=True):
-                log.put(log.decision_of(model, transaction, answer, request_id="r", key_name="gateway"))
+                log.put(decision_of(log, model, transaction, answer, request_id="r", key_name="gateway"))
         log.close()
-        found.append([{key: value for key, value in row.items() if key != "time"} for row in rows_of(settings)])
-    together, alone = found
+        variants.append([{key: value for key, value in row.items() if key != "time"} for row in rows_of(settings)])
+    together, alone = variants
     assert len(together) == len(ROWS[name]) and together[0]["reasons"]
     assert together[0]["warnings"] == [NO_LIVE_HISTORY] and together[1]["warnings"] == []
     assert together == alone
@@ -68,7 +69,7 @@ def blocks(
 ) -> DecisionBlock:
     """Two decisions of the handbook schema."""
     model = models["handbook"]
-    return log.block_of(scored_of(model, part_of(model, requests, "handbook"), with_reasons=False), request_id="7")
+    return block_of(log, scored_of(model, part_of(model, requests, "handbook"), with_reasons=False), request_id="7")
 
 
 def test_blocks_and_single_decisions_share_a_journal_and_a_cut_block_costs_only_itself(
@@ -112,10 +113,10 @@ def test_a_block_beyond_the_bound_is_lost_whole_and_counted(
     eventually(lambda: counts.decisions["lost"] >= 2)
     (tmp_path / "decisions").unlink()
     log.close()
-    kept = len(rows_of(settings))
-    assert kept in (2, 4) and kept + counts.decisions["lost"] == 8, "one is being written, one waits"
+    n_written = len(rows_of(settings))
+    assert n_written in (2, 4) and n_written + counts.decisions["lost"] == 8, "one is being written, one waits"
     log.put_block(block)
-    assert len(rows_of(settings)) == kept
+    assert len(rows_of(settings)) == n_written
 
 
 def test_lines_without_a_block_are_left_as_they_are():

@@ -23,6 +23,7 @@ import pytest
 from fraud.errors import ConfigError
 from fraud.schema import Schema
 from serve_app.decisions.log import MOST_ROWS, DecisionLog
+from serve_app.model.decided import decision_of
 from serve_app.model.state import ServedModel
 from tests.serve_app.decision_cases import (
     NOON_US,
@@ -140,18 +141,18 @@ def test_every_column_may_be_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "message"),
     [
         ({"FRAUD_DECISIONS_HASH": "CUSTOMER_ID"}, "FRAUD_DECISIONS_KEY"),
         ({"FRAUD_DECISIONS_HASH": "CUSTOMER_ID", "FRAUD_DECISIONS_KEY": "short"}, "FRAUD_DECISIONS_KEY"),
-        ({"FRAUD_DECISIONS_OMIT": "A", "FRAUD_DECISIONS_HASH": "A", "FRAUD_DECISIONS_KEY": KEY}, "keep it in one"),
+        ({"FRAUD_DECISIONS_OMIT": "A", "FRAUD_DECISIONS_HASH": "A", "FRAUD_DECISIONS_KEY": KEY}, "name it in one"),
         ({"FRAUD_DECISIONS_FSYNC": "often"}, "'often' is unknown"),
         ({"FRAUD_DECISIONS_QUEUE": "0"}, "FRAUD_DECISIONS_QUEUE='0'"),
         ({"FRAUD_DECISIONS": "nowhere://bucket"}, "nowhere"),
     ],
 )
-def test_wrong_settings_are_named(tmp_path: Path, env: dict[str, str], told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_settings_are_named(tmp_path: Path, env: dict[str, str], message: str):
+    with pytest.raises(ConfigError, match=message):
         settings_of(tmp_path, **env)
 
 
@@ -212,7 +213,7 @@ def test_a_model_makes_the_decision_of_its_answer(
     answer = model.answer(transaction)
     log = DecisionLog(settings, model.engine.schema)
     for role in ("champion", "canary"):
-        log.put(log.decision_of(model, transaction, answer, request_id="r1", key_name="till", role=role))
+        log.put(decision_of(log, model, transaction, answer, request_id="r1", key_name="till", role=role))
     log.close()
     first, second = rows_of(settings)
     for name in ("score", "is_fraud", "forest_score", "autoencoder_score", "threshold"):
@@ -331,7 +332,7 @@ def test_what_a_killed_process_left_becomes_parquet_at_the_next_start(tmp_path: 
         pass
     bystander = DecisionLog(settings, SCHEMA)
     victim.send_signal(signal.SIGKILL)
-    said = 700 + len(victim.stdout.read().split())
+    n_reported = 700 + len(victim.stdout.read().split())
     victim.wait()
     assert not files_of(settings), "the living one's journal was nobody else's to publish"
     (journal,) = journals_of(settings)
@@ -341,9 +342,9 @@ def test_what_a_killed_process_left_becomes_parquet_at_the_next_start(tmp_path: 
     eventually(lambda: files_of(settings))
     successor.close()
     bystander.close()
-    kept = ids_of(settings)
-    assert kept == list(range(len(kept))), "what is lost is the newest, and nothing is there twice"
-    assert said - len(kept) <= settings.queue and len(kept) > 100
+    ids = ids_of(settings)
+    assert ids == list(range(len(ids))), "what is lost is the newest, and nothing is there twice"
+    assert n_reported - len(ids) <= settings.queue and len(ids) > 100
     assert counts.decisions["lost"] == 1, "the line that is cut short"
     assert not list(settings.journal.iterdir())
 

@@ -17,7 +17,7 @@ from fraud.scoring import bundle
 from fraud.settings import Settings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.live import LiveHistory
 from serve_app.model.state import ServedModel, State, load_model
 
@@ -103,14 +103,14 @@ def test_without_its_store_a_score_still_comes_and_says_so(
 
 def test_two_replicas_in_memory_are_refused(bundles: dict[str, Path], settings: Settings):
     detector, settings = bundle.load(bundles["handbook"]).detector, replace(settings, history_url="memory")
-    LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=1)).close()
+    LiveHistory(detector, HistoryContext.from_environment(settings, {}, replicas=1)).close()
     with pytest.raises(ConfigError, match=r"memory with 2 replicas.*FRAUD_HISTORY_URL=node"):
-        LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=2))
+        LiveHistory(detector, HistoryContext.from_environment(settings, {}, replicas=2))
 
 
 def test_a_schema_without_history_keeps_none(bundles: dict[str, Path], settings: Settings):
     detector = bundle.load(bundles["transactions"]).detector
-    live = LiveHistory(detector, Surroundings.from_environment(settings, {}, replicas=2))
+    live = LiveHistory(detector, HistoryContext.from_environment(settings, {}, replicas=2))
     live.close()
     assert live.store is None and not feature_names(detector.schema) and not settings.state.exists()
 

@@ -24,7 +24,7 @@ from fraud.schema import validate
 from fraud.scoring import bundle
 from fraud.scoring.detector import Detector
 from fraud.settings import Settings
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.live import BEHIND, LiveHistory
 from serve_app.replica import Replica
 from tests.fraud.history.test_redis import Server, running  # noqa: F401 - a fixture
@@ -64,7 +64,7 @@ def settings_of(state: Path, url: str) -> Settings:
 
 
 def opened(detector: Detector, state: Path, url: str) -> LiveHistory:
-    return LiveHistory(detector, Surroundings.from_environment(settings_of(state, url), {}))
+    return LiveHistory(detector, HistoryContext.from_environment(settings_of(state, url), {}))
 
 
 def with_frauds(detector: Detector, n: int) -> Detector:
@@ -184,7 +184,7 @@ def test_without_snapshots_the_bundles_age_is_said(
     environment = {"FRAUD_DECISIONS_OMIT": "CUSTOMER_ID"}
     settings = settings_of(tmp_path / "other", "node")
     with caplog.at_level(logging.WARNING):
-        history = LiveHistory(detector, Surroundings.from_environment(settings, environment))
+        history = LiveHistory(detector, HistoryContext.from_environment(settings, environment))
     assert "hides CUSTOMER_ID" in caplog.text
     history.close()
 
@@ -196,15 +196,15 @@ def test_a_flushed_redis_is_noticed_said_and_filled_again(
     environment = {"FRAUD_HISTORY_URL": redis_server.url, "FRAUD_HISTORY_TIMEOUT_MS": "5000"}
     with replica_running(bundles["handbook"], tmp_path, **environment) as (replica, client):
         names = list(replica.state.model.engine.detector.features.names)
-        place = names.index("count by CUSTOMER_ID (1d)")
+        index = names.index("count by CUSTOMER_ID (1d)")
         later = {**row, "TRANSACTION_ID": "asks", "TX_DATETIME": "2025-09-01T10:30:00"}
         assert client.post("/score", json=row).json()["warnings"] == []
         time.sleep(0.3)  # the decision reaches the journal
         redis_server.client().flushall()
         ends = time.monotonic() + 10
-        while replica.state.model.engine.encode_row(later)[place] != 1 and time.monotonic() < ends:
+        while replica.state.model.engine.encode_row(later)[index] != 1 and time.monotonic() < ends:
             time.sleep(0.1)
-        assert replica.state.model.engine.encode_row(later)[place] == 1, "from the decision log's journal"
+        assert replica.state.model.engine.encode_row(later)[index] == 1, "from the decision log's journal"
         assert len(list(redis_server.client().scan_iter("fraud-detector:*:e:*"))) > 10, "and the model's own history"
         while "fraud_history_losses_total 1" not in client.get("/metrics").text and time.monotonic() < ends:
             time.sleep(0.1)
@@ -241,7 +241,7 @@ def test_a_redis_that_restarts_empty_gets_its_history_again(
     environment = {"FRAUD_HISTORY_URL": redis_server.url, "FRAUD_HISTORY_TIMEOUT_MS": "1000"}
     with replica_running(bundles["handbook"], tmp_path, **environment) as (replica, client):
         model = replica.state.model
-        place = list(model.engine.detector.features.names).index("count by CUSTOMER_ID (1d)")
+        index = list(model.engine.detector.features.names).index("count by CUSTOMER_ID (1d)")
         later = {**row, "TRANSACTION_ID": "asks", "TX_DATETIME": "2025-09-01T10:30:00"}
         client.post("/score", json=row)
         redis_server.stop()
@@ -250,9 +250,9 @@ def test_a_redis_that_restarts_empty_gets_its_history_again(
         time.sleep(0.3)
         redis_server.start()
         ends = time.monotonic() + 15
-        while model.engine.encode_row(later)[place] != 2 and time.monotonic() < ends:
+        while model.engine.encode_row(later)[index] != 2 and time.monotonic() < ends:
             time.sleep(0.2)
-        assert model.engine.encode_row(later)[place] == 2, "what was scored during the outage is remembered, too"
+        assert model.engine.encode_row(later)[index] == 2, "what was scored during the outage is remembered, too"
 
 
 def test_a_redis_that_may_evict_is_refused_with_the_remedy(detector: Detector, tmp_path: Path, redis_server: Server):
@@ -331,6 +331,6 @@ def test_a_retry_with_other_values_is_told(two_replicas: list[TestClient], reque
     for changed in ({"TX_AMOUNT": 999.0}, {"TX_DATETIME": "2025-09-01T10:16:00"}):
         (warning,) = second.post("/score", json=row | changed).json()["warnings"]
         assert "seen before with another time or other values" in warning
-        (told,) = first.post("/score/batch", json=[row | changed]).json()["results"]
-        assert told["warnings"] == [warning]
+        (result,) = first.post("/score/batch", json=[row | changed]).json()["results"]
+        assert result["warnings"] == [warning]
     assert first.post("/score", json=row).json() == answer, "the first one is what is remembered"

@@ -30,7 +30,7 @@ from fraud.schema import Schema
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.settings.serving import LabelFeedSettings
-from serve_app.history.begin import Surroundings
+from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.label_process import _described
 from serve_app.model.state import ServedModel
 from serve_app.replica import Replica
@@ -57,9 +57,9 @@ def ingest(state: Path, name: str, *labels: tuple[str, bool], known_at: dt.datet
 def frauds(model: ServedModel, requests: Requests, terminal: str = "new") -> float:
     """The share of frauds that the engine sees at a terminal ten days later."""
     names = list(model.engine.detector.features.names)
-    (place,) = [i for i, name in enumerate(names) if name.startswith("risk by TERMINAL_ID (30d")]
+    (index,) = [i for i, name in enumerate(names) if name.startswith("risk by TERMINAL_ID (30d")]
     row = {**requests["handbook"], "TRANSACTION_ID": "asks", "TERMINAL_ID": terminal}
-    return float(model.engine.encode_row({**row, "TX_DATETIME": (NOON + 10 * DAY).isoformat()})[place])
+    return float(model.engine.encode_row({**row, "TX_DATETIME": (NOON + 10 * DAY).isoformat()})[index])
 
 
 def within_5_s(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -296,7 +296,7 @@ def test_a_process_that_follows_is_started_again_and_ends_with_its_replica(
         assert within_5_s(lambda: frauds(replica.state.model, requests) == 0.5, 30.0)
     assert followers() == []
     code = "import sys; from serve_app.history.label_process import main; sys.exit(main())"
-    settings = Surroundings.from_environment(Settings.from_environment({"FRAUD_STATE": str(tmp_path)}), {})
+    settings = HistoryContext.from_environment(Settings.from_environment({"FRAUD_STATE": str(tmp_path)}), {})
     task = json.dumps(_described(Schema.load("handbook"), settings, 0.1)) + "\n"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None and child.stdout is not None

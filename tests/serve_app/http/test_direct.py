@@ -29,7 +29,7 @@ def around() -> Iterator[direct.Direct]:
     (middleware,) = direct.middlewares()
     yield middleware.cls(serves_path, *middleware.args, **middleware.kwargs)
     direct._apps.clear()
-    direct._around.clear()
+    direct._installed.clear()
 
 
 def test_scoring_goes_to_the_app_and_the_rest_to_serve(around: direct.Direct, models: dict[str, ServedModel]):
@@ -98,4 +98,4 @@ def test_a_hook_that_serve_did_not_call_is_an_error(models: dict[str, ServedMode
         direct.check(behind_haproxy)
     finally:
         direct._apps.clear()
-        direct._around.clear()
+        direct._installed.clear()

@@ -36,7 +36,7 @@ class Reply:
         self.body = b"".join(message.get("body", b"") for message in messages)
 
     def header(self, name: str) -> list[str]:
-        return [value for found, value in self.headers if found == name]
+        return [value for key, value in self.headers if key == name]
 
 
 def scope_of(path: str = "/score", method: str = "POST", headers: Mapping[str, str] | Sequence[Any] = ()) -> Scope:
@@ -87,16 +87,16 @@ def served(model: ServedModel, keys: ApiKeys | None = None, **options: Any) -> A
 
 
 def counted(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
-    found = metrics._totals.counters
-    return {labels: value for (metric, labels), value in found.items() if metric == name and value}
+    counters = metrics._totals.counters
+    return {labels: value for (metric, labels), value in counters.items() if metric == name and value}
 
 
 def test_the_callers_request_id_comes_back_and_an_unsound_one_is_replaced():
     guard = Guard(echo, ApiKeys())
-    for given in ("a", "5f-7/ok~", "x" * 128):
-        scope = scope_of(headers={"X-Request-ID": given})
-        assert asyncio.run(call(guard, scope)).header("x-request-id") == [given]
-        assert scope["state"]["request_id"] == given
+    for request_id in ("a", "5f-7/ok~", "x" * 128):
+        scope = scope_of(headers={"X-Request-ID": request_id})
+        assert asyncio.run(call(guard, scope)).header("x-request-id") == [request_id]
+        assert scope["state"]["request_id"] == request_id
     ours = set()
     twice = [("X-Request-ID", "a"), ("X-Request-ID", "a")]
     unsound = [{"X-Request-ID": text} for text in ("", "x" * 129, "a b", "a\nb", "é")]

@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[3]
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
     """{(name, label values...): value} of the page, read back by Prometheus' own parser."""
     text = metrics.render()[0].decode()
-    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    labels = [sorted(sample.labels.items(), key=lambda label: label[0] in LAST) for sample in found]
-    return {(s.name, *(value for _, value in pairs)): s.value for s, pairs in zip(found, labels, strict=True)}
+    all_samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    labels = [sorted(sample.labels.items(), key=lambda label: label[0] in LAST) for sample in all_samples]
+    return {(s.name, *(value for _, value in pairs)): s.value for s, pairs in zip(all_samples, labels, strict=True)}
 
 
 def test_everything_counted_is_on_the_page():
@@ -50,24 +50,24 @@ def test_everything_counted_is_on_the_page():
     metrics.set_queue(3, "shadow")
     metrics.in_progress += 2
     metrics.set_model("3", "abc", 1000.5)
-    found = samples(metrics)
-    assert found["fraud_requests_total", "/score", "200"] == 4
-    assert found["fraud_requests_total", "other", "404"] == 1
-    buckets = {key[2]: value for key, value in found.items() if key[:2] == ("fraud_request_seconds_bucket", "/score")}
+    values = samples(metrics)
+    assert values["fraud_requests_total", "/score", "200"] == 4
+    assert values["fraud_requests_total", "other", "404"] == 1
+    buckets = {key[2]: value for key, value in values.items() if key[:2] == ("fraud_request_seconds_bucket", "/score")}
     assert (buckets["0.00025"], buckets["0.0005"], buckets["0.005"], buckets["1.0"], buckets["+Inf"]) == (1, 2, 3, 3, 4)
-    assert found["fraud_request_seconds_sum", "/score"] == pytest.approx(7.0036)
-    assert found["fraud_request_seconds_count", "/score"] == 4
-    assert found["fraud_score_bucket", "3", "0.2"] == 1 and found["fraud_score_bucket", "3", "0.99"] == 2
-    assert found["fraud_decisions_total", "3", "true"] == found["fraud_decisions_total", "3", "false"] == 1
-    assert found["fraud_errors_total", "out_of_range"] == 1
-    assert found["fraud_fallbacks_total", "review"] == 1 and found["fraud_fallbacks_total", "decline"] == 0
-    assert found["fraud_model_load_failures_total",] == 1
-    assert found["fraud_shadow_total", "shed"] == 1 and found["fraud_shadow_total", "late"] == 0
-    assert found["fraud_decision_records_total", "written"] == 40
-    assert found["fraud_queue_depth", "decisions"] == 12 and found["fraud_queue_depth", "shadow"] == 3
-    assert found["fraud_model_info", "3", "abc"] == 1
-    assert found["fraud_model_loaded_timestamp_seconds", "3"] == 1000.5
-    assert found["fraud_replicas",] == 1 and found["fraud_requests_in_progress",] == 2
+    assert values["fraud_request_seconds_sum", "/score"] == pytest.approx(7.0036)
+    assert values["fraud_request_seconds_count", "/score"] == 4
+    assert values["fraud_score_bucket", "3", "0.2"] == 1 and values["fraud_score_bucket", "3", "0.99"] == 2
+    assert values["fraud_decisions_total", "3", "true"] == values["fraud_decisions_total", "3", "false"] == 1
+    assert values["fraud_errors_total", "out_of_range"] == 1
+    assert values["fraud_fallbacks_total", "review"] == 1 and values["fraud_fallbacks_total", "decline"] == 0
+    assert values["fraud_model_load_failures_total",] == 1
+    assert values["fraud_shadow_total", "shed"] == 1 and values["fraud_shadow_total", "late"] == 0
+    assert values["fraud_decision_records_total", "written"] == 40
+    assert values["fraud_queue_depth", "decisions"] == 12 and values["fraud_queue_depth", "shadow"] == 3
+    assert values["fraud_model_info", "3", "abc"] == 1
+    assert values["fraud_model_loaded_timestamp_seconds", "3"] == 1000.5
+    assert values["fraud_replicas",] == 1 and values["fraud_requests_in_progress",] == 2
 
 
 def test_a_swap_replaces_the_model_and_what_it_counted_stays():
@@ -75,9 +75,9 @@ def test_a_swap_replaces_the_model_and_what_it_counted_stays():
     metrics.set_model("3", "abc", 1.0)
     metrics.observe_decision(0.5, False, "3")
     metrics.set_model("4", "def", 2.0)
-    found = samples(metrics)
-    assert [key for key in found if key[0] == "fraud_model_info"] == [("fraud_model_info", "4", "def")]
-    assert found["fraud_decisions_total", "3", "false"] == 1
+    values = samples(metrics)
+    assert [key for key in values if key[0] == "fraud_model_info"] == [("fraud_model_info", "4", "def")]
+    assert values["fraud_decisions_total", "3", "false"] == 1
 
 
 def test_labels_cannot_fill_the_memory():
@@ -114,12 +114,12 @@ def test_any_replica_answers_for_all(tmp_path: Path):
             metrics.observe_request("/score", 200, 0.01)
         metrics.flush()
     for metrics in (first, second):
-        found = samples(metrics)
-        assert found["fraud_requests_total", "/score", "200"] == 7
-        assert found["fraud_request_seconds_bucket", "/score", "0.01"] == 7
-        assert found["fraud_queue_depth", "decisions"] == 7
-        assert found["fraud_replicas",] == 2
-        assert found["fraud_model_info", "3", "abc"] == found["fraud_model_info", "4", "abc"] == 1
+        values = samples(metrics)
+        assert values["fraud_requests_total", "/score", "200"] == 7
+        assert values["fraud_request_seconds_bucket", "/score", "0.01"] == 7
+        assert values["fraud_queue_depth", "decisions"] == 7
+        assert values["fraud_replicas",] == 2
+        assert values["fraud_model_info", "3", "abc"] == values["fraud_model_info", "4", "abc"] == 1
     first.close()
     second.close()
 
@@ -176,10 +176,10 @@ def test_a_retirement_cut_short_counts_nobody_twice(tmp_path: Path):
     first.count_error("missing")
     first.close()
     (left,) = tmp_path.glob("replica-*.json")
-    kept = left.read_text()
+    content = left.read_text()
     MetricsFolder(tmp_path).close()  # retires the first
     assert not left.exists()
-    left.write_text(kept)  # as if it had been killed before it removed the file
+    left.write_text(content)  # as if it had been killed before it removed the file
     for _ in range(3):
         last = Metrics(tmp_path, flush_s=60)
         assert samples(last)["fraud_errors_total", "missing"] == 1
@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_scoring_goes_on(
 ):
     (tmp_path / "file").write_text("")
     alone = Metrics(tmp_path / "file" / "metrics")
-    assert "counts this replica alone" in caplog.text
+    assert "covers this replica only" in caplog.text
     alone.count_error("missing")
     assert samples(alone)["fraud_errors_total", "missing"] == 1
     metrics = Metrics(tmp_path / "metrics", flush_s=60)

@@ -24,8 +24,8 @@ def test_another_process_chooses_the_same():
     code = (
         "from serve_app.model.canary import is_canary; print(sum(is_canary(f'card-{i}', 0.3) << i for i in range(200)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) == sum(is_canary(f"card-{i}", 0.3) << i for i in range(200))
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(process.stdout) == sum(is_canary(f"card-{i}", 0.3) << i for i in range(200))
 
 
 def test_the_entity_decides_else_the_id_else_the_request():

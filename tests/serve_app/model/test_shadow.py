@@ -16,6 +16,7 @@ from fraud.scoring.row_score import RowScore
 from fraud.settings import Settings
 from fraud.settings.serving import ShadowSettings
 from serve_app.decisions.log import Decision, DecisionLog
+from serve_app.model.decided import decision_of
 from serve_app.model.shadow import Shadow
 from serve_app.model.state import ServedModel, load_model
 from tests.serve_app.decision_cases import Counts, a_decision, eventually, rows_of, settings_of
@@ -154,8 +155,8 @@ def test_behind_one_that_hangs_every_decision_is_kept_in_time_and_the_next_chall
         return "scored" in puts.outcomes()
 
     eventually(scored)
-    (found, *_) = [decision for decision in puts.decisions if decision.shadow_outcome == "scored"]
-    assert found.shadow_version == "9"
+    (scored_decision, *_) = [decision for decision in puts.decisions if decision.shadow_outcome == "scored"]
+    assert scored_decision.shadow_version == "9"
     puts.engines[0].go.set()
     eventually(lambda: len([thread for thread in threading.enumerate() if thread.name == "shadow"]) == 1)
     assert all(decision.shadow_outcome == "late" for decision in puts.decisions[:10]), "its answer comes too late"
@@ -223,7 +224,7 @@ def test_pairs_arrive_in_the_log(tmp_path: Path, model: ServedModel, transaction
     shadow = Shadow(Served(model, replace(model, version="8")), log.put, ShadowSettings(timeout_s=60.0))
     answer = model.answer(transaction)
     for _ in range(50):
-        shadow.submit(transaction, log.decision_of(model, transaction, answer))
+        shadow.submit(transaction, decision_of(log, model, transaction, answer))
     shadow.close(timeout=60.0)
     log.close()
     rows = rows_of(settings)
@@ -234,8 +235,8 @@ def test_pairs_arrive_in_the_log(tmp_path: Path, model: ServedModel, transaction
 
 def test_settings_are_checked():
     assert ShadowSettings.from_environment({}) == ShadowSettings(queue=1000, timeout_s=0.5)
-    found = ShadowSettings.from_environment({"FRAUD_SHADOW_QUEUE": "7", "FRAUD_SHADOW_TIMEOUT_MS": "20"})
-    assert found == ShadowSettings(queue=7, timeout_s=0.02)
+    settings = ShadowSettings.from_environment({"FRAUD_SHADOW_QUEUE": "7", "FRAUD_SHADOW_TIMEOUT_MS": "20"})
+    assert settings == ShadowSettings(queue=7, timeout_s=0.02)
     for name, value in (("FRAUD_SHADOW_QUEUE", "many"), ("FRAUD_SHADOW_TIMEOUT_MS", "0")):
         with pytest.raises(ConfigError, match=f"{name}='{value}'"):
             ShadowSettings.from_environment({name: value})

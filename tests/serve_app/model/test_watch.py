@@ -26,7 +26,7 @@ from fraud.settings.serving import WatchSettings
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import ServedModel, State, load_model
-from serve_app.model.watch import PATIENCE, ModelWatcher
+from serve_app.model.watch import MLFLOW_TIMEOUTS, ModelWatcher
 from serve_app.request.models import ModelInfo
 
 Requests = dict[str, Mapping[str, object]]
@@ -115,15 +115,15 @@ def test_every_answer_of_a_swap_under_load_is_wholly_from_one_version(
 ):
     request = requests["transactions"]
     ServedModel.from_bundle(bundle.load(versions.fetch(2, settings)), name="x")  # compiled before the clock starts
-    found: list[tuple[str, float, float, bool]] = []
+    answers: list[tuple[str, float, float, bool]] = []
     has_swapped = threading.Event()
 
     def ask() -> None:
         after = 0
-        while len(found) < 2000 or after < 100:
+        while len(answers) < 2000 or after < 100:
             model = two.model
             answer = answer_of(model, request)
-            found.append((answer["model_version"], answer["score"], answer["threshold"], answer["is_fraud"]))
+            answers.append((answer["model_version"], answer["score"], answer["threshold"], answer["is_fraud"]))
             after += has_swapped.is_set()
 
     watcher = ModelWatcher(two, settings, config=WatchSettings(poll_s=0.1), metrics=metrics)
@@ -141,8 +141,8 @@ def test_every_answer_of_a_swap_under_load_is_wholly_from_one_version(
         thread.join(60)
     watcher.stop()
     assert not any(thread.is_alive() for thread in askers)
-    kinds = set(found)
-    assert len(found) >= 2000 and {kind[0] for kind in kinds} == {"1", "2"}
+    kinds = set(answers)
+    assert len(answers) >= 2000 and {kind[0] for kind in kinds} == {"1", "2"}
     assert len(kinds) == 2, "score, threshold and decision belong to the version that the answer names"
     assert {kind[0]: kind[2] for kind in kinds} == {"1": 0.9, "2": 0.3}
     assert metrics.models == ["2"] and metrics.failures == 0
@@ -212,8 +212,8 @@ def test_a_bad_bundle_keeps_the_old_one_and_is_said_and_tried_once(
             watcher.poll()
     assert two.model is before and answer_of(two.model, requests["transactions"])["model_version"] == "1"
     assert metrics.failures == 1 and metrics.models == []
-    (said,) = [r.getMessage() for r in caplog.records if r.name == "serve_app.model.watch"]
-    assert f"version {version} cannot be the champion" in said and "version 1 goes on serving" in said
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "serve_app.model.watch"]
+    assert f"version {version} cannot be the champion" in message and "version 1 goes on serving" in message
 
     promoted(settings, 2)
     watcher.poll()
@@ -268,9 +268,9 @@ def test_what_failed_in_passing_serves_at_the_next_try(
 def test_a_look_ends_soon_when_mlflow_takes_requests_and_answers_none(
     two: State, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    assert float(PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 5
+    assert float(MLFLOW_TIMEOUTS["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 5
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", PATIENCE["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", MLFLOW_TIMEOUTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         port = silent.getsockname()[1]
         ModelWatcher(two, replace(settings, tracking_uri=f"http://127.0.0.1:{port}")).poll()
@@ -293,8 +293,8 @@ def test_while_mlflow_is_down_the_model_goes_on(
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             watcher.poll()
-    (said,) = [r.getMessage() for r in caplog.records if r.name == "serve_app.model.watch"]
-    assert "version 1 goes on serving" in said and "MLFLOW_TRACKING_URI" in said
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "serve_app.model.watch"]
+    assert "version 1 goes on serving" in message and "MLFLOW_TRACKING_URI" in message
     assert answer_of(two.model, requests["transactions"])["model_version"] == "1"
     watcher._settings = settings
     promoted(settings, 2)
@@ -327,8 +327,8 @@ def test_without_mlflow_a_replica_begins_with_its_last_good_model(
     assert "beginning with the last good model, version 2" in caplog.text
     with pytest.raises(RegistryError):
         load_model(down, reference="1")
-    (kept,) = (settings.state / "serving" / "last_good").glob("*/champion/*/arrays.safetensors")
-    kept.write_bytes(b"damaged")
+    (arrays,) = (settings.state / "serving" / "last_good").glob("*/champion/*/arrays.safetensors")
+    arrays.write_bytes(b"damaged")
     with pytest.raises(RegistryError):
         load_model(down)
     load_model(settings)
@@ -342,7 +342,7 @@ def test_a_replica_that_starts_while_the_champion_is_bad_begins_with_the_last_go
     promoted(settings, version)
     assert load_model(settings).version == "1"
     shutil.rmtree(settings.state / "serving")
-    with pytest.raises(BundleError, match="scores a typical transaction as no number"):
+    with pytest.raises(BundleError, match="gives no finite score for a typical transaction"):
         load_model(settings)
 
 
@@ -362,9 +362,9 @@ def test_a_threshold_is_set_live_with_its_provenance(
     assert (after["score"], after["threshold"], after["is_fraud"]) == (before["score"], value, True)
     described = client.get("/model").json()
     ModelInfo.model_validate(described)
-    told = described["threshold"]
-    assert {name: told[name] for name in ("value", "by", "reason", "time", "previous")} == live.to_dict()
-    assert told["bundle"] == detector.threshold.to_dict() and told["bundle"]["value"] == 0.9
+    threshold = described["threshold"]
+    assert {name: threshold[name] for name in ("value", "by", "reason", "time", "previous")} == live.to_dict()
+    assert threshold["bundle"] == detector.threshold.to_dict() and threshold["bundle"]["value"] == 0.9
 
     versions.set_tag(settings, promotion.THRESHOLD, None, version=1)
     watcher.poll()
@@ -485,7 +485,7 @@ def test_the_live_history_survives_a_swap_that_remembers_the_same(
         promoted(settings, 3)
         watcher.poll()
     assert cards.model.version == "3" and not cards.model.shares_history_with(before)
-    assert seen(cards.model, third) == 0 and "of CUSTOMER_ID, TERMINAL_ID began from bundle" in caplog.text
+    assert seen(cards.model, third) == 0 and "of CUSTOMER_ID, TERMINAL_ID from bundle" in caplog.text
     assert cards.model.history is not None
     cards.model.history.close()
     assert load_model(settings).version == "3"

@@ -55,20 +55,20 @@ def bodies(draw: Any, schema: Schema, request: Mapping[str, object]) -> bytes:
     text = "{" + comma.join(f"{json.dumps(name)}{colon}{value}" for name, value in pairs) + "}"
     body = text.encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 7)) == 0:
-        place = draw(st.integers(0, len(body)))
-        body = body[:place] + draw(BREAKS) + body[place + draw(st.integers(0, 2)) :]
+        position = draw(st.integers(0, len(body)))
+        body = body[:position] + draw(BREAKS) + body[position + draw(st.integers(0, 2)) :]
     return body
 
 
 @pytest.fixture(scope="module")
 def careful(models: dict[str, ServedModel]) -> Clients:
     """Clients of the same models without the quick way."""
-    found = {}
+    clients = {}
     for name, model in models.items():
         reader = TransactionReader(model.engine.schema)
         reader.parse = reader.parse_carefully  # type: ignore[method-assign]
-        found[name] = TestClient(create_app(State(replace(model, reader=reader)), ApiKeys()))
-    return found
+        clients[name] = TestClient(create_app(State(replace(model, reader=reader)), ApiKeys()))
+    return clients
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,10 +100,10 @@ def test_what_the_quick_way_reads_the_careful_one_reads_alike(
 @hypothesis_settings(max_examples=340, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_read_together_the_careful_one_reads_alike(schemas: Schemas, requests: Requests, name: str, data: Any):
     drawn = [data.draw(bodies(schemas[name], requests[name])) for _ in range(data.draw(st.integers(1, 3)))]
-    found = READERS.setdefault(name, FastReader(schemas[name])).read_many(drawn)
-    if found is not None:
+    columns = READERS.setdefault(name, FastReader(schemas[name])).read_many(drawn)
+    if columns is not None:
         careful = CAREFUL.setdefault(name, TransactionReader(schemas[name]))
-        together = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        together = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         assert repr(together) == repr([careful.parse_carefully(body) for body in drawn])
 
 
@@ -154,9 +154,9 @@ def test_many_are_read_together_as_each_alone_or_not_at_all(models: dict[str, Se
     reader = models["handbook"].reader
     row = b'{"TRANSACTION_ID":"a}","TX_DATETIME":"2018-09-01","CUSTOMER_ID":5,"TERMINAL_ID":"3","TX_AMOUNT":57.1}'
     other = row.replace(b'"a}"', b"17").replace(b"57.1", b"3")
-    found = reader.parse_many([row, other, row])
-    assert found is not None
-    together = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    columns = reader.parse_many([row, other, row])
+    assert columns is not None
+    together = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     assert together == [reader.parse(body) for body in (row, other, row)]
     assert reader.parse_many([]) is None
     cut = row.index(b',"TX_AMOUNT"')

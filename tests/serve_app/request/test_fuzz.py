@@ -65,16 +65,16 @@ def test_every_generated_request_is_answered_as_the_openapi_document_says(
 ):
     key, digest = new_key()
     app = create_app(State(models[name]), ApiKeys([bytes.fromhex(digest)]))
-    found = generated(app, key, n, dict(example_of(models[name].engine.schema)))
-    assert not found.failures, "\n\n".join(f"{what}\n{shown}" for what, shown in found.failures.items())
-    assert found.n >= n and {"200", "401", "405", "415", "422"} <= set(found.statuses)
+    report = generated(app, key, n, dict(example_of(models[name].engine.schema)))
+    assert not report.failures, "\n\n".join(f"{what}\n{shown}" for what, shown in report.failures.items())
+    assert report.n >= n and {"200", "401", "405", "415", "422"} <= set(report.statuses)
 
 
 def test_raw_bodies_are_scored_or_refused(target: Target, example: dict[str, Any]):
-    found = Tally()
-    bodies.run(target, example, 150, found)
-    assert not found.failures, found.failures
-    assert found.n == 150 and {"200", "422"} <= set(found.statuses)
+    report = Tally()
+    bodies.run(target, example, 150, report)
+    assert not report.failures, report.failures
+    assert report.n == 150 and {"200", "422"} <= set(report.statuses)
 
 
 @pytest.mark.slow
@@ -90,9 +90,9 @@ def test_slow_clients_do_not_keep_others_waiting(target: Target, example: dict[s
 
 
 def test_without_a_key_everything_but_health_is_401(target: Target):
-    found = keys.run(target)
-    assert not found.failures, found.failures
-    assert found.statuses["401"] > 150 and found.statuses["200"] == 2
+    report = keys.run(target)
+    assert not report.failures, report.failures
+    assert report.statuses["401"] > 150 and report.statuses["200"] == 2
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -103,9 +103,9 @@ def test_generated_requests_see_an_app_that_does_not_keep_its_word(status: int):
     async def score(body: dict[str, float]) -> JSONResponse:
         return JSONResponse({"score": "high"}, status)
 
-    found = generated(app, "", 30, {"a": 1.0})
-    told = {what.split(":")[0] for what in found.failures}
-    assert ("ServerError" if status == 500 else "JsonSchemaError") in told
+    report = generated(app, "", 30, {"a": 1.0})
+    kinds = {what.split(":")[0] for what in report.failures}
+    assert ("ServerError" if status == 500 else "JsonSchemaError") in kinds
 
 
 def test_attacks_see_a_server_that_fails_or_says_nothing(example: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
@@ -130,13 +130,13 @@ def test_faults_of_answers_are_seen():
 def answering(answer: bytes) -> Iterator[Target]:
     """A server that answers this to whatever comes, and closes; nothing: it says nothing and waits."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        kept = []
+        connections = []
 
         def serve() -> None:
             while True:
                 try:
                     connection, _ = server.accept()
-                    kept.append(connection)
+                    connections.append(connection)
                     if answer:
                         connection.recv(65536)
                         connection.sendall(answer)
@@ -147,5 +147,5 @@ def answering(answer: bytes) -> Iterator[Target]:
         threading.Thread(target=serve, daemon=True).start()
         yield Target("127.0.0.1", server.getsockname()[1], "x", ())
         server.shutdown(socket.SHUT_RDWR)
-    for connection in kept:
+    for connection in connections:
         connection.close()

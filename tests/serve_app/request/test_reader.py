@@ -33,9 +33,9 @@ def problems(reader: TransactionReader, body: object) -> list[dict[str, Any]]:
 
 
 def only_problem(reader: TransactionReader, body: object) -> dict[str, Any]:
-    found = problems(reader, body)
-    assert len(found) == 1
-    return found[0]
+    entries = problems(reader, body)
+    assert len(entries) == 1
+    return entries[0]
 
 
 def test_the_seed_request_reads_unchanged(schemas: Schemas, requests: Requests):
@@ -44,7 +44,7 @@ def test_the_seed_request_reads_unchanged(schemas: Schemas, requests: Requests):
 
 
 @pytest.mark.parametrize(
-    ("field", "literal", "kind", "told"),
+    ("field", "literal", "kind", "remedy"),
     [
         ("amount", '"220"', "number_type", "without quotes"),
         ("amount", "true", "number_type", "from 0 to 1000000"),
@@ -66,14 +66,14 @@ def test_the_seed_request_reads_unchanged(schemas: Schemas, requests: Requests):
     ],
 )
 def test_a_wrong_value_names_field_and_remedy(
-    schemas: Schemas, requests: Requests, field: str, literal: str, kind: str, told: str
+    schemas: Schemas, requests: Requests, field: str, literal: str, kind: str, remedy: str
 ):
     body = json.dumps({**requests["transactions"], field: "HERE"}).replace('"HERE"', literal)
-    found = only_problem(TransactionReader(schemas["transactions"]), body.encode())
-    assert (found["field"], found["loc"], found["type"]) == (field, ["body", field], kind)
-    assert told in found["remedy"]
-    assert found["msg"].startswith(f"{field}: ")
-    assert len(found["msg"]) < 120
+    entry = only_problem(TransactionReader(schemas["transactions"]), body.encode())
+    assert (entry["field"], entry["loc"], entry["type"]) == (field, ["body", field], kind)
+    assert remedy in entry["remedy"]
+    assert entry["msg"].startswith(f"{field}: ")
+    assert len(entry["msg"]) < 120
 
 
 @pytest.mark.parametrize("literal", ["true", "false", "1", "0", "1.0", "0.0"])
@@ -84,8 +84,8 @@ def test_booleans(schemas: Schemas, requests: Requests, literal: str):
 
 
 def test_every_wrong_field_is_named_at_once(schemas: Schemas):
-    found = problems(TransactionReader(schemas["transactions"]), {"amount": -1, "hour": "3", "distance": 2})
-    assert {entry["field"]: entry["type"] for entry in found} == {
+    entries = problems(TransactionReader(schemas["transactions"]), {"amount": -1, "hour": "3", "distance": 2})
+    assert {entry["field"]: entry["type"] for entry in entries} == {
         "amount": "out_of_range", "hour": "number_type", "device_score": "missing", "country_mismatch": "missing",
     }  # fmt: skip
 
@@ -132,17 +132,17 @@ def test_label_and_ignored_columns_are_told_apart(schemas: Schemas, requests: Re
 def test_a_body_that_is_no_json_object(body: bytes, kind: str):
     with pytest.raises(Rejected) as caught:
         parse_object(body)
-    (found,) = caught.value.problems
+    (entry,) = caught.value.problems
     assert caught.value.status == 422
-    assert found["type"] == kind
-    assert found["remedy"]
+    assert entry["type"] == kind
+    assert entry["remedy"]
 
 
 def test_thousands_of_unknown_fields_get_a_short_answer(schemas: Schemas, requests: Requests):
     body = {**requests["transactions"], **{f"amoun{number}": 0 for number in range(3000)}}
-    found = problems(TransactionReader(schemas["transactions"]), body)
-    assert len(found) == MOST_PROBLEMS + 1
-    assert found[-1]["type"] == "too_many"
+    entries = problems(TransactionReader(schemas["transactions"]), body)
+    assert len(entries) == MOST_PROBLEMS + 1
+    assert entries[-1]["type"] == "too_many"
 
 
 def test_half_a_surrogate_pair_is_refused_and_can_be_told(schemas: Schemas, requests: Requests):
@@ -153,14 +153,14 @@ def test_half_a_surrogate_pair_is_refused_and_can_be_told(schemas: Schemas, requ
 
 @pytest.mark.parametrize("value", [1.5, True, "", "  ", None, [], {}])
 def test_ids_and_entities_are_text_or_whole_numbers(schemas: Schemas, requests: Requests, value: object):
-    found = only_problem(TransactionReader(schemas["handbook"]), {**requests["handbook"], "CUSTOMER_ID": value})
-    assert found["field"] == "CUSTOMER_ID"
+    entry = only_problem(TransactionReader(schemas["handbook"]), {**requests["handbook"], "CUSTOMER_ID": value})
+    assert entry["field"] == "CUSTOMER_ID"
 
 
 def test_categories(schemas: Schemas, requests: Requests):
     reader = TransactionReader(schemas["mixed"])
-    found = only_problem(reader, {**requests["mixed"], "class": "shopp"})
-    assert (found["type"], found["remedy"]) == ("category", "did you mean 'shop'?")
+    entry = only_problem(reader, {**requests["mixed"], "class": "shopp"})
+    assert (entry["type"], entry["remedy"]) == ("category", "did you mean 'shop'?")
     assert only_problem(reader, {**requests["mixed"], "class": "???"})["remedy"] == "send one of atm, shop, web"
     assert (
         reader.parse(json.dumps({**requests["mixed"], "Unnamed: 0": "never seen"}).encode())["Unnamed: 0"]
@@ -175,8 +175,8 @@ def test_nullable_fields_may_be_left_out_or_null(schemas: Schemas, requests: Req
     assert list(short) == [column.name for column in schemas["mixed"].inputs]
     assert short == reader.parse(json.dumps({**requests["mixed"], **nulls}).encode())
     assert short.items() >= nulls.items()
-    found = only_problem(reader, json.dumps({**requests["mixed"], "model_config": float("nan")}).encode())
-    assert found["remedy"].endswith("or null")
+    entry = only_problem(reader, json.dumps({**requests["mixed"], "model_config": float("nan")}).encode())
+    assert entry["remedy"].endswith("or null")
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_times_read_as_in_a_file(schemas: Schemas, requests: Requests, value: st
     ],
 )  # fmt: skip
 def test_what_is_no_time_is_refused(schemas: Schemas, requests: Requests, value: object):
-    found = only_problem(TransactionReader(schemas["handbook"]), {**requests["handbook"], "TX_DATETIME": value})
-    assert found["field"] == "TX_DATETIME" and found["remedy"].startswith("send ")
+    entry = only_problem(TransactionReader(schemas["handbook"]), {**requests["handbook"], "TX_DATETIME": value})
+    assert entry["field"] == "TX_DATETIME" and entry["remedy"].startswith("send ")
 
 
 @pytest.mark.parametrize("value", ["2018-09-01", 1e300, -1e12, True, float("nan")])
 def test_a_time_with_a_unit_is_a_number(schemas: Schemas, requests: Requests, value: object):
-    found = only_problem(TransactionReader(schemas["mixed"]), {**requests["mixed"], "seconds": value})
-    assert found["field"] == "seconds"
+    entry = only_problem(TransactionReader(schemas["mixed"]), {**requests["mixed"], "seconds": value})
+    assert entry["field"] == "seconds"
 
 
 WIRE = {
@@ -229,7 +229,7 @@ def test_what_is_accepted_reads_as_in_a_file(schemas: Schemas, given_fields: dic
     try:
         TransactionReader(schemas["mixed"]).parse(json.dumps(request).encode())
     except Rejected as error:  # a text of blanks only
-        assert [found["type"] for found in error.problems] == ["string_empty"]
+        assert [entry["type"] for entry in error.problems] == ["string_empty"]
     else:
         assert_reads_as_a_file(schemas["mixed"], request)
 
@@ -262,16 +262,16 @@ def test_limits_that_nobody_wrote_are_not_in_the_remedy():
 
 
 def test_of_thousands_of_unknown_fields_a_few_are_told_and_the_rest_counted(schemas: Schemas, requests: Requests):
-    given = {**requests["transactions"], **{f"x{i}": 1 for i in range(3000)}}
-    found = problems(TransactionReader(schemas["transactions"]), given)
-    assert [each["type"] for each in found] == ["extra_forbidden"] * 20 + ["too_many"]
-    assert found[-1]["msg"] == "2980 more problems are not listed"
+    body = {**requests["transactions"], **{f"x{i}": 1 for i in range(3000)}}
+    entries = problems(TransactionReader(schemas["transactions"]), body)
+    assert [each["type"] for each in entries] == ["extra_forbidden"] * 20 + ["too_many"]
+    assert entries[-1]["msg"] == "2980 more problems are not listed"
 
 
 def test_suggestions_are_looked_for_a_few_times(schemas: Schemas, requests: Requests):
     """Each compares names letter by letter; a body of 64 KiB could ask for ten thousand of them."""
-    given = {**requests["transactions"], **{f"amount{i}": 1 for i in range(20)}}
-    remedies = [each["remedy"] for each in problems(TransactionReader(schemas["transactions"]), given)]
+    body = {**requests["transactions"], **{f"amount{i}": 1 for i in range(20)}}
+    remedies = [each["remedy"] for each in problems(TransactionReader(schemas["transactions"]), body)]
     assert sum("did you mean" in remedy for remedy in remedies) == 5
     assert all("the fields are" in remedy for remedy in remedies[5:20])
 
@@ -281,8 +281,8 @@ def test_a_text_has_a_longest_length(schemas: Schemas, requests: Requests):
     reader = TransactionReader(schemas["handbook"])
     request = {**requests["handbook"], "CUSTOMER_ID": "x" * 1024}
     assert reader.parse(json.dumps(request).encode())["CUSTOMER_ID"] == "x" * 1024
-    (found,) = problems(reader, {**request, "CUSTOMER_ID": "x" * 1025})
-    assert found["type"] == "string_too_long" and "1,024" in found["remedy"]
+    (entry,) = problems(reader, {**request, "CUSTOMER_ID": "x" * 1025})
+    assert entry["type"] == "string_too_long" and "1,024" in entry["remedy"]
     assert reader.json_schema()["properties"]["CUSTOMER_ID"]["maxLength"] == 1024
 
 
@@ -296,21 +296,21 @@ def test_a_time_far_from_now_is_refused_as_in_a_file(schemas: Schemas, requests:
         if is_read:
             assert_reads_as_a_file(schemas["handbook"], request)
             continue
-        (found,) = problems(reader, request)
+        (entry,) = problems(reader, request)
         assert reader.parse_many([json.dumps(request).encode()] * 2) is None
         (row,) = validate(pd.DataFrame([request]), schemas["handbook"]).quarantine.to_dict("records")
-        assert (found["type"], row["column"]) == ("out_of_range", "TX_DATETIME")
+        assert (entry["type"], row["column"]) == ("out_of_range", "TX_DATETIME")
         for words in ("is later than ", "Z, 1 day ahead of this machine's clock"):
-            assert words in found["msg"] and words in row["reason"]
-        assert row["reason"].endswith(f"; {found['remedy']}")
-        assert "set a larger `horizon_days` for column 'TX_DATETIME' in the schema" in found["remedy"]
-    (found,) = problems(reader, {**requests["handbook"], "TX_DATETIME": "1970-01-18T18:36:36"})
-    assert found["msg"] == 'TX_DATETIME: "1970-01-18T18:36:36" is before 1990-01-01'
-    assert "`oldest` for column 'TX_DATETIME'" in found["remedy"]
+            assert words in entry["msg"] and words in row["reason"]
+        assert row["reason"].endswith(f"; {entry['remedy']}")
+        assert "set a larger `horizon_days` for column 'TX_DATETIME' in the schema" in entry["remedy"]
+    (entry,) = problems(reader, {**requests["handbook"], "TX_DATETIME": "1970-01-18T18:36:36"})
+    assert entry["msg"] == 'TX_DATETIME: "1970-01-18T18:36:36" is before 1990-01-01'
+    assert "`oldest` for column 'TX_DATETIME'" in entry["remedy"]
 
 
 def test_a_time_in_the_wrong_century_is_said_to_be_that(schemas: Schemas, requests: Requests):
     reader = TransactionReader(schemas["handbook"])
     for time in ("1018-09-01T10:15:00", "2200-01-01", "0001-01-01T00:00:00+10:00"):
-        (found,) = problems(reader, {**requests["handbook"], "TX_DATETIME": time})
-        assert found["type"] == "out_of_range", found
+        (entry,) = problems(reader, {**requests["handbook"], "TX_DATETIME": time})
+        assert entry["type"] == "out_of_range", entry

@@ -1,4 +1,4 @@
-"""The paths of the service: the one table that the app, the guard, the metrics, the access log and the traces use."""
+"""The paths of the service, for the guard, the metrics, the access log and the traces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from starlette.types import Scope
 
 
 class Path(NamedTuple):
-    """One path. needs_key: whether a caller must send an API key; is_hot: whether `Guard` answers it before the router,
-    which costs about as much as a score."""
+    """One path. needs_key: whether it requires an API key; is_hot: whether `Guard` answers it before the router, which
+    costs about as much as scoring."""
 
     path: str
     method: str
@@ -29,7 +29,7 @@ PATHS = (
     Path("/openapi.json", "GET"),
 )
 HOT = frozenset(path.path for path in PATHS if path.is_hot)
-OTHER = "other"  # the name of every path that is not in the table: paths come from callers
+OTHER = "other"  # the name of unknown paths, so that callers cannot create metric labels
 _NAMES = frozenset(path.path for path in PATHS)
 
 
@@ -39,11 +39,11 @@ def open_paths(*, is_metrics_open: bool) -> frozenset[str]:
 
 
 def path_of(scope: Scope) -> str:
-    """The path below the prefix that Serve mounts the app at."""
+    """The path without the prefix at which Serve mounts the app."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def name_of(path: str) -> str:
-    """The path as metrics, log and traces name it: itself, or OTHER."""
+    """The path's name in metrics, logs and traces: itself, or OTHER."""
     return path if path in _NAMES else OTHER

@@ -1,7 +1,7 @@
-"""How a live history begins: from the newest daily snapshot, else from the bundle, and the decisions since.
+"""Fills a live history from the newest daily snapshot, else from the bundle, plus the decisions since.
 
-Everything is entered as once: what is there already stays, an id counts once. So a history may be begun while requests
-enter it, by two processes at a time, or again after a part of it was lost.
+Idempotent: existing entries stay and an id counts once. So a history can be filled while requests enter it, by two
+processes at once, or again after a partial loss.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ _ROWS = 200_000  # decisions entered at a time
 
 
 class HistoryMetrics(Protocol):
-    """What is counted of a live history."""
+    """The metrics of a live history."""
 
     def set_history(self, *, is_behind: bool, newest_event: int | None) -> None:
-        """Say how it stands; newest_event: microseconds since 1970."""
+        """Report the state. newest_event: microseconds since 1970."""
 
     def count_history_loss(self) -> None:
-        """Count a history that was emptied, removed, evicted from, or went back in time."""
+        """Count a history that was emptied, removed or evicted from, or that went back in time."""
 
     def count_caught_up(self, n: int) -> None:
-        """Count decisions that were entered from the log."""
+        """Count decisions that entered the history from the decision log."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a replica's live history is begun from. replicas, nodes: how many share the service.
+class HistoryContext:
+    """What a replica's live history depends on. replicas, nodes: of the service.
 
-    wait_s: longest wait of a start for the history; after it, answers carry a warning until it has begun.
+    wait_s: how long a start waits for the history; afterwards answers carry a warning until it is filled.
     """
 
     settings: Settings
@@ -71,7 +71,7 @@ class Surroundings:
 
     @classmethod
     def from_environment(cls, settings: Settings, environment: Mapping[str, str], **more: Any) -> Self:
-        """Those that the environment names. Raises ConfigError."""
+        """Read the settings. more: further fields. Raises ConfigError."""
         decisions = read_settings(settings, environment)
         return cls(
             settings=settings, decisions=decisions, labels=LabelStore.from_environment(settings, environment), **more
@@ -79,10 +79,10 @@ class Surroundings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """How a plan's live history began. through: what it began with, up to this day or time; at: when, ISO 8601.
+class HistoryOrigin:
+    """What a plan's live history was filled from. through: last day or time of the source; at: when, ISO 8601.
 
-    decisions: entered from the decision log on top. note: what is not as good as it could be.
+    decisions: entered from the decision log on top. note: what is missing and how to improve it.
     """
 
     source: str
@@ -92,50 +92,56 @@ class Begun:
     note: str = ""
 
     def to_json(self) -> bytes:
-        """What `from_json` reads."""
+        """The reverse of `from_json`."""
         return json.dumps(dataclasses.asdict(self)).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Read it; of another version, what is known of it."""
+        """Parse it. Ignores the unknown fields of another version."""
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in json.loads(text).items() if name in names})
 
 
-def begin(
-    store: LiveStore, detector: Detector, around: Surroundings, only: Collection[int], saved: bool = False
-) -> Begun:
-    """Fill the plans at the positions `only`; return how. saved: the store already has what an earlier process kept.
+def bootstrap(
+    store: LiveStore, detector: Detector, context: HistoryContext, only: Collection[int], saved: bool = False
+) -> HistoryOrigin:
+    """Fill the plans at positions `only`; return their origin. saved: the store holds what an earlier process saved.
 
-    Raises StoreError. What else cannot be read is logged, and the next best taken.
+    Raises StoreError. If a source cannot be read, logs it and uses the next best one.
     """
     schema = detector.schema
-    states, since, begun = _origin(detector, around, saved)
+    states, since, origin = _initial_states(detector, context, saved)
     store.seed(states, only)
-    entered, note = catch_up(store, schema, around, since, only)
-    note = "; ".join(part for part in (begun.note, note) if part)
+    entered, note = catch_up(store, schema, context, since, only)
+    note = "; ".join(part for part in (origin.note, note) if part)
     columns = ", ".join(plan.column for i, plan in enumerate(plans(schema)) if i in only)
     logger.log(
         logging.WARNING if note else logging.INFO,
-        "the live history of %s began from %s%s and %d decisions since%s",
-        columns, begun.source, f" up to {begun.through}" if begun.through else "", entered, f": {note}" if note else "",
-    )  # fmt: skip
+        "filled the live history of %s from %s%s and %d later decisions%s",
+        columns,
+        origin.source,
+        f" up to {origin.through}" if origin.through else "",
+        entered,
+        f": {note}" if note else "",
+    )
     at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    return dataclasses.replace(begun, decisions=entered, note=note, at=at)
+    return dataclasses.replace(origin, decisions=entered, note=note, at=at)
 
 
-def _origin(detector: Detector, around: Surroundings, saved: bool) -> tuple[tuple[HistoryState, ...], int, Begun]:
-    """The states to begin with, one for each plan, the moment (microseconds) they end, and what they are."""
+def _initial_states(
+    detector: Detector, context: HistoryContext, saved: bool
+) -> tuple[tuple[HistoryState, ...], int, HistoryOrigin]:
+    """Return the initial state of each plan, the time at which they end (microseconds), and their origin."""
     schema, note = detector.schema, ""
     try:
-        snapshots = Snapshots.open(around.settings, schema)
+        snapshots = Snapshots.open(context.settings, schema)
         day = snapshots.newest_day()
         if day is not None:
-            labels = around.labels.ledger()
+            labels = context.labels.ledger()
             states = snapshots.states(day, labels)
-            return states, zone_of(schema).end_of(day), Begun(source=SNAPSHOTS, through=day.isoformat())
+            return states, zone_of(schema).end_of(day), HistoryOrigin(source=SNAPSHOTS, through=day.isoformat())
     except (FraudError, OSError) as error:
-        note = f"the daily snapshots in {around.settings.history} cannot be read ({error})"
+        note = f"the daily snapshots in {context.settings.history} cannot be read ({error})"
         logger.error("%s", note)
     own = detector.history or tuple(HistoryState.empty(plan) for plan in plans(schema))
     last = max((state.last_time for state in own if state.last_time is not None), default=None)
@@ -143,27 +149,27 @@ def _origin(detector: Detector, around: Surroundings, saved: bool) -> tuple[tupl
     if last is None:
         what = "it goes on with what was saved" if saved else f"there is no snapshot: {remedy}"
         note = "; ".join(part for part in (note, what) if part and not saved)
-        return own, 0, Begun(source=SAVED if saved else NOTHING, note=note)
+        return own, 0, HistoryOrigin(source=SAVED if saved else NOTHING, note=note)
     age = max(0, time.time_ns() // 1000 - last) / DAY
     ends = str(np.datetime64(last, "us").astype("M8[s]"))
     old = f"the model's own history ends {ends}, {age:.0f} days ago: {remedy}"
     note = "; ".join(part for part in (note, "" if saved else old) if part)
-    return own, last + 1, Begun(source=SAVED if saved else BUNDLE, through=ends, note=note)
+    return own, last + 1, HistoryOrigin(source=SAVED if saved else BUNDLE, through=ends, note=note)
 
 
-def own_frauds(detector: Detector, around: Surroundings) -> tuple[HistoryState, ...]:
-    """The frauds by the training data's own labels, as states without transactions: from the bundle, or the snapshots.
+def own_frauds(detector: Detector, context: HistoryContext) -> tuple[HistoryState, ...]:
+    """The frauds labelled in the training data, from the bundle or the snapshots, as states without transactions.
 
-    Empty where neither tells of any, or the snapshots cannot be read, which is logged.
+    Empty if there is none or the snapshots cannot be read, which is logged.
     """
     if any(len(state.frauds) for state in detector.history):
         return detector.history
     try:
-        snapshots = Snapshots.open(around.settings, detector.schema)
+        snapshots = Snapshots.open(context.settings, detector.schema)
         day = snapshots.newest_day()
         frauds = () if day is None else snapshots.known_frauds(day, None)
     except (FraudError, OSError) as error:
-        logger.error("the frauds of the training do not reach the live history: %s", error)
+        logger.error("the frauds of the training data do not reach the live history: %s", error)
         return ()
     moment = time.time_ns() // 1000 if day is None else zone_of(detector.schema).end_of(day)
     return tuple(
@@ -173,14 +179,14 @@ def own_frauds(detector: Detector, around: Surroundings) -> tuple[HistoryState, 
 
 
 def catch_up(
-    store: LiveStore, schema: Schema, around: Surroundings, since: int, only: Collection[int]
+    store: LiveStore, schema: Schema, context: HistoryContext, since: int, only: Collection[int]
 ) -> tuple[int, str]:
-    """Enter the decisions on transactions that happened at `since` (microseconds) or later; return how many.
+    """Enter the logged transactions from `since` (microseconds) on.
 
-    Also returns what could not be entered, in words.
+    Returns how many, and a note on what could not be entered ("" if nothing).
     """
-    found = plans(schema)
-    reader = DecisionReader(around.decisions, schema, columns_of(schema, found))
+    entity_plans = plans(schema)
+    reader = DecisionReader(context.decisions, schema, columns_of(schema, entity_plans))
     if not reader.is_on:
         return 0, "decisions are not kept (FRAUD_DECISIONS=off), so those since cannot be entered"
     if reader.hidden:
@@ -189,8 +195,8 @@ def catch_up(
             "cannot be entered: only snapshots hold them"
         )
     entered, tables, rows = 0, [], 0
-    # Nobody decides on a transaction before it happens, and what was decided a whole memory ago is forgotten.
-    recent = time.time_ns() // 1000 - max(plan.memory for plan in found)
+    # A decision never precedes its transaction, and transactions older than the longest memory do not count.
+    recent = time.time_ns() // 1000 - max(plan.memory for plan in entity_plans)
     first = np.datetime64(max(since, recent), "us").astype("M8[D]").astype(dt.date)
     try:
         for table in reader.read(first):
@@ -201,8 +207,8 @@ def catch_up(
         entered, note = entered + _enter(store, schema, tables, since, only), ""
     except DataError as error:
         note = str(error)
-    if around.metrics is not None:
-        around.metrics.count_caught_up(entered)
+    if context.metrics is not None:
+        context.metrics.count_caught_up(entered)
     return entered, note
 
 
@@ -212,7 +218,7 @@ def _enter(store: LiveStore, schema: Schema, frames: list[pd.DataFrame], since: 
     rows = pd.concat(frames, ignore_index=True)
     assert schema.timestamp is not None
     times = microseconds_since_epoch(rows[schema.timestamp.name])
-    # A wrong clock's rows are not remembered when they are scored either (fraud.history.online).
+    # Scoring does not remember rows with a wrong clock either (fraud.history.online).
     rows = rows[(times >= since) & (times <= time.time_ns() // 1000 + DAY)]
     if schema.id is not None:
         is_repeated = rows[schema.id.name].notna() & rows.duplicated(schema.id.name)
@@ -224,8 +230,8 @@ def _enter(store: LiveStore, schema: Schema, frames: list[pd.DataFrame], since: 
     return len(rows)
 
 
-def columns_of(schema: Schema, found: Collection[EntityPlan]) -> list[str]:
-    """The columns that a replay of the plans reads: id, time, entities, values and other columns."""
+def columns_of(schema: Schema, entity_plans: Collection[EntityPlan]) -> list[str]:
+    """The columns that a replay of the plans reads: id, time, entities, values and others."""
     roles = [column.name for column in (schema.id, schema.timestamp) if column is not None]
-    read = [name for plan in found for name in (plan.column, *plan.values, *plan.others)]
+    read = [name for plan in entity_plans for name in (plan.column, *plan.values, *plan.others)]
     return list(dict.fromkeys([*roles, *read]))

@@ -10,8 +10,8 @@ from starlette.routing import Route
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.http.guard import Guard
-from serve_app.http.paths import HOT, PATHS, name_of
 from serve_app.model.state import ServedModel, State
+from serve_app.paths import HOT, PATHS, name_of
 from tests.serve_app.http.test_guard import KEYS, call, scope_of
 
 
