@@ -107,8 +107,8 @@ def case(name: str, seed: int, n: int, reference: str, folder: str) -> dict[str,
     path = f"{folder}/current-{seed}.parquet"
     tables.write_parquet(frame, path)
     del frame
-    sampled = compare(reference, path, SCHEMA).found
-    everything = compare(reference, path, SCHEMA, sample=max(n, 1_000)).found
+    sampled = compare(reference, path, SCHEMA).document
+    everything = compare(reference, path, SCHEMA, sample=max(n, 1_000)).document
     Path(path).unlink()
     levels = [{c["column"]: c["level"] for c in result["columns"]} for result in (sampled, everything)]
     return {

@@ -124,8 +124,8 @@ class Month:
         champion = versions.champion_version(self.settings)
         scored = self._scored(day)
         drift = comparison.compare(str(self.folder / f"models/{champion}/reference.parquet"), str(scored), self.schema)
-        judged = drift.found["columns"] + drift.found["score"]["columns"]
-        self._review(day, self.plan.review_alerts if drift.found["verdict"] == "drift" else 0)
+        judged = drift.document["columns"] + drift.document["score"]["columns"]
+        self._review(day, self.plan.review_alerts if drift.document["verdict"] == "drift" else 0)
         psi = {one["column"]: one["statistics"]["psi"] for one in judged if "psi" in one["statistics"]}
         alerts = decided.read(str(self.folder / "scored"), self.schema, only_flagged=True)
         as_of = date_of(day + 1)
@@ -135,7 +135,7 @@ class Month:
         truth = self.truth[day]
         record = {
             "day": day, "date": str(date_of(day)), "champion": champion, "rows": len(truth), "flagged": len(flagged),
-            "verdict": drift.found["verdict"], "psi": psi, "frauds": int(truth.sum()),
+            "verdict": drift.document["verdict"], "psi": psi, "frauds": int(truth.sum()),
             "precision": float(truth.loc[flagged].mean()) if len(flagged) else None,
             "recall": float(truth.loc[flagged].sum() / truth.sum()),
             "estimate": None if estimate is None else estimate.precision,

@@ -195,5 +195,5 @@ def test_an_erased_card_is_nowhere(workspace: Workspace, capsys: pytest.CaptureF
     assert sorted(after.keys) == sorted(set(before.keys) - {"bob"})
     assert again.newest_day() == day(12) and run(workspace, "verify") == 0
     assert not [path for path in Path(workspace[2].url).rglob("*.parquet") if b"bob" in path.read_bytes()]
-    with pytest.raises(ConfigError, match="history is kept of: card, category, shop"):
+    with pytest.raises(ConfigError, match="a column that has history: card, category, shop"):
         run(workspace, "erase", "--entity", "name=bob")

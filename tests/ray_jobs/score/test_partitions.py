@@ -250,7 +250,7 @@ def test_readers_take_the_folder(source: Path, model: Path, tmp_path: Path, smal
     assert sorted(hive["date"].astype(str).unique()) == list(DAYS) and len(hive) == ROWS - 3
     assert tables.read(str(out))["row"].is_monotonic_increasing and len(tables.read(str(out))) == ROWS - 3
     compared = compare(str(out / "date=2026-01-30"), str(out / "date=2026-01-31"), timed("timed"))
-    assert [compared.found[side]["rows"] for side in ("reference", "current")] == [960, 959], (
+    assert [compared.document[side]["rows"] for side in ("reference", "current")] == [960, 959], (
         "what was refused counts too"
     )
     numbered = tmp_path / "numbered"
