@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fraud.settings import TELEMETRY_OFF, Settings
+from tests.__main__ import CORE
 
 # Two threads on a tiny model on two busy cores are many times slower than one; torch reads these when it is imported.
 SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -37,7 +38,7 @@ FOREIGN_PREFIXES = ("FRAUD_MODEL", "FRAUD_EXPERIMENT", "FRAUD_MLFLOW", "MLFLOW_"
 # Tests that start other processes and wait for them.
 WAITING = ("ray", "airflow", "browser", "drill", "slow")
 # What the floor of coverage is measured by; the tracer would only slow the others down.
-CORE_TESTS = (Path(__file__).parent / "fraud", Path(__file__).parent / "ray_jobs" / "gate")
+CORE_TESTS = tuple(Path(__file__).parents[1] / path for path in CORE)
 
 _SESSION_STATE = pytest.StashKey[Path]()
 

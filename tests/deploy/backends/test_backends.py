@@ -293,9 +293,9 @@ def test_a_lease_that_was_taken_over_is_noticed_before_anything_is_published(
     monkeypatch.setattr(leases, "POLL_S", 0.1)
     filesystem, path = filesystems.of(f"{shared['FRAUD_STORE']}/a.lock")
     with leases.acquire(filesystem, path) as sleeper, leases.acquire(filesystem, path) as taker:
-        taker.check()
+        taker.renew()
         with pytest.raises(DataError, match="another job took over this lock"):
-            sleeper.check()
+            sleeper.renew()
     assert not filesystem.exists(path)
 
 
