@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests import __main__ as parts
-from tests.conftest import CORE_TESTS
 
 ROOT = Path(__file__).parent.parent
 # Each waits for the other's file, so one after the other they would not end.
@@ -135,6 +134,5 @@ def test_the_core_is_measured() -> None:
     assert measured == ["core"]
 
 
-def test_what_is_traced_is_what_the_measured_part_runs() -> None:
-    assert [ROOT / path for path in parts.CORE] == list(CORE_TESTS)
-    assert all(path.is_dir() for path in CORE_TESTS)
+def test_the_measured_part_is_there() -> None:
+    assert all((ROOT / path).exists() for path in parts.CORE), "pytest would measure nothing there"
