@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fraud_airflow.jobs_api import TERMINAL, JobUnknownError, RayJobs, RayUnreachableError
@@ -120,7 +121,7 @@ async def take_over(
     """
     for other in earlier:
         try:
-            job = await patiently(lambda other=other: jobs.look(other), unreachable_s=unreachable_s, log=log)  # type: ignore[misc]
+            job = await patiently(partial(jobs.look, other), unreachable_s=unreachable_s, log=log)
         except JobUnknownError:
             continue
         if is_retry and job["status"] not in ("FAILED", "STOPPED"):
