@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,9 @@ PARTS: dict[str, dict[str, list[str]]] = {  # tests/conftest.py adds shared_ray 
 }
 AT_ONCE = {"check": 2, "test": 2, "drills": 1}
 INTERRUPTED = 130
+# Lines of pytest that say what failed and why. They are shown again at the end, where a cut log still has them.
+WHAT_FAILED = re.compile(rb"(?:FAILED|ERROR) |E   ")
+SHOWN_AGAIN, SHOWN_BYTES = 60, 300
 UNWIND_SECONDS = 120  # an interrupted pytest stops the servers that its tests started
 
 logger = logging.getLogger(__name__)
@@ -64,6 +68,7 @@ def run(parts: Mapping[str, Sequence[str]], at_once: int = 2) -> int:
     running: dict[str, subprocess.Popen[bytes]] = {}
     codes: dict[str, int] = {}
     readers: dict[str, threading.Thread] = {}
+    failures: dict[str, list[bytes]] = {}
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while waiting or running:
@@ -74,7 +79,8 @@ def run(parts: Mapping[str, Sequence[str]], at_once: int = 2) -> int:
                 running[name] = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
                 )
-                readers[name] = threading.Thread(target=show, args=(name, running[name]), daemon=True)
+                lines = failures[name] = []
+                readers[name] = threading.Thread(target=show, args=(name, running[name], lines), daemon=True)
                 readers[name].start()
             time.sleep(0.1)
             for name in [name for name, process in running.items() if process.poll() is not None]:
@@ -91,17 +97,27 @@ def run(parts: Mapping[str, Sequence[str]], at_once: int = 2) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     failed = [name for name, code in codes.items() if code]
+    for name in failed:
+        for line in failures[name][-SHOWN_AGAIN:]:
+            write(name, line[:SHOWN_BYTES])
     outcome = f"failed in {', '.join(failed)}" if failed else "passed"
     logger.info("=== all tests: %s, %d s", outcome, time.monotonic() - began)
     return max(codes.values())
 
 
-def show(name: str, process: subprocess.Popen[bytes]) -> None:
-    """Print a process's lines as they come."""
+def show(name: str, process: subprocess.Popen[bytes], failures: list[bytes]) -> None:
+    """Print a process's lines as they come, and add those that say what failed to `failures`."""
     assert process.stdout is not None
     for line in process.stdout:
-        sys.stdout.buffer.write(f"{name} | ".encode() + line.rstrip(b"\n") + b"\n")
-        sys.stdout.flush()
+        write(name, line.rstrip(b"\n"))
+        if WHAT_FAILED.match(line):
+            failures.append(line.rstrip(b"\n"))
+
+
+def write(name: str, line: bytes) -> None:
+    """Print a line of a part."""
+    sys.stdout.buffer.write(f"{name} | ".encode() + line + b"\n")
+    sys.stdout.flush()
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

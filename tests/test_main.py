@@ -43,6 +43,16 @@ def test_two_run_at_once_and_any_failure_counts(
         assert ours == [name + b" | begin " + path, name + b" | end " + path]
 
 
+def test_what_failed_is_shown_again_at_the_end(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    says = "print('FAILED a test'); print('E   because'); print('noise'); raise SystemExit(1)"
+    assert (
+        parts.run({"bad": [sys.executable, "-c", says], "good": [sys.executable, "-c", says.replace("(1)", "(0)")]}, 1)
+        == 1
+    )
+    lines = [line for line in capfdbinary.readouterr().out.splitlines() if b" | " in line]
+    assert lines[-2:] == [b"bad | FAILED a test", b"bad | E   because"]
+
+
 def test_a_third_part_waits_until_one_has_ended(tmp_path: Path) -> None:
     first = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()", str(tmp_path / "ended")]
     waits = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
