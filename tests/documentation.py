@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,6 +15,30 @@ MEASURED = re.compile(r"<!-- measured: .*?<!-- end of measured -->", re.DOTALL)
 _EVAL = re.compile(r'eval "\$\((.*?)\)"')
 _ENDS = {"|", "&&", ";"}
 _REDIRECTIONS = {">", ">>", "<"}
+
+
+_BLOCK = re.compile(
+    r"(?:^\*Not run by our tests: (?P<reason>[^\n]*)\*\n+)?^```bash\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A logical line of a ```bash block. page: relative to the repository. not_run: the reason that the page gives."""
+
+    page: str
+    text: str
+    not_run: str
+
+
+def lines() -> Iterator[Line]:
+    """Every logical line of a ```bash block, in the order of the pages."""
+    for page, text in TEXT.items():
+        for block in _BLOCK.finditer(text):
+            for line in block["body"].replace("\\\n", " ").splitlines():
+                if line.strip() and not line.lstrip().startswith("#"):
+                    words = re.sub(r"\s+", " ", line.strip())
+                    yield Line(str(page.relative_to(ROOT)), words, block["reason"] or "")
 
 
 def shell_lines() -> Iterator[tuple[Path, str]]:
