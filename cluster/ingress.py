@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import ray_private, standby_haproxy
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 
@@ -125,7 +125,9 @@ def _write_wrapper(folder: Path, binary: str, metrics_port: int, stats_port: int
 def main(argv: Sequence[str] | None = None) -> int:
     """Print `export` lines for a shell."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.ingress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m cluster.ingress",
+        description=__doc__,
+        **examples("python -m cluster.ingress --metrics-port 9101 --replica-port 30000"),
     )
     parser.add_argument("--folder", help="for HAProxy's files (default: a new one in the folder for temporary files)")
     parser.add_argument("--metrics-port", type=int, default=METRICS_PORT, help="Prometheus, on loopback (%(default)s)")

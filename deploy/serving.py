@@ -20,7 +20,7 @@ from deploy.local.command import echo
 from deploy.local.command import parser as local_parser
 from deploy.local.demo import Demo
 from deploy.local.services import Stack, StackError
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.settings.serving import ServedModelSettings
 
@@ -51,7 +51,9 @@ def is_ready(settings: Settings) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m deploy.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m deploy.serving",
+        description=__doc__,
+        **examples("FRAUD_BUNDLE=artifacts/bundle FRAUD_MODE=dev python -m deploy.serving"),
     )
     parser.add_argument("--check", action="store_true", help="only check whether /score can answer: exit code 0 or 1")
     arguments = parser.parse_args(argv)

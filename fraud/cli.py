@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import shlex
 import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from fraud.errors import ConfigError, FraudError
 
@@ -40,11 +43,42 @@ def stage(title: str, logger: logging.Logger) -> Iterator[Callable[[str], None]]
     logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
 
 
+def point_to(argv: Sequence[str] | None, module: str, description: str, command: str, *others: str) -> NoReturn:
+    """The `main` of a module that is no command. Raises ConfigError that names the command to use; --help shows it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, **examples(command, *others))
+    parser.parse_args(argv)
+    raise ConfigError(f"{module} is no command of its own: use `{command}`")
+
+
+def next_step(command: str, *arguments: object) -> str:
+    """The last line of a command's result: the likely next command, to paste into a shell.
+
+    command: as typed, such as "python -m ray_jobs.train"; arguments are quoted where a shell needs it.
+    """
+    return " ".join(["next:", command, *(shlex.quote(str(argument)) for argument in arguments)]) + "\n"
+
+
+def examples(*commands: str) -> dict[str, Any]:
+    """Keywords of argparse for a parser: its epilog with examples, one a line, as they are."""
+    title = "example:" if len(commands) == 1 else "examples:"
+    return {
+        "epilog": "\n  ".join([title, *commands]),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def add_force(parser: argparse.ArgumentParser, flag: str = "--out") -> None:
+    """Add --force, for `fraud.data.tables.check_out`."""
+    parser.add_argument(
+        "--force", action="store_true", help=f"replace a file at {flag} that this command did not write"
+    )
+
+
 def check_outdir(path: str, outputs: Collection[str]) -> Path:
     """Create the folder, or accept one that is empty or holds an earlier run's results.
 
-    outputs: names of the files that the command writes. Raises ConfigError for a URL, a folder that cannot be written,
-    or one that holds other files only.
+    outputs: names of files by which the command recognises its results. Raises ConfigError for a URL, a folder that
+    cannot be written, or one that holds other files only.
     """
     folder = Path(path)
     if "://" in path:

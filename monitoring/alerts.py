@@ -22,7 +22,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import filesystems, tables
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
@@ -219,11 +219,11 @@ def _mail(channels: AlertChannels, title: str, text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.alerts", description=__doc__,
-        epilog="examples:\n"
-        "  python -m monitoring.alerts --drift drift.json --volume volume.json --performance performance.json\n"
-        "  python -m monitoring.alerts --performance performance.json --least-precision 0.3\n"
-        "  python -m monitoring.alerts --kind job_failure --subject scoring --severity critical --text 'exit code 2'",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m monitoring.alerts --drift drift.json --volume volume.json --performance performance.json",
+            "python -m monitoring.alerts --performance performance.json --least-precision 0.3",
+            "python -m monitoring.alerts --kind job_failure --subject scoring --severity critical --text 'exit code 2'",
+        ),
     )  # fmt: skip
     parser.add_argument("--drift", help="JSON of monitoring.drift: alerts unless its verdict is ok")
     parser.add_argument("--volume", help="JSON of monitoring.volume: alerts on its warnings and critical findings")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fraud.cli import add_force
 from fraud.data import filesystems, tables
 from fraud.errors import RegistryError
 from fraud.settings import Settings
@@ -64,7 +65,8 @@ class DayMetrics:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --prometheus and --mlflow."""
+    """Add --prometheus, --mlflow, and --force for files that the command did not write."""
+    add_force(parser, "--out or --prometheus")
     parser.add_argument("--prometheus", metavar="FILE", help="also write it for Prometheus's textfile collector")
     parser.add_argument("--mlflow", action="store_true", help=f"also log it to MLflow (or set {MONITORING_MLFLOW}=1)")
 
@@ -81,7 +83,9 @@ def export(
     Raises DataError if the file cannot be written.
     """
     if arguments.prometheus:
-        tables.write_text(prometheus(metrics), settings.locate(arguments.prometheus))
+        target = settings.locate(arguments.prometheus)
+        tables.check_out(target, tables.marked("# HELP fraud_"), force=arguments.force, flag="--prometheus")
+        tables.write_text(prometheus(metrics), target)
     if arguments.mlflow or MonitoringSettings.from_environment(environment).logs_to_mlflow:
         try:
             to_mlflow(metrics, settings, page)

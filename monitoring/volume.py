@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fraud.cli import run_command
+from fraud.cli import examples, next_step, run_command
 from fraud.data import filesystems, partitions, tables
 from fraud.errors import DataError
 from fraud.settings import Settings, turn_telemetry_off
@@ -280,9 +280,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a scored day's rows, alerts and refused rows with earlier days, of the same weekday if "
         "there are enough. Reads the manifests that ray_jobs.score writes to each day's folder. A missing or empty day "
         "is critical. Writes JSON; the exit code is 0 for every verdict.",
-        epilog="example:\n"
-        "  python -m monitoring.volume --scored scored --date 2026-01-31 --out reports/volume/2026-01-31.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m monitoring.volume --scored scored --date 2026-01-31 --out reports/volume/2026-01-31.json"
+        ),
     )
     parser.add_argument("--scored", required=True, help="folder or URL with date=YYYY-MM-DD folders")
     parser.add_argument("--date", required=True, help="the day, YYYY-MM-DD, as given to ray_jobs.score --date")
@@ -299,12 +299,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     day = partitions.day_named(arguments.date)
     limits = VolumeLimits(days=arguments.days)
-    volume = judge(read_counts(settings.locate(arguments.scored), day, limits.days), day, limits)
     out = settings.locate(arguments.out)
+    own = tables.marked('"format_version"', '"date"', '"is_history_stale"')
+    tables.check_out(out, own, force=arguments.force)
+    volume = judge(read_counts(settings.locate(arguments.scored), day, limits.days), day, limits)
     document = content(volume)
     tables.write_text(json.dumps(document, indent=2) + "\n", out)
     exports.export(exports.of_volume(document), arguments, settings, os.environ)
     sys.stdout.write(f"{volume.verdict}: {volume.reason}\n{day} → {out}\n")
+    if volume.verdict == "ok":
+        scored, page = f"{arguments.scored.rstrip('/')}/{partitions.folder_of(str(day))}", f"reports/drift/{day}.html"
+        sys.stdout.write(next_step("python -m monitoring.drift --model champion", "--cur", scored, "--out", page))
+    else:
+        sys.stdout.write(next_step("python -m monitoring.alerts", "--volume", arguments.out))
     return 0
 
 

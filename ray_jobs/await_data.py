@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data.files import find, reading
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings, turn_telemetry_off
@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m ray_jobs.await_data",
         description="Wait until data exist and no longer grow. Exits with 3 when they do not arrive in time. "
         "Runs without Ray.",
-        epilog="example:\n  python -m ray_jobs.await_data --data s3://bucket/2026-01-31.parquet --hours 6",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples("python -m ray_jobs.await_data --data s3://bucket/2026-01-31.parquet --hours 6"),
     )
     parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument("--hours", type=float, default=6.0, help="longest wait (default: %(default)s)")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named
 from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_names
@@ -132,10 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the raw features of every row as Parquet: row number, the schema's columns, entity history "
         "and calendar, by name. Memory is bounded: history is replayed in partitions by entity hash. Rows that violate "
         f"the schema go to {REFUSED} in the folder, with the reason. The folder appears when it is complete.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.features --data data/cards.parquet --schema handbook --out features\n"
-        "  python -m ray_jobs.features --data 'days/*.parquet' --schema my.yaml --out today --date 2026-01-31",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m ray_jobs.features --data data/cards.parquet --schema handbook --out features",
+            "python -m ray_jobs.features --data 'days/*.parquet' --schema my.yaml --out today --date 2026-01-31",
+        ),
     )
     parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument(

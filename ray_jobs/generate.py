@@ -1,20 +1,26 @@
-"""Stream synthetic transactions to a CSV or Parquet file; memory does not grow with the rows."""
+"""Stream synthetic transactions to a CSV or Parquet file; memory does not grow with the rows.
+
+A file with other content is never replaced without --force. Because the same flags give the same bytes, running a
+command again finds its file and leaves it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import pandas as pd
 
 from cluster.session import terminable
-from fraud.cli import run_command
+from fraud.cli import add_force, examples, next_step, run_command
 from fraud.data.simulation import check_settings, iter_cards, iter_transactions
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
@@ -24,11 +30,19 @@ logger = logging.getLogger(__name__)
 ROW_GROUP = 262_144  # rows in memory, written at once
 PROGRESS_SECONDS = 5.0
 SOURCES = {"transactions": iter_transactions, "cards": iter_cards}
+SCHEMAS = {"transactions": "transactions", "cards": "handbook"}  # the shipped schema of each kind
 EXTENSIONS = (".csv", ".parquet")
 
 
 def generate(
-    path: str, rows: int, *, kind: str = "transactions", seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0
+    path: str,
+    rows: int,
+    *,
+    kind: str = "transactions",
+    seed: int = 7,
+    fraud_rate: float = 0.02,
+    drift: float = 0.0,
+    force: bool = False,
 ) -> int:
     """Write `rows` simulated rows to `path` and return the number of frauds.
 
@@ -38,11 +52,12 @@ def generate(
     rows : number of rows, at least 1.
     kind : "transactions" (five columns) or "cards" (customers, terminals, timestamps).
     seed, fraud_rate, drift : as in `fraud.data.simulation.transactions`.
+    force : replace a file with other content.
 
     Raises
     ------
     ConfigError : a setting is out of range, or the file ending is unknown. Nothing is written.
-    DataError : the file cannot be written. Nothing remains on disk.
+    DataError : the file cannot be written, or has other content. Nothing of it remains on disk.
     """
     check_settings(rows, seed, fraud_rate, drift)
     if kind not in SOURCES:
@@ -52,7 +67,7 @@ def generate(
         raise ConfigError(f"output (--out) {path!r} has an unknown ending: name a file ending in .csv or .parquet")
     frames = _regroup(SOURCES[kind](rows, seed, fraud_rate, drift))
     try:
-        with _atomic(path) as file:
+        with _output(path, force) as file:
             return _write(frames, file, extension, rows)
     except OSError as error:
         reason = error.strerror or error
@@ -101,9 +116,38 @@ def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, rows
     return frauds
 
 
+class _Comparison(io.RawIOBase):
+    """Takes what would be written, and raises DataError at the first byte that the file at `path` has otherwise."""
+
+    def __init__(self, existing: IO[bytes], path: str) -> None:
+        super().__init__()
+        self._existing, self._path = existing, path
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        block = bytes(data)
+        self._expect(block, self._existing.read(len(block)))
+        return len(block)
+
+    def check_end(self) -> None:
+        self._expect(b"", self._existing.read(1))
+
+    def _expect(self, block: bytes, there: bytes) -> None:
+        if block != there:
+            raise DataError(
+                f"output (--out) {self._path!r} exists and holds other rows than these flags give: name another file, "
+                "or replace it by --force"
+            )
+
+
 @contextmanager
-def _atomic(path: str) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; rename it on success, remove it on failure."""
+def _output(path: str, force: bool) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; rename it on success, remove it on failure.
+
+    An existing file is compared with what is written, unless `force`; the same content stays as it is.
+    """
     from fsspec.implementations.local import LocalFileSystem
 
     from fraud.data import filesystems
@@ -116,6 +160,13 @@ def _atomic(path: str) -> Iterator[IO[bytes]]:
         ) from error
     if filesystem.isdir(target):
         raise ConfigError(f"output (--out) {path!r} is a folder: name a file in it, such as {path}/transactions.csv")
+    if not force and filesystem.exists(target):
+        with filesystem.open(target, "rb") as existing:
+            comparison = _Comparison(existing, path)
+            yield cast("IO[bytes]", comparison)
+            comparison.check_end()
+        logger.info("%s holds these rows already", path)
+        return
     if filesystems.is_s3(filesystem):
         with filesystem.write_atomically(target) as file:
             yield file
@@ -146,12 +197,13 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ray_jobs.generate",
-        description="Write seeded synthetic transactions: the same flags give the same bytes. Runs without Ray.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.generate --rows 50000 --out data/transactions.csv\n"
-        "  python -m ray_jobs.generate --rows 50000 --seed 8 --drift 1 --out data/drifted.csv\n"
-        "  python -m ray_jobs.generate --rows 300000 --kind cards --out data/cards.parquet",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write seeded synthetic transactions: the same flags give the same bytes, so a file that is there "
+        "stays if it has them, and is refused if it has others. Runs without Ray.",
+        **examples(
+            "python -m ray_jobs.generate --rows 50000 --out data/transactions.csv",
+            "python -m ray_jobs.generate --rows 50000 --seed 8 --drift 1 --out data/drifted.csv",
+            "python -m ray_jobs.generate --rows 300000 --kind cards --out data/cards.parquet",
+        ),
     )
     parser.add_argument("--rows", type=int, required=True, help="number of transactions to write")
     parser.add_argument("--out", required=True, help="file to write, ending in .csv or .parquet; a path or a URL")
@@ -159,8 +211,9 @@ def _parser() -> argparse.ArgumentParser:
         "--kind",
         choices=tuple(SOURCES),
         default="transactions",
-        help="transactions (the default): amount, hour, distance, device_score, country_mismatch, is_fraud; "
-        "cards: raw card transactions with customers, terminals and timestamps over about 120 days",
+        help="transactions (the default): amount, hour, distance, device_score, country_mismatch, is_fraud (schema "
+        "transactions); cards: card transactions with customers, terminals and timestamps over about 120 days (schema "
+        "handbook). The schemas ulb and sparkov are for published data, which this does not make",
     )
     parser.add_argument("--seed", type=int, default=7, help="same seed, same rows (default 7)")
     parser.add_argument(
@@ -173,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shift of the legitimate transactions: 0 (default) is none; 1 means amounts +35 %%, two hours later and "
         "riskier device scores",
     )
+    add_force(parser)
     return parser
 
 
@@ -188,7 +242,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
             fraud_rate=arguments.fraud_rate,
             drift=arguments.drift,
+            force=arguments.force,
         )
+    schema = SCHEMAS[arguments.kind]
+    sys.stdout.write(next_step("python -m ray_jobs.train", "--data", arguments.out, "--schema", schema))
     return 0
 
 

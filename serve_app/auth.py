@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.errors import ConfigError
 from fraud.settings import Settings
 from fraud.settings.serving import API_KEY_FILE, API_KEY_HASHES, KeySettings
@@ -190,9 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a new key and its hash."""
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.auth",
-        description="Make an API key. Give the key to the calling service and the hash to the server.",
-        epilog=f"The caller sends it as the header {HEADER}; the server reads hashes from {API_KEY_HASHES} or "
-        f"{API_KEY_FILE}, a file of lines like: 5d41...592e payment-gateway rate=200",
+        description="Make an API key. Give the key to the calling service and the hash to the server. The caller sends "
+        f"it as the header {HEADER};\nthe server reads hashes from {API_KEY_HASHES} or {API_KEY_FILE}, a file of lines "
+        "like: 5d41...592e payment-gateway rate=200",
+        **examples("python -m serve_app.auth"),
     )
     parser.parse_args(argv)
     key, digest = new_key()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import filesystems, partitions
 from fraud.days import UTC, Zone
 from fraud.errors import DataError
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.decision_summary",
         description="Count the decisions of a decision log by version, and compare champion and challenger.",
-        epilog="example: python -m serve_app.decision_summary var/decisions --since 2026-01-31",
+        **examples("python -m serve_app.decision_summary var/decisions --since 2026-01-31"),
     )
     parser.add_argument("folder", help="the value of FRAUD_DECISIONS; default: decisions/ in FRAUD_STATE")
     parser.add_argument(

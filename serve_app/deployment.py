@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +21,7 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from cluster import exposure, ray_private
+from fraud.cli import point_to, run_command
 from fraud.errors import FraudError
 from fraud.scoring import bundle
 from fraud.settings import Settings
@@ -130,6 +131,19 @@ def app(arguments: Mapping[str, str]) -> Application:
     return Scorer.bind(environment)  # type: ignore[attr-defined]
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Raise ConfigError that names the command to use; see `--help`."""
+    point_to(
+        argv,
+        "serve_app.deployment",
+        "The application /score for Ray Serve. `serve` deploys it on a running Ray (`make up` starts one); with "
+        "bundle= it serves a folder instead of the registry's champion. docs/serving.md has the settings.",
+        "serve deploy serve_app/config.yaml",
+        "serve run serve_app.deployment:app",
+        "serve run serve_app.deployment:app bundle=artifacts/bundle",
+    )
+
+
 def check_exposure(host: str, environment: Mapping[str, str]) -> str:
     """Return a warning, or "", for a Serve that listens on `host`.
 
@@ -154,3 +168,7 @@ def _log_where_serve_logs() -> None:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = list(serves.handlers), False
         ours.setLevel(serves.level)
+
+
+if __name__ == "__main__":
+    run_command(main)

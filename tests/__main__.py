@@ -18,6 +18,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from fraud.cli import examples
+
 COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=90"]
 PYTEST = [sys.executable, "-u", "-m", "pytest", "--durations=10"]
 EACH = [*PYTEST, "-vv"]  # a line for each test, where a test takes seconds
@@ -135,8 +137,12 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests", description="Run the tests in parts.")
-    parser.add_argument("parts", nargs="?", choices=PARTS, default="test")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests",
+        description="Run the tests in parts, two at a time.",
+        **examples("python -m tests check"),
+    )
+    parser.add_argument("parts", nargs="?", choices=PARTS, default="test", help="which (default: %(default)s)")
     chosen = parser.parse_args(arguments).parts
     return run(PARTS[chosen], AT_ONCE[chosen])
 

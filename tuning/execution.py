@@ -18,8 +18,7 @@ from threading import Thread
 import ray
 from ray import tune
 
-from fraud.cli import stage
-from fraud.data import tables
+from fraud.cli import next_step, stage
 from fraud.errors import ConfigError, FraudError
 from fraud.settings import Settings
 from fraud.training import label_free
@@ -27,7 +26,7 @@ from tuning.record.journal import Journal
 from tuning.record.results import Results
 from tuning.report import command as report
 from tuning.report.verdict import headline
-from tuning.request import BEST, PLOTS, REPORT, SweepRequest
+from tuning.request import BEST, PLOTS, REPORT, SweepRequest, resume_command, training_command
 from tuning.search import shared, winner
 from tuning.search.halving import HalvingByDetector
 from tuning.search.journal_callback import JournalCallback
@@ -75,14 +74,15 @@ def run(request: SweepRequest, journal: Journal, settings: Settings, reading: Fu
         ended = sum(trial.has_ended for trial in trials)
         if ended < request.trials and not any(trial.result for trial in trials):
             status = "FINISHED"
-            return f"no trial finished within the time budget: {_unfinished(request, ended)}"
+            left = _unfinished(request, ended)
+            return f"no trial finished within the time budget: {left}{next_step(resume_command(request.sweep_id))}"
         with stage("pairs, head and thresholds", logger):
             config = winner.choose(journal, windows.folds, shared_data, min(1.0, request.cpus_per_trial))
         comments = [
             f"The best of sweep {request.sweep_id}, {ended} trials on {request.data} ({request.fingerprint}).",
-            f"{_training(request)} --config {BEST}",
+            training_command(request.to_dict(), Path(BEST)),
         ]
-        tables.write_text(winner.to_yaml(config, comments), str(request.outdir / BEST))
+        winner.write_best(winner.to_yaml(config, comments), request.outdir / BEST)
         with stage(f"report in {request.outdir}", logger):
             report.write(journal, request.outdir)
         if tracker:
@@ -90,7 +90,7 @@ def run(request: SweepRequest, journal: Journal, settings: Settings, reading: Fu
         status, patience_s = "FINISHED", 120.0
     except KeyboardInterrupt:
         status = "KILLED"
-        logger.warning("interrupted; resume with: %s", _resume(request))
+        logger.warning("interrupted; resume with: %s", resume_command(request.sweep_id))
         raise
     finally:
         journal.append({"event": "closed", "time": time.time(), "status": status})
@@ -100,7 +100,7 @@ def run(request: SweepRequest, journal: Journal, settings: Settings, reading: Fu
     if ended < request.trials:
         text += _unfinished(request, ended)
     text += f"report: {request.outdir / REPORT}\nbest configuration: {request.outdir / BEST}\n"
-    return text + f"train it: {_training(request)} --config {request.outdir / BEST}\n"
+    return text + next_step(training_command(request.to_dict(), request.outdir / BEST))
 
 
 def _copy_results(request: SweepRequest, journal: Journal) -> Path:
@@ -114,15 +114,7 @@ def _copy_results(request: SweepRequest, journal: Journal) -> Path:
 
 
 def _unfinished(request: SweepRequest, ended: int) -> str:
-    return f"{ended} of {request.trials} trials ended; resume with: {_resume(request)}\n"
-
-
-def _resume(request: SweepRequest) -> str:
-    return f"python -m tuning.sweep --resume {request.sweep_id}"
-
-
-def _training(request: SweepRequest) -> str:
-    return f"python -m ray_jobs.train --data {request.data} --schema {request.schema.name}"
+    return f"{ended} of {request.trials} trials ended; resume with: {resume_command(request.sweep_id)}\n"
 
 
 def _trials_at_once(request: SweepRequest) -> int:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from fraud.cli import check_outdir
+from fraud.cli import check_outdir, examples
 from fraud.errors import ConfigError
-from fraud.schema import Schema
+from fraud.schema import Schema, shipped_names
 from fraud.schema.zone import agreed
 from fraud.settings import Settings
-from fraud.training.config import TrainConfig, configure, from_mapping
+from fraud.training.config import TrainConfig, configure, from_mapping, shipped_configs
 from tuning.record.journal import REQUEST, Detector, Journal, folder_of
 from tuning.space import reader
 from tuning.space.definition import Space
@@ -42,8 +43,8 @@ class SweepRequest:
 
     detectors: those searched. objectives: ("average_precision",) or with "scoring_cost". max_concurrent: trials at
     once, None for as many as the CPUs allow. time_budget_s: of this call; a resumed sweep has its own. should_retry:
-    run failed trials again. created: seconds since 1970. fingerprint: of the data; objective_name: what trials are
-    judged by; both are known once the data are read.
+    run failed trials again. created: seconds since 1970. schema_source: the schema's name or path. fingerprint: of the
+    data; objective_name: what trials are judged by; both are known once the data are read.
     """
 
     sweep_id: str
@@ -65,6 +66,7 @@ class SweepRequest:
     should_track: bool = True
     should_retry: bool = False
     created: float = 0.0
+    schema_source: str = ""
     fingerprint: str | None = None
     objective_name: str = "average_precision"
 
@@ -74,7 +76,7 @@ class SweepRequest:
             name: getattr(self, name)
             for name in (
                 "data", "trials", "scheduler", "folds", "max_concurrent", "cpus_per_trial", "gpus_per_trial",
-                "time_budget_s", "should_track", "created", "fingerprint", "objective_name",
+                "time_budget_s", "should_track", "created", "schema_source", "fingerprint", "objective_name",
             )
         }  # fmt: skip
         detector = "both" if len(self.detectors) > 1 else self.detectors[0]
@@ -181,7 +183,8 @@ def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str
     detectors = DETECTORS if arguments.detector in (None, "both") else (arguments.detector,)
     for detector in detectors:
         space.parameters_of(detector)  # raises if there is nothing to search
-    schema = Schema.load(settings.locate_yaml(arguments.schema or "transactions"))
+    schema_source = settings.locate_yaml(arguments.schema or "transactions")
+    schema = Schema.load(schema_source)
     agreed(schema, settings.day_zone)
     generated = f"{schema.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     named = {name: value for name, value in changes.items() if value is not None}
@@ -193,6 +196,7 @@ def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str
         is_resumed=False,
         data=settings.locate(arguments.data),
         schema=schema,
+        schema_source=schema_source,
         config=config,
         space=space,
         detectors=detectors,
@@ -201,6 +205,18 @@ def _new(arguments: argparse.Namespace, settings: Settings, changes: Mapping[str
         folds=arguments.folds or 1,
         created=time.time(),
     )
+
+
+def training_command(request: Mapping[str, Any], best: Path) -> str:
+    """The command that trains what the sweep chose. request: as the journal has it."""
+    schema = request.get("schema_source") or request["schema"]  # sweeps of 0.2.0 have the name only
+    flags = ["--data", request["data"], "--schema", schema, "--config", str(best)]
+    return shlex.join(["python", "-m", "ray_jobs.train", *flags])
+
+
+def resume_command(sweep_id: str) -> str:
+    """The command that runs the trials that are left."""
+    return shlex.join(["python", "-m", "tuning.sweep", "--resume", sweep_id])
 
 
 def _seconds(text: str) -> float:
@@ -216,17 +232,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Tune IsolationForest, autoencoder, their weights and the threshold in parallel trials on Ray, "
         "with every trial in MLflow. Writes a report and best.yaml for `python -m ray_jobs.train --config`. After "
         "Ctrl-C, a kill or the time budget, --resume continues the sweep. The sweep never reads the test window.",
-        epilog="examples:\n"
-        "  python -m tuning.sweep --data data/transactions.csv --trials 40\n"
-        "  python -m tuning.sweep --data cards.parquet --schema my.yaml --config handbook --time-budget 15m\n"
-        "  python -m tuning.sweep --resume transactions-20261123-101500-3fa2\n"
-        "  ray job submit --working-dir . -- python -m tuning.sweep --data s3://bucket/day.parquet --schema my.yaml",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m tuning.sweep --data data/transactions.csv --trials 40",
+            "python -m tuning.sweep --data cards.parquet --schema my.yaml --config handbook --time-budget 15m",
+            "python -m tuning.sweep --resume transactions-20261123-101500-3fa2",
+            "ray job submit --working-dir . -- python -m tuning.sweep --data s3://bucket/day.parquet --schema my.yaml",
+        ),
     )
     add = parser.add_argument
+    schemas, configs = ", ".join(shipped_names()), ", ".join(shipped_configs())
     add("--data", help="CSV or Parquet: a file, folder, glob or URL")
-    add("--schema", help="shipped name or YAML file (default transactions)")
-    add("--config", help="base configuration, shipped name or YAML file: everything that the space does not set")
+    add("--schema", help=f"a shipped name ({schemas}) or a .yaml path (default transactions)")
+    add("--config", help=f"everything that the space does not set: a shipped name ({configs}) or a .yaml path")
     add("--space", help="YAML file of the search space (default tuning/spaces/default.yaml; docs/sweeps.md)")
     add("--trials", type=int, help="trials, both detectors together (default 40); with --resume: the new total")
     add("--detector", choices=["forest", "autoencoder", "both"], help="what to search (default both)")

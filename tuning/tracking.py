@@ -13,13 +13,14 @@ import argparse
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fraud.cli import run_command
+from fraud.cli import examples, next_step, run_command
 from fraud.errors import RegistryError, RegistryUnreachableError
 from fraud.registry import runs
 from fraud.registry.runs import Run
@@ -305,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Copy what MLflow lacks of a sweep, after MLflow was unreachable or the driver was killed. "
         "Existing runs stay unchanged. Unfinished trials are marked as interrupted; to continue them instead, "
         "use `python -m tuning.sweep --resume ID`.",
-        epilog="example: python -m tuning.tracking --sweep cards-1 --outdir out/sweep",
+        **examples("python -m tuning.tracking --sweep cards-1 --outdir out/sweep"),
     )
     parser.add_argument("--sweep", required=True, metavar="ID", help="the sweep's id, in the first line of its log")
     parser.add_argument(
@@ -322,7 +323,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.outdir:
             tracker.log_folder(Path(settings.locate(arguments.outdir)))
         has_ended = all(trial.has_ended for trial in journal.trials().values())
-        return 0 if tracker.finish("FINISHED" if has_ended else "KILLED", arguments.patience) else 1
+        if not tracker.finish("FINISHED" if has_ended else "KILLED", arguments.patience):
+            return 1
+    report = ["--sweep", arguments.sweep, "--outdir", arguments.outdir or "sweep"]
+    sys.stdout.write(next_step("python -m tuning.report", *report))
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from pathlib import Path
 from deploy.backends.servers import BUCKET, HOST, Servers
 from deploy.local import services
 from deploy.local.command import echo, settings_here
+from fraud.cli import examples
 from fraud.data import filesystems
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.settings.locations import HISTORY_URL
 from fraud.settings.operations import MLFLOW_BACKEND
 
-CARDS = "data/cards.parquet"
+CARDS = "data/demo_cards.parquet"
 
 
 def servers_of(settings: Settings) -> Servers:
@@ -64,22 +65,27 @@ def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m deploy.backends",
         description=__doc__,
-        epilog="examples:\n"
-        "  python -m deploy.backends demo\n"
-        "  python -m deploy.backends up && source var/backends/environment && make demo\n"
-        "  python -m deploy.backends down --wipe",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m deploy.backends demo",
+            "python -m deploy.backends up && source var/backends/environment && make demo",
+            "python -m deploy.backends down --wipe",
+        ),
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|down|status")
-    verbs.add_parser("up", help="start PostgreSQL, Redis and an S3 server, or reuse the running ones")
-    demo = verbs.add_parser("demo", help="up, then make demo on them, with the cards' history in Redis")
+
+    def verb(name: str, text: str, flags: str = "") -> argparse.ArgumentParser:
+        example = f"python -m deploy.backends {name} {flags}".rstrip()
+        return verbs.add_parser(name, help=text, description=f"{text}.", **examples(example))
+
+    verb("up", "Start PostgreSQL, Redis and an S3 server, or reuse the running ones")
+    demo = verb("demo", "up, then make demo on them, with the cards' history in Redis", "--rows 20000")
     demo.add_argument("--data", help=f"your transactions (default: synthetic cards, made now as {CARDS} in the bucket)")
     demo.add_argument("--schema", default="handbook", help="schema YAML or a shipped name (default: %(default)s)")
-    demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
+    demo.add_argument("--config", help="training configuration, YAML or a shipped name (default: ray_jobs.train's)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic cards (default: %(default)s)")
-    down = verbs.add_parser("down", help="stop what up or demo started (Ray and MLflow: make down)")
+    down = verb("down", "Stop what up or demo started (Ray and MLflow: make down)", "--wipe")
     down.add_argument("--wipe", action="store_true", help="remove their data and passwords too")
-    verbs.add_parser("status", help="show what is stored where")
+    verb("status", "Show what is stored where")
     return top
 
 
@@ -120,6 +126,8 @@ def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
         arguments.data = settings.stored(CARDS)
         make = [sys.executable, "-m", "ray_jobs.generate", "--kind", "cards"]
         subprocess.run(
-            [*make, "--rows", str(arguments.rows), "--out", arguments.data], check=True, cwd=Path(services.CODE)
+            [*make, "--rows", str(arguments.rows), "--out", arguments.data, "--force"],
+            check=True,
+            cwd=Path(services.CODE),
         )
     Demo.from_arguments(arguments, settings, echo).run()

@@ -33,7 +33,7 @@ EVALUATION = "evaluation/evaluation.html"
 # Log lines of our own code, not of Ray and other libraries: shown while a job runs.
 OUR_LINE = re.compile(r"(?:INFO|WARNING|ERROR) (?:fraud|ray_jobs|monitoring|__main__)[\w.]*: (.*)")
 NOT_A_RESULT = re.compile(
-    r"$|\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
+    r"$|next: |\d{4}[-/]\d\d[-/]\d\d |[\[(\x1b/]|\w+: .*%\||Running |Traceback |warnings\.warn|\s+(?:File |\^)"
 )
 # A user error as printed by fraud.cli.run_command, or the last line of a traceback.
 CAUSE = re.compile(r"error: |[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
@@ -118,10 +118,10 @@ class Demo:
         self._close(time.monotonic() - began, memory)
 
     def _synthetic_inputs(self) -> DemoInputs:
-        data, day = (self.settings.stored(f"data/{name}.csv") for name in ("transactions", "today"))
+        data, day = (self.settings.stored(f"data/demo_{name}.csv") for name in ("transactions", "today"))
         make, today = ("ray_jobs.generate", "--rows"), str(max(1000, self.rows // 10))
-        self._job("make transactions", *make, str(self.rows), "--out", data)
-        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", day)
+        self._job("make transactions", *make, str(self.rows), "--out", data, "--force")
+        self._job("make a later day", *make, today, "--seed", "8", "--drift", "0.5", "--out", day, "--force")
         return DemoInputs(data, ["--data", day], SEED_REQUEST)
 
     def _user_inputs(self) -> DemoInputs:

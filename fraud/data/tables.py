@@ -222,6 +222,33 @@ def write_text(text: str, path: str) -> None:
     write(path, lambda stream: stream.write(text.encode()))
 
 
+def check_out(path: str, is_own: Callable[[bytes], bool], *, force: bool = False, flag: str = "--out") -> None:
+    """Accept a path where no file is, or one whose file this command may replace. Raises DataError with the remedy.
+
+    is_own: whether a file with this beginning (16 MiB at most) is one that this command writes. force: accept any file.
+    """
+    filesystem, target = filesystems.of(path)
+    if force or not filesystem.isfile(target):
+        return
+    try:
+        with filesystem.open(target, "rb") as stream:
+            head = stream.read(1 << 24)
+    except ObjectStoreError as error:  # its message names the remedy
+        raise DataError(f"{flag} {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{flag} {path} exists and cannot be read: {error}; name another file") from None
+    if head and not is_own(head):
+        raise DataError(
+            f"{flag} {path} exists and holds something else than this command writes: name another file, or replace "
+            "it by --force"
+        )
+
+
+def marked(*texts: str) -> Callable[[bytes], bool]:
+    """For `check_out`: a file is the command's own if its beginning holds all these texts."""
+    return lambda head: all(text.encode() in head for text in texts)
+
+
 def write(path: str, put: Callable[[IO[bytes]], object]) -> None:
     """Write a file atomically: `put` gets the open file. If it raises, the old file stays. Raises DataError."""
     filesystem, target = filesystems.of(path)

@@ -9,49 +9,50 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fraud.cli import run_command
+from fraud.cli import add_force, examples, next_step, run_command
 from fraud.data import tables
 from fraud.errors import SchemaError
 from fraud.schema import Schema, infer, shipped_names, validate
 from fraud.settings import Settings
-
-_EXAMPLE = """\
-example, for a file of your own:
-  python -m fraud.schema infer data/mine.csv --out mine.yaml     guess a schema, then edit mine.yaml
-  python -m fraud.schema check data/mine.csv --schema mine.yaml  show rejected rows and reasons
-"""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fraud.schema",
         description="Describe your transactions: guess a schema, show one, check a file against one.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m fraud.schema infer data/mine.csv --out mine.yaml      guess a schema, then edit mine.yaml",
+            "python -m fraud.schema check data/mine.csv --schema mine.yaml   show rejected rows and reasons",
+        ),
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="infer | show | check")
     file_help = "CSV or Parquet: a file, folder, glob or URL"
-    infer_ = verbs.add_parser("infer", help="guess a schema from a file and write it as YAML")
+    shipped = f"a shipped name ({', '.join(shipped_names())}) or a .yaml path"
+
+    def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=text, description=text, **examples(f"python -m fraud.schema {example}"))
+
+    infer_ = verb("infer", "Guess a schema from a file and write it as YAML.", "infer data/mine.csv --out mine.yaml")
     infer_.add_argument("file", metavar="FILE", help=file_help)
     infer_.add_argument("--out", metavar="YAML", help="where to write it (default: standard output)")
     infer_.add_argument("--name", help="the schema's name (default: the file's)")
     infer_.add_argument("--rows", type=int, default=500_000, help="read the first ROWS rows (default %(default)s)")
-    show = verbs.add_parser("show", help="print a schema as YAML, as it was parsed")
-    show.add_argument("schema", metavar="SCHEMA", help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path")
-    check = verbs.add_parser("check", help="check a file against a schema and list the faults")
+    infer_.add_argument("--force", action="store_true", help="replace a YAML that holds something else")
+    show = verb("show", "Print a schema as YAML, as it was parsed.", "show handbook")
+    show.add_argument("schema", metavar="SCHEMA", help=shipped)
+    check = verb(
+        "check", "Check a file against a schema and list the faults.", "check data/mine.csv --schema mine.yaml"
+    )
     check.add_argument("file", metavar="FILE", help=file_help)
-    check.add_argument("--schema", required=True, help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path")
+    check.add_argument("--schema", required=True, help=shipped)
     check.add_argument(
         "--quarantine", metavar="CSV", help="write the rejected rows, each with its reason, to this file"
     )
+    add_force(check, "--quarantine")
     return parser
 
 
-def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
-    from fraud.data import (
-        tables,  # imported here, so that replicas do not load the file readers
-    )
-
+def _infer(file: str, out: str | None, name: str | None, rows: int, force: bool) -> None:
     settings = Settings.from_environment()
     if rows < 1:
         raise SchemaError(f"--rows {rows} reads nothing; give a number above 0")
@@ -64,15 +65,21 @@ def _infer(file: str, out: str | None, name: str | None, rows: int) -> None:
     if out is None:
         sys.stdout.write(text)
         return
-    tables.write_text(text, settings.locate(out))
+    target = settings.locate(out)
+    tables.check_out(target, lambda content: content == text.encode(), force=force)
+    tables.write_text(text, target)
     summary = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read and correct it\n"
     if refused := len(validate(frame, guessed).quarantine):
         summary += f"{refused:,} of {len(frame):,} rows do not fit it: `check` lists the reasons\n"
-    sys.stdout.write(summary)
+    sys.stdout.write(summary + next_step("python -m fraud.schema check", file, "--schema", out))
 
 
-def _check(file: str, schema: Schema, quarantine: str | None) -> None:
+def _check(file: str, name: str, quarantine: str | None, force: bool) -> None:
     settings = Settings.from_environment()
+    schema = Schema.load(name)
+    if quarantine is not None:
+        is_own = tables.marked("row,column,value,reason,")
+        tables.check_out(settings.locate(quarantine), is_own, force=force, flag="--quarantine")
     checked = tables.load(settings.locate(file), schema)
     sys.stdout.write(f"{len(checked.rows):,} rows fit schema {schema.name!r}, {len(checked.quarantine):,} do not\n")
     for (column, reason), rows in checked.quarantine.groupby(["column", "reason"], sort=False):
@@ -82,17 +89,19 @@ def _check(file: str, schema: Schema, quarantine: str | None) -> None:
         sys.stdout.write(f"  warning  {warning}\n")
     if quarantine is not None:
         tables.write_csv(checked.quarantine, settings.locate(quarantine))
+    if schema.label is not None:
+        sys.stdout.write(next_step("python -m ray_jobs.train", "--data", file, "--schema", name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run infer, show or check. Returns 0; raises FraudError for a mistake of the user."""
     arguments = _parser().parse_args(argv)
     if arguments.verb == "infer":
-        _infer(arguments.file, arguments.out, arguments.name, arguments.rows)
+        _infer(arguments.file, arguments.out, arguments.name, arguments.rows, arguments.force)
     elif arguments.verb == "show":
         sys.stdout.write(Schema.load(arguments.schema).to_yaml())
     else:
-        _check(arguments.file, Schema.load(arguments.schema), arguments.quarantine)
+        _check(arguments.file, arguments.schema, arguments.quarantine, arguments.force)
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.settings.page import page
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -15,7 +15,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print or write the page."""
-    parser = argparse.ArgumentParser(prog="python -m fraud.settings", description="List every setting as Markdown.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fraud.settings",
+        description="List every setting as Markdown: its variable, default and meaning.",
+        **examples("python -m fraud.settings --write"),
+    )
     parser.add_argument("--write", action="store_true", help="write docs/settings.md instead of printing it")
     if parser.parse_args(argv).write:
         PAGE.write_text(page(), encoding="utf-8")

@@ -45,7 +45,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path_or_name: str | None) -> TrainConfig:
-        """Read a YAML file or a shipped one ("handbook", "ulb"); None gives the defaults.
+        """Read a YAML file or a shipped one (`shipped_configs`); None gives the defaults.
 
         Raises ConfigError naming the key.
         """
@@ -57,7 +57,7 @@ class TrainConfig:
         try:
             raw = read_yaml(path.read_text())
         except FileNotFoundError:
-            known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+            known = ", ".join(shipped_configs())
             raise ConfigError(f"no configuration {path_or_name!r}: give a YAML file or one of {known}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from None
@@ -70,6 +70,11 @@ class TrainConfig:
     def flat(self) -> dict[str, Any]:
         """Flat dict with dotted keys, for MLflow parameters."""
         return _flatten(self.to_dict())
+
+
+def shipped_configs() -> tuple[str, ...]:
+    """Names of the configurations in the package, sorted."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 
 
 def configure(path_or_name: str | None, seed: int | None, overrides: Sequence[str]) -> TrainConfig:

@@ -6,10 +6,12 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from fraud.cli import examples, next_step
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.schema import Schema
@@ -33,23 +35,43 @@ def report(
     threshold: Threshold | None = None,
     sample: int = 50_000,
     seed: int = 7,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Compare two files, write the HTML page to `out` and the JSON verdict beside it. Returns the verdict.
 
-    Raises ConfigError, DataError or SchemaError before anything is written.
+    force: replace files that are no drift reports. Raises ConfigError, DataError or SchemaError, and then writes
+    nothing.
     """
     from monitoring.drift import page as pages
 
     if not out.endswith(".html"):
         raise ConfigError(f"--out {out!r} is not an .html file: name a file ending in .html")
+    tables.check_out(out, tables.marked("<title>Drift: "), force=force)
+    tables.check_out(json_path(out), tables.marked('"format_version"', '"verdict"', '"reference"'), force=force)
     compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
     logger.info("verdict: %s; drawing the report", compared.document["verdict"])
     shown = {name: compared.kinds[name] for name in compared.most_changed(pages.PICTURED_COLUMNS)}
     drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.document["limits"])
     document = {**compared.document, "report": out}
     tables.write_text(pages.page(document, drawn), out)
-    tables.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", f"{out.removesuffix('.html')}.json")
+    tables.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", json_path(out))
     return document
+
+
+def json_path(out: str) -> str:
+    """The path of the verdict, beside the page."""
+    return f"{out.removesuffix('.html')}.json"
+
+
+def next_after(verdict: str, out: str) -> str:
+    """The next command after a report: to tell people, to see the days together, or to see the alerts' precision."""
+    if verdict != "ok":
+        return next_step("python -m monitoring.alerts", "--drift", json_path(out))
+    folder, _, name = out.rpartition("/")
+    if re.fullmatch(r"\d{4}-\d\d-\d\d\.html", name):
+        folder = folder or "."
+        return next_step("python -m monitoring.trend", "--reports", folder, "--out", f"{folder}/trend.html")
+    return next_step("python -m monitoring.performance")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,10 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m monitoring.drift",
         description="Compare a file of transactions with a reference: data quality, every column, and the score if "
         "both files have one. Writes an HTML report and, beside it, a JSON verdict (ok, warning or drift).",
-        epilog="examples:\n"
-        "  python -m monitoring.drift --model champion --cur scored/date=2026-01-31 --out reports/drift/31.html\n"
-        "  python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m monitoring.drift --model champion --cur scored/date=2026-01-31 "
+            "--out reports/drift/2026-01-31.html",
+            "python -m monitoring.drift --ref data/may.csv --cur data/june.csv --schema transactions --fail-on-drift",
+        ),
     )
     parser.add_argument(
         "--ref",
@@ -119,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         threshold=threshold,
         sample=arguments.sample,
         seed=arguments.seed,
+        force=arguments.force,
     )
     exports.export(exports.of_drift(document), arguments, settings, os.environ, page=str(document["report"]))
     sys.stdout.write(f"{document['verdict']}: {document['reason']}\nreport: {document['report']}\n")
+    sys.stdout.write(next_after(document["verdict"], arguments.out))
     return DRIFT_EXIT_CODE if arguments.fail_on_drift and document["verdict"] == "drift" else 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fraud.cli import examples, next_step
 from fraud.data import partitions, tables
 from fraud.days import UTC, Zone
 from fraud.labels.store import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
@@ -106,10 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Estimate which share of each day's alerts were frauds. Labels come late (ray_jobs.labels): for an "
         "alert without a label, the estimate uses its score and the labels of other alerts. Prints one line per day "
         "with a 95 % interval, and writes JSON.",
-        epilog="examples:\n"
-        "  python -m monitoring.performance --out performance.json\n"
-        "  python -m monitoring.performance --decisions 'scored/' --schema handbook --as-of 2026-02-01 --out p.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m monitoring.performance --out performance.json",
+            "python -m monitoring.performance --decisions 'scored/' --schema handbook --as-of 2026-02-01 --out p.json",
+        ),
     )
     parser.add_argument("--decisions", help="decision log, or scored Parquet (default: FRAUD_DECISIONS)")
     parser.add_argument("--schema", help="schema name or YAML (default: the champion's)")
@@ -127,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
+    out = settings.locate(arguments.out)
+    tables.check_out(out, tables.marked('"as_of"', '"label_delay_days"', '"days"'), force=arguments.force)
     schema = schema_of(arguments.schema, settings)
     zone = agreed(schema, settings.day_zone)
     as_of = partitions.day_named(arguments.as_of, "--as-of") if arguments.as_of else zone.today()
@@ -139,9 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     days, missed_frauds = judge(
         alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=arguments.seed, zone=zone
     )
-    out = settings.locate(arguments.out)
     document = content(days, missed_frauds, as_of=as_of, schema=schema)
     tables.write_text(json.dumps(document, indent=2) + "\n", out)
     exports.export(exports.of_performance(document), arguments, settings, os.environ)
     sys.stdout.write(f"{table(days, missed_frauds)}{len(days)} days → {out}\n")
+    if missed_frauds is None and days:
+        log = ["--decisions", arguments.decisions] if arguments.decisions else []
+        draw = ["--day", days[-1].day, *log, "--out", f"review/{days[-1].day}.csv"]
+        sys.stdout.write(next_step("python -m ray_jobs.labels draw", *draw))
+    else:
+        sys.stdout.write(next_step("python -m monitoring.alerts", "--performance", arguments.out))
     return 0

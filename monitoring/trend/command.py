@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from fraud.cli import add_force, examples, next_step
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.judging.page import picture, render
@@ -52,12 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m monitoring.trend",
         description="Draw how far every column is from the reference, day by day. Reads the JSONs of monitoring.drift "
         "(named by day, such as 2026-01-31.json) and writes one HTML page that needs no network.",
-        epilog="example:\n  python -m monitoring.trend --reports reports/drift --out reports/drift/trend.html",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples("python -m monitoring.trend --reports reports/drift --out reports/drift/trend.html"),
     )
     parser.add_argument("--reports", required=True, help="folder or URL with the daily JSONs")
     parser.add_argument("--out", default="trend.html", help="page to write (default: %(default)s)")
     parser.add_argument("--days", type=int, default=120, help="newest days to show (default: %(default)s)")
+    add_force(parser)
     return parser
 
 
@@ -70,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             f"--days {arguments.days} --out {arguments.out!r}: --days must be 1 or more, --out must end in .html"
         )
+    out = settings.locate(arguments.out)
+    tables.check_out(out, tables.marked("<title>Drift, "), force=arguments.force)
     reports = read_reports(settings.locate(arguments.reports))
     first = reports[-1].day - dt.timedelta(days=arguments.days - 1)
     trend = align([report for report in reports if report.day >= first])
-    out = settings.locate(arguments.out)
     tables.write_text(document(trend), out)
     sys.stdout.write(f"{len(trend.reports)} days, {len(trend.columns)} columns → {out}\n")
+    sys.stdout.write(next_step("python -m monitoring.performance"))
     return 0

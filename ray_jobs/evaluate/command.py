@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from cluster.session import connected, terminable
+from fraud.cli import add_force, examples, next_step
 from fraud.data import tables
 from fraud.errors import ConfigError, FraudError, RegistryError
 from fraud.judging import conclusions, evaluation, paired, slices
 from fraud.judging.evaluation import Plan, Scored
+from fraud.registry.versions import CHALLENGER, CHAMPION
 from fraud.schema.validation import Validated
 from fraud.schema.zone import zone_of
 from fraud.settings import Settings, turn_telemetry_off
@@ -33,7 +35,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default."""
+    """What to judge; paths are absolute. plan: settings of `fraud.judging.evaluation.Plan`; None means the default.
+
+    force: replace files that are no evaluations.
+    """
 
     data: str
     out: str
@@ -45,6 +50,7 @@ class EvaluationRequest:
     amount: str | None = None
     plan: Mapping[str, Any]
     ablation: bool = False
+    force: bool = False
     log_to_mlflow: bool = True
 
 
@@ -58,6 +64,8 @@ def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
     began = time.monotonic()
     if not request.out.endswith(".html"):
         raise ConfigError(f"--out {request.out!r} must end in .html")
+    tables.check_out(request.out, tables.marked("<title>Evaluation of "), force=request.force)
+    tables.check_out(json_path(request.out), tables.marked('"format"', '"verdict"', '"headline"'), force=request.force)
     judged = _judge(request, settings)
     model, plan = judged.model, judged.plan
     sections, rival, warnings = _sections(judged)
@@ -291,11 +299,11 @@ def _parser() -> argparse.ArgumentParser:
         "threshold and within an alert budget, in frauds and in money, with bootstrap intervals; cost, calibration, "
         "stability over time and segments; a comparison with another model on the same rows; and the worth of each "
         "feature group. Earlier rows of the data feed the entities' history.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.evaluate --data data/transactions.csv --out evaluation/evaluation.html\n"
-        "  python -m ray_jobs.evaluate --data cards.parquet --start 2026-01-01 --model challenger --against champion\n"
-        "  python -m ray_jobs.evaluate --data cards.parquet --model artifacts/bundle --ablation --segment COUNTRY",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m ray_jobs.evaluate --data data/transactions.csv --out evaluation/evaluation.html",
+            "python -m ray_jobs.evaluate --data cards.parquet --start 2026-01-01 --model challenger --against champion",
+            "python -m ray_jobs.evaluate --data cards.parquet --model artifacts/bundle --ablation --segment COUNTRY",
+        ),
     )
     parser.add_argument("--data", required=True, help="CSV or Parquet with labels: a file, folder, glob or URL")
     parser.add_argument(
@@ -323,7 +331,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mlflow", action=argparse.BooleanOptionalAction, default=True, help="log to the version's run (default: yes)"
     )
+    add_force(parser)
     return parser
+
+
+def next_after(model: str, data: str) -> str:
+    """The next command after judging `model`: an alias, version or bundle folder, as typed."""
+    if model == CHAMPION:
+        return next_step("serve deploy serve_app/config.yaml")
+    if model == CHALLENGER or model.isdecimal():
+        return next_step("python -m ray_jobs.promote", model, "--gate", "--data", data)
+    return next_step("python -m ray_jobs.score", "--data", data, "--model", model, "--out", "scored.parquet")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -337,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=arguments.model, against=arguments.against,
         start=arguments.start, end=arguments.end, card=arguments.card, amount=arguments.amount,
         plan={name: getattr(arguments, name) for name in plan_flags} | {"segments": tuple(arguments.segment)},
-        ablation=arguments.ablation, log_to_mlflow=arguments.mlflow,
+        ablation=arguments.ablation, force=arguments.force, log_to_mlflow=arguments.mlflow,
     )  # fmt: skip
     with terminable():
         document = evaluate(request, settings)
@@ -345,4 +363,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [f"{verdict['level']}: {verdict['headline']}"]
     lines += [f"  {finding['level']}: {finding['text']}" for finding in verdict["findings"]]
     sys.stdout.write("\n".join([*lines, f"report: {request.out}", f"figures: {json_path(request.out)}"]) + "\n")
+    sys.stdout.write(next_after(arguments.model, arguments.data))
     return 0

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from fraud.cli import examples, next_step
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError, DataError
 from fraud.history.snapshots.build import build
@@ -23,14 +24,6 @@ from ray_jobs.history.verify import verify
 logger = logging.getLogger(__name__)
 
 _DAY = dt.timedelta(days=1)
-_EXAMPLES = """examples:
-  python -m ray_jobs.history build --data 'daily/*.parquet' --through 2026-01-31
-  python -m ray_jobs.history build --data 's3://bucket/daily/*.parquet' --through 2026-01-31 --schema my.yaml
-  python -m ray_jobs.history show
-  python -m ray_jobs.history verify --data 'daily/*.parquet' --through 2026-01-31
-  python -m ray_jobs.history prune --keep-days 60
-  python -m ray_jobs.history erase --entity card=4242424242424242
-"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,18 +32,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Manage the daily snapshots of entity history in FRAUD_HISTORY. Daily scoring and live histories "
         "start from them. `ray_jobs.train` and `ray_jobs.score` write them; use this command to build, list, check and "
         "remove them by hand.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m ray_jobs.history build --data 'daily/*.parquet' --through 2026-01-31",
+            "python -m ray_jobs.history build --data 's3://bucket/*.parquet' --through 2026-01-31 --schema my.yaml",
+            "python -m ray_jobs.history show",
+            "python -m ray_jobs.history verify --data 'daily/*.parquet' --through 2026-01-31",
+            "python -m ray_jobs.history prune --keep-days 60",
+            "python -m ray_jobs.history erase --entity card=4242424242424242",
+        ),
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="build|show|verify|prune|erase")
 
     def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
         verb_parser = verbs.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  python -m ray_jobs.history {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+            name, help=text, description=text, **examples(f"python -m ray_jobs.history {example}")
+        )
         source = verb_parser.add_mutually_exclusive_group()
-        source.add_argument("--model", default="champion", help="alias, version or bundle folder")
+        source.add_argument(
+            "--model", default="champion", help="alias, version or bundle folder (default: %(default)s)"
+        )
         source.add_argument("--schema", help=f"instead: a shipped name ({', '.join(shipped_names())}) or a .yaml path")
         return verb_parser
 
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"schema {schema.name!r} declares no history: it has no snapshots")
     snapshots = Snapshots.open(settings, schema)
     write = sys.stdout.write
+    model = ["--schema", arguments.schema] if arguments.schema else ["--model", arguments.model]
     if arguments.verb == "build":
         through = arguments.through or zone_of(schema).yesterday()
         built = build(
@@ -110,9 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"next: python -m ray_jobs.score --date DAY --force ... for each day\n")  # fmt: skip
         reason = snapshots.gap_before(through)
         write(f"the history up to {through} is {'complete' if reason is None else f'INCOMPLETE: {reason}'}\n")
+        if reason is None and not built.later:
+            score = ["--data", arguments.data, "--out", "scored", "--date", through + _DAY]
+            write(next_step("python -m ray_jobs.score", *score))
         return 0 if reason is None else 1
     if arguments.verb == "show":
         write(_listing(snapshots))
+        write(next_step("python -m ray_jobs.history verify", *model))
         return 0
     if arguments.verb == "verify":
         faults = verify(snapshots, arguments.data and settings.locate(arguments.data), arguments.through)
@@ -120,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if faults else 0
     if arguments.verb == "prune":
         write(_prune(snapshots, arguments.keep_days))
+        write(next_step("python -m ray_jobs.history show", *model))
         return 0
     column, _, value = arguments.entity.partition("=")
     report = [*erase(snapshots, column, value), _erase_live(snapshots, settings, column, value)]

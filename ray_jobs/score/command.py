@@ -7,7 +7,7 @@ import logging
 import posixpath
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.session import connected, terminable
+from fraud.cli import examples, next_step
 from fraud.data import filesystems, tables
-from fraud.data.partitions import day_named
+from fraud.data.partitions import day_named, folder_of
 from fraud.days import Zone
 from fraud.errors import ConfigError
 from fraud.registry.models import open_model
@@ -159,12 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         "with the reason; the rest get scores, a decision and, when flagged, reasons. The output, a file or a folder "
         "with a folder a day, appears when it is complete, with a manifest; running again with the same input and "
         "model checks that and does nothing.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.score --data data/transactions.csv --out scored.parquet\n"
-        "  python -m ray_jobs.score --data 'days/2026-01-*.parquet' --out scored.parquet --model 3 --force\n"
-        "  python -m ray_jobs.score --data cards.parquet --out scored --date 2026-01-31    scored/date=2026-01-31/\n"
-        "  python -m ray_jobs.score --data cards.parquet --out scored --model 3    every day in the file",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m ray_jobs.score --data data/transactions.csv --out scored.parquet",
+            "python -m ray_jobs.score --data 'days/2026-01-*.parquet' --out scored.parquet --model 3 --force",
+            "python -m ray_jobs.score --data cards.parquet --out scored --date 2026-01-31    scored/date=2026-01-31/",
+            "python -m ray_jobs.score --data cards.parquet --out scored --model 3    every day in the file",
+        ),
     )
     parser.add_argument("--data", "--input", required=True, help="CSV or Parquet: a file, folder, glob or URL")
     parser.add_argument(
@@ -230,6 +231,15 @@ def _add_history_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _next(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:
+    """The next command: compare the scored rows, or the newest scored day, with the model's training."""
+    day = manifest["date"] or max(manifest.get("days", ()), default=None)
+    scored, page = arguments.out, []
+    if not scored.endswith(".parquet") and day:
+        scored, page = f"{scored.rstrip('/')}/{folder_of(day)}", ["--out", f"reports/drift/{day}.html"]
+    return next_step("python -m monitoring.drift", "--model", arguments.model, "--cur", scored, *page)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     arguments = _parser().parse_args(argv)
@@ -259,4 +269,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary += f"; {len(manifest['days']):,} days" if "days" in manifest else ""
     verb = "already scored, verified" if manifest["already_scored"] else f"{manifest['seconds']:.1f} s"
     sys.stdout.write(f"{summary} → {manifest['output']} (model {manifest['model_version']}, {verb})\n")
+    sys.stdout.write(_next(arguments, manifest))
     return 0

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fraud.data import filesystems, tables
 from fraud.data.partitions import read_json
 from fraud.errors import DataError, ObjectStoreError
-from ray_jobs.score.output import ROW_GROUP, Collector, Job, completion, counts, parquet_options
+from ray_jobs.score.output import ROW_GROUP, Collector, Job, completion, counts, made_otherwise, parquet_options
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def existing_manifest(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] |
     Raises DataError if the output is another one and may not be replaced.
     """
     filesystem, path = filesystems.of(job.out)
-    if job.force or not filesystem.exists(path):
+    if job.force:
+        return None
+    _check_quarantine(job.refused)
+    if not filesystem.exists(path):
         return None
     made_of = _identity(filesystem, path)
     if made_of is None:
@@ -82,9 +85,7 @@ def existing_manifest(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] |
         )
     differing = [name for name in identity if made_of.get(name) != identity[name]]
     if differing:
-        raise DataError(
-            f"--out {job.out} was made with another {', '.join(differing)}: name another file or replace it by --force"
-        )
+        raise DataError(f"--out {job.out} {made_otherwise(differing)}")
     manifest = read_json(filesystem, manifest_of(path))
     if manifest.get("output_fingerprint") == tables.fingerprint(job.out):
         return manifest
@@ -92,13 +93,34 @@ def existing_manifest(job: Job, identity: Mapping[str, Any]) -> dict[str, Any] |
     return None
 
 
+def _check_quarantine(path: str) -> None:
+    """Raise DataError if a file of something else is where refused rows go: it would be replaced, or removed."""
+    filesystem, target = filesystems.of(path)
+    if filesystem.exists(target):
+        schema = _schema(filesystem, target)
+        if schema is None or not {"row", "column", "value", "reason"} <= set(schema.names):
+            raise DataError(
+                f"{path} is where refused rows go, and it holds something else: name another --quarantine, or replace "
+                "it by --force"
+            )
+
+
 def _identity(filesystem: Any, path: str) -> dict[str, Any] | None:
+    schema = _schema(filesystem, path)
+    try:
+        return None if schema is None else dict(json.loads((schema.metadata or {})[IDENTITY]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _schema(filesystem: Any, path: str) -> pa.Schema | None:
+    """The columns and metadata of a Parquet file; None if it is none."""
     try:
         with filesystem.open(path, "rb") as file:
-            return dict(json.loads((pq.ParquetFile(file).schema_arrow.metadata or {})[IDENTITY]))
+            return pq.ParquetFile(file).schema_arrow
     except ObjectStoreError:
         raise
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+    except (pa.ArrowException, OSError, ValueError):
         return None
 
 

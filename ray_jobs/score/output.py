@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -106,6 +106,18 @@ def counts(scored: int, flagged: int, refused: int, outside: int) -> dict[str, i
         "quarantined": refused,
         "other_days": outside,
     }
+
+
+_DIFFERENCES = {
+    "input_fingerprint": "other data", "bundle_sha256": "another model", "model_version": "another model",
+    "reasons": "another --reasons", "date": "another --date",
+}  # fmt: skip
+
+
+def made_otherwise(differing: Sequence[str]) -> str:
+    """The end of an error about an output. differing: entries of its identity that this job has otherwise."""
+    differences = dict.fromkeys(_DIFFERENCES.get(name, name) for name in differing)
+    return f"was made with {', '.join(differences)}: give another --out, or --force to replace it"
 
 
 def completion(began: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fraud.data.leases import Lease
 from fraud.data.partitions import MANIFEST, QUARANTINE, folder_of, is_part, part_of, read_json
 from fraud.errors import DataError, ObjectStoreError
 from ray_jobs.score import publish
-from ray_jobs.score.output import Collector, Job, completion, counts
+from ray_jobs.score.output import Collector, Job, completion, counts, made_otherwise
 
 logger = logging.getLogger(__name__)
 
@@ -227,9 +227,7 @@ class DayFolders:
         identity = {**self._identity, "date": day}
         differing = [name for name in identity if manifest.get(name) != identity[name]]
         if differing:
-            raise DataError(
-                f"{target} was made with another {', '.join(differing)}: name another --out or replace it by --force"
-            )
+            raise DataError(f"{target} {made_otherwise(differing)}")
         for folder, parts in ((target, manifest["parts"]), (refused, manifest["quarantine_parts"])):
             fault = publish.mismatch(self._filesystem, folder, parts)
             if fault:

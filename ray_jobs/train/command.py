@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.session import connected, terminable
-from fraud.cli import stage
+from fraud.cli import next_step, stage
 from fraud.data import logged, tables
+from fraud.registry.versions import CHALLENGER
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.training import fitting
@@ -82,7 +83,21 @@ def train(request: TrainingRequest, settings: Settings) -> str:
                 report.write_json(content, request.outdir / report.METRICS)
                 text += f"registered {settings.model_name} version {version.number} as {version.alias}\n"
         folder.remove()
-    return text + f"artifacts in {request.outdir}\n"
+    text += f"artifacts in {request.outdir}\n"
+    alias = content["registry"] and content["registry"]["alias"]
+    return text + _next(request, alias, is_judged="forest" in evaluation.metrics)
+
+
+def _next(request: TrainingRequest, alias: str | None, *, is_judged: bool) -> str:
+    """The next command: the gate for a challenger, a judgement of others; scoring, where the data have no labels."""
+    model = alias or request.outdir / report.BUNDLE
+    if not is_judged:
+        return next_step(
+            "python -m ray_jobs.score", "--data", request.data, "--model", model, "--out", "scored.parquet"
+        )
+    if alias == CHALLENGER:
+        return next_step("python -m ray_jobs.promote challenger --gate", "--data", request.data)
+    return next_step("python -m ray_jobs.evaluate", "--data", request.data, "--model", model)
 
 
 def _fit(

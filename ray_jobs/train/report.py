@@ -27,15 +27,16 @@ from fraud.training.fitting import Evaluation, Prepared
 
 logger = logging.getLogger(__name__)
 
-# The files of an output folder; check_outdir recognises an earlier training's by these names.
+# The files of an output folder. A training writes the weights first, and no other program calls a file like that:
+# a folder with a metrics.json or plots of something else is refused.
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
-ARTIFACTS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
+MARKS = {BUNDLE, WEIGHTS}
 
 
 def check_outdir(path: str) -> Path:
     """Check that the folder is empty or a training's; a bundle without a manifest is not. Raises ConfigError."""
-    folder = cli.check_outdir(path, ARTIFACTS)
+    folder = cli.check_outdir(path, MARKS)
     if (folder / BUNDLE).exists() and not (folder / BUNDLE / "manifest.json").exists():
         raise cli.foreign_files_error(folder)
     return folder

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraud.cli import examples
 from fraud.errors import ConfigError
-from fraud.schema import Schema
+from fraud.schema import Schema, shipped_names
 from fraud.schema.zone import agreed
 from fraud.settings import Settings
-from fraud.training.config import TrainConfig, configure
+from fraud.training.config import TrainConfig, configure, shipped_configs
 from ray_jobs.train.report import check_outdir
 
 
@@ -55,16 +56,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ray_jobs.train",
         description="Train IsolationForest and autoencoder on transactions, choose a threshold, evaluate on the newest "
         "rows, write a bundle and register it in MLflow. To resume a killed training, run the same command again.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.train --data data/transactions.csv --schema transactions --outdir artifacts\n"
-        "  python -m ray_jobs.train --data cards.parquet --schema handbook --config handbook --set seed=1\n"
-        "  ray job submit --working-dir . -- python -m ray_jobs.train --data s3://bucket/day.parquet --schema my.yaml",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m ray_jobs.train --data data/transactions.csv --schema transactions --outdir artifacts",
+            "python -m ray_jobs.train --data cards.parquet --schema handbook --config handbook --set seed=1",
+            "ray job submit --working-dir . -- python -m ray_jobs.train --data s3://bucket/d.parquet --schema my.yaml",
+        ),
     )
     parser.add_argument("--data", required=True, help="CSV or Parquet: a file, folder, glob or URL")
-    parser.add_argument("--schema", default="transactions", help="shipped name or YAML file (default transactions)")
+    parser.add_argument(
+        "--schema",
+        default="transactions",
+        help=f"a shipped name ({', '.join(shipped_names())}) or a .yaml path (default: %(default)s)",
+    )
     parser.add_argument("--outdir", default="artifacts", help="folder for the results (default artifacts)")
-    parser.add_argument("--config", help="shipped name (handbook, ulb) or YAML file; without it, the defaults")
+    shipped = ", ".join(shipped_configs())
+    parser.add_argument("--config", help=f"a shipped name ({shipped}) or a .yaml path; without it, the defaults")
     parser.add_argument("--workers", type=int, default=1, help="workers of the autoencoder's training (default 1)")
     parser.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=False, help="one GPU per worker")
     parser.add_argument("--seed", type=int, help="random seed; replaces the configuration's")

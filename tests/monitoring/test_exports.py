@@ -75,7 +75,7 @@ def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: P
 
 def test_flags_and_environment_decide(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     metrics = exports.of_drift(drift("2026-01-31", 0.2))
-    arguments = argparse.Namespace(prometheus=str(tmp_path / "drift.prom"), mlflow=False)
+    arguments = argparse.Namespace(prometheus=str(tmp_path / "drift.prom"), mlflow=False, force=False)
     away = replace(settings, tracking_uri="http://127.0.0.1:9")
     exports.export(metrics, arguments, away, {})
     assert "fraud_drift_verdict" in (tmp_path / "drift.prom").read_text() and not caplog.records

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fraud.data import tables
-from fraud.errors import ConfigError
+from fraud.errors import ConfigError, DataError
 from monitoring.volume import DayCount, VolumeLimits, content, judge, main, read_counts
 
 DAY = dt.date(2026, 3, 4)  # a Wednesday
@@ -105,7 +105,17 @@ def test_the_command_reads_manifests(
     (tmp_path / "scored/date=2026-02-20/_manifest.json").write_text("{")
     (tmp_path / "scored/_quarantine/date=2026-03-04").mkdir(parents=True)
     assert main(["--scored", "scored", "--date", "2026-03-04", "--out", "reports/v.json"]) == 0
-    assert capsys.readouterr().out.startswith("critical: 3,010 rows, usually 10,")
+    printed = capsys.readouterr().out
+    assert printed.startswith("critical: 3,010 rows, usually 10,")
+    assert printed.endswith("\nnext: python -m monitoring.alerts --volume reports/v.json\n")
+    (tmp_path / "mine.json").write_text('{"date": "2026-03-04"}')
+    with pytest.raises(DataError, match=r"mine\.json exists.*--force"):
+        main(["--scored", "scored", "--date", "2026-03-04", "--out", "mine.json"])
+    assert main(["--scored", "scored", "--date", "2026-03-04", "--out", "reports/v.json"]) == 0, "its own is replaced"
+    capsys.readouterr()
+    assert main(["--scored", "scored/", "--date", "2026-03-03", "--out", "ok.json"]) == 0
+    drift = "--cur scored/date=2026-03-03 --out reports/drift/2026-03-03.html"
+    assert capsys.readouterr().out.endswith(f"\nnext: python -m monitoring.drift --model champion {drift}\n")
     document = json.loads((tmp_path / "reports/v.json").read_text())
     assert document["rows"] == {"all": 3_010, "scored": 3_000, "flagged": 30, "quarantined": 10}
     assert document["alerts"] == [

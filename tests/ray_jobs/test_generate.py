@@ -61,7 +61,7 @@ def test_same_flags_same_bytes_and_the_rows_of_the_simulator(folder: Path, kind:
     else:
         written = pd.read_parquet(paths[0])
     pd.testing.assert_frame_equal(written, expected, check_dtype=False, check_index_type=False)
-    generate.generate(str(paths[1]), 4000, kind=kind, seed=4, fraud_rate=0.05, drift=0.5)
+    generate.generate(str(paths[1]), 4000, kind=kind, seed=4, fraud_rate=0.05, drift=0.5, force=True)
     assert digest(paths[0]) != digest(paths[1])
 
 
@@ -118,6 +118,46 @@ def test_progress_is_logged(folder: Path, monkeypatch: pytest.MonkeyPatch, caplo
     assert "rows/s" in caplog.text
 
 
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["transactions", "cards"])
+def test_a_file_with_other_rows_is_never_replaced_without_force(folder: Path, kind: str, extension: str) -> None:
+    path = folder / f"t.{extension}"
+    generate.generate(str(path), 3000, kind=kind)
+    made = path.stat()
+    assert generate.generate(str(path), 3000, kind=kind) > 0
+    now = path.stat()
+    assert (now.st_ino, now.st_mtime_ns) == (made.st_ino, made.st_mtime_ns), "the same rows: left as it is"
+    for other in ({"seed": 8}, {"drift": 0.5}, {"fraud_rate": 0.1}):
+        with pytest.raises(DataError, match=r"--out.*other rows.*--force") as caught:
+            generate.generate(str(path), 3000, kind=kind, **other)
+        assert "\n" not in str(caught.value)
+    for rows in (2999, 3001):
+        with pytest.raises(DataError, match=r"other rows.*--force"):
+            generate.generate(str(path), rows, kind=kind)
+    with path.open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(DataError, match=r"other rows.*--force"):
+        generate.generate(str(path), 3000, kind=kind)
+    assert list(folder.iterdir()) == [path]
+    generate.generate(str(path), 3000, kind=kind, force=True)
+    assert path.stat().st_size == made.st_size
+
+
+def test_the_command_keeps_my_file_and_names_the_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FRAUD_ROOT", str(folder))
+    (folder / "mine.csv").write_text("amount\n1\n")
+    flags = ["--rows", "300", "--out", "mine.csv"]
+    with pytest.raises(DataError, match=r"mine\.csv.*--force"):
+        generate.main(flags)
+    assert (folder / "mine.csv").read_text() == "amount\n1\n"
+    assert generate.main([*flags, "--force"]) == 0
+    assert capsys.readouterr().out == "next: python -m ray_jobs.train --data mine.csv --schema transactions\n"
+    assert generate.main(["--rows", "300", "--kind", "cards", "--out", "my cards.parquet"]) == 0
+    assert capsys.readouterr().out == "next: python -m ray_jobs.train --data 'my cards.parquet' --schema handbook\n"
+
+
 def test_a_failure_half_way_keeps_the_old_file_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +171,7 @@ def test_a_failure_half_way_keeps_the_old_file_and_leaves_nothing(
 
     monkeypatch.setitem(generate.SOURCES, "transactions", breaks)
     with pytest.raises(DataError, match=r"cannot write \(--out\).*No space left.*make room"):
-        generate.generate(str(path), 400_000)
+        generate.generate(str(path), 400_000, force=True)
     assert path.read_text() == "old"
     assert list(folder.iterdir()) == [path]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fraud.errors import ConfigError, SchemaError
+from fraud.schema import Schema
 from tests.tuning.small import SPACE, Workspace
 from tuning.record.journal import locked_journal
-from tuning.request import Resume, SweepRequest, read_command
+from tuning.request import Resume, SweepRequest, read_command, training_command
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,16 @@ def test_help_teaches(workspace: Workspace, capsys: pytest.CaptureFixture[str]):
         read_command(["--help"], workspace.settings)
     help_text = capsys.readouterr().out
     assert "examples:" in help_text and "--resume" in help_text and "test window" in help_text
+
+
+def test_the_training_takes_the_schema_file_of_the_sweep(workspace: Workspace):
+    (workspace.folder / "my.yaml").write_text(Schema.load("transactions").to_yaml())
+    request = read(workspace, "--schema", "my.yaml")
+    recorded = json.loads(json.dumps(request.to_dict()))
+    folder = workspace.folder
+    flags = f"--data {folder}/data.csv --schema {folder}/my.yaml --config {folder}/best.yaml"
+    assert training_command(recorded, folder / "best.yaml") == f"python -m ray_jobs.train {flags}"
+    assert SweepRequest.from_dict(recorded).schema_source == f"{folder}/my.yaml"
+    del recorded["schema_source"]  # as 0.2.0 wrote it
+    assert "--schema transactions " in training_command(recorded, folder / "best.yaml")
+    assert SweepRequest.from_dict(recorded).data == request.data

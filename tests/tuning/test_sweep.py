@@ -78,11 +78,12 @@ def test_its_report_and_configuration_are_there(finished: Finished):
     assert lines[1:3] == [
         f"report: {finished.outdir / 'sweep_report.html'}", f"best configuration: {finished.outdir / 'best.yaml'}",
     ]  # fmt: skip
-    assert lines[3].startswith("train it: python -m ray_jobs.train --data ")
+    data, config = finished.workspace.folder / "data.csv", finished.outdir / "best.yaml"
+    assert lines[3:] == [f"next: python -m ray_jobs.train --data {data} --schema transactions --config {config}"]
 
 
 def test_the_training_command_takes_its_configuration(finished: Finished, monkeypatch: pytest.MonkeyPatch):
-    command = finished.text.splitlines()[-1].removeprefix("train it: python -m ray_jobs.train ").split()
+    command = finished.text.splitlines()[-1].removeprefix("next: python -m ray_jobs.train ").split()
     request = read_request(
         [*command, "--outdir", str(finished.workspace.folder / "artifacts")], finished.workspace.settings
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fraud.cli import check_outdir
+from fraud.cli import check_outdir, examples, next_step
 from fraud.data import tables
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
@@ -18,7 +18,7 @@ from tuning.report import plots, run_plots, threshold_plot
 from tuning.report.importance import Importances, importances
 from tuning.report.page import page
 from tuning.report.verdict import headline
-from tuning.request import BEST, PLOTS
+from tuning.request import BEST, PLOTS, resume_command, training_command
 from tuning.request import REPORT as PAGE
 
 logger = logging.getLogger(__name__)
@@ -96,10 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tuning.report",
         description="Write a sweep's report from its journal: one HTML page and its pictures. Works while the sweep "
         "runs and after a kill; fits nothing.",
-        epilog="examples:\n"
-        "  python -m tuning.report --outdir artifacts/sweep\n"
-        "  python -m tuning.report --sweep handbook-0712-1530 --outdir artifacts/sweep",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m tuning.report --outdir artifacts/sweep",
+            "python -m tuning.report --sweep handbook-0712-1530 --outdir artifacts/sweep",
+        ),
     )
     parser.add_argument("--sweep", metavar="ID", help="the sweep's id (default: the newest)")
     parser.add_argument("--outdir", required=True, help=f"folder for {PAGE} and {PLOTS}/")
@@ -113,5 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal = find(settings.state / "sweeps", arguments.sweep)
     outdir = check_outdir(settings.locate(arguments.outdir), {PAGE, BEST})
     path = write(journal, outdir)
-    sys.stdout.write(f"{headline(Results.read(journal))}\nreport: {path}\n")
+    results, best = Results.read(journal), outdir / BEST
+    sys.stdout.write(f"{headline(results)}\nreport: {path}\n")
+    command = training_command(results.request, best) if best.exists() else resume_command(results.sweep_id)
+    sys.stdout.write(next_step(command))
     return 0

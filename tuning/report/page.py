@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from tuning.record.results import Results, best_settings, objective_of
 from tuning.report.importance import Importances
 from tuning.report.plots import front
 from tuning.report.verdict import OUTCOMES, baseline_name, count, duration, headline, verdict, winner_name
+from tuning.request import resume_command, training_command
 
 _MOST_ROWS = 60
 _MOST_ON_FRONT = 10
@@ -67,13 +67,11 @@ def _next_step(results: Results, best_yaml: Path) -> dict[str, str]:
     if not best_yaml.exists():
         return {
             "text": f"{best_yaml.name} is written when the sweep ends. To continue the sweep:",
-            "command": f"python -m tuning.sweep --resume {shlex.quote(results.sweep_id)}",
+            "command": resume_command(results.sweep_id),
         }
-    request = results.request
-    parts = ["--data", request["data"], "--schema", request["schema"], "--config", best_yaml]
     return {
         "text": "Train it on all rows before the test window, and judge it on that window for the first time:",
-        "command": shlex.join(["python", "-m", "ray_jobs.train", *(str(part) for part in parts)]),
+        "command": training_command(results.request, best_yaml),
     }
 
 

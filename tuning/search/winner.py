@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import ray
 import yaml
 
 from cluster import tasks
+from fraud.data import tables
 from fraud.detectors import autoencoder_score, calibration
 from fraud.detectors.calibration import to_score
 from fraud.errors import FraudError
@@ -140,6 +142,15 @@ def to_yaml(config: TrainConfig, comments: Sequence[str]) -> str:
     """The configuration as a file for `ray_jobs.train --config`, with comments above it."""
     head = "".join(f"# {' '.join(line.split())}\n" for line in comments)
     return head + yaml.safe_dump(json.loads(json.dumps(config.to_dict())), sort_keys=False, allow_unicode=True)
+
+
+def write_best(text: str, path: Path) -> None:
+    """Write best.yaml. One of another sweep, or one that was edited, is kept as best.1.yaml, best.2.yaml and so on."""
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        kept = path.rename(next(name for name in names if not name.exists()))
+        logger.warning("%s was there with other content: it is now %s", path, kept)
+    tables.write_text(text, str(path))
 
 
 def _entries(trial: Trial, journal: Journal, shared: Shared) -> list[Entry]:

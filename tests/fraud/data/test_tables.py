@@ -281,3 +281,17 @@ def test_writing_to_a_url_and_text_files(tmp_path: Path) -> None:
 
     assert tables.read("memory://written/x.parquet")["x"].tolist() == [1, 2]
     assert (tmp_path / "new" / "x.yaml").read_text(encoding="utf-8") == "name: é\n"
+
+
+@pytest.mark.parametrize("place", ["local", "memory://checked"])
+def test_a_file_is_replaced_if_it_is_new_empty_the_commands_own_or_forced(place: str, tmp_path: Path) -> None:
+    path = f"{tmp_path if place == 'local' else place}/out.html"
+    own = tables.marked("<title>Drift", "</html>")
+    tables.check_out(path, own)
+    for content in ("", "<title>Drift: ok</title></html>"):
+        tables.write_text(content, path)
+        tables.check_out(path, own)
+    tables.write_text("<title>Drift: ok</title> cut short", path)
+    with pytest.raises(DataError, match=r"--prometheus .*out\.html exists.*name another file.*--force"):
+        tables.check_out(path, own, flag="--prometheus")
+    tables.check_out(path, own, force=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -222,8 +223,38 @@ def test_infer_then_check_accepts_the_file_it_saw(tmp_path: Path, capsys: pytest
 
     assert command.main(["infer", str(data), "--out", str(out)]) == 0
     assert Schema.load(str(out)).name == "my_data"
-    assert command.main(["check", str(data), "--schema", str(out)]) == 0
-    assert "2 rows fit schema 'my_data', 0 do not" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next: python -m fraud.schema check '{data}' --schema {out}"
+    assert command.main(shlex.split(last)[4:]) == 0
+    printed = capsys.readouterr().out
+    assert "2 rows fit schema 'my_data', 0 do not" in printed
+    assert printed.endswith(f"next: python -m ray_jobs.train --data '{data}' --schema {out}\n")
+
+
+def test_a_schema_that_was_corrected_is_not_replaced(tmp_path: Path) -> None:
+    data, out = tmp_path / "x.csv", tmp_path / "mine.yaml"
+    data.write_text(GOOD)
+    assert command.main(["infer", str(data), "--out", str(out)]) == 0
+    assert command.main(["infer", str(data), "--out", str(out)]) == 0, "the same guess again"
+    guessed = out.read_text()
+    out.write_text(guessed.replace("name: x", "name: corrected"))
+    with pytest.raises(DataError, match=r"mine\.yaml exists.*--force"):
+        command.main(["infer", str(data), "--out", str(out)])
+    assert "name: corrected" in out.read_text()
+    assert command.main(["infer", str(data), "--out", str(out), "--force"]) == 0
+    assert out.read_text() == guessed
+
+
+def test_the_quarantine_replaces_only_a_quarantine(tmp_path: Path) -> None:
+    data, mine = tmp_path / "x.csv", tmp_path / "mine.csv"
+    data.write_text(GOOD + "abc,3,1,0.1,0,0\n")
+    mine.write_text(GOOD)
+    check = ["check", str(data), "--schema", "transactions", "--quarantine", str(mine)]
+    with pytest.raises(DataError, match=r"--quarantine .*mine\.csv exists.*--force"):
+        command.main(check)
+    assert mine.read_text() == GOOD
+    assert command.main([*check, "--force"]) == 0 and command.main(check) == 0
+    assert "abc" in mine.read_text()
 
 
 def test_infer_writes_the_day_zone_and_names_rows_that_do_not_fit(

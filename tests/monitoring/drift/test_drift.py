@@ -172,7 +172,35 @@ def test_a_report_was_made_so_the_exit_code_is_0(tmp_path: Path, capsys: pytest.
         ]
     )
     assert code == 0
-    assert capsys.readouterr().out.startswith("ok: no column of 5 changed")
+    printed = capsys.readouterr().out
+    assert printed.startswith("ok: no column of 5 changed")
+    assert printed.endswith("\nnext: python -m monitoring.performance\n")
+
+
+def test_files_of_something_else_are_not_replaced(tmp_path: Path):
+    tables.write_csv(transactions(600, seed=1), str(tmp_path / "a.csv"))
+    pair = ["--ref", str(tmp_path / "a.csv"), "--cur", str(tmp_path / "a.csv"), "--schema", "transactions"]
+    command = [*pair, "--out", str(tmp_path / "report.html")]
+    for name in ("report.json", "report.html"):
+        (tmp_path / name).write_text('{"verdict": "mine"}')
+        with pytest.raises(DataError, match=rf"{name} exists.*--force"):
+            drift.main(command)
+        assert (tmp_path / name).read_text() == '{"verdict": "mine"}'
+    assert drift.main([*command, "--force"]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "ok"
+    assert drift.main(command) == 0, "its own report is replaced"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "out", "command"),
+    [
+        ("drift", "reports/2026-01-31.html", "python -m monitoring.alerts --drift reports/2026-01-31.json"),
+        ("ok", "reports/2026-01-31.html", "python -m monitoring.trend --reports reports --out reports/trend.html"),
+        ("ok", "2026-01-31.html", "python -m monitoring.trend --reports . --out ./trend.html"),
+    ],
+)
+def test_the_next_command_uses_the_paths_of_this_one(verdict: str, out: str, command: str):
+    assert drift.next_after(verdict, out) == f"next: {command}\n"
 
 
 def test_mistakes_leave_nothing_behind(tmp_path: Path):

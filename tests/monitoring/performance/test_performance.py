@@ -77,12 +77,19 @@ def test_the_command_tells_each_day_and_writes_json(
     assert main(command) == 0
     output = capsys.readouterr().out
     assert "2026-01-01        20        20      10      50.0%  counted\n" in output and "labels still come" in output
+    draw = "--day 2026-01-12 --decisions scored --out review/2026-01-12.csv"
+    assert output.endswith(f"\nnext: python -m ray_jobs.labels draw {draw}\n")
     content = json.loads((tmp_path / "p.json").read_text())
     assert content["as_of"] == "2026-01-13" and content["label_delay_days"] == 7 and len(content["days"]) == DAYS
     assert content["days"][0] == {
         "day": "2026-01-01", "alerts": 20, "labelled": 20, "frauds": 10, "is_mature": True, "precision": 0.5,
         "low": 0.5, "high": 0.5, "share_labelled": 1.0,
     }  # fmt: skip
+    assert main(command) == 0, "its own file is replaced"
+    (tmp_path / "p.json").write_text('{"days": []}')
+    with pytest.raises(DataError, match=r"p\.json exists.*--force"):
+        main(command)
+    assert main([*command, "--force"]) == 0
 
 
 def test_a_wrong_day_is_told():

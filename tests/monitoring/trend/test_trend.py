@@ -58,7 +58,12 @@ def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pyte
     write_month(tmp_path / "reports", 12, 4, missing=(2,), switch=7)
     out = tmp_path / "reports/trend.html"
     assert main(["--reports", str(tmp_path / "reports"), "--out", str(out), "--days", "11"]) == 0
-    assert "10 days, 6 columns" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "10 days, 6 columns" in printed and printed.endswith("\nnext: python -m monitoring.performance\n")
+    assert main(["--reports", str(tmp_path / "reports"), "--out", str(out), "--days", "11"]) == 0, "its own is replaced"
+    (tmp_path / "drift.html").write_text("<title>Drift: ok</title>")
+    with pytest.raises(DataError, match=r"drift\.html exists.*--force"):
+        main(["--reports", str(tmp_path / "reports"), "--out", str(tmp_path / "drift.html")])
     html = out.read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == 2 and "<script" not in html and "default-src 'none'" in html
     assert "No report of 2026-01-03" in html and "moved &lt;b&gt;" in html and "<b>" not in html.split("moved")[1][:20]

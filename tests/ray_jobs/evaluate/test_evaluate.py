@@ -404,3 +404,24 @@ def test_the_command_prints_the_verdict(
     printed = capsys.readouterr().out
     assert "of the frauds" in printed and str(workspace.folder / "out" / "e.json") in printed
     assert json.loads((workspace.folder / "out" / "e.json").read_text())["segments"]["columns"][0]["column"] == "hour"
+    score = "python -m ray_jobs.score --data five.csv --model five --out scored.parquet"
+    assert printed.endswith(f"\nnext: {score}\n")
+    assert evaluate.main(arguments) == 0, "its own page is replaced"
+    metrics = workspace.folder / "out" / "metrics.json"
+    metrics.write_text('{"metrics": {}}')
+    arguments[arguments.index("out/e.html")] = "out/metrics.html"
+    with pytest.raises(DataError, match=r"metrics\.json exists.*--force"):
+        evaluate.main(arguments)
+    assert metrics.read_text() == '{"metrics": {}}' and not metrics.with_suffix(".html").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ("champion", "serve deploy serve_app/config.yaml"),
+        ("challenger", "python -m ray_jobs.promote challenger --gate --data day.csv"),
+        ("7", "python -m ray_jobs.promote 7 --gate --data day.csv"),
+    ],
+)
+def test_the_next_command_depends_on_the_model(model: str, command: str):
+    assert evaluate.next_after(model, "day.csv") == f"next: {command}\n"

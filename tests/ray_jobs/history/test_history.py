@@ -58,6 +58,8 @@ def test_a_build_makes_what_is_missing_and_nothing_twice(
     out = capsys.readouterr().out
     assert "2 days built, 0 rebuilt, 0 unchanged" in out, "files that were read before are not read again"
     assert "the history up to 2026-01-10 is complete" in out
+    score = "python -m ray_jobs.score --data 'daily/*.parquet' --out scored --date 2026-01-11"
+    assert out.endswith(f"\nnext: {score}\n")
 
 
 def test_a_corrected_file_changes_its_day_and_names_the_days_after(

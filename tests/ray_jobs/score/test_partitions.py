@@ -204,9 +204,9 @@ def test_force_replaces_exactly(source: Path, model: Path, tmp_path: Path, small
     other = content(out / "date=2026-01-30")
     fewer = tmp_path / "fewer.parquet"
     rows_of().iloc[1_200:1_400].to_parquet(fewer, index=False)
-    with pytest.raises(DataError, match=r"another input_fingerprint.*--force"):
+    with pytest.raises(DataError, match=r"other data: give another --out, or --force"):
         run(fewer, model, out, date=D)
-    with pytest.raises(DataError, match=r"another input_fingerprint.*--force"):
+    with pytest.raises(DataError, match=r"other data: give another --out, or --force"):
         run(fewer, model, out)
     assert len(pd.read_parquet(folder)) == 958
     run(fewer, model, out, date=D, force=True)
@@ -372,4 +372,7 @@ def test_the_other_names_of_the_flags(source: Path, model: Path, tmp_path: Path,
     flags = ["--input", str(source), "--output", str(out), "--date", "2026-01-31", "--model", str(model)]
     assert score.main(flags) == 0 and score.main(flags) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "958 scored" in lines[0] and "date=2026-01-31" in lines[0] and "already scored, verified" in lines[1]
+    assert "958 scored" in lines[0] and "date=2026-01-31" in lines[0] and "already scored, verified" in lines[2]
+    page = "reports/drift/2026-01-31.html"
+    scored = f"python -m monitoring.drift --model {model} --cur {out}/date=2026-01-31 --out {page}"
+    assert lines[1] == lines[3] == f"next: {scored}"

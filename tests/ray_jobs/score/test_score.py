@@ -175,7 +175,7 @@ def test_another_output_is_replaced_only_by_force(five: Done, tmp_path: Path):
     out = tmp_path / "scored.parquet"
     out.write_bytes((five.folder / "scored.parquet").read_bytes())
     other = {"out": str(out), "quarantine": str(tmp_path / "refused.parquet"), "reasons": False}
-    with pytest.raises(DataError, match=r"another reasons.*--force"):
+    with pytest.raises(DataError, match=r"another --reasons: give another --out, or --force"):
         score.score(five.job(**other), settings)
     pd.DataFrame({"mine": [1]}).to_parquet(out)
     with pytest.raises(DataError, match="did not write it"):
@@ -278,11 +278,22 @@ def test_command_line_with_the_champion_of_the_registry(
     assert score.main(["--data", "day.csv", "--out", "scored.parquet"]) == 0, "refused rows are no failure"
     out = capsys.readouterr().out
     assert "2,000 rows: 1,997 scored" in out and "3 refused, see" in out and "scored.quarantine.parquet" in out
+    assert out.endswith("\nnext: python -m monitoring.drift --model champion --cur scored.parquet\n")
     rows = pd.read_parquet(tmp_path / "scored.parquet")
     assert set(rows["model_version"]) == {str(version.number)}
     assert rows["score"].tolist() == five.rows["score"].tolist()
     assert score.main(["--data", "day.csv", "--out", "scored.parquet"]) == 0
     assert "already scored" in capsys.readouterr().out
+
+
+def test_a_file_of_something_else_in_the_place_of_refused_rows_stays(five: Done, tmp_path: Path):
+    mine = tmp_path / "mine.parquet"
+    pd.DataFrame({"row": [1], "amount": [2.0]}).to_parquet(mine)
+    before = mine.read_bytes()
+    places = {"out": str(tmp_path / "scored.parquet"), "quarantine": str(mine)}
+    with pytest.raises(DataError, match=r"mine\.parquet is where refused rows go.*--quarantine.*--force"):
+        score.score(five.job(**places), Settings.from_environment())
+    assert mine.read_bytes() == before and not (tmp_path / "scored.parquet").exists()
 
 
 @pytest.mark.parametrize(

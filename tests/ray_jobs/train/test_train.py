@@ -127,6 +127,8 @@ def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRe
         str(request.outdir),
     ):
         assert words in text
+    judge = f"python -m ray_jobs.evaluate --data {workspace.labelled} --model champion"
+    assert text.endswith(f"\nnext: {judge}\n")
 
 
 def test_ray_changes_no_score(workspace: Workspace, champion: tuple[TrainingRequest, str]):
@@ -194,6 +196,8 @@ def test_no_labels_and_no_mlflow_until_the_second_try(
         text = train.train(request, workspace.settings)
     assert "from epoch 3 of at most 3" in caplog.text and "epoch 1/3" not in caplog.text
     assert "version 2 as challenger" in text and "average precision" not in text
+    score = f"python -m ray_jobs.score --data {workspace.unlabelled} --model challenger --out scored.parquet"
+    assert text.endswith(f"\nnext: {score}\n")
     assert versions.champion_version(workspace.settings) == 1
     content = json.loads((request.outdir / "metrics.json").read_text())
     assert content["metrics"]["joined"].keys() == {"alert_rate"}
@@ -209,6 +213,8 @@ def test_two_workers_train_one_model(workspace: Workspace, champion: tuple[Train
     single, _ = champion
     request = workspace.request("two", workers=2, should_register=False, config=small_config(head={"use": "never"}))
     text = train.train(request, workspace.settings)
+    judge = f"python -m ray_jobs.evaluate --data {workspace.labelled} --model {request.outdir}/bundle"
+    assert text.endswith(f"\nnext: {judge}\n")
     assert "registered" not in text and versions.version_of("challenger", workspace.settings) != 3
     errors = [
         [epoch["validation_error"] for epoch in json.loads((folder / "metrics.json").read_text())["epochs"]]
@@ -317,12 +323,15 @@ class TestMistakes:
             (["--outdir", "s3://bucket/x"], "must be a local folder"),
             (["--outdir", "labelled.csv/x"], "cannot be written"),
             (["--outdir", "photos"], r"holds other files \(cat.jpg\)"),
+            (["--outdir", "paper"], r"holds other files \(metrics.json, plots\)"),
             (["--schema", "transaction"], "did you mean 'transactions'"),
         ],
     )
     def test_command_line(self, workspace: Workspace, arguments: list[str], words: str):
         (workspace.folder / "photos").mkdir(exist_ok=True)
         (workspace.folder / "photos" / "cat.jpg").touch()
+        (workspace.folder / "paper" / "plots").mkdir(parents=True, exist_ok=True)
+        (workspace.folder / "paper" / "metrics.json").touch()
         with pytest.raises(FraudError, match=words):
             read_request(["--data", "labelled.csv", *arguments], workspace.settings)
 

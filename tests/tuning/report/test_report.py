@@ -420,7 +420,11 @@ def test_command_draws_the_newest_sweep_again(isolated_state: Path, tmp_path: Pa
     assert report.main(["--outdir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert output.startswith("Forest 1 with autoencoder 2 won") and str(tmp_path / "out" / report.PAGE) in output
+    assert output.endswith("\nnext: python -m tuning.sweep --resume handbook-0712\n"), "there is no best.yaml yet"
+    (tmp_path / "out" / "best.yaml").write_text("seed: 7\n")
     assert report.main(["--sweep", "handbook-0712", "--outdir", str(tmp_path / "out")]) == 0
+    training = f"--data data/handbook.parquet --schema handbook --config {tmp_path}/out/best.yaml"
+    assert capsys.readouterr().out.endswith(f"\nnext: python -m ray_jobs.train {training}\n")
     with pytest.raises(ConfigError, match=r"no sweep '../x'.*newest are handbook-0712"):
         report.main(["--sweep", "../x", "--outdir", str(tmp_path / "out")])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_the_settings_named_are_those_that_changed(document: dict, config: Train
 def test_the_file_says_where_it_comes_from(finished: Finished):
     lines = (finished.outdir / "best.yaml").read_text().splitlines()
     assert lines[0].startswith(f"# The best of sweep {finished.journal.sweep_id}, 8 trials on ")
-    command = finished.text.splitlines()[-1].removeprefix("train it: ")
+    command = finished.text.splitlines()[-1].removeprefix("next: ")
     assert lines[1] == f"# {command}".replace(f"{finished.outdir}/", "")
 
 
@@ -101,3 +102,11 @@ def test_a_configuration_goes_to_yaml_and_back_whatever_the_comment():
     assert winner.changed(TrainConfig(), config) == {
         "autoencoder.hidden": [5, 2], "threshold.policy": "f_beta", "threshold.beta": 0.5,
     }  # fmt: skip
+
+
+def test_an_edited_best_yaml_is_kept(tmp_path: Path):
+    best = tmp_path / "best.yaml"
+    for text in ("seed: 1\n", "seed: 1\n", "seed: 2\n", "seed: 3\n"):
+        winner.write_best(text, best)
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"best.yaml": "seed: 3\n", "best.1.yaml": "seed: 1\n", "best.2.yaml": "seed: 2\n"}
