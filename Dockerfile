@@ -3,8 +3,9 @@
 #
 #   docker build -t fraud .                                CPU: pip must find the CPU build of torch first
 #   docker build -t fraud:gpu --build-arg VARIANT=gpu .    torch with CUDA; the host brings the driver
-#   docker run --read-only --tmpfs /tmp --shm-size 2g -v state:/var/lib/fraud -v ./bundle:/model:ro \
-#     -v ./api_keys:/run/secrets/api_keys:ro -p 127.0.0.1:8000:8000 fraud
+#   docker run -p 8000:8000 fraud                          a first try: draws a key, answers with a small model
+#   docker run --read-only --tmpfs /tmp --shm-size 2g -v state:/var/lib/fraud -e FRAUD_MODE=production \
+#     -v ./bundle:/model:ro -v ./api_keys:/run/secrets/api_keys:ro -p 127.0.0.1:8000:8000 fraud
 #
 # Where packages come from is the builder's affair: pip reads PIP_INDEX_URL, PIP_FIND_LINKS, ... as build arguments.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -54,13 +55,15 @@ RUN /venv/bin/python -m compileall -q /app && \
     echo "export PATH=/venv/bin:\$PATH" > /etc/profile.d/fraud.sh
 # Closed by default: it listens for others, so it starts only with API keys, and Ray asks for a token that is drawn at
 # the first start. All that is written goes to /var/lib/fraud and /tmp. The key below is a file's name, no secret.
+# FRAUD_MODE=trial: where neither model, registry nor key is configured, it makes a key and a small model for a first
+# try (deploy.trial). FRAUD_MODE=production, or any of the three, refuses instead.
 # hadolint ignore=DL3064
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 \
     RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1 RAY_AUTH_MODE=token \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HOME=/var/lib/fraud FRAUD_ROOT=/var/lib/fraud FRAUD_STATE=/var/lib/fraud/state FRAUD_BUNDLE=/model \
-    FRAUD_MODE=production FRAUD_HOST=0.0.0.0 FRAUD_API_KEY_FILE=/run/secrets/api_keys GIT_COMMIT=${GIT_COMMIT}
+    FRAUD_MODE=trial FRAUD_HOST=0.0.0.0 FRAUD_API_KEY_FILE=/run/secrets/api_keys GIT_COMMIT=${GIT_COMMIT}
 USER 10001:10001
 VOLUME /var/lib/fraud
 EXPOSE 8000

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
-from fraud_airflow import pipeline
+from fraud_airflow import pipeline, synthetic
 from fraud_airflow.day_zone import day_zone
 from fraud_airflow.pipeline import DAY, below, job, setting, value_of
 
@@ -59,6 +59,10 @@ def build() -> DAG:
         # Without it a run would count as successful whenever the alerts were sent.
         done = EmptyOperator(task_id="done", pool="default_pool")
 
+        if synthetic.IS_ON:
+            asked = ["--run", value_of("run_id"), "{{ '--date=' ~ params.date if params.date else '' }}"]
+            drifts = ["--drift", setting("synthetic_drift"), "--await-champion", setting("await_hours")]
+            pipeline.make_synthetic("day", *asked, *drifts) >> [awaited, labels]
         # A day is scored with the labels known when it began.
         [awaited, labels] >> scored >> [volume, drift, review]
         scored >> performance

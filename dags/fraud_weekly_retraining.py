@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
-from fraud_airflow import pipeline
+from fraud_airflow import pipeline, synthetic
 from fraud_airflow.day_zone import day_zone
 from fraud_airflow.pipeline import AS_OF, below, job, setting, value_of
 
@@ -42,13 +42,7 @@ def build() -> DAG:
     ) as dag:
         data, schema = below("training", f"{as_of}.parquet"), setting("schema")
         labels = pipeline.ingest_labels()
-        join = job(
-            "join",
-            "ray_jobs.labels",
-            *["join", "--data", setting("history_data"), "--out", data, "--as-of", as_of],
-            *["--matured-days", setting("matured_days"), "--schema", schema],
-            inlets=[pipeline.SCORED_DAY],
-        )
+        join = pipeline.join(AS_OF)
         sweep = job(
             "sweep",
             "tuning.sweep",
@@ -57,13 +51,7 @@ def build() -> DAG:
             *[pipeline.flag("--config", "config"), pipeline.flag("--space", "space")],
             execution_timeout=timedelta(hours=8),
         )
-        config = below("sweep", f"{as_of}/best.yaml")
-        train = job(
-            "train",
-            "ray_jobs.train",
-            *["--data", data, "--schema", schema, "--config", config, "--outdir", below("artifacts", as_of)],
-            execution_timeout=timedelta(hours=6),
-        )
+        train = pipeline.train(AS_OF, "--config", below("sweep", f"{as_of}/best.yaml"))
         evaluate = job(
             "evaluate",
             "ray_jobs.evaluate",
@@ -75,6 +63,8 @@ def build() -> DAG:
             "ray_jobs.promote",
             *["challenger", "--gate", "--data", data, "--by", "airflow", "--out", below("gate", f"{as_of}.json")],
         )
+        if synthetic.IS_ON:
+            pipeline.make_synthetic("today", "--await-champion", setting("await_hours")) >> labels
         labels >> join >> sweep >> train >> evaluate >> gate
         champion(gate.output)
     return dag

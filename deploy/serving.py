@@ -3,7 +3,8 @@
     FRAUD_BUNDLE=/model FRAUD_API_KEY_FILE=/run/secrets/api_keys python -m deploy.serving
     python -m deploy.serving --check    # exit code 0 if /score can answer; health check of the image
 
-The model is the bundle in FRAUD_BUNDLE, else the champion in the registry at MLFLOW_TRACKING_URI. SIGTERM ends it.
+The model is the bundle in FRAUD_BUNDLE, else the champion in the registry at MLFLOW_TRACKING_URI. Without a model or a
+key it does not start, unless FRAUD_MODE is trial and none of them is configured (deploy.trial). SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy import trial
 from deploy.local import access, services
 from deploy.local.command import echo
 from deploy.local.command import parser as local_parser
@@ -61,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_telemetry_off()
     if arguments.check:
         return 0 if is_ready(settings) else 1
+    if trial.is_asked(settings, os.environ):
+        os.environ.update(trial.prepare(settings, echo))
     bundle = ServedModelSettings.from_environment().bundle
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (bundle and Path(bundle).is_dir()):
         raise StackError("there is no model: set FRAUD_BUNDLE to a bundle's folder, or MLFLOW_TRACKING_URI")

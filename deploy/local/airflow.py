@@ -16,6 +16,7 @@ from deploy.local import services
 from deploy.local.services import CODE, HOST, Echo, Stack, StackError
 from fraud.errors import ConfigError
 from fraud.settings import Settings
+from fraud.settings.external import PipelineSettings, SchedulerSettings
 
 # The scheduler starts last, once the api-server answers: tasks that it starts earlier fail and use up a try.
 COMPONENTS = {
@@ -26,6 +27,8 @@ COMPONENTS = {
 }
 PORTS = {"airflow": 8080}
 USER = "admin"
+# Of a synthetic world: each run of the daily DAG is one of its days.
+SYNTHETIC = {"FRAUD_SYNTHETIC": "1", "FRAUD_DAILY_SCHEDULE": "*/3 * * * *", "FRAUD_WEEKLY_SCHEDULE": "*/20 * * * *"}
 # How many of our tasks may run at once. A deferred task counts, because its Ray job runs.
 POOLS = {
     "fraud_ray": {"slots": 4, "description": "Ray jobs of the scheduled DAGs", "include_deferred": True},
@@ -59,6 +62,20 @@ def login(settings: Settings) -> tuple[str, str]:
     return USER, _stored_secrets(path, {USER: secrets.token_urlsafe(12)})[USER]
 
 
+def is_synthetic(stack: Stack) -> bool:
+    """Whether the DAGs make their own transactions: by FRAUD_SYNTHETIC, else in dev mode where no daily file is near.
+
+    Without that, `fraud_daily_scoring` of a first try would wait for files that nobody writes.
+    """
+    variables = stack.environment()
+    if asked := SchedulerSettings.from_environment(variables).synthetic:
+        return asked == "1"
+    pipeline, usual = PipelineSettings.from_environment(variables), PipelineSettings()
+    is_set_up = (pipeline.daily_data, pipeline.history_data) != (usual.daily_data, usual.history_data)
+    has_files = (stack.settings.root / usual.daily_data).parent.exists()
+    return Settings.from_environment(variables).mode == "dev" and not is_set_up and not has_files
+
+
 def environment(stack: Stack, port: int) -> dict[str, str]:
     """Environment of every Airflow process: loopback, SQLite, its own secrets, our DAGs, no usage data."""
     folder = home(stack.settings)
@@ -70,6 +87,7 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
     url = f"http://{HOST}:{port}"
     inherited = stack.environment()
     return {
+        **(SYNTHETIC if is_synthetic(stack) else {}),
         **{name: value for name, value in inherited.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")},
         "PATH": f"{binary().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         # Airflow's processes talk to each other over HTTP; no proxy for that.
@@ -116,6 +134,9 @@ def up(settings: Settings, echo: Echo, ports: Mapping[str, int] = MappingProxyTy
     port = api.ports["airflow"] if api else services.choose_ports({**PORTS, **ports}, echo)["airflow"]
     variables = environment(stack, port)
     if not all(name_of(component) in stack.services for component in COMPONENTS):
+        if is_synthetic(stack):
+            echo("Airflow makes its own transactions, a day every few minutes, below the folder synthetic: see")
+            echo("docs/airflow.md. FRAUD_SYNTHETIC=0, or files in data/daily, end that from the next start on.")
         command(["db", "migrate"], variables, folder / "setup.log", echo)
         pools = folder / "pools.json"
         pools.write_text(json.dumps(POOLS, indent=2), encoding="utf-8")

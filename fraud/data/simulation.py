@@ -6,6 +6,7 @@ of them streams in bounded memory.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
@@ -207,25 +208,38 @@ def cards(rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0
 def iter_cards(rows: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0) -> Iterator[pd.DataFrame]:
     """The rows of `cards(rows, ...)`, one frame per day. Memory holds one day and the customers."""
     check_settings(rows, seed, fraud_rate, drift)
-    customers = _customers(max(20, math.ceil(rows / (CARD_DAYS * _CARDS_A_DAY))), seed)
+    made = 0
+    for frame in iter_card_days(0, max(20, math.ceil(rows / (CARD_DAYS * _CARDS_A_DAY))), seed, fraud_rate, drift):
+        frame = frame.iloc[: rows - made]
+        frame.insert(0, "TRANSACTION_ID", np.arange(made, made + len(frame)))
+        made += len(frame)
+        yield frame
+        if made >= rows:
+            return
+
+
+def iter_card_days(
+    first: int, n_customers: int, seed: int = 7, fraud_rate: float = 0.02, drift: float = 0.0
+) -> Iterator[pd.DataFrame]:
+    """The days of a world of `n_customers`, without end, from day `first` on (0 is CARD_START), as `cards` without ids.
+
+    A day has the same rows for any `first`: which terminals and cards are compromised depends on the weeks before it,
+    and these are drawn again. Raises ConfigError for a day before day 0.
+    """
+    if first < 0:
+        raise ConfigError(f"day {first} of the synthetic cards is before day 0, {CARD_START.astype('M8[D]')}")
+    customers = _customers(n_customers, seed)
     tampered_until = np.full(customers.n_terminals, -1)
     leaked_until = np.full(customers.daily.size, -1)
     new_tampered = _daily_hazard(_TAMPERED * fraud_rate / _TAMPERED_HIT, _TAMPERED_DAYS)
     new_leaked = _daily_hazard(_LEAKED * fraud_rate / _LEAKED_HIT, _LEAKED_DAYS)
-    # Begin earlier, to reach a steady number of compromised terminals and cards.
-    day, made = -max(_TAMPERED_DAYS, _LEAKED_DAYS), 0
-    while made < rows:
-        key = day + max(_TAMPERED_DAYS, _LEAKED_DAYS)
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, key)))
+    before = max(_TAMPERED_DAYS, _LEAKED_DAYS)
+    for day in itertools.count(first - before):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, day + before)))
         tampered_until[rng.random(tampered_until.size) < new_tampered] = day + _TAMPERED_DAYS
         leaked_until[rng.random(leaked_until.size) < new_leaked] = day + _LEAKED_DAYS
-        if day >= 0:
-            frame = _card_day(rng, day, customers, tampered_until > day, leaked_until > day, fraud_rate, drift)
-            frame = frame.iloc[: rows - made]
-            frame.insert(0, "TRANSACTION_ID", np.arange(made, made + len(frame)))
-            made += len(frame)
-            yield frame
-        day += 1
+        if day >= first:
+            yield _card_day(rng, day, customers, tampered_until > day, leaked_until > day, fraud_rate, drift)
 
 
 def _daily_hazard(share: float, days: int) -> float:

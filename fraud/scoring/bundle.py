@@ -39,6 +39,7 @@ from fraud.thresholds.selection import Threshold
 
 FORMAT_VERSION = 2  # 2: windows of entity history, and perhaps a supervised head
 MANIFEST = "manifest.json"
+TRIAL = "trial"  # in the manifest of a model that was made for a first try
 _LIBRARIES = ("numpy", "pandas", "scikit-learn", "torch", "numba", "ray", "mlflow")
 _FURTHER = "further_detectors"  # in detector.json if there are any, so that nobody scores without them
 
@@ -61,11 +62,13 @@ def save(
     windows: list[dict[str, Any]] | None = None,
     config: Mapping[str, Any] | None = None,
     reference_sha256: str | None = None,
+    is_trial: bool = False,
 ) -> str:
     """Write a detector to `folder`; an existing bundle is replaced once the new one is complete.
 
     metrics, windows, config: for the manifest (JSON types). reference_sha256: of the drift reference beside the bundle
-    (fraud.registry.reference). Returns the SHA-256 of the manifest. Raises BundleError if `folder` exists and is not a
+    (fraud.registry.reference). is_trial: mark a model that was made for a first try: every server of it says so.
+    Returns the SHA-256 of the manifest. Raises BundleError if `folder` exists and is not a
     bundle.
     """
     folder = Path(folder)
@@ -90,6 +93,7 @@ def save(
             "config": dict(config or {}),
             "metrics": dict(metrics or {}),
             "reference_sha256": reference_sha256,
+            **({TRIAL: True} if is_trial else {}),
             "files": files,
         }
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n")

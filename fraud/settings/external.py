@@ -50,6 +50,14 @@ class PipelineSettings(SettingsGroup):
             meaning="skip: leave out rows of a neighbouring day in a day's file; empty: such rows stop the run",
         ),
     ] = ""
+    synthetic_drift: Annotated[
+        str,
+        Variable(
+            name="FRAUD_SYNTHETIC_DRIFT",
+            meaning="drift of the next synthetic days; auto: 0 for eight days, then 1",
+            accepts="auto, or a number from 0 to 10",
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -65,6 +73,16 @@ class SchedulerSettings(SettingsGroup):
     weekly_schedule: Annotated[
         str, Variable(name="FRAUD_WEEKLY_SCHEDULE", meaning="cron line of the weekly retraining; none: by hand only")
     ] = "0 5 * * 1"
+    synthetic: Annotated[
+        str,
+        Variable(
+            name="FRAUD_SYNTHETIC",
+            meaning="1: the DAGs make their own transactions and labels, below the folder synthetic; `make airflow` "
+            "sets it in dev mode where nobody has daily files",
+            accepts="0 or 1",
+            default="0, or as `make airflow` sets it",
+        ),
+    ] = ""
     retries: Annotated[str, Variable(name="FRAUD_RETRIES", meaning="retries of a task", unit="retries")] = "2"
     retry_delay_s: Annotated[
         str,

@@ -69,11 +69,12 @@ class Settings(SettingsGroup):
         "fraud-detector"
     )
     mode: Annotated[
-        Literal["production", "dev"],
+        Literal["production", "trial", "dev"],
         Variable(
             name="FRAUD_MODE",
-            meaning="dev: serve without an API key; `make up` sets dev",
-            readers="replicas of /score",
+            meaning="dev: serve without an API key (`make up` sets dev). trial: as production, but where no model, no "
+            "registry and no key is configured, deploy.serving makes a key and a small model (the image sets trial)",
+            readers="replicas of /score, deploy.serving",
         ),
     ] = "production"
     shared_data: Annotated[

@@ -40,7 +40,7 @@ def fallback_answer(decision: str, model: ServedModel, transaction: Mapping[str,
         "threshold": model.engine.threshold.value,
         "model_version": model.version,
         "reasons": [],
-        "warnings": [_NOT_SCORED],
+        "warnings": [_NOT_SCORED, *model.notices],
     }
     if model.engine.schema.id is not None:
         answer["id"] = transaction[model.engine.schema.id.name]

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 MOST_REASONS = 3
 _ALWAYS = registry.score_columns(with_optional=False)
 NO_LIVE_HISTORY = "the store of the live history does not answer: scored with the model's own, as of its training"
+TRIAL_MODEL = "a model made from synthetic transactions for a first try: do not decide by it"
 ID_SEEN_BEFORE = (
     "this id was seen before with another time or other values: scored as it is now, but the first one is remembered"
 )
@@ -120,10 +121,15 @@ class ServedModel:
 
     def warnings_of(self, is_history_live: bool, is_changed: bool) -> list[str]:
         """The warnings of an answer."""
-        if is_history_live and not is_changed and (self.history is None or not self.history.warnings):
-            return []
-        general = self.history.warnings if self.history is not None else ()
+        general = self.notices + (self.history.warnings if self.history is not None else ())
+        if is_history_live and not is_changed:
+            return list(general)
         return [*(() if is_history_live else (NO_LIVE_HISTORY,)), *general, *((ID_SEEN_BEFORE,) if is_changed else ())]
+
+    @cached_property
+    def notices(self) -> tuple[str, ...]:
+        """What every answer of this model warns of."""
+        return (TRIAL_MODEL,) if self.manifest.get(bundle.TRIAL) else ()
 
     def shares_history_with(self, other: ServedModel) -> bool:
         """Whether both models enter the same live history, so that only one of them may learn."""
@@ -171,6 +177,7 @@ class ServedModel:
             "metrics": manifest.get("metrics") or {},
             "windows": manifest.get("windows") or [],
             "libraries": manifest.get("libraries") or {},
+            "trial": bool(self.notices),
         }
         return _json_safe(described)
 

@@ -168,6 +168,7 @@ class ModelInfo(BaseModel):
     metrics: dict[str, Any] = Field(description="Metrics of each detector and of the joined score on the test window.")
     windows: list[dict[str, Any]] = Field(description="Train, validation and test window: start, end, rows, frauds.")
     libraries: dict[str, Any] = Field(description="Versions of the libraries that trained it.")
+    trial: bool = Field(default=False, description="Made from synthetic transactions for a first try; decide nothing.")
 
 
 def transaction_type(schema: Schema) -> TypeAdapter[dict[str, object]]:

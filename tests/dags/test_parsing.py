@@ -28,6 +28,8 @@ for path in sys.argv[1:]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dag = module.dag
+    if dag is None:
+        continue
     dags[dag.dag_id] = {
         "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "deadline": bool(dag.deadline),
         "schedule": type(dag.timetable).__name__, "is_dated": dag.start_date is not None,
@@ -105,6 +107,24 @@ def test_the_three_dags_are_there(parsed: dict[str, Any]):
         assert (dag["catchup"], dag["max_active_runs"], dag["is_dated"]) == (False, 1, True)
     assert daily["tasks"]["score"]["after"] == ["await_data", "labels"]
     assert weekly["tasks"]["gate"]["after"] == ["evaluate"]
+
+
+def test_a_synthetic_world_has_dags_and_folders_of_its_own(tmp_path: Path):
+    files = [str(path) for path in sorted((ROOT / "dags").glob("*.py"))]
+    ended = run_airflow(tmp_path, PARSE, *files, FRAUD_SYNTHETIC="1", FRAUD_TRIALS="7")
+    assert ended.returncode == 0, ended.stderr
+    dags = json.loads(ended.stdout.splitlines()[-1])["dags"]
+    assert set(dags) == {*DAGS, "fraud_first_try"}
+    for name in set(dags) - {"fraud_backfill"}:
+        tasks = dags[name]["tasks"]
+        assert tasks["synthetic"]["command"][2] == "ray_jobs.synthetic" and tasks["synthetic"]["after"] == []
+        assert "synthetic" in tasks["labels"]["after"]
+    daily, weekly = (dags[name]["tasks"] for name in DAGS[1:])
+    assert daily["await_data"]["after"] == ["synthetic"]
+    assert "'synthetic/scored'" in " ".join(daily["score"]["command"])
+    assert "'handbook'" in " ".join(weekly["join"]["command"]) and "'7'" in " ".join(weekly["sweep"]["command"])
+    paths = [part for tasks in (daily, weekly) for task in tasks.values() for part in task["command"] if "/" in part]
+    assert paths and all("'synthetic/" in part for part in paths)
 
 
 def test_every_ray_job_is_retried_bounded_and_told_about(parsed: dict[str, Any]):

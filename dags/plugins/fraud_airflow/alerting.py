@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from fraud_airflow import synthetic
 from fraud_airflow.day_zone import VARIABLE, day_zone
 from fraud_airflow.job_lifecycle import finish
 from fraud_airflow.jobs_api import RayJobs, RayJobsError
@@ -64,10 +65,11 @@ def job_environment() -> dict[str, Any]:
     """The runtime environment of every job.
 
     working_dir: FRAUD_RAY_WORKING_DIR, a URI of the code, if Ray's image does not contain it. FRAUD_DAY_ZONE is passed
-    on, so that a job stops if its schema has another day zone.
+    on, so that a job stops if its schema has another day zone. A synthetic world's jobs have their own state and model.
     """
     where = os.environ.get("FRAUD_RAY_WORKING_DIR")
-    return {"env_vars": {VARIABLE: day_zone()}, **({"working_dir": where} if where else {})}
+    own = synthetic.JOB_ENVIRONMENT if synthetic.IS_ON else {}
+    return {"env_vars": {VARIABLE: day_zone(), **own}, **({"working_dir": where} if where else {})}
 
 
 def _cut(text: str) -> str:

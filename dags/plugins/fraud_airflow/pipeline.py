@@ -1,4 +1,4 @@
-"""Shared by the three DAGs: settings, the tasks of a day, retries, timeouts and failure alerts.
+"""Shared by the DAGs: settings, the tasks of a day, retries, timeouts and failure alerts.
 
 A setting is an environment variable FRAUD_X of the DAG processor. An Airflow variable fraud_x overrides it from the
 next task on. Schedules are part of the DAG, so they are environment variables only.
@@ -14,6 +14,7 @@ from airflow.sdk import Asset
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
+from fraud_airflow import synthetic
 from fraud_airflow.alerting import deadline_missed, job_environment, task_failed
 from fraud_airflow.day_zone import day_of
 from fraud_airflow.ray_operator import RayJobOperator
@@ -41,6 +42,7 @@ DEFAULTS = {
     "matured_days": "7",
     "await_hours": "6",
     "other_days": "",
+    "synthetic_drift": "auto",
 }
 # The day of a scheduled run: the start of its interval. Of a manual run: its parameter, else yesterday.
 DAY = (
@@ -49,11 +51,13 @@ DAY = (
 )
 # The day of a retraining: it uses what was known that morning.
 AS_OF = f"(params.date or ({day_of('dag_run.run_after')}))"
+if synthetic.IS_ON:  # a world of its own has a calendar of its own
+    DAY = AS_OF = f"(params.date or {synthetic.DAY})"
 
 
 def environment(name: str) -> str:
     """A setting's value in the environment, else its default."""
-    return os.environ.get(f"FRAUD_{name.upper()}") or DEFAULTS[name]
+    return os.environ.get(f"FRAUD_{name.upper()}") or synthetic.defaults(DEFAULTS)[name]
 
 
 def setting(name: str, day: str | None = None) -> str:
@@ -119,6 +123,13 @@ def value_of(expression: str) -> str:
     return "{{ " + expression + " }}"
 
 
+def make_synthetic(action: str, *more: str) -> RayJobOperator:
+    """Let the synthetic world begin ("start"), go on by a day ("day") or say its date ("today")."""
+    files = ["--data", setting("daily_data"), "--labels", setting("label_files")]
+    # Not in our pool: it may wait for the first champion.
+    return job(synthetic.TASK, "ray_jobs.synthetic", action, *files, *more, pool="default_pool")
+
+
 def score(day: str, *more: str, **options: Any) -> RayJobOperator:
     """Score a day into its partition. If that exists already, only verify it.
 
@@ -135,6 +146,21 @@ def ingest_labels() -> RayJobOperator:
     """Ingest new label files, if there are any."""
     arguments = ["ingest", setting("label_files"), "--allow-empty", "--schema", setting("schema")]
     return job("labels", "ray_jobs.labels", *arguments)
+
+
+def join(as_of: str) -> RayJobOperator:
+    """Write the matured transactions with the labels known on the morning of `as_of`."""
+    arguments = ["join", "--data", setting("history_data"), "--out", below("training", f"{value_of(as_of)}.parquet")]
+    arguments += ["--as-of", value_of(as_of), "--matured-days", setting("matured_days"), "--schema", setting("schema")]
+    return job("join", "ray_jobs.labels", *arguments, inlets=[SCORED_DAY])
+
+
+def train(as_of: str, *config: str) -> RayJobOperator:
+    """Train on what `join` wrote."""
+    day = value_of(as_of)
+    arguments = ["--data", below("training", f"{day}.parquet"), "--schema", setting("schema")]
+    arguments += [*config, "--outdir", below("artifacts", day)]
+    return job("train", "ray_jobs.train", *arguments, execution_timeout=timedelta(hours=6))
 
 
 def volume(day: str, **options: Any) -> RayJobOperator:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fraud.data.simulation import BLOCK_ROWS, cards, iter_cards, iter_transactions, patterns, transactions
+from fraud.data.simulation import (
+    BLOCK_ROWS,
+    CARD_DAYS,
+    cards,
+    iter_card_days,
+    iter_cards,
+    iter_transactions,
+    patterns,
+    transactions,
+)
 from fraud.data.simulation_patterns import FRAUDULENT, LEGITIMATE
 from fraud.errors import ConfigError
 from fraud.schema import Schema, validate
@@ -212,6 +224,19 @@ def test_cards_are_reproducible_and_the_days_are_the_whole(card_rows: pd.DataFra
     assert all(day.TX_DATETIME.dt.date.nunique() == 1 for day in days)
     pd.testing.assert_frame_equal(pd.concat(days, ignore_index=True), card_rows)
     assert not np.array_equal(cards(1000, seed=8).TX_AMOUNT, cards(1000).TX_AMOUNT)
+
+
+def test_a_day_of_the_cards_is_the_same_whatever_day_the_world_begins_at() -> None:
+    days = list(iter_cards(20_000))
+    n_customers = math.ceil(20_000 / (CARD_DAYS * 1.9))
+    for number in (0, 1, 27, 28, 29, 60):
+        (day,) = itertools.islice(iter_card_days(number, n_customers), 1)
+        pd.testing.assert_frame_equal(day, days[number].drop(columns="TRANSACTION_ID"))
+    drifted = next(iter_card_days(60, n_customers, drift=1.0))
+    assert np.array_equal(drifted.TX_FRAUD.sum(), days[60].TX_FRAUD.sum())
+    assert drifted.TX_AMOUNT.median() > 1.2 * days[60].TX_AMOUNT.median()
+    with pytest.raises(ConfigError, match=r"day -1 .* before day 0"):
+        next(iter_card_days(-1, n_customers))
 
 
 def test_known_cards_have_not_changed() -> None:

@@ -1,0 +1,72 @@
+"""Real Airflow, real Ray: a synthetic world begins, is trained on, and goes on day by day with labels in time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deploy.local import airflow
+from deploy.local.services import CODE
+from ray_jobs.synthetic import FIRST_DAY, HISTORY_DAYS
+from tests.dags.local_airflow import LocalAirflow, running
+from tests.dags.test_whole_runs import run
+
+pytestmark = [pytest.mark.airflow, pytest.mark.drill]
+
+FIRST = FIRST_DAY + dt.timedelta(days=HISTORY_DAYS)
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalAirflow]:
+    monkeypatch.setenv("FRAUD_SYNTHETIC", "0")  # not the running Airflow: `dags test` gets it below
+    with running(tmp_path, Path(__file__).parent / "faults") as started:
+        yield started
+
+
+def test_a_first_try_goes_on_day_by_day(local: LocalAirflow, tmp_path: Path):
+    with sqlite3.connect(airflow.home(local.stack.settings) / "airflow.db") as ours:
+        ours.backup(sqlite3.connect(tmp_path / "airflow.db"))
+    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
+        **airflow.SYNTHETIC,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "FRAUD_DAILY_SCHEDULE": "none",
+        "FRAUD_WEEKLY_SCHEDULE": "none",
+        "FRAUD_DEADLINES": "off",
+        "FRAUD_RETRIES": "0",
+        "FRAUD_TRIALS": "2",
+    }
+    world = tmp_path / "synthetic"
+
+    def trigger(dag_id: str, logical: str) -> None:
+        run([str(airflow.binary()), "dags", "test", dag_id, logical], variables)
+
+    trigger("fraud_first_try", "2026-01-01")
+    for number in (1, 2):
+        trigger("fraud_daily_scoring", f"2026-01-0{number}")
+    trigger("fraud_daily_scoring", "2026-01-02")  # the same run again: the same day
+
+    days = [f"{FIRST + dt.timedelta(days=number)}" for number in range(2)]
+    assert sorted(path.name for path in (world / "scored").glob("date=*")) == [f"date={day}" for day in days]
+    for day in days:
+        assert {path.stem for path in (world / "reports").glob(f"*/{day}.json")} == {day}
+        for kind in ("drift", "volume", "performance"):
+            assert json.loads((world / "reports" / kind / f"{day}.json").read_text())
+        assert (world / "labels" / "incoming" / f"{day}.csv").exists()
+    ingested = pd.concat(pd.read_parquet(path) for path in (world / "var" / "labels").rglob("*.parquet"))
+    assert len(ingested) > 10_000
+    trigger("fraud_weekly_retraining", "2026-01-05")
+    (decided,) = (world / "gate").glob("*.json")
+    assert decided.stem == f"{FIRST + dt.timedelta(days=2)}"
+    assert json.loads(decided.read_text())["decision"] in ("promoted", "refused")
+    assert not (tmp_path / "scored").exists() and not (local.stack.settings.state / "labels").exists()
+
+    (world / "data" / "daily" / "real.parquet").write_text("mine")
+    with pytest.raises(AssertionError, match="did not write"):
+        trigger("fraud_daily_scoring", "2026-01-09")
