@@ -55,11 +55,10 @@ def test_a_restarted_server_keeps_the_log_of_the_one_before(state: Path):
 
 def test_one_process_bounds_the_logs_while_servers_write(state: Path):
     environment = {**os.environ, "PYTHONPATH": str(Path(logs.__file__).parents[1])}
+    log = state / "log" / "mlflow.log"
+    log.write_bytes(b"x" * (logs.MOST_BYTES + 1))
     log_keeper.keep(state, environment)
-    eventually(lambda: log_keeper._lock(state / "log") is None, 60)
+    eventually(lambda: log.stat().st_size == 0 and (log.parent / "mlflow.log.1").exists(), 60)
     (keeper,) = processes.find(state)
     log_keeper.keep(state, environment)
     assert [process.pid for process in processes.find(state)] == [keeper.pid]
-    log = state / "log" / "mlflow.log"
-    log.write_bytes(b"x" * (logs.MOST_BYTES + 1))
-    eventually(lambda: log.stat().st_size == 0 and (log.parent / "mlflow.log.1").exists(), 60)
