@@ -288,6 +288,7 @@ def test_show_finds_a_decision_in_merged_files_new_files_and_journals(
     assert "NO_SUCH '2'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_replica_merges_in_a_process_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     settings = settings_of(tmp_path, FRAUD_DECISIONS_COMPACT_S="0.1")
     write_files(settings, range(3), first_us=int(time.time() * 1e6) - 2 * DAY_US)
