@@ -32,7 +32,7 @@ export DO_NOT_TRACK := 1
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 export AIRFLOW_VENV
 
-.PHONY: help setup demo up airflow down status check test drills types lint format bench lock audit sbom clean
+.PHONY: help setup demo up airflow down status check test drills types lint format bench lock audit sbom backup restore clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -117,6 +117,12 @@ sbom: $(AUDIT_STAMP) ## bills of materials (CycloneDX JSON) of the locks into sb
 	@mkdir -p $(SBOM)
 	@for lock in requirements requirements-airflow; do $(AUDIT_VENV)/bin/cyclonedx-py requirements $$lock.lock \
 		--output-reproducible -o $(SBOM)/$$lock.cdx.json && echo "$(SBOM)/$$lock.cdx.json" || exit 1; done
+
+backup: $(STAMP) ## save var/ into backups/, also while it runs; OUT=file names another
+	@$(PY) -m deploy.local.backup create $(if $(OUT),--out '$(OUT)')
+
+restore: $(STAMP) ## FILE=file: check a backup and unpack it into an empty var/; INTO=folder names another
+	@$(PY) -m deploy.local.backup restore '$(FILE)' $(if $(INTO),--into '$(INTO)')
 
 clean: down ## remove the environment and caches; data/, artifacts/ and var/ stay
 	@rm -rf $(VENV) $(AIRFLOW_VENV) $(AUDIT_VENV) sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info

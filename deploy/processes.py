@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from deploy import logs
+
 MARK = "FRAUD_LOCAL_STATE"
 # The kernel reports start times in ticks; two readings of one process differ by less than this.
 SAME_START_S = 1.0
@@ -52,10 +54,15 @@ class Service:
 def start(
     name: str, command: Sequence[str], *, state: Path, environment: Mapping[str, str], ports: dict[str, int]
 ) -> Service:
-    """Start `command` in its own session, marked as ours. Its output goes to <state>/log/<name>.log."""
+    """Start `command` in its own session, marked as ours. Its output goes to <state>/log/<name>.log.
+
+    The log of the process before is kept beside it, as <name>.log.1 (deploy.logs bounds all of them).
+    """
     log = state / "log" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    if log.exists() and log.stat().st_size:
+        logs.rotate(log)
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             env={**environment, MARK: str(state)},

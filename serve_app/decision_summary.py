@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fraud.cli import examples, run_command
-from fraud.data import filesystems, partitions
+from fraud.data import filesystems, merged, partitions
 from fraud.days import UTC, Zone
 from fraud.errors import DataError
 from fraud.settings import Settings
@@ -35,13 +35,18 @@ def read(url: str, since: dt.date | None = None, zone: Zone = UTC) -> pa.Table:
 
     Raises DataError if there is none or the log cannot be read.
     """
-    try:
+    condition = None
+    if since is not None:
+        condition = ds.field("time") >= pa.scalar(zone.start_of(since), _COLUMNS.field("time").type)
+
+    def decisions() -> pa.Table:
         filesystem, root = filesystems.of(url)
-        files = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS)
-        condition = None
-        if since is not None:
-            condition = ds.field("time") >= pa.scalar(zone.start_of(since), _COLUMNS.field("time").type)
-        table = files.to_table(filter=condition)
+        listed = ds.dataset(root, filesystem=filesystem, format="parquet", schema=_COLUMNS).files
+        counting = merged.counted(filesystem, listed)
+        return ds.dataset(counting, filesystem=filesystem, format="parquet", schema=_COLUMNS).to_table(filter=condition)
+
+    try:
+        table = merged.relisting(decisions)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise DataError(
             f"{url} cannot be read as a decision log ({error}); name the folder of FRAUD_DECISIONS"

@@ -23,6 +23,7 @@ from fraud.settings.serving import (
 )
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
+from serve_app.decisions.compactor import Compactor
 from serve_app.decisions.log import DecisionLog
 from serve_app.decisions.settings import read_settings
 from serve_app.history.bootstrap import HistoryContext
@@ -74,6 +75,8 @@ class Replica:
         self._tracing = Tracing.from_environment(environment)
         self._metrics.set_model(model.version, model.sha256, model.loaded_at)
         self._log = DecisionLog(context.decisions, model.engine.schema, metrics=self._metrics)
+        self._compactor = Compactor(context.decisions)
+        self._compactor.start()
         self._shadow = Shadow(
             self.state, self._log.put, ShadowSettings.from_environment(environment), metrics=self._metrics
         )
@@ -114,6 +117,7 @@ class Replica:
         if self._watcher is not None:
             self._watcher.stop()
         self._keeper.stop()
+        self._compactor.stop()
         self._shadow.close()
         self._log.close()
         for history in self._histories():

@@ -40,7 +40,7 @@ NOT_RUN = {
     "openssl rand": "OpenSSL's own",
     "tr": "reads only",
 }
-WITH_VERBS = {"ray_jobs.labels", "ray_jobs.history", "fraud.schema", "deploy.backends"}
+WITH_VERBS = {"ray_jobs.labels", "ray_jobs.history", "fraud.schema", "deploy.backends", "serve_app.decisions"}
 # What the parsers must refuse, or the tests below would prove nothing.
 WRONG = [
     ["python", "ray_jobs.score", "--data", "x", "--out", "y", "--no-such-flag"],

@@ -25,7 +25,7 @@ def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProces
 def test_help_lists_every_target_of_the_house():
     listed = make("help").stdout
     targets = ("help", "setup", "demo", "up", "airflow", "down", "check", "test", "drills", "lint", "format", "bench")
-    for target in (*targets, "lock", "audit", "sbom", "clean"):
+    for target in (*targets, "lock", "audit", "sbom", "backup", "restore", "clean"):
         assert f"make {target} " in listed
 
 

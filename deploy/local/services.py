@@ -22,7 +22,7 @@ import psutil
 
 from cluster import exposure, ingress
 from cluster.listeners import listeners
-from deploy import mlflow_server, processes
+from deploy import log_keeper, logs, mlflow_server, processes
 from deploy.local import access
 from deploy.processes import Service
 from fraud.errors import ConfigError, FraudError
@@ -170,6 +170,7 @@ def up(
             stack.write()
         stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, echo)
         stack.write()
+    log_keeper.keep(settings.state, stack.environment())
     if "mlflow" in servers:
         wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, echo)
     wait(stack, "ray", lambda: _takes_jobs(stack), echo)
@@ -302,6 +303,8 @@ def _start_mlflow(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) 
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
     environment = {name: value for name, value in stack.environment().items() if name != "MLFLOW_TRACKING_URI"}
     environment |= mlflow_server.environment(stack.settings)  # not by flags: they may hold a password
+    # Replicas poll the registry: a line per request would be 9 MiB a day. Errors are still logged.
+    command.append("--uvicorn-opts=--no-access-log")
     return processes.start("mlflow", command, state=state, environment=environment, ports=ports)
 
 
@@ -317,6 +320,7 @@ def _start_ray(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) -> 
     command += ["--dashboard-agent-listen-port", str(ports["agent"])]
     environment = {
         **stack.environment(),
+        **logs.RAY_ROTATION,
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         **_ingress(state, ports, echo),

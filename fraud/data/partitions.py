@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from fraud.data import filesystems
+from fraud.data import filesystems, merged
 from fraud.errors import ConfigError, ObjectStoreError
 
 MANIFEST = "_manifest.json"
@@ -52,7 +52,7 @@ def is_part(path: str) -> bool:
 
 
 def published(filesystem: Any, files: Iterable[str]) -> list[str]:
-    """`files` without parts of days that have no manifest."""
+    """`files` without parts of days that have no manifest, and without those that were merged into another."""
     counts: dict[str, bool] = {}
     counted = []
     for path in files:
@@ -61,7 +61,7 @@ def published(filesystem: Any, files: Iterable[str]) -> list[str]:
             counts[folder] = filesystem.exists(f"{folder}/{MANIFEST}")
         if counts.get(folder, True) or not is_part(path):
             counted.append(path)
-    return counted
+    return merged.counted(filesystem, counted)
 
 
 def manifests(path: str) -> list[dict[str, Any]]:

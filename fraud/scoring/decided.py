@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fraud.data import filesystems
-from fraud.data.partitions import published
+from fraud.data import merged
+from fraud.data.files import find
 from fraud.errors import ConfigError, DataError
 from fraud.labels.store import id_of
 from fraud.schema.contract import Schema
@@ -36,12 +36,10 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     schema without id or, for scored files, timestamp; DataError if `url` has no decisions.
     """
     row_id, zone = id_of(schema), zone_of(schema)
-    try:
-        filesystem, root = filesystems.of(url)
-        files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
-        counting = published(filesystem, files.files)
-        if len(counting) < len(files.files):
-            files = ds.dataset(counting, schema=files.schema, filesystem=filesystem, format="parquet")
+
+    def table() -> pa.Table:
+        filesystem, paths = find(url)
+        files = ds.dataset([path for path in paths if path.endswith(".parquet")], filesystem=filesystem)
         if _INPUTS in files.schema.names:
             named, time = ds.field(_INPUTS, row_id), "time"
         elif schema.timestamp is None:
@@ -57,8 +55,11 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
                             for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
             is_selected &= (ds.field(time) >= first) & (ds.field(time) < next_)
         columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
-        table = files.to_table(columns=columns, filter=is_selected)
-    except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
+        return files.to_table(columns=columns, filter=is_selected)
+
+    try:
+        decisions = merged.relisting(table)
+    except (OSError, ValueError, KeyError, DataError, pa.ArrowException) as error:
         raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
-    frame = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
+    frame = decisions.set_column(1, "day", pa.array(zone.day_of(decisions["day"].to_numpy()), pa.date32())).to_pandas()
     return frame.drop_duplicates("id", keep="last").reset_index(drop=True)

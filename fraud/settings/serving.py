@@ -252,6 +252,16 @@ class DecisionSettings(BaseGroup):
             default="200ms",
         ),
     ] = 0.2
+    compact_s: Annotated[
+        float,
+        _poll(86_400),
+        Variable(
+            name="FRAUD_DECISIONS_COMPACT_S",
+            meaning="interval of merging the small files of the log",
+            unit="seconds",
+            accepts="a number of seconds from 0.1 to 86,400, or 0 for never",
+        ),
+    ] = 3600.0
     omitted: Annotated[Names, Variable(name=OMIT, meaning="columns, separated by commas, that are not logged")] = ()
     hashed: Annotated[Names, Variable(name=HASH, meaning="columns that are logged as HMAC-SHA256 with the secret")] = ()
     key: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO
 
@@ -133,14 +133,16 @@ def _parsed(lines: pa.Buffer, schema: pa.Schema, as_sent: pa.Schema) -> pa.Table
     return table.select(schema.names).cast(schema)
 
 
-def _write(table: pa.Table, path: str) -> None:
-    def put(stream: IO[bytes]) -> None:
-        pq.write_table(table, stream, compression="zstd")
-        if isinstance(stream, io.BufferedWriter):  # the journal is deleted next, so the file must be on disk
+def write_durably(path: str, put: Callable[[IO[bytes]], object]) -> None:
+    """Write a file atomically and, on a disk, force it there: what it replaces is deleted next. Raises DataError."""
+
+    def put_and_sync(stream: IO[bytes]) -> None:
+        put(stream)
+        if isinstance(stream, io.BufferedWriter):
             stream.flush()
             os.fsync(stream.fileno())
 
-    tables.write(path, put)
+    tables.write(path, put_and_sync)
     filesystem, target = filesystems.of(path)
     if "file" in filesystem.protocol:
         folder = os.open(Path(target).parent, os.O_RDONLY)
@@ -148,6 +150,10 @@ def _write(table: pa.Table, path: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _write(table: pa.Table, path: str) -> None:
+    write_durably(path, lambda stream: pq.write_table(table, stream, compression="zstd"))
 
 
 def _make_private(url: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fraud.data import filesystems
+from fraud.data import filesystems, merged
 from fraud.errors import DataError, FraudError
 from fraud.schema import Column, Schema
 from fraud.settings.serving import DecisionSettings
@@ -21,6 +23,7 @@ from serve_app.decisions.rows import INPUTS
 
 logger = logging.getLogger(__name__)
 
+_TRIES = 5
 _DAY = dt.timedelta(days=1)
 _TYPES = {"numeric": pa.float64(), "boolean": pa.float64(), "timestamp": pa.timestamp("us")}
 
@@ -70,19 +73,44 @@ class DecisionReader:
         if since is not None:  # a request's time may be slightly ahead of its decision's day
             folders = [path for path in folders if path.rpartition("/date=")[2] >= (since - _DAY).isoformat()]
         for folder in sorted(folders):
-            for path in sorted(filesystem.ls(folder, detail=False)):
-                if path in self._seen or not path.endswith(".parquet"):
-                    continue
+            for _ in range(_TRIES):
                 try:
-                    table = self._read_file(filesystem, path)
-                except FileNotFoundError:
+                    yield from self._day(filesystem, folder)
+                    break
+                except FileNotFoundError:  # merged or deleted since it was listed: list again
                     continue
-                except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
-                    self._warn_once(path, error)
-                    table = None
-                self._seen.add(path)
-                if table is not None:
-                    yield table
+
+    def _day(self, filesystem: Any, folder: str) -> Iterator[pa.Table]:
+        """Yield what is unread of a day. A merged file is skipped if all files in it were read."""
+        paths = [path for path in sorted(filesystem.ls(folder, detail=False)) if path.endswith(".parquet")]
+        if self._seen.issuperset(paths):
+            return
+        index = merged.read_index(filesystem, folder) if any(map(merged.is_merged, paths)) else {}
+        for path in merged.current(paths, index):
+            sources = {f"{folder}/{name}": n for name, n in index.get(posixpath.basename(path), {}).items()}
+            table = None
+            if path not in self._seen and not (sources and self._seen.issuperset(s for s, n in sources.items() if n)):
+                table = self._readable(filesystem, path)
+            if table is not None and sources:
+                table = self._unread(table, sources)
+            self._seen.update((path, *sources))
+            if table is not None:
+                yield table
+
+    def _unread(self, table: pa.Table, sources: Mapping[str, int]) -> pa.Table:
+        """The rows of a merged file that come from files not read yet."""
+        parts, start = [table.slice(0, 0)], 0
+        for source, n in sources.items():
+            parts += [] if source in self._seen else [table.slice(start, n)]
+            start += n
+        return pa.concat_tables(parts)
+
+    def _readable(self, filesystem: Any, path: str) -> pa.Table | None:
+        try:
+            return self._read_file(filesystem, path)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+            self._warn_once(path, error)
+            return None
 
     def _read_file(self, filesystem: object, path: str) -> pa.Table | None:
         file = ds.dataset(path, filesystem=filesystem, format="parquet")

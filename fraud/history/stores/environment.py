@@ -87,6 +87,15 @@ class Environment:
             self._is_dirty.set()
             raise self._failure(error) from error
 
+    def copy(self, folder: Path) -> None:
+        """Copy the content as of this moment into an empty folder, without blocking writers. Raises StoreError."""
+        import lmdb
+
+        try:
+            self._env.copy(str(folder), compact=True)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+
     def recover(self) -> bool:
         """Free the slots of dead readers. If the file was replaced or removed, open the current one and return True.
 

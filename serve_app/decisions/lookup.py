@@ -1,0 +1,63 @@
+"""Finds single decisions by id: in the Parquet files, and in the journals of this machine."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from fraud.data import merged
+from fraud.data.files import find, is_empty, reading
+from fraud.settings.serving import DecisionSettings
+from serve_app.decisions.files import UnreadableJournalError, read
+from serve_app.decisions.journal import SUFFIX, writer_folders
+from serve_app.decisions.rows import INPUTS
+
+
+def look_up(
+    settings: DecisionSettings, wanted: str, column: str | None = None, since: dt.date | None = None
+) -> list[dict[str, Any]]:
+    """The decisions with this request id, or with this value in the input `column`; oldest first.
+
+    since: first UTC day to search. Raises DataError if the log cannot be read.
+    """
+    tables = [*_in_journals(settings, wanted, column)]  # first: one that is published meanwhile is then in both
+    tables += merged.relisting(lambda: list(_in_files(str(settings.url), wanted, column, since)))
+    rows = {json.dumps(row, default=str): row for table in tables for row in table.to_pylist()}
+    return sorted(rows.values(), key=lambda row: row["time"])
+
+
+def _in_files(url: str, wanted: str, column: str | None, since: dt.date | None) -> Iterator[pa.Table]:
+    if is_empty(url):
+        return
+    filesystem, paths = find(url)
+    for path in paths:
+        day = posixpath.basename(posixpath.dirname(path)).removeprefix("date=")
+        if since is None or day >= since.isoformat():
+            with reading(path):
+                yield _matching(ds.dataset(path, filesystem=filesystem, format="parquet"), wanted, column)
+
+
+def _in_journals(settings: DecisionSettings, wanted: str, column: str | None) -> Iterator[pa.Table]:
+    for folder in writer_folders(settings.journal):
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            try:
+                table, _ = read(path)
+            except (FileNotFoundError, UnreadableJournalError):  # published meanwhile; or set aside by its replica
+                continue
+            yield _matching(ds.dataset(table), wanted, column)
+
+
+def _matching(rows: ds.Dataset, wanted: str, column: str | None) -> pa.Table:
+    field = ds.field("request_id")
+    if column is not None:
+        inputs = rows.schema.field(INPUTS).type if INPUTS in rows.schema.names else pa.struct([])
+        if inputs.get_field_index(column) < 0:
+            return rows.schema.empty_table()
+        field = ds.field(INPUTS, column).cast(pa.string())
+    return rows.to_table(filter=field == wanted)
