@@ -28,6 +28,7 @@ from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.settings.operations import AlertChannels
+from monitoring.drift.verdict import TOO_FEW_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ def send(alerts: Sequence[Alert], channels: AlertChannels, folder: Path, *, now:
 
 
 def of_drift(verdict: Mapping[str, Any]) -> list[Alert]:
-    """Alerts from the JSON of monitoring.drift."""
-    if verdict["verdict"] == "ok":
+    """Alerts from the JSON of monitoring.drift. Too few rows give none: `volume` judges their number."""
+    if verdict["verdict"] in ("ok", TOO_FEW_ROWS):
         return []
     severity = "critical" if verdict["verdict"] == "drift" else "warning"
     return [Alert(kind="drift", subject=verdict["schema"]["name"], severity=severity, text=verdict["reason"])]
@@ -225,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
             "python -m monitoring.alerts --kind job_failure --subject scoring --severity critical --text 'exit code 2'",
         ),
     )  # fmt: skip
-    parser.add_argument("--drift", help="JSON of monitoring.drift: alerts unless its verdict is ok")
+    parser.add_argument("--drift", help="JSON of monitoring.drift: alerts on warning and drift")
     parser.add_argument("--volume", help="JSON of monitoring.volume: alerts on its warnings and critical findings")
     parser.add_argument("--performance", help="JSON of monitoring.performance: alerts on days with low precision")
     parser.add_argument(

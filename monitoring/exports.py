@@ -19,15 +19,16 @@ from fraud.data import filesystems, tables
 from fraud.errors import RegistryError
 from fraud.settings import Settings
 from fraud.settings.operations import MONITORING_MLFLOW, MonitoringSettings
+from monitoring.drift.verdict import LEVELS
 
 logger = logging.getLogger(__name__)
 
 MODEL_TAG = "monitored_model"
 ALL_MODELS = "all"
-_GRADES = {"ok": 0, "warning": 1, "drift": 2, "critical": 2}
+_GRADES = {"too_few_rows": -1, "ok": 0, "warning": 1, "drift": 2, "critical": 2}
 _EPOCH = dt.date(1970, 1, 1)
 _HELP = {
-    "fraud_drift_verdict": "Verdict on the newest report: 0 ok, 1 warning, 2 drift.",
+    "fraud_drift_verdict": "Verdict on the newest report: -1 too few rows, 0 ok, 1 warning, 2 drift.",
     "fraud_drift_psi": "Population stability index of a column or score against the reference.",
     "fraud_drift_level": "Level of a column or score: 0 ok, 1 warning, 2 drift.",
     "fraud_drift_rows": "Rows of the file that was compared with the reference.",
@@ -76,9 +77,9 @@ def export(
     arguments: argparse.Namespace,
     settings: Settings,
     environment: Mapping[str, str],
-    page: str = "",
+    pages: Mapping[str, str] | None = None,
 ) -> None:
-    """Export as the flags and the environment request. page: path or URL of a page to store in MLflow.
+    """Export as the flags and the environment request. pages: to store in MLflow: {end of the name: path or URL}.
 
     Raises DataError if the file cannot be written.
     """
@@ -88,20 +89,20 @@ def export(
         tables.write_text(prometheus(metrics), target)
     if arguments.mlflow or MonitoringSettings.from_environment(environment).logs_to_mlflow:
         try:
-            to_mlflow(metrics, settings, page)
+            to_mlflow(metrics, settings, pages)
         except RegistryError as error:
             logger.warning("%s; the metrics were not logged to MLflow", error)
 
 
 def of_drift(report: Mapping[str, Any]) -> DayMetrics:
-    """Metrics from the JSON of monitoring.drift."""
+    """Metrics from the JSON of monitoring.drift. With too few rows the columns have none: their figures are noise."""
     columns = [*(report["score"]["columns"] if report["score"] else ()), *report["columns"]]
     samples = [
         Sample("fraud_drift_verdict", _GRADES[report["verdict"]]),
         Sample("fraud_drift_rows", report["current"]["rows"]),
         Sample("fraud_drift_refused_rows", report["current"]["refused_rows"]),
     ]
-    for column in columns:
+    for column in (column for column in columns if column["level"] in LEVELS):
         label = {"column": column["column"]}
         if (psi := column["statistics"].get("psi")) is not None:
             samples.append(Sample("fraud_drift_psi", psi, label))
@@ -155,8 +156,8 @@ def prometheus(metrics: DayMetrics) -> str:
     return bytes(generate_latest(registry)).decode()
 
 
-def to_mlflow(metrics: DayMetrics, settings: Settings, page: str = "") -> str:
-    """Log the samples, and the page as an artifact, to the run of the model version. Returns the run id.
+def to_mlflow(metrics: DayMetrics, settings: Settings, pages: Mapping[str, str] | None = None) -> str:
+    """Log the samples, and the pages as artifacts, to the run of the model version. Returns the run id.
 
     Raises RegistryError.
     """
@@ -166,13 +167,18 @@ def to_mlflow(metrics: DayMetrics, settings: Settings, page: str = "") -> str:
     model = re.sub(r"['`]", "_", f"{settings.model_name} {metrics.model}")
     existing = runs.find_runs(monitoring_settings, {MODEL_TAG: model})
     run = runs.continue_run(monitoring_settings, existing[0][0]) if existing else None
-    run = run or runs.start_run(monitoring_settings, f"monitoring {model}", {MODEL_TAG: model})
+    text = (
+        f"What `monitoring` found about the days of model {model}: drift, volume, live precision. A step is a day, "
+        "counted from 1970-01-01. The pages of the days are among the artifacts."
+    )
+    tags = {MODEL_TAG: model, runs.DESCRIPTION: text, runs.SOURCE: "monitoring"}
+    run = run or runs.start_run(monitoring_settings, f"monitoring {model}", tags)
     day_ms = (metrics.day - _EPOCH).days * 86_400_000
     run.log_metrics({_key(sample): sample.value for sample in metrics.samples}, (metrics.day - _EPOCH).days, day_ms)
-    if page:
+    for end, page in (pages or {}).items():
         filesystem, path = filesystems.of(page)
         with filesystem.open(path, "rt", encoding="utf-8") as html:
-            run.log_text(html.read(), f"{metrics.what}/{metrics.day}.html")
+            run.log_text(html.read(), f"{metrics.what}/{metrics.day}{end}")
     run.finish()
     return run.run_id
 

@@ -195,7 +195,8 @@ class SweepTracker:
             started_ms = run_content.milliseconds(self._request["created"])
             named = self._identity | {
                 "objective": self._request.get("objective_name", ""),
-                "mlflow.source.name": "tuning.sweep",
+                runs.SOURCE: "tuning.sweep",
+                runs.DESCRIPTION: run_content.description(self._journal.sweep_id, self._request),
                 "mlflow.source.git.commit": git_commit() or "unknown",
             }
             name = run_content.parent_name(self._request)
@@ -267,8 +268,9 @@ class SweepTracker:
         parent.log_text(str(self._request.get(run_content.SPACE, "")), SPACE_FILE)
         winner = self._journal.path / WINNER
         if winner.exists():
-            time_ms = run_content.milliseconds(winner.stat().st_mtime)
-            parent.log(points=run_content.winner_points(json.loads(winner.read_text()), time_ms))
+            time_ms, record = run_content.milliseconds(winner.stat().st_mtime), json.loads(winner.read_text())
+            text = run_content.description(self._journal.sweep_id, self._request, record)
+            parent.log(points=run_content.winner_points(record, time_ms), tags={runs.DESCRIPTION: text})
         for folder, under in self._folders:
             if folder.is_dir():
                 parent.log_folder(folder, under)

@@ -7,6 +7,7 @@ No template marks a value as safe. A page needs no script and no network.
 from __future__ import annotations
 
 import base64
+import shlex
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -63,6 +64,11 @@ def points(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:+.1f} pts"
 
 
+def quoted(value: object) -> str:
+    """A value as one word of a shell command."""
+    return shlex.quote(str(value))
+
+
 def short(value: object) -> str:
     """A data value as text, cut to the width of a table cell."""
     text = str(value)
@@ -76,7 +82,7 @@ def _environment(package: str) -> Environment:
         autoescape=True, undefined=StrictUndefined, finalize=_printable, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    for function in (number, percent, fixed, signed, points, short):
+    for function in (number, percent, fixed, signed, points, quoted, short):
         environment.globals[function.__name__] = function
     return environment
 

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from fraud.settings import Settings, turn_telemetry_off
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARENT_RUN = "mlflow.parentRunId"  # MLflow's tag for nested runs
+# MLflow's own tags: of nested runs; the Markdown text on a run's page; what wrote the run; the view of an experiment.
+PARENT_RUN, DESCRIPTION, SOURCE = "mlflow.parentRunId", "mlflow.note.content", "mlflow.source.name"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # otherwise MLflow 3 may open its view for GenAI
 _SQLITE = "sqlite:///"
 # MLflow's limits per call (parameters, tags, metrics) and per value (characters).
 _MAX_BATCH = 100
@@ -125,6 +128,24 @@ class Run:
                 profile=json.dumps({"num_rows": rows}),
             )
             client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def log_pictures(self, folder: Path) -> None:
+        """Show the folder's PNG files among the run's charts, under their names."""
+        from PIL import Image
+
+        for path in sorted(folder.glob("*.png")):
+            with mlflow_client(self.settings, f"storing {path.name}") as client, Image.open(path) as picture:
+                client.log_image(self.run_id, picture, key=path.stem, synchronous=True)
+
+    def page(self) -> str:
+        """The address of the run's page; empty without an MLflow server."""
+        if not _has_server(self.settings):
+            return ""
+        experiment_id = self.experiment_id
+        if experiment_id is None:
+            with mlflow_client(self.settings, f"looking up run {self.run_id}") as client:
+                experiment_id = client.get_run(self.run_id).info.experiment_id
+        return page(self.settings, f"experiments/{experiment_id}/runs/{self.run_id}")
 
     def finish(self, status: str = "FINISHED", time_ms: int | None = None) -> None:
         """End the run. status: FINISHED, FAILED or KILLED; time_ms: end time, default now."""
@@ -242,6 +263,9 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     with exclusive(lock_file(settings)):
         experiment = client.get_experiment_by_name(settings.experiment)
         if experiment is not None:
+            for key, value in _KIND.items():
+                if key not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, key, value)
             if settings.tracking_uri.startswith(_SQLITE) and experiment.artifact_location.startswith(
                 "mlflow-artifacts:"
             ):
@@ -254,7 +278,28 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
         location = None
         if settings.tracking_uri.startswith(_SQLITE):
             location = (_database(settings).parent / "mlartifacts" / settings.experiment).absolute().as_uri()
-        return str(client.create_experiment(settings.experiment, artifact_location=location))
+        return str(client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
+
+
+def page(settings: Settings, name: str) -> str:
+    """The address of a page of the MLflow server, such as "models/fraud", in its view for models; empty without one."""
+    if not _has_server(settings):
+        return ""
+    path = urllib.parse.quote(name)
+    return f"{shown(settings).rstrip('/')}/#/{path}?workflowType=machine_learning"
+
+
+def experiment_page(settings: Settings) -> str:
+    """The address of the experiment's runs; empty without an MLflow server or without runs. Raises RegistryError."""
+    if not _has_server(settings):
+        return ""
+    with mlflow_client(settings, "looking up the experiment") as client:
+        experiment = client.get_experiment_by_name(settings.experiment)
+    return page(settings, f"experiments/{experiment.experiment_id}/runs") if experiment else ""
+
+
+def _has_server(settings: Settings) -> bool:
+    return settings.tracking_uri.startswith(("http://", "https://"))
 
 
 def is_missing(error: Any) -> bool:

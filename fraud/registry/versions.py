@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fraud.data.locks import exclusive
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
 from fraud.registry import promotion
-from fraud.registry.runs import Run, is_missing, lock_file, mlflow_client, shown
+from fraud.registry.runs import Run, is_missing, lock_file, mlflow_client, page, shown
 from fraud.scoring import bundle
 from fraud.settings import Settings
 
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 CHAMPION, CHALLENGER = "champion", "challenger"
 BUNDLE_SHA256 = "bundle_sha256"
 BUNDLE_PATH = "bundle"
+_ABOUT_MODEL = (
+    "Scores transactions: higher is more suspicious, in [0, 1]. The alias `champion` serves; `challenger` is the "
+    "newest version that does not. `python -m ray_jobs.promote --status` shows who moved them, and why."
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,17 @@ class RegistryState:
     tags: Mapping[str, str]
 
 
-def register(settings: Settings, run: Run, bundle_folder: Path, tags: Mapping[str, object] | None = None) -> Version:
+def register(
+    settings: Settings,
+    run: Run,
+    bundle_folder: Path,
+    tags: Mapping[str, object] | None = None,
+    description: str | None = None,
+) -> Version:
     """Store a bundle among the run's artifacts and register it as a model version.
 
     It becomes champion if there is none, otherwise challenger. Raises RegistryError, or BundleError for a bad bundle.
+    tags, description (Markdown): shown on the version's page.
     """
     sha256 = bundle.load(bundle_folder).sha256
     name = settings.model_name
@@ -74,17 +85,23 @@ def register(settings: Settings, run: Run, bundle_folder: Path, tags: Mapping[st
         from mlflow.exceptions import MlflowException
 
         try:
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=_ABOUT_MODEL)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{client.get_run(run.run_id).info.artifact_uri}/{BUNDLE_PATH}"
         version = client.create_model_version(
-            name, source, run.run_id, tags={**{k: str(v) for k, v in (tags or {}).items()}, BUNDLE_SHA256: sha256}
-        )
+            name, source, run.run_id, tags={**{k: str(v) for k, v in (tags or {}).items()}, BUNDLE_SHA256: sha256},
+            description=description,
+        )  # fmt: skip
         alias = CHAMPION if _by_alias(client, name, CHAMPION) is None else CHALLENGER
         client.set_registered_model_alias(name, alias, str(version.version))
     return Version(int(version.version), run.run_id, sha256, alias)
+
+
+def version_page(settings: Settings, number: int) -> str:
+    """The address of a version's page; empty without an MLflow server."""
+    return page(settings, f"models/{settings.model_name}/versions/{number}")
 
 
 def version_of(alias: str, settings: Settings) -> int | None:

@@ -20,10 +20,13 @@ from fraud.settings import Settings, turn_telemetry_off
 from fraud.thresholds.selection import Threshold
 from monitoring import exports
 from monitoring.drift.comparison import compare
+from monitoring.drift.reconciliation import reconcile
+from monitoring.drift.verdict import TOO_FEW_ROWS, DriftLimits
 
 logger = logging.getLogger(__name__)
 
-DRIFT_EXIT_CODE = 3
+DRIFT_EXIT_CODE, TOO_FEW_ROWS_EXIT_CODE = 3, 4
+EVIDENTLY = ".evidently.html"  # ends the name of Evidently's page
 
 
 def report(
@@ -36,24 +39,34 @@ def report(
     sample: int = 50_000,
     seed: int = 7,
     force: bool = False,
+    limits: DriftLimits | None = None,
 ) -> dict[str, Any]:
-    """Compare two files, write the HTML page to `out` and the JSON verdict beside it. Returns the verdict.
+    """Compare two files; write the page to `out`, and Evidently's page and the JSON verdict beside it.
+
+    Returns the verdict.
 
     force: replace files that are no drift reports. Raises ConfigError, DataError or SchemaError, and then writes
     nothing.
     """
-    from monitoring.drift import page as pages
+    from monitoring.drift import evidently_page, page
 
     if not out.endswith(".html"):
         raise ConfigError(f"--out {out!r} is not an .html file: name a file ending in .html")
+    stem = out.removesuffix(".html")
+    beside = f"{stem}{EVIDENTLY}"
     tables.check_out(out, tables.marked("<title>Drift: "), force=force)
+    tables.check_out(beside, tables.marked("evidently"), force=force)
     tables.check_out(json_path(out), tables.marked('"format_version"', '"verdict"', '"reference"'), force=force)
-    compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed)
-    logger.info("verdict: %s; drawing the report", compared.document["verdict"])
-    shown = {name: compared.kinds[name] for name in compared.most_changed(pages.PICTURED_COLUMNS)}
-    drawn = pages.evidently_page(compared.reference, compared.current, shown, compared.document["limits"])
-    document = {**compared.document, "report": out}
-    tables.write_text(pages.page(document, drawn), out)
+    compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed, limits=limits)
+    document = compared.document
+    logger.info("verdict: %s; drawing the report", document["verdict"])
+    shown = {name: compared.kinds[name] for name in compared.most_changed(evidently_page.PICTURED_COLUMNS)}
+    columns = [*(document["score"]["columns"] if document["score"] else ()), *document["columns"]]
+    psi_limits = {column["column"]: column["thresholds"]["psi"]["drift"] for column in columns}
+    drawn, psi = evidently_page.evidently_page(compared.reference, compared.current, shown, psi_limits)
+    document |= {"report": out, "evidently": {"page": beside, **reconcile(document, psi)}}
+    tables.write_text(evidently_page.guarded(document, drawn, out.rpartition("/")[2]), beside)
+    tables.write_text(page.page(document), out)
     tables.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", json_path(out))
     return document
 
@@ -65,7 +78,7 @@ def json_path(out: str) -> str:
 
 def next_after(verdict: str, out: str) -> str:
     """The next command after a report: to tell people, to see the days together, or to see the alerts' precision."""
-    if verdict != "ok":
+    if verdict in ("warning", "drift"):
         return next_step("python -m monitoring.alerts", "--drift", json_path(out))
     folder, _, name = out.rpartition("/")
     if re.fullmatch(r"\d{4}-\d\d-\d\d\.html", name):
@@ -78,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.drift",
         description="Compare a file of transactions with a reference: data quality, every column, and the score if "
-        "both files have one. Writes an HTML report and, beside it, a JSON verdict (ok, warning or drift).",
+        "both files have one. Writes an HTML report and, beside it, a JSON verdict: ok, warning, drift "
+        "or too_few_rows.",
         **examples(
             "python -m monitoring.drift --model champion --cur scored/date=2026-01-31 "
             "--out reports/drift/2026-01-31.html",
@@ -102,7 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fail-on-drift",
         action="store_true",
-        help=f"exit with {DRIFT_EXIT_CODE} when the verdict is drift (otherwise 0)",
+        help=f"exit with {DRIFT_EXIT_CODE} when the verdict is drift, with {TOO_FEW_ROWS_EXIT_CODE} when there are too "
+        "few rows for one (otherwise 0)",
+    )
+    parser.add_argument(
+        "--min-rows",
+        type=int,
+        default=DriftLimits.min_rows,
+        help="rows that a verdict needs on each side (default: %(default)s)",
     )
     exports.add_flags(parser)
     return parser
@@ -127,7 +148,7 @@ def _contract(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `--help`. Returns 0, or 3 with --fail-on-drift and drift."""
+    """Run the command; see `--help`. Returns 0; with --fail-on-drift, 3 for drift and 4 for too few rows."""
     arguments = _parser().parse_args(argv)
     settings = Settings.from_environment()
     turn_telemetry_off()
@@ -142,9 +163,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         threshold=threshold,
         sample=arguments.sample,
         seed=arguments.seed,
+        limits=DriftLimits(min_rows=arguments.min_rows),
         force=arguments.force,
     )
-    exports.export(exports.of_drift(document), arguments, settings, os.environ, page=str(document["report"]))
-    sys.stdout.write(f"{document['verdict']}: {document['reason']}\nreport: {document['report']}\n")
-    sys.stdout.write(next_after(document["verdict"], arguments.out))
-    return DRIFT_EXIT_CODE if arguments.fail_on_drift and document["verdict"] == "drift" else 0
+    pages = {".html": str(document["report"]), EVIDENTLY: str(document["evidently"]["page"])}
+    exports.export(exports.of_drift(document), arguments, settings, os.environ, pages)
+    verdict = document["verdict"]
+    if verdict == TOO_FEW_ROWS:
+        logger.warning("%s; no verdict, and no alert", document["reason"])
+    sys.stdout.write(f"{verdict}: {document['reason']}\nreport: {document['report']}\n")
+    sys.stdout.write(next_after(verdict, arguments.out))
+    codes = {"drift": DRIFT_EXIT_CODE, TOO_FEW_ROWS: TOO_FEW_ROWS_EXIT_CODE}
+    return codes.get(verdict, 0) if arguments.fail_on_drift else 0

@@ -17,9 +17,19 @@ from fraud.schema import Schema, infer
 from fraud.schema.zone import zone_of
 from fraud.scoring import scored
 from fraud.thresholds.selection import Threshold
+from monitoring.drift.partial_day import PartialDay, partial_day
 from monitoring.drift.sampling import ALERTS, SCORES, SampledData, read_sampled
 from monitoring.drift.variation import Variation, own_variation
-from monitoring.drift.verdict import ColumnVerdict, DriftLimits, corrected, judge, share_finding, shortened, worst
+from monitoring.drift.verdict import (
+    TOO_FEW_ROWS,
+    ColumnVerdict,
+    DriftLimits,
+    corrected,
+    judge,
+    share_finding,
+    shortened,
+    worst,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +69,8 @@ def compare(
     """Compare a current file with a reference. Both are raw data or scored tables.
 
     schema: None guesses it from the reference. threshold: turns scores into alert rates. sample: rows to draw from a
-    longer file, without replacement. Raises DataError, SchemaError or ConfigError.
+    longer file, without replacement. A part of a day is compared with the same hours of the reference. With fewer than
+    `limits.min_rows` rows on a side, the verdict is TOO_FEW_ROWS. Raises DataError, SchemaError or ConfigError.
     """
     limits = limits or DriftLimits()
     if sample < limits.min_rows:
@@ -72,6 +83,9 @@ def compare(
         read_sampled(path, schema, threshold, sample=sample, seed=seed + i)
         for i, path in enumerate((reference, current))
     )
+    part = _partial_day(old, new, schema)
+    if part is not None:
+        old = replace(old, sample=old.sample[part.rows])
     drawn = [old.sample, new.sample]
     kinds = {c.name: c.kind for c in schema.features} | {n: "score" for n in SCORES if n in drawn[0] and n in drawn[1]}
     if ALERTS in drawn[0] and ALERTS in drawn[1]:
@@ -81,11 +95,18 @@ def compare(
     judged = judge(drawn[0], drawn[1], kinds, limits, variation.columns if variation else None)
     quality = ColumnVerdict("refused rows", "quality", (refused,))
     *columns, quality = corrected([*judged, quality], limits)
-    document = _document(old, new, schema, columns, quality, limits)
+    document = _document(old, new, schema, columns, quality, limits, part)
     document["schema"] |= {"guessed": guessed}
     document["own_variation"] = variation and {"block_days": variation.days, "blocks": variation.blocks}
-    document["sampling"] = _sampling(old, new, drawn, sample, seed)
+    document["sampling"] = _sampling(old, new, drawn, sample, seed, part)
     return Comparison(document, drawn[0], drawn[1], kinds)
+
+
+def _partial_day(old: SampledData, new: SampledData, schema: Schema) -> PartialDay | None:
+    if schema.timestamp is None or new.window is None or old.window is None:
+        return None
+    times = old.sample[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
+    return partial_day(times, new.window, new.usable, zone_of(schema))
 
 
 def _own_variation(
@@ -123,13 +144,27 @@ def _document(
     columns: list[ColumnVerdict],
     quality: ColumnVerdict,
     limits: DriftLimits,
+    part: PartialDay | None,
 ) -> dict[str, Any]:
     ours = (*SCORES, ALERTS)
     scores = [column for column in columns if column.column in ours]
     features = [column for column in columns if column.column not in ours]
-    verdict, reason = _overall(old, new, features, scores, quality, limits)
+    few = _too_few(old, new, limits)
+    verdict, reason = _overall(features, scores, quality)
+    if few:
+        # Refused rows are judged if there are enough rows with them: a day that is nearly all refused is no quiet day.
+        is_judged = min(old.total, new.total) >= limits.min_rows and quality.level != "ok"
+        verdict = quality.level if is_judged else TOO_FEW_ROWS
+        reason = f"{quality.change[:1].upper()}{quality.change[1:]}. {few}" if is_judged else few
+    if part is not None:
+        reason += f"; {part.text}"
     entities = [_unseen_entities(old, new, column.name) for column in schema.entities]
+    unjudged = {"level": TOO_FEW_ROWS, "drifted": False} if few else {}
     warnings = [*old.warnings, *new.warnings]
+    if part is not None:
+        warnings.append(
+            f"{part.text}: it is compared with the same hours of the reference. Compare the whole day later"
+        )
     if not scores:
         lacking = [side.path for side in (old, new) if "score" not in side.sample]
         warnings.append(f"score drift was not judged: no score column in {' and '.join(lacking)}")
@@ -145,11 +180,11 @@ def _document(
         "reason": reason,
         "schema": {"name": schema.name, "fingerprint": schema.fingerprint},
         "reference": _facts(old),
-        "current": _facts(new),
+        "current": _facts(new) | {"partial_day": part and part.to_dict()},
         "limits": _limits(limits),
-        "columns": [_as_json(column) for column in features],
+        "columns": [_as_json(column) | unjudged for column in features],
         "score": {"level": worst([c.level for c in scores]), "drifted": any(c.drifted for c in scores),
-                  "columns": [_as_json(column) for column in scores]} if scores else None,
+                  "columns": [_as_json(column) | unjudged for column in scores]} | unjudged if scores else None,
         "entities": entities,
         "quality": {
             "refused": {"level": quality.level} | _as_json(quality),
@@ -159,20 +194,19 @@ def _document(
     }  # fmt: skip
 
 
-def _overall(
-    old: SampledData,
-    new: SampledData,
-    features: list[ColumnVerdict],
-    scores: list[ColumnVerdict],
-    quality: ColumnVerdict,
-    limits: DriftLimits,
-) -> tuple[str, str]:
+def _too_few(old: SampledData, new: SampledData, limits: DriftLimits) -> str:
+    """Why there are too few rows for a verdict; empty if there are enough."""
+    for side in (old, new):
+        rows = min(side.usable, len(side.sample))
+        if rows < limits.min_rows:
+            return f"too few rows for a verdict: {side.path} has {rows:,} of {limits.min_rows:,} needed"
+    return ""
+
+
+def _overall(features: list[ColumnVerdict], scores: list[ColumnVerdict], quality: ColumnVerdict) -> tuple[str, str]:
     """The verdict on the whole file, and its reason as a sentence."""
     everything = [*scores, *features, quality]
     level = worst([column.level for column in everything])
-    few = [side for side in (old, new) if side.usable < limits.min_rows]
-    if level == "ok" and few:
-        return "warning", f"too few rows to judge: {few[0].path} has {few[0].usable}, {limits.min_rows} are needed"
     if level == "ok":
         return level, f"no column of {len(features)} changed by more than the limits" + (
             ", nor did the score" if scores else ""
@@ -213,7 +247,14 @@ def _facts(side: SampledData) -> dict[str, Any]:
     }
 
 
-def _sampling(old: SampledData, new: SampledData, drawn: list[pd.DataFrame], sample: int, seed: int) -> dict[str, Any]:
+def _sampling(
+    old: SampledData,
+    new: SampledData,
+    drawn: list[pd.DataFrame],
+    sample: int,
+    seed: int,
+    part: PartialDay | None,
+) -> dict[str, Any]:
     taken = [len(frame) for frame in drawn]
     if taken == [old.usable, new.usable]:
         stated = "Every usable row was tested."
@@ -221,6 +262,8 @@ def _sampling(old: SampledData, new: SampledData, drawn: list[pd.DataFrame], sam
         stated = (
             f"Tested on samples without replacement: {taken[0]:,} reference and {taken[1]:,} current rows, seed {seed}."
         )
+    if part is not None:
+        stated += f" Of the reference: the rows from {part.first} to {part.last}."
     return {"limit": sample, "seed": seed, "reference_rows": taken[0], "current_rows": taken[1], "stated": stated}
 
 

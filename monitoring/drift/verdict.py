@@ -22,6 +22,9 @@ from fraud.errors import ConfigError
 
 Level = Literal["ok", "warning", "drift"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "drift")
+TOO_FEW_ROWS = "too_few_rows"  # instead of a level: the file or the reference has fewer than `min_rows`
+WORDS = {TOO_FEW_ROWS: "too few rows"}  # on pages, where it differs
+COLOURS = {"ok": "ok", "warning": "warning", "drift": "bad", TOO_FEW_ROWS: "unknown"}  # of the badge on pages
 _LONGEST = 40
 
 
@@ -50,7 +53,7 @@ class DriftLimits:
     alpha: largest corrected p-value. psi, ks: population stability index, Kolmogorov-Smirnov distance. share: change of
     the missing rate, or rise of the share of values that the reference does not have. ratio: if the share of a level of
     a boolean or categorical column changed by this factor and by at least share[0], it is a warning even if PSI is
-    small. bins: bins of a numeric column, at the reference's quantiles. min_rows: fewer rows are never "ok".
+    small. bins: bins of a numeric column, at the reference's quantiles. min_rows: fewer rows on a side give no verdict.
     """
 
     alpha: float = 0.01
@@ -70,6 +73,8 @@ class DriftLimits:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be two growing numbers above 0: warning, drift")
         if self.bins < 2:
             raise ConfigError(f"bins={self.bins!r} must be 2 or more")
+        if self.min_rows < 1:
+            raise ConfigError(f"min_rows (--min-rows) is {self.min_rows}: give 1 or more, such as 200")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
 import logging
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.judging.page import picture, render
 from fraud.settings import Settings, turn_telemetry_off
+from monitoring.drift.verdict import COLOURS, TOO_FEW_ROWS, WORDS
 from monitoring.trend.reports import Trend, align, read_reports
 
 logger = logging.getLogger(__name__)
@@ -31,19 +33,21 @@ def document(trend: Trend) -> str:
     from monitoring.trend import plots
 
     reports = [report for _, report in sorted(trend.reports.items(), reverse=True)]
+    drawings = {"map": plots.heat_map, "lines": functools.partial(plots.lines, columns=LINES)}
     verdicts = Counter(report.verdict for report in reports)
     return render(
         "monitoring", "trend.html",
-        trend=trend, newest=reports[0], most_days=_MOST_DAYS,
+        trend=trend, colours=COLOURS, words=WORDS, newest=reports[0], most_days=_MOST_DAYS,
         bad_days=[report for report in reports if report.verdict != "ok"],
         tiles=[
             (f"{len(reports)} of {len(trend.days)}", "", "days with a report"),
             (verdicts["drift"], "", "days of drift"), (verdicts["warning"], "", "days of warning"),
-            (len(trend.columns), "", "columns and scores"),
+            (verdicts[TOO_FEW_ROWS], "", "days with too few rows"), (len(trend.columns), "", "columns and scores"),
         ],
         pictures={
-            "map": picture(lambda path: plots.heat_map(trend, path)),
-            "lines": picture(lambda path: plots.lines(trend, path, LINES)),
+            name: picture(lambda path, draw=draw: draw(trend, path))  # type: ignore[misc]
+            for name, draw in drawings.items()
+            if trend.columns
         },
     )  # fmt: skip
 

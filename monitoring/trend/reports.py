@@ -14,6 +14,7 @@ import numpy as np
 
 from fraud.data import filesystems
 from fraud.errors import DataError
+from monitoring.drift.verdict import LEVELS, DriftLimits
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,10 @@ SCORE = "score"
 
 @dataclass(frozen=True)
 class DayReport:
-    """One daily report. psi, levels, limits (warning, drift): by column, including scores and alert rate."""
+    """One daily report. psi, levels, limits (warning, drift): by column, including scores and alert rate.
+
+    A day with too few rows for a verdict has no columns: it is a gap in the pictures.
+    """
 
     day: dt.date
     verdict: str
@@ -86,7 +90,7 @@ def align(reports: Sequence[DayReport]) -> Trend:
     days = tuple(first + dt.timedelta(days=i) for i in range((last - first).days + 1))
     by_day = {report.day: report for report in reports}
     names = list(dict.fromkeys(name for report in reports for name in report.psi))
-    limits = min(limit for report in reports for limit in report.limits.values())
+    limits = min((limit for report in reports for limit in report.limits.values()), default=DriftLimits().psi)
     psi = np.full((len(names), len(days)), np.nan)
     for j, day in enumerate(days):
         for i, name in enumerate(names if day in by_day else ()):
@@ -107,7 +111,8 @@ def align(reports: Sequence[DayReport]) -> Trend:
 
 def _report(day: dt.date, document: Mapping[str, Any]) -> DayReport:
     scores = [*(document["score"]["columns"] if document["score"] else ())]
-    columns = [column for column in [*scores, *document["columns"]] if column["statistics"].get("psi") is not None]
+    judged = [column for column in [*scores, *document["columns"]] if column["level"] in LEVELS]
+    columns = [column for column in judged if column["statistics"].get("psi") is not None]
     thresholds = {column["column"]: column["thresholds"]["psi"] for column in columns}
     return DayReport(
         day=day, verdict=str(document["verdict"]), reason=str(document["reason"]),

@@ -78,10 +78,12 @@ def train(request: TrainingRequest, settings: Settings) -> str:
             text = report.table(prepared, detector, evaluation, request.config)
             if tracker:
                 with stage("MLflow", logger):
-                    version = tracker.register(request, report.flat_metrics(evaluation, detector), state["epochs"])
+                    metrics = report.flat_metrics(evaluation, detector)
+                    version = tracker.register(request, metrics, state["epochs"], content)
                 content["registry"] = {"model": settings.model_name, **dataclasses.asdict(version)}
                 report.write_json(content, request.outdir / report.METRICS)
                 text += f"registered {settings.model_name} version {version.number} as {version.alias}\n"
+                text += tracker.pages(version)
         folder.remove()
     text += f"artifacts in {request.outdir}\n"
     alias = content["registry"] and content["registry"]["alias"]

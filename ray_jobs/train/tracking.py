@@ -10,10 +10,11 @@ from typing import Any
 
 from fraud.errors import RegistryError, RegistryUnreachableError
 from fraud.registry import versions
-from fraud.registry.runs import Run, continue_run, start_run
+from fraud.registry.runs import DESCRIPTION, SOURCE, Run, continue_run, start_run
 from fraud.schema.validation import Validated
 from fraud.scoring import bundle
 from fraud.settings import Settings
+from ray_jobs.train import description
 from ray_jobs.train.report import BUNDLE, METRICS, PLOTS, REFERENCE
 from ray_jobs.train.request import TrainingRequest
 from ray_jobs.train.resume import TrainingFolder
@@ -41,7 +42,7 @@ class Tracker:
             known = self._folder.run_id
             run = continue_run(self._settings, known) if known else None
             if run is None:
-                run = start_run(self._settings, f"train {request.schema.name}")
+                run = start_run(self._settings, f"train {request.schema.name}", {SOURCE: "ray_jobs.train"})
                 self._folder.remember_run(run.run_id)
             run.log_parameters(
                 {
@@ -78,9 +79,16 @@ class Tracker:
             logger.warning("%s; epochs are logged at the end", error)
 
     def register(
-        self, request: TrainingRequest, metrics: Mapping[str, float], epochs: Sequence[Mapping[str, Any]]
+        self,
+        request: TrainingRequest,
+        metrics: Mapping[str, float],
+        epochs: Sequence[Mapping[str, Any]],
+        content: Mapping[str, Any],
     ) -> versions.Version:
-        """Log the outcome, register the bundle, end the run. Raises RegistryError; the artifacts on disk stay."""
+        """Log the outcome, register the bundle, end the run. Raises RegistryError; the artifacts on disk stay.
+
+        content: of metrics.json.
+        """
         assert self._begin is not None
         try:
             run = self._run or self._begin()
@@ -94,18 +102,29 @@ class Tracker:
                     self._log(run, {**epoch, "epoch": epoch["number"], "time": time.time()})
             run.log_metrics(metrics)
             manifest = bundle.load(request.outdir / BUNDLE).manifest
-            run.set_tags({"mlflow.source.git.commit": manifest["git_commit"] or "unknown", "epochs": len(epochs)})
+            commit = str(manifest["git_commit"] or "unknown")
+            text = description.describe(content, request, commit)
+            run.set_tags({"mlflow.source.git.commit": commit, "epochs": len(epochs), DESCRIPTION: text})
             run.log_folder(request.outdir / PLOTS, PLOTS)
+            run.log_pictures(request.outdir / PLOTS)
             run.log_file(request.outdir / REFERENCE)
             run.log_text((request.outdir / METRICS).read_text(), METRICS)
             run.log_text(request.schema.to_yaml(), "schema.yaml")
-            version = versions.register(self._settings, run, request.outdir / BUNDLE)
+            tags = description.tags(content, request, commit)
+            version = versions.register(self._settings, run, request.outdir / BUNDLE, tags, text)
             run.finish()
         except RegistryError as error:
             raise RegistryError(
                 f"{error}. The artifacts are complete in {request.outdir}; run the same command again to register them"
             ) from error
         return version
+
+    def pages(self, version: versions.Version) -> str:
+        """Lines with the addresses of MLflow's pages; empty without an MLflow server."""
+        run_page = self._run.page() if self._run else ""
+        if not run_page:
+            return ""
+        return f"in MLflow: {versions.version_page(self._settings, version.number)}\n           {run_page}\n"
 
     def abandon(self, status: str) -> None:
         """Mark the run as ended without a result; the same command reopens it."""

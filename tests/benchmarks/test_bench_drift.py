@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_drift
+from benchmarks import bench_drift, bench_drift_rows
 from benchmarks.pages import replace_section
 from fraud.data import tables
 
@@ -55,3 +55,11 @@ def test_the_page_says_what_the_last_run_measured():
     results = json.loads(bench_drift.RESULTS.read_text(encoding="utf-8"))
     updated = replace_section(page, bench_drift.table(results), bench_drift.BEGIN)
     assert updated == page, "run python -m benchmarks.bench_drift --table"
+
+
+def test_rows_of_a_part_of_a_day_look_like_drift_until_they_are_held_against_the_same_hours():
+    (result,) = [one for one in bench_drift_rows.measure(4, 1) if one["rows"] == 200]
+    assert result["part"] == 1.0 and result["same_hours"] == result["whole"] == 0.0 and result["moved"] > 0.5
+    page = bench_drift_rows.PAGE.read_text(encoding="utf-8")
+    measured = bench_drift_rows.table(json.loads(bench_drift_rows.RESULTS.read_text(encoding="utf-8")))
+    assert replace_section(page, measured, bench_drift_rows.BEGIN) == page, "bench_drift_rows --table was not run"

@@ -133,6 +133,7 @@ def test_without_channels_the_file_has_it_and_a_spoilt_memory_is_begun_anew(tmp_
 def test_verdicts_become_alerts():
     verdict = {"verdict": "drift", "reason": "amount moved", "schema": {"name": "handbook"}}
     assert of_drift(verdict)[0].severity == "critical" and of_drift({**verdict, "verdict": "ok"}) == []
+    assert of_drift({**verdict, "verdict": "too_few_rows"}) == []
     day = {"day": "2026-01-02", "alerts": 50, "precision": 0.1, "low": 0.05, "high": 0.2}
     days = [day, {**day, "high": 0.4}, {**day, "precision": None, "low": None, "high": None}]
     (low,) = of_performance({"days": days}, least=0.3)

@@ -43,6 +43,15 @@ def test_a_file_for_prometheus_holds_every_column():
     assert samples["fraud_monitored_day_timestamp_seconds", ""] == day
 
 
+def test_too_few_rows_are_seen_but_give_no_figure_of_a_column():
+    report = drift("2026-01-31", 0.9) | {"verdict": "too_few_rows"}
+    for column in (*report["columns"], *report["score"]["columns"]):
+        column["level"] = "too_few_rows"
+    samples = parsed(exports.prometheus(exports.of_drift(report)))
+    assert samples["fraud_drift_verdict", ""] == -1 and samples["fraud_drift_rows", ""] == 900
+    assert not {name for name, _ in samples} & {"fraud_drift_psi", "fraud_drift_level"}
+
+
 def test_live_precision_is_that_of_the_newest_day_and_of_the_newest_mature_one():
     days = [
         {"precision": 0.5, "low": 0.5, "high": 0.5, "alerts": 20, "is_mature": True},
@@ -60,7 +69,7 @@ def test_days_of_one_model_are_one_run_of_mlflow(settings: Settings, tmp_path: P
     page = tmp_path / "page.html"
     page.write_text("<html>drift</html>")
     run_ids = {
-        exports.to_mlflow(exports.of_drift(drift(day, psi)), settings, str(page))
+        exports.to_mlflow(exports.of_drift(drift(day, psi)), settings, {".html": str(page)})
         for day, psi in (("2026-01-30", 0.1), ("2026-01-31", 0.2), ("2026-01-31", 0.2))
     }
     (run_id,) = run_ids

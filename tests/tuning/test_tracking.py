@@ -178,6 +178,8 @@ def test_a_sweep_of_40_trials(settings: Settings, journal: Journal, tmp_path: Pa
     check_complete(settings, range(1, 41))
     (parent,), children = runs_of(settings)
     assert parent.info.run_name == "sweep cards" and parent.data.tags["sweep"] == "cards-1"
+    result, *_ = parent.data.tags["mlflow.note.content"].splitlines()
+    assert result.endswith("0.600** on validation, by the configuration chosen.")
     assert parent.data.params["config.forest.n_estimators"] == "100" and "space" not in parent.data.params
     assert parent.data.metrics["best_autoencoder_objective"] == 0.4 and parent.data.metrics["winner_objective"] == 0.6
     best = client(settings).get_metric_history(parent.info.run_id, "best_forest_objective")

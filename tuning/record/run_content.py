@@ -81,6 +81,31 @@ def parent_name(request: Mapping[str, Any]) -> str:
     return f"sweep {request['schema']}"
 
 
+def description(sweep_id: str, request: Mapping[str, Any], winner: Mapping[str, Any] | None = None) -> str:
+    """The parent's description, Markdown. winner: winner.json, once the sweep has ended."""
+    objective = request.get("objective_name") or "objective"
+    best, baseline = ((winner or {}).get(key) or {} for key in ("winner", "baseline"))
+    if not _is_number(best.get("objective")):
+        result = f"Searches settings for the best {objective} on the validation window."
+    else:
+        trials = ", ".join(f"{name} {best[name]}" for name in ("forest", "autoencoder") if best.get(name) is not None)
+        result = f"**{objective} {best['objective']:.3f}** on validation, by {trials or 'the configuration chosen'}"
+        known = _is_number(baseline.get("objective"))
+        result += f"; before the sweep {baseline['objective']:.3f}." if known else "."
+    settings = ", ".join(f"`{name}={value}`" for name, value in sorted((best.get("settings") or {}).items()))
+    lines = [
+        result,
+        "",
+        f"- **Data** `{request.get('data')}`, schema {request.get('schema')}, seed {request.get('seed')}.",
+        f"- **Trials** {request.get('trials')}, each a child of this run.",
+        *([f"- **Settings** {settings}."] if settings else []),
+        "",
+        f"Next: `python -m tuning.report --sweep {sweep_id} --outdir FOLDER` writes the page; best.yaml among the "
+        "artifacts is the configuration for `python -m ray_jobs.train --config`.",
+    ]
+    return "\n".join(lines)
+
+
 def identity(sweep_id: str, request: Mapping[str, Any]) -> dict[str, str]:
     """Tags that every run of this sweep carries and no other run does."""
     return {SWEEP: sweep_id, CREATED: repr(request["created"])}

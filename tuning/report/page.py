@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,9 +34,11 @@ def page(
 
     note: why a detector has none; best_yaml: where the winner's configuration is written.
     """
+    made = f"begun {dt.datetime.fromtimestamp(results.request['created'], dt.UTC):%Y-%m-%d %H:%M} UTC"
     return render(
         "tuning", "sweep.html",
-        results=results, headline=headline(results), verdict=verdict(results), outcomes=OUTCOMES, duration=duration,
+        results=results, made=made, headline=headline(results), verdict=verdict(results), outcomes=OUTCOMES,
+        duration=duration,
         pictures={name: data_uri(path) for name, path in drawn.items() if isinstance(path, Path)},
         not_drawn={name: reason for name, reason in drawn.items() if isinstance(reason, str)},
         winner=_winner(results), next_step=_next_step(results, best_yaml), notes=_notes(importances, note),

@@ -47,6 +47,39 @@ def test_a_run_keeps_what_is_logged(settings: Settings, store: Path, tmp_path: P
     assert not Path("mlruns").exists()
 
 
+def test_pages_of_a_server_open_in_the_view_for_models(settings: Settings):
+    run = runs.start_run(settings, "local")
+    assert run.page() == runs.page(settings, "models/x") == runs.experiment_page(settings) == "", "SQLite has no pages"
+    away = replace(settings, tracking_uri="http://me:secret@mlflow:5000/")
+    assert runs.Run(away, "abc", "7").page() == (
+        "http://mlflow:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
+    )
+    assert runs.page(away, "models/my cards/versions/3").startswith(
+        "http://mlflow:5000/#/models/my%20cards/versions/3?"
+    )
+
+
+def test_an_experiment_is_one_of_models_also_if_it_is_older(settings: Settings):
+    runs.start_run(settings, "makes it")
+    runs.start_run(replace(settings, experiment="another"), "makes the tables")
+    client(settings).create_experiment("older", artifact_location=str(settings.state / "older"))
+    runs.start_run(replace(settings, experiment="older"), "finds it")
+    for name in (settings.experiment, "older"):
+        assert client(settings).get_experiment_by_name(name).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_pictures_are_shown_among_the_charts(settings: Settings, tmp_path: Path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "pr_curve.png")
+    (tmp_path / "notes.txt").write_text("x")
+    run = runs.start_run(settings, "with a picture")
+    run.log_pictures(tmp_path)
+    names = [Path(artifact.path).name for artifact in client(settings).list_artifacts(run.run_id, "images")]
+    assert any(name.startswith("pr_curve") and name.endswith(".png") for name in names) and "notes" not in str(names)
+    assert client(settings).get_run(run.run_id).data.tags["mlflow.loggedImages"] == "True"
+
+
 def test_a_run_can_be_continued(settings: Settings):
     run = runs.start_run(settings, "first half")
     run.finish("KILLED")

@@ -61,6 +61,15 @@ def test_first_version_is_champion_later_ones_challengers(settings: Settings, bu
     assert tags["bundle_sha256"] == bundle.load(bundles[0]).sha256
 
 
+def test_a_version_has_a_description_and_tags(settings: Settings, bundles: list[Path]):
+    run = runs.start_run(settings, "described")
+    version = versions.register(settings, run, bundles[0], {"schema": "cards"}, "**AP 0.7** on May")
+    described = client(settings).get_model_version(settings.model_name, str(version.number))
+    assert described.description == "**AP 0.7** on May" and described.tags["schema"] == "cards"
+    assert "champion" in client(settings).get_registered_model(settings.model_name).description
+    assert versions.version_page(settings, 1) == ""
+
+
 def test_fetch_gives_the_registered_bundle_and_keeps_it(settings: Settings, bundles: list[Path]):
     for folder in bundles:
         registered(settings, folder)

@@ -15,6 +15,7 @@ from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.schema import Schema, validate
 from fraud.scoring import scored
 from monitoring.drift.comparison import compare
+from monitoring.drift.verdict import TOO_FEW_ROWS, DriftLimits
 
 SCHEMA = Schema.load("transactions")
 
@@ -152,13 +153,59 @@ def test_samples_are_seeded_and_stated(tmp_path: Path):
     assert documents[0]["reference"]["usable_rows"] == 5_000
 
 
-def test_too_few_rows_are_never_called_ok(tmp_path: Path):
-    document = compare(
-        write(transactions(3_000, seed=1), tmp_path / "a.csv"),
-        write(transactions(20, seed=2), tmp_path / "b.csv"),
-        SCHEMA,
-    ).document
-    assert document["verdict"] == "warning" and "too few rows" in document["reason"]
+def test_too_few_rows_have_no_verdict_on_either_side(tmp_path: Path):
+    many = write(transactions(3_000, seed=1), tmp_path / "a.csv")
+    few = write(transactions(199, seed=2, drift=3.0), tmp_path / "b.csv")
+    for old, new in ((many, few), (few, many)):
+        document = compare(old, new, SCHEMA).document
+        assert document["verdict"] == TOO_FEW_ROWS and "b.csv has 199 of 200 needed" in document["reason"]
+        assert {column["level"] for column in document["columns"]} == {TOO_FEW_ROWS}
+        assert not any(column["drifted"] for column in document["columns"])
+    limits = DriftLimits(min_rows=199)
+    assert compare(many, few, SCHEMA, limits=limits).document["verdict"] == "drift", "the rows have drifted"
+
+
+def test_a_day_of_refused_rows_is_judged_although_few_rows_are_left(tmp_path: Path):
+    broken = transactions(3_000, seed=2).astype(object)
+    broken.loc[:2_899, "amount"] = "n/k"
+    many = write(transactions(3_000, seed=1), tmp_path / "a.csv")
+    document = compare(many, write(broken, tmp_path / "b.csv"), SCHEMA).document
+    assert document["verdict"] == "drift" and "efused rows 0.00% → 96.67%" in document["reason"]
+    assert "has 100 of 200 needed" in document["reason"] and not any(c["drifted"] for c in document["columns"])
+    document = compare(many, write(broken.tail(190), tmp_path / "c.csv"), SCHEMA).document
+    assert document["verdict"] == TOO_FEW_ROWS, "190 rows, 90 of them refused"
+
+
+def days_of_hours(days: int, seed: int) -> pd.DataFrame:
+    """Rows from 06:00 to 22:00 in Berlin whose amount grows with the hour."""
+    rng = np.random.default_rng(seed)
+    hours = rng.uniform(6, 22, 900 * days)
+    dates = pd.DatetimeIndex(np.repeat(pd.date_range("2026-03-27", periods=days).to_numpy(), 900))
+    local = (dates + pd.to_timedelta(hours, unit="h")).tz_localize("Europe/Berlin")  # the clock changes on 29 March
+    amount = 20 + 5 * hours + rng.normal(size=len(hours))
+    return pd.DataFrame({"time": local.tz_convert("UTC").tz_localize(None), "amount": amount}).sort_values("time")
+
+
+def test_a_part_of_a_day_is_compared_with_the_same_hours(tmp_path: Path):
+    schema = Schema.from_dict(
+        {"name": "shop", "day_zone": "Europe/Berlin", "columns": [{"name": "time", "kind": "timestamp"},
+                                                                  {"name": "amount", "kind": "numeric"}]}
+    )  # fmt: skip
+    reference = write(days_of_hours(14, 1), tmp_path / "reference.parquet")
+    day = days_of_hours(15, 2).tail(900)
+    whole = compare(reference, write(day, tmp_path / "whole.parquet"), schema).document
+    assert whole["verdict"] == "ok" and whole["current"]["partial_day"] is None
+    morning = write(day.head(400), tmp_path / "morning.parquet")
+    document = compare(reference, morning, schema).document
+    part = document["current"]["partial_day"]
+    assert (part["first"], part["last"]) == ("06:00", "12:38"), "in local time, also after the clock change"
+    assert part["share"] == pytest.approx(4 / 9, abs=0.05)
+    assert document["verdict"] == "ok" and "a part of a day, 06:00 to 12:38" in document["reason"]
+    assert any("Compare the whole day later" in line for line in document["warnings"])
+    assert "Of the reference: the rows from 06:00" in document["sampling"]["stated"]
+    moved = day.head(400).assign(amount=lambda rows: rows["amount"] + 15)
+    document = compare(reference, write(moved, tmp_path / "moved.parquet"), schema).document
+    assert document["verdict"] == "drift", "against the same hours, and still another level"
 
 
 def test_bad_input_is_one_line(tmp_path: Path):

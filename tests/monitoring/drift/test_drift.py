@@ -17,7 +17,7 @@ from fraud.data import tables
 from fraud.data.simulation import transactions
 from fraud.errors import ConfigError, DataError, SchemaError
 from monitoring.drift import command as drift
-from monitoring.drift.page import page, plain
+from monitoring.drift.evidently_page import guarded, plain
 
 HOSTILE = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)>\"'`\\"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -56,11 +56,12 @@ columns:
 
 @dataclass(frozen=True)
 class Made:
-    """One report: its folder, exit code, page and verdict."""
+    """One report: its folder, exit code, our page, Evidently's and the verdict."""
 
     folder: Path
     code: int
     html: str
+    evidently: str
     document: dict
 
 
@@ -85,34 +86,50 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         ]
     )
     document = json.loads(out.with_suffix(".json").read_text())
-    return Made(out.parent, code, out.read_text(encoding="utf-8"), document)
+    pages = (path.read_text(encoding="utf-8") for path in (out, out.parent / "drift.evidently.html"))
+    return Made(out.parent, code, *pages, document)
 
 
 def test_page_and_verdict_are_written_whole(made: Made):
     assert made.code == drift.DRIFT_EXIT_CODE
-    assert sorted(path.name for path in made.folder.iterdir()) == ["drift.html", "drift.json"]
+    assert sorted(path.name for path in made.folder.iterdir()) == [
+        "drift.evidently.html", "drift.html", "drift.json",
+    ]  # fmt: skip
     assert made.document["verdict"] == "drift"
     moved = {column["column"] for column in made.document["columns"] if column["drifted"]}
     assert moved >= {HOSTILE, "amount"} and not moved & {"gap", "empty", "same", "flag", "shop"}
 
 
-def test_the_answer_stands_above_evidently(made: Made):
-    summary = made.html.index('id="verdict"')
-    assert made.html.index("<body") < summary < made.html.index("drawDashboard")
-    assert '<span class="badge drift">drift</span>' in made.html
-    assert "changed strongly" in made.html[summary : summary + 3000]
-    assert "Value Drift for column" in made.html, "Evidently's own tests"
+def test_our_page_is_small_and_links_to_evidently(made: Made):
+    assert '<span class="badge bad">drift</span>' in made.html and "changed strongly" in made.html
+    assert len(made.html) < 60_000 and "<script" not in made.html
+    assert 'href="drift.evidently.html"' in made.html and 'href="drift.html"' in made.evidently
+    assert (
+        made.evidently.index("<body") < made.evidently.index("Our verdict: drift.") < made.evidently.index("drawDash")
+    )
+    assert "Value Drift for column" in made.evidently, "Evidently's own tests"
 
 
-def test_page_asks_nothing_of_the_network(made: Made):
-    assert re.search(r'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'', made.html)
-    markup = re.sub(r"<script>.*?</script>", "", made.html, flags=re.DOTALL)
-    assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//""", markup)
-    assert not re.findall(r"url\(\s*[\"']?(?!data:)\w+:", markup) and "@import" not in markup
+def test_evidently_marks_are_read_from_its_report(made: Made):
+    evidently = made.document["evidently"]
+    assert set(evidently["marked"]) >= {"amount", HOSTILE}, "names are those of the data, not Evidently's labels"
+    assert "empty" not in evidently["psi"] and set(evidently["psi"]) > set(evidently["marked"])
+    drifted = {column["column"] for column in made.document["columns"] if column["drifted"]}
+    assert drifted ^ set(evidently["marked"]) == {one["column"] for one in evidently["differences"]}
+    assert f"Evidently marks {len(evidently['marked'])} of the {len(evidently['psi'])} columns" in made.html
+
+
+def test_pages_ask_nothing_of_the_network(made: Made):
+    for html in (made.html, made.evidently):
+        assert re.search(r'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'', html)
+        markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+        assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//""", markup)
+        assert not re.findall(r"url\(\s*[\"']?(?!data:)\w+:", markup) and "@import" not in markup
 
 
 def test_hostile_names_and_levels_are_dead_text(made: Made):
-    assert "</script><script>document" not in made.html and "<img src=x" not in made.html
+    for html in (made.html, made.evidently):
+        assert "</script><script>document" not in html and "<img src=x" not in html
     assert "&lt;/script&gt;&lt;script&gt;document.title=" in made.html, "the reader still sees the name"
     assert "new &lt;b&gt;.parquet" in made.html and "new <b>" not in made.html
     assert HOSTILE in {column["column"] for column in made.document["columns"]}, "JSON keeps names as they are"
@@ -125,7 +142,7 @@ def test_plain_labels():
 
 def test_a_changed_evidently_page_is_noticed(made: Made):
     with pytest.raises(ValueError, match="Evidently"):
-        page(made.document, "<html><div>no head</div></html>")
+        guarded(made.document, "<html><div>no head</div></html>", "drift.html")
 
 
 @pytest.mark.browser
@@ -144,14 +161,14 @@ def test_page_renders_in_a_browser(made: Made, tmp_path: Path):
             "--virtual-time-budget=10000",
             "--enable-logging=stderr",
             "--dump-dom",
-            (made.folder / "drift.html").as_uri(),
+            (made.folder / "drift.evidently.html").as_uri(),
         ],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert "<title>Drift: drift</title>" in shown.stdout and "pwned</title>" not in shown.stdout
+    assert "our verdict: drift</title>" in shown.stdout and "pwned</title>" not in shown.stdout
     assert "Dataset Drift is detected" in shown.stdout, "Evidently's script has run under the page's policy"
     assert "Refused to" not in shown.stderr and "Uncaught" not in shown.stderr
 
@@ -203,11 +220,25 @@ def test_the_next_command_uses_the_paths_of_this_one(verdict: str, out: str, com
     assert drift.next_after(verdict, out) == f"next: {command}\n"
 
 
+def test_too_few_rows_have_an_exit_code_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tables.write_csv(transactions(600, seed=1), str(tmp_path / "old.csv"))
+    tables.write_csv(transactions(105, seed=2, drift=3.0), str(tmp_path / "new.csv"))
+    arguments = ["--ref", str(tmp_path / "old.csv"), "--cur", str(tmp_path / "new.csv"), "--schema", "transactions"]
+    arguments += ["--out", str(tmp_path / "report.html")]
+    assert drift.main(arguments) == 0
+    assert capsys.readouterr().out.startswith("too_few_rows: too few rows for a verdict")
+    assert drift.main([*arguments, "--fail-on-drift"]) == drift.TOO_FEW_ROWS_EXIT_CODE
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "105 of 200 needed" in html and "no alert is sent" in html and "badge bad" not in html
+    assert drift.main([*arguments, "--fail-on-drift", "--min-rows", "100"]) == drift.DRIFT_EXIT_CODE
+
+
 def test_mistakes_leave_nothing_behind(tmp_path: Path):
     tables.write_csv(transactions(300, seed=1), str(tmp_path / "a.csv"))
     for kind, arguments in [
         (DataError, ["--cur", str(tmp_path / "none.csv"), "--schema", "transactions"]),
         (SchemaError, ["--cur", str(tmp_path / "a.csv"), "--schema", "handbook"]),
+        (ConfigError, ["--cur", str(tmp_path / "a.csv"), "--min-rows", "0"]),
         (ConfigError, ["--cur", str(tmp_path / "a.csv"), "--out", str(tmp_path / "report.txt")]),
     ]:
         with pytest.raises(kind):

@@ -70,6 +70,24 @@ def test_the_page_holds_pictures_days_and_no_script(tmp_path: Path, capsys: pyte
     assert html.count('<span class="badge bad">drift</span>') == 1 + 6
 
 
+def test_a_day_with_too_few_rows_is_listed_and_not_drawn(tmp_path: Path):
+    write_month(tmp_path, 5, 4)
+    path = tmp_path / "2026-01-05.json"
+    report = json.loads(path.read_text()) | {"verdict": "too_few_rows", "reason": "105 of 200 needed"}
+    for column in (*report["columns"], *report["score"]["columns"]):
+        column["level"] = "too_few_rows"
+    path.write_text(json.dumps(report))
+    trend = align(read_reports(str(tmp_path)))
+    assert np.isnan(trend.psi[:, 4]).all() and not np.isnan(trend.psi[:, :4]).any() and not trend.gaps
+    assert main(["--reports", str(tmp_path), "--out", str(tmp_path / "trend.html")]) == 0
+    html = (tmp_path / "trend.html").read_text(encoding="utf-8")
+    assert '<span class="badge unknown">too few rows</span> 2026-01-05: 105 of 200 needed' in html
+    for other in tmp_path.glob("*.json"):
+        if other != path:
+            other.unlink()
+    assert main(["--reports", str(tmp_path), "--out", str(tmp_path / "trend.html")]) == 0, "nothing else to draw"
+
+
 def test_a_long_span_lists_the_newest_bad_days(tmp_path: Path):
     write_month(tmp_path, 70, 3)
     assert main(["--reports", str(tmp_path), "--out", str(tmp_path / "trend.html")]) == 0

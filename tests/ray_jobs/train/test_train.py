@@ -162,6 +162,11 @@ def test_mlflow_has_the_complete_training(workspace: Workspace, champion: tuple[
     assert named <= set(run.data.metrics)
     assert run.data.params["head.members"] == "5"
     assert run.data.params["autoencoder.epochs"] == "3" and run.data.params["schema"] == "transactions"
+    text = run.data.tags["mlflow.note.content"]
+    assert text.startswith("**Average precision ") and "| test |" in text and "autoencoder.epochs=3" in text
+    assert version.description == text and version.tags["schema"] == "transactions"
+    assert version.tags["average_precision"] == f"{content['metrics']['joined']['average_precision']:.4f}"
+    assert run.data.tags["mlflow.loggedImages"] == "True"
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]
     assert [m.value for m in history] == [epoch["validation_error"] for epoch in content["epochs"]]
