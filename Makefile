@@ -25,6 +25,8 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m tests
 DATA ?=
 SCHEMA ?=
 CONFIG ?=
+# BARE=1: `make up` leaves out what /score served last.
+BARE ?=
 
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -32,7 +34,8 @@ export DO_NOT_TRACK := 1
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 export AIRFLOW_VENV
 
-.PHONY: help setup demo up airflow down status check test drills types lint format bench lock audit sbom backup restore clean
+.PHONY: help setup demo up airflow down status shell env check test drills types lint format bench lock audit sbom \
+	backup restore clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -59,17 +62,23 @@ $(AIRFLOW_STAMP): requirements-airflow.lock
 demo: $(STAMP) ## data, training, registry, live /score, a scored day and a drift report on a local Ray
 	@$(PY) -m deploy.local demo $(if $(DATA),--data '$(DATA)') $(if $(SCHEMA),--schema '$(SCHEMA)') $(if $(CONFIG),--config '$(CONFIG)')
 
-up: $(STAMP) ## start Ray and MLflow on this machine (safe to repeat)
-	@$(PY) -m deploy.local up
+up: $(STAMP) ## start Ray and MLflow on this machine, and /score with what it served last (safe to repeat)
+	@$(PY) -m deploy.local up $(if $(BARE),--bare)
 
 airflow: $(STAMP) $(AIRFLOW_STAMP) ## up, and Airflow with the DAGs beside it (safe to repeat)
-	@$(PY) -m deploy.local airflow
+	@$(PY) -m deploy.local airflow $(if $(BARE),--bare)
 
-down: ## stop what demo, up or airflow started, and only that
+down: ## end /score in order, then stop what demo, up or airflow started, and only that
 	@if test -x $(PY); then $(PY) -m deploy.local down; else echo "nothing is installed, so nothing runs"; fi
 
-status: $(STAMP) ## say what runs, and where
+status: $(STAMP) ## say what runs and where, and the model, replicas and history of /score
 	@$(PY) -m deploy.local status
+
+shell: ## open a shell in which `ray` and `serve` find the running stack
+	@$(PY) -m deploy.local shell
+
+env: ## the same as variables: eval "$$(make -s env)"
+	@$(PY) -m deploy.local env
 
 check: types ## lint, types and the quick tests: what to run before a commit
 	@$(TESTS) check

@@ -11,14 +11,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from fraud.errors import ConfigError
-from fraud.settings import turn_telemetry_off
+from fraud.settings import Settings, context, turn_telemetry_off
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(*, has_actor_pool: bool = False) -> Iterator[None]:
     """Use the caller's Ray, or connect to RAY_ADDRESS, or start a local Ray and stop it at the end.
 
-    Raises ConfigError if nothing answers at RAY_ADDRESS.
+    RAY_ADDRESS is that of the running stack, unless the environment says otherwise (fraud.settings.context). Raises
+    ConfigError if nothing answers there.
+
+    has_actor_pool: the command runs a pool of Ray Data, for which Ray's core prints an ERROR in red that is none (ray
+    issue 53727). Errors of Ray's Python stay.
     """
     import ray
 
@@ -31,6 +37,14 @@ def connected() -> Iterator[None]:
     if address == "local":
         options["include_dashboard"] = False
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a local Ray is never preempted
+        logger.info("starting a Ray for this command only")
+    else:
+        source = context.source(Settings.from_environment(), "RAY_ADDRESS", address)
+        if source and not context.is_answering(address):
+            raise ConfigError(context.not_running(source))
+        logger.info("Ray at %s%s", address, f" ({source})" if source else "")
+        if has_actor_pool:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         # Workers report to the driver as data. Ray's own log lines would hide it.
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)

@@ -105,4 +105,4 @@ def _echo(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, uses_stack=False)

@@ -14,16 +14,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fraud.errors import ConfigError, FraudError
+from fraud.settings import context
 
 USER_ERROR_EXIT_CODE = 2
 
 
-def run_command(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a command's `main(argv)` and exit: its own code, or 2 with one line on stderr for a FraudError."""
+def run_command(main: Callable[[Sequence[str] | None], int], *, uses_stack: bool = True) -> None:
+    """Run a command's `main(argv)` and exit: its own code, or 2 with one line on stderr for a FraudError.
+
+    uses_stack: take from the context of the running stack (fraud.settings.context) what the environment does not say.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("aiobotocore", "botocore"):  # they log the source of the keys at every start
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        if uses_stack:
+            context.apply()
         code = main(None)
     except FraudError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

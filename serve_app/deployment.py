@@ -4,7 +4,8 @@
     serve run serve_app.deployment:app bundle=artifacts/bundle
     serve deploy serve_app/config.yaml                      on a running Ray cluster
 
-Settings come from the environment of the deploying process (docs/serving.md), then from the replica's own.
+Settings come from the environment of the deploying process (docs/serving.md), then from the context of the stack of
+`make up`, then from the replica's own environment.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cluster import exposure, ray_private
 from fraud.cli import point_to, run_command
 from fraud.errors import FraudError
 from fraud.scoring import bundle
-from fraud.settings import Settings
+from fraud.settings import Settings, context
 from fraud.settings.serving import ServedModelSettings
 from serve_app import scaling
 from serve_app.auth import ApiKeys
@@ -72,14 +73,14 @@ class Scorer:
         _log_where_serve_logs()
         self._checks_left = _CHECKS_OF_PORTS
         self._cpu_use = scaling.CpuUse()
-        context = serve.get_replica_context()
+        replicas = serve.get_replica_context().world_size
         everything = {**os.environ, **environment}
         try:
             self._ports = ray_private.ReplicaPorts()
             self._http_host = ray_private.serve_host()
             if warning := check_exposure(self._http_host, everything):
                 logger.warning("%s", warning)
-            self._replica = Replica(everything, replicas=context.world_size, nodes=_nodes(), is_id_echoed=True)
+            self._replica = Replica(everything, replicas=replicas, nodes=_nodes(), is_id_echoed=True)
         except FraudError as error:
             logger.error("this replica does not start: %s", error)
             raise
@@ -118,7 +119,9 @@ def app(arguments: Mapping[str, str]) -> Application:
     error; an error in a replica is at the end of a traceback in `serve status`.
     """
     options = Options.model_validate(arguments)
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
+    # A stack's context, too: its model's name is not in Ray's environment, because each demo changes it.
+    variables = context.completed(os.environ)
+    environment = {name: value for name, value in variables.items() if name.startswith(_FORWARDED)}
     if options.bundle:
         environment["FRAUD_BUNDLE"] = options.bundle
     if options.model:

@@ -41,7 +41,8 @@ MOST_MODULES = 12  # in a folder, beside its __init__.py
 FLOORS = (
     {"errors"},
     {"days", "configuration"},
-    {"settings", "cli"},
+    {"settings"},
+    {"cli"},
     {"schema", "metrics"},
     {"data", "thresholds"},
     {"labels"},

@@ -226,4 +226,4 @@ def _record(detector: str, objective: float, seconds: float, worker: float, ende
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, uses_stack=False)

@@ -4,4 +4,4 @@ from deploy.local.command import main
 from fraud.cli import run_command
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, uses_stack=False)

@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|demo|airflow|down|status`: run the system on this machine.
+"""`python -m deploy.local up|demo|airflow|down|status|shell|env`: run the system on this machine.
 
 It listens on loopback. FRAUD_HOST, an IP address, opens Ray's dashboard and /score to others; that requires API keys.
 """
@@ -6,18 +6,23 @@ It listens on loopback. FRAUD_HOST, an IP address, opens Ray's dashboard and /sc
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from deploy import processes
-from deploy.local import airflow, services
-from deploy.local.addresses import addresses, shell_line
+from deploy.local import airflow, score_service, services
 from deploy.local.services import Stack
+from deploy.local.status import addresses, score_lines
+from fraud.errors import ConfigError
 from fraud.settings import Settings, turn_telemetry_off
 
 EPILOG = """examples:
   python -m deploy.local demo
   python -m deploy.local demo --data transactions.parquet --schema schema.yaml
+  python -m deploy.local shell -- serve status
   python -m deploy.local down
 """
 
@@ -36,16 +41,21 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|airflow|down|status")
-    verbs.add_parser("up", help="start Ray and MLflow, or reuse the running ones")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|airflow|down|status|shell|env")
+    up = verbs.add_parser("up", help="start Ray and MLflow, or reuse the running ones, and what /score served last")
     demo = verbs.add_parser("demo", help="up, then data, training, /score, a scored day and a drift report")
     demo.add_argument("--data", help="your transactions, CSV or Parquet (default: new synthetic ones)")
     demo.add_argument("--schema", default="transactions", help="schema YAML or a shipped name (default: %(default)s)")
     demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic transactions (default: %(default)s)")
-    verbs.add_parser("airflow", help="up, then Airflow with our DAGs")
-    verbs.add_parser("down", help="stop everything that the other commands started")
-    verbs.add_parser("status", help="show what runs and where")
+    with_airflow = verbs.add_parser("airflow", help="up, then Airflow with our DAGs")
+    for verb in (up, with_airflow):
+        verb.add_argument("--bare", action="store_true", help="do not deploy what /score served last")
+    verbs.add_parser("down", help="end /score in order, then stop everything that the other commands started")
+    verbs.add_parser("status", help="show what runs and where, and the state of /score")
+    shell = verbs.add_parser("shell", help="open $SHELL, or run a command, where `ray` and `serve` find this stack")
+    shell.add_argument("command", nargs="*", help="a command after `--` (default: $SHELL)")
+    verbs.add_parser("env", help="print the variables of `shell`, for `eval`")
     return top
 
 
@@ -64,9 +74,45 @@ def status(settings: Settings) -> int:
             + (f" ({left} processes of an earlier start are left)" if left else "")
         )
         return 1
-    for line in [*addresses(stack), shell_line(stack)]:
+    score = score_lines(stack)
+    for line in [*addresses(stack), *score, "`ray` and `serve` find this stack in the shell of `make shell`"]:
         echo(line)
     return 0
+
+
+def up(settings: Settings, *, is_bare: bool) -> None:
+    """Start Ray and MLflow, and deploy what served last. Raises StackError if a part does not start."""
+    stack = services.up(settings, echo)
+    if not is_bare:
+        score_service.restore(stack, echo)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables of `shell` and `env`. Raises ConfigError if the stack does not run."""
+    stack = Stack.read(settings)
+    if not set(stack.services) >= services.SERVERS:
+        raise ConfigError("the stack does not run: start it with `make up`")
+    return stack.shell_environment()
+
+
+def enter_shell(settings: Settings, command: Sequence[str]) -> None:
+    """Replace this process by $SHELL, or by `command`, in the environment of the stack."""
+    variables = environment_of(settings)
+    arguments = list(command) or [os.environ.get("SHELL") or "/bin/sh"]
+    if not command and Path(arguments[0]).name == "bash":
+        # After the user's own file, which may set PATH and the prompt. bash reads it only if it is interactive.
+        path = settings.state / "shell.rc"
+        lines = ["[ ! -f ~/.bashrc ] || . ~/.bashrc", *_exports(variables), 'PS1="(fraud) $PS1"']
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        arguments += ["--rcfile", str(path)]
+    try:
+        os.execvpe(arguments[0], arguments, {**os.environ, **variables})
+    except OSError as error:
+        raise ConfigError(f"{arguments[0]} cannot be started: {error.strerror}") from None
+
+
+def _exports(variables: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,16 +121,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_here()
     turn_telemetry_off()
     if arguments.verb == "down":
+        score_service.end(Stack.read(settings), echo)
         services.down(settings, echo)
     elif arguments.verb == "status":
         return status(settings)
+    elif arguments.verb == "shell":
+        enter_shell(settings, arguments.command)
+    elif arguments.verb == "env":
+        echo("\n".join(_exports(environment_of(settings))))
     elif arguments.verb == "airflow":
         airflow.binary()  # before anything starts
-        services.up(settings, echo)
+        up(settings, is_bare=arguments.bare)
         airflow.up(settings, echo)
         return status(settings)
     elif arguments.verb == "up":
-        services.up(settings, echo)
+        up(settings, is_bare=arguments.bare)
         return status(settings)
     else:
         from deploy.local.demo import Demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import time
@@ -14,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from deploy import processes
-from deploy.local import access, services
-from deploy.local.addresses import addresses
+from deploy.local import access, score_service, services
 from deploy.local.demo_labels import LabelScenario, find_scenario, labels_csv
-from deploy.local.services import BIN, CODE, HOST, Echo, Stack, StackError
+from deploy.local.services import BIN, CODE, Echo, Stack, StackError
+from deploy.local.status import addresses
 from fraud.errors import ConfigError
-from fraud.settings import Settings
+from fraud.settings import Settings, context
 
 SEED_REQUEST = {"amount": 220, "hour": 3, "distance": 12, "device_score": 0.92, "country_mismatch": 1}
 DEFAULT_SCHEMA = "transactions"
-SERVE_CONFIG = CODE / "serve_app" / "config.yaml"
-SERVE_TIMEOUT_S = 300.0
 LABELS_S = 15.0  # longest wait for labels to reach the live history
 SCORED = "artifacts/scored.parquet"
 REFERENCE = "artifacts/reference.parquet"  # written by the training, to compare later days with
@@ -71,9 +70,12 @@ class Demo:
     model_name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Use a registered model per schema: champions of different schemas cannot be compared."""
+        """Use a registered model per schema: champions of different schemas cannot be compared.
+
+        FRAUD_MODEL_NAME names another.
+        """
         self.model_name = self.settings.model_name
-        if self.schema != DEFAULT_SCHEMA:
+        if self.schema != DEFAULT_SCHEMA and not os.environ.get(context.MODEL_NAME):
             from fraud.schema import Schema
 
             self.model_name += f"-{Schema.load(self.schema).name}"
@@ -96,7 +98,9 @@ class Demo:
         began = time.monotonic()
         with processes.MemoryWatch(self.settings.state) as memory:
             with self._step("start Ray and MLflow"):
-                self.stack = services.up(self.settings, lambda line: self.echo(f"    {line}"))
+                self.stack = services.up(self.settings, self._indented)
+                # From here on, every command and job on this stack speaks of this demo's model.
+                self.stack.remember({context.MODEL_NAME: self.model_name, context.SCHEMA: self.schema})
             inputs = self._user_inputs() if self.data else self._synthetic_inputs()
             config = ["--config", self.config] if self.config else []
             where = ["--data", inputs.training, "--schema", self.schema, "--outdir", "artifacts"]
@@ -163,13 +167,13 @@ class Demo:
             submit = ["job", "submit", "--address", self.stack.url("dashboard"), "--working-dir", str(CODE)]
             if self.model_name != self.settings.model_name:
                 submit += ["--runtime-env-json", json.dumps({"env_vars": {"FRAUD_MODEL_NAME": self.model_name}})]
-            return self._ray_command("ray", [*submit, "--", *command], title)
+            return self._ray([*submit, "--", *command], title)
 
-    def _ray_command(self, program: str, arguments: Sequence[str], title: str) -> Path:
+    def _ray(self, arguments: Sequence[str], title: str) -> Path:
         log = self.settings.state / "log" / f"{title.replace(' ', '-').replace('/', '')}.log"
         with log.open("w", encoding="utf-8") as output:
             running = subprocess.Popen(
-                [str(BIN / program), *arguments],
+                [str(BIN / "ray"), *arguments],
                 env=self.stack.environment(),
                 cwd=CODE,
                 stdin=subprocess.DEVNULL,
@@ -197,51 +201,15 @@ class Demo:
         return log
 
     def deploy(self) -> None:
-        """Deploy serve_app and wait until it runs: `serve deploy` exits with 0 before the deployment starts."""
-        self._ray_command("serve", ["deploy", "--address", self.stack.url("dashboard"), str(self._config())], "deploy")
-        began = time.monotonic()
-        while time.monotonic() - began < SERVE_TIMEOUT_S:
-            applications = self._serve_details().get("applications", {})
-            states = {name: details["status"] for name, details in applications.items()}
-            for name, state in states.items():
-                if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    reason = applications[name]["message"].strip()
-                    self.echo("\n".join(reason.splitlines()[-20:]))
-                    raise StackError(
-                        f"application {name!r} is {state}: {(reason.splitlines() or ['no reason given'])[-1]}"
-                    )
-            if states and set(states.values()) == {"RUNNING"}:
-                return
-            time.sleep(0.5)
-        raise StackError(f"the application is not running after {SERVE_TIMEOUT_S:.0f} s: {states}")
-
-    def _serve_details(self) -> dict[str, Any]:
-        code, answer = services.ask_ray(self.stack, "/api/serve/applications/")
-        return json.loads(answer) if code == 200 else {}
+        """Deploy /score and wait until it runs."""
+        score_service.deploy(self.stack, self._config(), self._indented)
 
     def _config(self) -> Path:
-        """serve_app/config.yaml, or an edited copy if its port is taken or host or model differ from the default."""
-        import yaml
+        """serve_app/config.yaml with this stack's host and port and this demo's model."""
+        return score_service.configure(self.stack, score_service.CONFIG, self.model_name, self._indented)
 
-        config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
-        http = config.setdefault("http_options", {})
-        preferred = int(http.get("port", 8000))
-        # Serve keeps its first port until Ray stops.
-        running = self._serve_details().get("http_options")
-        port = int(running["port"]) if running else processes.free_port(preferred)
-        if port != preferred and not running:
-            self.echo(f"    port {preferred} (/score) is taken by another program: using {port}")
-        self.stack.serve_port = port
-        self.stack.write()
-        if port == preferred and self.model_name == self.settings.model_name and access.host() == HOST:
-            return SERVE_CONFIG
-        http.update(host=access.host(), port=port)
-        for application in config["applications"]:
-            variables = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
-            variables["FRAUD_MODEL_NAME"] = self.model_name
-        copy = self.settings.state / "serve.yaml"
-        copy.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        return copy
+    def _indented(self, line: str) -> None:
+        self.echo(f"    {line}")
 
     def _score_one(self, request: dict[str, Any]) -> None:
         url, body = f"http://{access.local_address()}:{self.stack.serve_port}/score", json.dumps(request)

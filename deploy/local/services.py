@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,10 +23,11 @@ import psutil
 from cluster import exposure, ingress
 from cluster.listeners import listeners
 from deploy import log_keeper, logs, mlflow_server, processes
-from deploy.local import access
+from deploy.local import access, session_logs
 from deploy.processes import Service
 from fraud.errors import ConfigError, FraudError
-from fraud.settings import TELEMETRY_OFF, Settings, git_commit
+from fraud.settings import TELEMETRY_OFF, Settings, context, git_commit
+from fraud.settings.context import Context
 
 CODE = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -44,6 +45,8 @@ RAY_PORTS = {
 }
 MLFLOW_PORTS = {"mlflow": 5000}
 SERVERS = {"ray", "mlflow"}
+# Variables of Ray that a driver, `ray` and `serve` need, too.
+_OF_RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 # Logical CPUs: two replicas, a job's driver and its tasks must fit on a machine with two cores.
 LEAST_CPUS = 4
 OBJECT_STORE_BYTES = 2_000_000_000
@@ -111,6 +114,49 @@ class Stack:
         """File with Prometheus's API key. Outside dev mode its hash must be among the accepted keys."""
         return self.settings.state / "metrics_key"
 
+    @property
+    def model_name(self) -> str:
+        """Name of the model that commands speak of: what the environment says, or of the last demo."""
+        last = context.read(self.settings.state)
+        named = os.environ.get(context.MODEL_NAME) or (last.variables.get(context.MODEL_NAME) if last else None)
+        return named or self.settings.model_name
+
+    def remember(self, variables: Mapping[str, str]) -> None:
+        """Change variables of the context, from now on those of every command."""
+        last = context.read(self.settings.state)
+        if last is not None:
+            replace(last, variables={**last.variables, **variables}).write()
+
+    def write_context(self) -> None:
+        """Write what commands need to find this stack. The last demo's model and schema stay."""
+        last = context.read(self.settings.state)
+        environment, dashboard = self.environment(), self.url("dashboard")
+        schema = last.variables.get(context.SCHEMA) if last is not None else None
+        variables = {
+            **({context.SCHEMA: schema} if schema else {}),
+            **{name: environment[name] for name in (*context.names(), *_OF_RAY) if environment.get(name)},
+            context.MODEL_NAME: self.model_name,
+            "RAY_ADDRESS": f"{HOST}:{self.port('gcs')}",
+            "RAY_API_SERVER_ADDRESS": dashboard,
+            "RAY_DASHBOARD_ADDRESS": dashboard,
+        }
+        Context(path=self.settings.state / context.NAME, variables=variables).write()
+
+    def shell_environment(self) -> dict[str, str]:
+        """What a shell needs for `ray`, `serve`, `mlflow`, and for our commands in any folder.
+
+        The model's name is not in it: commands read it from the context, which the next demo changes.
+        """
+        last = context.read(self.settings.state)
+        variables = dict(last.variables) if last is not None else {}
+        names = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", *_OF_RAY, context.TRACKING)
+        return {
+            "PATH": self.environment()["PATH"],
+            "FRAUD_STATE": str(self.settings.state),
+            **{name: variables[name] for name in names if name in variables},
+            **TELEMETRY_OFF,
+        }
+
     def environment(self) -> dict[str, str]:
         """Environment of servers, jobs and commands: loopback, token, our MLflow, no telemetry."""
         path = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -171,6 +217,8 @@ def up(
         stack.services["ray"] = _start_ray(stack, {**RAY_PORTS, **ports}, echo)
         stack.write()
     log_keeper.keep(settings.state, stack.environment())
+    if "mlflow" in stack.services and (is_new or context.read(settings.state) is None):
+        stack.write_context()
     if "mlflow" in servers:
         wait(stack, "mlflow", lambda: ask(f"{stack.url('mlflow')}/health")[0] == 200, echo)
     wait(stack, "ray", lambda: _takes_jobs(stack), echo)
@@ -195,6 +243,7 @@ def down(settings: Settings, echo: Echo) -> None:
             raise StackError(f"could not stop processes {[process.pid for process in left]}: end them by hand")
         echo("stopped")
     _record(settings).unlink(missing_ok=True)
+    session_logs.keep(session_folder(settings.state), settings.state / "log")
     for folder in (session_folder(settings.state), _ingress_folder(settings.state)):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -311,6 +360,7 @@ def _start_mlflow(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) 
 def _start_ray(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) -> Service:
     state = stack.settings.state
     ports = choose_ports({name: preferred_ports[name] for name in RAY_PORTS}, echo)
+    session_logs.keep(session_folder(state), state / "log")  # of a stack that ended without `make down`
     folder = access.make_private_folder(session_folder(state))
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"]
     command += ["--num-cpus", str(max(LEAST_CPUS, os.cpu_count() or 1)), "--temp-dir", str(folder / "r")]
@@ -325,6 +375,9 @@ def _start_ray(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) -> 
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         **_ingress(state, ports, echo),
     }
+    if "mlflow" in stack.services and stack.settings.context != "off":
+        # Jobs and replicas read it from the context, which a demo with another schema changes while Ray runs.
+        environment.pop(context.MODEL_NAME, None)
     return processes.start("ray", command, state=state, environment=environment, ports=ports)
 
 

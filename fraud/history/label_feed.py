@@ -200,7 +200,7 @@ class LabelFollower:
         if touched or self._files.keys() != self._feed.stamps.keys():
             self._future = self._feed.later(sorted(self._future | fresh), now)
             self._files = dict(self._feed.stamps)
-            self._save()
+            self._save(summary.newest)
         summary.unmatched = len(self.pending)
         return summary
 
@@ -253,11 +253,23 @@ class LabelFollower:
             self._files, self.pending = content["files"], set(content["pending"])
             self._future = set(content["future"])
 
-    def _save(self) -> None:
+    def _save(self, newest: int | None) -> None:
+        if newest is not None:
+            newest = max(newest, newest_applied(self.store, self.name) or newest)
+            self.store.put(f"{self.name} newest", struct.pack("<q", newest))
         ledger = {"files": self._files, "pending": sorted(self.pending), "future": sorted(self._future)}
         self._token = secrets.token_bytes(8)
         self.store.put(f"{self.name} ledger", zlib.compress(json.dumps(ledger).encode(), 1))
         self.store.put(self.name, self._token)
+
+
+def newest_applied(store: LiveStore, name: str) -> int | None:
+    """When the newest label that any follower applied became known, microseconds since 1970. name: of the followers.
+
+    Raises StoreError.
+    """
+    stored = store.get(f"{name} newest")
+    return None if stored is None else int(struct.unpack("<q", stored)[0])
 
 
 def _sorted(parts: Sequence[Labels]) -> Labels:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import time
 import urllib.parse
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fraud.data.locks import exclusive
 from fraud.errors import RegistryError, RegistryUnreachableError
-from fraud.settings import Settings, turn_telemetry_off
+from fraud.settings import Settings, context, turn_telemetry_off
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 # MLflow's own tags: of nested runs; the Markdown text on a run's page; what wrote the run; the view of an experiment.
 PARENT_RUN, DESCRIPTION, SOURCE = "mlflow.parentRunId", "mlflow.note.content", "mlflow.source.name"
@@ -223,9 +226,12 @@ def find_runs(settings: Settings, tags: Mapping[str, str]) -> list[tuple[str, di
 def mlflow_client(settings: Settings, doing: str) -> Iterator[MlflowClient]:
     """Yield an MLflow client; create the SQLite store if needed. MLflow errors become a one-line RegistryError.
 
+    The first call of a process logs which model and registry it speaks of.
+
     doing: the operation, for the message. All imports of MLflow must run inside this context: it turns MLflow's
     telemetry off first.
     """
+    _announce(settings)
     turn_telemetry_off()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -245,6 +251,15 @@ def mlflow_client(settings: Settings, doing: str) -> Iterator[MlflowClient]:
     except (SQLAlchemyError, OSError) as error:
         line = " ".join(str(error).split())[:400]
         raise RegistryUnreachableError(f"{where} ({line}); check MLFLOW_TRACKING_URI, or start the store") from error
+
+
+@functools.lru_cache
+def _announce(settings: Settings) -> None:
+    """Log model and registry once. Raises RegistryUnreachableError at once if they are of a stack that does not run."""
+    source = context.source(settings, context.TRACKING, settings.tracking_uri)
+    if source and not context.is_answering(settings.tracking_uri):
+        raise RegistryUnreachableError(context.not_running(source))
+    logger.info("model %s, registry %s%s", settings.model_name, shown(settings), f" ({source})" if source else "")
 
 
 @functools.lru_cache

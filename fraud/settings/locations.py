@@ -18,6 +18,7 @@ from fraud.settings.variables import CONFIG, SettingsGroup, Variable
 HISTORY_URL = "FRAUD_HISTORY_URL"
 # Ray unpacks `--working-dir` uploads below a folder of this name and deletes it after the job.
 _RAY_JOB_COPY = "working_dir_files"
+_STATE = "var"
 _STORES = ("redis://", "rediss://", "unix://")
 
 
@@ -126,6 +127,14 @@ class Settings(SettingsGroup):
             readers="replicas of /score",
         ),
     ] = 100.0
+    context: Annotated[
+        Literal["stack", "off"],
+        Variable(
+            name="FRAUD_CONTEXT",
+            meaning="off: ignore `context.json` below `FRAUD_STATE`, by which commands find the stack of `make up`",
+            readers="every command",
+        ),
+    ] = "stack"
     day_zone: Annotated[
         str,
         BeforeValidator(_day_zone),
@@ -146,8 +155,8 @@ class Settings(SettingsGroup):
         default_root: root without FRAUD_ROOT; default: the working directory.
         """
         texts = cls.texts(os.environ if environment is None else environment)
-        root = Path(texts.get("root") or default_root or Path.cwd()).absolute()
-        state = root / texts.get("state", "var")
+        root = _root(texts.get("root"), default_root)
+        state = root / texts.get("state", _STATE)
         return cls.checked(
             texts,
             root=root,
@@ -189,6 +198,15 @@ class Settings(SettingsGroup):
     def locate_yaml(self, path_or_name: str) -> str:
         """`locate` a YAML file; the name of a shipped one is returned unchanged."""
         return self.locate(path_or_name) if path_or_name.endswith((".yaml", ".yml")) else path_or_name
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Settings.state, for a reader that needs nothing else."""
+    return _root(environment.get("FRAUD_ROOT"), None) / (environment.get("FRAUD_STATE") or _STATE)
+
+
+def _root(root: str | None, default_root: Path | None) -> Path:
+    return Path(root or default_root or Path.cwd()).absolute()
 
 
 def _located(path: str, root: Path) -> str:

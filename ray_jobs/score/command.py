@@ -129,7 +129,7 @@ def _stream(
         with terminable():
             yield score_locally(job.data, work, schema)
         return
-    with connected(), terminable():
+    with connected(has_actor_pool=True), terminable():
         from ray_jobs.score.stream import stream
 
         yield stream(job.data, work, loaded.detector, job.history_partitions, history)

@@ -114,8 +114,6 @@ class HistoryKeeper:
             self._logged[history.labels_name] = done
             return
         self._logged.pop(history.labels_name, None)
-        if done.newest is not None:
-            history.newest_label = max(history.newest_label or 0, done.newest)
         if self._metrics is not None:
             self._metrics.observe_labels(done)
 

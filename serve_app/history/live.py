@@ -12,6 +12,7 @@ from typing import Any
 
 from fraud.errors import ConfigError, StoreError
 from fraud.history.definition import plans
+from fraud.history.label_feed import newest_applied
 from fraud.history.stores.memory import MemoryStore
 from fraud.history.stores.redis import RedisStore
 from fraud.history.stores.shared import open_shared
@@ -204,7 +205,8 @@ class LiveHistory:
             self.warnings, self._is_filled = (), True
             self._enter_own_frauds(store)
             self._enter_missed(store)
-        self.newest_event = store.newest
+        # Of the store, not of this replica: one replica applies the labels for all of them.
+        self.newest_event, self.newest_label = store.newest, newest_applied(store, self.labels_name)
         if self.context.metrics is not None:
             self.context.metrics.set_history(is_behind=self.is_behind, newest_event=self.newest_event)
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from deploy.local import services
-from deploy.local.demo import SERVE_CONFIG
+from deploy.local.score_service import CONFIG
 from deploy.local.services import Stack
 
 KEY = "live-stack-key-7f3a9c51d2"
@@ -52,7 +52,7 @@ def eventually(is_so: Callable[[], Any], seconds: float = 600) -> Any:
 
 def serve_config(folder: Path, bundle_folder: Path, **http: Any) -> Path:
     """serve_app/config.yaml with another place to listen on and a bundle."""
-    config = yaml.safe_load(SERVE_CONFIG.read_text())
+    config = yaml.safe_load(CONFIG.read_text())
     config["http_options"].update(http)
     config["applications"][0]["args"] = {"bundle": str(bundle_folder)}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))

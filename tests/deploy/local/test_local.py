@@ -14,15 +14,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from deploy import processes
-from deploy.local import services
+from deploy.local import score_service, services
 from deploy.local.command import main, parser
 from deploy.local.demo import SEED_REQUEST, Demo
 from deploy.local.services import CODE, Stack, StackError
@@ -114,6 +116,37 @@ def haproxies(state: Path, config: str) -> list[psutil.Process]:
     return [process for _, process in sorted(result, key=lambda pair: pair[0])]
 
 
+# Says which Ray, registry and model a command finds, and whether a task there can import our code.
+JOINS = """
+import os, sys
+import fraud
+from cluster.session import connected
+from fraud.cli import run_command
+from fraud.settings import Settings
+
+def main(argv):
+    import ray
+    settings = Settings.from_environment()
+    with connected():
+        imports = ray.get(ray.remote(lambda: fraud.__name__).remote()) == "fraud"
+        print(ray.get_runtime_context().gcs_address, settings.tracking_uri, settings.model_name, imports)
+    return 0
+
+run_command(main)
+"""
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment of a new terminal."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("FRAUD_", "MLFLOW_", "RAY_"))}
+
+
+def decided(state: Path) -> int:
+    """Rows in the decision log's Parquet files."""
+    files = list((state / "decisions").rglob("*.parquet"))
+    return sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+
+
 def test_missing_files_are_refused_before_anything_starts(tmp_path: Path):
     settings = settings_for(tmp_path)
     for flag in ("--data", "--schema", "--config"):
@@ -132,12 +165,14 @@ def test_another_schema_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pyt
     assert demo.model_name == f"{settings.model_name}-ulb"
 
     demo.stack = Stack(settings)
-    monkeypatch.setattr(demo, "_serve_details", lambda: {"http_options": {"port": 8123}})
+    monkeypatch.setattr(score_service, "details", lambda stack: {"http_options": {"port": 8123}})
     config = yaml.safe_load(demo._config().read_text())
     assert config["http_options"]["port"] == demo.stack.serve_port == 8123
     assert config["http_options"]["host"] == "127.0.0.1"
     variables = [application["runtime_env"]["env_vars"] for application in config["applications"]]
     assert variables == [{"FRAUD_MODEL_NAME": demo.model_name}]
+    monkeypatch.setenv("FRAUD_MODEL_NAME", "mine")
+    assert demo_for(replace(settings, model_name="mine"), [], "--schema", "ulb").model_name == "mine"
 
 
 def test_the_answer_of_score_decides(tmp_path: Path):
@@ -171,6 +206,8 @@ def test_status_and_down_of_nothing(
     monkeypatch.setenv("FRAUD_STATE", str(tmp_path / "none"))
     assert main(["status"]) == 1
     assert main(["down"]) == 0
+    with pytest.raises(ConfigError, match="does not run: start it with `make up`"):
+        main(["shell", "--", "true"])
     assert "make up" in capsys.readouterr().out
 
 
@@ -181,10 +218,10 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
     environment = {**os.environ, "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": str(settings.state)}
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 
-    def local(verb: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy.local", verb]
+    def local(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.local", *arguments]
         return subprocess.run(
-            command, cwd=CODE, env=environment, capture_output=True, text=True, check=False, timeout=300
+            command, cwd=CODE, env=environment, input=stdin, capture_output=True, text=True, check=False, timeout=300
         )
 
     blocked = processes.free_port(8265)
@@ -218,6 +255,19 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
             demo._job("make wrong", "ray_jobs.generate", "--rows", "20", "--out", "data/some.pdf")
         assert "some.pdf" in "\n".join(messages)
 
+        # A command by itself uses the same Ray, and a shell leads `ray` to it; nothing was exported.
+        (tmp_path / "joins.py").write_text(JOINS)
+        beside = {**plain_environment(), "FRAUD_ROOT": str(tmp_path), "FRAUD_STATE": "state"}
+        joined = subprocess.run(
+            [sys.executable, str(tmp_path / "joins.py")], cwd=CODE, env={**beside, "PYTHONPATH": str(CODE)},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        gcs = f"127.0.0.1:{stack.port('gcs')}"
+        assert f"Ray at {gcs} ({settings.state}/context.json)" in joined.stderr, joined.stderr
+        assert joined.stdout == f"{gcs} {stack.url('mlflow')} fraud-detector True\n"
+        in_shell = local("shell", stdin="echo $RAY_AUTH_MODE $MLFLOW_TRACKING_URI; ray job list | grep -c SUCCEEDED")
+        assert in_shell.stdout == f"token {stack.url('mlflow')}\n1\n", in_shell.stderr
+
         # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
         port = processes.free_port(8123)
         monkeypatch.setattr(demo, "_config", lambda: serve_config(tmp_path, small_bundle, port=port))
@@ -242,6 +292,20 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         killed.kill()
         killed.wait(20)  # what connects while the system takes it apart is refused
         assert [services.ask(url, body=body)[0] for _ in range(20)] == [200] * 20
+
+        # What serves ends in order and comes back, with its port and its model, with the logs of before.
+        status = local("status").stdout
+        assert re.search(r"replicas +2 of 2 running \(fraud: RUNNING\)\n", status), status
+        assert re.search(r"model +fraud-detector version \w+\nready +yes\n", status), status
+        ended = local("down")
+        assert ended.returncode == 0 and "ending /score" in ended.stdout and "warning" not in ended.stdout, ended.stdout
+        assert not list((settings.state / "decisions" / "_journal").iterdir()) and decided(settings.state) >= 22
+        kept = [path.read_text() for path in (settings.state / "log" / "jobs").iterdir()]
+        assert any("python -m ray_jobs.generate" in text for text in kept)
+        again = local("up")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "deploying /score with the model fraud-detector again" in again.stdout
+        assert services.ask(url, body=body)[0] == 200
 
         # The record is lost, say with a cleaned folder: down still finds everything by its mark.
         (settings.state / "local.json").write_text("{")

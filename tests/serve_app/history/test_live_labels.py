@@ -171,6 +171,8 @@ def test_one_of_two_replicas_follows_and_the_other_takes_over(
         ingest(tmp_path, "first", ("900", True))
         assert within_5_s(lambda: frauds(other.state.model, requests) == 0.5)
         assert frauds(leader.state.model, requests) == 0.5
+        # A caller may ask either of them.
+        assert within_5_s(lambda: client.get("/readyz").json()["history"]["newest_label"] is not None, 30.0)
         ends_first.close()
         client.post("/score", json=transaction(requests, 901, TERMINAL_ID="other"))
         ingest(tmp_path, "second", ("901", True))
