@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import logs
+from deploy.local import session_logs
 
 
 def test_the_newest_logs_are_kept_from_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -23,13 +23,13 @@ def test_the_newest_logs_are_kept_from_their_end(tmp_path: Path, monkeypatch: py
         path = written / f"job-driver-{number}.log"
         path.write_text(f"job {number}")
         os.utime(path, (1000 + number, 1000 + number))
-    logs.keep(session, tmp_path / "log")
+    session_logs.keep(session, tmp_path / "log")
     kept = {path.relative_to(tmp_path / "log").as_posix(): path.read_text() for path in tmp_path.glob("log/*/*")}
     jobs = {f"jobs/job-driver-{number}.log": f"job {number}" for number in (1, 2, 3)}
     assert kept == {**jobs, "serve/replica.log": " a replica"}
 
     (written / "job-driver-4.log").write_text("job 4")  # the next session
-    logs.keep(session, tmp_path / "log")
+    session_logs.keep(session, tmp_path / "log")
     assert len(list((tmp_path / "log" / "jobs").iterdir())) == 3
-    logs.keep(tmp_path / "none", tmp_path / "log")
+    session_logs.keep(tmp_path / "none", tmp_path / "log")
     assert len(list((tmp_path / "log" / "jobs").iterdir())) == 3
