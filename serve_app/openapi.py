@@ -56,8 +56,8 @@ _BY_GUARD = {
     "429": "More requests than this key may send; wait the seconds in Retry-After.",
     "503": "Too many requests are waiting; try again after the seconds in Retry-After.",
 }
-# Other formats of a batch. Generators of clients warn of a body that is not JSON and leave it out, so the requests'
-# formats are in this extension; those of the answers are in `responses`.
+# Other formats of a batch, for body and answer. Generators of clients warn of a body that is not JSON, and take an
+# answer that may also be text for a text; so these formats are in an extension of the operation.
 STREAMS_KEY = "x-streams"
 STREAMS: dict[str, Any] = {
     NDJSON: {"schema": {"type": "string"}},
@@ -82,9 +82,7 @@ def openapi(app: FastAPI, state: State, keys: ApiKeys, limits: RequestLimits) ->
     many = {"application/json": {"schema": {"type": "array", "items": one}, "example": [example]}}
     for path, content in (("/score", single), ("/score/batch", many), ("/explain", single)):
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
-    batch = paths["/score/batch"]["post"]
-    batch["requestBody"][STREAMS_KEY] = STREAMS
-    batch["responses"]["200"]["content"] |= STREAMS
+    paths["/score/batch"]["post"][STREAMS_KEY] = STREAMS
     is_open = open_paths(is_metrics_open=limits.is_metrics_open)
     for path, methods in paths.items():
         for method in methods.values() if path not in is_open else ():
