@@ -1,12 +1,14 @@
 """Edit the HAProxy configuration that Ray Serve writes (read in Ray 2.60.0).
 
 Ray's template (ray/serve/_private/haproxy_templates.py) opens HAProxy's metrics and statistics pages on every
-interface, lists the routes to anybody, and sends a syslog line per request even if no syslog runs. Each edit must match
-as often as in Ray 2.60.0. Otherwise it raises LibraryChangedError, and HAProxy must not start.
+interface, lists the routes to anybody, sends a syslog line per request even if no syslog runs, and answers text while
+no replica does. Each edit must match as often as in Ray 2.60.0. Otherwise it raises LibraryChangedError, and HAProxy
+must not start.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -21,10 +23,18 @@ _SERVE_PORT = r"^frontend http_frontend\n[ \t]+bind (\S+)\n"
 # Two processes cannot share these: statistics sockets and pages, and the server-state file.
 _OWN_LINES = ("stats socket /", "server-state-base ", "server-state-file ", "load-server-state-from-file ")
 _OWN_SECTIONS = ("frontend prometheus", "listen stats")
+_NOT_READY = "not_ready", "no replica is ready: the service is being deployed or restarted"
+_FAILED = {
+    502: ("no_answer", "the replica ended without an answer"),
+    503: _NOT_READY,
+    504: ("no_answer", "the replica did not answer in time"),
+}
+# Ray Serve's own proxy, which HAProxy asks while an application has no replica. It answers text, and 404 or 503.
+_BACKUP_SERVER = r"^[ \t]+server (\S+) \S+ check backup$"
 
 
 def harden(config: str, metrics_port: int, stats_port: int) -> str:
-    """Bind HAProxy's pages to loopback, answer 401 for the list of routes, drop the default syslog.
+    """Bind HAProxy's pages to loopback, answer 401 for the list of routes and JSON for errors, drop the default syslog.
 
     Raises LibraryChangedError if Ray's template changed or opens an unexpected port.
     """
@@ -37,9 +47,38 @@ def harden(config: str, metrics_port: int, stats_port: int) -> str:
     )
     if os.environ.get(_LOG_VARIABLE, _DEFAULT_LOG) == _DEFAULT_LOG:
         config = _edit(rf"^[ \t]*log {re.escape(_DEFAULT_LOG)} .*\n", "", config, "the line for syslog")
+    config = _answer_json(config)
     _edit(_SERVE_PORT, "", config, "the port of Serve")
     _edit(_BIND, "", config, "a port", times=3)
     return config
+
+
+def _answer_json(config: str) -> str:
+    """Answer errors in the form of the replicas' (serve_app.request.models.Problems), 503 with Retry-After."""
+    for status, (kind, text) in _FAILED.items():
+        answer = f"http-error status {status} {_json(kind, text)}"
+        config = _edit(rf"^([ \t]*)errorfile {status} .*$", rf"\g<1>{answer}", config, f"the file for {status}")
+    if names := sorted(set(re.findall(_BACKUP_SERVER, config, re.MULTILINE))):
+        condition = f"{{ srv_name {' '.join(names)} }} {{ res.hdr(content-type) -m beg text/plain }} !{{ status 200 }}"
+        rule = f"    http-response return status 503 {_json(*_NOT_READY)} if {condition}"
+        config = _edit(_SERVE_PORT, rf"\g<0>{rule}\n", config, "the port of Serve")
+    status, kind, text = 404, "not_found", "no application answers at this path"
+    if not has_routes(config):
+        status, (kind, text) = 503, _NOT_READY
+    return _edit(
+        r"^(backend default_backend\n[ \t]*http-request return status )404\b.*$",
+        rf"\g<1>{status} {_json(kind, text)}",
+        config,
+        "the answer to unknown paths",
+    )
+
+
+def _json(kind: str, text: str) -> str:
+    """The arguments of a HAProxy rule that answers with one problem."""
+    remedy = "see GET /docs for the paths there are" if kind == "not_found" else "try again after a second"
+    entry = {"type": kind, "loc": ["path"], "msg": text, "field": None, "remedy": remedy}
+    retry = "" if kind == "not_found" else " hdr Retry-After 1"
+    return f"content-type application/json string '{json.dumps({'detail': [entry]})}'{retry}"
 
 
 def standby_config(config: str) -> str:

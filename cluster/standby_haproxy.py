@@ -81,7 +81,7 @@ def _before_start(
     keeper = _keeper(folder)
     is_new = keeper and "-sf" not in arguments
     if is_new and not haproxy_template.has_routes(config) and haproxy_template.has_routes(copy.read_text("utf-8")):
-        # A new proxy actor does not know the routes yet: its HAProxy would answer 404. The second one answers alone.
+        # A new proxy actor does not know the routes yet: its HAProxy would answer 503. The second one answers alone.
         _write(path, haproxy_template.without_serve_port(config))
         return 0
     _write(copy, alone)

@@ -22,7 +22,8 @@ from serve_app.http.guard import Guard
 from serve_app.metrics.counters import Metrics
 from serve_app.model.fallback import FallbackAnswer
 from serve_app.model.state import State
-from serve_app.openapi import openapi
+from serve_app.openapi import PARAMETERS, TAGS, openapi
+from serve_app.paths import VERSION
 from serve_app.request.models import Answer, BatchAnswers, Explanation, ModelInfo, Problems, Status
 from serve_app.request.problems import Rejected, problem, problem_response
 from serve_app.scoring import Recorder, Scoring, json_response
@@ -31,25 +32,9 @@ from serve_app.tracing import TracedRequests, TracedScoring, Tracing
 DESCRIPTION = "Scores card transactions for fraud with an isolation forest and an autoencoder, and says why."
 # The page loads nothing external. Swagger UI would load from a public CDN and stay blank without one.
 _DOCS_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_LEARN = {
-    "name": "learn",
-    "in": "query",
-    "schema": {"type": "boolean", "default": True},
-    "description": "false asks what if: the transaction does not enter the history of its card or terminal.",
-}
-_REASONS = {
-    "name": "reasons",
-    "in": "query",
-    "schema": {"type": "boolean", "default": False},
-    "description": "true names what made each transaction suspicious, which takes about ten times as long.",
-}
-_REASONS_OF_ONE = {
-    **_REASONS,
-    "description": "true names what is suspicious about a transaction that is not flagged, too; one that is flagged "
-    "always comes with its reasons.",
-}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problems, "description": "No valid API key."},
     408: {"model": Problems, "description": "The body did not arrive in time."},
@@ -100,16 +85,18 @@ def create_app(
     app = FastAPI(
         title="Fraud score",
         description=DESCRIPTION,
-        openapi_url="/openapi.json",
+        openapi_url=None,  # `_add_documentation` defines the routes
+        openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
         middleware=[*traced, guard],
         exception_handlers={Rejected: _answer_rejected, HTTPException: _answer_http_error},
     )
-    app.docs_url = "/docs"  # shown in the Serve dashboard; `_add_status_routes` defines the route
+    app.docs_url = "/docs"  # shown in the Serve dashboard
     app.openapi = lambda: openapi(app, state, keys, limits)  # type: ignore[method-assign]
     _add_scoring_routes(app, scoring, batch)
     _add_status_routes(app, state, metrics)
+    _add_documentation(app)
     return app
 
 
@@ -121,7 +108,8 @@ def _add_scoring_routes(app: FastAPI, scoring: Scoring, batch: Batch) -> None:
         response_model=Answer | FallbackAnswer,
         responses=_ERRORS,
         tags=["scoring"],
-        openapi_extra={"parameters": [_LEARN, _REASONS_OF_ONE]},
+        operation_id="score",
+        openapi_extra={"parameters": PARAMETERS["/score"]},
     )
     async def score(request: Request) -> Response:
         """Score one transaction and name what made it suspicious."""
@@ -132,30 +120,49 @@ def _add_scoring_routes(app: FastAPI, scoring: Scoring, batch: Batch) -> None:
         response_model=BatchAnswers,
         responses=_ERRORS,
         tags=["scoring"],
-        openapi_extra={"parameters": [_LEARN, _REASONS]},
+        operation_id="score_batch",
+        openapi_extra={"parameters": PARAMETERS["/score/batch"]},
     )
     async def score_batch(request: Request) -> Response:
-        """Score many transactions, in their order; a wrong one is told in its place and does not hinder the others."""
+        """Score many transactions, in their order. A wrong one has its problems in its place; the others are scored.
+
+        The body is a JSON array, or NDJSON (application/x-ndjson: one transaction a line) or an Arrow stream
+        (application/vnd.apache.arrow.stream). The answer has the format of the body.
+        """
         return await batch.score(request.scope, request.receive)
 
-    @app.post("/explain", response_model=Explanation, responses=_ERRORS, tags=["scoring"])
+    @app.post(
+        "/explain",
+        response_model=Explanation,
+        responses=_ERRORS,
+        tags=["scoring"],
+        operation_id="explain",
+        openapi_extra={"parameters": PARAMETERS["/explain"]},
+    )
     async def explain(request: Request) -> Response:
         """Score one transaction and account for every column. It leaves no trace in any history."""
         return await scoring.explain(request.scope, request.receive)
 
 
 def _add_status_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
-    @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"])
+    """Each path also answers HEAD; the server leaves out the body."""
+
+    @app.head("/model", include_in_schema=False)
+    @app.get("/model", response_model=ModelInfo, responses={401: _ERRORS[401]}, tags=["model"], operation_id="model")
     async def model() -> Response:
         """Which model answers, what it expects, where its threshold comes from, how it did on its test window."""
         return json_response(state.model.describe())
 
-    @app.get("/healthz", response_model=Status, tags=["health"])
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz", response_model=Status, tags=["health"], operation_id="health")
     async def healthz() -> Response:
         """Liveness: the process answers. Needs no key."""
         return json_response({"status": "ok"})
 
-    @app.get("/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"])
+    @app.head("/readyz", include_in_schema=False)
+    @app.get(
+        "/readyz", response_model=Status, responses={503: {"model": Status}}, tags=["health"], operation_id="ready"
+    )
     async def readyz() -> Response:
         """Readiness: a model is loaded and scores. Needs no key."""
         can_score, history = state.model.can_score(), state.model.history
@@ -163,16 +170,32 @@ def _add_status_routes(app: FastAPI, state: State, metrics: Metrics) -> None:
         content = {"status": "ready" if can_score else "unable to score", **({"history": detail} if detail else {})}
         return JSONResponse(content, 200 if can_score else 503)
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses={401: _ERRORS[401]}, tags=["health"])
+    @app.head("/metrics", include_in_schema=False)
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={401: _ERRORS[401]},
+        tags=["health"],
+        operation_id="metrics",
+    )
     async def prometheus(request: Request) -> Response:
         """What the replicas of this node have counted, for Prometheus."""
         return await metrics.respond(request)
 
+
+def _add_documentation(app: FastAPI) -> None:
     page = files("serve_app").joinpath("docs.html").read_text(encoding="utf-8")
 
+    @app.head("/docs", include_in_schema=False)
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    @app.head("/openapi.json", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/").removesuffix(VERSION)
+        return JSONResponse({**app.openapi(), "servers": [{"url": root + VERSION}, {"url": root or "/"}]})
 
 
 async def _answer_rejected(request: Request, error: Exception) -> Response:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
@@ -19,13 +18,14 @@ from fraud.settings.serving import RequestLimits
 from serve_app.decisions.log import DecisionLog
 from serve_app.explain import explain
 from serve_app.http.limits import Deadline, ExpectedTime
+from serve_app.http.server_timing import ENGINE_S
 from serve_app.metrics.counters import Metrics
 from serve_app.model.decided import block_of, decision_of
 from serve_app.model.fallback import fallback_answer
 from serve_app.model.part import ScoredPart
 from serve_app.model.shadow import Shadow
 from serve_app.model.state import ServedModel, State
-from serve_app.request.problems import Rejected, problem
+from serve_app.request.query import flag_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +143,11 @@ class Scoring:
             answer = fallback_answer(self._fallback, model, transaction)
         else:
             began = time.perf_counter()
-            answer = model.answer(transaction, learn=learn, only_flagged=only_flagged)
+            answer = model.answer(transaction, learn=learn, only_flagged=only_flagged, timings=scope["state"])
             check_numbers(answer)
+            seconds = scope["state"][ENGINE_S] = time.perf_counter() - began
             if learn:
-                self._expected.observe(time.perf_counter() - began)
+                self._expected.observe(seconds)
         if learn:
             self.record(scope, model, transaction, answer)
         return json_response(answer)
@@ -162,24 +163,12 @@ class Scoring:
     async def explain(self, scope: Scope, receive: Receive) -> Response:
         """Respond with models.Explanation. Does not learn or log the transaction. Raises Rejected."""
         model = self._state.model
-        answer = explain(model, await model.reader.read(scope, receive))
+        transaction = await model.reader.read(scope, receive)
+        began = time.perf_counter()
+        answer = explain(model, transaction)
         check_numbers(answer)
+        scope["state"][ENGINE_S] = time.perf_counter() - began
         return json_response(answer)
-
-
-def flag_of(scope: Scope, name: str, *, default: bool) -> bool:
-    """Read a boolean query parameter. Raises Rejected (422)."""
-    if not scope["query_string"]:
-        return default
-    text = QueryParams(scope["query_string"]).get(name)
-    if text is None:
-        return default
-    if text.lower() not in ("true", "false"):
-        entry = problem(
-            "bool_parsing", f"{name}={text[:20]!r} is no boolean", "write true or false", field=name, where="query"
-        )
-        raise Rejected(422, entry)
-    return text.lower() == "true"
 
 
 def check_numbers(answer: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from serve_app.openapi import STREAMS_KEY
+
 MODES = ("positive", "negative")
 _MOST_FAILURES = 50
 _MILLISECONDS = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
@@ -59,6 +61,9 @@ class Cases:
 
     def __init__(self, schema: Any, key: str, *, after: Callable[[], None] | None = None, **call: Any) -> None:
         self.tally = Tally()
+        batch = schema.raw_schema["paths"]["/score/batch"]["post"]
+        batch["requestBody"]["content"] |= batch[STREAMS_KEY]
+        batch["responses"]["200"]["content"] |= batch[STREAMS_KEY]
         self._schema, self._key, self._after, self._call = schema, key, after, call
 
     def register_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:

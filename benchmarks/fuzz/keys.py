@@ -1,4 +1,4 @@
-"""Requests without a valid key: the server must answer 401 to everything but health."""
+"""Requests without a valid key: the server must answer 401 to everything but health and the page /docs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from benchmarks.fuzz.cases import Tally
 if TYPE_CHECKING:
     from benchmarks.fuzz.server import Target
 
-OPEN = ("/healthz", "/readyz")
+OPEN = ("/healthz", "/readyz", "/docs", "/v1/healthz", "/v1/docs")
 CLOSED = (
-    "/", "/score", "/score/batch", "/explain", "/model", "/metrics", "/docs", "/openapi.json", "/redoc", "/nothing",
+    "/", "/score", "/score/batch", "/explain", "/model", "/metrics", "/openapi.json", "/redoc", "/nothing",
     "/score/", "//score", "/healthz/../score", "/healthz%2f..%2fscore", "/healthz/", "/HEALTHZ", "/readyz/x", "/.env",
+    "/v1", "/v1/score", "/v1/openapi.json", "/v1/v1/healthz", "/v1/../docs", "/v2/docs",
     "/-/routes/x", "*", "http://x/score", "/score?X-API-Key=x", "/%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")

@@ -112,6 +112,11 @@ def infer(frame: pd.DataFrame, name: str) -> Schema:
     )
 
 
+def written(description: str) -> str:
+    """The description if a person wrote it; "" for a guess of `infer`, which quotes the data."""
+    return "" if description.startswith("Guessed") else description
+
+
 def _facts_of(series: pd.Series, name: str) -> _Facts:
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)

@@ -8,6 +8,7 @@ to the last bit (tests/fraud/scoring/test_row_score.py), and equals scikit-learn
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -28,7 +29,7 @@ from fraud.schema.values import microseconds, number
 from fraud.schema.zone import zone_of
 from fraud.scoring.detector import Detector
 from fraud.scoring.reasons import Explainer, Reason
-from fraud.scoring.row_score import CHANGED, LIVE, NOT_LIVE, Explanation, HistoryRead, RowScore
+from fraud.scoring.row_score import NO_HISTORY, Explanation, HistoryRead, RowScore
 from fraud.thresholds.selection import Threshold
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Engine:
             rows = zip(*(values.tolist() for values in columns.values()), strict=True)
             for i, row in enumerate(rows):
                 read = self._read_history(dict(zip(columns, row, strict=True)), times[i], learn)
-                history[i], (is_live[i], is_changed[i]) = read
+                history[i], (is_live[i], is_changed[i], _) = read
         return raw_features(columns, self.schema, self.detector.features.categories, history), is_live, is_changed
 
     def history_warning(self, rows: pd.DataFrame) -> str | None:
@@ -267,28 +268,31 @@ class Engine:
             else:
                 raw.append(np.nan if value is None else number(column, value))
         if self.schema.timestamp is None:
-            return np.array(raw), LIVE
+            return np.array(raw), NO_HISTORY
         now = self._now(row)
         if self.schema.timestamp.calendar:
             days = self._zone.local_us(np.array([now])) / MICROSECONDS_A_DAY
             raw += list(calendar(days, self.schema.timestamp.calendar)[0])
         if self._history is None:
-            return np.array(raw), LIVE
+            return np.array(raw), NO_HISTORY
         history, history_read = self._read_history(row, self._required_time(now), learn)
         return np.concatenate([raw, history]), history_read
 
     def _read_history(self, row: Mapping[str, object], now: int, learn: bool) -> tuple[np.ndarray, HistoryRead]:
         assert self._history is not None
+        began = time.perf_counter()
         visits = self._history.visits(row, now, self._value)
-        if self.store is not None:
-            try:
-                if not learn:
-                    return self._history.read(visits, self.store), LIVE
+        is_live, is_changed = True, False
+        try:
+            if self.store is not None and learn:
                 seen = self._history.remember(visits, self.store)
-                return seen.features, CHANGED if seen.is_changed else LIVE
-            except StoreError as error:
-                logger.debug("scored with the model's own history: %s", error)
-        return self._history.read(visits, self._snapshot), LIVE if self.store is None else NOT_LIVE
+                features, is_changed = seen.features, seen.is_changed
+            else:
+                features = self._history.read(visits, self._snapshot if self.store is None else self.store)
+        except StoreError as error:
+            logger.debug("scored with the model's own history: %s", error)
+            features, is_live = self._history.read(visits, self._snapshot), False
+        return features, HistoryRead(is_live, is_changed, time.perf_counter() - began)
 
     @cached_property
     def _snapshot(self) -> Snapshot:

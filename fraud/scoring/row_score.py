@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fraud.scoring.reasons import Reason
@@ -15,7 +15,7 @@ class RowScore:
 
     scores: of each detector, {"forest_score": ...}. is_history_live: False if the state store failed and the row was
     scored with the model's own history. is_changed: the id is in the history with another time or other values, so the
-    row was not added.
+    row was not added. history_s: seconds that reading and extending the history took.
     """
 
     score: float
@@ -23,6 +23,7 @@ class RowScore:
     scores: Mapping[str, float]
     is_history_live: bool = True
     is_changed: bool = False
+    history_s: float = field(default=0.0, compare=False)
 
 
 class HistoryRead(NamedTuple):
@@ -30,9 +31,10 @@ class HistoryRead(NamedTuple):
 
     is_live: bool
     is_changed: bool
+    history_s: float = 0.0
 
 
-LIVE, NOT_LIVE, CHANGED = HistoryRead(True, False), HistoryRead(False, False), HistoryRead(True, True)
+NO_HISTORY = HistoryRead(is_live=True, is_changed=False)
 
 
 @dataclass(frozen=True)

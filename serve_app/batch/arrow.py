@@ -7,6 +7,7 @@ of the wrong type, and whatever fails Arrow's full validation.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class ArrowRows:
         self._model = model
         self._table = read_stream(body, model.engine.schema, limit)
         self._columns: list[dict[str, pa.Array]] = []
+        self._ids: pa.Array | None = None  # of the part that was read last, where the schema has an id column
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -54,6 +56,8 @@ class ArrowRows:
                 columns[column.name], faults = read_column(column, piece[column.name].combine_chunks())
             else:
                 columns[column.name], faults = array_of(column, [None] * size), {}
+            if column is schema.id:
+                self._ids = pa.array(columns[column.name], pa.string(), mask=_mask(faults, size))
             for row, fault in faults.items():
                 rejected.setdefault(row, []).append(fault)
         if schema.history and schema.timestamp:
@@ -61,15 +65,14 @@ class ArrowRows:
                 rejected.setdefault(row, self._time_problems(columns, row))
         if not rejected:
             return Part(columns, range(size), {})
-        good = np.ones(size, dtype=bool)
-        good[list(rejected)] = False
+        good = ~_mask(rejected, size)
         good_columns = {name: values[good] for name, values in columns.items()}
         return Part(
             good_columns, np.flatnonzero(good).tolist(), {row: tuple(problems) for row, problems in rejected.items()}
         )
 
     def add(self, start: int, scored: ScoredPart) -> None:
-        """Append the answers of a part. A rejected row has an error and no score."""
+        """Append the answers of the part read last. A rejected row has an error and no score."""
         part, size = scored.part, scored.part.size
         missing = None
         if part.rejected:
@@ -88,6 +91,9 @@ class ArrowRows:
         }
         messages = [errors.get(row) for row in range(size)] if errors else None
         columns["error"] = pa.nulls(size, pa.string()) if messages is None else pa.array(messages, pa.string())
+        columns["model_version"] = pa.repeat(pa.scalar(scored.model.version, pa.string()), size)
+        if self._ids is not None:
+            columns["id"] = self._ids
         if scored.reasons is not None:
             reasons_by_row = dict(zip(part.positions, scored.reasons, strict=True))
             listed = [
@@ -209,6 +215,13 @@ def _spread(values: np.ndarray, missing: np.ndarray | None, kind: pa.DataType) -
     spread = np.zeros(len(missing), dtype=values.dtype)
     spread[~missing] = values
     return pa.array(spread, kind, mask=missing)
+
+
+def _mask(rows: Iterable[int], size: int) -> np.ndarray:
+    """True at `rows`."""
+    mask = np.zeros(size, dtype=bool)
+    mask[list(rows)] = True
+    return mask
 
 
 def _message_of(problem: dict[str, Any]) -> str:

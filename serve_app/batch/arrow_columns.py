@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from pydantic_core import PydanticCustomError
 
 from fraud.schema.columns import Column
-from fraud.schema.values import EARLIEST, LATEST, TimeLimits, accepts, array_of
-from serve_app.request.fields import check_of, outside_limits, outside_years, remedy_of
+from fraud.schema.values import EARLIEST, LATEST, accepts, array_of
+from serve_app.request.fields import check_of, outside_limits, outside_years, remedy_of, time_limits
 from serve_app.request.problems import problem
 
 Problem = dict[str, Any]
@@ -68,7 +68,7 @@ def _read_times(column: Column, values: pa.Array) -> tuple[np.ndarray, dict[int,
     for i in np.flatnonzero(~inside & ~missing).tolist():
         error = outside_years(f"{int(ticks[i])} {unit} since 1970")
         faults[i] = _problem_of(column, error)
-    for mask, refusal in TimeLimits(column).refusals(times):
+    for mask, refusal in time_limits(column).refusals(times):
         for i in np.flatnonzero(mask & inside).tolist():
             faults[i] = _problem_of(column, outside_limits(refusal, str(times[i])))
     return times, faults

@@ -17,10 +17,12 @@ from starlette.types import Receive, Scope
 
 from fraud.settings.serving import BatchLimits
 from serve_app.batch.json import TextRows, elements_of, lines_of
+from serve_app.http.server_timing import ENGINE_S
 from serve_app.model.part import PART_S, Part, ScoredPart, score_part
 from serve_app.model.state import ServedModel, State
+from serve_app.request.query import flag_of
 from serve_app.request.reader import check_encoding, is_json, media_type_of, read_body, wrong_media_type
-from serve_app.scoring import Recorder, flag_of
+from serve_app.scoring import Recorder
 
 ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
@@ -65,15 +67,18 @@ class Batch:
         body = await read_body(scope, receive, self._limits.n_bytes, "a batch")
         async with self._turn:
             rows = await self._rows(model, body, media_type)
-            n_scored, waited_s = 0, 0.0
+            n_scored, waited_s, engine_s = 0, 0.0, 0.0
             async for start, stop in self._parts(len(rows), model, (media_type, with_reasons)):
                 part = await rows.read(start, stop)
+                began = time.perf_counter()
                 scored = score_part(model, part, learn=learn, with_reasons=with_reasons)
+                engine_s += time.perf_counter() - began
                 rows.add(start, scored)
                 if learn:
                     self._recorder.record_part(scope["state"], scored)
                     waited_s += await self._wait(_LONGEST_WAIT_S - waited_s)
                 n_scored += len(part.positions)
+        scope["state"][ENGINE_S] = engine_s
         summary = {"scored": n_scored, "rejected": len(rows) - n_scored, "model_version": model.version}
         return Response(rows.answer(summary), media_type=rows.media_type)
 

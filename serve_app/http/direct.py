@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster import ray_private
-from serve_app.paths import HOT
+from serve_app.paths import HOT_WITH_VERSION
 
 MIDDLEWARES = {ray_private.MIDDLEWARES_VARIABLE: "serve_app.http.direct:middlewares"}
 IS_DIRECT = "fraud.direct"  # scope key of a request that bypassed Serve
@@ -30,7 +30,7 @@ class Direct:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if _apps and scope["type"] == "http" and scope["path"] in HOT:
+        if _apps and scope["type"] == "http" and scope["path"] in HOT_WITH_VERSION:
             scope[IS_DIRECT] = True
             await _apps[0](scope, receive, send)
         else:

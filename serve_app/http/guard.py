@@ -1,4 +1,4 @@
-"""Middleware in front of all routes: request id, API key, rate limits, deadline, body timeout, metrics, access log.
+"""Middleware in front of all routes: request id, API key, limits, query, deadline, body timeout, metrics, access log.
 
 Also answers the hot paths itself, and turns internal errors into a 500 without request data.
 """
@@ -24,9 +24,12 @@ from serve_app.auth import HEADER, ApiKeys
 from serve_app.http.access_log import AccessLog, AnsweredRequest
 from serve_app.http.direct import IS_DIRECT
 from serve_app.http.limits import DEADLINE_HEADER, Deadline, RateLimiter
+from serve_app.http.server_timing import HEADER as SERVER_TIMING
+from serve_app.http.server_timing import server_timing
 from serve_app.metrics.counters import Metrics
-from serve_app.paths import name_of, open_paths, path_of
+from serve_app.paths import name_of, open_paths, path_of, query_of, routed
 from serve_app.request.problems import Rejected, problem
+from serve_app.request.query import check_query
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +124,14 @@ class Guard:
                 raise _too_many(wait_s)
             deadline = (headers[_DEADLINE] or b"") if _DEADLINE in headers else None  # b"" is rejected
             state["deadline"] = Deadline.of_request(self._limits, state["arrived"], deadline)
+        if scope["query_string"] and (parameters := query_of(path)) is not None:
+            check_query(scope["query_string"], parameters)
         handler = self._handlers.get(path) if scope["method"] == "POST" else None
         if handler is None:
-            await self._app(scope, io.receive, io.send)
+            await self._app(routed(scope, path), io.receive, io.send)
         else:
             response = await handler(scope, io.receive)
+            response.raw_headers.append((SERVER_TIMING, server_timing(scope["state"])))
             await response(scope, io.receive, io.send)
 
     def _note(self, method: str, path: str, state: dict[str, Any], io: _RequestIO) -> None:

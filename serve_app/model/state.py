@@ -23,9 +23,10 @@ from fraud.scoring.row_score import RowScore
 from fraud.settings import Settings
 from serve_app.history.bootstrap import HistoryContext
 from serve_app.history.live import LiveHistory
+from serve_app.http.server_timing import HISTORY_S
 from serve_app.model import source
 from serve_app.model.canary import CanaryChoice
-from serve_app.request.models import example_of
+from serve_app.request.examples import example_of
 from serve_app.request.problems import Rejected, problem
 from serve_app.request.reader import TransactionReader
 
@@ -88,11 +89,17 @@ class ServedModel:
         return replace(self, engine=engine, live_threshold=live_threshold)
 
     def answer(
-        self, transaction: dict[str, object], *, learn: bool = True, only_flagged: bool = True
+        self,
+        transaction: dict[str, object],
+        *,
+        learn: bool = True,
+        only_flagged: bool = True,
+        timings: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Score one canonical transaction; the content of models.Answer. Raises Rejected (422).
 
         learn: enter it into the live history of its entities. only_flagged: reasons only for a flagged transaction.
+        timings: gets the seconds that the history took.
         """
         try:
             row_score, reasons = self.engine.score_and_explain(
@@ -100,6 +107,8 @@ class ServedModel:
             )
         except DataError as error:
             raise Rejected(422, problem("unscorable", str(error), "correct the field that is named")) from None
+        if timings is not None and row_score.history_s:
+            timings[HISTORY_S] = row_score.history_s
         answer = self.content_of(row_score, transaction)
         answer["reasons"] = [vars(reason) for reason in reasons]
         return answer
@@ -136,6 +145,11 @@ class ServedModel:
         return self.history is not None and other.history is not None and self.history.shares_with(other.history)
 
     @cached_property
+    def example(self) -> dict[str, object]:
+        """A transaction that this model accepts, JSON values."""
+        return example_of(self.engine.detector)
+
+    @cached_property
     def canary(self) -> CanaryChoice:
         """Chooses the transactions that a challenger decides instead of this model."""
         return CanaryChoice(self.engine.schema)
@@ -146,19 +160,19 @@ class ServedModel:
         return bool(np.isfinite(self.engine.score_raw(typical)).all())
 
     def _check(self) -> None:
-        """Score a typical transaction and answer the schema's example. Raises BundleError."""
+        """Score a typical transaction and answer an example. Raises BundleError."""
         if not self.can_score():
             raise BundleError(
                 f"bundle {self.sha256[:12]} gives no finite score for a typical transaction: train it again"
             )
         try:
-            transaction = self.reader.parse(json.dumps(example_of(self.engine.schema)).encode())
+            transaction = self.reader.parse(json.dumps(self.example).encode())
         except Rejected:
-            return  # the schema lacks an example for a required column
+            return  # no valid value is known for a required column
         try:
             json.dumps(self.answer(transaction, learn=False, only_flagged=False), allow_nan=False)
         except (Rejected, ValueError):
-            what = f"bundle {self.sha256[:12]} cannot answer its schema's own example"
+            what = f"bundle {self.sha256[:12]} cannot answer an example of its schema"
             raise BundleError(f"{what}: train it again") from None
 
     def describe(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from fraud.days import FIRST_YEAR, LAST_YEAR
 from fraud.errors import closest
 from fraud.schema.columns import Column
+from fraud.schema.inference import written
 from fraud.schema.values import EPOCH, MICROSECONDS, Refusal, TimeLimits, in_utc, without_decimals
 
 Check = Callable[[object], object]
@@ -31,6 +33,7 @@ _LONGEST_SHOWN = 40
 _NO_BLANK = r"[^\s\u001c-\u001f\u0085]"
 _SHORTER = f"send at most {LONGEST_TEXT:,} characters"
 _FEW_CATEGORIES = 20
+_OLDEST_YEARS = 20
 
 
 def check_of(column: Column) -> Check:
@@ -59,7 +62,8 @@ def json_schema_of(column: Column) -> dict[str, Any]:
         types = ["integer" if column.integer else "number"]
         schema["minimum"], schema["maximum"] = (_tidy(limit) for limit in column.bounds)
     elif column.kind == "boolean":
-        schema["enum"] = [True, False, 1, 0]
+        types = ["boolean", "integer"]
+        schema["minimum"], schema["maximum"] = 0, 1  # of the integer
     elif column.kind == "timestamp":
         types = ["number"] if column.unit else ["string"]
         if not column.unit:
@@ -75,9 +79,12 @@ def json_schema_of(column: Column) -> dict[str, Any]:
             schema["enum"].append(None)
     if types:
         schema["type"] = types[0] if len(types) == 1 else types
-    # The schema itself has limits and categories; add the remedy's text only where it describes a format.
-    form = "" if column.kind == "numeric" or "enum" in schema else f"{_upper_first(remedy_of(column))}."
-    schema["description"] = f"{column.description} {form}".strip()
+    # The schema itself has limits and categories; add the remedy's text only where it describes a format or nothing
+    # else does.
+    meaning = written(column.description)
+    is_clear = column.kind in ("numeric", "boolean") or "enum" in schema
+    form = "" if meaning and is_clear else f"{_upper_first(remedy_of(column))}."
+    schema["description"] = f"{meaning} {form}".strip()
     if column.example is not None:
         schema["examples"] = [column.example]
     return schema
@@ -197,7 +204,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _time(column: Column) -> Check:
-    remedy, unit, limits = remedy_of(column), column.unit, TimeLimits(column)
+    remedy, unit, limits = remedy_of(column), column.unit, time_limits(column)
 
     def accepted(time: dt.datetime, value: object) -> dt.datetime:
         if not FIRST_YEAR <= time.year <= LAST_YEAR:
@@ -228,6 +235,17 @@ def _time(column: Column) -> Check:
         return accepted(time, value)
 
     return check_number if unit else check_text
+
+
+def time_limits(column: Column) -> TimeLimits:
+    """The limits of a request's times: those of files and, where the schema sets no `oldest`, 20 years before now.
+
+    A transaction that is scored now did not happen decades ago. Numbers may count from any origin: they have no date.
+    """
+    if column.oldest is None and column.unit is None:
+        today = dt.datetime.now(dt.UTC).date()
+        column = replace(column, oldest=f"{today.year - _OLDEST_YEARS}-01-01")
+    return TimeLimits(column)
 
 
 def outside_years(value: object) -> PydanticCustomError:

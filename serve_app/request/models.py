@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from fraud.detectors.base import Fitted, column_of
 from fraud.detectors.registry import DETECTORS
 from fraud.schema import Column, Schema
+from fraud.schema.inference import written
 from serve_app.request.fields import check_of, json_schema_of
 
 
@@ -179,14 +180,9 @@ def transaction_type(schema: Schema) -> TypeAdapter[dict[str, object]]:
     fields: dict[str, Any] = {column.name: _field(column) for column in schema.inputs}
     make: Any = TypedDict  # type checkers need literal fields
     transaction = make("Transaction", fields)
-    transaction.__doc__ = f"{schema.description} One transaction by schema {schema.name!r}.".strip()
+    transaction.__doc__ = f"{written(schema.description)} One transaction by schema {schema.name!r}.".strip()
     transaction.__pydantic_config__ = ConfigDict(extra="forbid")
     return TypeAdapter(transaction)
-
-
-def example_of(schema: Schema) -> dict[str, object]:
-    """A transaction of the columns' examples, for the documentation. Skips columns without one."""
-    return {column.name: column.example for column in schema.inputs if column.example is not None}
 
 
 def _field(column: Column) -> Any:

@@ -31,6 +31,9 @@ defaults
     timeout client 1s
     timeout server 1s
     load-server-state-from-file global
+    errorfile 502 /tmp/500.http
+    errorfile 503 /tmp/500.http
+    errorfile 504 /tmp/500.http
 frontend prometheus
     bind :{metrics}
     http-request return status 200
@@ -137,13 +140,13 @@ def test_it_takes_new_routes_and_no_empty_ones_of_a_manager_that_begins_anew(ing
     ingress.mains[1].wait()
     eventually(lambda: ingress.answer() == "two")
 
-    # Serve's actor was replaced, and its HAProxy has no routes yet: it must not answer 404 beside the second one.
+    # Serve's actor was replaced, and its HAProxy has no routes yet: it must not answer 503 beside the second one.
     ingress.start("three", route="")
     time.sleep(0.5)
     assert {ingress.answer() for _ in range(20)} == {"two"}
     # An application that was deleted is another matter: a reload tells so.
     ingress.start("three", "-sf", str(ingress.mains[2].pid), route="")
-    eventually(lambda: {ingress.answer() for _ in range(20)} == {"404"})
+    eventually(lambda: {ingress.answer() for _ in range(20)} == {"503"})
 
 
 def test_the_haproxy_of_a_killed_manager_ends_when_another_begins(ingress: Ingress):

@@ -13,13 +13,15 @@ import yaml
 from starlette.testclient import TestClient
 
 from fraud.data import simulation
-from fraud.schema import Schema, validate
+from fraud.schema import Schema, infer, validate
 from fraud.scoring import bundle
+from fraud.scoring.engine import Engine
 from fraud.training import fitting
 from fraud.training.config import TrainConfig, from_mapping
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import ServedModel, State
+from serve_app.request.reader import TransactionReader
 
 MIXED = """
 name: mixed
@@ -104,6 +106,24 @@ def models(bundles: dict[str, Path]) -> dict[str, ServedModel]:
         name: ServedModel.from_bundle(bundle.load(path), name="fraud-detector", version="7")
         for name, path in bundles.items()
     }
+
+
+@pytest.fixture(scope="session")
+def guessed() -> ServedModel:
+    """A model of a stranger's file, whose schema was guessed."""
+    frame = simulation.cards(1500, seed=2).rename(
+        columns={
+            "TRANSACTION_ID": "reference", "TX_DATETIME": "paid_at", "CUSTOMER_ID": "card_id", "TERMINAL_ID": "shop_id",
+            "TX_AMOUNT": "amount", "TX_FRAUD": "is_fraud",
+        }
+    )  # fmt: skip
+    frame["channel"] = np.where(np.arange(len(frame)) % 3, "web", "shop")
+    frame["is_abroad"] = np.arange(len(frame)) % 5 == 0
+    schema = infer(frame, "guessed")
+    small = {"forest": {"n_estimators": 20}, "autoencoder": {"epochs": 2}, "head": {"iterations": 30}}
+    detector, _ = fitting.fit_locally(validate(frame, schema).rows, schema, from_mapping(TrainConfig, small))
+    engine = Engine(detector)
+    return ServedModel(engine, TransactionReader(schema), "guessed", "1", "0" * 64, {})
 
 
 @pytest.fixture(scope="session")

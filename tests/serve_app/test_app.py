@@ -28,6 +28,8 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.batch.endpoint import ARROW, NDJSON
 from serve_app.model.state import ServedModel, State, load_model
+from serve_app.openapi import STREAMS_KEY
+from serve_app.paths import PATHS
 from serve_app.request.models import Answer, ModelInfo, Problems
 
 Models = dict[str, ServedModel]
@@ -281,7 +283,8 @@ def test_openapi_of_every_kind_of_column(clients: Clients):
     mixed = clients["mixed"].get("/openapi.json").json()["components"]["schemas"]["Transaction"]
     assert mixed["required"] == ["seconds", "class", "_score"]
     assert mixed["properties"]["class"]["enum"] == ["atm", "shop", "web"]
-    assert mixed["properties"]["is_new"]["enum"] == [True, False, 1, 0, None]
+    assert mixed["properties"]["is_new"]["type"] == ["boolean", "integer", "null"]
+    assert (mixed["properties"]["is_new"]["minimum"], mixed["properties"]["is_new"]["maximum"]) == (0, 1)
     assert mixed["properties"]["reference"]["type"] == ["string", "integer", "null"]
     assert mixed["properties"]["seconds"]["type"] == "number"
     handbook = clients["handbook"].get("/openapi.json").json()["components"]["schemas"]["Transaction"]
@@ -291,14 +294,47 @@ def test_openapi_of_every_kind_of_column(clients: Clients):
 
 def test_openapi_tells_what_guard_and_batches_answer(clients: Clients):
     paths = clients["handbook"].get("/openapi.json").json()["paths"]
-    batch = paths["/score/batch"]["post"]["responses"]["200"]["content"]
-    assert set(batch) == {"application/json", NDJSON, ARROW}
+    batch = paths["/score/batch"]["post"]
+    assert set(batch["responses"]["200"]["content"]) == {"application/json"}
+    assert set(batch[STREAMS_KEY]) == {NDJSON, ARROW}
     for path in ("/score", "/model", "/metrics"):
         (operation,) = paths[path].values()
         for status in ("401", "422", "429", "503"):
             assert list(operation["responses"][status]["content"]) == ["application/json"], (path, status)
     assert "401" not in paths["/healthz"]["get"]["responses"]
-    assert "X-Deadline-Ms" in [each["name"] for each in paths["/score"]["post"]["parameters"]]
+
+
+def test_the_document_declares_what_clients_send_and_names_their_functions(client: TestClient):
+    document = client.get("/openapi.json").json()
+    operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
+    assert set(operations) == {"score", "score_batch", "explain", "model", "health", "ready", "metrics"}
+    names = {name: [each["name"] for each in each_of.get("parameters", [])] for name, each_of in operations.items()}
+    assert names["score"] == ["learn", "reasons", "X-Deadline-Ms"] and names["score_batch"] == ["learn", "reasons"]
+    for path in PATHS:
+        if operation := document["paths"].get(path.path, {}).get(path.method.lower()):
+            queries = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+            assert queries == list(path.query or ()), path
+    assert {tag["name"] for tag in document["tags"]} == {tag for each in operations.values() for tag in each["tags"]}
+    assert [server["url"] for server in document["servers"]] == ["/v1", "/"]
+
+
+@pytest.mark.parametrize("name", ["transactions", "handbook"])
+def test_an_answer_says_where_its_time_went(bundles: dict[str, Path], requests: Requests, tmp_path: Path, name: str):
+    settings = Settings.from_environment({"FRAUD_ROOT": str(tmp_path)})
+    client = TestClient(create_app(State(load_model(settings, folder=str(bundles[name]))), ApiKeys()))
+    body = dict(requests[name])
+
+    def spent(reply: Any) -> dict[str, float]:
+        parts = [part.split(";dur=") for part in reply.headers["server-timing"].split(", ")]
+        return {part: float(milliseconds) for part, milliseconds in parts}
+
+    score = spent(client.post("/score", json=body))
+    assert list(score) == (["engine", "history", "total"] if name == "handbook" else ["engine", "total"])
+    assert 0 < score.get("history", 1e-9) <= score["engine"] <= score["total"]
+    for reply in (client.post("/explain", json=body), client.post("/v1/score/batch", json=[body, body])):
+        assert 0 < spent(reply)["engine"] <= spent(reply)["total"]
+    assert spent(client.post("/score", json=body, headers={"X-Deadline-Ms": "0"})).keys() == {"total"}
+    assert "server-timing" not in client.get("/model").headers
 
 
 def test_a_model_is_loaded_from_a_folder_below_the_root(bundles: dict[str, Path]):

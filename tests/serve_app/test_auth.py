@@ -168,7 +168,7 @@ def test_health_is_open(guarded: TestClient, path: str):
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"X-API-Key": ""}, {"Authorization": "Bearer old"}])
 @pytest.mark.parametrize(
-    "path", ["/model", "/docs", "/openapi.json", "/nothing", "/healthz/../model", "//healthz", "/healthz/"]
+    "path", ["/model", "/v1/model", "/openapi.json", "/nothing", "/healthz/../model", "//healthz", "/healthz/"]
 )
 def test_everything_else_answers_401(guarded: TestClient, path: str, headers: dict[str, str]):
     reply = guarded.get(path, headers=headers)

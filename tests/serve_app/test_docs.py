@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema_rs
 import pytest
-import uvicorn
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fraud.schema.columns import Column
@@ -21,6 +17,8 @@ from serve_app.app import create_app
 from serve_app.auth import ApiKeys
 from serve_app.model.state import ServedModel, State
 from serve_app.request.fields import json_schema_of
+from tests.serve_app.http.test_guard import KEYS
+from tests.serve_app.live import listening
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -36,33 +34,42 @@ def test_the_page_asks_no_other_host_for_anything(client: TestClient):
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|innerHTML", reply.text)
 
 
-@pytest.fixture
-def address(models: dict[str, ServedModel]) -> Iterator[str]:
-    """Where the app of the handbook's schema listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    app = create_app(State(models["handbook"]), ApiKeys())
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(timeout=10)
+def drawn(app: FastAPI, tmp_path: Path) -> str:
+    """What a browser draws of the page."""
+    with listening(app) as address:
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        command = [str(CHROMIUM), *QUIET, profile, "--dump-dom", f"{address}/docs"]
+        page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return page.partition("<script>")[0]
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_draws_the_fields_and_an_example(address: str, tmp_path: Path):
-    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"{address}/docs"]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+@pytest.mark.parametrize("name", ["handbook", "guessed"])
+def test_a_browser_draws_every_path_with_its_fields_parameters_and_examples(
+    models: dict[str, ServedModel], guessed: ServedModel, tmp_path: Path, name: str
+):
+    model = guessed if name == "guessed" else models[name]
+    page = drawn(create_app(State(model), ApiKeys()), tmp_path)
     text = re.sub(r"<[^>]+>", " ", page)
-    assert "TX_AMOUNT" in text and "Amount of the transaction" in text
-    assert "TX_FRAUD" not in text
-    assert f"curl -X POST {address}/score" in text
-    assert text.count("Send ") >= 3  # a button for each endpoint
+    document = create_app(State(model), ApiKeys()).openapi()
+    assert len(document["paths"]) == 7
+    for path in document["paths"]:
+        assert f"<code>{path}</code>" in page, path
+    for column in model.engine.schema.inputs:
+        assert column.name in text
+    assert "TX_FRAUD" not in text and "Guessed" not in text
+    assert "X-Deadline-Ms" in text and "does not enter the history" in text
+    assert re.search(r"curl -X POST http://127\.0\.0\.1:\d+/v1/score", text)
+    assert text.count("Send ") >= 3 and "TypeError" not in text and "undefined" not in text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_where_a_key_is_needed_the_page_asks_for_it(models: dict[str, ServedModel], tmp_path: Path):
+    page = drawn(create_app(State(models["handbook"]), KEYS), tmp_path)
+    assert "asks for an API key" in page and 'type="password"' in page
+    assert "TX_AMOUNT" not in page and "not valid" not in page
 
 
 def test_no_text_that_the_document_allows_is_taken_for_empty():

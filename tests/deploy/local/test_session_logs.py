@@ -11,8 +11,8 @@ from deploy.local import session_logs
 
 
 def test_the_newest_logs_are_kept_from_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logs, "MOST", 3)
-    monkeypatch.setattr(logs, "LONGEST", 10)
+    monkeypatch.setattr(session_logs, "MOST", 3)
+    monkeypatch.setattr(session_logs, "LONGEST", 10)
     session = tmp_path / "session"
     written = session / "r" / "session_latest" / "logs"
     (written / "serve").mkdir(parents=True)

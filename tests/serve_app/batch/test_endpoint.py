@@ -400,3 +400,17 @@ def test_a_batch_without_one_good_row_is_answered(clients: Clients, query: str):
 
 
 COLUMNS = ("amount", "hour", "distance", "device_score", "country_mismatch")
+
+
+def test_an_arrow_answer_names_the_model_and_the_row(clients: Clients, requests: Requests):
+    rows = [
+        {**row, "TRANSACTION_ID": f"t{i}", "CUSTOMER_ID": "5"} for i, row in enumerate(varied(requests, "handbook", 20))
+    ]
+    rows[3]["TX_AMOUNT"] = -1.0
+    rows[5]["TRANSACTION_ID"] = " "
+    answers = table_of(post(clients["handbook"], arrow(rows), ARROW))
+    assert answers["model_version"].to_pylist() == ["7"] * 20
+    assert answers["id"].to_pylist() == [None if i == 5 else f"t{i}" for i in range(20)]
+    assert [i for i, error in enumerate(answers["error"].to_pylist()) if error] == [3, 5]
+    without_id = table_of(post(clients["transactions"], arrow(varied(requests, "transactions", 3)), ARROW))
+    assert without_id["model_version"].to_pylist() == ["7"] * 3 and "id" not in without_id.column_names

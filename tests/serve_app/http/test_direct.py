@@ -38,7 +38,8 @@ def test_scoring_goes_to_the_app_and_the_rest_to_serve(around: direct.Direct, mo
 
     assert {status(path) for path in ("/score", "/score/batch", "/explain", "/-/healthz", "/model")} == {299}
     direct.answer_with(create_app(State(models["transactions"]), ApiKeys()))
-    assert {status(path) for path in ("/score", "/score/batch", "/explain")} == {415}, "no content type: it is our app"
+    ours = ("/score", "/score/batch", "/explain", "/v1/score", "/v1/score/batch", "/v1/explain")
+    assert {status(path) for path in ours} == {415}, "no content type: it is our app"
     assert {status(path) for path in ("/-/healthz", "/-/routes", "/model", "/prefix/score")} == {299}
 
 

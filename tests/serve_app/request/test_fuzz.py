@@ -25,7 +25,7 @@ from fraud.scoring import bundle
 from serve_app.app import create_app
 from serve_app.auth import ApiKeys, new_key
 from serve_app.model.state import ServedModel, State
-from serve_app.request.models import example_of
+from serve_app.request.examples import example_of
 
 # Tens of MiB each, or seconds of work: these are left to the benchmark.
 LONG = ("batch: deep", "batch: 30 MiB", "batch: 2,000 rows", "gzip bomb", "100 MB batch", "100 MB in")
@@ -42,7 +42,7 @@ def target(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def example(bundles: dict[str, Path]) -> dict[str, Any]:
     """A good transaction."""
-    return dict(example_of(bundle.load(bundles["handbook"]).detector.schema))
+    return example_of(bundle.load(bundles["handbook"]).detector)
 
 
 def free_port() -> int:
@@ -65,7 +65,7 @@ def test_every_generated_request_is_answered_as_the_openapi_document_says(
 ):
     key, digest = new_key()
     app = create_app(State(models[name]), ApiKeys([bytes.fromhex(digest)]))
-    report = generated(app, key, n, dict(example_of(models[name].engine.schema)))
+    report = generated(app, key, n, models[name].example)
     assert not report.failures, "\n\n".join(f"{what}\n{shown}" for what, shown in report.failures.items())
     assert report.n >= n and {"200", "401", "405", "415", "422"} <= set(report.statuses)
 

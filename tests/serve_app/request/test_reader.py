@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,18 @@ def test_nullable_fields_may_be_left_out_or_null(schemas: Schemas, requests: Req
     ],
 )  # fmt: skip
 def test_times_read_as_in_a_file(schemas: Schemas, requests: Requests, value: str):
-    assert_reads_as_a_file(schemas["handbook"], {**requests["handbook"], "TX_DATETIME": value})
+    """Where the schema sets `oldest`; without it requests refuse what is decades old."""
+    request = {**requests["handbook"], "TX_DATETIME": value}
+    assert_reads_as_a_file(with_oldest(schemas["handbook"], "1990-01-01"), request)
+    if value.startswith("1990"):
+        (entry,) = problems(TransactionReader(schemas["handbook"]), request)
+        assert entry["type"] == "out_of_range"
+
+
+def with_oldest(schema: Schema, day: str) -> Schema:
+    """The schema with a first day for its times."""
+    columns = (replace(column, oldest=day) if column.kind == "timestamp" else column for column in schema.columns)
+    return replace(schema, columns=tuple(columns))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +317,8 @@ def test_a_time_far_from_now_is_refused_as_in_a_file(schemas: Schemas, requests:
         assert row["reason"].endswith(f"; {entry['remedy']}")
         assert "set a larger `horizon_days` for column 'TX_DATETIME' in the schema" in entry["remedy"]
     (entry,) = problems(reader, {**requests["handbook"], "TX_DATETIME": "1970-01-18T18:36:36"})
-    assert entry["msg"] == 'TX_DATETIME: "1970-01-18T18:36:36" is before 1990-01-01'
+    first = f"{now.year - 20}-01-01"
+    assert entry["msg"] == f'TX_DATETIME: "1970-01-18T18:36:36" is before {first}'
     assert "`oldest` for column 'TX_DATETIME'" in entry["remedy"]
 
 
