@@ -1,10 +1,11 @@
 """Size and read time of the decision log after a simulated month, before and after its files are merged.
 
-    python -m benchmarks.bench_decisions [--days 30] [--out benchmarks/results/decisions.json]
+    python -m benchmarks.bench_decisions [--days 30] [--distinct 30] [--out benchmarks/results/decisions.json]
     python -m benchmarks.bench_decisions --table       # only write docs/decisions.md from the JSON
 
 Two replicas log one decision a second through the journals and the publisher's code, a file per minute and replica,
-with simulated times. Reads are the median of three, the files being in the page cache.
+with simulated times. Days are independent, so with `--distinct N` only the last N days are written, and merged; the
+days before are copies of their files. Reads are the median of three, the files being in the page cache.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,7 +109,6 @@ def measure(url: str, schema: Schema, days: int, wanted: str) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
         "look_up_s": median_s(lambda: look_up(settings, wanted, "TRANSACTION_ID", last)),
-        "look_up_all_s": median_s(lambda: look_up(settings, wanted, "TRANSACTION_ID")),
         "day_s": median_s(lambda: decided.read(url, schema, day=last)),
         "history_s": median_s(lambda: list(DecisionReader(settings, schema, names).read(since))),
     }
@@ -123,7 +124,7 @@ def median_s(work: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def run(days: int) -> dict[str, Any]:
+def run(days: int, distinct: int) -> dict[str, Any]:
     """Write the month, measure, merge, measure, delete all but the newest days, measure the size."""
     schema = Schema.load("handbook")
     base = Path(tempfile.mkdtemp(prefix="bench-decisions-"))
@@ -131,23 +132,40 @@ def run(days: int) -> dict[str, Any]:
         url, journals = str(base / "decisions"), base / "journals"
         journals.mkdir()
         began = time.perf_counter()
-        for day in range(days):
+        for day in range(days - distinct, days):
             write_day(day, schema, url, journals)
             sys.stderr.write(f"day {day + 1} of {days}: {time.perf_counter() - began:.0f} s\n")
         wanted = str(days * MINUTES * PER_MINUTE - 1000)
-        results: dict[str, Any] = {"days": days, "decisions": days * MINUTES * PER_MINUTE, "replicas": REPLICAS}
+        results: dict[str, Any] = {
+            "days": days, "distinct": distinct, "decisions": days * MINUTES * PER_MINUTE, "replicas": REPLICAS,
+        }  # fmt: skip
+        copies = copy_days(Path(url), days - distinct)
         results["small"] = measure(url, schema, days, wanted)
+        for copy in copies:
+            shutil.rmtree(copy)
         folder = DecisionFolder(url)
         now = dt.datetime.combine(FIRST_DAY + dt.timedelta(days=days), dt.time(12), dt.UTC)
         began = time.perf_counter()
         folder.merge(now=now)
-        results["merge_s_per_day"] = (time.perf_counter() - began) / days
+        results["merge_s_per_day"] = (time.perf_counter() - began) / distinct
+        copy_days(Path(url), days - distinct)
         results["merged"] = measure(url, schema, days, wanted)
+        settings = DecisionSettings(url=url, journal=journals)
+        results["look_up_all_s"] = median_s(lambda: look_up(settings, wanted, "TRANSACTION_ID"))
         folder.delete(folder.older_than(dt.timedelta(days=_KEPT_DAYS), now=now))
         results["pruned"] = {"days": len(folder.days()), "bytes": sum(day.n_bytes for day in folder.days())}
         return results
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def copy_days(url: Path, n: int) -> list[Path]:
+    """Copy the written days to the first `n` days; return the copies."""
+    written = sorted(url.glob("date=*"))
+    copies = [url / f"date={FIRST_DAY + dt.timedelta(days=day)}" for day in range(n)]
+    for i, copy in enumerate(copies):
+        shutil.copytree(written[i % len(written)], copy)
+    return copies
 
 
 def table(results: dict[str, Any]) -> str:
@@ -159,17 +177,20 @@ def table(results: dict[str, Any]) -> str:
         ("bytes", "MiB", lambda n: f"{n / 2**20:,.0f}"),
         ("bytes_on_disk", "MiB on disk, in blocks", lambda n: f"{n / 2**20:,.0f}"),
         ("look_up_s", "look up one id in a day, s", lambda s: f"{s:.2f}"),
-        ("look_up_all_s", "look up one id in everything, s", lambda s: f"{s:.2f}"),
         ("day_s", "read one day's ids and scores, s", lambda s: f"{s:.2f}"),
         ("history_s", "read two days for the live history, s", lambda s: f"{s:.2f}"),
     ):
         lines.append(row([title, text(small[key]), text(merged[key])]))
-    per_decision = merged["bytes_on_disk"] / results["decisions"]
-    lines += [
-        "",
-        f"{results['decisions']:,} decisions in {results['days']} days, {results['replicas']} replicas; "
-        f"{per_decision:.0f} bytes a decision after merging, which took {results['merge_s_per_day']:.1f} s a day.",
-    ]
+    per_decision, pruned = merged["bytes_on_disk"] / results["decisions"], results["pruned"]
+    text = (
+        f"{results['decisions']:,} decisions in {results['days']} days, {results['replicas']} replicas. "
+        f"{per_decision:.0f} bytes a decision after merging, which takes {results['merge_s_per_day']:.1f} s for a day. "
+        f"Looking up one id in all merged days takes {results['look_up_all_s']:.2f} s. "
+        f"After `prune` the newest {pruned['days']} days have {pruned['bytes'] / 2**20:,.0f} MiB."
+    )
+    if results["distinct"] < results["days"]:
+        text += f" Days written: {results['distinct']}; the others are copies."
+    lines += ["", *textwrap.wrap(text, 100)]
     return "\n".join(lines)
 
 
@@ -181,11 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--days", type=int, default=30, help="days to simulate (default: %(default)s)")
+    parser.add_argument("--distinct", type=int, default=30, help="days to write; others are copies (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results as JSON (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="write docs/decisions.md from the JSON, measure nothing")
     arguments = parser.parse_args(argv)
     if not arguments.table:
-        results = run(arguments.days)
+        results = run(arguments.days, min(arguments.distinct, arguments.days))
         arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     text = table(json.loads(arguments.out.read_text(encoding="utf-8")))
     if arguments.out == RESULTS:

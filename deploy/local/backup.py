@@ -27,7 +27,7 @@ from typing import IO, Any
 from deploy import processes
 from deploy.local.command import echo, settings_here
 from fraud.cli import run_command
-from fraud.data import merged
+from fraud.data import partitions
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
 from fraud.history.stores import environment
@@ -190,7 +190,7 @@ def _copied_journals(state: Path, copies: Path) -> Iterator[tuple[str, Path]]:
 @contextmanager
 def _no_merging(decisions: Path) -> Iterator[None]:
     if decisions.is_dir():
-        with exclusive(decisions / merged.LOCK):
+        with exclusive(decisions / partitions.MAINTENANCE_LOCK):
             yield
     else:
         yield

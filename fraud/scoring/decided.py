@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fraud.data import merged
+from fraud.data import partitions
 from fraud.data.files import find
 from fraud.errors import ConfigError, DataError
 from fraud.labels.store import id_of
@@ -39,7 +39,9 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
 
     def table() -> pa.Table:
         filesystem, paths = find(url)
-        files = ds.dataset([path for path in paths if path.endswith(".parquet")], filesystem=filesystem)
+        paths = [path for path in paths if path.endswith(".parquet")]
+        of_day = paths if day is None else [path for path in paths if _may_hold(path, day)]
+        files = ds.dataset(of_day or paths[:1], filesystem=filesystem)
         if _INPUTS in files.schema.names:
             named, time = ds.field(_INPUTS, row_id), "time"
         elif schema.timestamp is None:
@@ -58,8 +60,14 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
         return files.to_table(columns=columns, filter=is_selected)
 
     try:
-        decisions = merged.relisting(table)
+        decisions = partitions.relisting(table)
     except (OSError, ValueError, KeyError, DataError, pa.ArrowException) as error:
         raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
     frame = decisions.set_column(1, "day", pa.array(zone.day_of(decisions["day"].to_numpy()), pa.date32())).to_pandas()
     return frame.drop_duplicates("id", keep="last").reset_index(drop=True)
+
+
+def _may_hold(path: str, day: dt.date) -> bool:
+    """Whether a file may have rows of a day, by the day of its folder, which may be of another time zone."""
+    of_folder = partitions.day_of(path)
+    return of_folder is None or abs(of_folder - day) <= dt.timedelta(days=1)

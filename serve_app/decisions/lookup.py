@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fraud.data import merged
+from fraud.data import partitions
 from fraud.data.files import find, is_empty, reading
 from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.files import UnreadableJournalError, read
@@ -27,7 +27,7 @@ def look_up(
     since: first UTC day to search. Raises DataError if the log cannot be read.
     """
     tables = [*_in_journals(settings, wanted, column)]  # first: one that is published meanwhile is then in both
-    tables += merged.relisting(lambda: list(_in_files(str(settings.url), wanted, column, since)))
+    tables += partitions.relisting(lambda: list(_in_files(str(settings.url), wanted, column, since)))
     rows = {json.dumps(row, default=str): row for table in tables for row in table.to_pylist()}
     return sorted(rows.values(), key=lambda row: row["time"])
 

@@ -1,7 +1,7 @@
 """Merges the small files of the decision log into one per day, and deletes old days.
 
-Readers see every decision once at each moment; fraud.data.merged says how. Works on every store. On a disk and in S3
-one process at a time does it.
+Readers see every decision once at each moment; fraud.data.partitions says how. Works on every store. On a disk and in
+S3 one process at a time does it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud.data import filesystems, leases, merged
+from fraud.data import filesystems, leases, partitions
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
 from serve_app.decisions.files import write_durably
@@ -98,10 +98,10 @@ class DecisionFolder:
         On a disk raises AlreadyLockedError if another process holds the lock; in S3 waits for it.
         """
         if "file" in self._filesystem.protocol:
-            with exclusive(Path(self._root) / merged.LOCK, wait=False):
+            with exclusive(Path(self._root) / partitions.MAINTENANCE_LOCK, wait=False):
                 yield lambda: None
         elif filesystems.is_s3(self._filesystem):
-            with leases.acquire(self._filesystem, f"{self._root}/{merged.LOCK}") as lease:
+            with leases.acquire(self._filesystem, f"{self._root}/{partitions.MAINTENANCE_LOCK}") as lease:
                 yield lease.renew
         else:
             yield lambda: None
@@ -116,14 +116,14 @@ class DecisionFolder:
         )
 
     def _merge(self, day: Day, is_over: bool, fewest: int, confirm: Callable[[], None]) -> bool:
-        index = merged.read_index(self._filesystem, day.folder)
-        current = merged.current(day.files, index)
+        index = partitions.read_index(self._filesystem, day.folder)
+        current = partitions.current(day.files, index)
         left = [path for path in day.files if path not in set(current)]  # by a merge that was interrupted
         self._remove(left)
-        candidates = current if is_over else [path for path in current if not merged.is_merged(path)]
+        candidates = current if is_over else [path for path in current if not partitions.is_merged(path)]
         chunks = self._chunks(candidates) if len(candidates) >= (2 if is_over else fewest) else []
         for chunk in chunks:
-            name = f"{merged.PREFIX}{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.parquet"
+            name = f"{partitions.MERGED_PREFIX}{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.parquet"
             rows = self._write(chunk, f"{day.folder}/{name}")
             sources: dict[str, int] = {}
             for source in map(posixpath.basename, chunk):
@@ -133,7 +133,9 @@ class DecisionFolder:
         if chunks:
             confirm()
             content = json.dumps(index).encode()
-            write_durably(self._address(f"{day.folder}/{merged.INDEX}"), lambda stream: stream.write(content))
+            write_durably(
+                self._address(f"{day.folder}/{partitions.MERGED_INDEX}"), lambda stream: stream.write(content)
+            )
             self._remove([path for chunk in chunks for path in chunk])
         return bool(left or chunks)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from fraud.data import filesystems, merged
+from fraud.data import filesystems, partitions
 from fraud.errors import DataError, FraudError
 from fraud.schema import Column, Schema
 from fraud.settings.serving import DecisionSettings
@@ -85,8 +85,8 @@ class DecisionReader:
         paths = [path for path in sorted(filesystem.ls(folder, detail=False)) if path.endswith(".parquet")]
         if self._seen.issuperset(paths):
             return
-        index = merged.read_index(filesystem, folder) if any(map(merged.is_merged, paths)) else {}
-        for path in merged.current(paths, index):
+        index = partitions.read_index(filesystem, folder) if any(map(partitions.is_merged, paths)) else {}
+        for path in partitions.current(paths, index):
             sources = {f"{folder}/{name}": n for name, n in index.get(posixpath.basename(path), {}).items()}
             table = None
             if path not in self._seen and not (sources and self._seen.issuperset(s for s, n in sources.items() if n)):

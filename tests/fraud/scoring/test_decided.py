@@ -63,6 +63,10 @@ def test_a_decision_log_is_read_as_it_lies(tmp_path: Path):
     first = decided.read(str(settings.url), SCHEMA, day=dt.date(2025, 6, 15))
     assert sorted(first["id"]) == ["0", "1", "2", "3", "4"]
     assert decided.read(str(settings.url), SCHEMA, day=dt.date(2025, 6, 16))["id"].tolist() == ["6"]
+    assert not len(decided.read(str(settings.url), SCHEMA, day=dt.date(2025, 6, 25)))
+    east = replace(SCHEMA, day_zone="Asia/Tokyo")  # a day there is in the folders of two UTC days
+    (row,) = decided.read(str(settings.url), east, day=dt.date(2025, 6, 17))["id"]
+    assert row == "6"
 
 
 def test_what_is_no_decision_and_a_schema_without_ids_are_refused(tmp_path: Path, scored: Path):

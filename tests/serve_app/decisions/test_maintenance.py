@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from fraud.data import merged
+from fraud.data import partitions
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema
@@ -226,7 +226,7 @@ def test_an_unreadable_file_stays_and_a_damaged_index_is_an_error_not_a_guess(tm
     DecisionFolder(str(settings.url)).merge(now=DAYS_LATER)
     assert (folder / "torn.parquet").exists() and len(files_of(settings)) == 2
     (folder / "torn.parquet").unlink()
-    (folder / merged.INDEX).write_text("{")
+    (folder / partitions.MERGED_INDEX).write_text("{")
     with pytest.raises(DataError, match=r"_merged\.json is damaged"):
         decision_summary.read(str(settings.url))
 
@@ -298,7 +298,7 @@ def test_a_replica_merges_in_a_process_of_its_own(tmp_path: Path, caplog: pytest
     compactor.stop()
     assert read_by_all(settings) == [0, 1, 2]
     assert not caplog.records
-    next(Path(str(settings.url)).glob(f"date=*/{merged.INDEX}")).write_text("{")
+    next(Path(str(settings.url)).glob(f"date=*/{partitions.MERGED_INDEX}")).write_text("{")
     assert not Compactor(settings).run_once()
     assert "_merged.json is damaged" in caplog.text
 
