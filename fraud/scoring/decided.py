@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -36,18 +38,14 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     schema without id or, for scored files, timestamp; DataError if `url` has no decisions.
     """
     row_id, zone = id_of(schema), zone_of(schema)
-    try:
-        filesystem, root = filesystems.of(url)
-        files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
-        counting = published(filesystem, files.files)
-        if len(counting) < len(files.files):
-            files = ds.dataset(counting, schema=files.schema, filesystem=filesystem, format="parquet")
+    with _reading(url, schema):
+        files = _dataset(url)
         if _INPUTS in files.schema.names:
-            named, time = ds.field(_INPUTS, row_id), "time"
+            time = "time"
         elif schema.timestamp is None:
             raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
         else:
-            named, time = ds.field(name_of(row_id)), name_of(schema.timestamp.name)
+            time = name_of(schema.timestamp.name)
         is_selected = ds.field("score").is_valid()
         if only_flagged:
             is_selected &= ds.field("is_fraud")
@@ -56,9 +54,42 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
             first, next_ = (pa.scalar(instant, pa.timestamp("us")).cast(kind)
                             for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
             is_selected &= (ds.field(time) >= first) & (ds.field(time) < next_)
-        columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
+        columns = {"id": _id_in(files, row_id), "day": ds.field(time)}
+        columns |= {"score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
         table = files.to_table(columns=columns, filter=is_selected)
-    except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
-        raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
     frame = table.set_column(1, "day", pa.array(zone.day_of(table["day"].to_numpy()), pa.date32())).to_pandas()
     return frame.drop_duplicates("id", keep="last").reset_index(drop=True)
+
+
+def known_ids(url: str, schema: Schema, ids: Sequence[str]) -> set[str]:
+    """Those of `ids` that have a decision, in bounded memory. Raises DataError if `url` has no decisions."""
+    known: set[str] = set()
+    with _reading(url, schema):
+        files = _dataset(url)
+        named = _id_in(files, id_of(schema)).cast(pa.string())
+        requested = pa.array(list(ids), pa.string())
+        for batch in files.scanner(columns={"id": named}, filter=named.isin(requested)).to_batches():
+            known.update(batch["id"].to_pylist())
+    return known
+
+
+def _dataset(url: str) -> Any:
+    filesystem, root = filesystems.of(url)
+    files = ds.dataset(root, filesystem=filesystem, format="parquet", exclude_invalid_files=True)
+    counting = published(filesystem, files.files)
+    if len(counting) < len(files.files):
+        files = ds.dataset(counting, schema=files.schema, filesystem=filesystem, format="parquet")
+    return files
+
+
+def _id_in(files: Any, row_id: str) -> Any:
+    """The id as an expression: in a decision log it is among the inputs."""
+    return ds.field(_INPUTS, row_id) if _INPUTS in files.schema.names else ds.field(name_of(row_id))
+
+
+@contextmanager
+def _reading(url: str, schema: Schema) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, pa.ArrowException) as error:
+        raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
