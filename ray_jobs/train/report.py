@@ -19,7 +19,7 @@ from fraud import cli
 from fraud.data import tables
 from fraud.detectors import registry
 from fraud.detectors.base import column_of
-from fraud.registry import reference
+from fraud.registry import reference, training_rows
 from fraud.scoring.detector import JOINED, Detector
 from fraud.scoring.engine import SCORE
 from fraud.training.config import TrainConfig
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 # The files of an output folder; check_outdir recognises an earlier training's by these names.
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
-ARTIFACTS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE}
+TRAINING = "training.parquet"  # the data with labels of the store; its counts are in training.labels.json
+ARTIFACTS = {BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS, QUARANTINE, REFERENCE, TRAINING, training_rows.NAME}
 
 
 def check_outdir(path: str) -> Path:
