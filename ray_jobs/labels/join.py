@@ -6,10 +6,10 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fraud.data import filesystems, tables
+from fraud.data.partitions import read_json
 from fraud.errors import ConfigError
 from fraud.labels import join as label_join
 from fraud.labels.store import SOURCE, LabelStore
@@ -24,13 +24,9 @@ def record_path(out: str) -> str:
 
 
 def record_of(path: str, fingerprint: str) -> dict[str, Any] | None:
-    """What `join` recorded beside `path`; None if nothing, or of data with another fingerprint. Local files only."""
-    try:
-        content = json.loads(Path(record_path(path)).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_of_path = isinstance(content, dict) and content.get("output_fingerprint") == fingerprint
-    return content if is_of_path else None
+    """What `join` recorded beside `path`; None if nothing, or of data with another fingerprint."""
+    content = read_json(*filesystems.of(record_path(path)))
+    return content if content.get("output_fingerprint") == fingerprint else None
 
 
 def join(

@@ -10,12 +10,14 @@ import pytest
 
 from fraud.data import tables
 from fraud.errors import ConfigError, DataError, SchemaError
+from fraud.history.label_feed import LabelFeed
 from fraud.labels.store import COLUMNS, LabelStore, Retracted, check
 from fraud.schema import Schema
 from fraud.settings import Settings
 
 HANDBOOK = Schema.load("handbook")
 DAY = dt.datetime(2026, 1, 10, tzinfo=dt.UTC)
+LATER = int(DAY.timestamp() * 1e6)
 
 
 def labels(rows: list[tuple[str, bool, str]], source: str = "analyst") -> pd.DataFrame:
@@ -81,6 +83,17 @@ def test_a_retraction_twice_is_as_once_and_a_later_label_counts_again(tmp_path: 
     assert store.add(labels([("7", False, "2026-01-06")]), "again", ingested_at=DAY).new == 1
     assert store.read()["is_fraud"].tolist() == [False]
     assert retract(store, ["7"], 5) == Retracted(retracted=0, without_label=0, later=1)
+
+
+def test_the_live_history_is_told_to_forget_a_retracted_fraud(tmp_path: Path):
+    store = LabelStore(str(tmp_path))
+    store.add(labels([("7", True, "2026-01-03"), ("8", True, "2026-01-03")]), "a", ingested_at=DAY)
+    feed = LabelFeed(store)
+    feed.refresh(0)
+    assert feed.newest(["7", "8"], LATER).is_fraud.tolist() == [True, True]
+    retract(store, ["7"], 5)
+    feed.refresh(0)
+    assert feed.newest(["7", "8"], LATER).is_fraud.tolist() == [False, True]
 
 
 def test_foreign_files_in_the_store_raise(tmp_path: Path):
