@@ -24,7 +24,7 @@ COVERAGE = ["--cov=fraud", "--cov-report=term:skip-covered", "--cov-fail-under=9
 PYTEST = [sys.executable, "-u", "-m", "pytest", "--durations=10"]
 EACH = [*PYTEST, "-vv"]  # a line for each test, where a test takes seconds
 # Tests of the core, among them those of jobs that do little but call it.
-CORE = ["tests/fraud", "tests/ray_jobs/gate", "tests/ray_jobs/history", "tests/ray_jobs/test_labels.py"]
+CORE = ["tests/fraud", "tests/ray_jobs/gate", "tests/ray_jobs/history", "tests/ray_jobs/labels/test_labels.py"]
 HALF = ["tests/fraud", "tests/ray_jobs", "tests/monitoring"]  # of the quick tests' processor time
 
 

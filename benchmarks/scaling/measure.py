@@ -47,7 +47,7 @@ STAGES = (
     Stage("sweep, a trial", ("tuning.sweep", "--data", "{rows}", "--detector", "forest", "--trials", "{trials}",
           "--no-mlflow", "--outdir", "{out}"), (4, 24)),
     Stage("evaluate", ("ray_jobs.evaluate", "--data", "{rows}", "--model", "{model}", "--out", "{out}/page.html",
-          "--no-mlflow"), (100_000, 500_000), is_parallel=False),
+          "--no-mlflow", "--include-training-rows"), (100_000, 500_000), is_parallel=False),
     Stage("drift report", ("monitoring.drift", "--ref", "{reference}", "--cur", "{rows}", "--schema", "transactions",
           "--out", "{out}/page.html"), (200_000, 1_000_000), is_parallel=False),
 )  # fmt: skip

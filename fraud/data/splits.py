@@ -110,6 +110,11 @@ class Split:
     test: np.ndarray
     warnings: tuple[str, ...] = ()
 
+    @property
+    def learnt(self) -> np.ndarray:
+        """Positions of the rows that a training uses: train and validation."""
+        return np.concatenate([self.train, self.validation])
+
     def windows(self, times: np.ndarray | None, labels: np.ndarray | None) -> list[Window]:
         """Summaries of the parts with rows, oldest first; `frauds` is None if the part has no known label.
 

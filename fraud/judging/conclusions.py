@@ -15,15 +15,20 @@ _MOST_LISTED = 4  # weak slices of one section
 
 
 def conclude(
-    sections: Mapping[str, Any], plan: Plan, warnings: Sequence[str] = (), chosen_at: Mapping[str, float] | None = None
+    sections: Mapping[str, Any],
+    plan: Plan,
+    warnings: Sequence[str] = (),
+    chosen_at: Mapping[str, float] | None = None,
+    doubts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The verdict: {level, headline, findings [{level, section, text}]}, worst findings first.
 
     sections: the evaluation's sections by name. warnings: problems of the evaluation itself, such as rows that the
     model was trained on. chosen_at: the threshold's metrics on the window where it was chosen (`achieved` of
-    `fraud.thresholds.selection.Threshold`).
+    `fraud.thresholds.selection.Threshold`). doubts: problems that the evaluation may have.
     """
     findings = [_finding("bad", "rows", text) for text in warnings]
+    findings += [_finding("warning", "rows", text) for text in doubts]
     findings += _on_volume(sections, chosen_at or {})
     ranking = sections["ranking"]
     if "missing" in ranking:

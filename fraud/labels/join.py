@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fraud.data import tables
 from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError
-from fraud.labels.store import ID, IS_FRAUD, SOURCE, id_of, newest
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, SOURCE, id_of, newest
 from fraud.schema import Schema
 
 Unlabelled = Literal["legitimate", "unknown", "drop"]
@@ -58,11 +58,15 @@ class Policy:
 
 @dataclass
 class Counts:
-    """Rows by outcome. frauds_recent, frauds_earlier: by source, within the newest 14 matured days and before."""
+    """Rows by outcome. frauds_recent, frauds_earlier: by source, within the newest 14 matured days and before.
+
+    frauds_too_young: rows left out as too young that a known label calls fraud.
+    """
 
     read: int = 0
     refused: int = 0
     too_young: int = 0
+    frauds_too_young: int = 0
     labelled: int = 0
     without_label: int = 0
     own_label: int = 0
@@ -161,6 +165,38 @@ def summary(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def late(labels: pd.DataFrame, policy: Policy) -> tuple[int, int, dt.date | None]:
+    """Labels that became known after `policy.moment`: their number, the frauds, and the first day that knows them all.
+
+    labels: LabelStore.read, of all labels.
+    """
+    after = labels[labels[KNOWN_AT].to_numpy(dtype="datetime64[us]") > np.datetime64(policy.moment, "us")]
+    if not len(after):
+        return 0, 0, None
+    last = policy.zone.day_of(after[KNOWN_AT].to_numpy(dtype="datetime64[us]").max()[None])[0].astype(dt.date)
+    return len(after), int(after[IS_FRAUD].sum()), last + dt.timedelta(days=1)
+
+
+def why_no_fraud(labels: pd.DataFrame, counts: Counts, policy: Policy) -> str:
+    """Why a join wrote no fraud, and what to do. labels: LabelStore.read, of all labels."""
+    if not len(labels):
+        return "the label store is empty: `python -m ray_jobs.labels ingest FILE` adds labels"
+    n_frauds, (_, late_frauds, day) = int(labels[IS_FRAUD].sum()), late(labels, policy)
+    if not n_frauds:
+        return f"none of the store's {len(labels):,} labels is a fraud: check the label column of what was ingested"
+    reasons = []
+    if late_frauds:
+        reasons.append(f"{late_frauds:,} became known after {policy.as_of} began: --as-of {day} counts them")
+    if counts.frauds_too_young:
+        reasons.append(
+            f"{counts.frauds_too_young:,} are of rows younger than {policy.matured_days:g} days: wait, or lower "
+            "--matured-days"
+        )
+    if n_frauds > late_frauds + counts.frauds_too_young:
+        reasons.append(f"{n_frauds - late_frauds - counts.frauds_too_young:,} match no row: check the ids and --data")
+    return f"of the store's {n_frauds:,} frauds, " + "; ".join(reasons)
+
+
 def _check_ids(quarantine: pd.DataFrame, name: str, path: str) -> None:
     lacking = quarantine[(quarantine["column"] == name) & (quarantine["value"] == "")]
     if len(lacking):
@@ -184,6 +220,8 @@ def _labelled(
         times = rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]")
         is_mature = times < policy.mature_before
         counts.too_young += int((~is_mature).sum())
+        young = matches[~is_mature & (matches >= 0)]
+        counts.frauds_too_young += int(labels[IS_FRAUD].to_numpy(dtype=bool)[young].sum())
         rows, matches, times = rows[is_mature], matches[is_mature], times[is_mature]
     has = matches >= 0
     row_labels = np.full(len(rows), _UNKNOWN, dtype=np.int8)

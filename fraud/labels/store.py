@@ -1,13 +1,15 @@
 """Store of labels that arrive after their transactions: verdicts and chargebacks. The newest label of an id counts.
 
 Each ingestion is one Parquet file below the store's URL. Its name derives from the content, so ingesting a file again
-has no effect.
+has no effect. A retraction is an entry without a label: from the time it is known, the id has no label again.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -26,16 +28,33 @@ from fraud.settings.locations import DataStores
 
 ID, IS_FRAUD, KNOWN_AT, SOURCE = COLUMNS = ("id", "is_fraud", "known_at", "source")
 INGESTED_AT = "ingested_at"
+REASON, BY = "reason", "by"  # of a retraction
+_ENTRY = {*COLUMNS, INGESTED_AT}
+_IS_RETRACTION = "is_retraction"
+RETRACTION = "retraction"  # retractions' files are named after it; no source may be
 REVIEW = "review"  # source of verdicts on randomly drawn rows, the only unbiased sample
 
 
 @dataclass(frozen=True)
 class Added:
-    """Effect of an ingestion, in ids. new: first label; changed: label differs now; same: others."""
+    """Effect of an ingestion, in ids. new: no label before; changed: label differs now; same: kept their label.
+
+    retracted: without effect, because a later retraction covers the label.
+    """
 
     new: int
     changed: int
     same: int
+    retracted: int = 0
+
+
+@dataclass(frozen=True)
+class Retracted:
+    """Effect of a retraction, in ids. later: still labelled, because the label became known after the retraction."""
+
+    retracted: int
+    without_label: int
+    later: int
 
 
 @dataclass(frozen=True)
@@ -58,13 +77,48 @@ class LabelStore:
         """Store labels, columns `COLUMNS`, as ingestion `name`; replaces one of that name. Raises DataError."""
         ingestions = self._files()
         before = newest(_concatenated(ingestions.values())).set_index(ID)[IS_FRAUD]
-        ingestions[name] = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
-        tables.write_parquet(ingestions[name], self._file(name))
+        frame = labels[list(COLUMNS)].assign(**{INGESTED_AT: _microseconds(ingested_at)})
+        tables.write_parquet(frame, self._file(name))
+        ingestions[name] = frame.assign(**{_IS_RETRACTION: False})
         after = newest(_concatenated(ingestions.values())).set_index(ID)[IS_FRAUD]
         touched = labels[ID].drop_duplicates()
-        known = touched[touched.isin(before.index)]
+        labelled = touched[touched.isin(after.index)]
+        known = labelled[labelled.isin(before.index)]
         changed = int((before.loc[known].to_numpy() != after.loc[known].to_numpy()).sum())
-        return Added(new=len(touched) - len(known), changed=changed, same=len(known) - changed)
+        return Added(
+            new=len(labelled) - len(known), changed=changed, same=len(known) - changed,
+            retracted=len(touched) - len(labelled),
+        )  # fmt: skip
+
+    def retract(
+        self, ids: Sequence[str], *, source: str, known_at: dt.datetime, now: dt.datetime, by: str, reason: str
+    ) -> Retracted:
+        """Make ids unlabelled from `known_at` on. Ids without a label are counted and skipped, so twice is as once.
+
+        Raises DataError.
+        """
+        requested = pd.Series(list(dict.fromkeys(ids)), dtype="str")
+        entries, at = _concatenated(self._files().values()), _microseconds(known_at)
+        standing = newest(entries)
+        later = requested.isin(standing.loc[standing[KNOWN_AT] > at, ID])
+        chosen = requested[requested.isin(newest(entries[entries[KNOWN_AT] <= at])[ID])]
+        if len(chosen):
+            frame = pd.DataFrame({ID: chosen, IS_FRAUD: pd.Series(None, index=chosen.index, dtype="boolean")})
+            frame = frame.assign(**{KNOWN_AT: at, SOURCE: source, REASON: reason, BY: by})
+            frame[INGESTED_AT] = _microseconds(now)
+            digest = hashlib.sha256(json.dumps([sorted(chosen), str(at), source, by, reason]).encode())
+            tables.write_parquet(frame, self._file(f"{RETRACTION}-{digest.hexdigest()[:32]}"))
+        n_later, n_retracted = int(later.sum()), int((~later[chosen.index]).sum())
+        return Retracted(n_retracted, len(requested) - n_retracted - n_later, n_later)
+
+    def retractions(self) -> pd.DataFrame:
+        """All retractions, oldest first: id, known_at, source, reason, by. Raises DataError."""
+        filesystem, pattern = filesystems.of(self._file(f"{RETRACTION}-*"))
+        columns = [ID, KNOWN_AT, SOURCE, REASON, BY]
+        frames = [tables.read(filesystem.unstrip_protocol(path))[columns] for path in filesystem.glob(pattern)]
+        if not frames:
+            return pd.DataFrame(columns=columns)
+        return pd.concat(frames, ignore_index=True).sort_values(KNOWN_AT, kind="stable").reset_index(drop=True)
 
     def read(self, *, known_until: dt.datetime | None = None) -> pd.DataFrame:
         """The newest label of every id, columns `COLUMNS`; known_until: only labels known at that time (UTC).
@@ -78,22 +132,21 @@ class LabelStore:
         labels = _concatenated(self._files().values())
         if known_until is not None:
             labels = labels[labels[KNOWN_AT] <= _microseconds(known_until)]
-        in_order = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
-        return in_order.drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
+        return _standing(labels).drop_duplicates([ID, SOURCE], keep="last")[list(COLUMNS)].reset_index(drop=True)
 
     def ledger(self) -> pd.DataFrame:
-        """Every label ever ingested, columns `COLUMNS`, sorted so that the last one counts. Raises DataError."""
+        """Every label ever ingested, columns `COLUMNS`, sorted so that the last one counts. Raises DataError.
+
+        A retraction is a row with is_fraud False: for the entity history, it ends a fraud.
+        """
         labels = _concatenated(self._files().values()).sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
         return labels[list(COLUMNS)].reset_index(drop=True)
 
     def _files(self) -> dict[str, pd.DataFrame]:
-        """All ingestions by name, as written."""
+        """All ingestions by name, as `read_ingestion`, with the column _IS_RETRACTION."""
         filesystem, folder = filesystems.of(self.url)
         paths = sorted(filesystem.glob(f"{folder}/*.parquet")) if filesystem.exists(folder) else []
-        ingestions = {PurePosixPath(path).stem: tables.read(filesystem.unstrip_protocol(path)) for path in paths}
-        if any(set(labels.columns) != {*COLUMNS, INGESTED_AT} for labels in ingestions.values()):
-            raise DataError(f"{self.url} holds Parquet files that are not labels: remove them")
-        return ingestions
+        return {PurePosixPath(path).stem: _entries(filesystem.unstrip_protocol(path)) for path in paths}
 
     def listing(self) -> dict[str, str]:
         """All ingestions by name, each with a stamp that changes with its file. Raises ObjectStoreError."""
@@ -110,11 +163,8 @@ class LabelStore:
         return versions
 
     def read_ingestion(self, name: str) -> pd.DataFrame:
-        """One ingestion as written: `COLUMNS` and INGESTED_AT. Raises DataError."""
-        labels = tables.read(self._file(name))
-        if set(labels.columns) != {*COLUMNS, INGESTED_AT}:
-            raise DataError(f"{self._file(name)} is a Parquet file without labels: remove it")
-        return labels[[*COLUMNS, INGESTED_AT]]
+        """One ingestion: `COLUMNS` and INGESTED_AT; is_fraud is False in a retraction. Raises DataError."""
+        return _entries(self._file(name))[[*COLUMNS, INGESTED_AT]]
 
     def draw(self, decided: pd.DataFrame, day: dt.date, rows: int, *, flagged: int = 0, seed: int = 7) -> pd.DataFrame:
         """Draw a random sample of a day's rows for a reviewer to label (source `REVIEW`), and save it.
@@ -165,10 +215,10 @@ def id_of(schema: Schema) -> str:
 def newest(labels: pd.DataFrame) -> pd.DataFrame:
     """The newest label of every id: the last one known; at equal times, the last one ingested.
 
-    labels: from `LabelStore.read_by_source`, or with the column INGESTED_AT. Returns `COLUMNS`.
+    labels: from `LabelStore.read_by_source`, or all entries, with the column INGESTED_AT. Returns `COLUMNS`.
     """
     if INGESTED_AT in labels:
-        labels = labels.sort_values([KNOWN_AT, INGESTED_AT], kind="stable")
+        labels = _standing(labels)
     return labels.drop_duplicates(ID, keep="last")[list(COLUMNS)].reset_index(drop=True)
 
 
@@ -217,8 +267,29 @@ _SCHEMA = Schema(
 )
 
 
+def _entries(path: str) -> pd.DataFrame:
+    """The entries of one file, columns `_ENTRY` and _IS_RETRACTION. Raises DataError for another file."""
+    entries = tables.read(path)
+    if not _ENTRY <= set(entries.columns) <= {*_ENTRY, REASON, BY}:
+        raise DataError(f"{path} is a Parquet file without labels: remove it")
+    is_retraction = entries[IS_FRAUD].isna()
+    is_fraud = entries[IS_FRAUD].eq(True).fillna(False).astype(bool)
+    return entries[[*COLUMNS, INGESTED_AT]].assign(**{IS_FRAUD: is_fraud, _IS_RETRACTION: is_retraction})
+
+
+def _standing(entries: pd.DataFrame) -> pd.DataFrame:
+    """The labels in the order in which they count, without retractions and the labels that these end."""
+    in_order = entries.sort_values([KNOWN_AT, INGESTED_AT], kind="stable").reset_index(drop=True)
+    if not in_order[_IS_RETRACTION].any():
+        return in_order
+    position = pd.Series(in_order.index[in_order[_IS_RETRACTION]], index=in_order.loc[in_order[_IS_RETRACTION], ID])
+    last = position[~position.index.duplicated(keep="last")]
+    return in_order[in_order.index.to_numpy() > in_order[ID].map(last).fillna(-1).to_numpy()]
+
+
 def _concatenated(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     kinds = {ID: "str", IS_FRAUD: "bool", KNOWN_AT: "datetime64[us]", SOURCE: "str", INGESTED_AT: "datetime64[us]"}
+    kinds[_IS_RETRACTION] = "bool"
     parts = list(frames)
     if not parts:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})

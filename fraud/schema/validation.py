@@ -11,6 +11,7 @@ import pandas as pd
 from fraud.errors import SchemaError, closest
 from fraud.schema.columns import OTHER_DELIMITERS, Column
 from fraud.schema.contract import Schema
+from fraud.schema.inference import LABEL_NAMES, VAGUE_LABEL_NAMES
 from fraud.schema.values import Converted, Fault, TimeLimits, convert
 
 _SHOWN_LENGTH = 80
@@ -120,7 +121,21 @@ class Validator:
         self._reported.update(extra)
         if not extra:
             return ()
-        return (f"not in schema {self._schema.name!r} and left out: {', '.join(extra)}; list them under `ignore`",)
+        left_out = f"not in schema {self._schema.name!r} and left out: {', '.join(extra)}; list them under `ignore`"
+        return (left_out, *self._ignored_labels(extra, frame))
+
+    def _ignored_labels(self, extra: list[str], frame: pd.DataFrame) -> list[str]:
+        """Warnings about columns that are named like a label and are not the schema's."""
+        label = self._schema.label
+        names = LABEL_NAMES if label is not None and label.name in frame else LABEL_NAMES + VAGUE_LABEL_NAMES
+        known_as = f"its label is {label.name!r}" if label is not None else "it has no label"
+        absent = ", which the data do not have" if label is not None and label.name not in frame else ""
+        return [
+            f"column {name!r} looks like a label and is IGNORED: schema {self._schema.name!r} does not name it, "
+            f"{known_as}{absent}"
+            for name in extra
+            if name.lower() in names
+        ]
 
     def _repeated(self, ids: np.ndarray | pd.Series, candidates: np.ndarray) -> np.ndarray:
         """Mask of candidates whose id an earlier candidate has, in this or an earlier piece."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -38,16 +40,13 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
     row_id, zone = id_of(schema), zone_of(schema)
 
     def table() -> pa.Table:
-        filesystem, paths = find(url)
-        paths = [path for path in paths if path.endswith(".parquet")]
-        of_day = paths if day is None else [path for path in paths if _may_hold(path, day)]
-        files = ds.dataset(of_day or paths[:1], filesystem=filesystem)
+        files = _dataset(url, day)
         if _INPUTS in files.schema.names:
-            named, time = ds.field(_INPUTS, row_id), "time"
+            time = "time"
         elif schema.timestamp is None:
             raise ConfigError(f"schema {schema.name!r} has no timestamp, so scored files have no days")
         else:
-            named, time = ds.field(name_of(row_id)), name_of(schema.timestamp.name)
+            time = name_of(schema.timestamp.name)
         is_selected = ds.field("score").is_valid()
         if only_flagged:
             is_selected &= ds.field("is_fraud")
@@ -56,18 +55,52 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
             first, next_ = (pa.scalar(instant, pa.timestamp("us")).cast(kind)
                             for instant in (zone.start_of(day), zone.end_of(day)))  # fmt: skip
             is_selected &= (ds.field(time) >= first) & (ds.field(time) < next_)
-        columns = {"id": named, "day": ds.field(time), "score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
+        columns = {"id": _id_in(files, row_id), "day": ds.field(time)}
+        columns |= {"score": ds.field("score"), "is_flagged": ds.field("is_fraud")}
         return files.to_table(columns=columns, filter=is_selected)
 
-    try:
+    with _reading(url, schema):
         decisions = partitions.relisting(table)
-    except (OSError, ValueError, KeyError, DataError, pa.ArrowException) as error:
-        raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None
     frame = decisions.set_column(1, "day", pa.array(zone.day_of(decisions["day"].to_numpy()), pa.date32())).to_pandas()
     return frame.drop_duplicates("id", keep="last").reset_index(drop=True)
+
+
+def known_ids(url: str, schema: Schema, ids: Sequence[str]) -> set[str]:
+    """Those of `ids` that have a decision, in bounded memory. Raises DataError if `url` has no decisions."""
+    requested = pa.array(list(ids), pa.string())
+
+    def known() -> set[str]:
+        files = _dataset(url)
+        named = _id_in(files, id_of(schema)).cast(pa.string())
+        batches = files.scanner(columns={"id": named}, filter=named.isin(requested)).to_batches()
+        return {row_id for batch in batches for row_id in batch["id"].to_pylist()}
+
+    with _reading(url, schema):
+        return partitions.relisting(known)
+
+
+def _dataset(url: str, day: dt.date | None = None) -> Any:
+    """The files that count; with `day`, those that may have rows of it."""
+    filesystem, paths = find(url)
+    paths = [path for path in paths if path.endswith(".parquet")]
+    of_day = paths if day is None else [path for path in paths if _may_hold(path, day)]
+    return ds.dataset(of_day or paths[:1], filesystem=filesystem)
 
 
 def _may_hold(path: str, day: dt.date) -> bool:
     """Whether a file may have rows of a day, by the day of its folder, which may be of another time zone."""
     of_folder = partitions.day_of(path)
     return of_folder is None or abs(of_folder - day) <= dt.timedelta(days=1)
+
+
+def _id_in(files: Any, row_id: str) -> Any:
+    """The id as an expression: in a decision log it is among the inputs."""
+    return ds.field(_INPUTS, row_id) if _INPUTS in files.schema.names else ds.field(name_of(row_id))
+
+
+@contextmanager
+def _reading(url: str, schema: Schema) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, DataError, pa.ArrowException) as error:
+        raise DataError(f"{url} holds no decisions of schema {schema.name!r} ({error})") from None

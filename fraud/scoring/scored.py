@@ -23,6 +23,8 @@ ROW = "row"
 _ABOUT = ("reasons", "explanation", "model_version")
 _ALWAYS = registry.score_columns(with_optional=False)
 ADDED = (SCORE, *_ALWAYS, DECISION, *_ABOUT)  # in every model
+# In the metadata of scored Parquet: its `is_fraud` is our decision (see fraud.scoring.own_decisions).
+MARK = {b"ray-fraud": b"scored"}
 _PREFIX = "given_"
 _TYPES = {
     "numeric": pa.float64(),
@@ -47,7 +49,7 @@ def arrow_schema(schema: Schema, *, with_label: bool, detector_columns: Sequence
     """The Arrow schema of the table. detector_columns: `Detector.score_columns`."""
     added = [pa.field(name, pa.float64()) for name in (SCORE, *detector_columns)]
     added += [pa.field(DECISION, pa.bool_()), *(pa.field(name, pa.string()) for name in _ABOUT)]
-    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
+    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added], metadata=MARK)
 
 
 def table(

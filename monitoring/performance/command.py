@@ -17,7 +17,7 @@ import pandas as pd
 from fraud.cli import examples, next_step
 from fraud.data import partitions, tables
 from fraud.days import UTC, Zone
-from fraud.labels.store import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
+from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, newest
 from fraud.registry.models import schema_of
 from fraud.schema import Schema
 from fraud.schema.zone import agreed
@@ -87,6 +87,23 @@ def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> s
     return "\n".join([*lines, ""])
 
 
+def why_no_label(days: Sequence[DayPrecision], store: LabelStore, *, as_of: dt.date, zone: Zone) -> str | None:
+    """Why no alert has a label, and what to do; None if one has a label."""
+    if any(day.labelled for day in days):
+        return None
+    if not days:
+        return f"no alert before {as_of}: --as-of {as_of + dt.timedelta(days=1)} includes that day"
+    labels = store.read()
+    if not len(labels):
+        return f"no labels in {store.url}: `python -m ray_jobs.labels ingest FILE` adds the analysts' verdicts"
+    known = zone.day_of(labels[KNOWN_AT].to_numpy(dtype="datetime64[us]"))
+    late = int((known >= np.datetime64(as_of)).sum())
+    if late:
+        day = known.max().astype(dt.date) + dt.timedelta(days=1)
+        return f"no alert has a label: {late:,} of {len(labels):,} labels became known later; --as-of {day} uses them"
+    return f"no alert has a label: none of {len(labels):,} labels is of an alert before {as_of}; check their ids"
+
+
 def content(
     precisions: Sequence[DayPrecision], missed: MissedFrauds | None = None, *, as_of: dt.date, schema: Schema
 ) -> dict[str, Any]:
@@ -145,6 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     document = content(days, missed_frauds, as_of=as_of, schema=schema)
     tables.write_text(json.dumps(document, indent=2) + "\n", out)
     exports.export(exports.of_performance(document), arguments, settings, os.environ)
+    reason = why_no_label(days, store, as_of=as_of, zone=zone)
+    if reason is not None:
+        sys.stdout.write(f"warning: {reason}\n")
     sys.stdout.write(f"{table(days, missed_frauds)}{len(days)} days → {out}\n")
     if missed_frauds is None and days:
         log = ["--decisions", arguments.decisions] if arguments.decisions else []

@@ -25,7 +25,9 @@ from fraud.schema.validation import Validated
 from fraud.schema.zone import zone_of
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.training.config import TrainConfig, from_mapping
+from ray_jobs.evaluate import other_labels, overlap
 from ray_jobs.evaluate import rows as evaluate_rows
+from ray_jobs.evaluate.overlap import Overlap
 from ray_jobs.evaluate.rows import Model, Window
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class EvaluationRequest:
     plan: Mapping[str, Any]
     ablation: bool = False
     force: bool = False
+    include_training_rows: bool = False
     log_to_mlflow: bool = True
 
 
@@ -68,12 +71,13 @@ def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
     tables.check_out(json_path(request.out), tables.marked('"format"', '"verdict"', '"headline"'), force=request.force)
     judged = _judge(request, settings)
     model, plan = judged.model, judged.plan
-    sections, rival, warnings = _sections(judged)
+    sections, rival, overlaps = _sections(judged)
+    warnings, doubts = ([text for one in overlaps for text in getattr(one, name)] for name in ("warnings", "doubts"))
     threshold = model.bundle.detector.threshold
     document = evaluation.plain(
         {
             "format": FORMAT,
-            "verdict": conclusions.conclude(sections, plan, warnings, threshold.achieved),
+            "verdict": conclusions.conclude(sections, plan, warnings, threshold.achieved, doubts),
             "model": _about(model),
             "data": {"path": request.data, "fingerprint": judged.fingerprint},
             **sections,
@@ -94,7 +98,10 @@ def evaluate(request: EvaluationRequest, settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """The scored window. checked: all rows of the data; fingerprint: of the data; notes: shown on the page."""
+    """The scored window. checked: all rows of the data; fingerprint: of the data; notes: shown on the page.
+
+    overlap: with the model's training rows.
+    """
 
     request: EvaluationRequest
     settings: Settings
@@ -105,6 +112,7 @@ class _Judged:
     window: Window
     scored: Scored
     notes: list[str]
+    overlap: Overlap
 
 
 def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
@@ -117,6 +125,9 @@ def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
     rows = checked.rows
     logger.info("%s: %s rows read", request.data, f"{len(rows):,}")
     window = evaluate_rows.choose_window(rows, model, fingerprint, request.start, request.end)
+    found = overlap.find(rows, window, model, fingerprint, leave_out=not request.include_training_rows)
+    window = found.window
+    found.doubts += other_labels.compare(rows.iloc[window.positions], schema, request.data, settings)
     scores, notes = evaluate_rows.score(rows, window, model)
     labels = evaluate_rows.labels_of(rows, schema)
     known = _known_compromised(rows, window, model, card, labels)
@@ -125,16 +136,19 @@ def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
         schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
     )
     logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
-    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes)
+    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes, found)
 
 
-def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]]:
-    """The page's sections, the other model's scores (None without --against), and warnings about the figures."""
+def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[Overlap]]:
+    """The page's sections, the other model's scores (None without --against), and both models' training rows."""
     request, model, plan, scored = judged.request, judged.model, judged.plan, judged.scored
     rows = judged.checked.rows
-    warnings = evaluate_rows.training_overlap(rows, judged.window, model, judged.fingerprint)
+    overlaps = [judged.overlap]
     sections: dict[str, Any] = {
-        "rows": _counts(scored, judged.window, len(rows), len(judged.checked.quarantine)),
+        "rows": {
+            **_counts(scored, judged.window, len(rows), len(judged.checked.quarantine)),
+            "trained_on_left_out": judged.overlap.left_out,
+        },
         "ranking": evaluation.ranking(scored, plan),
         "card_precision": evaluation.daily_precision(scored, plan),
         "cost": evaluation.cost(scored, plan),
@@ -149,12 +163,12 @@ def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[str]
         "missing": "no other model to compare with: add --against champion, challenger or a version"
     }
     if request.against is not None:
-        sections["comparison"], rival, rival_warnings = _compare(judged, request.against)
-        warnings += rival_warnings
+        sections["comparison"], rival, others = _compare(judged, request.against)
+        overlaps += others
     sections["ablation"] = {"missing": "not computed: --ablation refits the model without each feature group"}
     if request.ablation:
         sections["ablation"] = _ablation(rows, model, plan, scored.card, judged.fingerprint)
-    return sections, rival, warnings
+    return sections, rival, overlaps
 
 
 def json_path(out: str) -> str:
@@ -201,8 +215,8 @@ def _counts(scored: Scored, window: Window, read: int, quarantined: int) -> dict
     }
 
 
-def _compare(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[str]]:
-    """The comparison section, the other model's scores of the same rows, and warnings about them."""
+def _compare(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | None, list[Overlap]]:
+    """The comparison section, the other model's scores of the same rows, and which of them it was trained on."""
     request, model, scored, window = judged.request, judged.model, judged.scored, judged.window
     other = evaluate_rows.open_model(against, judged.settings)
     names = (_display_name(request.model, model), _display_name(against, other))
@@ -225,7 +239,7 @@ def _compare(judged: _Judged, against: str) -> tuple[dict[str, Any], Scored | No
     return (
         comparison,
         theirs if shared.all() else None,
-        evaluate_rows.training_overlap(checked.rows, other_window, other, judged.fingerprint),
+        [overlap.find(checked.rows, other_window, other, judged.fingerprint, leave_out=False)],
     )
 
 
@@ -326,6 +340,8 @@ def _parser() -> argparse.ArgumentParser:
         "--segment", action="append", default=[], metavar="COLUMN", help="slice by this column; repeatable"
     )
     parser.add_argument("--ablation", action="store_true", help="refit without each feature group, in Ray tasks")
+    parser.add_argument("--include-training-rows", action="store_true", help="also judge rows that the model was "
+                        "trained on; without it they are left out")  # fmt: skip
     parser.add_argument("--resamples", type=int, help="bootstrap resamples (default: 200)")
     parser.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
     parser.add_argument(
@@ -355,7 +371,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=arguments.model, against=arguments.against,
         start=arguments.start, end=arguments.end, card=arguments.card, amount=arguments.amount,
         plan={name: getattr(arguments, name) for name in plan_flags} | {"segments": tuple(arguments.segment)},
-        ablation=arguments.ablation, force=arguments.force, log_to_mlflow=arguments.mlflow,
+        ablation=arguments.ablation, include_training_rows=arguments.include_training_rows, force=arguments.force,
+        log_to_mlflow=arguments.mlflow,
     )  # fmt: skip
     with terminable():
         document = evaluate(request, settings)

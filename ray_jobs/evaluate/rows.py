@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from fraud.days import Zone
 from fraud.errors import ConfigError, DataError
 from fraud.history.definition import plans
 from fraud.judging.evaluation import Plan, amount_column
-from fraud.registry import models
+from fraud.registry import models, training_rows
+from fraud.registry.training_rows import TrainingRows
 from fraud.schema import Schema
 from fraud.schema.validation import Validated
 from fraud.schema.zone import agreed, zone_of
@@ -28,17 +29,21 @@ logger = logging.getLogger(__name__)
 
 _PIECE = 200_000
 _DAY = np.timedelta64(1, "D")
-_TRAINING_WINDOWS = ("train", "validation")
+TRAINING_WINDOWS = ("train", "validation")
 JOINED = "joined"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. name: as the page shows it; number: its version, None for a bundle folder."""
+    """A loaded model. name: as the page shows it; number: its version, None for a bundle folder.
+
+    trained_on: hashes of its training rows, None if it has none.
+    """
 
     name: str
     number: int | None
     bundle: Bundle
+    trained_on: TrainingRows | None = None
 
     @property
     def windows(self) -> dict[str, Mapping[str, Any]]:
@@ -53,12 +58,16 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The judged rows. positions: int64, ascending, in the canonical frame; start, end, source: text for the page."""
+    """The judged rows. positions: int64, ascending, in the canonical frame; start, end, source: text for the page.
+
+    is_test_window: they are the model's own test window.
+    """
 
     positions: np.ndarray
     start: str | None
     end: str | None
     source: str
+    is_test_window: bool = False
 
 
 def open_model(reference: str, settings: Settings) -> Model:
@@ -68,7 +77,7 @@ def open_model(reference: str, settings: Settings) -> Model:
     name = f"version {opened.number}"
     if opened.number is None:
         name = f"{'/'.join(opened.folder.parts[-2:])} ({opened.bundle.sha256[:8]})"
-    return Model(name, opened.number, opened.bundle)
+    return Model(name, opened.number, opened.bundle, training_rows.find(opened, settings))
 
 
 def read(path: str, schema: Schema) -> Validated:
@@ -142,10 +151,11 @@ def choose_window(
         return _window(np.flatnonzero(inside), times, "chosen with --start and --end")
     test = model.windows.get("test")
     if test is not None:
-        positions = _positions(test, times, len(rows), fingerprint == model.bundle.manifest.get("data_fingerprint"))
+        positions = positions_of(test, times, len(rows), fingerprint == model.bundle.manifest.get("data_fingerprint"))
         if positions.size:
             part = "" if positions.size == test["rows"] else f", of which the data contain {positions.size:,} rows"
-            return _window(positions, times, f"the test window of {model.name}{part}")
+            window = _window(positions, times, f"the test window of {model.name}{part}")
+            return replace(window, is_test_window=True)
     labels = labels_of(rows, model.schema)
     if (labels >= 0).any():
         return _window(np.flatnonzero(labels >= 0), times, "all labelled rows of the data")
@@ -158,22 +168,26 @@ def unseen(
     """The newest rows that no model was trained on, or the reason why there are none.
 
     They begin a label delay after the last training and validation window of any model. With `start` or `end` (as for
-    `choose_window`): the rows between them that lie in no such window. Without timestamps, rows are identified by their
-    number in the first model's training data. Raises ConfigError, DataError as `choose_window`.
+    `choose_window`): the rows between them that lie in no such window. Without timestamps, rows are identified by the
+    models' hashes of their training rows, or by their number in the first model's training data. Raises ConfigError,
+    DataError as `choose_window`.
     """
     first = models[0]
     times, is_training_row, last = times_of(rows, first.schema), np.zeros(len(rows), bool), None
     for model in models:
         same = fingerprint == model.bundle.manifest.get("data_fingerprint")
-        windows = [model.windows[name] for name in _TRAINING_WINDOWS if name in model.windows]
+        windows = [model.windows[name] for name in TRAINING_WINDOWS if name in model.windows]
         numbered = [str(window["start"]).startswith("row ") for window in windows]
-        if not windows or (model is first and any(n != (times is None) or (n and not same) for n in numbered)):
+        hashes = model.trained_on if times is None else None
+        if hashes is not None and hashes.identifies and hashes.is_complete:
+            is_training_row |= hashes.among(rows, model.schema)[0]
+        elif not windows or (model is first and any(n != (times is None) or (n and not same) for n in numbered)):
             return (
                 f"the manifest of {model.name} does not identify its training rows in these data: train it on them "
                 "with ray_jobs.train"
             )
         for window in windows:
-            is_training_row[_positions(window, times, len(rows), same)] = True
+            is_training_row[positions_of(window, times, len(rows), same)] = True
             if times is not None and not str(window["end"]).startswith("row "):
                 until = np.datetime64(str(window["end"]), "us")
                 last = until if last is None else max(last, until)
@@ -195,25 +209,6 @@ def unseen(
     if not positions.size:
         return "a model was trained on every row of the data: use later rows, with labels"
     return _window(positions, times, source)
-
-
-def training_overlap(rows: pd.DataFrame, window: Window, model: Model, fingerprint: str) -> list[str]:
-    """Warnings about judged rows that lie in the model's training or validation window."""
-    times = times_of(rows, model.schema)
-    same = fingerprint == model.bundle.manifest.get("data_fingerprint")
-    warnings = []
-    for name in _TRAINING_WINDOWS:
-        training_window = model.windows.get(name)
-        if training_window is None:
-            continue
-        shared = np.intersect1d(_positions(training_window, times, len(rows), same), window.positions).size
-        if shared:
-            warnings.append(
-                f"{shared:,} of the judged rows lie in the {name} window of {model.name} "
-                f"({training_window['start']} to {training_window['end']}): the model was trained on them, so the "
-                "figures are too good; judge later rows (--start)"
-            )
-    return warnings
 
 
 def score(rows: pd.DataFrame, window: Window, model: Model) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -260,7 +255,7 @@ def times_of(rows: pd.DataFrame, schema: Schema) -> np.ndarray | None:
     return rows[schema.timestamp.name].to_numpy(dtype="datetime64[us]") if schema.timestamp else None
 
 
-def _positions(window: Mapping[str, Any], times: np.ndarray | None, n_rows: int, is_same_data: bool) -> np.ndarray:
+def positions_of(window: Mapping[str, Any], times: np.ndarray | None, n_rows: int, is_same_data: bool) -> np.ndarray:
     """Positions of a manifest's window: by time, or by row number without timestamps and with the same data."""
     start, end = str(window["start"]), str(window["end"])
     if times is not None and not start.startswith("row "):

@@ -12,11 +12,12 @@ from typing import Any
 from cluster.session import connected, terminable
 from fraud.cli import next_step, stage
 from fraud.data import logged, tables
+from fraud.registry import training_rows
 from fraud.registry.versions import CHALLENGER
 from fraud.scoring import bundle
 from fraud.settings import Settings
 from fraud.training import fitting
-from ray_jobs.train import history, report, resume
+from ray_jobs.train import history, labels, report, resume
 from ray_jobs.train.request import TrainingRequest, read_request
 from ray_jobs.train.tracking import Tracker, discard, ended
 
@@ -30,6 +31,7 @@ def train(request: TrainingRequest, settings: Settings) -> str:
     """
     from ray_jobs.train import fits
 
+    request = labels.with_labels(request, settings)
     fingerprint = tables.fingerprint(request.data)
     name = resume.name_of(fingerprint, request.schema, request.config, request.workers)
     with resume.training_folder(settings.state / "training", name) as folder, connected(), terminable():
@@ -75,6 +77,12 @@ def train(request: TrainingRequest, settings: Settings) -> str:
                     "registry": None,
                 }
                 report.write_json(content, request.outdir / report.METRICS)
+                training_rows.write(
+                    request.outdir / training_rows.NAME,
+                    prepared.rows.iloc[prepared.split.learnt],
+                    request.schema,
+                    sha256,
+                )
             text = report.table(prepared, detector, evaluation, request.config)
             if tracker:
                 with stage("MLflow", logger):

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BUNDLE, WEIGHTS, THRESHOLD, METRICS, PLOTS = "bundle", "ae.pt", "threshold.json", "metrics.json", "plots"
 QUARANTINE, REFERENCE = "quarantine.parquet", reference.NAME
 MARKS = {BUNDLE, WEIGHTS}
+TRAINING = "training.parquet"  # the data with labels of the store; its counts are in training.labels.json
 
 
 def check_outdir(path: str) -> Path:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fraud.errors import RegistryError, RegistryUnreachableError
-from fraud.registry import versions
+from fraud.registry import training_rows, versions
 from fraud.registry.runs import DESCRIPTION, SOURCE, Run, continue_run, start_run
 from fraud.schema.validation import Validated
 from fraud.scoring import bundle
@@ -108,6 +108,7 @@ class Tracker:
             run.log_folder(request.outdir / PLOTS, PLOTS)
             run.log_pictures(request.outdir / PLOTS)
             run.log_file(request.outdir / REFERENCE)
+            run.log_file(request.outdir / training_rows.NAME)
             run.log_text((request.outdir / METRICS).read_text(), METRICS)
             run.log_text(request.schema.to_yaml(), "schema.yaml")
             tags = description.tags(content, request, commit)

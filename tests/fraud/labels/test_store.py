@@ -10,12 +10,14 @@ import pytest
 
 from fraud.data import tables
 from fraud.errors import ConfigError, DataError, SchemaError
-from fraud.labels.store import COLUMNS, LabelStore, check
+from fraud.history.label_feed import LabelFeed
+from fraud.labels.store import COLUMNS, LabelStore, Retracted, check
 from fraud.schema import Schema
 from fraud.settings import Settings
 
 HANDBOOK = Schema.load("handbook")
 DAY = dt.datetime(2026, 1, 10, tzinfo=dt.UTC)
+LATER = int(DAY.timestamp() * 1e6)
 
 
 def labels(rows: list[tuple[str, bool, str]], source: str = "analyst") -> pd.DataFrame:
@@ -53,9 +55,50 @@ def test_of_two_labels_of_one_moment_the_one_ingested_later_holds(tmp_path: Path
     assert (again.new, again.changed, again.same) == (0, 0, 1) and store.has("a") and not store.has("b")
 
 
+def retract(store: LabelStore, ids: list[str], day: int) -> Retracted:
+    moment = dt.datetime(2026, 1, day, tzinfo=dt.UTC)
+    return store.retract(ids, source="analyst", known_at=moment, now=moment, by="ann", reason="wrong export")
+
+
+def test_a_retracted_id_has_no_label_from_then_on_and_had_one_before(tmp_path: Path):
+    store = LabelStore(str(tmp_path))
+    store.add(labels([("7", True, "2026-01-03"), ("8", True, "2026-01-03")]), "a", ingested_at=DAY)
+    store.add(labels([("7", True, "2026-01-04")], "chargeback"), "b", ingested_at=DAY)
+    assert retract(store, ["7", "9"], 5) == Retracted(retracted=1, without_label=1, later=0)
+    assert store.read()["id"].tolist() == ["8"] and store.read_by_source()["id"].tolist() == ["8"]
+    assert sorted(store.read(known_until=DAY.replace(day=4))["id"]) == ["7", "8"], "the past stays as it was known"
+    ended = store.ledger().iloc[-1]
+    assert (ended["id"], ended["is_fraud"]) == ("7", False), "the entity history forgets the fraud"
+    assert store.retractions()[["id", "reason", "by"]].to_numpy().tolist() == [["7", "wrong export", "ann"]]
+
+
+def test_a_retraction_twice_is_as_once_and_a_later_label_counts_again(tmp_path: Path):
+    store = LabelStore(str(tmp_path))
+    store.add(labels([("7", True, "2026-01-03")]), "a", ingested_at=DAY)
+    retract(store, ["7"], 5)
+    before = store.listing()
+    assert retract(store, ["7"], 5) == Retracted(retracted=0, without_label=1, later=0) and store.listing() == before
+    added = store.add(labels([("7", True, "2026-01-04")], "chargeback"), "late", ingested_at=DAY)
+    assert (added.new, added.retracted) == (0, 1) and not len(store.read()), "known before the retraction"
+    assert store.add(labels([("7", False, "2026-01-06")]), "again", ingested_at=DAY).new == 1
+    assert store.read()["is_fraud"].tolist() == [False]
+    assert retract(store, ["7"], 5) == Retracted(retracted=0, without_label=0, later=1)
+
+
+def test_the_live_history_is_told_to_forget_a_retracted_fraud(tmp_path: Path):
+    store = LabelStore(str(tmp_path))
+    store.add(labels([("7", True, "2026-01-03"), ("8", True, "2026-01-03")]), "a", ingested_at=DAY)
+    feed = LabelFeed(store)
+    feed.refresh(0)
+    assert feed.newest(["7", "8"], LATER).is_fraud.tolist() == [True, True]
+    retract(store, ["7"], 5)
+    feed.refresh(0)
+    assert feed.newest(["7", "8"], LATER).is_fraud.tolist() == [False, True]
+
+
 def test_foreign_files_in_the_store_raise(tmp_path: Path):
     labels([("7", True, "2026-01-03")]).drop(columns="source").to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="are not labels"):
+    with pytest.raises(DataError, match=r"x\.parquet is a Parquet file without labels"):
         LabelStore(str(tmp_path)).read()
 
 

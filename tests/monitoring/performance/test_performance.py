@@ -92,6 +92,26 @@ def test_the_command_tells_each_day_and_writes_json(
     assert main([*command, "--force"]) == 0
 
 
+def test_without_any_label_the_reason_comes_first(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FRAUD_ROOT", str(tmp_path))
+    monkeypatch.setenv("FRAUD_STATE", str(tmp_path / "var"))
+    store = LabelStore(str(tmp_path / "var/labels"))
+    command = ["--decisions", "scored", "--schema", "handbook", "--out", "p.json", "--as-of"]
+
+    def reason(as_of: str) -> str:
+        assert main([*command, as_of]) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert reason("2026-01-13").startswith("warning: no labels in") and "--as-of 2026-01-02" in reason("2026-01-01")
+    label(store, 1_000, 1, START + dt.timedelta(days=2))
+    assert "none of 20 labels is of an alert before 2026-01-13; check their ids" in reason("2026-01-13")
+    label(store, 0, 5, START + dt.timedelta(days=12, hours=9))
+    assert "100 of 120 labels became known later; --as-of 2026-01-14 uses them" in reason("2026-01-13")
+    assert "warning" not in reason("2026-01-14")
+
+
 def test_a_wrong_day_is_told():
     with pytest.raises(ConfigError, match="--as-of"):
         main(["--schema", "handbook", "--as-of", "soon"])

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,8 +23,9 @@ from fraud.detectors.forest import ForestConfig
 from fraud.detectors.head import HeadConfig
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.judging.page import render
+from fraud.labels.store import LabelStore
 from fraud.metrics import measures
-from fraud.registry import runs, versions
+from fraud.registry import runs, training_rows, versions
 from fraud.schema import Column, Schema, validate
 from fraud.scoring import bundle
 from fraud.scoring.engine import Engine
@@ -32,6 +34,7 @@ from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from ray_jobs.evaluate import command as evaluate
 from ray_jobs.evaluate.command import EvaluationRequest
+from ray_jobs.evaluate.rows import Window, open_model, unseen
 
 SMALL = TrainConfig(
     forest=ForestConfig(n_estimators=20),
@@ -211,6 +214,79 @@ def test_a_window_that_is_asked_for(workspace: Workspace):
     )
     value = measures.average_precision(inside["TX_FRAUD"], expected)
     assert document["ranking"]["scores"]["joined"]["average_precision"]["value"] == pytest.approx(value)
+
+
+@pytest.fixture(scope="module")
+def mixed(workspace: Workspace) -> tuple[Path, pd.DataFrame]:
+    """A model with hashes of its training rows, and a file with half of these rows, in another order, and others."""
+    folder = workspace.folder / "kept"
+    shutil.copytree(workspace.folder / "five", folder / "bundle")
+    schema, known = Schema.load("transactions"), pd.read_csv(workspace.folder / "five.csv")
+    prepared = fitting.prepare(validate(known, schema).rows, schema, SMALL)
+    training = prepared.rows.iloc[prepared.split.learnt]
+    training_rows.write(folder / training_rows.NAME, training, schema, bundle.load(folder / "bundle").sha256)
+    trained = known.loc[training.index]
+    half = trained.sample(len(trained) // 2, random_state=1)
+    frame = pd.concat([half, transactions(1_000, seed=9, fraud_rate=0.05)]).sample(frac=1.0, random_state=2)
+    tables.write_csv(frame, str(folder / "mixed.csv"))
+    tables.write_csv(half, str(folder / "trained.csv"))
+    return folder, half
+
+
+def findings_of(document: dict) -> str:
+    return " ".join(finding["text"] for finding in document["verdict"]["findings"])
+
+
+def test_rows_that_the_model_was_trained_on_are_left_out_of_another_file(
+    workspace: Workspace, mixed: tuple[Path, pd.DataFrame]
+):
+    folder, half = mixed
+    order = {"data": str(folder / "mixed.csv"), "model": str(folder / "bundle")}
+    document = evaluate.evaluate(workspace.request("mixed", **order), Settings.from_environment())
+    assert document["rows"]["in_window"] == 1_000 and document["rows"]["trained_on_left_out"] == len(half)
+    text = f"{len(half):,} of {len(half) + 1_000:,} rows are left out, because kept/bundle"
+    assert text in findings_of(document) and text in (workspace.folder / "mixed.html").read_text()
+    request = workspace.request("all", **order, include_training_rows=True)
+    document = evaluate.evaluate(request, Settings.from_environment())
+    assert document["rows"]["in_window"] == len(half) + 1_000 and document["verdict"]["level"] == "bad"
+    assert f"{len(half):,} of {len(half) + 1_000:,} judged rows are rows that kept/bundle" in findings_of(document)
+    order["data"] = str(folder / "trained.csv")
+    with pytest.raises(DataError, match=f"trained on every one of the {len(half):,} rows.*--include-training-rows"):
+        evaluate.evaluate(workspace.request("none", **order), Settings.from_environment())
+    assert not (workspace.folder / "none.html").exists()
+
+
+def test_a_gate_finds_unseen_rows_of_another_file_without_times(workspace: Workspace, mixed: tuple[Path, pd.DataFrame]):
+    folder, half = mixed
+    settings, schema = Settings.from_environment(), Schema.load("transactions")
+    rows = validate(pd.concat([half, transactions(1_000, seed=9)], ignore_index=True), schema).rows
+    kept, before = (open_model(str(path), settings) for path in (folder / "bundle", workspace.folder / "five"))
+    window = unseen(rows, [kept], "another file")
+    assert isinstance(window, Window) and window.positions.tolist() == list(range(len(half), len(half) + 1_000))
+    assert "does not identify its training rows" in str(unseen(rows, [before], "another file"))
+
+
+def test_labels_that_the_store_knows_otherwise_are_said(workspace: Workspace, judged: dict):
+    rows = pd.read_parquet(workspace.folder / "cards.parquet").iloc[-20:]
+    moment = pd.Timestamp("2026-01-01")
+    verdicts = pd.DataFrame({"id": rows["TRANSACTION_ID"].astype(str), "is_fraud": rows["TX_FRAUD"] == 1})
+    verdicts.loc[verdicts.index[:3], "is_fraud"] ^= True
+    store = LabelStore.from_environment(Settings.from_environment(), {})
+    store.add(verdicts.assign(known_at=moment, source="analyst"), "a", ingested_at=moment)
+    document = evaluate.evaluate(workspace.request("store"), Settings.from_environment())
+    assert "3 of the judged rows have another label in" in findings_of(document)
+    assert "another label" not in findings_of(judged)
+
+
+def test_without_hashes_and_times_nothing_is_ruled_out(workspace: Workspace, mixed: tuple[Path, pd.DataFrame]):
+    order = {"data": str(mixed[0] / "mixed.csv"), "model": str(workspace.folder / "five")}
+    document = evaluate.evaluate(workspace.request("doubt", **order), Settings.from_environment())
+    text = "it cannot be ruled out that"
+    assert text in findings_of(document) and document["verdict"]["level"] in ("warning", "bad")
+    assert text in (workspace.folder / "doubt.html").read_text()
+    order["data"] = str(workspace.folder / "five.csv")
+    document = evaluate.evaluate(workspace.request("own", **order), Settings.from_environment())
+    assert text not in findings_of(document), "the test window of its own file was kept apart"
 
 
 @pytest.mark.parametrize(

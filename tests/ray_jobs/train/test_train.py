@@ -16,7 +16,7 @@ from fraud.data.locks import exclusive
 from fraud.detectors.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
 from fraud.registry import reference as fraud_reference
-from fraud.registry import versions
+from fraud.registry import training_rows, versions
 from fraud.registry.models import open_model
 from fraud.schema import Schema
 from fraud.scoring import bundle
@@ -90,7 +90,7 @@ def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRe
 
     request, text = champion
     names = {path.name for path in request.outdir.iterdir()}
-    table_files = {"quarantine.parquet", "reference.parquet"}
+    table_files = {"quarantine.parquet", "reference.parquet", "training_rows.parquet"}
     assert names == {"bundle", "ae.pt", "threshold.json", "metrics.json", "plots", *table_files}
     loaded = bundle.load(request.outdir / "bundle")
     weights = torch.load(request.outdir / "ae.pt", weights_only=True)
@@ -129,6 +129,18 @@ def test_artifacts_are_complete(workspace: Workspace, champion: tuple[TrainingRe
         assert words in text
     judge = f"python -m ray_jobs.evaluate --data {workspace.labelled} --model champion"
     assert text.endswith(f"\nnext: {judge}\n")
+
+
+def test_the_training_rows_are_kept_beside_the_bundle_and_in_the_registry(
+    workspace: Workspace, champion: tuple[TrainingRequest, str]
+):
+    request, _ = champion
+    rows = tables.load(request.data, SCHEMA).rows
+    learnt = fitting.prepare(rows, SCHEMA, request.config).split.learnt
+    for reference in (str(request.outdir / "bundle"), "1"):
+        known = training_rows.find(open_model(reference, workspace.settings), workspace.settings)
+        assert known is not None and known.is_complete and known.rows == len(learnt)
+        assert set(np.flatnonzero(known.among(rows, SCHEMA)[0])) == set(learnt)
 
 
 def test_ray_changes_no_score(workspace: Workspace, champion: tuple[TrainingRequest, str]):

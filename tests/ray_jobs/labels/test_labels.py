@@ -16,7 +16,7 @@ from fraud.data import tables
 from fraud.errors import ConfigError, DataError
 from fraud.schema import Schema
 from fraud.scoring.scored import arrow_schema
-from ray_jobs.labels import main
+from ray_jobs.labels.command import main
 
 
 @pytest.fixture
@@ -25,6 +25,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FRAUD_STATE", str(tmp_path / "var"))
     (tmp_path / "verdicts.csv").write_text("TRANSACTION_ID,TX_FRAUD\n1,1\n2,0\n3,x\n")
     return tmp_path
+
+
+def write_day(folder: Path) -> None:
+    """A scored day of 50 rows, day.parquet."""
+    shape = arrow_schema(Schema.load("handbook"), with_label=False)
+    values = {
+        "TRANSACTION_ID": [str(n) for n in range(50)], "TX_DATETIME": [dt.datetime(2026, 1, 31, 9)] * 50,
+        "score": [n / 50 for n in range(50)], "is_fraud": [n > 40 for n in range(50)],
+    }  # fmt: skip
+    columns = [pa.array(values.get(field.name, [None] * 50), field.type) for field in shape]
+    pq.write_table(pa.table(columns, schema=shape), folder / "day.parquet")
 
 
 def test_a_file_is_taken_in_once_and_shown(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -68,13 +79,7 @@ def test_a_file_of_nothing_but_mistakes_is_refused_with_the_first_one(folder: Pa
 
 
 def test_a_day_is_drawn_filled_in_and_taken_in(folder: Path, capsys: pytest.CaptureFixture[str]):
-    shape = arrow_schema(Schema.load("handbook"), with_label=False)
-    values = {
-        "TRANSACTION_ID": [str(n) for n in range(50)], "TX_DATETIME": [dt.datetime(2026, 1, 31, 9)] * 50,
-        "score": [n / 50 for n in range(50)], "is_fraud": [n > 40 for n in range(50)],
-    }  # fmt: skip
-    columns = [pa.array(values.get(field.name, [None] * 50), field.type) for field in shape]
-    pq.write_table(pa.table(columns, schema=shape), folder / "day.parquet")
+    write_day(folder)
     command = ["draw", "--schema", "handbook", "--decisions", "day.parquet", "--day", "2026-01-31", "--rows", "20"]
     assert main(command) == 0 and "20 of 50 rows of 2026-01-31" in capsys.readouterr().out
     sheet = pd.read_csv(folder / "review.csv", dtype=str)
@@ -95,6 +100,70 @@ def test_a_day_is_drawn_filled_in_and_taken_in(folder: Path, capsys: pytest.Capt
             main([*command, *wrong])
     with pytest.raises(DataError, match="nothing to draw from"):
         main([*command, "--day", "2026-02-01"])
+
+
+def test_a_sheet_with_verdicts_is_never_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]):
+    write_day(folder)
+    command = ["draw", "--schema", "handbook", "--decisions", "day.parquet", "--day", "2026-01-31", "--rows", "5"]
+    assert main(command) == 0 and main(command) == 0, "an empty sheet of the same rows may come again"
+    sheet = folder / "review.csv"
+    filled = pd.read_csv(sheet, dtype=str).assign(is_fraud=["1", "0", None, None, None])
+    filled.to_csv(sheet, index=False)
+    before = sheet.read_text()
+    capsys.readouterr()
+    assert main(command) == 0 and sheet.read_text() == before
+    assert "2 of 5 rows of review.csv have a verdict" in capsys.readouterr().out
+    (folder / "notes.csv").write_text("what,ever\n1,2\n")
+    with pytest.raises(ConfigError, match=r"--out notes\.csv exists and is not the sheet of these rows.*--force"):
+        main([*command, "--out", "notes.csv"])
+    assert main([*command, "--force"]) == 0 and pd.read_csv(sheet)["is_fraud"].isna().all()
+
+
+def test_a_scored_day_is_no_label_file(folder: Path):
+    write_day(folder)
+    with pytest.raises(DataError, match="model's own decisions, not verdicts"):
+        main(["ingest", "day.parquet", "--schema", "handbook"])
+    assert not list((folder / "var").glob("labels/*.parquet"))
+
+
+def test_ids_that_are_no_transaction_are_reported(
+    folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    write_day(folder)
+    (folder / "some.csv").write_text("id,is_fraud\n7,1\nt_123,0\n49,1\n50,0\n")
+    assert main(["ingest", "some.csv", "--schema", "handbook"]) == 0
+    assert "no id was compared with a transaction" in capsys.readouterr().out
+    command = ["ingest", "some.csv", "--schema", "handbook", "--force"]
+    assert main([*command, "--decisions", "day.parquet"]) == 0
+    assert "2 of 4 ids are in no decision and no known transaction" in caplog.text
+    assert "t_123 (row 1), 50 (row 3)" in caplog.text and "day.parquet" in caplog.text
+    (folder / "more.csv").write_text("TRANSACTION_ID\n50\nt_123\n")
+    assert main([*command, "--decisions", "day.parquet", "--data", "more.csv"]) == 0
+    assert "every id is a known transaction" in capsys.readouterr().out
+
+
+def test_labels_are_retracted_by_file_and_by_id(folder: Path, capsys: pytest.CaptureFixture[str]):
+    main(["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "2026-01-31"])
+    reason = ["--reason", "other system", "--by", "ann"]
+    assert main(["retract", "--id", "1", "--id", "9", *reason]) == 0
+    assert "1 of 2 ids have no label any more; 1 had none" in capsys.readouterr().out
+    assert main(["retract", "verdicts.csv", "--schema", "handbook", *reason]) == 0
+    assert "1 of 3 ids have no label any more; 2 had none" in capsys.readouterr().out
+    assert main(["show"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 ids, 0 frauds" in shown and "2 labels by ann: other system" in shown
+    for wrong in (["--id", "1"], ["--reason", "x"], ["verdicts.csv", "--id", "1", "--reason", "x"]):
+        with pytest.raises(ConfigError):
+            main(["retract", *wrong])
+
+
+@pytest.mark.parametrize("action", ["ingest", "retract", "draw", "join", "show"])
+def test_each_action_has_its_own_help(action: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main([action, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and f"examples:\n  python -m ray_jobs.labels {action}" in text
+    assert ("--known-at" in text) == (action in ("ingest", "retract")), "no flags of other actions"
 
 
 def test_no_file_is_nothing_new_where_that_is_allowed(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -159,6 +228,42 @@ def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pyte
     assert document["sources"]["frauds_recent"] == {"analyst": 2, "chargeback": 1}
     checked = tables.load(str(month / "training.parquet"), Schema.load("handbook"), need_label=True)
     assert len(checked.rows) == 6 and not len(checked.quarantine)
+
+
+def test_no_fraud_in_a_join_says_why_and_what_to_do(
+    month: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    for file in (month / "var/labels").glob("*.parquet"):
+        file.unlink()
+    assert main(JOIN) == 0 and "the label store is empty" in caplog.text
+    (month / "new.csv").write_text("id,is_fraud,known_at\n3,1,\n15,1,2026-01-09\n99,1,2026-01-09\n")
+    main(["ingest", "new.csv", "--schema", "handbook"])
+    capsys.readouterr()
+    assert main(JOIN) == 0
+    assert "0 of them frauds" in (printed := capsys.readouterr().out)
+    tomorrow = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+    assert f"1 labels became known after 2026-01-11 began, not used; --as-of {tomorrow} uses them" in printed
+    assert (
+        f"of the store's 3 frauds, 1 became known after 2026-01-11 began: --as-of {tomorrow} counts them; 1 are of "
+        "rows younger than 7 days: wait, or lower --matured-days; 1 match no row: check the ids and --data"
+    ) in caplog.text
+
+
+def test_labels_of_today_count_today_if_asked_for(month: Path, capsys: pytest.CaptureFixture[str]):
+    (month / "new.csv").write_text("id,is_fraud\n3,1\n")
+    main(["ingest", "new.csv", "--schema", "handbook", "--source", "today"])
+    join = ["join", "--schema", "handbook", "--data", "rows.parquet", "--out", "t.parquet", "--sources", "today"]
+    with pytest.raises(ConfigError, match=r"every label from today became known after .* began: .*--as-of now"):
+        main(join)
+    assert main([*join, "--as-of", "now"]) == 0 and "1 of them frauds" in capsys.readouterr().out
+
+
+def test_a_join_overwrites_only_a_join(month: Path):
+    (month / "training.parquet").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"exists and no join wrote it.*--force"):
+        main(JOIN)
+    assert (month / "training.parquet").read_bytes() == b"mine"
+    assert main([*JOIN, "--force"]) == 0 and main(JOIN) == 0
 
 
 @pytest.mark.parametrize(
