@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.judging.page import picture, render
@@ -75,5 +76,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     trend = align([report for report in reports if report.day >= first])
     out = settings.locate(arguments.out)
     tables.write_text(document(trend), out)
-    sys.stdout.write(f"{len(trend.reports)} days, {len(trend.columns)} columns → {out}\n")
+    sys.stdout.write(f"{counted(len(trend.reports), 'day')}, {counted(len(trend.columns), 'column')} → {out}\n")
     return 0

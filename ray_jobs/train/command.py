@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.session import connected, terminable
 from fraud.cli import stage
+from fraud.counts import counted
 from fraud.data import logged, tables
 from fraud.scoring import bundle
 from fraud.settings import Settings
@@ -39,7 +40,7 @@ def train(request: TrainingRequest, settings: Settings) -> str:
         with stage("features and windows", logger):
             prepared = fitting.prepare(checked.rows, request.schema, request.config)
         for window in prepared.windows:
-            frauds = "" if window.frauds is None else f", {window.frauds:,} frauds"
+            frauds = "" if window.frauds is None else f", {counted(window.frauds, 'fraud')}"
             logger.info(
                 "%s window: %s to %s, %s rows%s", window.name, window.start, window.end, f"{window.rows:,}", frauds
             )
