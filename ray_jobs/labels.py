@@ -17,6 +17,7 @@ from typing import NoReturn, get_args
 import pandas as pd
 
 from fraud.cli import run_command
+from fraud.counts import counted
 from fraud.data import files, tables
 from fraud.data.partitions import day_named
 from fraud.days import UTC, Zone
@@ -84,16 +85,16 @@ def _ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) 
     labels, refused = (pd.concat(parts, ignore_index=True) for parts in zip(*checked, strict=True))
     if len(refused):
         tables.write_parquet(refused.fillna(""), ingestion.quarantine)
-        logger.warning("%s rows refused, see %s for the reasons", f"{len(refused):,}", ingestion.quarantine)
+        logger.warning("%s refused, see %s for the reasons", counted(len(refused), "row"), ingestion.quarantine)
     if not len(labels):
         first = refused.iloc[0]
         example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
         raise DataError(f"{path}: none of {len(refused):,} rows is a valid label; {example}")
     added = store.add(labels, name, ingested_at=ingestion.now)
     return (
-        f"{len(labels):,} labels from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
-        f"{added.new:,} new ids, {added.changed:,} changed their label, {added.same:,} kept it; "
-        f"{len(refused):,} rows refused\n"
+        f"{counted(len(labels), 'label')} from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
+        f"{counted(added.new, 'new id')}, {added.changed:,} changed their label, {added.same:,} kept it; "
+        f"{counted(len(refused), 'row')} refused\n"
     )
 
 
@@ -138,15 +139,16 @@ class Sample:
             raise ConfigError(f"--rows {self.rows} must be 1 or more, --flagged {self.flagged} 0 or more")
 
 
-def draw(store: LabelStore, decisions: str, schema: Schema, sample: Sample, out: str) -> str:
+def draw(store: LabelStore, decisions: str, schema: Schema, sample: Sample, out: str, *, model: str) -> str:
     """Draw a day's rows for review, write a CSV with an empty label column; return the counts as text.
 
-    Raises ConfigError and DataError as fraud.scoring.decided.read and LabelStore.draw.
+    model: name of the model whose decisions are drawn from. Raises ConfigError and DataError as
+    fraud.scoring.decided.read and LabelStore.draw.
     """
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} must end in .csv")
     day = sample.day
-    rows = decided.read(decisions, schema, day=day)
+    rows = decided.read(decisions, schema, day=day, model=model)
     drawn = store.draw(rows, day, sample.rows, flagged=sample.flagged, seed=sample.seed)
     sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # the score would bias the reviewer
     tables.write_csv(sheet, out)
@@ -163,9 +165,13 @@ def summary(store: LabelStore, zone: Zone) -> str:
         return f"no labels in {store.url}: add some with `python -m ray_jobs.labels ingest FILE`\n"
     known_on = pd.Series(zone.day_of(labels[KNOWN_AT].to_numpy()).astype(str), index=labels.index)
     by_day = labels.groupby([known_on, SOURCE])[IS_FRAUD].agg(["size", "sum"])
-    lines = [f"{day}  {source:<15} {size:>9,} labels {frauds:>8,} frauds" for (day, source), (size, frauds) in
-             zip(by_day.index, by_day.to_numpy().tolist(), strict=True)]  # fmt: skip
-    return "\n".join([*lines, f"{len(labels):,} ids, {int(labels[IS_FRAUD].sum()):,} frauds in {store.url}", ""])
+    lines = [
+        f"{day}  {source:<15} {counted(size, 'label'):>16} {counted(frauds, 'fraud'):>15}"
+        for (day, source), (size, frauds) in zip(by_day.index, by_day.to_numpy().tolist(), strict=True)
+    ]
+    return "\n".join(
+        [*lines, f"{counted(len(labels), 'id')}, {counted(int(labels[IS_FRAUD].sum()), 'fraud')} in {store.url}", ""]
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -262,7 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         decisions = decided.location(arguments.decisions, settings, os.environ)
         day = day_named(arguments.day, "--day") if arguments.day else zone.yesterday(now)
         sample = Sample(day=day, rows=arguments.rows, seed=arguments.seed, flagged=arguments.flagged)
-        sys.stdout.write(draw(store, decisions, schema, sample, settings.locate(arguments.out or "review.csv")))
+        out = settings.locate(arguments.out or "review.csv")
+        sys.stdout.write(draw(store, decisions, schema, sample, out, model=settings.model_name))
         return 0
     quarantine = arguments.quarantine or f"{store.url.rstrip('/')}/quarantine/{now:%Y%m%dT%H%M%S}.parquet"
     ingestion = Ingestion(

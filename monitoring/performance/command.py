@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fraud.counts import counted
 from fraud.data import partitions, tables
 from fraud.days import UTC, Zone
 from fraud.labels.store import ID, IS_FRAUD, REVIEW, SOURCE, LabelStore, newest
@@ -77,8 +78,9 @@ def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> s
         )
     else:
         lines.append(
-            f"not flagged, on {missed.days} days: about {missed.missed:,.0f} frauds ({missed.missed_low:,.0f} to "
-            f"{missed.missed_high:,.0f}) among {missed.unflagged:,} rows, by {missed.looked_at:,} drawn at random"
+            f"not flagged, on {counted(missed.days, 'day')}: about {missed.missed:,.0f} frauds "
+            f"({missed.missed_low:,.0f} to {missed.missed_high:,.0f}) among {missed.unflagged:,} rows, by "
+            f"{missed.looked_at:,} drawn at random"
         )
         if missed.recall is not None:
             between = f"{missed.recall_low or 0:.0%} to {missed.recall_high or 0:.0%}"
@@ -131,10 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     zone = agreed(schema, settings.day_zone)
     as_of = partitions.day_named(arguments.as_of, "--as-of") if arguments.as_of else zone.today()
     location = decided.location(arguments.decisions, settings, os.environ)
-    alerts = decided.read(location, schema, only_flagged=True)
+    alerts = decided.read(location, schema, only_flagged=True, model=settings.model_name)
     alerts, learnt = without_training_days(alerts, partitions.manifests(location))
     if learnt:
-        sys.stdout.write(f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model was trained on\n")
+        sys.stdout.write(
+            f"left out: {counted(len(learnt), 'day')} ({learnt[0]} to {learnt[-1]}) that the model was trained on\n"
+        )
     store = LabelStore.from_environment(settings, os.environ)
     days, missed_frauds = judge(
         alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=arguments.seed, zone=zone
@@ -143,5 +147,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     document = content(days, missed_frauds, as_of=as_of, schema=schema)
     tables.write_text(json.dumps(document, indent=2) + "\n", out)
     exports.export(exports.of_performance(document), arguments, settings, os.environ)
-    sys.stdout.write(f"{table(days, missed_frauds)}{len(days)} days → {out}\n")
+    sys.stdout.write(f"{table(days, missed_frauds)}{counted(len(days), 'day')} → {out}\n")
     return 0
