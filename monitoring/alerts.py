@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fraud.cli import examples, run_command
+from fraud.counts import counted
 from fraud.data import filesystems, tables
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
@@ -123,7 +124,7 @@ def of_performance(report: Mapping[str, Any], least: float | None = None) -> lis
         Alert(
             kind="performance", subject=day["day"], severity="critical",
             text=f"precision of {day['day']} is {day['precision']:.1%} ({day['low']:.1%} to {day['high']:.1%}) of "
-            f"{day['alerts']:,} alerts, below {least:.0%}",
+            f"{counted(day['alerts'], 'alert')}, below {least:.0%}",
         )
         for day in low
     ]  # fmt: skip
@@ -261,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Alert(kind=arguments.kind, subject=arguments.subject, severity=arguments.severity, text=arguments.text)
         )
     channels = AlertChannels.from_environment(os.environ)
-    sent = send(alerts, channels, settings.state / "alerts", now=dt.datetime.now(dt.UTC))
+    sent = send(alerts, channels, settings.state / "alerts" / settings.model_name, now=dt.datetime.now(dt.UTC))
     sys.stdout.write(
         f"{len(sent)} of {len(alerts)} alerts sent, the others were sent recently\n" if alerts else "no alerts\n"
     )

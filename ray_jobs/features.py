@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster.session import connected, terminable
 from fraud.cli import examples, run_command
+from fraud.counts import counted
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named
 from fraud.detectors.features import MICROSECONDS_A_DAY, calendar, raw_names
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.locate(arguments.data), out, schema, partitions=arguments.history_partitions, date=arguments.date
     )
     rows = manifest["rows"]
-    summary = f"{rows['written']:,} rows with {manifest['features']} features"
+    summary = f"{counted(rows['written'], 'row')} with {counted(manifest['features'], 'feature')}"
     summary += f"; {rows['quarantined']:,} refused, see {REFUSED}" if rows["quarantined"] else ""
     summary += f"; {rows['other_days']:,} of other days" if rows["other_days"] else ""
     sys.stdout.write(f"{summary} → {out} ({manifest['seconds']:.1f} s)\n")

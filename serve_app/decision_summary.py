@@ -1,6 +1,6 @@
-"""Summarises the decision log: decisions by version, and champion against challenger.
+"""Summarises the decision log: decisions by model and version, and champion against challenger.
 
-python -m serve_app.decision_summary var/decisions
+python -m serve_app.decision_summary
 python -m serve_app.decision_summary s3://bucket/decisions --since 2026-01-31
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,15 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fraud.cli import examples, run_command
+from fraud.counts import counted
 from fraud.data import filesystems, partitions
 from fraud.days import UTC, Zone
 from fraud.errors import DataError
 from fraud.settings import Settings
+from fraud.settings.locations import DataStores
 
 _COLUMNS = pa.schema(
     [
-        ("time", pa.timestamp("us", tz="UTC")), ("version", pa.string()), ("role", pa.string()),
-        ("is_fraud", pa.bool_()), ("fallback", pa.string()), ("shadow_version", pa.string()),
+        ("time", pa.timestamp("us", tz="UTC")), ("model_name", pa.string()), ("version", pa.string()),
+        ("role", pa.string()), ("is_fraud", pa.bool_()), ("fallback", pa.string()), ("shadow_version", pa.string()),
         ("shadow_is_fraud", pa.bool_()), ("shadow_outcome", pa.string()),
     ]
 )  # fmt: skip
@@ -58,24 +61,31 @@ def read(url: str, since: dt.date | None = None, zone: Zone = UTC) -> pa.Table:
 
 
 def summary(table: pa.Table) -> str:
-    """Format decisions, flags and fallbacks by version and role, and the agreement with each challenger."""
+    """Format decisions, flags and fallbacks by model, version and role, and the agreement with each challenger."""
     span = pc.min_max(table["time"]).as_py()
-    lines = [f"{len(table):,} decisions, {span['min']:%Y-%m-%d %H:%M} to {span['max']:%Y-%m-%d %H:%M} UTC", ""]
-    lines.append(f"{'version':<12}{'role':<10}{'decisions':>12}{'flagged':>10}{'share':>9}{'fallback':>10}")
-    groups = table.group_by(["version", "role"]).aggregate(
+    lines = [f"{counted(len(table), 'decision')}, {span['min']:%Y-%m-%d %H:%M} to {span['max']:%Y-%m-%d %H:%M} UTC", ""]
+    width = 2 + max(len("model"), *map(len, pc.unique(table["model_name"].drop_null()).to_pylist()))
+    lines.append(
+        f"{'model':<{width}}{'version':<12}{'role':<10}{'decisions':>12}{'flagged':>10}{'share':>9}{'fallback':>10}"
+    )
+    groups = table.group_by(["model_name", "version", "role"]).aggregate(
         [("is_fraud", "sum"), ("fallback", "count"), ("time", "count")]
     )
-    for row in groups.sort_by([("version", "ascending"), ("role", "ascending")]).to_pylist():
+    by_model = [("model_name", "ascending"), ("version", "ascending")]
+    for row in groups.sort_by([*by_model, ("role", "ascending")]).to_pylist():
         n, flagged, fallback = row["time_count"], row["is_fraud_sum"] or 0, row["fallback_count"]
         share = flagged / max(1, n - fallback)
-        lines.append(f"{row['version']:<12}{row['role']:<10}{n:>12,}{flagged:>10,}{share:>9.2%}{fallback:>10,}")
+        model = f"{row['model_name'] or '-':<{width}}"
+        lines.append(f"{model}{row['version']:<12}{row['role']:<10}{n:>12,}{flagged:>10,}{share:>9.2%}{fallback:>10,}")
     pairs = table.filter(pc.and_(pc.is_valid(table["shadow_version"]), pc.is_valid(table["shadow_outcome"])))
-    groups = pairs.group_by(["version", "shadow_version"]).aggregate([("time", "count")])
-    for row in groups.sort_by([("version", "ascending"), ("shadow_version", "ascending")]).to_pylist():
-        both = pc.and_(
-            pc.equal(pairs["version"], row["version"]), pc.equal(pairs["shadow_version"], row["shadow_version"])
-        )
-        lines += ["", *_compared(pairs.filter(both), row["version"], row["shadow_version"])]
+    together = ("model_name", "version", "shadow_version")
+    groups = pairs.group_by(together).aggregate([("time", "count")])
+    for row in groups.sort_by([(name, "ascending") for name in together]).to_pylist():
+        here = pairs
+        for name in together:
+            here = here.filter(pc.equal(here[name], row[name]))
+        model = f"{row['model_name']}: " if len(pc.unique(table["model_name"])) > 1 else ""
+        lines += ["", *_compared(here, f"{model}champion {row['version']}", row["shadow_version"])]
     return "\n".join(lines) + "\n"
 
 
@@ -89,7 +99,7 @@ def _compared(pairs: pa.Table, champion: str, challenger: str) -> list[str]:
 
     missing = ", ".join(f"{outcomes.get(name, 0):,} {name}" for name in ("shed", "late", "failed"))
     return [
-        f"champion {champion} beside challenger {challenger}: {len(scored):,} pairs ({missing})",
+        f"{champion} beside challenger {challenger}: {len(scored):,} pairs ({missing})",
         f"  both flag {count(True, True):,}, neither {count(False, False):,}, "
         f"only the champion {count(True, False):,}, only the challenger {count(False, True):,}",
     ]
@@ -99,10 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the summary of a decision log. Raises DataError or ConfigError."""
     parser = argparse.ArgumentParser(
         prog="python -m serve_app.decision_summary",
-        description="Count the decisions of a decision log by version, and compare champion and challenger.",
-        **examples("python -m serve_app.decision_summary var/decisions --since 2026-01-31"),
+        description="Count the decisions of a decision log by model and version, and compare champion and challenger.",
+        **examples("python -m serve_app.decision_summary --since 2026-01-31"),
     )
-    parser.add_argument("folder", help="the value of FRAUD_DECISIONS; default: decisions/ in FRAUD_STATE")
+    parser.add_argument("folder", nargs="?", help="folder or URL of the log (default: FRAUD_DECISIONS)")
     parser.add_argument(
         "--since",
         metavar="DATE",
@@ -111,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     since = partitions.day_named(arguments.since, "--since") if arguments.since else None
     settings = Settings.from_environment()
-    table = read(settings.locate(arguments.folder), since, Zone(settings.day_zone or UTC.name))
+    folder = arguments.folder or DataStores.from_environment(os.environ).decisions_url(settings)
+    table = read(settings.locate(folder), since, Zone(settings.day_zone or UTC.name))
     sys.stdout.write(summary(table))
     return 0
 

@@ -64,7 +64,7 @@ class Replica:
             BatchLimits.from_environment(environment),
         )
         folder, reference = served.bundle or None, served.model
-        self._metrics = Metrics(settings.state / "serving" / "metrics")
+        self._metrics = Metrics(settings.state / "serving" / "metrics" / settings.model_name)
         context = HistoryContext.from_environment(
             settings, environment, replicas=replicas, nodes=nodes, metrics=self._metrics
         )

@@ -37,8 +37,8 @@ from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from monitoring.drift import comparison
 from monitoring.performance import command as performance
-from ray_jobs import promote
 from ray_jobs.labels import command as labels
+from ray_jobs.promote import command as promote
 from ray_jobs.score import command as score
 
 CONFIG = TrainConfig(

@@ -44,7 +44,7 @@ def measure(rig: Rig, *, rate: float, requests: int, fast: bool) -> dict[str, An
 
 
 def _swap(rig: Rig) -> None:
-    rig.promote("2", "--reason", "benchmark")
+    rig.promote("2", "--override", "--by", "benchmark", "--reason", "benchmark")
     _wait(rig, lambda model: model["model_version"] == "2")
 
 

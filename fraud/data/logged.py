@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fraud.cli import stage
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.schema import Schema, Validated
 
@@ -17,7 +18,7 @@ def load(path: str, schema: Schema, logger: logging.Logger, destination: str = "
     with stage(f"reading {path}", logger) as done:
         checked = tables.load(path, schema)
         total = len(checked.rows) + len(checked.quarantine)
-        done(f"{total:,} rows")
+        done(counted(total, "row"))
     if len(checked.quarantine):
         counts = checked.quarantine.groupby(["column", "reason"]).size().sort_values(ascending=False)
         reasons = "; ".join(f"{column}: {reason} ({n:,})" for (column, reason), n in counts.head(3).items())

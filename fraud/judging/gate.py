@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fraud.counts import counted
 from fraud.judging import evaluation, paired, slices
 from fraud.judging.evaluation import Plan, Scored
 from fraud.judging.gate_limits import FIGURES, GateLimits
@@ -43,7 +44,7 @@ def evidence(judged: Scored | None, limits: GateLimits, reason: str = "") -> Che
     frauds, known = int((judged.labels == 1).sum()), int((judged.labels >= 0).sum())
     rows = len(judged.labels)
     figures = {"rows": rows, "labelled": known, "frauds": frauds}
-    counts = f"{frauds:,} frauds among {known:,} labelled of {rows:,} rows"
+    counts = f"{counted(frauds, 'fraud')} among {known:,} labelled of {counted(rows, 'row')}"
     if frauds < limits.min_frauds or known - frauds < limits.min_frauds:
         return Check(name, False, f"not enough evidence: {counts}, {limits.min_frauds:,} of each are needed", figures)
     if known < limits.min_labelled * rows:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fraud.counts import counted
 from fraud.judging.evaluation import Plan, Scored, budget_alerts, cost_matrix
 from fraud.metrics.ranking import Floats
 from fraud.metrics.resampling import Interval, WeightedRanking, interval, measure_resamples, resample_weights
@@ -65,13 +66,13 @@ def compare(ours: Scored, theirs: Scored, plan: Plan, names: tuple[str, str]) ->
 def difference(value: float, band: Interval | None, names: tuple[str, str], frauds: int) -> tuple[str, str]:
     """Verdict on a difference in average precision, ours minus theirs: ("better" | "worse" | "alike", description)."""
     if band is None:
-        return "alike", f"{frauds:,} frauds are too few to compare {names[0]} with {names[1]}"
+        return "alike", f"{counted(frauds, 'fraud')}: too few to compare {names[0]} with {names[1]}"
     shown = f"{value:+.3f} [{band[0]:+.3f}, {band[1]:+.3f}] average precision"
     if band[0] > 0:
         return "better", f"{names[0]} is better than {names[1]}: {shown}"
     if band[1] < 0:
         return "worse", f"{names[0]} is worse than {names[1]}: {shown}"
-    return "alike", f"{names[0]} and {names[1]} cannot be told apart on {frauds:,} frauds: {shown}"
+    return "alike", f"{names[0]} and {names[1]} cannot be told apart on {counted(frauds, 'fraud')}: {shown}"
 
 
 def paired_average_precision(

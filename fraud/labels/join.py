@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.days import UTC, Zone
 from fraud.errors import ConfigError, DataError
@@ -154,14 +155,14 @@ def summary(counts: Counts, policy: Policy, sources: Mapping[str, Any]) -> str:
     }[policy.unlabelled]
     origins = ", ".join(f"{count:,} from {source}" for source, count in sorted(counts.by_source.items()))
     lines = [
-        f"{counts.read:,} rows: {counts.written:,} written, {counts.frauds:,} of them frauds",
+        f"{counted(counts.read, 'row')}: {counts.written:,} written, {counts.frauds:,} of them frauds",
         f"  {counts.labelled:,} labelled by {policy.as_of}" + (f" ({origins})" if origins else ""),
         f"  {counts.without_label:,} matured without a label, {treatment}",
-        f"  {counts.too_young:,} younger than {policy.matured_days:g} days, left out",
+        f"  {counts.too_young:,} younger than {counted(policy.matured_days, 'day')}, left out",
     ]
     lines += [f"  {counts.own_label:,} with the label from the data"] if counts.own_label else []
     lines += [f"  {counts.refused:,} that break the schema, left out"] if counts.refused else []
-    lines += [f"  {sources['labels_without_row']:,} labels without a row among them"]
+    lines += [f"  {counted(sources['labels_without_row'], 'label')} without a row among them"]
     return "\n".join(lines) + "\n"
 
 

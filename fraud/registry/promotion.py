@@ -1,4 +1,4 @@
-"""Registry tags that control serving: a version's live threshold, the list of champions, shadow and canary.
+"""Registry tags that control serving: a version's live threshold, shadow and canary.
 
 `python -m ray_jobs.promote` writes these tags; every replica reads them (serve_app.model.watch). A malformed tag raises
 ConfigError, so that a typing error on MLflow's page has no effect.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,7 @@ from fraud.errors import ConfigError
 from fraud.thresholds.policies import is_number
 
 THRESHOLD = "threshold"  # tag of a model version
-CHAMPIONS, SHADOW, CANARY_SHARE = "champions", "shadow", "canary_share"  # tags of the registered model
-PROMOTED, ROLLED_BACK, UNRECORDED = "promoted", "rolled back", "found"
-_MOST_CHARACTERS = 4800  # MLflow keeps 5,000 of a registered model's tag
-_LONGEST_REASON = 300
+SHADOW, CANARY_SHARE = "shadow", "canary_share"  # tags of the registered model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,64 +56,9 @@ class LiveThreshold:
         return cls(**_fields(text, cls, f"tag {THRESHOLD!r}", required="value"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """One move of the champion. how: PROMOTED, ROLLED_BACK, or UNRECORDED (moved without `promote`)."""
-
-    version: int
-    time: str
-    by: str
-    reason: str = ""
-    how: str = PROMOTED
-
-
 def now() -> str:
     """The current time for tags: ISO 8601, UTC, seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-
-
-def champions(tags: Mapping[str, str]) -> list[Promotion]:
-    """The list of champions, oldest first, from a registered model's tags. Raises ConfigError."""
-    remedy = f"delete the tag {CHAMPIONS!r} of the registered model to start a new list"
-    try:
-        listed = json.loads(tags.get(CHAMPIONS) or "[]")
-        entries = [Promotion(**entry) for entry in listed]
-    except (ValueError, TypeError):
-        raise ConfigError(f"tag {CHAMPIONS!r} is not the list that `promote` writes: {remedy}") from None
-    if any(type(entry.version) is not int for entry in entries):
-        raise ConfigError(f"tag {CHAMPIONS!r} names a version that is no number: {remedy}")
-    return entries
-
-
-def champions_tag(entries: Sequence[Promotion]) -> str:
-    """The tag that `champions` reads, with as many of the newest entries as fit."""
-    retained: list[dict[str, Any]] = []
-    for entry in reversed(entries):
-        text = {**dataclasses.asdict(entry), "reason": entry.reason[:_LONGEST_REASON]}
-        if retained and len(json.dumps([text, *retained])) > _MOST_CHARACTERS:
-            break
-        retained.insert(0, text)
-    return json.dumps(retained)
-
-
-def with_champion(entries: Sequence[Promotion], champion: int | None) -> list[Promotion]:
-    """The entries, plus an UNRECORDED one if `champion` (the version of the alias) is not the last of them."""
-    line = lineage(entries)
-    if champion is None or (line and line[-1] == champion):
-        return list(entries)
-    return [*entries, Promotion(version=champion, time=now(), by="not recorded", how=UNRECORDED)]
-
-
-def lineage(entries: Sequence[Promotion]) -> list[int]:
-    """The versions for rollbacks, the champion last, without versions that were rolled back."""
-    line: list[int] = []
-    for entry in entries:
-        if entry.how == ROLLED_BACK:
-            while line and line[-1] != entry.version:
-                line.pop()
-        if not line or line[-1] != entry.version:
-            line.append(entry.version)
-    return line
 
 
 def live_threshold(tags: Mapping[str, str]) -> LiveThreshold | None:

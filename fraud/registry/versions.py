@@ -11,13 +11,14 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud.data.locks import exclusive
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
-from fraud.registry import promotion
+from fraud.registry import changes, promotion
+from fraud.registry.changes import Change
 from fraud.registry.runs import Run, is_missing, lock_file, mlflow_client, page, shown
 from fraud.scoring import bundle
 from fraud.settings import Settings
@@ -58,7 +59,7 @@ class RegistryState:
     """The registered model at one moment.
 
     champion: the requested version, by default the champion; None if there is none. tags: of the registered model; see
-    fraud.registry.promotion.
+    fraud.registry.promotion and fraud.registry.changes.
     """
 
     champion: TaggedVersion | None
@@ -94,9 +95,15 @@ def register(
             name, source, run.run_id, tags={**{k: str(v) for k, v in (tags or {}).items()}, BUNDLE_SHA256: sha256},
             description=description,
         )  # fmt: skip
+        number = int(version.version)
         alias = CHAMPION if _by_alias(client, name, CHAMPION) is None else CHALLENGER
-        client.set_registered_model_alias(name, alias, str(version.version))
-    return Version(int(version.version), run.run_id, sha256, alias)
+        client.set_registered_model_alias(name, alias, str(number))
+        if alias == CHAMPION:
+            reason = "the first version: there was no champion"
+            first = Change(action=changes.PROMOTED, time=promotion.now(), by=changes.user(), reason=reason,
+                           version=number, after=number)  # fmt: skip
+            _record(client, name, client.get_registered_model(name).tags, first)
+    return Version(number, run.run_id, sha256, alias)
 
 
 def version_page(settings: Settings, number: int) -> str:
@@ -163,11 +170,11 @@ def look_up(reference: str | int, settings: Settings) -> TaggedVersion:
     raise RegistryError(f"{reference!r} of {settings.model_name!r} changed while it was looked up: try again")
 
 
-def move_champion(settings: Settings, move: promotion.Promotion, *, expected: int | None) -> None:
-    """Make a version the champion and add the move to the list of champions (tag `champions`).
+def move_champion(settings: Settings, move: Change, *, expected: int | None) -> None:
+    """Make a version the champion and record the move.
 
-    expected: the champion that the caller saw. Raises RegistryError if it has changed, ConfigError if the list cannot
-    be read.
+    move: PROMOTED or ROLLED_BACK, with the version; `before` and `after` are filled in. expected: the champion that the
+    caller saw. Raises RegistryError if it has changed.
     """
     name = settings.model_name
     with (
@@ -179,10 +186,19 @@ def move_champion(settings: Settings, move: promotion.Promotion, *, expected: in
         champion = None if champion is None else int(champion)
         if champion != expected:
             raise RegistryError(f"the champion of {name!r} was moved to version {champion} meanwhile: check and retry")
-        entries = [*promotion.with_champion(promotion.champions(model.tags), champion), move]
-        # The alias first: it decides, and the next move adds a missing entry to the list.
+        recorded = changes.history(model.tags, None)
+        now = changes.history(model.tags, champion)
+        move = replace(move, before=champion, after=move.version)
+        # The alias first: it decides. If the tag then fails, the next look at the history finds the move.
         client.set_registered_model_alias(name, CHAMPION, str(move.version))
-        client.set_registered_model_tag(name, promotion.CHAMPIONS, promotion.champions_tag(entries))
+        _record(client, name, model.tags, *now[len(recorded) :], move)
+
+
+def record(settings: Settings, change: Change) -> None:
+    """Add a change to the model's history. Raises RegistryError."""
+    name = settings.model_name
+    with mlflow_client(settings, f"recording a change of {name!r}") as client, exclusive(lock_file(settings)):
+        _record(client, name, client.get_registered_model(name).tags, change)
 
 
 def set_tag(settings: Settings, key: str, value: str | None, *, version: int | None = None) -> None:
@@ -275,6 +291,15 @@ def fetch_artifact(reference: str | int, name: str, target: Path, settings: Sett
         downloaded.replace(target)
 
 
+def _record(client: MlflowClient, name: str, tags: Mapping[str, str], *entries: Change) -> None:
+    """Store changes as tags. The caller holds the registry's lock."""
+    tags = dict(tags)
+    for change in entries:
+        key, value = changes.tag_of(change, tags)
+        client.set_registered_model_tag(name, key, value)
+        tags[key] = value
+
+
 def _cached_bundle(version: Version, cache: Path, settings: Settings) -> Path:
     """The version's folder in the cache; downloaded if missing or damaged. The caller holds the cache's lock."""
     folder = cache / str(version.number)
@@ -297,11 +322,13 @@ def _is_cached(folder: Path, sha256: str) -> bool:
     if not folder.exists():
         return False
     try:
-        bundle.load(folder, expected_sha256=sha256)
+        cached = bundle.load(folder)
     except BundleError as error:
         logger.warning("%s", error)
         return False
-    return True
+    if cached.sha256 != sha256:
+        logger.info("%s is the copy of another registry's version: fetching this registry's", folder)
+    return cached.sha256 == sha256
 
 
 def _version(client: MlflowClient, name: str, number: int | None) -> TaggedVersion | None:

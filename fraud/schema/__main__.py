@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fraud.cli import add_force, examples, next_step, run_command
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.errors import SchemaError
 from fraud.schema import Schema, infer, shipped_names, validate
@@ -68,7 +69,8 @@ def _infer(file: str, out: str | None, name: str | None, rows: int, force: bool)
     target = settings.locate(out)
     tables.check_out(target, lambda content: content == text.encode(), force=force)
     tables.write_text(text, target)
-    summary = f"{out}: {len(guessed.columns)} columns guessed, {len(guessed.ignore)} left out; read and correct it\n"
+    n_columns = counted(len(guessed.columns), "column")
+    summary = f"{out}: {n_columns} guessed, {len(guessed.ignore)} left out; read and correct it\n"
     if refused := len(validate(frame, guessed).quarantine):
         summary += f"{refused:,} of {len(frame):,} rows do not fit it: `check` lists the reasons\n"
     sys.stdout.write(summary + next_step("python -m fraud.schema check", file, "--schema", out))
@@ -81,7 +83,9 @@ def _check(file: str, name: str, quarantine: str | None, force: bool) -> None:
         is_own = tables.marked("row,column,value,reason,")
         tables.check_out(settings.locate(quarantine), is_own, force=force, flag="--quarantine")
     checked = tables.load(settings.locate(file), schema)
-    sys.stdout.write(f"{len(checked.rows):,} rows fit schema {schema.name!r}, {len(checked.quarantine):,} do not\n")
+    sys.stdout.write(
+        f"{counted(len(checked.rows), 'row')} fit schema {schema.name!r}, {len(checked.quarantine):,} do not\n"
+    )
     for (column, reason), rows in checked.quarantine.groupby(["column", "reason"], sort=False):
         first = rows.iloc[0]
         sys.stdout.write(f"{len(rows):>9,}  {column} {reason} (first: row {first['row']}, value {first['value']!r})\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fraud.counts import counted
 from fraud.schema import Schema
 from fraud.schema.columns import Column
 
@@ -43,7 +44,7 @@ def _narrower(old: Column, new: Column) -> list[str]:
     if new.first_day is not None and (old.first_day is None or old.first_day < new.first_day):
         reasons.append(f"must not be before {new.first_day}, was {old.first_day or 'open'}")
     if old.horizon_days > new.horizon_days:
-        reasons.append(f"may lie {new.horizon_days:g} days ahead at most, was {old.horizon_days:g}")
+        reasons.append(f"may lie {counted(new.horizon_days, 'day')} ahead at most, was {old.horizon_days:g}")
     if old.unit != new.unit:
         reasons.append(f"is in {new.unit or 'dates'}, was in {old.unit or 'dates'}")
     return reasons

@@ -114,8 +114,9 @@ def load(folder: str | Path, *, expected_sha256: str | None = None) -> Bundle:
     digest = _sha256(folder / MANIFEST)
     if expected_sha256 and digest != expected_sha256:
         raise BundleError(
-            f"{folder / MANIFEST} has SHA-256 {digest[:12]}…, the registry recorded {expected_sha256[:12]}…: "
-            "fetch it again"
+            f"{folder} holds another bundle (SHA-256 of its manifest {digest[:12]}…) than the one that the registry "
+            f"recorded ({expected_sha256[:12]}…): it is of another model or registry, or it was replaced; fetch it "
+            "again, and keep the state of each registry in a folder of its own (FRAUD_STATE)"
         )
     for name, expected in manifest["files"].items():
         path = folder / name

@@ -22,7 +22,7 @@ from fraud.settings import Settings
 from fraud.settings.locations import DataStores
 
 COLUMNS = ("id", "day", "score", "is_flagged")
-_INPUTS = "inputs"  # column of a decision log with the request
+_INPUTS, _MODEL = "inputs", "model_name"  # columns of a decision log: the request, and who decided
 
 
 def location(url: str | None, settings: Settings, environment: Mapping[str, str]) -> str:
@@ -30,12 +30,16 @@ def location(url: str | None, settings: Settings, environment: Mapping[str, str]
     return settings.locate(url) if url else DataStores.from_environment(environment).decisions_url(settings)
 
 
-def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None) -> pd.DataFrame:
+def read(
+    url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date | None = None, model: str | None = None
+) -> pd.DataFrame:
     """Rows with a score. Columns: id (text), day (date), score, is_flagged.
 
-    only_flagged, day: filters, applied while reading. The day is in the schema's day_zone: the decision's in a log, the
-    transaction's in scored files. Of duplicate ids (after a retry) the last row is used. Raises ConfigError for a
-    schema without id or, for scored files, timestamp; DataError if `url` has no decisions.
+    model: name in the registry; of a decision log that several models share, only its decisions. Scored files do not
+    name their model, so give each model's files a folder of its own. only_flagged, day: filters, applied while reading.
+    The day is in the schema's day_zone: the decision's in a log, the transaction's in scored files. Of duplicate ids
+    (after a retry) the last row is used. Raises ConfigError for a schema without id or, for scored files, timestamp;
+    DataError if `url` has no decisions.
     """
     row_id, zone = id_of(schema), zone_of(schema)
 
@@ -48,6 +52,8 @@ def read(url: str, schema: Schema, *, only_flagged: bool = False, day: dt.date |
         else:
             time = name_of(schema.timestamp.name)
         is_selected = ds.field("score").is_valid()
+        if model is not None and _MODEL in files.schema.names and _INPUTS in files.schema.names:
+            is_selected &= ds.field(_MODEL) == model
         if only_flagged:
             is_selected &= ds.field("is_fraud")
         if day is not None:

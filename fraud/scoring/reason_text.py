@@ -148,9 +148,10 @@ class Describer:
     def _calendar(self, item: _Item, typical: float, now: float) -> Description:
         if math.isnan(now):
             return Description(item.name, None, None, f"{item.column} is missing")
-        days = float(self._zone.local_us(np.array([now]))[0]) / MICROSECONDS_A_DAY
+        local = int(self._zone.local_us(np.array([now]))[0])
+        days = local / MICROSECONDS_A_DAY
         at_night = bool(calendar(np.array([days]), ("night",))[0, 0])
-        minutes = int(days % 1.0 * 1440.0)
+        minutes = local % int(MICROSECONDS_A_DAY) // 60_000_000  # as fractions of a day, 11:00 is 10:59
         clock, day = f"{minutes // 60:02d}:{minutes % 60:02d}", _WEEKDAYS[int(math.floor(days) + 3) % 7]
         if item.kind in ("weekday", "weekend"):
             usual = None if item.kind == "weekday" else ("a weekend" if typical else "a weekday")

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fraud.cli import examples, next_step
+from fraud.counts import counted
 from fraud.data import partitions, tables
 from fraud.days import UTC, Zone
 from fraud.labels.store import ID, IS_FRAUD, KNOWN_AT, REVIEW, SOURCE, LabelStore, newest
@@ -78,8 +79,9 @@ def table(days: Sequence[DayPrecision], missed: MissedFrauds | None = None) -> s
         )
     else:
         lines.append(
-            f"not flagged, on {missed.days} days: about {missed.missed:,.0f} frauds ({missed.missed_low:,.0f} to "
-            f"{missed.missed_high:,.0f}) among {missed.unflagged:,} rows, by {missed.looked_at:,} drawn at random"
+            f"not flagged, on {counted(missed.days, 'day')}: about {missed.missed:,.0f} frauds "
+            f"({missed.missed_low:,.0f} to {missed.missed_high:,.0f}) among {missed.unflagged:,} rows, by "
+            f"{missed.looked_at:,} drawn at random"
         )
         if missed.recall is not None:
             between = f"{missed.recall_low or 0:.0%} to {missed.recall_high or 0:.0%}"
@@ -151,10 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     zone = agreed(schema, settings.day_zone)
     as_of = partitions.day_named(arguments.as_of, "--as-of") if arguments.as_of else zone.today()
     location = decided.location(arguments.decisions, settings, os.environ)
-    alerts = decided.read(location, schema, only_flagged=True)
+    alerts = decided.read(location, schema, only_flagged=True, model=settings.model_name)
     alerts, learnt = without_training_days(alerts, partitions.manifests(location))
     if learnt:
-        sys.stdout.write(f"left out: {len(learnt)} days ({learnt[0]} to {learnt[-1]}) that the model was trained on\n")
+        sys.stdout.write(
+            f"left out: {counted(len(learnt), 'day')} ({learnt[0]} to {learnt[-1]}) that the model was trained on\n"
+        )
     store = LabelStore.from_environment(settings, os.environ)
     days, missed_frauds = judge(
         alerts, store, as_of=as_of, delay_days=schema.label_delay_days, seed=arguments.seed, zone=zone
@@ -165,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason = why_no_label(days, store, as_of=as_of, zone=zone)
     if reason is not None:
         sys.stdout.write(f"warning: {reason}\n")
-    sys.stdout.write(f"{table(days, missed_frauds)}{len(days)} days → {out}\n")
+    sys.stdout.write(f"{table(days, missed_frauds)}{counted(len(days), 'day')} → {out}\n")
     if missed_frauds is None and days:
         log = ["--decisions", arguments.decisions] if arguments.decisions else []
         draw = ["--day", days[-1].day, *log, "--out", f"review/{days[-1].day}.csv"]

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fraud.cli import add_force, examples, next_step
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.errors import ConfigError
 from fraud.judging.page import picture, render
@@ -81,6 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = reports[-1].day - dt.timedelta(days=arguments.days - 1)
     trend = align([report for report in reports if report.day >= first])
     tables.write_text(document(trend), out)
-    sys.stdout.write(f"{len(trend.reports)} days, {len(trend.columns)} columns → {out}\n")
+    sys.stdout.write(f"{counted(len(trend.reports), 'day')}, {counted(len(trend.columns), 'column')} → {out}\n")
     sys.stdout.write(next_step("python -m monitoring.performance"))
     return 0

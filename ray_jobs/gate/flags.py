@@ -9,8 +9,9 @@ from typing import Any
 from fraud.configuration import allowed, fields
 from fraud.errors import ConfigError
 from fraud.judging.gate_limits import FIGURES, GateLimits
+from fraud.registry.changes import PROMOTED, REFUSED
 from fraud.settings import Settings
-from ray_jobs.gate.judge import PROMOTED, GateRequest
+from ray_jobs.gate.judge import GateRequest
 
 # --better sets the figures.
 _LIMITS = [name for name in fields(GateLimits) if name != "figures"]
@@ -21,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     flags = parser.add_argument_group("--gate", "docs/gate.md says what each check is for")
     flags.add_argument("--data", help="labelled CSV or Parquet, with rows that neither model was trained on")
-    flags.add_argument("--out", help="record to write, with a page beside it (default: gate/version-N.json)")
+    flags.add_argument("--out", help="record to write, with a page beside it (default: gate/MODEL/version-N.json)")
     flags.add_argument("--start", metavar="TIME", help="judge rows from this instant (default: after both trainings)")
     flags.add_argument("--end", metavar="TIME", help="judge rows before this instant")
     flags.add_argument("--golden", metavar="DATA", help="rows with final labels; no known fraud may be lost")
@@ -34,8 +35,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--schema-change", choices=("refuse", "allow"), help="whether requests may break (default: refuse)"
     )
-    flags.add_argument("--override", action="store_true", default=None, help="promote despite failed checks; needs "
-                       "--reason and --by, which the record keeps")  # fmt: skip
     flags.add_argument("--budget", type=float, help="share of rows alerted on (default: the champion's)")
     flags.add_argument("--resamples", type=int, help="bootstrap resamples (default: 400)")
     flags.add_argument("--seed", type=int, help="seed of the bootstrap (default: 7)")
@@ -47,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def first_set(arguments: argparse.Namespace) -> str | None:
     """The first of the gate's flags that the command line sets, or None."""
-    own = ("data", "out", "start", "end", "golden", "segment", "better", "schema_change", "override")
+    own = ("data", "out", "start", "end", "golden", "segment", "better", "schema_change")
     name = next((name for name in (*own, *_PLAN, *_LIMITS) if getattr(arguments, name) is not None), None)
     return None if name is None else f"--{name.replace('_', '-')}"
 
@@ -58,8 +57,6 @@ def read_request(arguments: argparse.Namespace, by: str, settings: Settings) -> 
         raise ConfigError("--gate needs a version or alias to judge: `promote challenger --gate --data FILE`")
     if not arguments.data:
         raise ConfigError("--gate needs --data FILE: labelled rows that neither model was trained on")
-    if arguments.override and not arguments.by:
-        raise ConfigError("--override needs --by NAME and --reason TEXT: the record names who overrode the gate")
     limits = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
     if arguments.better:
         limits["figures"] = tuple(dict.fromkeys(arguments.better))
@@ -96,6 +93,8 @@ def summary(document: Mapping[str, Any]) -> str:
         lines.append(f"  by override of {document['by']}: {document['reason']}")
     marks = {True: "passed", False: "FAILED", None: "not judged"}
     lines += [f"  {marks[check['passed']]:<11}{check['name']}: {check['text']}" for check in document["checks"]]
+    if document["decision"] == REFUSED:
+        lines.append(f"to promote it all the same: promote {number} --override --by NAME --reason TEXT")
     return (
         "\n".join([*lines, f"record: {document['record']}", f"page: {document['record'].removesuffix('.json')}.html"])
         + "\n"

@@ -21,7 +21,7 @@ from fraud.judging.gate import Check
 from fraud.judging.gate_limits import GateLimits
 from fraud.judging.page import render
 from fraud.registry import promotion, versions
-from fraud.registry.promotion import Promotion
+from fraud.registry.changes import PROMOTED, REFUSED, Change
 from fraud.registry.versions import CHALLENGER, RegistryState, TaggedVersion
 from fraud.schema.validation import Validated
 from fraud.scoring import latency
@@ -34,7 +34,6 @@ from ray_jobs.gate import history_ready
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-PROMOTED, REFUSED = "promoted", "refused"
 TAG = "gate"  # tag of a model version: its last gate decision
 _ROWS_TIMED = 300
 
@@ -72,21 +71,23 @@ def decide(request: GateRequest, settings: Settings) -> dict[str, Any]:
         raise ConfigError("--override needs --reason TEXT and --by NAME: the record says why the gate was overridden")
     standing = versions.registry_state(settings)
     target = _target(request.reference, standing, settings)
-    out = request.out or settings.locate(f"gate/version-{target.number}.json")
+    out = request.out or settings.locate(f"gate/{settings.model_name}/version-{target.number}.json")
     if standing.champion is not None and standing.champion.number == target.number:
-        return _already_champion(request, target, out)
+        return _already_champion(request, target, out, settings)
     if standing.champion is not None and not request.override:
         schema = evaluate_rows.open_model(str(target.number), settings).schema
         history_ready.check(settings, target.number, schema, standing.champion)
     document = judge(request, target, standing.champion, settings)
     if document["decision"] == PROMOTED:
-        move = Promotion(version=target.number, time=document["time"], by=request.by, reason=_reason(document))
+        move = Change(
+            action=PROMOTED, time=document["time"], by=request.by, reason=_reason(document), version=target.number
+        )
         try:
             versions.move_champion(settings, move, expected=standing.champion.number if standing.champion else None)
         except RegistryError:
             if versions.champion_version(settings) != target.number:
                 raise
-            return _already_champion(request, target, out)  # another gate promoted the same version first
+            return _already_champion(request, target, out, settings)  # another gate promoted the same version first
     document["record"] = out
     _save(document, out, target, settings)
     return document
@@ -275,28 +276,49 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _reason(document: Mapping[str, Any]) -> str:
-    """The reason that the list of champions shows for the move."""
+    """The reason that the history shows for the move."""
     if document["override"]:
         return f"override: {document['reason']} (failed: {', '.join(document['failed'])})"
     comparison = next((check["text"] for check in document["checks"] if check["name"].startswith("better")), "")
     return f"gate: {comparison}" + (f"; {document['reason']}" if document["reason"] else "")
 
 
-def _already_champion(request: GateRequest, target: TaggedVersion, out: str) -> dict[str, Any]:
+def _refused(document: Mapping[str, Any]) -> Change:
+    """The entry of a refusal in the history of the model."""
+    champion = document["champion"] and document["champion"]["version"]
+    reason = f"failed: {', '.join(document['failed'])}" + (f"; {document['reason']}" if document["reason"] else "")
+    return Change(action=REFUSED, time=document["time"], by=document["by"], reason=reason,
+                  version=document["challenger"]["version"], before=champion, after=champion)  # fmt: skip
+
+
+def refusal(version: TaggedVersion) -> str | None:
+    """When and why the gate refused a version, if its last decision on it is a refusal."""
+    try:
+        decided = json.loads(version.tags.get(TAG) or "{}")
+        if decided.get("decision") != REFUSED:
+            return None
+        return f"refused by the gate {decided['time']} (failed: {', '.join(decided['failed'])})"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("tag %r of version %d is not a decision of the gate (%s)", TAG, version.number, error)
+        return "refused by the gate, perhaps: the record in MLflow cannot be read"
+
+
+def _already_champion(request: GateRequest, target: TaggedVersion, out: str, settings: Settings) -> dict[str, Any]:
     document = {
         "format": FORMAT, "decision": PROMOTED, "already_champion": True, "time": promotion.now(), "by": request.by,
-        "reason": request.reason, "override": None, "failed": [], "checks": [],
+        "reason": request.reason, "override": None, "failed": [], "checks": [], "model": settings.model_name,
         "challenger": {"version": target.number}, "record": out,
     }  # fmt: skip
-    if not _is_record_of(out, target.number):
+    if not _is_record_of(out, target.number, settings.model_name):
         tables.write_text(json.dumps(document, indent=2) + "\n", out)
     return document
 
 
-def _is_record_of(path: str, number: int) -> bool:
+def _is_record_of(path: str, number: int, model_name: str) -> bool:
     try:
         record = json.loads(Path(path).read_text())
-        return bool(record["decision"] == PROMOTED and record["challenger"]["version"] == number)
+        is_same = record["challenger"]["version"] == number and record.get("model", model_name) == model_name
+        return bool(record["decision"] == PROMOTED and is_same)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -320,6 +342,8 @@ def _save(document: Mapping[str, Any], out: str, target: TaggedVersion, settings
         run.log_text(text, f"{name}.json")
         run.log_text(page, f"{name}.html")
         versions.set_tag(settings, TAG, json.dumps(tag), version=target.number)
+        if document["decision"] == REFUSED:
+            versions.record(settings, _refused(document))
     except RegistryError as error:
         logger.warning("%s; the record is complete, but MLflow has no copy", error)
 

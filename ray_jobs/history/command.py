@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from fraud.cli import examples, next_step
+from fraud.counts import counted
 from fraud.data.partitions import day_named
 from fraud.errors import ConfigError, DataError
 from fraud.history.snapshots.build import build
@@ -102,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             snapshots, settings.locate(arguments.data), through, since=arguments.since, own_labels=arguments.own_labels,
             allow_empty=arguments.allow_empty,
         )  # fmt: skip
-        write(f"{snapshots.url}: {len(built.made)} days built, {len(built.changed)} rebuilt, {len(built.same)} "
-              f"unchanged, {len(built.empty)} without rows; {built.rows:,} rows read, "
+        write(f"{snapshots.url}: {counted(len(built.made), 'day')} built, {len(built.changed)} rebuilt, "
+              f"{len(built.same)} unchanged, {len(built.empty)} without rows; {counted(built.rows, 'row')} read, "
               f"{built.refused:,} refused\n")  # fmt: skip
         if built.later:
             write(f"{', '.join(map(str, built.changed))} changed: scores of {built.later[0]} to {built.later[-1]} "
-                f"({len(built.later)} days) used the older history\n"
+                f"({counted(len(built.later), 'day')}) used the older history\n"
                 f"next: python -m ray_jobs.score --date DAY --force ... for each day\n")  # fmt: skip
         reason = snapshots.gap_before(through)
         write(f"the history up to {through} is {'complete' if reason is None else f'INCOMPLETE: {reason}'}\n")
@@ -152,7 +153,7 @@ def _erase_live(snapshots: Snapshots, settings: Settings, column: str, value: st
 
 def _listing(catalog: Catalog) -> str:
     days = catalog.days()
-    lines = [f"{catalog.url}: {len(days)} days, by {catalog.zone.name}\n"]
+    lines = [f"{catalog.url}: {counted(len(days), 'day')}, by {catalog.zone.name}\n"]
     for plan in catalog.plans:
         lines.append(
             f"plan {plan.fingerprint}: {plan.column}, {plan.memory / 86_400e6:g} days and "
@@ -183,4 +184,5 @@ def _prune(catalog: Catalog, keep_days: int | None) -> str:
     freed = sum(catalog.drop(day) for day in stale)
     if stale and first in days:
         catalog.begin_at(first)
-    return f"{len(stale)} days removed, {freed / 2**20:.1f} MiB; {len(days) - len(stale)} days kept, from {first}\n"
+    removed, left = counted(len(stale), "day"), counted(len(days) - len(stale), "day")
+    return f"{removed} removed, {freed / 2**20:.1f} MiB; {left} kept, from {first}\n"

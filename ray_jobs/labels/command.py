@@ -201,7 +201,9 @@ def _draw(arguments: argparse.Namespace, settings: Settings, store: LabelStore) 
     day = day_named(arguments.day, "--day") if arguments.day else zone.yesterday(dt.datetime.now(dt.UTC))
     sample = draw.Sample(day=day, rows=arguments.rows, seed=arguments.seed, flagged=arguments.flagged)
     decisions, out = decided.location(arguments.decisions, settings, os.environ), settings.locate(arguments.out)
-    return draw.draw(store, decisions, schema, sample, out, shown=arguments.out, force=arguments.force)
+    return draw.draw(
+        store, decisions, schema, sample, out, shown=arguments.out, model=settings.model_name, force=arguments.force
+    )
 
 
 def _join(arguments: argparse.Namespace, settings: Settings, store: LabelStore) -> str:

@@ -34,7 +34,15 @@ class Sample:
 
 
 def draw(
-    store: LabelStore, decisions: str, schema: Schema, sample: Sample, out: str, *, shown: str, force: bool = False
+    store: LabelStore,
+    decisions: str,
+    schema: Schema,
+    sample: Sample,
+    out: str,
+    *,
+    shown: str,
+    model: str,
+    force: bool = False,
 ) -> str:
     """Draw a day's rows for review, write a CSV with an empty label column; return the counts as text.
 
@@ -45,7 +53,7 @@ def draw(
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} must end in .csv")
     day = sample.day
-    rows = decided.read(decisions, schema, day=day)
+    rows = decided.read(decisions, schema, day=day, model=model)
     drawn = store.draw(rows, day, sample.rows, flagged=sample.flagged, seed=sample.seed)
     sheet = drawn[[ID]].assign(day=f"{day}", **{IS_FRAUD: ""})  # the score would bias the reviewer
     verdicts = 0 if force else _verdicts_in(out, sheet, shown)

@@ -10,6 +10,7 @@ import re
 
 import pandas as pd
 
+from fraud.counts import counted
 from fraud.data import files, tables
 from fraud.errors import ConfigError, DataError, SchemaError
 from fraud.labels.store import ID, IS_FRAUD, RETRACTION, LabelStore, check
@@ -79,7 +80,7 @@ def _ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) 
     labels, refused = (pd.concat(parts) for parts in zip(*checked, strict=True))  # labels: by row number of the file
     if len(refused):
         tables.write_parquet(refused.fillna(""), ingestion.quarantine)
-        logger.warning("%s rows refused, see %s for the reasons", f"{len(refused):,}", ingestion.quarantine)
+        logger.warning("%s refused, see %s for the reasons", counted(len(refused), "row"), ingestion.quarantine)
     if not len(labels):
         first = refused.iloc[0]
         example = f"row {first['row']}, column {first['column']!r}: {first['value']!r} {first['reason']}"
@@ -90,7 +91,7 @@ def _ingest(path: str, store: LabelStore, schema: Schema, ingestion: Ingestion) 
         logger.warning("%s", compared)
     retracted = f", {added.retracted:,} stay retracted: their label is older" if added.retracted else ""
     return (
-        f"{len(labels):,} labels from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
-        f"{added.new:,} new ids, {added.changed:,} changed their label, {added.same:,} kept it"
-        f"{retracted}; {len(refused):,} rows refused\n" + ("" if has_unknown else f"{compared}\n")
+        f"{counted(len(labels), 'label')} from {ingestion.source}, {int(labels[IS_FRAUD].sum()):,} of them frauds: "
+        f"{counted(added.new, 'new id')}, {added.changed:,} changed their label, {added.same:,} kept it"
+        f"{retracted}; {counted(len(refused), 'row')} refused\n" + ("" if has_unknown else f"{compared}\n")
     )

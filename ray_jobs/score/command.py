@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cluster.session import connected, terminable
 from fraud.cli import examples, next_step
+from fraud.counts import counted
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named, folder_of
 from fraud.days import Zone
@@ -262,11 +263,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     manifest = score(job, settings)
     rows = manifest["rows"]
-    summary = f"{rows['read']:,} rows: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
+    summary = f"{counted(rows['read'], 'row')}: {rows['scored']:,} scored, {rows['flagged']:,} of them flagged"
     summary += f"; {rows['quarantined']:,} refused, see {manifest['quarantine']}" if rows["quarantined"] else ""
     others = len(manifest.get("other_days_by_day", ()))
-    summary += f"; {rows['other_days']:,} rows of {others:,} other days skipped" if rows["other_days"] else ""
-    summary += f"; {len(manifest['days']):,} days" if "days" in manifest else ""
+    summary += (
+        f"; {counted(rows['other_days'], 'row')} of {counted(others, 'other day')} skipped"
+        if rows["other_days"]
+        else ""
+    )
+    summary += f"; {counted(len(manifest['days']), 'day')}" if "days" in manifest else ""
     verb = "already scored, verified" if manifest["already_scored"] else f"{manifest['seconds']:.1f} s"
     sys.stdout.write(f"{summary} → {manifest['output']} (model {manifest['model_version']}, {verb})\n")
     sys.stdout.write(_next(arguments, manifest))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from fraud.counts import counted
 from fraud.data.partitions import UNKNOWN
 from fraud.days import UTC, Zone
 from fraud.errors import DataError
@@ -65,7 +66,7 @@ class OtherDays:
         policy is to stop.
         """
         if timeless := self.by_day[UNKNOWN]:
-            yield f"{timeless:,} rows have no time, so they are of no day: they are scored without --date only"
+            yield f"{counted(timeless, 'row has', 'rows have')} no time and so no day: scored without --date only"
         if not self.days:
             return
         counts = [f"{day}: {self.by_day[day]:,}" for day in self.days]
@@ -78,8 +79,8 @@ class OtherDays:
             return
         if policy == "skip":
             yield (
-                f"{rows:,} rows of other days ({named}) are skipped (--other-days skip): they are scored "
-                "when their own day is scored with this file too"
+                f"{counted(rows, 'row')} of other days ({named}) {'is' if rows == 1 else 'are'} skipped (--other-days "
+                "skip): they are scored when their own day is scored with this file too"
             )
             return
         remedy = "A file that was cut at another midnight needs `day_zone` in the schema."
@@ -89,9 +90,9 @@ class OtherDays:
                 f"{_example(date, offset)}, and train with it."
             )
         raise DataError(
-            f"{path}: {rows:,} rows are not of {date} ({zone}), {own_rows:,} are; {named}. Nothing was written. "
-            f"{remedy} Late rows belong to their own day: skip them here by `--other-days skip`, and score that "
-            "day again with both files (--data takes a pattern), the same flag and --force"
+            f"{path}: {counted(rows, 'row is', 'rows are')} not of {date} ({zone}), {own_rows:,} are; {named}. "
+            f"Nothing was written. {remedy} Late rows belong to their own day: skip them here by `--other-days skip`, "
+            "and score that day again with both files (--data takes a pattern), the same flag and --force"
         )
 
     def _is_long(self, own_rows: int) -> bool:

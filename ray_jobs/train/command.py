@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.session import connected, terminable
 from fraud.cli import next_step, stage
+from fraud.counts import counted
 from fraud.data import logged, tables
 from fraud.registry import training_rows
 from fraud.registry.versions import CHALLENGER
@@ -42,7 +43,7 @@ def train(request: TrainingRequest, settings: Settings) -> str:
         with stage("features and windows", logger):
             prepared = fitting.prepare(checked.rows, request.schema, request.config)
         for window in prepared.windows:
-            frauds = "" if window.frauds is None else f", {window.frauds:,} frauds"
+            frauds = "" if window.frauds is None else f", {counted(window.frauds, 'fraud')}"
             logger.info(
                 "%s window: %s to %s, %s rows%s", window.name, window.start, window.end, f"{window.rows:,}", frauds
             )

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fraud import cli
+from fraud.counts import counted
 from fraud.data import tables
 from fraud.detectors import registry
 from fraud.detectors.base import column_of
@@ -157,8 +158,8 @@ def flat_metrics(evaluation: Evaluation, detector: Detector) -> dict[str, float]
 def table(prepared: Prepared, detector: Detector, evaluation: Evaluation, config: TrainConfig) -> str:
     """The result as aligned lines of text."""
     test = next(window for window in prepared.windows if window.name == "test")
-    frauds = "frauds unknown" if test.frauds is None else f"{test.frauds:,} frauds"
-    lines = [f"test window {test.start} to {test.end}: {test.rows:,} rows, {frauds}"]
+    frauds = "frauds unknown" if test.frauds is None else counted(test.frauds, "fraud")
+    lines = [f"test window {test.start} to {test.end}: {counted(test.rows, 'row')}, {frauds}"]
     budget = f"recall at {config.alert_budget:.2%} alerts"
     cells = [["", "ROC-AUC", "average precision", "95 % interval", "precision@100", budget]]
     for name in (*(name for name in evaluation.scores if name != JOINED), JOINED):

@@ -16,7 +16,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from fraud.data import filesystems, tables
-from serve_app.decisions.rows import INPUTS, blocks_of, table_schemas
+from serve_app.decisions.rows import INPUTS, MODEL, blocks_of, table_schemas
 
 _BLOCK = 8 << 20  # bytes, the longest possible line; a transaction with a thousand columns has 1 MB at most
 
@@ -64,11 +64,11 @@ def read(journal: Path) -> tuple[pa.Table, int]:
         raise UnreadableJournalError(f"{journal}: its lines do not match its header ({error})") from None
 
 
-def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Table, int]:
-    """Read the inputs of a journal's decisions from byte `start` (0: all) on; return them and the end offset.
+def read_from(journal: Path, start: int, names: Collection[str], model: str) -> tuple[pa.Table, int]:
+    """Read the inputs of a model's decisions in a journal from byte `start` (0: all); return them and the end offset.
 
-    names: the input columns to read; those that the journal lacks are left out. The journal may still be written to.
-    Truncated lines are skipped. Raises UnreadableJournalError, OSError.
+    names: the input columns to read; those that the journal lacks are left out. model: the name of the model. The
+    journal may still be written to. Truncated lines are skipped. Raises UnreadableJournalError, OSError.
     """
     with journal.open("rb") as file:
         header = file.readline()
@@ -82,7 +82,7 @@ def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Tab
     if INPUTS not in schemas[0].names:
         return pa.table({}), end
     singles, blocks, _ = blocks_of(lines, schemas[0])
-    # Parse the inputs only: the thirty other fields of a decision cost ten times as much.
+    # Parse the inputs and the model only: the thirty other fields of a decision cost ten times as much.
     asked, as_sent = (_only(schema.field(INPUTS).type, names) for schema in schemas)
     try:
         parsed = _parsed(pa.py_buffer(singles), asked, as_sent)
@@ -92,14 +92,17 @@ def read_from(journal: Path, start: int, names: Collection[str]) -> tuple[pa.Tab
             parsed = _parsed(pa.py_buffer(b"\n".join(good)), asked, as_sent)
         except pa.ArrowInvalid as error:
             raise UnreadableJournalError(f"{journal}: its lines do not match its header ({error})") from None
-    chunks = [*parsed[INPUTS].chunks, *(_fields(block[INPUTS], asked.field(INPUTS).type) for block in blocks)]
-    inputs = pa.chunked_array(chunks, asked.field(INPUTS).type)
+    kind = asked.field(INPUTS).type
+    in_blocks = [pa.record_batch([block[MODEL], _fields(block[INPUTS], kind)], schema=asked) for block in blocks]
+    rows = pa.concat_tables([parsed, pa.Table.from_batches(in_blocks, asked)])
+    inputs = rows.filter(pc.equal(rows[MODEL], model))[INPUTS]
     return pa.table({field.name: pc.struct_field(inputs, field.name) for field in inputs.type}), end
 
 
 def _only(inputs: pa.DataType, names: Collection[str]) -> pa.Schema:
-    """The schema of the inputs alone, with these columns."""
-    return pa.schema([pa.field(INPUTS, pa.struct([field for field in inputs if field.name in names]))])
+    """The schema of the model's name and the inputs, with these columns."""
+    columns = pa.struct([field for field in inputs if field.name in names])
+    return pa.schema([pa.field(MODEL, pa.string()), pa.field(INPUTS, columns)])
 
 
 def _fields(inputs: pa.StructArray, kind: pa.DataType) -> pa.StructArray:

@@ -19,7 +19,7 @@ from fraud.schema import Column, Schema
 from fraud.settings.serving import DecisionSettings
 from serve_app.decisions.files import UnreadableJournalError, read_from
 from serve_app.decisions.journal import SUFFIX, writer_folders
-from serve_app.decisions.rows import INPUTS
+from serve_app.decisions.rows import INPUTS, MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,14 @@ _TYPES = {"numeric": pa.float64(), "boolean": pa.float64(), "timestamp": pa.time
 
 
 class DecisionReader:
-    """Reads the columns `names` of the logged transactions. Each call continues where the last one ended.
+    """Reads the columns `names` of the transactions that `model` decided. Each call continues where the last one ended.
 
-    Decisions of other machines appear when they become Parquet, within a minute. Not thread-safe.
+    model: a name of the registry; every version of it counts. Two models may share a log: the cards of one are not
+    those of the other. Decisions of other machines appear when they become Parquet, within a minute. Not thread-safe.
     """
 
-    def __init__(self, settings: DecisionSettings, schema: Schema, names: Sequence[str]) -> None:
-        self._settings = settings
+    def __init__(self, settings: DecisionSettings, schema: Schema, names: Sequence[str], *, model: str) -> None:
+        self._settings, self._model = settings, model
         self._columns = [column for column in schema.columns if column.name in names]
         self._seen: set[str] = set()
         self._offsets: dict[Path, int] = {}
@@ -118,7 +119,8 @@ class DecisionReader:
             return None
         logged = {field.name for field in file.schema.field(INPUTS).type}
         fields = {c.name: ds.field(INPUTS, c.name) for c in self._columns if c.name in logged}
-        return self._with_all(file.to_table(columns=fields), self._columns) if fields else None
+        of_model = ds.field(MODEL) == self._model
+        return self._with_all(file.to_table(columns=fields, filter=of_model), self._columns) if fields else None
 
     def _journals(self) -> Iterator[pa.Table]:
         paths = {path: None for folder in writer_folders(self._settings.journal) for path in folder.glob(f"*{SUFFIX}")}
@@ -128,7 +130,7 @@ class DecisionReader:
             try:
                 if path.stat().st_size <= start:
                     continue
-                table, self._offsets[path] = read_from(path, start, {c.name for c in self._columns})
+                table, self._offsets[path] = read_from(path, start, {c.name for c in self._columns}, self._model)
                 if len(table):
                     yield self._with_all(table, self._columns)
             except FileNotFoundError:

@@ -98,7 +98,7 @@ _PLAIN = (*_TEXTS, *_NUMBERS, *_FLAGS)
 _plain_values = operator.attrgetter(*_PLAIN)
 _COUNT = pa.int64()  # microseconds: Arrow's JSON reader needs integers, which are then cast to times
 _ARROW = {"double": pa.float64(), "string": pa.string(), "timestamp": pa.timestamp("us")}
-INPUTS = "inputs"
+INPUTS, MODEL = "inputs", "model_name"
 _HEADER = "_inputs"  # the key of a journal's header line; no decision has it
 _BLOCK = b'{"_block":"'  # the start of a block's line; no decision starts like this
 

@@ -38,7 +38,8 @@ class TransactionIndex:
         self._id, self._time = schema.id.name, schema.timestamp.name
         self._memory = max(plan.memory for plan in plans(schema))
         self._entities = [plan.column for plan in plans(schema) if plan.keeps_frauds]
-        self._reader = DecisionReader(decisions, schema, [self._id, self._time, *self._entities])
+        columns = [self._id, self._time, *self._entities]
+        self._reader = DecisionReader(decisions, schema, columns, model=settings.model_name)
         self._tables: list[pa.Table] = []
         self._snapshots: Snapshots | None = None
         self._day: dt.date | None = None

@@ -186,7 +186,8 @@ def catch_up(
     Returns how many, and a note on what could not be entered ("" if nothing).
     """
     entity_plans = plans(schema)
-    reader = DecisionReader(context.decisions, schema, columns_of(schema, entity_plans))
+    columns = columns_of(schema, entity_plans)
+    reader = DecisionReader(context.decisions, schema, columns, model=context.settings.model_name)
     if not reader.is_on:
         return 0, "decisions are not kept (FRAUD_DECISIONS=off), so those since cannot be entered"
     if reader.hidden:

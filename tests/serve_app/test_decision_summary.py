@@ -34,12 +34,12 @@ def test_counts_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(settings.url)]) == 0
     output = capsys.readouterr().out
     assert output.startswith("18 decisions, 2025-06-15 15:06 to 2025-06-16 15:06 UTC")
-    rows = [line.split() for line in output.splitlines() if line.startswith(("7 ", "8 "))]
+    rows = [line.split()[1:] for line in output.splitlines() if line.startswith("fraud-detector ")]
     assert rows == [["7", "champion", "17", "6", "37.50%", "1"], ["8", "canary", "1", "1", "100.00%", "0"]]
     assert "champion 7 beside challenger 8: 14 pairs (0 shed, 1 late, 0 failed)" in output
     assert "both flag 3, neither 5, only the champion 2, only the challenger 4" in output
     assert main([str(settings.url), "--since", "2025-06-16"]) == 0
-    assert capsys.readouterr().out.startswith("1 decisions")
+    assert capsys.readouterr().out.startswith("1 decision, ")
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path):

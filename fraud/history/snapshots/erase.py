@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fraud.counts import counted
 from fraud.errors import ConfigError
 from fraud.history.definition import EntityPlan, hashed
 from fraud.history.snapshots import segments
@@ -32,9 +33,12 @@ def erase(snapshots: Snapshots, column: str, value: str) -> list[str]:
             removed = 0 if manifest is None else _erase_day(snapshots, plan, manifest, column, value)
             rows, days = rows + removed, days + bool(removed)
         if plan.column == column:
-            lines.append(f"snapshots by {plan.column}: {rows:,} transactions of {value} removed from {days} days")
+            lines.append(
+                f"snapshots by {plan.column}: {counted(rows, 'transaction')} of {value} removed from "
+                f"{counted(days, 'day')}"
+            )
         elif column in plan.others:
-            lines.append(f"snapshots by {plan.column}: {column} {value} removed from {rows:,} transactions")
+            lines.append(f"snapshots by {plan.column}: {column} {value} removed from {counted(rows, 'transaction')}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fraud.data import simulation
 from fraud.errors import BundleError, RegistryError, RegistryUnreachableError
-from fraud.registry import runs, versions
+from fraud.registry import changes, runs, versions
 from fraud.schema import Schema, validate
 from fraud.scoring import bundle
 from fraud.settings import Settings
@@ -95,6 +96,20 @@ def test_versions_of_two_models_with_one_number_do_not_mix(settings: Settings, b
         assert bundle.load(versions.fetch("champion", down)).sha256 == bundle.load(source).sha256
 
 
+def test_a_copy_of_another_registry_is_replaced_without_alarm(
+    settings: Settings, bundles: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    other = replace(settings, tracking_uri=f"sqlite:///{tmp_path}/other.db")  # the same name, number and folder
+    registered(settings, bundles[0])
+    registered(other, bundles[1])
+    with caplog.at_level(logging.INFO):
+        for registry, source in ((settings, bundles[0]), (other, bundles[1]), (settings, bundles[0])):
+            assert bundle.load(versions.fetch("champion", registry)).sha256 == bundle.load(source).sha256
+    ours = [record for record in caplog.records if record.name == "fraud.registry.versions"]
+    assert len(ours) == 2 and all("copy of another registry's version" in record.message for record in ours)
+    assert {record.levelname for record in ours} == {"INFO"}
+
+
 def test_a_damaged_copy_is_fetched_again(settings: Settings, bundles: list[Path]):
     registered(settings, bundles[0])
     copy = versions.fetch("champion", settings)
@@ -105,7 +120,7 @@ def test_a_damaged_copy_is_fetched_again(settings: Settings, bundles: list[Path]
 def test_a_bundle_swapped_in_the_store_is_refused(settings: Settings, bundles: list[Path]):
     version = registered(settings, bundles[0])
     versions.register(settings, runs.Run(settings, version.run_id), bundles[1])  # same run, same artifact path
-    with pytest.raises(BundleError, match="the registry recorded"):
+    with pytest.raises(BundleError, match="holds another bundle"):
         versions.fetch(1, settings)
     assert versions.fetch(2, settings).name == "2"
 
@@ -176,7 +191,10 @@ def test_registry_state_returns_champion_challenger_and_tags(settings: Settings,
     state = versions.registry_state(settings)
     assert state.champion is not None and state.challenger is not None
     assert (state.champion.number, state.champion.sha256, state.champion.tags["threshold"]) == (1, first.sha256, "x")
-    assert (state.challenger.number, state.challenger.sha256, state.tags) == (2, second.sha256, {})
+    assert (state.challenger.number, state.challenger.sha256) == (2, second.sha256)
+    [first_change] = changes.history(state.tags, 1)
+    assert (first_change.action, first_change.before, first_change.after) == ("promoted", None, 1)
+    assert len(state.tags) == 1
     assert versions.fetch_version(state.challenger, settings).name == "2"
     assert versions.registry_state(settings, 2).champion == state.challenger
     assert (

@@ -62,7 +62,7 @@ def test_a_model_with_narrower_limits_is_known_to_refuse_requests():
 
     assert incompatibilities(old, old) == incompatibilities(old, narrower) == []
     assert incompatibilities(narrower, old) == [
-        "t must not be before 2020-01-01, was 1990-01-01", "t may lie 1 days ahead at most, was 2"
+        "t must not be before 2020-01-01, was 1990-01-01", "t may lie 1 day ahead at most, was 2"
     ]  # fmt: skip
 
 

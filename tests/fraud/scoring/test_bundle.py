@@ -117,7 +117,7 @@ def test_a_consistent_forgery_is_caught_by_the_registered_digest(folder: Path) -
     threshold = json.loads((folder / "threshold.json").read_text()) | {"value": 0.99}
     rewrite(folder, "threshold.json", json.dumps(threshold).encode())
     assert bundle.load(folder).detector.threshold.value == 0.99  # consistent in itself ...
-    with pytest.raises(BundleError, match="registry recorded"):  # ... but not what was registered
+    with pytest.raises(BundleError, match="holds another bundle"):  # ... but not what was registered
         bundle.load(folder, expected_sha256=registered)
 
 

@@ -235,3 +235,12 @@ def test_numbers_read_as_their_examples_say() -> None:
 def test_a_reason_tells_the_time_on_the_clocks_of_the_zone(describer: Describer) -> None:
     tokyo = Describer(replace(SCHEMA, day_zone="Asia/Tokyo"), describer._features)
     assert described(tokyo, "when", {"when hour cos": 1.0}).text == "at 12:12 (usually about 14:00)"
+
+
+def test_every_minute_of_a_day_is_told_as_the_clock_shows_it(describer: Describer) -> None:
+    column, raw = list(dict.fromkeys(COLUMNS)).index("when"), [USUAL.get(name, 0.0) for name in NAMES]
+    raw[NAMES.index("when hour cos")] = 1.0
+    for minute in range(1440):
+        moment = pd.Timestamp("2026-03-02") + pd.Timedelta(minutes=minute)
+        text = describer.describe(column, raw, ROW, moment.value / 1e3).text
+        assert text.startswith(f"at {moment:%H:%M}"), text

@@ -19,7 +19,8 @@ from fraud.schema.zone import zone_of
 from fraud.scoring import decided
 from fraud.scoring.scored import arrow_schema
 from monitoring.performance.command import judge, main, table
-from tests.serve_app.decision_cases import SCHEMA
+from serve_app.decisions.log import DecisionLog
+from tests.serve_app.decision_cases import SCHEMA, a_decision, settings_of
 
 START = dt.datetime(2026, 1, 1)
 DAYS, A_DAY = 12, 20
@@ -161,3 +162,16 @@ def test_days_and_labels_are_those_of_the_zone(scored: Path, tmp_path: Path):
     assert [day.labelled for day in days] == [A_DAY, 0, 0, 0]
     in_utc, _ = judge(alerts, store, as_of=dt.date(2026, 1, 5), delay_days=1)
     assert [day.labelled for day in in_utc] == [A_DAY, A_DAY, 0, 0]
+
+
+def test_of_a_log_that_two_models_share_only_the_own_decisions_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    log = DecisionLog(settings_of(tmp_path), SCHEMA)
+    for number in range(30):
+        log.put(a_decision(number, model_name="cards" if number < 10 else "wires"))
+    log.close()
+    for name, alerts in (("cards", 10), ("wires", 20)):
+        for key, value in {"FRAUD_STATE": tmp_path, "FRAUD_ROOT": tmp_path, "FRAUD_MODEL_NAME": name}.items():
+            monkeypatch.setenv(key, str(value))
+        assert main(["--schema", "handbook", "--as-of", "2025-07-01", "--out", f"{name}.json"]) == 0
+        days = json.loads((tmp_path / f"{name}.json").read_text())["days"]
+        assert [(day["day"], day["alerts"]) for day in days] == [("2025-06-15", alerts)]

@@ -20,7 +20,7 @@ from fraud.detectors.forest import ForestConfig
 from fraud.detectors.head import HeadConfig
 from fraud.errors import ConfigError, RegistryError
 from fraud.judging.gate_limits import GateLimits
-from fraud.registry import promotion, runs, versions
+from fraud.registry import changes, promotion, runs, versions
 from fraud.schema import Schema, validate
 from fraud.schema.columns import Column
 from fraud.scoring import bundle
@@ -28,7 +28,7 @@ from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
 from ray_jobs.gate import judge
-from ray_jobs.promote import main
+from ray_jobs.promote.command import main
 
 ROWS = 12_000
 QUICK = ["--resamples", "100"]
@@ -172,7 +172,7 @@ def test_a_better_model_is_promoted_in_writing(
         windows["validation"]["end"] < record["window"]["start"] and record["window"]["rows"] == windows["test"]["rows"]
     )
     assert record["data"]["fingerprint"] == tables.fingerprint(str(workspace.data)) and record["by"] == "ann"
-    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
+    entry = changes.history(versions.registry_state(settings).tags, None)[-1]
     assert entry.version == 2 and entry.by == "ann" and entry.reason.startswith("gate: average precision")
     version = versions.registry_state(settings).champion
     assert json.loads(version.tags["gate"])["decision"] == "promoted"
@@ -196,6 +196,12 @@ def test_an_equal_model_is_refused(workspace: Workspace, settings: Settings):
         record["decision"] == "refused" and record["failed"] == ["better"] and versions.champion_version(settings) == 1
     )
     assert json.loads(versions.registry_state(settings).challenger.tags["gate"])["failed"] == ["better"]
+    refused = changes.history(versions.registry_state(settings).tags, 1)[-1]
+    assert (refused.action, refused.version, refused.by, refused.after) == ("refused", 2, "ann", 1)
+    assert "better" in refused.reason
+    with pytest.raises(ConfigError, match=r"version 2 was refused by the gate.*failed: better"):
+        main(["challenger"])
+    assert versions.champion_version(settings) == 1
 
 
 def test_a_worse_model_is_refused_and_an_override_says_who_and_why(workspace: Workspace, settings: Settings):
@@ -209,7 +215,7 @@ def test_a_worse_model_is_refused_and_an_override_says_who_and_why(workspace: Wo
     assert record["decision"] == "promoted" and record["override"]["by"] == "ann"
     assert "better" in record["override"]["failed"] and record["override"]["reason"] == reason
     assert versions.champion_version(settings) == 2
-    entry = promotion.champions(versions.registry_state(settings).tags)[-1]
+    entry = changes.history(versions.registry_state(settings).tags, None)[-1]
     assert entry.by == "ann" and entry.reason.startswith(f"override: {reason} (failed: better")
     page = Path(settings.locate("gate/record.html")).read_text()
     assert "in spite of failed checks" in page and "&lt;script&gt;" in page and "<script" not in page
@@ -327,14 +333,14 @@ def test_two_gates_at_once_leave_one_consistent_champion(workspace: Workspace, s
     with ThreadPoolExecutor(2) as pool:
         records = list(pool.map(lambda request: judge.decide(request, settings), requests))
     assert [one["decision"] for one in records] == ["promoted"] * 2 and versions.champion_version(settings) == 3
-    entries = promotion.champions(versions.registry_state(settings).tags)
+    entries = changes.history(versions.registry_state(settings).tags, None)
     assert [entry.version for entry in entries] == [1, 3], "moved once"
 
 
 def test_a_champion_that_changed_while_it_was_judged_is_left_alone(workspace: Workspace, settings: Settings):
     register(settings, workspace.weak(), workspace.bundle("twin", seed=8), workspace.good())
-    assert main(["2", "--reason", "by hand"]) == 0
-    move = promotion.Promotion(version=3, time=promotion.now(), by="ann")
+    assert main(["2", "--override", "--by", "bob", "--reason", "by hand"]) == 0
+    move = changes.Change(action=changes.PROMOTED, version=3, time=promotion.now(), by="ann")
     with pytest.raises(RegistryError, match="moved to version 2 meanwhile"):
         versions.move_champion(settings, move, expected=1)
     assert versions.champion_version(settings) == 2

@@ -42,7 +42,7 @@ def test_a_file_is_taken_in_once_and_shown(folder: Path, capsys: pytest.CaptureF
     command = ["ingest", "verdicts.csv", "--schema", "handbook", "--known-at", "2026-01-31"]
     assert main(command) == 0
     assert "2 labels from analyst, 1 of them frauds: 2 new ids, 0 changed" in (printed := capsys.readouterr().out)
-    assert "1 rows refused" in printed
+    assert "1 row refused" in printed
     (refused,) = (folder / "var/labels/quarantine").glob("*.parquet")
     assert pd.read_parquet(refused)["value"].tolist() == ["x"]
     assert main(command) == 0 and "nothing to do" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_a_file_is_taken_in_once_and_shown(folder: Path, capsys: pytest.CaptureF
     assert main([*command, "--force"]) == 0 and "0 new ids, 0 changed their label, 2 kept it" in capsys.readouterr().out
     assert main([*command, "--source", "chargeback"]) == 0 and "2 kept it" in capsys.readouterr().out
     assert main(["show"]) == 0
-    assert "2026-01-31  chargeback              2 labels        1 frauds" in capsys.readouterr().out
+    assert "2026-01-31  chargeback              2 labels         1 fraud" in capsys.readouterr().out
 
 
 def test_show_says_where_there_is_nothing(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -220,7 +220,7 @@ def test_a_training_learns_from_what_was_known_by_then(month: Path, capsys: pyte
     rows = pd.read_parquet(month / "training.parquet").set_index("TRANSACTION_ID")
     assert rows["TX_FRAUD"].to_dict() == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 1, "5": 0}, "the data's own are not used"
     assert "6 written, 3 of them frauds" in printed and "14 younger than 7 days, left out" in printed
-    assert "3 matured without a label, counted as legitimate" in printed and "1 labels without a row" in printed
+    assert "3 matured without a label, counted as legitimate" in printed and "1 label without a row" in printed
     document = json.loads((month / "training.labels.json").read_text())
     assert document["output_fingerprint"] == tables.fingerprint(str(month / "training.parquet"))
     assert document["rows"]["by_source"] == {"analyst": 2, "chargeback": 1}
@@ -320,6 +320,6 @@ def test_a_day_of_labels_begins_in_the_zone_of_the_schema(
     monkeypatch.setenv("FRAUD_DAY_ZONE", "Asia/Tokyo")
     assert main(["show"]) == 0
     shown = capsys.readouterr().out
-    assert "2026-01-08  late                    1 labels" in shown and "2026-01-09  late" in shown
+    assert "2026-01-08  late                     1 label " in shown and "2026-01-09  late" in shown
     with pytest.raises(ConfigError, match="FRAUD_DAY_ZONE='Asia/Tokyo' and day_zone 'UTC' of schema 'handbook' differ"):
         main([*JOIN])

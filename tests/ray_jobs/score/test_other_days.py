@@ -177,7 +177,7 @@ def test_refused_rows_of_another_day_count_and_those_of_an_impossible_time_are_t
     refused = pd.read_parquet(tmp_path / "scored/_quarantine/date=2026-02-21")
     assert refused["reason"].str.contains("horizon_days").all()
     rows.loc[4, ["at", "hour"]] = [pd.Timestamp("2026-02-20"), 99]
-    with pytest.raises(DataError, match="1 rows are not of 2026-02-21"):
+    with pytest.raises(DataError, match="1 row is not of 2026-02-21"):
         run(rows, models["UTC"], tmp_path, force=True)
 
 

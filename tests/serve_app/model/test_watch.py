@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from fraud.errors import BundleError, ConfigError, RegistryError
 from fraud.registry import promotion, runs, versions
-from fraud.registry.promotion import LiveThreshold, Promotion
+from fraud.registry.changes import PROMOTED, Change
+from fraud.registry.promotion import LiveThreshold
 from fraud.scoring import bundle
 from fraud.scoring.detector import Detector
 from fraud.settings import Settings
@@ -131,7 +132,7 @@ def test_every_answer_of_a_swap_under_load_is_wholly_from_one_version(
     askers = [threading.Thread(target=ask) for _ in range(4)]
     for thread in askers:
         thread.start()
-    versions.move_champion(settings, Promotion(version=2, time=promotion.now(), by="a test"), expected=1)
+    versions.move_champion(settings, Change(action=PROMOTED, version=2, time=promotion.now(), by="a test"), expected=1)
     for _ in range(600):
         if two.model.version == "2":
             break

@@ -1,0 +1,1 @@
+"""Set what serves, and show it: `python -m ray_jobs.promote`."""
