@@ -15,17 +15,18 @@ _MOST_SETTINGS = 20
 def describe(content: Mapping[str, Any], request: TrainingRequest, commit: str) -> str:
     """The description. content: metrics.json as a dict (ray_jobs.train.report.summary and the data)."""
     joined, threshold = content["metrics"].get(JOINED) or {}, content["threshold"]
-    lines = [_result(content), ""]
-    lines += ["| window | from | to | rows | frauds |", "| --- | --- | --- | ---: | ---: |"]
-    lines += [
-        f"| {window['name']} | {window['start']} | {window['end']} | {window['rows']:,} | {_count(window['frauds'])} |"
+    windows = [
+        f"{window['name']} {_minute(window['start'])} to {_minute(window['end'])}, {window['rows']:,} rows, "
+        f"{_count(window['frauds'])} frauds"
         for window in content["windows"]
     ]
     refused = f", {content['quarantined']:,} refused" if content["quarantined"] else ""
     at = ", ".join(f"{key} {joined[key]:.3f}" for key in ("precision", "recall") if key in joined)
     alerts = f"alerts on {joined['alert_rate']:.2%} of rows" if "alert_rate" in joined else ""
-    lines += [
+    lines = [
+        _result(content),
         "",
+        f"- **Windows** {'; '.join(windows)}.",
         f"- **Threshold** {threshold['value']:.4f} ({threshold['policy']}, chosen on validation). On the test window: "
         f"{', '.join(filter(None, [at, alerts])) or 'not measured'}.",
         f"- **Data** `{request.data}`: {content['rows']:,} rows{refused}, `{content['data_fingerprint'][:16]}`.",
@@ -48,7 +49,7 @@ def tags(content: Mapping[str, Any], request: TrainingRequest, commit: str) -> d
         "data": request.data,
         "data_fingerprint": content["data_fingerprint"],
         "test_window": f"{test['start']} to {test['end']}",
-        "threshold": f"{content['threshold']['value']:.4f}",
+        "chosen_threshold": f"{content['threshold']['value']:.4f}",  # `threshold` is the live one, set by `promote`
         "git_commit": commit,
     }
     if "average_precision" in joined:
@@ -75,6 +76,11 @@ def _settings(config: TrainConfig) -> str:
         return "are the defaults"
     more = f" and {len(own) - _MOST_SETTINGS} more" if len(own) > _MOST_SETTINGS else ""
     return f"other than the defaults: {', '.join(own[:_MOST_SETTINGS])}{more}"
+
+
+def _minute(instant: object) -> str:
+    """An ISO time without its seconds; other ends of a window, such as "row 1200", stay."""
+    return str(instant)[:16].replace("T", " ")
 
 
 def _count(frauds: int | None) -> str:

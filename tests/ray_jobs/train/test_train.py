@@ -15,8 +15,8 @@ from fraud.data import simulation, tables
 from fraud.data.locks import exclusive
 from fraud.detectors.autoencoder import AutoencoderConfig, Training
 from fraud.errors import ConfigError, DataError, FraudError, RegistryError
+from fraud.registry import promotion, training_rows, versions
 from fraud.registry import reference as fraud_reference
-from fraud.registry import training_rows, versions
 from fraud.registry.models import open_model
 from fraud.schema import Schema
 from fraud.scoring import bundle
@@ -175,9 +175,10 @@ def test_mlflow_has_the_complete_training(workspace: Workspace, champion: tuple[
     assert run.data.params["head.members"] == "5"
     assert run.data.params["autoencoder.epochs"] == "3" and run.data.params["schema"] == "transactions"
     text = run.data.tags["mlflow.note.content"]
-    assert text.startswith("**Average precision ") and "| test |" in text and "autoencoder.epochs=3" in text
+    assert text.startswith("**Average precision ") and "; test " in text and "autoencoder.epochs=3" in text
     assert version.description == text and version.tags["schema"] == "transactions"
     assert version.tags["average_precision"] == f"{content['metrics']['joined']['average_precision']:.4f}"
+    assert promotion.live_threshold(version.tags) is None, "a description is no setting"
     assert run.data.tags["mlflow.loggedImages"] == "True"
     history = client.get_metric_history(run.info.run_id, "autoencoder_validation_error")
     assert [m.step for m in history] == [1, 2, 3]
