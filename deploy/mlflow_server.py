@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import metadata
 
 from fraud.data import filesystems
 from fraud.errors import ConfigError
@@ -16,6 +17,7 @@ from fraud.settings.operations import MLFLOW_ARTIFACTS, MLFLOW_BACKEND, StackSet
 
 _POSTGRESQL = ("postgresql://", "postgresql+psycopg2://")
 _CONNECT_S = 5
+_APP = "fraud"  # the name of deploy.mlflow_page in pyproject.toml
 # Prefixes of variables that only these servers may see.
 _SECRET = (MLFLOW_BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "PGPASS")
 
@@ -23,6 +25,12 @@ _SECRET = (MLFLOW_BACKEND, "MLFLOW_BACKEND_STORE_URI", "AIRFLOW__DATABASE__", "P
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without database addresses and passwords."""
     return {name: value for name, value in environment.items() if not name.startswith(_SECRET)}
+
+
+def app_arguments() -> list[str]:
+    """Arguments of `mlflow server` for deploy.mlflow_page; none if this code is not installed."""
+    is_installed = any(entry.name == _APP for entry in metadata.entry_points(group="mlflow.app"))
+    return ["--app-name", _APP] if is_installed else []
 
 
 def environment(settings: Settings, inherited: Mapping[str, str] | None = None) -> dict[str, str]:

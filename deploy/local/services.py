@@ -350,6 +350,7 @@ def _start_mlflow(stack: Stack, preferred_ports: Mapping[str, int], echo: Echo) 
     ports = choose_ports({name: preferred_ports[name] for name in MLFLOW_PORTS}, echo)
     # One worker: several workers that create the SQLite store at once lock each other out.
     command = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1"]
+    command += mlflow_server.app_arguments()
     environment = {name: value for name, value in stack.environment().items() if name != "MLFLOW_TRACKING_URI"}
     environment |= mlflow_server.environment(stack.settings)  # not by flags: they may hold a password
     # Replicas poll the registry: a line per request would be 9 MiB a day. Errors are still logged.

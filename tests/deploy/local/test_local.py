@@ -29,7 +29,7 @@ from deploy.local.command import main, parser
 from deploy.local.demo import SEED_REQUEST, Demo
 from deploy.local.services import CODE, Stack, StackError
 from fraud.errors import ConfigError
-from fraud.settings import Settings
+from fraud.settings import Settings, context
 from tests.deploy.live_stack import eventually, serve_config
 
 
@@ -122,7 +122,7 @@ import os, sys
 import fraud
 from cluster.session import connected
 from fraud.cli import run_command
-from fraud.settings import Settings
+from fraud.settings import Settings, context
 
 def main(argv):
     import ray
@@ -173,6 +173,40 @@ def test_another_schema_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pyt
     assert variables == [{"FRAUD_MODEL_NAME": demo.model_name}]
     monkeypatch.setenv("FRAUD_MODEL_NAME", "mine")
     assert demo_for(replace(settings, model_name="mine"), [], "--schema", "ulb").model_name == "mine"
+
+
+def test_the_context_speaks_of_the_last_demo_also_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = settings_for(tmp_path)
+    settings.state.mkdir()
+    ports = {"ray": {"dashboard": 8301, "gcs": 6401}, "mlflow": {"mlflow": 5001}}
+    stack = Stack(
+        settings,
+        {name: processes.Service(name=name, pid=1, started=0.0, log="", ports=ports[name]) for name in ports},
+    )
+    monkeypatch.setenv("FRAUD_LABELS", "s3://fraud/labels")
+    monkeypatch.setenv("FRAUD_DECISIONS_KEY", "a secret of sixteen bytes")
+    stack.write_context()
+    of_stack = context.read(settings.state)
+    assert of_stack is not None and "secret" not in of_stack.path.read_text()
+    expected = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5001",
+        "RAY_ADDRESS": "127.0.0.1:6401",
+        "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8301",
+        "FRAUD_MODEL_NAME": "fraud-detector",
+        "FRAUD_LABELS": "s3://fraud/labels",
+    }
+    assert expected.items() <= of_stack.variables.items()
+
+    stack.remember({"FRAUD_MODEL_NAME": "fraud-detector-handbook", "FRAUD_SCHEMA": "handbook"})
+    monkeypatch.delenv("FRAUD_LABELS")
+    stack.write_context()  # as the next `make up` does
+    restarted = context.read(settings.state)
+    assert restarted is not None and "FRAUD_LABELS" not in restarted.variables
+    assert restarted.variables["FRAUD_MODEL_NAME"] == "fraud-detector-handbook"
+    assert restarted.variables["FRAUD_SCHEMA"] == "handbook"
+    monkeypatch.setenv("FRAUD_MODEL_NAME", "mine")
+    assert stack.model_name == "mine"
+    assert "FRAUD_MODEL_NAME" not in stack.shell_environment()  # a shell would keep it over the next demo
 
 
 def test_the_answer_of_score_decides(tmp_path: Path):
@@ -265,8 +299,9 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         gcs = f"127.0.0.1:{stack.port('gcs')}"
         assert f"Ray at {gcs} ({settings.state}/context.json)" in joined.stderr, joined.stderr
         assert joined.stdout == f"{gcs} {stack.url('mlflow')} fraud-detector True\n"
-        in_shell = local("shell", stdin="echo $RAY_AUTH_MODE $MLFLOW_TRACKING_URI; ray job list | grep -c SUCCEEDED")
-        assert in_shell.stdout == f"token {stack.url('mlflow')}\n1\n", in_shell.stderr
+        script = "echo $RAY_AUTH_MODE $MLFLOW_TRACKING_URI; ray job list | grep -q SUCCEEDED && echo lists"
+        in_shell = local("shell", stdin=script)
+        assert in_shell.stdout == f"token {stack.url('mlflow')}\nlists\n", in_shell.stderr
 
         # HAProxy answers for the replicas, also when Serve's own is killed; all listens on the loopback interface only.
         port = processes.free_port(8123)
