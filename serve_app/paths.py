@@ -37,6 +37,7 @@ PATHS = (
 HOT = frozenset(path.path for path in PATHS if path.is_hot)
 HOT_WITH_VERSION = HOT | {VERSION + path for path in HOT}
 OTHER = "other"  # the name of unknown paths, so that callers cannot create metric labels
+_BELOW_VERSION = f"{VERSION}/"
 _NAMES = frozenset(path.path for path in PATHS)
 _QUERIES = {path.path: path.query for path in PATHS}
 
@@ -50,7 +51,7 @@ def path_of(scope: Scope) -> str:
     """The path without the prefix at which Serve mounts the app, and without the version."""
     path: str = scope["path"]
     path = path.removeprefix(scope.get("root_path", "").rstrip("/"))
-    return path.removeprefix(VERSION) if path.startswith(f"{VERSION}/") else path
+    return path.removeprefix(VERSION) if path.startswith(_BELOW_VERSION) else path
 
 
 def routed(scope: Scope, path: str) -> Scope:

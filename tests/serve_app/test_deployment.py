@@ -76,6 +76,10 @@ def test_two_replicas_answer_the_seed_request(
         code, answer = fetch(f"{address}/score", request)
         assert code == 200
         assert answer == {**expected, "model_version": f"bundle-{models['transactions'].sha256[:12]}"}
+    assert fetch(f"{address}/v1/score", request) == (code, answer)
+    assert fetch(f"{address}/v1/openapi.json")[1]["servers"] == [{"url": "/v1"}, {"url": "/"}]
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/v1/readyz", method="HEAD"), timeout=30) as reply:
+        assert (reply.status, reply.read()) == (200, b"")
     assert fetch(f"{address}/healthz") == (200, {"status": "ok"})
     assert fetch(f"{address}/readyz") == (200, {"status": "ready"})
     assert fetch(f"{address}/model")[1]["bundle_sha256"] == bundle.load(bundles["transactions"]).sha256
@@ -122,6 +126,7 @@ def test_two_replicas_answer_from_one_history_which_outlives_a_redeploy(
     asked = row | {"TRANSACTION_ID": "asks", "TX_DATETIME": "2025-09-01T11:00:00"}
     explained = [fetch(f"{address}/historic/explain", asked) for _ in range(8)]
     assert explained == [explained[0]] * 8
+    assert fetch(f"{address}/historic/v1/explain", asked) == explained[0]
     assert fetch(f"{address}/historic/readyz")[1]["history"]["store"] == "node"
     serve.delete("historic")
 
