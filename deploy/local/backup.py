@@ -43,8 +43,6 @@ _LEFT_OUT = ("log", "numba", "models", "local.json", "airflow/logs")
 _JOURNALS = "decisions/_journal/"
 _SQLITE, _LMDB = b"SQLite format 3\0", "data.mdb"
 _BESIDE_DATABASES = ("-wal", "-shm", "-journal", "lock.mdb")
-# Columns of MLflow's tables that may hold the folder of its artifacts (read in MLflow 3.17).
-_ARTIFACT_COLUMNS = ("artifact_location", "artifact_uri", "source", "storage_location")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,18 +281,17 @@ def _unpack(archive: Path, folder: Path) -> dict[str, Any]:
 
 
 def _relocate(database: Path, old: str, new: str) -> None:
-    """Change the folder of MLflow's artifacts, which its database holds unless a server kept them."""
+    """Change the state folder in every text of MLflow's database: without a server it holds paths of artifacts."""
     if old == new or not database.exists():
         return
     with closing(sqlite3.connect(database)) as connection, connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
-            for _, column, *_ in connection.execute(f"PRAGMA table_info('{table}')").fetchall():
-                if column in _ARTIFACT_COLUMNS:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
-                        (f"{old}/", f"{new}/"),
-                    )
+            for _, column, kind, *_ in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
+                if "CHAR" in kind or "TEXT" in kind:
+                    name = f'"{column}"'  # of the database itself
+                    update = f'UPDATE "{table}" SET {name} = replace({name}, ?1, ?2) WHERE instr({name}, ?1)'
+                    connection.execute(update, (f"{old}/", f"{new}/"))
 
 
 def _private(path: str, flags: int) -> int:

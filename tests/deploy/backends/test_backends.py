@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ from fraud.labels.store import LabelStore
 from fraud.registry import runs, versions
 from fraud.schema import Schema
 from fraud.schema.validation import validate
-from fraud.scoring import bundle
+from fraud.scoring import bundle, decided
 from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
@@ -43,6 +44,7 @@ from ray_jobs import generate
 from ray_jobs.history import command as history
 from ray_jobs.score import command as score
 from serve_app.decisions.log import DecisionLog
+from serve_app.decisions.maintenance import DecisionFolder
 from serve_app.model import source
 from serve_app.replica import Replica
 from tests.deploy.shared_backends import mlflow_on, running
@@ -213,6 +215,20 @@ def test_a_log_in_s3_waits_for_its_store_and_is_read_by_monitoring(
     filesystem, path = filesystems.of(out)
     (day,) = json.loads(filesystem.cat(path))["days"]
     assert (day["alerts"], day["labelled"], day["precision"]) == (20, 20, 1.0)
+
+
+def test_a_log_in_s3_is_merged_and_pruned(shared: dict[str, str], tmp_path: Path):
+    url = f"{shared['FRAUD_DECISIONS']}/merged"
+    for number in range(3):
+        log = DecisionLog(settings_of(tmp_path, FRAUD_DECISIONS=url), SCHEMA)
+        log.put(a_decision(number, inputs={**a_decision(0).inputs, "TRANSACTION_ID": str(number)}))
+        log.close()
+    folder, later = DecisionFolder(url), dt.datetime(2025, 6, 20, tzinfo=dt.UTC)
+    ((before, after),) = folder.merge(now=later)
+    assert (len(before.files), len(after.files)) == (3, 1)
+    assert sorted(decided.read(url, SCHEMA)["id"]) == ["0", "1", "2"]
+    folder.delete(folder.older_than(dt.timedelta(days=3), now=later))
+    assert keys_below(url) == []
 
 
 def scoring(models: dict[str, Path], rows: str, out: str, *more: str) -> list[str]:
