@@ -148,8 +148,8 @@ def _move(
     text = f"champion    version {target.number}, {instead}\n"
     text += _differences(settings, target, loaded, before)
     move = Change(action=action, time=promotion.now(), by=author.by, reason=author.reason, version=target.number)
+    back = status.rollback_target(settings, [*status.history(versions.registry_state(settings)), move])
     versions.move_champion(settings, move, expected=before.number if before else None)
-    back = status.rollback_target(settings, status.history(versions.registry_state(settings)))
     undo = f"undo        python -m ray_jobs.promote --rollback, to version {back}\n" if back is not None else ""
     return text + _FOLLOW + undo
 
