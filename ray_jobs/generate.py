@@ -7,12 +7,13 @@ command again finds its file and leaves it.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import io
 import logging
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn, cast
@@ -21,7 +22,16 @@ import pandas as pd
 
 from cluster.session import terminable
 from fraud.cli import add_force, examples, next_step, run_command
-from fraud.data.simulation import check_settings, iter_cards, iter_transactions
+from fraud.data.partitions import day_named
+from fraud.data.simulation import (
+    CARD_CUSTOMERS,
+    CARD_START,
+    check_settings,
+    iter_card_days,
+    iter_cards,
+    iter_transactions,
+    with_day_ids,
+)
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
 
@@ -32,6 +42,8 @@ PROGRESS_SECONDS = 5.0
 SOURCES = {"transactions": iter_transactions, "cards": iter_cards}
 SCHEMAS = {"transactions": "transactions", "cards": "handbook"}  # the shipped schema of each kind
 EXTENSIONS = (".csv", ".parquet")
+FIRST_DAY: dt.date = CARD_START.astype("M8[D]").item()
+DATE = "{date}"
 
 
 def generate(
@@ -62,19 +74,52 @@ def generate(
     check_settings(rows, seed, fraud_rate, drift)
     if kind not in SOURCES:
         raise ConfigError(f"kind (--kind) is {kind!r}: choose one of {', '.join(SOURCES)}")
+    return _save(SOURCES[kind](rows, seed, fraud_rate, drift), path, force, f"{rows:,}")
+
+
+def generate_days(
+    path: str,
+    days: int,
+    *,
+    first: dt.date = FIRST_DAY,
+    n_customers: int = CARD_CUSTOMERS,
+    seed: int = 7,
+    fraud_rate: float = 0.02,
+    drift: float = 0.0,
+    force: bool = False,
+) -> int:
+    """Write whole days of card transactions, in one file or, with {date} in `path`, one file a day; return the frauds.
+
+    A day has the same rows and ids whichever days are made. first: the first day, from FIRST_DAY on. The rest, and what
+    is raised, as in `generate`.
+    """
+    if days < 1:
+        raise ConfigError(f"days (--days) is {days}: give at least 1")
+    check_settings(n_customers, seed, fraud_rate, drift)
+    dates = [first + dt.timedelta(days=number) for number in range(days)]
+    frames = iter_card_days((first - FIRST_DAY).days, n_customers, seed, fraud_rate, drift)
+    numbered = (with_day_ids(date, frame) for date, frame in zip(dates, frames, strict=False))
+    if DATE not in path:
+        return _save(numbered, path, force, "all")
+    return sum(
+        _save([frame], path.replace(DATE, f"{date}"), force, "all") for date, frame in zip(dates, numbered, strict=True)
+    )
+
+
+def _save(frames: Iterable[pd.DataFrame], path: str, force: bool, total: str) -> int:
+    """Write the frames to `path` and return the number of frauds. total: the rows to come, for the progress."""
     extension = PurePosixPath(path).suffix.lower()
     if extension not in EXTENSIONS:
         raise ConfigError(f"output (--out) {path!r} has an unknown ending: name a file ending in .csv or .parquet")
-    frames = _regroup(SOURCES[kind](rows, seed, fraud_rate, drift))
     try:
         with _output(path, force) as file:
-            return _write(frames, file, extension, rows)
+            return _write(_regroup(frames), file, extension, total)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write (--out) {path!r}: {reason}; choose another folder or make room") from error
 
 
-def _regroup(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+def _regroup(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Join small frames into frames of at least ROW_GROUP rows; the last may be smaller."""
     waiting: list[pd.DataFrame] = []
     for frame in frames:
@@ -86,7 +131,7 @@ def _regroup(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         yield pd.concat(waiting, ignore_index=True)
 
 
-def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, rows: int) -> int:
+def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, total: str) -> int:
     """Write the frames and return the number of frauds: the sum of each frame's last column."""
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -108,7 +153,7 @@ def _write(frames: Iterator[pd.DataFrame], file: IO[bytes], extension: str, rows
             if now - reported >= PROGRESS_SECONDS:
                 reported = now
                 rate = written / (now - start)
-                logger.info("%s of %s rows, %s rows/s", f"{written:,}", f"{rows:,}", f"{rate:,.0f}")
+                logger.info("%s of %s rows, %s rows/s", f"{written:,}", total, f"{rate:,.0f}")
     finally:
         if writer is not None:
             writer.close()
@@ -202,11 +247,19 @@ def _parser() -> argparse.ArgumentParser:
         **examples(
             "python -m ray_jobs.generate --rows 50000 --out data/transactions.csv",
             "python -m ray_jobs.generate --rows 50000 --seed 8 --drift 1 --out data/drifted.csv",
-            "python -m ray_jobs.generate --rows 300000 --kind cards --out data/cards.parquet",
+            "python -m ray_jobs.generate --kind cards --days 120 --out data/cards.parquet",
+            "python -m ray_jobs.generate --kind cards --date 2024-04-30 --days 9 --out 'daily/{date}.parquet'",
         ),
     )
-    parser.add_argument("--rows", type=int, required=True, help="number of transactions to write")
-    parser.add_argument("--out", required=True, help="file to write, ending in .csv or .parquet; a path or a URL")
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--rows", type=int, help="number of transactions to write")
+    amount.add_argument("--days", type=int, help="number of whole days to write, of the kind cards")
+    parser.add_argument("--date", help=f"with --days: the first day (default {FIRST_DAY}). The days of one seed and "
+                        "one number of customers are one world: each has its rows whichever days are made")  # fmt: skip
+    parser.add_argument("--customers", type=int, help=f"with --days: cards in that world (default {CARD_CUSTOMERS}, "
+                        "about 500 transactions a day)")  # fmt: skip
+    parser.add_argument("--out", required=True, help="file to write, ending in .csv or .parquet; a path or a URL. With "
+                        "--days and {date} in it: one file a day")  # fmt: skip
     parser.add_argument(
         "--kind",
         choices=tuple(SOURCES),
@@ -234,18 +287,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     arguments = _parser().parse_args(argv)
     path = Settings.from_environment().locate(arguments.out)
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("seed", "fraud_rate", "drift", "force")}
+    first = day_named(arguments.date) if arguments.date else FIRST_DAY
     with terminable():
-        generate(
-            path,
-            arguments.rows,
-            kind=arguments.kind,
-            seed=arguments.seed,
-            fraud_rate=arguments.fraud_rate,
-            drift=arguments.drift,
-            force=arguments.force,
-        )
-    schema = SCHEMAS[arguments.kind]
-    sys.stdout.write(next_step("python -m ray_jobs.train", "--data", arguments.out, "--schema", schema))
+        if arguments.days is None:
+            if arguments.date or arguments.customers:
+                raise ConfigError("--date and --customers belong to --days: give --days instead of --rows")
+            generate(path, arguments.rows, kind=arguments.kind, **settings)
+        elif arguments.kind != "cards":
+            raise ConfigError(f"--days makes card transactions, and --kind is {arguments.kind}: add --kind cards")
+        else:
+            customers = CARD_CUSTOMERS if arguments.customers is None else arguments.customers
+            generate_days(path, arguments.days, first=first, n_customers=customers, **settings)
+    data = arguments.out.replace(DATE, "*")
+    if arguments.date:
+        sys.stdout.write(next_step("python -m ray_jobs.score", "--data", data, "--out", "scored", "--date", first))
+    else:
+        sys.stdout.write(next_step("python -m ray_jobs.train", "--data", data, "--schema", SCHEMAS[arguments.kind]))
     return 0
 
 

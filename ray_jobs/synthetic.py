@@ -21,7 +21,7 @@ import pandas as pd
 from fraud.cli import run_command
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named, read_json
-from fraud.data.simulation import CARD_START, check_settings, iter_card_days
+from fraud.data.simulation import CARD_START, check_settings, iter_card_days, with_day_ids
 from fraud.errors import ConfigError
 from fraud.registry import versions
 from fraud.settings import Settings, turn_telemetry_off
@@ -141,7 +141,7 @@ class World:
     def _write_day(self, day: dt.date, frame: pd.DataFrame) -> None:
         path = self._path(self.data, day)
         if not _exists(path):
-            tables.write_parquet(_with_ids(day, frame).drop(columns="TX_FRAUD"), path)
+            tables.write_parquet(with_day_ids(day, frame).drop(columns="TX_FRAUD"), path)
 
     def _path(self, pattern: str, day: dt.date) -> str:
         return pattern.replace("{date}", f"{day}")
@@ -172,15 +172,10 @@ class World:
                 )
 
 
-def _with_ids(day: dt.date, frame: pd.DataFrame) -> pd.DataFrame:
-    first = int(f"{day:%Y%m%d}") * 1_000_000
-    return frame.assign(TRANSACTION_ID=range(first, first + len(frame)))
-
-
 def _labels(day: dt.date, frame: pd.DataFrame) -> pd.DataFrame:
     """The labels of a day's transactions, each known LABEL_DAYS later."""
     known_at = frame["TX_DATETIME"] + pd.Timedelta(days=LABEL_DAYS)
-    return _with_ids(day, frame)[["TRANSACTION_ID", "TX_FRAUD"]].assign(known_at=known_at)
+    return with_day_ids(day, frame)[["TRANSACTION_ID", "TX_FRAUD"]].assign(known_at=known_at)
 
 
 def _exists(path: str) -> bool:

@@ -6,6 +6,7 @@ of them streams in bounded memory.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import math
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ _TABLE = np.array([astuple(p) for p in (*LEGITIMATE.values(), *FRAUDULENT.values
 
 CARD_DAYS = 120  # target span of the card transactions
 CARD_START = np.datetime64("2024-01-01T00:00:00", "s")
+CARD_CUSTOMERS = 264  # about 500 transactions a day; the customers of cards(60_000)
 _CARDS_A_DAY = 1.9  # mean transactions per customer and day
 _NEARBY = 25  # terminals near home that a customer chooses from
 _TAMPERED_DAYS, _LEAKED_DAYS = 28, 14
@@ -240,6 +242,12 @@ def iter_card_days(
         leaked_until[rng.random(leaked_until.size) < new_leaked] = day + _LEAKED_DAYS
         if day >= first:
             yield _card_day(rng, day, customers, tampered_until > day, leaked_until > day, fraud_rate, drift)
+
+
+def with_day_ids(day: dt.date, frame: pd.DataFrame) -> pd.DataFrame:
+    """A day's transactions with ids that no other day has, whichever days are made."""
+    ids = int(f"{day:%Y%m%d}") * 1_000_000 + np.arange(len(frame))
+    return frame.assign(TRANSACTION_ID=ids)[["TRANSACTION_ID", *frame]]
 
 
 def _daily_hazard(share: float, days: int) -> float:

@@ -46,9 +46,9 @@ def draw(
 ) -> str:
     """Draw a day's rows for review, write a CSV with an empty label column; return the counts as text.
 
-    shown: `out` as the user wrote it. A sheet of these rows with verdicts stays as it is, with a warning. Raises
-    ConfigError if `out` is another file and not `force`; ConfigError and DataError as fraud.scoring.decided.read and
-    LabelStore.draw.
+    shown: `out` as the user wrote it; model: the name of the model that decided. A sheet of these rows with verdicts
+    stays as it is, with a warning. Raises ConfigError if `out` is another file and not `force`; ConfigError and
+    DataError as fraud.scoring.decided.read and LabelStore.draw.
     """
     if not out.endswith(".csv"):
         raise ConfigError(f"--out {out!r} must end in .csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import resource
@@ -235,7 +236,7 @@ def test_a_wrong_flag_is_one_line_and_writes_nothing(
 
 
 def test_missing_flags_are_named() -> None:
-    with pytest.raises(ConfigError, match="--rows, --out"):
+    with pytest.raises(ConfigError, match="--out"):
         generate.main([])
 
 
@@ -265,3 +266,41 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "examples:" in text
     assert "--kind" in text
+
+
+def test_a_day_has_the_same_rows_whichever_days_are_made(folder: Path) -> None:
+    generate.generate_days(str(folder / "all.parquet"), 4, n_customers=30)
+    second = dt.date(2024, 1, 3)
+    generate.generate_days(str(folder / "{date}.parquet"), 2, first=second, n_customers=30)
+    names = ["2024-01-03.parquet", "2024-01-04.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "all.parquet"]
+    rows = pd.read_parquet(folder / "all.parquet")
+    later = rows[rows.TX_DATETIME.dt.date >= second].reset_index(drop=True)
+    alone = pd.concat([pd.read_parquet(folder / name) for name in names], ignore_index=True)
+    pd.testing.assert_frame_equal(alone, later)
+    assert rows.TRANSACTION_ID.is_unique and later.TRANSACTION_ID[0] == 20240103_000000
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--days", "3"), "--kind is transactions: add --kind cards"),
+        (("--rows", "3", "--date", "2024-01-03"), "--date and --customers belong to --days"),
+        (("--kind", "cards", "--days", "0"), r"days \(--days\) is 0"),
+        (("--kind", "cards", "--days", "1", "--date", "2023-12-31"), "before day 0"),
+    ],
+)
+def test_days_that_cannot_be_made_are_refused(folder: Path, flags: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        generate.main([*flags, "--out", str(folder / "cards.csv")])
+    assert not list(folder.iterdir())
+
+
+def test_the_next_command_scores_the_first_of_the_days(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    arguments = ["--kind", "cards", "--days", "2", "--customers", "30", "--out", "daily/{date}.csv"]
+    assert generate.main([*arguments, "--date", "2024-04-30"]) == 0
+    assert "ray_jobs.score --data 'daily/*.csv' --out scored --date 2024-04-30\n" in capsys.readouterr().out
+    assert {path.name for path in Path("daily").iterdir()} == {"2024-04-30.csv", "2024-05-01.csv"}

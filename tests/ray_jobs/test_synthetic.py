@@ -13,7 +13,8 @@ from fraud.errors import ConfigError
 from fraud.labels.store import LabelStore
 from fraud.schema import Schema
 from fraud.settings import Settings
-from ray_jobs import labels, synthetic
+from ray_jobs import synthetic
+from ray_jobs.labels import command as labels
 
 FIRST = synthetic.FIRST_DAY + dt.timedelta(days=synthetic.HISTORY_DAYS)
 

@@ -14,7 +14,7 @@ from fraud.schema import Schema
 from fraud.schema.columns import Column
 from fraud.settings import Settings
 from ray_jobs.labels import command as labels
-from ray_jobs.promote import main as promote
+from ray_jobs.promote.command import main as promote
 from ray_jobs.train import command as train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
