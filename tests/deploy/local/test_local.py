@@ -331,7 +331,7 @@ def test_up_job_serving_and_down(tmp_path: Path, small_bundle: Path, monkeypatch
         # What serves ends in order and comes back, with its port and its model, with the logs of before.
         status = local("status").stdout
         assert re.search(r"replicas +2 of 2 running \(fraud: RUNNING\)\n", status), status
-        assert re.search(r"model +fraud-detector version \w+\nready +yes\n", status), status
+        assert re.search(r"model +fraud-detector version \S+\nready +yes\n", status), status
         ended = local("down")
         assert ended.returncode == 0 and "ending /score" in ended.stdout and "warning" not in ended.stdout, ended.stdout
         assert not list((settings.state / "decisions" / "_journal").iterdir()) and decided(settings.state) >= 22
