@@ -5,7 +5,7 @@
 
 Two replicas log one decision a second through the journals and the publisher's code, a file per minute and replica,
 with simulated times. Days are independent, so with `--distinct N` only the last N days are written, and merged; the
-days before are copies of their files. Reads are the median of three, the files being in the page cache.
+days before are copies of their files. Reads are the median of three with the files in the page cache.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Back up the local state (FRAUD_STATE) into one file, also while the stack runs, and restore it.
 
     python -m deploy.local.backup create --out backups/monday.tar.gz
-    python -m deploy.local.backup restore backups/monday.tar.gz --into restored
+    python -m deploy.local.backup restore backups/monday.tar.gz --into backups/restored
 
 Inside are MLflow's database and artifacts, labels, decisions, history, Airflow's database and the stack's own keys, so
 the file has mode 0600. Outside are logs, caches, and whatever a setting puts elsewhere: `create` lists that.
@@ -313,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
     restoring = verbs.add_parser(
         "restore",
         help="check a backup and unpack it into a new or empty folder",
-        epilog="example: python -m deploy.local.backup restore backups/monday.tar.gz --into restored",
+        epilog="example: python -m deploy.local.backup restore backups/monday.tar.gz --into backups/restored",
     )
     restoring.add_argument("archive", help="the file that `create` wrote")
     restoring.add_argument("--into", metavar="FOLDER", help="the new state folder (default: FRAUD_STATE)")

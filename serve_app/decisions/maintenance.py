@@ -54,12 +54,12 @@ class DecisionFolder:
         self._url, self._root = url, root.rstrip("/")
 
     def days(self) -> list[Day]:
-        """Every day, oldest first. Raises DataError."""
+        """Every day with a file, oldest first. Raises DataError."""
         self._filesystem.invalidate_cache()
         try:
             paths = self._filesystem.ls(self._root, detail=False) if self._filesystem.exists(self._root) else []
             folders = sorted(path.rstrip("/") for path in paths if "/date=" in path)
-            return [self._day(folder) for folder in folders]
+            return [day for day in map(self._day, folders) if day.files]  # some stores keep empty folders
         except OSError as error:
             raise DataError(f"{self._url} cannot be read as a decision log ({error})") from None
 

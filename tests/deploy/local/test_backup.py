@@ -185,6 +185,7 @@ def test_neither_a_file_nor_a_used_folder_nor_a_running_stack_is_written_over(st
     (target / "mine").unlink()
     command = [sys.executable, "-c", "import time; time.sleep(300)"]
     server = processes.start("server", command, state=target, environment=dict(os.environ), ports={})
+    eventually(lambda: processes.find(target))
     try:
         with pytest.raises(ConfigError, match="1 processes run on"):
             backup.restore(archive, target)
