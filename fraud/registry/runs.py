@@ -132,14 +132,6 @@ class Run:
             )
             client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def log_pictures(self, folder: Path) -> None:
-        """Show the folder's PNG files among the run's charts, under their names."""
-        from PIL import Image
-
-        for path in sorted(folder.glob("*.png")):
-            with mlflow_client(self.settings, f"storing {path.name}") as client, Image.open(path) as picture:
-                client.log_image(self.run_id, picture, key=path.stem, synchronous=True)
-
     def page(self) -> str:
         """The address of the run's page; empty without an MLflow server."""
         if not _has_server(self.settings):

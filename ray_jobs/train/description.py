@@ -34,6 +34,8 @@ def describe(content: Mapping[str, Any], request: TrainingRequest, commit: str) 
         f"- **Code** commit `{commit[:12]}`.",
         *(f"- **Warning** {warning}" for warning in content["warnings"]),
         "",
+        "Plots, metrics and schema are among the run's artifacts.",
+        "",
         "Next: `python -m ray_jobs.evaluate --data FILE` judges it in detail; "
         "`python -m ray_jobs.promote challenger --gate --data FILE` compares a challenger with the champion.",
     ]

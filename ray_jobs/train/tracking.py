@@ -106,7 +106,6 @@ class Tracker:
             text = description.describe(content, request, commit)
             run.set_tags({"mlflow.source.git.commit": commit, "epochs": len(epochs), DESCRIPTION: text})
             run.log_folder(request.outdir / PLOTS, PLOTS)
-            run.log_pictures(request.outdir / PLOTS)
             run.log_file(request.outdir / REFERENCE)
             run.log_file(request.outdir / training_rows.NAME)
             run.log_text((request.outdir / METRICS).read_text(), METRICS)

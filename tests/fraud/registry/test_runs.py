@@ -68,18 +68,6 @@ def test_an_experiment_is_one_of_models_also_if_it_is_older(settings: Settings):
         assert client(settings).get_experiment_by_name(name).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_pictures_are_shown_among_the_charts(settings: Settings, tmp_path: Path):
-    from PIL import Image
-
-    Image.new("RGB", (8, 6), "red").save(tmp_path / "pr_curve.png")
-    (tmp_path / "notes.txt").write_text("x")
-    run = runs.start_run(settings, "with a picture")
-    run.log_pictures(tmp_path)
-    names = [Path(artifact.path).name for artifact in client(settings).list_artifacts(run.run_id, "images")]
-    assert any(name.startswith("pr_curve") and name.endswith(".png") for name in names) and "notes" not in str(names)
-    assert client(settings).get_run(run.run_id).data.tags["mlflow.loggedImages"] == "True"
-
-
 def test_a_run_can_be_continued(settings: Settings):
     run = runs.start_run(settings, "first half")
     run.finish("KILLED")

@@ -223,7 +223,7 @@ def test_a_complete_sweep_has_every_picture_and_names_the_winner(full_sweep):
     text = shown(out / report.PAGE)
     assert text.count("<img") == len(ALL) and "Not available" not in text
     won = "Forest 1 with autoencoder 2 won with average precision 0.613 on validation, 0.072 more than the"
-    assert f"<h1>{won} base configuration (0.541).</h1>" in text
+    assert f"</span> {won} base configuration (0.541).</h1>" in text
     assert "1 of 40 trials failed: out of memory: 2,310 MiB of 2,048" in text
     assert "base configuration: n_estimators 200" in text or "base configuration: n_estimators 300" in text
     assert "40 of 40" in text and "autoencoder 40" in text
