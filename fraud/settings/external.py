@@ -54,7 +54,7 @@ class PipelineSettings(SettingsGroup):
         str,
         Variable(
             name="FRAUD_SYNTHETIC_DRIFT",
-            meaning="drift of the next synthetic days; auto: 0 for eight days, then 1",
+            meaning="drift of the next synthetic days; auto: 0 for eight days, then 2",
             accepts="auto, or a number from 0 to 10",
         ),
     ] = "auto"
