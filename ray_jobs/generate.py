@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn, cast
 import pandas as pd
 
 from cluster.session import terminable
-from fraud.cli import add_force, examples, next_step, run_command
+from fraud.cli import examples, next_step, run_command
 from fraud.data.simulation import check_settings, iter_cards, iter_transactions
 from fraud.errors import ConfigError, DataError
 from fraud.settings import Settings
@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shift of the legitimate transactions: 0 (default) is none; 1 means amounts +35 %%, two hours later and "
         "riskier device scores",
     )
-    add_force(parser)
+    parser.add_argument("--force", action="store_true", help="replace a file with other rows")
     return parser
 
 
