@@ -20,7 +20,7 @@ from pathlib import Path
 
 from deploy.local.demo import DEFAULT_SCHEMA, SEED_REQUEST
 from deploy.local.services import Echo, Stack, StackError
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.settings import Settings, turn_telemetry_off
 from fraud.settings.serving import API_KEY_FILE, KeySettings, ServedModelSettings
 
@@ -101,7 +101,7 @@ def make(folder: Path, rows: int = ROWS) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m deploy.trial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m deploy.trial", description=__doc__, **examples("python -m deploy.trial --out bundle")
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle to write")
     arguments = parser.parse_args(argv)

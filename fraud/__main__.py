@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = MappingProxyType({
     "Describe and make data": {
         "fraud.schema": "guess a schema from your file, show one, check a file against one",
         "ray_jobs.generate": "write synthetic transactions, to try things out",
+        "ray_jobs.synthetic": "make the next day of a synthetic world, and the labels known by then",
         "ray_jobs.features": "write every row's features as Parquet",
     },
     "Find, train and judge a model": {
@@ -34,12 +35,15 @@ COMMANDS: Mapping[str, Mapping[str, str]] = MappingProxyType({
         "monitoring.performance": "live precision of each day's alerts",
         "monitoring.alerts": "send what the reports found to a webhook and by e-mail",
         "ray_jobs.labels": "take in verdicts, draw rows to review, join labels with data",
+        "serve_app.decisions": "look up a decision; merge and prune the decision log",
         "serve_app.decision_summary": "decisions by version; champion beside challenger",
     },
     "Run the system": {
         "deploy.local": "Ray, MLflow, /score, Airflow on this machine (make up, demo, down)",
+        "deploy.local.backup": "back up and restore the state of this machine (make backup, restore)",
         "deploy.backends": "PostgreSQL, Redis and an S3 server on this machine",
         "deploy.serving": "serve a model in the foreground, as in the image",
+        "deploy.trial": "make the small model of a first try of the image",
         "serve_app.auth": "make an API key",
         "fraud.settings": "list every FRAUD_* variable",
         "cluster.ingress": "variables that put HAProxy in front of /score",

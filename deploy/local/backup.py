@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from deploy import processes
 from deploy.local.command import echo, settings_here
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import partitions
 from fraud.data.locks import exclusive
 from fraud.errors import ConfigError, DataError
@@ -301,19 +301,21 @@ def _private(path: str, flags: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="python -m deploy.local.backup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m deploy.local.backup", description=__doc__, **examples("python -m deploy.local.backup create")
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="create|restore")
     making = verbs.add_parser(
         "create",
         help="save the state folder, also while the stack runs",
-        epilog="example: python -m deploy.local.backup create --out backups/monday.tar.gz",
+        description="Save the state folder, also while the stack runs.",
+        **examples("python -m deploy.local.backup create --out backups/monday.tar.gz"),
     )
     making.add_argument("--out", help="the file to write (default: backups/TIME.tar.gz below FRAUD_ROOT)")
     restoring = verbs.add_parser(
         "restore",
         help="check a backup and unpack it into a new or empty folder",
-        epilog="example: python -m deploy.local.backup restore backups/monday.tar.gz --into backups/restored",
+        description="Check a backup and unpack it into a new or empty folder.",
+        **examples("python -m deploy.local.backup restore backups/monday.tar.gz --into backups/restored"),
     )
     restoring.add_argument("archive", help="the file that `create` wrote")
     restoring.add_argument("--into", metavar="FOLDER", help="the new state folder (default: FRAUD_STATE)")

@@ -16,15 +16,9 @@ from deploy import processes
 from deploy.local import airflow, score_service, services
 from deploy.local.services import Stack
 from deploy.local.status import addresses, score_lines
+from fraud.cli import examples
 from fraud.errors import ConfigError
 from fraud.settings import Settings, turn_telemetry_off
-
-EPILOG = """examples:
-  python -m deploy.local demo
-  python -m deploy.local demo --data transactions.parquet --schema schema.yaml
-  python -m deploy.local shell -- serve status
-  python -m deploy.local down
-"""
 
 
 def echo(line: str) -> None:
@@ -38,24 +32,33 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m deploy.local",
         description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(
+            "python -m deploy.local demo --data transactions.parquet --schema schema.yaml",
+            "python -m deploy.local shell -- serve status",
+            "python -m deploy.local down",
+        ),
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="up|demo|airflow|down|status|shell|env")
-    up = verbs.add_parser("up", help="start Ray and MLflow, or reuse the running ones, and what /score served last")
-    demo = verbs.add_parser("demo", help="up, then data, training, /score, a scored day and a drift report")
+
+    def verb(name: str, text: str, *flags: str) -> argparse.ArgumentParser:
+        example = " ".join(["python -m deploy.local", name, *flags])
+        return verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **examples(example))
+
+    up = verb("up", "start Ray and MLflow, or reuse the running ones, and what /score served last")
+    demo = verb("demo", "up, then data, training, /score, a scored day and a drift report",
+                "--data transactions.parquet --schema schema.yaml")  # fmt: skip
     demo.add_argument("--data", help="your transactions, CSV or Parquet (default: new synthetic ones)")
     demo.add_argument("--schema", default="transactions", help="schema YAML or a shipped name (default: %(default)s)")
     demo.add_argument("--config", help="training configuration YAML (default: that of ray_jobs.train)")
     demo.add_argument("--rows", type=int, default=50_000, help="how many synthetic transactions (default: %(default)s)")
-    with_airflow = verbs.add_parser("airflow", help="up, then Airflow with our DAGs")
-    for verb in (up, with_airflow):
-        verb.add_argument("--bare", action="store_true", help="do not deploy what /score served last")
-    verbs.add_parser("down", help="end /score in order, then stop everything that the other commands started")
-    verbs.add_parser("status", help="show what runs and where, and the state of /score")
-    shell = verbs.add_parser("shell", help="open $SHELL, or run a command, where `ray` and `serve` find this stack")
+    with_airflow = verb("airflow", "up, then Airflow with our DAGs")
+    for starting in (up, with_airflow):
+        starting.add_argument("--bare", action="store_true", help="do not deploy what /score served last")
+    verb("down", "end /score in order, then stop everything that the other commands started")
+    verb("status", "show what runs and where, and the state of /score")
+    shell = verb("shell", "open $SHELL, or run a command, where `ray` and `serve` find this stack", "-- serve status")
     shell.add_argument("command", nargs="*", help="a command after `--` (default: $SHELL)")
-    verbs.add_parser("env", help="print the variables of `shell`, for `eval`")
+    verb("env", "print the variables of `shell`, for `eval`")
     return top
 
 

@@ -239,8 +239,8 @@ def check_out(path: str, is_own: Callable[[bytes], bool], *, force: bool = False
         raise DataError(f"{flag} {path} exists and cannot be read: {error}; name another file") from None
     if head and not is_own(head):
         raise DataError(
-            f"{flag} {path} exists and holds something else than this command writes: name another file, or replace "
-            "it by --force"
+            f"{flag} {path} exists with other content than this command writes, or was edited: name another file, or "
+            "replace it by --force"
         )
 
 

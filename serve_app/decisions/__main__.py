@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import partitions
 from fraud.data.locks import AlreadyLockedError
 from fraud.errors import ConfigError
@@ -38,13 +38,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m serve_app.decisions",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples("python -m serve_app.decisions show 17", "python -m serve_app.decisions prune --older 400d"),
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="show|compact|prune")
     show = verbs.add_parser(
         "show",
         help="print the decisions with an id, as JSON lines",
-        epilog="example: python -m serve_app.decisions show 17 --column TRANSACTION_ID --since 2026-01-31",
+        description="Print the decisions with an id, as JSON lines.",
+        **examples("python -m serve_app.decisions show 17 --column TRANSACTION_ID --since 2026-01-31"),
     )
     show.add_argument("id", help="the request id of an answer, or with --column another value")
     show.add_argument("--column", metavar="NAME", help="the input column that holds ID (default: the request id)")
@@ -52,13 +53,15 @@ def parser() -> argparse.ArgumentParser:
     compact = verbs.add_parser(
         "compact",
         help="merge the small files of each day into one; replicas do so every hour",
-        epilog="example: python -m serve_app.decisions compact --last-days 3",
+        description="Merge the small files of each day into one; replicas do so every hour.",
+        **examples("python -m serve_app.decisions compact --last-days 3"),
     )
     compact.add_argument("--last-days", type=int, metavar="N", help="only so many days before today (default: all)")
     prune = verbs.add_parser(
         "prune",
         help="delete old days; without --yes only say which",
-        epilog="example: python -m serve_app.decisions prune --older 400d --yes",
+        description="Delete old days; without --yes only say which.",
+        **examples("python -m serve_app.decisions prune --older 400d --yes"),
     )
     prune.add_argument("--older", required=True, metavar="AGE", help="delete days that ended this long ago, e.g. 400d")
     prune.add_argument("--yes", action="store_true", help="delete; without it nothing is deleted")
