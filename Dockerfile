@@ -29,7 +29,7 @@ RUN python3 -m venv /venv && \
 
 FROM ${BASE_IMAGE}
 ARG VARIANT=cpu
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 ARG GIT_COMMIT=unknown
 LABEL org.opencontainers.image.title="ray-fraud" \
       org.opencontainers.image.description="Fraud detection on Ray: train, score, serve and watch" \

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy import trial
-from deploy.local import access, services
+from deploy.local import access, score_service, services
 from deploy.local.command import echo
 from deploy.local.command import parser as local_parser
 from deploy.local.demo import Demo
@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
     except KeyboardInterrupt:
         echo("asked to end")
     finally:
+        score_service.end(Stack.read(settings), echo)
         services.down(settings, echo)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fraud.cli import run_command
+from fraud.cli import examples, run_command
 from fraud.data import filesystems, tables
 from fraud.data.partitions import day_named, read_json
 from fraud.data.simulation import CARD_START, check_settings, iter_card_days, with_day_ids
@@ -199,34 +199,36 @@ def _drift(text: str) -> float | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    top = argparse.ArgumentParser(
         prog="python -m ray_jobs.synthetic",
-        description=f"Make a synthetic world day by day. start: {HISTORY_DAYS} days of history. day: the next day's "
-        f"transactions, and the labels of {LABEL_DAYS} days before, which became known on it; a run that asks again "
-        "gets its day again. today: print the morning after the last day. Refuses folders with other files. Runs "
-        "without Ray.",
-        epilog="examples:\n"
-        "  python -m ray_jobs.synthetic start\n"
-        "  python -m ray_jobs.synthetic day --run first\n"
-        "  python -m ray_jobs.synthetic day --run second --drift 1.5\n"
-        "  python -m ray_jobs.synthetic today",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Make a synthetic world day by day. Refuses folders with other files. Runs without Ray.",
+        **examples("python -m ray_jobs.synthetic start", "python -m ray_jobs.synthetic day --run first"),
     )
-    parser.add_argument("action", choices=("start", "day", "today"))
-    parser.add_argument("--data", default=DATA, help="a day's file, with {date} (default: %(default)s)")
-    parser.add_argument(
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data", default=DATA, help="a day's file, with {date} (default: %(default)s)")
+    shared.add_argument(
         "--labels", default=LABELS, help="labels that become known on a day, with {date} or * (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="of a new world (default: 7)")
-    parser.add_argument("--customers", type=int, default=argparse.SUPPRESS, help="of a new world (default: 250)")
-    parser.add_argument("--run", help="day: who asks, such as Airflow's run id")
-    parser.add_argument("--date", help="day: an earlier day again, YYYY-MM-DD")
-    parser.add_argument(
+    shared.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="of a new world (default: 7)")
+    shared.add_argument("--customers", type=int, default=argparse.SUPPRESS, help="of a new world (default: 250)")
+    shared.add_argument("--await-champion", type=float, metavar="HOURS", help="wait for the registry's champion first")
+    verbs = top.add_subparsers(dest="action", required=True, metavar="start|day|today")
+
+    def verb(name: str, text: str, *flags: str) -> argparse.ArgumentParser:
+        example = " ".join(["python -m ray_jobs.synthetic", name, *flags])
+        return verbs.add_parser(name, parents=[shared], help=text, description=f"{text}.", **examples(example))
+
+    verb("start", f"Make {HISTORY_DAYS} days of history")
+    day = verb("day", f"Make the next day's transactions, and the labels of {LABEL_DAYS} days before, which became "
+               "known on it", "--run second --drift 1.5")  # fmt: skip
+    verb("today", "Print the morning after the last day")
+    day.add_argument("--run", help="who asks, such as Airflow's run id; a run that asks again gets its day again")
+    day.add_argument("--date", help="an earlier day again, YYYY-MM-DD")
+    day.add_argument(
         "--drift", type=_drift, default=None,
-        help=f"day: 0 or more, as in ray_jobs.generate (default: auto, {DRIFT:g} after {CALM_DAYS} days)",
+        help=f"0 or more, as in ray_jobs.generate (default: auto, {DRIFT:g} after {CALM_DAYS} days)",
     )  # fmt: skip
-    parser.add_argument("--await-champion", type=float, metavar="HOURS", help="wait for the registry's champion first")
-    return parser
+    return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Airflow with our DAGs, from its own lock. Jobs run on Ray, so the image contains only dags/ of our code.
 #
-#   docker build -t fraud-airflow:0.2.0 -f deploy/docker/Airflow.Dockerfile .
+#   docker build -t fraud-airflow:0.3.0 -f deploy/docker/Airflow.Dockerfile .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -14,7 +14,7 @@ COPY requirements-airflow.lock /build/
 RUN python3 -m venv /venv && /venv/bin/pip install --quiet --requirement /build/requirements-airflow.lock
 
 FROM ${BASE_IMAGE}
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 LABEL org.opencontainers.image.title="ray-fraud-airflow" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"

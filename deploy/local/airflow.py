@@ -15,7 +15,7 @@ from deploy import processes
 from deploy.local import services
 from deploy.local.services import CODE, HOST, Echo, Stack, StackError
 from fraud.errors import ConfigError
-from fraud.settings import Settings
+from fraud.settings import Settings, context
 from fraud.settings.external import PipelineSettings, SchedulerSettings
 
 # The scheduler starts last, once the api-server answers: tasks that it starts earlier fail and use up a try.
@@ -76,6 +76,13 @@ def is_synthetic(stack: Stack) -> bool:
     return Settings.from_environment(variables).mode == "dev" and not is_set_up and not has_files
 
 
+def _schema(stack: Stack) -> dict[str, str]:
+    """The schema of what the stack serves, for the DAGs."""
+    last = context.read(stack.settings.state)
+    name = last.variables.get(context.SCHEMA) if last is not None else None
+    return {context.SCHEMA: name} if name else {}
+
+
 def environment(stack: Stack, port: int) -> dict[str, str]:
     """Environment of every Airflow process: loopback, SQLite, its own secrets, our DAGs, no usage data."""
     folder = home(stack.settings)
@@ -87,7 +94,7 @@ def environment(stack: Stack, port: int) -> dict[str, str]:
     url = f"http://{HOST}:{port}"
     inherited = stack.environment()
     return {
-        **(SYNTHETIC if is_synthetic(stack) else {}),
+        **(SYNTHETIC if is_synthetic(stack) else _schema(stack)),
         **{name: value for name, value in inherited.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")},
         "PATH": f"{binary().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         # Airflow's processes talk to each other over HTTP; no proxy for that.

@@ -49,7 +49,7 @@ def arrow_schema(schema: Schema, *, with_label: bool, detector_columns: Sequence
     """The Arrow schema of the table. detector_columns: `Detector.score_columns`."""
     added = [pa.field(name, pa.float64()) for name in (SCORE, *detector_columns)]
     added += [pa.field(DECISION, pa.bool_()), *(pa.field(name, pa.string()) for name in _ABOUT)]
-    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added], metadata=MARK)
+    return pa.schema([pa.field(ROW, pa.int64()), *arrow_fields(schema, with_label=with_label), *added])
 
 
 def table(

@@ -193,6 +193,6 @@ def score_locally(path: str, work: Work, schema: Schema) -> Iterator[pa.Table]:
 def encode(table: pa.Table) -> bytes:
     """Encode a table as a Parquet file, deterministically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(None), sink, **parquet_options(table.schema))
+    pq.write_table(table.replace_schema_metadata(scored.MARK), sink, **parquet_options(table.schema))
     # Not a memoryview: pyarrow 25 never frees one after making a binary array of it.
     return bytes(sink.getvalue().to_pybytes())

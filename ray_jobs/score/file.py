@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from fraud.data import filesystems, tables
 from fraud.data.partitions import read_json
 from fraud.errors import DataError, ObjectStoreError
+from fraud.scoring.scored import MARK
 from ray_jobs.score.output import ROW_GROUP, Collector, Job, completion, counts, made_otherwise, parquet_options
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def write(
             writer = None
             for table in collector.tables():
                 if writer is None:
-                    schema = table.schema.with_metadata({IDENTITY: json.dumps(identity, sort_keys=True).encode()})
+                    metadata = {IDENTITY: json.dumps(identity, sort_keys=True).encode(), **MARK}
+                    schema = table.schema.with_metadata(metadata)
                     writer = stack.enter_context(pq.ParquetWriter(file, schema, **parquet_options(schema)))
                 writer.write_table(table.replace_schema_metadata(writer.schema.metadata), row_group_size=ROW_GROUP)
             collector.check_other_days(job, about["day_zone"])

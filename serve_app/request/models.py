@@ -141,7 +141,7 @@ class HistoryStatus(BaseModel):
     is_behind: bool = Field(description="Whether it is still being filled.")
     plans: list[PlanStatus]
     newest_event: str | None = Field(description="Time of the newest transaction in it.")
-    newest_label: str | None = Field(description="When the newest label became known that this replica applied.")
+    newest_label: str | None = Field(description="When the newest label became known that the live history has.")
     notes: list[str] = Field(description="What the operator should know.")
 
 

@@ -22,6 +22,7 @@ from fraud.registry import runs, versions
 from fraud.schema import Schema, validate
 from fraud.scoring import bundle
 from fraud.scoring.engine import Engine
+from fraud.scoring.scored import MARK
 from fraud.settings import Settings
 from fraud.training import fitting
 from fraud.training.config import TrainConfig
@@ -138,6 +139,10 @@ def test_every_row_is_accounted_for(five: Done):
         "quarantined": 3,
         "other_days": 0,
     }
+
+
+def test_scored_files_are_marked_as_the_models_own_decisions(five: Done):
+    assert (pq.read_schema(five.folder / "scored.parquet").metadata or {}).items() >= MARK.items()
 
 
 def test_manifest_says_what_the_output_was_made_of(five: Done):
