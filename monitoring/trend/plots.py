@@ -55,7 +55,7 @@ def heat_map(trend: Trend, path: Path) -> Path:
     bar.outline.set_visible(False)
     days = sum(report.verdict == "drift" for report in trend.reports.values())
     title = f"Drift on {days} of {len(trend.reports)} days" if days else f"No drift on {len(trend.reports)} days"
-    subtitle = f"PSI against the reference, limits {warning:g} and {drift:g}; white dot: drift; white cell: no report"
+    subtitle = f"PSI against the reference, limits {warning:g} and {drift:g}; white dot: drift; white cell: no verdict"
     return plot_style.save(figure, path, title, subtitle)
 
 
@@ -96,7 +96,7 @@ def lines(trend: Trend, path: Path, columns: int) -> Path:
     worst = shortened(next((name for name in trend.columns if name not in scores), ""), 40)
     return plot_style.save(
         figure, path, f"{worst} changed most" if worst else "The scores",
-        "PSI by day on a log scale, scaled where a column has limits of its own; gap: no report",
+        "PSI by day on a log scale, scaled where a column has limits of its own; gap: no verdict",
     )  # fmt: skip
 
 
