@@ -36,7 +36,7 @@ def _add_defaults(response: Response) -> Response:
     if response.status_code == 200 and response.mimetype == "text/html":
         response.direct_passthrough = False  # read the file
         page = response.get_data(as_text=True)
-        if '<div id="root"' in page:  # MLflow's page, not an artifact of a user
+        if 'id="root"' in page:  # MLflow's page, not an artifact of a user
             response.set_data(page.replace("<head>", f"<head>{_SCRIPT}", 1))
             for name in ("ETag", "Last-Modified"):  # of the file, which a browser may have without the script
                 response.headers.pop(name, None)

@@ -55,7 +55,7 @@ def report(
     stem = out.removesuffix(".html")
     beside = f"{stem}{EVIDENTLY}"
     tables.check_out(out, tables.marked("<title>Drift: "), force=force)
-    tables.check_out(beside, tables.marked("evidently"), force=force)
+    tables.check_out(beside, tables.marked("fraud-note"), force=force)
     tables.check_out(json_path(out), tables.marked('"format_version"', '"verdict"', '"reference"'), force=force)
     compared = compare(reference, current, schema, threshold=threshold, sample=sample, seed=seed, limits=limits)
     document = compared.document
