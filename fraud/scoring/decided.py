@@ -43,8 +43,7 @@ def read(
     """
     row_id, zone = id_of(schema), zone_of(schema)
 
-    def table() -> pa.Table:
-        files = _dataset(url, day)
+    def table(files: Any) -> pa.Table:
         if _INPUTS in files.schema.names:
             time = "time"
         elif schema.timestamp is None:
@@ -66,7 +65,7 @@ def read(
         return files.to_table(columns=columns, filter=is_selected)
 
     with _reading(url, schema):
-        decisions = partitions.relisting(table)
+        decisions = partitions.relisting(lambda: pa.concat_tables(map(table, _datasets(url, row_id, day))))
     frame = decisions.set_column(1, "day", pa.array(zone.day_of(decisions["day"].to_numpy()), pa.date32())).to_pandas()
     return frame.drop_duplicates("id", keep="last").reset_index(drop=True)
 
@@ -76,21 +75,49 @@ def known_ids(url: str, schema: Schema, ids: Sequence[str]) -> set[str]:
     requested = pa.array(list(ids), pa.string())
 
     def known() -> set[str]:
-        files = _dataset(url)
-        named = _id_in(files, id_of(schema)).cast(pa.string())
-        batches = files.scanner(columns={"id": named}, filter=named.isin(requested)).to_batches()
-        return {row_id for batch in batches for row_id in batch["id"].to_pylist()}
+        known_ones: set[str] = set()
+        for files in _datasets(url, id_of(schema)):
+            named = _id_in(files, id_of(schema))
+            for batch in files.scanner(columns={"id": named}, filter=named.isin(requested)).to_batches():
+                known_ones.update(batch["id"].to_pylist())
+        return known_ones
 
     with _reading(url, schema):
         return partitions.relisting(known)
 
 
-def _dataset(url: str, day: dt.date | None = None) -> Any:
-    """The files that count; with `day`, those that may have rows of it."""
+def _datasets(url: str, row_id: str, day: dt.date | None = None) -> list[Any]:
+    """The files that count and have the id; with `day`, those that may have rows of it, or else any. Never empty.
+
+    Files whose inputs differ, as those of two models, are datasets of their own. Raises DataError if none has the id.
+    """
     filesystem, paths = find(url)
     paths = [path for path in paths if path.endswith(".parquet")]
-    of_day = paths if day is None else [path for path in paths if _may_hold(path, day)]
-    return ds.dataset(of_day or paths[:1], filesystem=filesystem)
+    if not paths:
+        raise DataError("no Parquet file")
+    fragments = list(ds.dataset(paths, filesystem=filesystem).get_fragments())
+    of_day = [fragment for fragment in fragments if day is None or _may_hold(fragment.path, day)]
+    groups: dict[str, list[Any]] = {}
+    for number, fragment in enumerate([*of_day, *fragments]):
+        if groups and number >= len(of_day):
+            break
+        inputs = _inputs_of(fragment.physical_schema, row_id)
+        if inputs is not None:
+            groups.setdefault(inputs, []).append(fragment)
+    if not groups:
+        raise DataError(f"no file has the id {row_id!r}")
+    return [
+        ds.FileSystemDataset(files, files[0].physical_schema, ds.ParquetFileFormat(), files[0].filesystem)
+        for files in groups.values()
+    ]
+
+
+def _inputs_of(columns: pa.Schema, row_id: str) -> str | None:
+    """The inputs of a file of decisions, "" of a scored file; None if it has no id."""
+    if _INPUTS not in columns.names:
+        return "" if name_of(row_id) in columns.names else None
+    inputs = columns.field(_INPUTS).type
+    return str(inputs) if inputs.get_field_index(row_id) >= 0 else None
 
 
 def _may_hold(path: str, day: dt.date) -> bool:
@@ -100,8 +127,9 @@ def _may_hold(path: str, day: dt.date) -> bool:
 
 
 def _id_in(files: Any, row_id: str) -> Any:
-    """The id as an expression: in a decision log it is among the inputs."""
-    return ds.field(_INPUTS, row_id) if _INPUTS in files.schema.names else ds.field(name_of(row_id))
+    """The id as text, as an expression: in a decision log it is among the inputs."""
+    named = ds.field(_INPUTS, row_id) if _INPUTS in files.schema.names else ds.field(name_of(row_id))
+    return named.cast(pa.string())
 
 
 @contextmanager

@@ -153,7 +153,7 @@ STORY = [
         "docs/decisions.md",
         ("python -m serve_app.decision_summary", r"fraud-detector-handbook"),
         ("python -m serve_app.decisions compact", r""),
-        ("python -m serve_app.decisions prune", r"--yes|nothing"),
+        ("python -m serve_app.decisions prune", r"no day is older than 400 days"),
     ),
     *at(
         "README.md",

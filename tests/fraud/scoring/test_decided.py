@@ -69,6 +69,25 @@ def test_a_decision_log_is_read_as_it_lies(tmp_path: Path):
     assert row == "6"
 
 
+def test_another_models_decisions_in_the_same_log_do_not_hinder(tmp_path: Path):
+    settings = settings_of(tmp_path)
+    log = DecisionLog(settings, SCHEMA)
+    log.put(a_decision(1))
+    log.close()
+    (ours,) = tmp_path.glob("**/date=*/*.parquet")
+    table = pq.read_table(ours)
+    inputs = pa.array([{"amount": 1.0}], pa.struct([("amount", pa.float64())]))
+    other = table.set_column(table.schema.get_field_index("inputs"), "inputs", inputs)
+    pq.write_table(other, ours.with_name(f"0{ours.name}"))  # the first that is listed
+    later = ours.parent.with_name("date=2027-01-01")
+    later.mkdir()
+    pq.write_table(other, later / "part.parquet")
+    (row,) = table["inputs"].to_pylist()
+    assert decided.read(settings.url, SCHEMA)["id"].tolist() == [row["TRANSACTION_ID"]]
+    assert not len(decided.read(settings.url, SCHEMA, day=dt.date(2027, 1, 1)))
+    assert decided.known_ids(settings.url, SCHEMA, [row["TRANSACTION_ID"], "another"]) == {row["TRANSACTION_ID"]}
+
+
 def test_what_is_no_decision_and_a_schema_without_ids_are_refused(tmp_path: Path, scored: Path):
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "x.parquet")
     for path in ("x.parquet", "absent"):
