@@ -61,9 +61,11 @@ class Cases:
 
     def __init__(self, schema: Any, key: str, *, after: Callable[[], None] | None = None, **call: Any) -> None:
         self.tally = Tally()
-        batch = schema.raw_schema["paths"]["/score/batch"]["post"]
-        batch["requestBody"]["content"] |= batch[STREAMS_KEY]
-        batch["responses"]["200"]["content"] |= batch[STREAMS_KEY]
+        for path in schema.raw_schema["paths"].values():
+            for operation in path.values():
+                if streams := operation.get(STREAMS_KEY):
+                    operation["requestBody"]["content"] |= streams
+                    operation["responses"]["200"]["content"] |= streams
         self._schema, self._key, self._after, self._call = schema, key, after, call
 
     def register_bodies(self, bodies: Mapping[str, SearchStrategy[bytes]]) -> None:

@@ -25,6 +25,9 @@ defaults
     timeout connect 1s
     timeout client 1s
     timeout server 1s
+    errorfile 502 /tmp/500.http
+    errorfile 503 /tmp/500.http
+    errorfile 504 /tmp/500.http
     load-server-state-from-file none
 frontend prometheus
     bind :19101
@@ -34,6 +37,8 @@ frontend http_frontend
     acl routes path -i /-/routes
     http-request return status 200 content-type application/json string "{\\"/\\":\\"fraud\\"}" if routes
     http-request return status 200
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "no route"
 listen stats
   bind *:18404
 """

@@ -34,6 +34,7 @@ from serve_app.decisions.maintenance import DecisionFolder
 from serve_app.decisions.reader import DecisionReader
 from tests.serve_app.decision_cases import NOON_US, SCHEMA, a_decision, eventually, files_of, journals_of, settings_of
 
+MODEL = "fraud-detector"  # of tests.serve_app.decision_cases
 DAY_US = 86_400_000_000
 DAYS_LATER = dt.datetime(2025, 6, 20, 12, tzinfo=dt.UTC)  # NOON_US is on the 15th
 
@@ -62,7 +63,7 @@ def read_by_all(settings: DecisionSettings) -> list[int]:
 
 
 def ids_read_by_a_history(settings: DecisionSettings) -> list[int]:
-    tables = DecisionReader(settings, SCHEMA, ["TRANSACTION_ID"]).read()
+    tables = DecisionReader(settings, SCHEMA, ["TRANSACTION_ID"], model=MODEL).read()
     return sorted(int(each) for table in tables for each in table["TRANSACTION_ID"].to_pylist())
 
 
@@ -166,7 +167,10 @@ def test_readers_beside_a_merge_never_see_a_decision_twice_or_not(tmp_path: Path
 
 
 def test_a_following_reader_reads_on_after_a_merge_without_repeating(tmp_path: Path):
-    settings, reader = settings_of(tmp_path), DecisionReader(settings_of(tmp_path), SCHEMA, ["TRANSACTION_ID"])
+    settings, reader = (
+        settings_of(tmp_path),
+        DecisionReader(settings_of(tmp_path), SCHEMA, ["TRANSACTION_ID"], model=MODEL),
+    )
     folder = DecisionFolder(str(settings.url))
 
     def new() -> list[int]:
