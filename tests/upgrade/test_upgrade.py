@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from deploy.local import backup
 from fraud.history.snapshots.days import Snapshots
 from fraud.labels.store import LabelStore
-from fraud.registry import promotion, versions
+from fraud.registry import changes, versions
 from fraud.registry.models import schema_of
 from fraud.scoring import decided
 from fraud.settings import Settings
@@ -52,7 +52,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 def test_the_champion_and_how_it_became_one_are_known(settings: Settings):
     state = versions.registry_state(settings)
     assert state.champion is not None and state.champion.number == 2
-    assert promotion.champions(state.tags)[-1].reason == "recorded for the upgrade test"
+    assert changes.history(state.tags, 2)[-1].reason == "recorded for the upgrade test"
 
 
 def test_the_same_requests_get_the_same_answers_with_the_live_history_of_before(
