@@ -10,6 +10,9 @@ from fraud.scoring import bundle
 from fraud.scoring.bundle import Bundle
 from fraud.settings import Settings
 
+# A version whatever folders there are; `./champion` is a folder.
+_ALIASES = ("champion", "challenger")
+
 
 @dataclass(frozen=True)
 class OpenModel:
@@ -23,9 +26,12 @@ class OpenModel:
 
 
 def open_model(reference: str, settings: Settings) -> OpenModel:
-    """Load a model; fetch the version if it is not cached. Raises BundleError, ConfigError or RegistryError."""
+    """Load a model; fetch the version if it is not cached. Raises BundleError, ConfigError or RegistryError.
+
+    reference: an alias, a version number, or the folder of a bundle.
+    """
     folder, number = Path(settings.locate(reference)), None
-    if not folder.is_dir():
+    if reference in _ALIASES or reference.isdigit() or not folder.is_dir():
         from fraud.registry import versions  # imports MLflow, which a bundle folder does not need
 
         folder = versions.fetch(reference, settings)
