@@ -1,7 +1,7 @@
 """Send alerts to a webhook and by e-mail: one message per kind, not repeated within the cool-down.
 
 `fraud.settings.operations.AlertChannels` has the settings. Every alert, sent or not, becomes a line of
-FRAUD_STATE/alerts/alerts.jsonl.
+FRAUD_STATE/alerts/MODEL/alerts.jsonl.
 """
 
 from __future__ import annotations

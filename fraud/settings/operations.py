@@ -48,7 +48,7 @@ def _hours(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AlertChannels(SettingsGroup):
-    """Where alerts are sent, in addition to the file `alerts/alerts.jsonl` below FRAUD_STATE."""
+    """Where alerts are sent, in addition to the file `alerts/MODEL/alerts.jsonl` below FRAUD_STATE."""
 
     TITLE: ClassVar[str] = "Alerts"
     READERS: ClassVar[str] = "monitoring.alerts"

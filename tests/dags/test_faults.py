@@ -157,10 +157,10 @@ def test_a_job_that_was_stopped_before_it_started_ends_as_it_starts(local: Local
 
 def test_a_run_that_is_late_is_told(local: LocalAirflow):
     run = local.trigger("late")
-    alerts = local.stack.settings.state / "alerts" / "alerts.jsonl"
 
     def texts() -> list[str]:
-        lines = map(json.loads, alerts.read_text().splitlines()) if alerts.exists() else ()
+        logs = local.stack.settings.root.glob("**/alerts/*/alerts.jsonl")
+        lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
         return [line["text"] for line in lines if line["subject"] == "late"]
 
     eventually(texts, "the alert of the deadline")
