@@ -26,13 +26,16 @@ def connected(*, has_actor_pool: bool = False) -> Iterator[None]:
     has_actor_pool: the command runs a pool of Ray Data, for which Ray's core prints an ERROR in red that is none (ray
     issue 53727). Errors of Ray's Python stay.
     """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        # Keeps a Ray of our own on loopback. Ray 2.60.0 reads it when it is imported (docs/security.md).
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
     turn_telemetry_off()
-    address = os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
     if address == "local":
         options["include_dashboard"] = False

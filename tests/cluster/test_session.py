@@ -73,3 +73,29 @@ def test_in_a_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+LISTENERS = """
+import psutil
+from cluster.listeners import listeners
+from cluster.session import connected
+
+with connected():
+    import ray
+
+    ray.get(ray.remote(lambda: 1).remote())
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    addresses = {each.ip for process in family if process.is_running() for each in listeners(process.pid)}
+print(sorted(addresses))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_ray_for_one_command_listens_on_loopback_only():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['127.0.0.1']"
