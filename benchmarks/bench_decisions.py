@@ -97,7 +97,7 @@ def write_day(day: int, schema: Schema, url: str, journals: Path) -> None:
             path.unlink()
 
 
-def measure(url: str, schema: Schema, days: int, wanted: str) -> dict[str, Any]:
+def measure(url: str, schema: Schema, days: int, row_id: str) -> dict[str, Any]:
     """Files, bytes (apparent, and on disk in blocks), and read times in seconds."""
     files = [path for path in Path(url).rglob("*") if path.is_file()]
     settings = DecisionSettings(url=url, journal=Path(url) / "_journal")
@@ -108,7 +108,7 @@ def measure(url: str, schema: Schema, days: int, wanted: str) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_on_disk": sum(path.stat().st_blocks * 512 for path in files),
-        "look_up_s": median_s(lambda: look_up(settings, wanted, "TRANSACTION_ID", last)),
+        "look_up_s": median_s(lambda: look_up(settings, row_id, "TRANSACTION_ID", last)),
         "day_s": median_s(lambda: decided.read(url, schema, day=last)),
         "history_s": median_s(lambda: list(DecisionReader(settings, schema, names).read(since))),
     }
@@ -135,12 +135,12 @@ def run(days: int, distinct: int) -> dict[str, Any]:
         for day in range(days - distinct, days):
             write_day(day, schema, url, journals)
             sys.stderr.write(f"day {day + 1} of {days}: {time.perf_counter() - began:.0f} s\n")
-        wanted = str(days * MINUTES * PER_MINUTE - 1000)
+        row_id = str(days * MINUTES * PER_MINUTE - 1000)
         results: dict[str, Any] = {
             "days": days, "distinct": distinct, "decisions": days * MINUTES * PER_MINUTE, "replicas": REPLICAS,
         }  # fmt: skip
         copies = copy_days(Path(url), days - distinct)
-        results["small"] = measure(url, schema, days, wanted)
+        results["small"] = measure(url, schema, days, row_id)
         for copy in copies:
             shutil.rmtree(copy)
         folder = DecisionFolder(url)
@@ -149,9 +149,9 @@ def run(days: int, distinct: int) -> dict[str, Any]:
         folder.merge(now=now)
         results["merge_s_per_day"] = (time.perf_counter() - began) / distinct
         copy_days(Path(url), days - distinct)
-        results["merged"] = measure(url, schema, days, wanted)
+        results["merged"] = measure(url, schema, days, row_id)
         settings = DecisionSettings(url=url, journal=journals)
-        results["look_up_all_s"] = median_s(lambda: look_up(settings, wanted, "TRANSACTION_ID"))
+        results["look_up_all_s"] = median_s(lambda: look_up(settings, row_id, "TRANSACTION_ID"))
         folder.delete(folder.older_than(dt.timedelta(days=_KEPT_DAYS), now=now))
         results["pruned"] = {"days": len(folder.days()), "bytes": sum(day.n_bytes for day in folder.days())}
         return results

@@ -74,8 +74,10 @@ def measure(draws: int, seed: int) -> list[dict[str, Any]]:
             window = (part["time"].iloc[0], part["time"].iloc[-1])
             hours = partial_day(times, window, size, UTC)
             levels["same_hours"].append(level(reference if hours is None else reference[hours.rows], part))
-        shares = {name: float(np.mean([one == "drift" for one in found])) for name, found in levels.items()}
-        warned = {f"{name}_not_ok": float(np.mean([one != "ok" for one in found])) for name, found in levels.items()}
+        shares = {name: float(np.mean([one == "drift" for one in verdicts])) for name, verdicts in levels.items()}
+        warned = {
+            f"{name}_not_ok": float(np.mean([one != "ok" for one in verdicts])) for name, verdicts in levels.items()
+        }
         results.append({"rows": size, "draws": draws, **shares, **warned})
     return results
 

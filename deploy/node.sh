@@ -11,7 +11,8 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token"
 export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 export NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$HOME/.cache/fraud-numba}"
 # Ray keeps 512 MiB and five old files of each of its logs otherwise.
-export RAY_ROTATION_MAX_BYTES="${RAY_ROTATION_MAX_BYTES:-8388608}" RAY_ROTATION_BACKUP_COUNT="${RAY_ROTATION_BACKUP_COUNT:-3}"
+export RAY_ROTATION_MAX_BYTES="${RAY_ROTATION_MAX_BYTES:-8388608}"
+export RAY_ROTATION_BACKUP_COUNT="${RAY_ROTATION_BACKUP_COUNT:-3}"
 # Let Ray end tasks when memory runs short, before the kernel kills an arbitrary process.
 export RAY_memory_usage_threshold="${RAY_memory_usage_threshold:-0.9}"
 # With Redis a restarted head keeps its state, so workers wait for it for 10 min instead of one.

@@ -49,6 +49,13 @@ def stage(title: str, logger: logging.Logger) -> Iterator[Callable[[str], None]]
     logger.info("%s: %.1f s", ", ".join([title, *note]), time.perf_counter() - started)
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as a ConfigError, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `{self.prog} --help` explains the flags")
+
+
 def point_to(argv: Sequence[str] | None, module: str, description: str, command: str, *others: str) -> NoReturn:
     """The `main` of a module that is no command. Raises ConfigError that names the command to use; --help shows it."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, **examples(command, *others))

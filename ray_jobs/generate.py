@@ -16,12 +16,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, cast
 
 import pandas as pd
 
 from cluster.session import terminable
-from fraud.cli import examples, next_step, run_command
+from fraud.cli import Parser, examples, next_step, run_command
 from fraud.data.partitions import day_named
 from fraud.data.simulation import (
     CARD_CUSTOMERS,
@@ -236,15 +236,8 @@ def _output(path: str, force: bool) -> Iterator[IO[bytes]]:
         raise
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as a ConfigError, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `python -m ray_jobs.generate --help` explains the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ray_jobs.generate",
         description="Write seeded synthetic transactions: the same flags give the same bytes, so a file that is there "
         "stays if it has them, and is refused if it has others. Runs without Ray.",

@@ -119,14 +119,18 @@ def restore(archive: Path, target: Path) -> dict[str, Saved]:
 def not_inside(settings: Settings, variables: Mapping[str, str] = os.environ) -> list[str]:
     """What the settings put outside the state folder, so that a backup lacks it."""
     stores, stack = DataStores.from_environment(variables), StackSettings.from_environment(variables)
-    places = {
+    locations = {
         "decisions": "" if stores.decisions == "off" else stores.decisions_url(settings),
         "labels": stores.labels_url(settings),
         "daily history": settings.history,
         "MLflow's artifacts": settings.locate(stack.mlflow_artifacts) if stack.mlflow_artifacts else "",
         "API keys": settings.locate(keys) if (keys := KeySettings.from_environment(variables).file) else "",
     }
-    outside = [f"{what} ({place})" for what, place in places.items() if place and not _is_in(place, settings.state)]
+    outside = [
+        f"{what} ({location})"
+        for what, location in locations.items()
+        if location and not _is_in(location, settings.state)
+    ]
     if stack.mlflow_backend:  # its address may hold a password
         outside.append("MLflow's database (FRAUD_MLFLOW_BACKEND)")
     if settings.history_url not in ("node", "memory"):
@@ -134,8 +138,8 @@ def not_inside(settings: Settings, variables: Mapping[str, str] = os.environ) ->
     return outside
 
 
-def _is_in(place: str, folder: Path) -> bool:
-    return "://" not in place and folder in Path(place).absolute().parents
+def _is_in(location: str, folder: Path) -> bool:
+    return "://" not in location and folder in Path(location).absolute().parents
 
 
 def _sources(state: Path, copies: Path, settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -333,8 +337,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         saved = create(settings, out)
         size = f"{out.stat().st_size / 2**20:,.1f} MiB"
         echo(f"{out}: {len(saved):,} files of {settings.state}, {size}. It holds keys and data: keep it private.")
-        for place in not_inside(settings):
-            echo(f"not in it: {place}")
+        for location in not_inside(settings):
+            echo(f"not in it: {location}")
         echo(f"to restore: python -m deploy.local.backup restore {out} --into FOLDER")
         return 0
     target = Path(settings.locate(arguments.into)) if arguments.into else settings.state

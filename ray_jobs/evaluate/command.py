@@ -125,9 +125,9 @@ def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
     rows = checked.rows
     logger.info("%s: %s rows read", request.data, f"{len(rows):,}")
     window = evaluate_rows.choose_window(rows, model, fingerprint, request.start, request.end)
-    found = overlap.find(rows, window, model, fingerprint, leave_out=not request.include_training_rows)
-    window = found.window
-    found.doubts += other_labels.compare(rows.iloc[window.positions], schema, request.data, settings)
+    shared = overlap.find(rows, window, model, fingerprint, leave_out=not request.include_training_rows)
+    window = shared.window
+    shared.doubts += other_labels.compare(rows.iloc[window.positions], schema, request.data, settings)
     scores, notes = evaluate_rows.score(rows, window, model)
     labels = evaluate_rows.labels_of(rows, schema)
     known = _known_compromised(rows, window, model, card, labels)
@@ -136,7 +136,7 @@ def _judge(request: EvaluationRequest, settings: Settings) -> _Judged:
         schema, rows.iloc[window.positions], scores, labels[window.positions], threshold.value, amount, card, known
     )
     logger.info("%s rows scored (%s to %s)", f"{len(scored.labels):,}", window.start, window.end)
-    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes, found)
+    return _Judged(request, settings, model, plan, checked, fingerprint, window, scored, notes, shared)
 
 
 def _sections(judged: _Judged) -> tuple[dict[str, Any], Scored | None, list[Overlap]]:

@@ -8,8 +8,9 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, get_args
+from typing import get_args
 
+from fraud.cli import Parser
 from fraud.data import files
 from fraud.data.partitions import day_named
 from fraud.days import UTC, Zone
@@ -28,13 +29,8 @@ _PROGRAM = "python -m ray_jobs.labels"
 _STORE = "Labels are stored in FRAUD_LABELS (a folder or URL; default: labels below FRAUD_STATE)."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `{self.prog} --help` explains the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=_PROGRAM,
         description=f"Labels that arrive after their transactions: verdicts, chargebacks, random reviews. {_STORE} "
         "Each action has its own --help.",

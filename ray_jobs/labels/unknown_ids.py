@@ -38,12 +38,12 @@ class KnownTransactions:
             if name is None:
                 continue
             try:
-                found = find(unknown.tolist())
+                known = find(unknown.tolist())
             except (DataError, OSError):  # an OSError: a store of history that cannot be reached
                 continue
-            if found is not None:
+            if known is not None:
                 compared.append(name or f"the entity history in {self.settings.history}")
-                unknown = unknown[~unknown.isin(found)]
+                unknown = unknown[~unknown.isin(known)]
         if not compared:
             return (
                 f"no id was compared with a transaction: there are no decisions in {self.decisions} and no entity "
@@ -63,11 +63,11 @@ class KnownTransactions:
 
     def _in_data(self, ids: Sequence[str]) -> set[str]:
         assert self.data is not None
-        name, wanted, known = id_of(self.schema), set(ids), set()
+        name, requested, known = id_of(self.schema), set(ids), set()
         for file, frame in pieces(self.data, tables.CHUNK_ROWS, (name,)):
             if name not in frame:
                 raise DataError(f"{file} has no column {name!r}")
-            known |= wanted.intersection(frame[name].astype("str"))
+            known |= requested.intersection(frame[name].astype("str"))
         return known
 
     def _in_decisions(self, ids: Sequence[str]) -> set[str]:

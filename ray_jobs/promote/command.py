@@ -7,8 +7,8 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from fraud.cli import Parser
 from fraud.errors import ConfigError
 from fraud.registry import changes, versions
 from fraud.registry.versions import CHAMPION
@@ -18,15 +18,8 @@ from ray_jobs.promote import actions, status
 from ray_jobs.promote.actions import Author
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as a ConfigError, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `python -m ray_jobs.promote --help` explains the flags")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ray_jobs.promote",
         description="Set what serves. The registry stores the decision with who, when and why; every replica follows "
         "within seconds, without a restart and without a failed request. Without arguments: --status. A version "

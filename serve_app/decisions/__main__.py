@@ -70,14 +70,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def show(settings: DecisionSettings, wanted: str, column: str | None, since: str | None) -> int:
+def show(settings: DecisionSettings, value: str, column: str | None, since: str | None) -> int:
     """Print decisions; exit code 1 if there is none."""
     day = partitions.day_named(since, "--since") if since else None
-    rows = lookup.look_up(settings, wanted, column, day)
+    rows = lookup.look_up(settings, value, column, day)
     for row in rows:
         sys.stdout.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
     if not rows:
-        where = f"{column} {wanted!r}" if column else f"request id {wanted!r}"
+        where = f"{column} {value!r}" if column else f"request id {value!r}"
         sys.stderr.write(f"no decision in {settings.url} has {where}; other machines publish theirs within a minute\n")
     return 0 if rows else 1
 

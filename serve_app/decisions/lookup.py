@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,44 +19,44 @@ from serve_app.decisions.rows import INPUTS
 
 
 def look_up(
-    settings: DecisionSettings, wanted: str, column: str | None = None, since: dt.date | None = None
+    settings: DecisionSettings, value: str, column: str | None = None, since: dt.date | None = None
 ) -> list[dict[str, Any]]:
     """The decisions with this request id, or with this value in the input `column`; oldest first.
 
     since: first UTC day to search. Raises DataError if the log cannot be read.
     """
-    tables = [*_in_journals(settings, wanted, column)]  # first: one that is published meanwhile is then in both
-    tables += partitions.relisting(lambda: list(_in_files(str(settings.url), wanted, column, since)))
+    tables = [*_in_journals(settings, value, column)]  # first: one that is published meanwhile is then in both
+    tables += partitions.relisting(lambda: list(_in_files(str(settings.url), value, column, since)))
     rows = {json.dumps(row, default=str): row for table in tables for row in table.to_pylist()}
     return sorted(rows.values(), key=lambda row: row["time"])
 
 
-def _in_files(url: str, wanted: str, column: str | None, since: dt.date | None) -> Iterator[pa.Table]:
+def _in_files(url: str, value: str, column: str | None, since: dt.date | None) -> Iterator[pa.Table]:
     if is_empty(url):
         return
     filesystem, paths = find(url)
     for path in paths:
-        day = posixpath.basename(posixpath.dirname(path)).removeprefix("date=")
-        if since is None or day >= since.isoformat():
+        day = partitions.day_of(path)
+        if since is None or day is None or day >= since:
             with reading(path):
-                yield _matching(ds.dataset(path, filesystem=filesystem, format="parquet"), wanted, column)
+                yield _matching(ds.dataset(path, filesystem=filesystem, format="parquet"), value, column)
 
 
-def _in_journals(settings: DecisionSettings, wanted: str, column: str | None) -> Iterator[pa.Table]:
+def _in_journals(settings: DecisionSettings, value: str, column: str | None) -> Iterator[pa.Table]:
     for folder in writer_folders(settings.journal):
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             try:
                 table, _ = read(path)
             except (FileNotFoundError, UnreadableJournalError):  # published meanwhile; or set aside by its replica
                 continue
-            yield _matching(ds.dataset(table), wanted, column)
+            yield _matching(ds.dataset(table), value, column)
 
 
-def _matching(rows: ds.Dataset, wanted: str, column: str | None) -> pa.Table:
+def _matching(rows: ds.Dataset, value: str, column: str | None) -> pa.Table:
     field = ds.field("request_id")
     if column is not None:
         inputs = rows.schema.field(INPUTS).type if INPUTS in rows.schema.names else pa.struct([])
         if inputs.get_field_index(column) < 0:
             return rows.schema.empty_table()
         field = ds.field(INPUTS, column).cast(pa.string())
-    return rows.to_table(filter=field == wanted)
+    return rows.to_table(filter=field == value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 
 from deploy.local import airflow
-from deploy.local.services import CODE
 from ray_jobs.synthetic import FIRST_DAY, HISTORY_DAYS
 from tests.dags.local_airflow import LocalAirflow, running
 from tests.dags.test_whole_runs import run
@@ -30,17 +28,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalAirf
 
 
 def test_a_first_try_goes_on_day_by_day(local: LocalAirflow, tmp_path: Path):
-    with sqlite3.connect(airflow.home(local.stack.settings) / "airflow.db") as ours:
-        ours.backup(sqlite3.connect(tmp_path / "airflow.db"))
-    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
-        **airflow.SYNTHETIC,
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
-        "FRAUD_DAILY_SCHEDULE": "none",
-        "FRAUD_WEEKLY_SCHEDULE": "none",
-        "FRAUD_DEADLINES": "off",
-        "FRAUD_RETRIES": "0",
-    }
+    variables = local.variables_of_a_test_run(tmp_path / "airflow.db", **airflow.SYNTHETIC, FRAUD_RETRIES="0")
     world = tmp_path / "synthetic"
 
     def trigger(dag_id: str, logical: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from deploy.local import airflow
-from deploy.local.services import CODE
 from tests.dags import sample
 from tests.dags.local_airflow import LocalAirflow, running
 
@@ -31,16 +29,7 @@ def local(tmp_path: Path) -> Iterator[LocalAirflow]:
 
 def test_a_day_and_a_retraining_run_green(local: LocalAirflow, tmp_path: Path):
     """`airflow dags test` runs on a copy of the database, or the scheduler would run the same tasks."""
-    with sqlite3.connect(airflow.home(local.stack.settings) / "airflow.db") as ours:
-        ours.backup(sqlite3.connect(tmp_path / "airflow.db"))
-    variables = airflow.environment(local.stack, local.stack.port("airflow")) | {
-        **sample.VARIABLES,
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE / "dags"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
-        "FRAUD_DAILY_SCHEDULE": "none",
-        "FRAUD_WEEKLY_SCHEDULE": "none",
-        "FRAUD_DEADLINES": "off",
-    }
+    variables = local.variables_of_a_test_run(tmp_path / "airflow.db", **sample.VARIABLES)
     for_ray = local.stack.environment() | {"RAY_API_SERVER_ADDRESS": local.stack.url("dashboard")}
     first = [*TRAIN, "--config", "quick.yaml", "--outdir", "artifacts/first"]
     run(["ray", "job", "submit", "--", *first], for_ray)

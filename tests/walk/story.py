@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from tests.walk.shell import Shell
 
 
 @dataclass(frozen=True)
 class Step:
-    """A documented line. page and the line's beginning name it; `shows`: a regular expression of its output.
-
-    before: what the reader does by hand first. code: the exit code.
-    """
+    """A documented line. page and the line's beginning name it; `shows`: a regular expression of its output."""
 
     page: str
     line: str
     shows: str
-    before: Callable[[Shell], None] | None = None
-    code: int = 0
 
 
-def fill_in_the_review(shell: Shell) -> None:
-    """An analyst's work: a verdict in every row of the sheet."""
-    sheet = shell.folder / "review.csv"
-    lines = sheet.read_text().splitlines()
-    assert lines[0].endswith("is_fraud")
-    verdicts = [f"{line.rstrip(',')},{number % 2}" for number, line in enumerate(lines[1:])]
-    sheet.write_text("\n".join([lines[0], *verdicts, ""]))
-
-
-def at(page: str, *steps: tuple[str, str] | tuple[str, str, Callable[[Shell], None]]) -> list[Step]:
+def at(page: str, *steps: tuple[str, str]) -> list[Step]:
     """Steps of one page."""
     return [Step(page, *step) for step in steps]
 

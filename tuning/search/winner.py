@@ -148,8 +148,8 @@ def write_best(text: str, path: Path) -> None:
     """Write best.yaml. One of another sweep, or one that was edited, is kept as best.1.yaml, best.2.yaml and so on."""
     if path.exists() and path.read_text(encoding="utf-8") != text:
         names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
-        kept = path.rename(next(name for name in names if not name.exists()))
-        logger.warning("%s was there with other content: it is now %s", path, kept)
+        moved = path.rename(next(name for name in names if not name.exists()))
+        logger.warning("%s was there with other content: it is now %s", path, moved)
     tables.write_text(text, str(path))
 
 
